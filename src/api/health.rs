@@ -1,0 +1,82 @@
+//! For people and machines that want to know how it is: the greeting, liveness, readiness, metrics.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use poem::web::Data;
+use poem_openapi::payload::{Json, PlainText};
+use poem_openapi::{ApiResponse, Object, OpenApi};
+
+use super::problem::{Problem, problems};
+use super::{State, Tags};
+
+/// The greeting.
+#[derive(Debug, Clone, Object)]
+pub struct Greeting {
+    pub message: String,
+}
+
+/// All is well.
+#[derive(Debug, Clone, Object)]
+pub struct Health {
+    /// `live` or `ready`.
+    pub status: String,
+}
+
+#[derive(ApiResponse)]
+enum Healthy {
+    /// It is.
+    #[oai(status = 200)]
+    Ok(Json<Health>),
+}
+
+problems! {
+    /// It is not.
+    Unhealthy {
+        /// Some segmentation has neither its models nor a recorded reason why not.
+        Unavailable = 503,
+    }
+}
+
+pub struct HealthApi;
+
+fn well(status: &str) -> Healthy {
+    Healthy::Ok(Json(Health { status: status.to_owned() }))
+}
+
+#[OpenApi]
+impl HealthApi {
+    /// Greeting
+    #[oai(path = "/", method = "get", tag = "Tags::Health")]
+    async fn greeting(&self) -> Json<Greeting> {
+        Json(Greeting { message: "Big Data API is running.".to_owned() })
+    }
+
+    /// Does the process answer?
+    #[oai(path = "/health/live", method = "get", tag = "Tags::Health")]
+    async fn live(&self) -> Healthy {
+        well("live")
+    }
+
+    /// Can it predict?
+    #[oai(path = "/health/ready", method = "get", tag = "Tags::Health")]
+    async fn ready(&self, state: Data<&Arc<State>>) -> Result<Healthy, Unhealthy> {
+        if state.warming.load(Ordering::SeqCst) {
+            return Err(Problem::unavailable("the stream is being read and the first models trained").into());
+        }
+        let models = state.live.now();
+        match models.segmentations.iter().find(|served| !served.ready()) {
+            None => Ok(well("ready")),
+            Some(served) => {
+                let name = &served.segmentation.name;
+                Err(Problem::unavailable(format!("{name} is not trained yet; POST /api/train")).into())
+            }
+        }
+    }
+
+    /// Metrics for Prometheus
+    #[oai(path = "/metrics", method = "get", tag = "Tags::Health")]
+    async fn metrics(&self, state: Data<&Arc<State>>) -> PlainText<String> {
+        PlainText(state.metrics.render(&state))
+    }
+}

@@ -1,0 +1,160 @@
+//! The models in service: the one place where requests find them and where new ones are swapped in.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use crate::engine;
+use crate::model::{Model, Predictor, Shelf, shelf::all_slices};
+use crate::sql::{Files, Segmentation};
+use crate::store::{Snapshot, Store};
+
+/// How often the store is asked for new models: well within the second in which they must be noticed.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// A model that answers.
+pub struct Serving {
+    pub model: Model,
+    pub predictor: Predictor,
+}
+
+/// One slice of a segmentation.
+pub struct Slot {
+    pub slice: u8,
+    pub serving: Option<Arc<Serving>>,
+    /// Why the last training gave no model.
+    pub refused: Option<String>,
+}
+
+/// One segmentation with its three slices.
+pub struct Served {
+    pub segmentation: Segmentation,
+    pub slots: Vec<Slot>,
+}
+
+impl Served {
+    /// Whether every slice has a model, or a recorded reason why not.
+    pub fn ready(&self) -> bool {
+        self.slots.iter().all(|slot| slot.serving.is_some() || slot.refused.is_some())
+    }
+}
+
+/// All segmentations at one moment; a request holds on to one of these, so no answer mixes versions.
+#[derive(Default)]
+pub struct Models {
+    pub segmentations: Vec<Served>,
+}
+
+impl Models {
+    pub fn get(&self, name: &str) -> Option<&Served> {
+        self.segmentations.iter().find(|served| served.segmentation.name == name)
+    }
+
+    pub fn ready(&self) -> bool {
+        self.segmentations.iter().all(Served::ready)
+    }
+}
+
+/// What was seen of the files when they were last read.
+#[derive(PartialEq, Default)]
+struct Stamp {
+    sql: Vec<(PathBuf, u64, Option<SystemTime>)>,
+    slices: Vec<Option<Vec<u8>>>,
+}
+
+/// The swap point.
+pub struct Live {
+    store: Store,
+    sql: Option<PathBuf>,
+    now: RwLock<Arc<Models>>,
+}
+
+impl Live {
+    /// Reads what there is. Faults in the SQL files are errors here, and warnings later on.
+    pub async fn start(store: &Store, sql: Option<&Path>) -> Result<Arc<Self>, anyhow::Error> {
+        let live = Self { store: store.clone(), sql: sql.map(Path::to_owned), now: RwLock::default() };
+        live.reload().await?;
+        Ok(Arc::new(live))
+    }
+
+    /// What serves now.
+    pub fn now(&self) -> Arc<Models> {
+        Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The SQL files as they are now.
+    pub fn files(&self) -> Result<Files, crate::sql::Error> {
+        Files::load(self.sql.as_deref())
+    }
+
+    /// Reads the SQL files and the shelf again, and swaps.
+    pub async fn reload(&self) -> Result<(), anyhow::Error> {
+        let files = self.files()?;
+        // The views' columns are known without any records.
+        let ctx = engine::open(&Snapshot::default(), &files).await?;
+        let mut segmentations = Vec::new();
+        for segmentation in engine::segmentations(&ctx, &files).await? {
+            segmentations.push(self.read(segmentation)?);
+        }
+        *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Models { segmentations });
+        Ok(())
+    }
+
+    fn read(&self, segmentation: Segmentation) -> Result<Served, anyhow::Error> {
+        let shelf = Shelf::new(&self.store, &segmentation.name);
+        let mut standings = shelf.slices()?;
+        let before = self.now();
+        let mut slots = Vec::new();
+        for slice in all_slices() {
+            let standing = standings.remove(&slice).unwrap_or_default();
+            let known = before.get(&segmentation.name).and_then(|served| {
+                let slot = served.slots.iter().find(|slot| slot.slice == slice)?;
+                slot.serving.clone().filter(|serving| Some(serving.model.version) == standing.version)
+            });
+            let serving = match (known, standing.version) {
+                (Some(known), _) => Some(known),
+                (None, None) => None,
+                (None, Some(version)) => {
+                    let model = shelf.model(version)?;
+                    let predictor = model.predictor();
+                    Some(Arc::new(Serving { model, predictor }))
+                }
+            };
+            // A model of other features than the SQL file gives now can't answer for it.
+            let serving = serving.filter(|serving| serving.model.features == segmentation.features);
+            slots.push(Slot { slice, serving, refused: standing.refused });
+        }
+        Ok(Served { segmentation, slots })
+    }
+
+    fn stamp(&self) -> Stamp {
+        let dir = self.sql.clone().unwrap_or_else(|| PathBuf::from("sql"));
+        let mut sql: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().collect();
+        sql.sort_by_key(fs::DirEntry::path);
+        let seen = |entry: &fs::DirEntry| {
+            let metadata = entry.metadata().ok()?;
+            Some((entry.path(), metadata.len(), metadata.modified().ok()))
+        };
+        let shelves = self.now();
+        let names = shelves.segmentations.iter().map(|served| &served.segmentation.name);
+        let slices = names.map(|name| Shelf::new(&self.store, name).stamp()).collect();
+        Stamp { sql: sql.iter().filter_map(seen).collect(), slices }
+    }
+
+    /// Swaps in whatever changes, for ever.
+    pub async fn watch(self: Arc<Self>) {
+        let mut seen = Stamp::default();
+        loop {
+            let stamp = self.stamp();
+            if stamp != seen {
+                if let Err(error) = self.reload().await {
+                    tracing::warn!("what serves stays as it was: {error:#}");
+                }
+                // Taken before the reading: what changed in between is seen the next time.
+                seen = stamp;
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+}

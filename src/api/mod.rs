@@ -1,0 +1,109 @@
+//! Requests to typed answers.
+//!
+//! Input: a listener and the store. Output: JSON, problem+json for every error, and an OpenAPI document that says just
+//! what is served. Models are read through one swap point, live.rs.
+
+mod health;
+pub mod live;
+mod metrics;
+mod posted;
+mod predict;
+mod problem;
+mod segments;
+mod training;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use poem::listener::TcpAcceptor;
+use poem::{EndpointExt as _, IntoEndpoint, Route, Server};
+use poem_openapi::{LicenseObject, OpenApiService, Tags as TagsDerive};
+
+use crate::ingest::Control;
+use crate::store::Store;
+use live::Live;
+use metrics::Metrics;
+use training::Jobs;
+
+/// How long requests that run may go on after the signal to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+#[derive(TagsDerive)]
+enum Tags {
+    /// Which segment is a row in?
+    Predictions,
+    /// Which segmentations, models and records are there?
+    Segments,
+    /// Make new models.
+    Training,
+    /// How is the service?
+    Health,
+}
+
+/// What all requests share.
+pub struct State {
+    pub store: Store,
+    pub live: Arc<Live>,
+    /// Whether the first training of this process is still to come.
+    pub warming: AtomicBool,
+    /// The ingest of this process, if it has one.
+    pub ingest: Option<Arc<Control>>,
+    jobs: Jobs,
+    metrics: Metrics,
+}
+
+impl State {
+    pub fn new(store: &Store, live: Arc<Live>, ingest: Option<Arc<Control>>, warming: bool) -> anyhow::Result<Self> {
+        Ok(Self {
+            store: store.clone(),
+            live,
+            warming: AtomicBool::new(warming),
+            ingest,
+            jobs: Jobs::default(),
+            metrics: Metrics::new()?,
+        })
+    }
+}
+
+type Apis = (predict::PredictApi, segments::SegmentsApi, training::TrainingApi, health::HealthApi);
+
+fn service() -> OpenApiService<Apis, ()> {
+    let apis = (predict::PredictApi, segments::SegmentsApi, training::TrainingApi, health::HealthApi);
+    OpenApiService::new(apis, "tercile", env!("CARGO_PKG_VERSION"))
+        .summary("Live segments out of a Kafka stream")
+        .description(
+            "Segments of a stream of records, found by KMeans on the first third of the stream, the first two thirds \
+             and all of it. Post rows, get the cluster of each, and what its centroid is like. Every error is a \
+             problem+json (RFC 9457).",
+        )
+        .license(LicenseObject::new("Apache-2.0").identifier("Apache-2.0"))
+}
+
+/// The OpenAPI document.
+pub fn spec() -> String {
+    let mut spec = service().spec();
+    spec.push('\n');
+    spec
+}
+
+/// All routes.
+pub fn routes(state: Arc<State>) -> impl IntoEndpoint {
+    let service = service();
+    let (docs, openapi) = (service.swagger_ui(), service.spec_endpoint());
+    let metrics = state.metrics.clone();
+    Route::new().nest("/docs", docs).at("/openapi.json", openapi).nest("/", service).data(state).with(metrics)
+}
+
+/// Answers until `stop` is done, then lets running requests end.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    state: Arc<State>,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let acceptor = TcpAcceptor::from_tokio(listener)?;
+    let watching = tokio::spawn(Arc::clone(&state.live).watch());
+    let served = Server::new_with_acceptor(acceptor).run_with_graceful_shutdown(routes(state), stop, Some(DRAIN)).await;
+    watching.abort();
+    Ok(served?)
+}

@@ -1,0 +1,322 @@
+//! Rows that came with a request: a JSON array of objects, read in one pass, every fault named by row and field.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use poem::error::ReadBodyError;
+use poem::{Request, RequestBody};
+use poem_openapi::payload::{ParsePayload, Payload};
+use poem_openapi::registry::{MetaSchemaRef, Registry};
+use poem_openapi::types::Type;
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::problem::Problem;
+use crate::record::push_json_string;
+
+/// The most rows in one request.
+pub const MAX_ROWS: usize = 100_000;
+/// The largest body, in bytes.
+pub const MAX_BODY: usize = 64 * 1024 * 1024;
+
+/// The body of a request, documented as an array of `T`, and read by [`read`] when the features are known.
+pub struct Posted<T> {
+    pub body: Vec<u8>,
+    row: PhantomData<fn() -> T>,
+}
+
+impl<T: Type> Payload for Posted<T> {
+    const CONTENT_TYPE: &'static str = "application/json";
+
+    fn check_content_type(content_type: &str) -> bool {
+        let kind = content_type.split(';').next().unwrap_or_default().trim();
+        kind.eq_ignore_ascii_case("application/json")
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        Vec::<T>::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        Vec::<T>::register(registry);
+    }
+}
+
+impl<T: Type> ParsePayload for Posted<T> {
+    const IS_REQUIRED: bool = true;
+
+    async fn from_request(_: &Request, body: &mut RequestBody) -> poem::Result<Self> {
+        let too_large = || Problem::too_large(format!("the body may have {MAX_BODY} bytes at most"));
+        let body = body.take()?.into_bytes_limit(MAX_BODY).await.map_err(|error| match error {
+            ReadBodyError::PayloadTooLarge => poem::Error::from(too_large()),
+            other => Problem::bad_request(format!("the body did not arrive: {other}")).into(),
+        })?;
+        Ok(Self { body: body.into(), row: PhantomData })
+    }
+}
+
+poem_openapi::impl_apirequest_for_payload!(Posted<T>, T: Type);
+
+/// Rows by features, and what else each row held.
+#[derive(Debug, Default, PartialEq)]
+pub struct Rows {
+    /// Row after row, each with its features in order.
+    pub values: Vec<f64>,
+    /// The other fields of each row, as a JSON object; empty unless they were asked for.
+    pub other: Vec<String>,
+}
+
+/// Reads a body. `keep_other` keeps the fields that are no features.
+pub fn read(body: &[u8], features: &[String], keep_other: bool) -> Result<Rows, Problem> {
+    let text = std::str::from_utf8(body)
+        .map_err(|e| Problem::bad_request(format!("the body is no UTF-8 from byte {} on", e.valid_up_to())))?;
+    let syntax = |e: serde_json::Error| Problem::bad_request(format!("the body is no JSON: {e}"));
+    if !text.trim_ascii_start().starts_with('[') {
+        serde_json::from_str::<IgnoredAny>(text).map_err(syntax)?;
+        return Err(Problem::unprocessable("expected an array of objects, one for each row"));
+    }
+    let mut reading = Reading { features, keep_other, rows: Rows::default(), count: 0, fault: None };
+    let mut json = serde_json::Deserializer::from_str(text);
+    let read = json.deserialize_seq(&mut reading).and_then(|()| json.end());
+    // What is no JSON at all is said first, wherever a row may be at fault.
+    if let Err(error) = read
+        && reading.fault.as_ref().is_none_or(|fault| fault.status != 413)
+    {
+        return Err(syntax(error));
+    }
+    match reading.fault {
+        Some(fault) => Err(fault),
+        None if reading.count == 0 => Err(Problem::unprocessable("expected at least one row, the array is empty")),
+        None => Ok(reading.rows),
+    }
+}
+
+struct Reading<'f> {
+    features: &'f [String],
+    keep_other: bool,
+    rows: Rows,
+    count: usize,
+    /// The first fault; after it nothing is kept, only checked.
+    fault: Option<Problem>,
+}
+
+impl Reading<'_> {
+    fn fault(&mut self, field: Option<&str>, what: &str) {
+        if self.fault.is_some() {
+            return;
+        }
+        let index = self.count as u64;
+        let problem = match field {
+            Some(field) => Problem::unprocessable(format!("row {index}: {field} {what}")).field(field),
+            None => Problem::unprocessable(format!("row {index}: {what}")),
+        };
+        self.fault = Some(problem.at(index));
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Reading<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of objects")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut rows: A) -> Result<(), A::Error> {
+        while rows.next_element_seed(Row(self))?.is_some() {
+            self.count += 1;
+            if self.count > MAX_ROWS {
+                self.fault = Some(Problem::too_large(format!("at most {MAX_ROWS} rows go into one request")));
+                return Err(A::Error::custom("too many rows"));
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Row<'r, 'f>(&'r mut Reading<'f>);
+
+impl<'de> DeserializeSeed<'de> for Row<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+macro_rules! not_an_object {
+    ($($method:ident: $type:ty,)+) => {
+        $(fn $method<E>(self, _: $type) -> Result<(), E> {
+            self.0.fault(None, "expected an object");
+            Ok(())
+        })+
+    };
+}
+
+impl<'de> Visitor<'de> for Row<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    not_an_object! { visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64, visit_str: &str, }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        self.0.fault(None, "expected an object, found null");
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        self.0.fault(None, "expected an object, found an array");
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let reading = self.0;
+        let features = reading.features;
+        let mut found = [None; crate::engine::MAX_FEATURES];
+        let mut other = String::from("{");
+        while let Some(key) = map.next_key::<Key<'de>>()? {
+            let Some(feature) = features.iter().position(|name| *name == key.0) else {
+                if reading.keep_other {
+                    if other.len() > 1 {
+                        other.push(',');
+                    }
+                    push_json_string(&mut other, &key.0);
+                    other.push(':');
+                    other.push_str(map.next_value::<&RawValue>()?.get());
+                } else {
+                    map.next_value::<IgnoredAny>()?;
+                }
+                continue;
+            };
+            let raw: &RawValue = map.next_value()?;
+            match number(raw.get()) {
+                Ok(_) if found[feature].is_some() => reading.fault(Some(&key.0), "stands twice"),
+                Ok(value) => found[feature] = Some(value),
+                Err(what) => {
+                    reading.fault(Some(&key.0), what);
+                    found[feature] = Some(0.0);
+                }
+            }
+        }
+        for (name, value) in features.iter().zip(found) {
+            match value {
+                Some(value) => reading.rows.values.push(value),
+                None => reading.fault(Some(name), "is missing"),
+            }
+        }
+        if reading.keep_other {
+            other.push('}');
+            reading.rows.other.push(other);
+        }
+        Ok(())
+    }
+}
+
+/// A JSON value as a finite number.
+fn number(json: &str) -> Result<f64, &'static str> {
+    match json.as_bytes().first() {
+        Some(b'-' | b'0'..=b'9') => match json.parse::<f64>() {
+            Ok(value) if value.is_finite() => Ok(value),
+            _ => Err("is too large for a number"),
+        },
+        Some(b'n') => Err("must be a number, is null"),
+        Some(b'"') => Err("must be a number, is a string"),
+        Some(b't' | b'f') => Err("must be a number, is true or false"),
+        Some(b'[') => Err("must be a number, is an array"),
+        _ => Err("must be a number, is an object"),
+    }
+}
+
+struct Key<'a>(Cow<'a, str>);
+
+impl<'de> serde::Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AsKey;
+        impl<'de> Visitor<'de> for AsKey {
+            type Value = Key<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Key(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Key(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(AsKey)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Vec<String> {
+        vec!["a".into(), "b".into()]
+    }
+
+    fn fault(body: &str) -> (u16, Option<u64>, Option<String>) {
+        let problem = read(body.as_bytes(), &names(), false).unwrap_err();
+        (problem.status, problem.index, problem.field)
+    }
+
+    #[test]
+    fn rows_are_read_whatever_the_order_of_fields() {
+        let body = br#" [{"b": 2, "x": {"y": [1]}, "a": 1.5e1}, {"a":-0.0,"b":7}] "#;
+        let rows = read(body, &names(), true).unwrap();
+        assert_eq!(rows.values, [15.0, 2.0, -0.0, 7.0]);
+        assert_eq!(rows.other, [r#"{"x":{"y": [1]}}"#, "{}"]);
+    }
+
+    #[test]
+    fn faults_have_a_status_a_row_and_a_field() {
+        let field = |name: &str| Some(name.to_owned());
+        for no_json in
+            ["", "nope", "[{]", "[{\"a\":NaN,\"b\":1}]", "[{\"a\":1,\"b\":2}", "[{\"a\":1,\"b\":2}]]", "\u{feff}[]"]
+        {
+            assert_eq!(fault(no_json).0, 400, "{no_json}");
+        }
+        assert_eq!(read(b"[{\"a\":\"\xff\"}]", &names(), false).unwrap_err().status, 400);
+        for no_array in ["{}", "1", "\"x\"", "null", "[]"] {
+            assert_eq!(fault(no_array), (422, None, None), "{no_array}");
+        }
+        for no_object in ["[1]", "[null]", "[[]]", "[\"x\"]", "[true]"] {
+            assert_eq!(fault(no_object), (422, Some(0), None), "{no_object}");
+        }
+        let good = r#"{"a":1,"b":2}"#;
+        for (row, name) in [
+            (r#"{"a":1}"#, "b"),
+            (r#"{"a":null,"b":1}"#, "a"),
+            (r#"{"a":"1","b":1}"#, "a"),
+            (r#"{"a":1,"b":1e400}"#, "b"),
+            (r#"{"a":1,"b":-1e999}"#, "b"),
+            (r#"{"a":[1],"b":1}"#, "a"),
+            (r#"{"a":1,"b":true}"#, "b"),
+            (r#"{"a":1,"a":1,"b":1}"#, "a"),
+        ] {
+            assert_eq!(fault(&format!("[{good},{row}]")), (422, Some(1), field(name)), "{row}");
+        }
+        assert_eq!(fault(r#"[{"a":1},]"#).0, 400, "what is no JSON is said first");
+    }
+
+    #[test]
+    fn rows_are_counted() {
+        let many = |n: usize| format!("[{}]", vec![r#"{"a":1,"b":2}"#; n].join(","));
+        assert_eq!(read(many(MAX_ROWS).as_bytes(), &names(), false).unwrap().values.len(), 2 * MAX_ROWS);
+        assert_eq!(fault(&many(MAX_ROWS + 1)).0, 413);
+    }
+
+    #[test]
+    fn depth_is_no_danger() {
+        let deep = format!("[{{\"a\":1,\"b\":2,\"x\":{}{}}}]", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(read(deep.as_bytes(), &names(), true).is_ok());
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(fault(&deep).0, 422);
+    }
+}

@@ -1,0 +1,150 @@
+//! Errors as `application/problem+json` (RFC 9457), and the one place where an error becomes a status.
+
+use poem::error::{MethodNotAllowedError, NotFoundError};
+use poem::http::StatusCode;
+use poem::{IntoResponse, Response};
+use poem_openapi::Object;
+use poem_openapi::error::{ContentTypeError, ParseParamError, ParsePathError};
+
+/// The media type of every error.
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// What went wrong with a request.
+#[derive(Debug, Clone, PartialEq, Object)]
+pub struct Problem {
+    /// A URI for the kind of problem; `about:blank` where the status says it all.
+    #[oai(rename = "type")]
+    pub kind: String,
+    /// The status in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong with this request, and what would be right.
+    pub detail: String,
+    /// The row it is about, from 0.
+    #[oai(skip_serializing_if_is_none)]
+    pub index: Option<u64>,
+    /// The field or parameter it is about.
+    #[oai(skip_serializing_if_is_none)]
+    pub field: Option<String>,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            kind: "about:blank".to_owned(),
+            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            index: None,
+            field: None,
+        }
+    }
+
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    pub fn too_large(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+    }
+
+    pub fn unprocessable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+    }
+
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
+    #[must_use]
+    pub fn at(mut self, index: u64) -> Self {
+        self.index = Some(index);
+        self
+    }
+
+    #[must_use]
+    pub fn field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        use poem_openapi::types::ToJSON as _;
+        let status = self.status();
+        let body = self.to_json_string();
+        Response::builder().status(status).content_type(CONTENT_TYPE).body(body)
+    }
+}
+
+impl From<Problem> for poem::Error {
+    fn from(problem: Problem) -> Self {
+        Self::from_response(problem.into_response())
+    }
+}
+
+/// What the framework refuses by itself, in our form.
+pub async fn from_framework(error: poem::Error) -> Response {
+    if error.is_from_response() {
+        return error.into_response();
+    }
+    if let Some(param) = error.downcast_ref::<ParseParamError>() {
+        let choices = match param.name {
+            "model" => "one of 1, 2, 3",
+            "lang" => "one of en, id",
+            "fit" => "request, or not given",
+            _ => "another value",
+        };
+        let detail = format!("the query parameter {} must be {choices}", param.name);
+        return Problem::unprocessable(detail).field(param.name).into_response();
+    }
+    let status = error.status();
+    let problem = if error.is::<NotFoundError>() {
+        Problem::not_found("there is nothing under this path; /docs lists what there is")
+    } else if error.is::<MethodNotAllowedError>() {
+        Problem::new(status, "this path does not answer to this method; /docs lists what there is")
+    } else if let Some(path) = error.downcast_ref::<ParsePathError>() {
+        Problem::not_found(format!("the path's {} is none that there is", path.name)).field(path.name)
+    } else if error.is::<ContentTypeError>() {
+        Problem::new(status, "send the rows as JSON, with the header Content-Type: application/json")
+    } else if status.is_server_error() {
+        tracing::error!("a request failed: {error}");
+        Problem::new(status, "the server could not answer; its log says why")
+    } else {
+        Problem::new(status, error.to_string())
+    };
+    problem.into_response()
+}
+
+/// Declares the problems that an operation may answer with, so that the OpenAPI document lists just those.
+macro_rules! problems {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $status:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(poem_openapi::ApiResponse)]
+        pub enum $name {
+            $($(#[$doc])*
+            #[oai(status = $status, content_type = "application/problem+json")]
+            $variant(poem_openapi::payload::Json<$crate::api::problem::Problem>),)+
+        }
+
+        impl From<$crate::api::problem::Problem> for $name {
+            fn from(problem: $crate::api::problem::Problem) -> Self {
+                match problem.status {
+                    $($status => Self::$variant(poem_openapi::payload::Json(problem)),)+
+                    other => unreachable!("{} does not declare the status {other}", stringify!($name)),
+                }
+            }
+        }
+    };
+}
+pub(crate) use problems;

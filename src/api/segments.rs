@@ -1,0 +1,199 @@
+//! What there is: segmentations, their models, and points for plots.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::AsArray;
+use datafusion::arrow::datatypes::{Float64Type, Int32Type, Int64Type, UInt32Type};
+use poem::web::Data;
+use poem_openapi::param::{Path, Query};
+use poem_openapi::payload::Json;
+use poem_openapi::{Object, OpenApi};
+
+use super::live::{Models, Served};
+use super::predict::serving;
+use super::problem::{Problem, problems};
+use super::{State, Tags};
+use crate::model::{Model, SLICES, Shelf};
+
+problems! {
+    /// Why there is nothing to show.
+    LookupFailure {
+        /// There is nothing of this name.
+        NotFound = 404,
+        /// A parameter does not fit.
+        Unprocessable = 422,
+        /// There is no model for this slice yet.
+        Unavailable = 503,
+    }
+}
+
+/// A segmentation and what serves of it.
+#[derive(Debug, Clone, Object)]
+pub struct SegmentationInfo {
+    /// The SQL file's name without its number.
+    pub name: String,
+    /// The number of clusters.
+    pub k: u32,
+    /// The features' names; a row to predict has a number for each.
+    pub features: Vec<String>,
+    /// The slices 1, 2 and 3.
+    pub slices: Vec<SliceInfo>,
+}
+
+/// What serves of one slice.
+#[derive(Debug, Clone, Object)]
+pub struct SliceInfo {
+    pub slice: u8,
+    /// The version that serves; not given if there is none.
+    #[oai(skip_serializing_if_is_none)]
+    pub version: Option<u64>,
+    /// Why the last training gave no model; an older one may serve all the same.
+    #[oai(skip_serializing_if_is_none)]
+    pub refused: Option<String>,
+}
+
+/// A sample of a model's records.
+#[derive(Debug, Clone, Object)]
+pub struct Points {
+    pub segmentation: String,
+    pub slice: u8,
+    pub version: u64,
+    /// The features' names, in the order of each point's values.
+    pub features: Vec<String>,
+    /// Up to 5,000, in stream order.
+    pub points: Vec<Point>,
+}
+
+/// One record of a sample.
+#[derive(Debug, Clone, Object)]
+pub struct Point {
+    pub partition: i32,
+    pub offset: i64,
+    /// In the features' own units; a missing one is the mean.
+    pub values: Vec<f64>,
+    pub cluster: u32,
+}
+
+pub struct SegmentsApi;
+
+type Found<T> = Result<Json<T>, LookupFailure>;
+
+#[OpenApi]
+impl SegmentsApi {
+    /// All segmentations
+    #[oai(path = "/api/segments", method = "get", tag = "Tags::Segments")]
+    async fn segments(&self, state: Data<&Arc<State>>) -> Json<Vec<SegmentationInfo>> {
+        Json(state.live.now().segmentations.iter().map(info).collect())
+    }
+
+    /// One segmentation
+    #[oai(path = "/api/segments/:name", method = "get", tag = "Tags::Segments")]
+    async fn segment(
+        &self,
+        state: Data<&Arc<State>>,
+        /// The segmentation's name.
+        name: Path<String>,
+    ) -> Found<SegmentationInfo> {
+        Ok(Json(info(find(&state.live.now(), &name.0)?)))
+    }
+
+    /// The models that serve a segmentation
+    #[oai(path = "/api/segments/:name/models", method = "get", tag = "Tags::Segments")]
+    async fn models(
+        &self,
+        state: Data<&Arc<State>>,
+        /// The segmentation's name.
+        name: Path<String>,
+    ) -> Found<Vec<Model>> {
+        let models = state.live.now();
+        let slots = &find(&models, &name.0)?.slots;
+        Ok(Json(slots.iter().filter_map(|slot| slot.serving.as_ref()).map(|s| s.model.clone()).collect()))
+    }
+
+    /// The model that serves a slice
+    #[oai(path = "/api/segments/:name/models/:slice", method = "get", tag = "Tags::Segments")]
+    async fn model(
+        &self,
+        state: Data<&Arc<State>>,
+        /// The segmentation's name.
+        name: Path<String>,
+        /// 1, 2 or 3.
+        slice: Path<u8>,
+    ) -> Found<Model> {
+        let models = state.live.now();
+        Ok(Json(serving(find(&models, &name.0)?, slice.0)?.model.clone()))
+    }
+
+    /// A sample of records with their clusters
+    #[oai(path = "/api/segments/:name/points", method = "get", tag = "Tags::Segments")]
+    async fn points(
+        &self,
+        state: Data<&Arc<State>>,
+        /// The segmentation's name.
+        name: Path<String>,
+        /// The slice: 1, 2 or 3, the whole stream (3 if not given).
+        #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
+        model: Query<Option<u8>>,
+    ) -> Found<Points> {
+        let models = state.live.now();
+        let model = serving(find(&models, &name.0)?, model.0.unwrap_or(SLICES))?.model.clone();
+        let shelf = Shelf::new(&state.store, &model.segmentation);
+        let read = tokio::task::spawn_blocking(move || points(&shelf, &model)).await;
+        let points = read.unwrap_or_else(|_| Err(Problem::unavailable("the sample could not be read; try again")));
+        Ok(Json(points?))
+    }
+}
+
+fn find<'m>(models: &'m Models, name: &str) -> Result<&'m Served, Problem> {
+    models.get(name).ok_or_else(|| Problem::not_found(format!("there is no segmentation {name}")).field("name"))
+}
+
+fn info(served: &Served) -> SegmentationInfo {
+    SegmentationInfo {
+        name: served.segmentation.name.clone(),
+        k: served.segmentation.k as u32,
+        features: served.segmentation.features.clone(),
+        slices: served
+            .slots
+            .iter()
+            .map(|slot| SliceInfo {
+                slice: slot.slice,
+                version: slot.serving.as_ref().map(|serving| serving.model.version),
+                refused: slot.refused.clone(),
+            })
+            .collect(),
+    }
+}
+
+fn points(shelf: &Shelf, model: &Model) -> Result<Points, Problem> {
+    let sample = shelf.sample(model.version).map_err(|error| {
+        tracing::error!("{error}");
+        Problem::unavailable("the sample can't be read; train again")
+    })?;
+    let column = |name: &str| sample.column_by_name(name);
+    let (Some(partitions), Some(offsets), Some(clusters)) =
+        (column("_partition"), column("_offset"), column("cluster"))
+    else {
+        return Err(Problem::unavailable("the sample lacks a column; train again"));
+    };
+    let partitions = partitions.as_primitive::<Int32Type>();
+    let offsets = offsets.as_primitive::<Int64Type>();
+    let clusters = clusters.as_primitive::<UInt32Type>();
+    let features: Vec<_> =
+        model.features.iter().filter_map(|f| column(f)).map(|c| c.as_primitive::<Float64Type>()).collect();
+    let points = (0..sample.num_rows())
+        .map(|row| Point {
+            partition: partitions.value(row),
+            offset: offsets.value(row),
+            values: features.iter().map(|column| column.value(row)).collect(),
+            cluster: clusters.value(row),
+        })
+        .collect();
+    Ok(Points {
+        segmentation: model.segmentation.clone(),
+        slice: model.slice,
+        version: model.version,
+        features: model.features.clone(),
+        points,
+    })
+}

@@ -1,0 +1,146 @@
+//! Training on request: a job that can be watched, one at a time.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use poem::web::Data;
+use poem_openapi::param::Path;
+use poem_openapi::payload::Json;
+use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
+
+use super::problem::{Problem, problems};
+use super::{State, Tags};
+use crate::train;
+
+/// Jobs that are remembered.
+const REMEMBERED: usize = 100;
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[oai(rename_all = "lowercase")]
+pub enum JobState {
+    /// It trains.
+    Running,
+    /// It ended; single models may have been refused all the same.
+    Done,
+    /// It ended without training.
+    Failed,
+}
+
+/// A training.
+#[derive(Debug, Clone, Object)]
+pub struct Job {
+    pub job: u64,
+    pub state: JobState,
+    /// New models.
+    pub trained: u64,
+    /// Models that stay as they were, for they were trained on just the same.
+    pub unchanged: u64,
+    /// Why there are no new models where there are none.
+    pub refused: Vec<String>,
+    /// Why it failed, if it did.
+    #[oai(skip_serializing_if_is_none)]
+    pub error: Option<String>,
+}
+
+/// All jobs of this process.
+#[derive(Default)]
+pub struct Jobs(Mutex<BTreeMap<u64, Job>>);
+
+impl Jobs {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<u64, Job>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, job: u64) -> Option<Job> {
+        self.all().get(&job).cloned()
+    }
+
+    /// The job that runs, or else a new one; the flag tells which.
+    fn start(&self) -> (Job, bool) {
+        let mut jobs = self.all();
+        if let Some(running) = jobs.values().find(|job| job.state == JobState::Running) {
+            return (running.clone(), false);
+        }
+        let number = jobs.keys().next_back().map_or(1, |last| last + 1);
+        let (state, refused) = (JobState::Running, Vec::new());
+        let job = Job { job: number, state, trained: 0, unchanged: 0, refused, error: None };
+        jobs.insert(number, job.clone());
+        while jobs.len() > REMEMBERED {
+            jobs.pop_first();
+        }
+        (job, true)
+    }
+}
+
+#[derive(ApiResponse)]
+enum Started {
+    /// A training runs: a new one, or the one that ran already.
+    #[oai(status = 202)]
+    Accepted(
+        Json<Job>,
+        /// Where to watch it.
+        #[oai(header = "Location")]
+        String,
+    ),
+}
+
+problems! {
+    /// Why there is nothing to watch.
+    JobFailure {
+        /// There is no job of this number, or not any more.
+        NotFound = 404,
+    }
+}
+
+pub struct TrainingApi;
+
+#[OpenApi]
+impl TrainingApi {
+    /// Train all segmentations on all that is stored
+    #[oai(path = "/api/train", method = "post", tag = "Tags::Training")]
+    async fn train(&self, state: Data<&Arc<State>>) -> Started {
+        let (job, fresh) = state.jobs.start();
+        if fresh {
+            tokio::spawn(run(Arc::clone(&state), job.clone()));
+        }
+        let location = format!("/api/train/{}", job.job);
+        Started::Accepted(Json(job), location)
+    }
+
+    /// Watch a training
+    #[oai(path = "/api/train/:job", method = "get", tag = "Tags::Training")]
+    async fn job(
+        &self,
+        state: Data<&Arc<State>>,
+        /// Its number.
+        job: Path<u64>,
+    ) -> Result<Json<Job>, JobFailure> {
+        let found = state.jobs.get(job.0);
+        Ok(Json(found.ok_or_else(|| Problem::not_found(format!("there is no job {}", job.0)).field("job"))?))
+    }
+}
+
+async fn run(state: Arc<State>, mut job: Job) {
+    let trained = match state.live.files() {
+        Ok(files) => train::train(&state.store, &files).await.map_err(|e| e.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match trained {
+        Ok(outcomes) => {
+            job.state = JobState::Done;
+            job.trained = outcomes.iter().filter(|o| o.fresh).count() as u64;
+            job.unchanged = outcomes.iter().filter(|o| !o.fresh && o.refused.is_none()).count() as u64;
+            job.refused = outcomes.into_iter().filter_map(|o| o.refused).collect();
+            if let Err(error) = state.live.reload().await {
+                tracing::warn!("the new models are not in service yet: {error:#}");
+            }
+        }
+        Err(error) => {
+            tracing::error!("the training failed: {error}");
+            job.state = JobState::Failed;
+            job.error = Some("the training failed; the server's log says why".to_owned());
+        }
+    }
+    state.jobs.all().insert(job.job, job);
+}

@@ -1,0 +1,66 @@
+//! A topic's id, which tells a topic from another one that was made later under the same name.
+//!
+//! rdkafka has no call for it yet, so this one function goes to librdkafka itself (DescribeTopics, KIP-516).
+
+use std::ffi::{CStr, CString};
+use std::ptr;
+use std::time::Duration;
+
+use rdkafka::bindings as rd;
+use rdkafka::client::{Client, ClientContext};
+
+/// The id in the form in which Kafka's own tools print it; `None` where the broker is too old or does not answer.
+pub(super) fn fetch<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration) -> Option<String> {
+    let name = CString::new(topic).ok()?;
+    let mut names = [name.as_ptr()];
+    let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    let handle = client.native_ptr();
+    // SAFETY: the handle outlives the calls, for `client` is borrowed. Each object made here is destroyed once, after
+    // its last use; the strings that come back belong to the event and are copied before it goes.
+    unsafe {
+        let topics = rd::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
+        let options = rd::rd_kafka_AdminOptions_new(handle, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
+        rd::rd_kafka_AdminOptions_set_request_timeout(options, millis, ptr::null_mut(), 0);
+        let queue = rd::rd_kafka_queue_new(handle);
+        rd::rd_kafka_DescribeTopics(handle, topics, options, queue);
+        let event = rd::rd_kafka_queue_poll(queue, millis);
+        let id = if event.is_null() { None } else { id_in(event) };
+        if !event.is_null() {
+            rd::rd_kafka_event_destroy(event);
+        }
+        rd::rd_kafka_queue_destroy(queue);
+        rd::rd_kafka_AdminOptions_destroy(options);
+        rd::rd_kafka_TopicCollection_destroy(topics);
+        id
+    }
+}
+
+/// # Safety
+/// `event` must be a live event.
+unsafe fn id_in(event: *mut rd::rd_kafka_event_t) -> Option<String> {
+    // SAFETY: as the caller promises; librdkafka gives null where a part is missing.
+    unsafe {
+        let result = rd::rd_kafka_event_DescribeTopics_result(event);
+        if result.is_null() {
+            return None;
+        }
+        let mut count = 0;
+        let descriptions = rd::rd_kafka_DescribeTopics_result_topics(result, &mut count);
+        if descriptions.is_null() || count == 0 {
+            return None;
+        }
+        let description = *descriptions;
+        if rd::rd_kafka_error_code(rd::rd_kafka_TopicDescription_error(description))
+            != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+        {
+            return None;
+        }
+        let uuid = rd::rd_kafka_TopicDescription_topic_id(description);
+        let text = rd::rd_kafka_Uuid_base64str(uuid);
+        if text.is_null() {
+            return None;
+        }
+        // All zeroes is how a broker says that it has none.
+        CStr::from_ptr(text).to_str().ok().filter(|id| id.trim_matches('A') != "").map(str::to_owned)
+    }
+}

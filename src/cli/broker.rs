@@ -1,0 +1,39 @@
+//! `tercile broker`
+
+use std::io::Write as _;
+
+use clap::Args;
+
+use super::Done;
+use crate::broker::Embedded;
+use crate::broker::embedded::PARTITION_LIMIT;
+use crate::config::TopicArgs;
+
+/// Run the embedded broker alone, to try things out
+///
+/// It speaks Kafka's protocol on a free loopback port; its address is the first line on stdout. It keeps 5 MiB of unread
+/// records per partition and then forgets the oldest, forgets all when it stops, and holds just the topic it was
+/// started with. For more, run a real Kafka.
+#[derive(Args)]
+pub struct Broker {
+    #[command(flatten)]
+    topic: TopicArgs,
+}
+
+impl Broker {
+    pub async fn run(self) -> anyhow::Result<Done> {
+        let broker = Embedded::start(&self.topic.topic, self.topic.partitions)?;
+        let mut out = std::io::stdout();
+        writeln!(out, "{}", broker.address())?;
+        out.flush()?;
+        tracing::info!(
+            "the topic {} has {}; each keeps its newest {} MiB and forgets what is older, read or not",
+            self.topic.topic,
+            super::count(u64::from(self.topic.partitions.unsigned_abs()), "partition"),
+            PARTITION_LIMIT >> 20,
+        );
+        tracing::info!("Ctrl-C stops it, and everything in it is gone");
+        super::stop_signal().await?;
+        Ok(Done::Well)
+    }
+}

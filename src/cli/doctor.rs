@@ -1,0 +1,130 @@
+//! `tercile doctor`
+
+use std::io::Write as _;
+
+use clap::Args;
+use tokio::net::TcpListener;
+
+use super::{Done, count, table};
+use crate::api::live::Live;
+use crate::broker::Embedded;
+use crate::config::{BindArgs, MaybeKafkaArgs, SqlArgs, StoreArgs, TopicArgs};
+use crate::engine;
+use crate::store::{EMBEDDED, Snapshot, Store};
+
+/// Check broker, store, SQL files, port and models, and say what to do
+///
+/// Exits with 1 if anything needs doing.
+#[derive(Args)]
+pub struct Doctor {
+    #[command(flatten)]
+    kafka: MaybeKafkaArgs,
+    #[command(flatten)]
+    topic: TopicArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    sql: SqlArgs,
+    #[command(flatten)]
+    bind: BindArgs,
+}
+
+/// How a check went: what is, or what is wrong and what to do.
+type Finding = Result<String, String>;
+
+impl Doctor {
+    pub async fn run(self) -> anyhow::Result<Done> {
+        let findings = [
+            ("broker", self.broker()),
+            ("store", self.stored()),
+            ("sql", self.files().await),
+            ("port", self.port().await),
+            ("models", self.models().await),
+        ];
+        let healthy = findings.iter().all(|(_, finding)| finding.is_ok());
+        let rows = findings.map(|(what, finding)| {
+            let (state, words) = match finding {
+                Ok(words) => ("ok", words),
+                Err(words) => ("MEND", words),
+            };
+            vec![state.to_owned(), what.to_owned(), words]
+        });
+        std::io::stdout().write_all(table::render(&["", "check", "finding"], &rows).as_bytes())?;
+        Ok(if healthy { Done::Well } else { Done::With(1) })
+    }
+
+    fn broker(&self) -> Finding {
+        let topic = &self.topic.topic;
+        let Some(cluster) = self.kafka.cluster() else {
+            let broker = Embedded::start(topic, self.topic.partitions).map_err(|e| e.to_string())?;
+            broker.cluster(self.kafka.timeout.timeout).topic(topic).map_err(|e| e.to_string())?;
+            return Ok("no --bootstrap-servers given; the embedded broker starts and answers".to_owned());
+        };
+        let found = cluster.topic(topic).map_err(|e| e.to_string())?;
+        let partitions = count(u64::from(found.partitions.unsigned_abs()), "partition");
+        Ok(format!("{} answers; the topic {topic} has {partitions}", cluster.servers))
+    }
+
+    fn stored(&self) -> Finding {
+        let store = self.open()?;
+        let probe = store.root().join("tmp").join(format!("doctor-{}", std::process::id()));
+        std::fs::write(&probe, b"").map_err(|e| format!("cannot write into it: {e}; check its owner and the disk"))?;
+        let _ = std::fs::remove_file(&probe);
+        let shown = store.root().display();
+        let Some(source) = store.source().map_err(|e| e.to_string())? else {
+            return Ok(format!("{shown} is empty and can be written"));
+        };
+        let snapshot = store.snapshot().map_err(|e| e.to_string())?;
+        let broker = if source.id == EMBEDDED { "the embedded broker's topic" } else { "the topic" };
+        let (records, files) = (count(snapshot.rows(), "record"), count(snapshot.files.len() as u64, "file"));
+        Ok(format!("{shown} holds {records} in {files}, fed from {broker} {}", source.topic))
+    }
+
+    /// Opens the store only if it is there: a check makes nothing.
+    fn open(&self) -> Result<Store, String> {
+        let path = &self.store.store;
+        if !path.is_dir() {
+            return Err(format!("{} is not there; up and ingest make it", path.display()));
+        }
+        self.store.open().map_err(|e| format!("{e}; check its owner and the disk"))
+    }
+
+    async fn files(&self) -> Finding {
+        let files = self.sql.load().map_err(|e| e.to_string())?;
+        let ctx = engine::open(&Snapshot::default(), &files).await.map_err(|e| e.to_string())?;
+        let segmentations = engine::segmentations(&ctx, &files).await.map_err(|e| e.to_string())?;
+        let names: Vec<&str> = segmentations.iter().map(|s| s.name.as_str()).collect();
+        if names.is_empty() {
+            return Err("no view is a segmentation; give one a header line `-- k: 3`".to_owned());
+        }
+        Ok(format!("{} run; segmentations: {}", count(files.views().len() as u64, "view"), names.join(", ")))
+    }
+
+    async fn port(&self) -> Finding {
+        let address = self.bind.bind;
+        match TcpListener::bind(address).await {
+            Ok(_) => Ok(format!("{address} is free")),
+            Err(error) => Err(format!("{address}: {error}; stop what listens there, or choose another --bind")),
+        }
+    }
+
+    async fn models(&self) -> Finding {
+        let store = self.open()?;
+        let live = Live::start(&store, self.sql.dir()).await.map_err(|e| format!("{e:#}"))?;
+        let models = live.now();
+        let mut serving = 0;
+        for served in &models.segmentations {
+            let name = &served.segmentation.name;
+            for slot in &served.slots {
+                match (&slot.serving, &slot.refused) {
+                    (_, Some(why)) => return Err(format!("the last training refused {why}")),
+                    (None, None) => {
+                        return Err(format!("{name} of slice {} is not trained; run tercile train", slot.slice));
+                    }
+                    (Some(_), None) => serving += 1,
+                }
+            }
+        }
+        Ok(format!("{} can serve", count(serving, "model")))
+    }
+}

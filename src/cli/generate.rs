@@ -1,0 +1,102 @@
+//! `tercile generate`
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringBuilder};
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+
+use super::Done;
+use crate::generate::{COLUMNS, Generator, csv_header, csv_row, ndjson_row};
+
+/// Bytes that are gathered before they are written.
+const CHUNK: usize = 1 << 18;
+/// Rows of a Parquet row group.
+const GROUP: u64 = 20_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Csv,
+    Ndjson,
+    Parquet,
+}
+
+/// Make up product rows, as messy as a real shop's
+///
+/// The same seed gives the same bytes on any machine. data/products.csv is `tercile generate 1465`.
+#[derive(Args)]
+pub struct Generate {
+    /// How many rows
+    #[arg(value_name = "N")]
+    rows: u64,
+    /// What the rows follow from
+    #[arg(long, env = "TERCILE_SEED", value_name = "N", default_value_t = 42)]
+    seed: u64,
+    /// What to write
+    #[arg(long, env = "TERCILE_FORMAT", default_value = "csv")]
+    format: Format,
+    /// The file to write [default: stdout]
+    #[arg(long, short, env = "TERCILE_OUTPUT", value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+impl Generate {
+    pub fn run(self) -> anyhow::Result<Done> {
+        let mut out: Box<dyn Write + Send> = match &self.output {
+            Some(path) => Box::new(File::create(path).with_context(|| format!("cannot write {}", path.display()))?),
+            None => Box::new(io::stdout()),
+        };
+        let mut generator = Generator::new(self.seed);
+        if self.format == Format::Parquet {
+            self.parquet(&mut generator, out)?;
+            return Ok(Done::Well);
+        }
+        let mut chunk = Vec::with_capacity(CHUNK + (1 << 14));
+        if self.format == Format::Csv {
+            csv_header(&mut chunk);
+        }
+        for _ in 0..self.rows {
+            let row = generator.next_row();
+            match self.format {
+                Format::Csv => csv_row(&row, &mut chunk),
+                Format::Ndjson | Format::Parquet => ndjson_row(&row, &mut chunk),
+            }
+            if chunk.len() >= CHUNK {
+                out.write_all(&chunk)?;
+                chunk.clear();
+            }
+        }
+        out.write_all(&chunk)?;
+        out.flush()?;
+        Ok(Done::Well)
+    }
+
+    fn parquet(&self, generator: &mut Generator, out: Box<dyn Write + Send>) -> anyhow::Result<()> {
+        let fields: Vec<Field> = COLUMNS.iter().map(|name| Field::new(*name, DataType::Utf8, false)).collect();
+        let schema = Arc::new(Schema::new(fields));
+        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
+        let mut writer = ArrowWriter::try_new(out, Arc::clone(&schema), Some(properties))?;
+        let mut left = self.rows;
+        while left > 0 {
+            let rows = left.min(GROUP);
+            let mut columns: Vec<StringBuilder> = COLUMNS.iter().map(|_| StringBuilder::new()).collect();
+            for _ in 0..rows {
+                let row = generator.next_row();
+                columns.iter_mut().zip(row).for_each(|(column, value)| column.append_value(value));
+            }
+            let columns = columns.into_iter().map(|mut column| Arc::new(column.finish()) as ArrayRef).collect();
+            writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns)?)?;
+            writer.flush()?;
+            left -= rows;
+        }
+        writer.close()?;
+        Ok(())
+    }
+}

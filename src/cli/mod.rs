@@ -1,0 +1,231 @@
+//! The commands, one file each: arguments in, rooms called, words out.
+
+mod broker;
+mod doctor;
+mod generate;
+mod ingest;
+mod openapi;
+mod produce;
+mod serve;
+mod sql;
+mod table;
+mod train;
+mod up;
+
+use std::io;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::broker::{self as kafka, Gap};
+use crate::config::LogArgs;
+use crate::{ingest as loading, log, produce as sending, store};
+
+/// Live segments out of a Kafka stream.
+///
+/// tercile consumes records from a topic, keeps them as Parquet, cleans and slices them with SQL files, trains KMeans on
+/// growing thirds of the stream, and serves predictions over HTTP. Start with `tercile up`.
+#[derive(Parser)]
+#[command(name = "tercile", version, max_term_width = 100, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Up(up::Up),
+    Produce(produce::Produce),
+    Ingest(ingest::Ingest),
+    Sql(sql::Sql),
+    Train(train::Train),
+    Serve(serve::Serve),
+    Broker(broker::Broker),
+    Generate(generate::Generate),
+    Openapi(openapi::Openapi),
+    Doctor(doctor::Doctor),
+}
+
+/// How a command ended that did not fail.
+enum Done {
+    Well,
+    /// With this exit code, everything having been said.
+    With(u8),
+}
+
+/// What a command has beside its arguments.
+#[derive(Clone)]
+struct Terminal {
+    bars: MultiProgress,
+}
+
+impl Terminal {
+    /// A bar for so many bytes, or a counter where that is unknown; nothing is drawn where stderr is no terminal.
+    fn bar(&self, bytes: Option<u64>) -> ProgressBar {
+        let (bar, template) = match bytes {
+            Some(bytes) => {
+                (ProgressBar::new(bytes), "{bar:30} {percent:>3}%  {msg}  {binary_bytes_per_sec}  {eta} left")
+            }
+            None => (ProgressBar::new_spinner(), "{spinner} {msg}  {elapsed}"),
+        };
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        self.bars.add(bar.with_style(style))
+    }
+}
+
+/// Everything, from the arguments to the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let Some(command) = cli.command else {
+        let printed = Cli::command().print_help();
+        return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    };
+    let target = if cli.log.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let terminal = Terminal { bars: MultiProgress::with_draw_target(target) };
+    log::start(&cli.log, &terminal.bars);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::Error::new(error).context("cannot start the runtime")),
+    };
+    let ended = runtime.block_on(run(command, terminal));
+    // Threads that still read or write must not hold the exit up: everything that counts was waited for.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    match ended {
+        Ok(Done::Well) => ExitCode::SUCCESS,
+        Ok(Done::With(code)) => ExitCode::from(code),
+        Err(error) => fail(&error),
+    }
+}
+
+async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
+    match command {
+        Command::Up(up) => up.run(&terminal).await,
+        Command::Ingest(ingest) => ingest.run(&terminal).await,
+        Command::Serve(serve) => serve.run().await,
+        Command::Broker(broker) => broker.run().await,
+        Command::Produce(produce) => job(produce.run(&terminal)).await,
+        Command::Sql(sql) => job(sql.run()).await,
+        Command::Train(train) => job(train.run()).await,
+        Command::Doctor(doctor) => job(doctor.run()).await,
+        Command::Generate(generate) => job(blocking(move || generate.run())).await,
+        Command::Openapi(openapi) => openapi.run(),
+    }
+}
+
+/// Runs a job that Ctrl-C cuts off.
+async fn job(work: impl Future<Output = anyhow::Result<Done>>) -> anyhow::Result<Done> {
+    tokio::select! {
+        ended = work => ended,
+        _ = tokio::signal::ctrl_c() => Ok(Done::With(130)),
+    }
+}
+
+/// Runs what blocks away from the threads that must not.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(work).await?
+}
+
+/// Done at the first SIGINT or SIGTERM. A second one, from somebody who lost patience, ends the process on the spot.
+async fn stop_signal() -> anyhow::Result<()> {
+    signalled().await?;
+    tokio::spawn(async {
+        // The same wish may come twice at once, as from `timeout`, which signals the process and its group.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        if signalled().await.is_ok() {
+            std::process::exit(130);
+        }
+    });
+    Ok(())
+}
+
+async fn signalled() -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+/// Says what went wrong in one line, and gives the exit code for it.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let code = exit_code(error);
+    if code != 0 {
+        tracing::error!("{}", crate::sql::one_line(&format!("{error:#}")));
+    }
+    ExitCode::from(code)
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        let store = match cause.downcast_ref() {
+            Some(loading::Error::Store(error)) => Some(error),
+            _ => cause.downcast_ref::<store::Error>(),
+        };
+        if matches!(store, Some(store::Error::OtherTopic { .. })) {
+            return 3;
+        }
+        let broker = match (cause.downcast_ref(), cause.downcast_ref()) {
+            (Some(loading::Error::Broker(error)), _) | (_, Some(sending::Error::Broker { source: error, .. })) => {
+                Some(error)
+            }
+            _ => cause.downcast_ref::<kafka::Error>(),
+        };
+        if matches!(broker, Some(kafka::Error::Gap(_))) || cause.is::<Gap>() {
+            return 4;
+        }
+        // Whoever read our output has seen enough.
+        if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
+            return 0;
+        }
+    }
+    1
+}
+
+/// A number with commas between thousands.
+fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// `1 record`, `2 records`.
+fn count(n: u64, what: &str) -> String {
+    format!("{} {what}{}", thousands(n), if n == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_every_setting_has_its_variable() {
+        let cli = Cli::command();
+        cli.clone().debug_assert();
+        for command in cli.get_subcommands() {
+            for arg in command.get_arguments().filter(|arg| !arg.is_positional()) {
+                let Some(long) = arg.get_long().filter(|long| *long != "help") else { continue };
+                let expected = format!("TERCILE_{}", long.to_uppercase().replace('-', "_"));
+                let env = arg.get_env().map(|env| env.to_string_lossy().into_owned());
+                assert_eq!(env.as_deref(), Some(expected.as_str()), "{} --{long}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!([0, 999, 1465, 1_000_000].map(thousands), ["0", "999", "1,465", "1,000,000"]);
+        assert_eq!([count(1, "record"), count(2, "record")], ["1 record", "2 records"]);
+    }
+}

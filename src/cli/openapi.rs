@@ -1,0 +1,19 @@
+//! `tercile openapi`
+
+use std::io::Write as _;
+
+use clap::Args;
+
+use super::Done;
+use crate::api;
+
+/// Print the OpenAPI document
+#[derive(Args)]
+pub struct Openapi {}
+
+impl Openapi {
+    pub fn run(self) -> anyhow::Result<Done> {
+        std::io::stdout().write_all(api::spec().as_bytes())?;
+        Ok(Done::Well)
+    }
+}

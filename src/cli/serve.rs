@@ -1,0 +1,48 @@
+//! `tercile serve`
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use clap::Args;
+use tokio::net::TcpListener;
+
+use super::Done;
+use crate::api::{self, State, live::Live};
+use crate::config::{BindArgs, SqlArgs, StoreArgs};
+
+/// Serve the API over a store
+///
+/// Starts on an empty store as well; new models are noticed within a second, whoever trained them.
+#[derive(Args)]
+pub struct Serve {
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    sql: SqlArgs,
+    #[command(flatten)]
+    bind: BindArgs,
+}
+
+impl Serve {
+    pub async fn run(self) -> anyhow::Result<Done> {
+        let store = self.store.open()?;
+        let live = Live::start(&store, self.sql.dir()).await?;
+        let listener = listen(self.bind.bind).await?;
+        let address = listener.local_addr()?;
+        let state = Arc::new(State::new(&store, live, None, false)?);
+        tracing::info!("serving {} at http://{address}, documented at http://{address}/docs", store.root().display());
+        let stop = async {
+            if let Err(error) = super::stop_signal().await {
+                tracing::error!("cannot wait for signals: {error}");
+            }
+        };
+        api::serve(listener, state, stop).await?;
+        Ok(Done::Well)
+    }
+}
+
+pub(super) async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        anyhow::anyhow!("cannot listen at {address}: {error}; stop what listens there, or choose another --bind")
+    })
+}

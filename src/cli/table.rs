@@ -1,0 +1,34 @@
+//! Rows of words in columns.
+
+/// Lines of a table under its header; columns that hold only numbers stand to the right.
+pub fn render(header: &[&str], rows: &[Vec<String>]) -> String {
+    let number = |text: &str| text.is_empty() || text.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit());
+    let widths: Vec<usize> = (0..header.len())
+        .map(|i| rows.iter().map(|row| row[i].chars().count()).chain([header[i].chars().count()]).max().unwrap_or(0))
+        .collect();
+    let right: Vec<bool> = (0..header.len()).map(|i| rows.iter().all(|row| number(&row[i]))).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let cells: Vec<String> = cells
+            .enumerate()
+            .map(|(i, cell)| {
+                let pad = " ".repeat(widths[i].saturating_sub(cell.chars().count()));
+                if right[i] { format!("{pad}{cell}") } else { format!("{cell}{pad}") }
+            })
+            .collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    let mut out = line(&mut header.iter().copied());
+    for row in rows {
+        out.push_str(&line(&mut row.iter().map(String::as_str)));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["a".into(), "1".into()], vec!["bcd".into(), "200".into()]];
+        assert_eq!(super::render(&["name", "n"], &rows), "name    n\na       1\nbcd   200\n");
+    }
+}

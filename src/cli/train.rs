@@ -1,0 +1,69 @@
+//! `tercile train`
+
+use std::io::Write as _;
+
+use clap::Args;
+
+use super::{Done, table, thousands};
+use crate::config::{SqlArgs, StoreArgs};
+use crate::train::{self, Outcome};
+
+/// Train every segmentation on growing thirds of the stream
+///
+/// Prints a table of the models that serve now. A model that was trained on just the same before stays as it is.
+#[derive(Args)]
+pub struct Train {
+    /// Print the models as JSON
+    #[arg(long, env = "TERCILE_JSON", value_parser = clap::builder::FalseyValueParser::new(),
+          action = clap::ArgAction::SetTrue)]
+    json: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    sql: SqlArgs,
+}
+
+impl Train {
+    pub async fn run(self) -> anyhow::Result<Done> {
+        let files = self.sql.load()?;
+        let store = self.store.open()?;
+        let outcomes = train::train(&store, &files).await?;
+        let mut out = std::io::stdout();
+        if self.json {
+            serde_json::to_writer_pretty(&mut out, &outcomes)?;
+            writeln!(out)?;
+        } else {
+            out.write_all(models(&outcomes).as_bytes())?;
+        }
+        for why in outcomes.iter().filter_map(|outcome| outcome.refused.as_ref()) {
+            tracing::warn!("no new model: {why}");
+        }
+        let nothing = outcomes.iter().all(|outcome| outcome.model.is_none()) && !outcomes.is_empty();
+        if nothing {
+            tracing::error!("there is no model at all");
+        }
+        Ok(if nothing { Done::With(1) } else { Done::Well })
+    }
+}
+
+/// A line for each model that serves.
+pub(super) fn models(outcomes: &[Outcome]) -> String {
+    let header = ["segmentation", "slice", "version", "rows", "inertia", "silhouette", "clusters"];
+    let rows: Vec<Vec<String>> = outcomes
+        .iter()
+        .filter_map(|outcome| outcome.model.as_ref())
+        .map(|model| {
+            let clusters = model.clusters.iter().map(|c| format!("{} ({})", c.description, thousands(c.size)));
+            vec![
+                model.segmentation.clone(),
+                model.slice.to_string(),
+                model.version.to_string(),
+                thousands(model.rows),
+                format!("{:.2}", model.inertia),
+                model.silhouette.map_or_else(String::new, |s| format!("{s:.3}")),
+                clusters.collect::<Vec<_>>().join("; "),
+            ]
+        })
+        .collect();
+    table::render(&header, &rows)
+}

@@ -1,0 +1,378 @@
+//! `tercile up`
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+
+use super::{Done, Terminal, count, ingest, serve, thousands, train as tables};
+use crate::api::{self, State, live::Live};
+use crate::broker::embedded::Backlog;
+use crate::broker::{Acknowledged, Cluster, Embedded, Producer};
+use crate::config::{BatchArgs, BindArgs, MaybeKafkaArgs, SqlArgs, StoreArgs, TopicArgs, seconds};
+use crate::ingest::{Control, Job};
+use crate::produce::{self, Options, Replay};
+use crate::rows::{self, Checked, Rows};
+use crate::store::{EMBEDDED, Error as StoreError, Replayed, Source, Store};
+use crate::{engine, replay, train};
+
+/// The whole job: broker, replay, ingest, train, serve
+///
+/// Starts an embedded broker (or reads from --bootstrap-servers), replays a file into it, stores what arrives, trains,
+/// and serves predictions. Goes on consuming, and trains again as the store grows, until Ctrl-C. A second run on the same
+/// store goes on where the first stopped, and stores nothing twice.
+#[derive(Args)]
+pub struct Up {
+    /// A CSV or NDJSON file to replay [default: the shipped sample, with the embedded broker and a store of its own]
+    #[arg(long, env = "TERCILE_DATA", value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Replay another file into a store that was fed from one
+    #[arg(long, env = "TERCILE_APPEND", value_parser = clap::builder::FalseyValueParser::new(),
+          action = clap::ArgAction::SetTrue)]
+    append: bool,
+    /// Seconds between two trainings, at least
+    #[arg(long, env = "TERCILE_RETRAIN_EVERY", value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    retrain_every: Duration,
+    #[command(flatten)]
+    bind: BindArgs,
+    #[command(flatten)]
+    kafka: MaybeKafkaArgs,
+    #[command(flatten)]
+    topic: TopicArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    sql: SqlArgs,
+    #[command(flatten)]
+    batch: BatchArgs,
+}
+
+/// The Kafka that `up` reads from; the embedded one lives as long as this.
+struct Stream {
+    cluster: Cluster,
+    source: Source,
+    partitions: i32,
+    backlog: Option<Arc<Backlog>>,
+    _embedded: Option<Embedded>,
+}
+
+/// A file to replay, read through once.
+struct File {
+    source: rows::Source,
+    checked: Checked,
+}
+
+impl Up {
+    pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Done> {
+        let files = self.sql.load()?;
+        let store = self.store.open()?;
+        let _only_one = store.lock()?;
+        let live = Live::start(&store, self.sql.dir()).await?;
+        let listener = serve::listen(self.bind.bind).await?;
+        let address = listener.local_addr()?;
+        let file = self.file(&store, files.fields.names()).await?;
+        let stream = self.stream(&store).await?;
+        if let Some(file) = &file {
+            self.admit(&store, &stream.source, file)?;
+        }
+
+        let control = Arc::new(Control::default());
+        let job = Job {
+            cluster: stream.cluster.clone(),
+            topic: self.topic.topic.clone(),
+            partitions: stream.partitions,
+            store: store.clone(),
+            fields: files.fields.clone(),
+            limits: self.batch.limits(),
+            until_end: false,
+            embedded: stream.backlog.clone(),
+        };
+        let ingesting = ingest::spawn(job, &control)?;
+        let state = Arc::new(State::new(&store, live, Some(Arc::clone(&control)), true)?);
+        let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();
+        let serving = tokio::spawn(api::serve(listener, Arc::clone(&state), async {
+            let _ = stopped.await;
+        }));
+
+        let cut = Arc::new(AtomicBool::new(false));
+        let work = self.work(&store, &stream, file, &state, &control, &cut, terminal, address);
+        let (mut ingesting, mut serving) = (std::pin::pin!(ingesting), std::pin::pin!(serving));
+        let (mut early, mut stop) = (None, std::pin::pin!(super::stop_signal()));
+        let ended = tokio::select! {
+            ended = work => ended,
+            stopped = &mut stop => stopped,
+            ended = &mut ingesting => match ended {
+                // Every partition halted: nothing more will come, and the summary says why.
+                Ok(summary) => { early = Some(summary); Ok(()) }
+                Err(error) => Err(error),
+            },
+            ended = &mut serving => Err(ended?.err().unwrap_or_else(|| anyhow::anyhow!("the API stopped by itself"))),
+        };
+        tracing::info!("stopping: storing what is left");
+        cut.store(true, Ordering::SeqCst);
+        if let Some(backlog) = &stream.backlog {
+            backlog.close();
+        }
+        control.stop();
+        let _ = stop_serving.send(());
+        ended?;
+        let summary = match early {
+            Some(summary) => summary,
+            None => ingesting.await?,
+        };
+        serving.await??;
+        ingest::report(&summary);
+        Ok(if summary.gaps.is_empty() { Done::Well } else { Done::With(4) })
+    }
+
+    /// The file that is to be replayed, if any, without a fault in it.
+    async fn file(&self, store: &Store, fields: &[String]) -> anyhow::Result<Option<File>> {
+        let source = match &self.data {
+            Some(path) => rows::Source::File(path.clone()),
+            None if self.kafka.bootstrap_servers.is_some() => return Ok(None),
+            None => rows::Source::Sample,
+        };
+        let given = self.data.is_some();
+        let checking = source.clone();
+        let checked = super::blocking(move || Ok(rows::check(&checking)?)).await?;
+        if let Some(header) = Rows::open(&source)?.header() {
+            let names: Vec<String> = header.filter_map(|name| serde_json::from_str(name).ok()).collect();
+            if !names.iter().any(|name| fields.contains(name)) {
+                bail!(
+                    "{}, line 1: expected a header line with some of the fields {}; found {}",
+                    source.name().display(),
+                    fields.join(", "),
+                    names.join(", ")
+                );
+            }
+        }
+        if checked.rows == 0 {
+            bail!("{}: expected rows after the header, found none", source.name().display());
+        }
+        if !given && !self.only_sample(store, &checked)? {
+            return Ok(None);
+        }
+        Ok(Some(File { source, checked }))
+    }
+
+    /// Whether the store was fed by nothing else than the sample.
+    fn only_sample(&self, store: &Store, sample: &Checked) -> anyhow::Result<bool> {
+        Ok(match store.source()? {
+            None => true,
+            Some(source) if source.id != EMBEDDED => false,
+            Some(source) if source.files.is_empty() => store.snapshot()?.rows() == 0,
+            Some(source) => source.files.iter().all(|file| file.hash == sample.hash),
+        })
+    }
+
+    async fn stream(&self, store: &Store) -> anyhow::Result<Stream> {
+        let topic = &self.topic.topic;
+        if let Some(cluster) = self.kafka.cluster() {
+            let (found, made) = cluster.topic_or_create(topic, self.topic.partitions).await?;
+            let source = store.claim(topic, &found.id, found.partitions)?;
+            let partitions = count(u64::from(found.partitions.unsigned_abs()), "partition");
+            let made = if made { ", made just now" } else { "" };
+            tracing::info!("broker at {}, topic {topic} with {partitions}{made}", cluster.servers);
+            return Ok(Stream { cluster, source, partitions: found.partitions, backlog: None, _embedded: None });
+        }
+        let source = store.claim(topic, EMBEDDED, self.topic.partitions)?;
+        let embedded = Embedded::start(topic, source.partitions)?;
+        let cluster = embedded.cluster(self.kafka.timeout.timeout);
+        tracing::info!("embedded broker at {}, topic {topic}", cluster.servers);
+        let (partitions, backlog) = (source.partitions, Some(Arc::default()));
+        Ok(Stream { cluster, source, partitions, backlog, _embedded: Some(embedded) })
+    }
+
+    /// Notes the file in the store before any of its rows, or refuses it.
+    fn admit(&self, store: &Store, source: &Source, file: &File) -> anyhow::Result<()> {
+        if source.files.iter().any(|known| known.hash == file.checked.hash) {
+            return Ok(());
+        }
+        let name = file.source.name().display().to_string();
+        if let Some(last) = source.files.last()
+            && !self.append
+        {
+            bail!(
+                "the store {} was fed from {}; to add {name} to it say --append, or choose another --store",
+                store.root().display(),
+                last.name
+            );
+        }
+        let mut source = source.clone();
+        source.files.push(Replayed { name, hash: file.checked.hash.clone() });
+        Ok(store.write_source(&source).map_err(|e: StoreError| e)?)
+    }
+
+    /// All that happens until somebody says stop.
+    #[allow(clippy::too_many_arguments, reason = "called once, by the one who owns all of these")]
+    async fn work(
+        &self,
+        store: &Store,
+        stream: &Stream,
+        file: Option<File>,
+        state: &Arc<State>,
+        control: &Arc<Control>,
+        cut: &Arc<AtomicBool>,
+        terminal: &Terminal,
+        address: std::net::SocketAddr,
+    ) -> anyhow::Result<()> {
+        if stream.backlog.is_none() {
+            // What an earlier run sent may still stand in the topic: it counts as sent.
+            caught_up(control).await;
+            flush(control).await;
+        }
+        if let Some(file) = file {
+            self.replay(store, stream, file, control, cut, terminal).await?;
+            flush(control).await;
+        }
+        let mut known = store.snapshot()?.rows();
+        tracing::info!("{} in the store {}; training", count(known, "record"), store.root().display());
+        let mut outcomes = self.train(store, state).await?;
+        state.warming.store(false, Ordering::SeqCst);
+        for line in tables::models(&outcomes).lines() {
+            tracing::info!("{line}");
+        }
+        warn_refused(&outcomes);
+        self.greet(address)?;
+
+        let mut trained = Instant::now();
+        let stored = || control.progress.stored.load(Ordering::Relaxed);
+        let mut base = stored();
+        loop {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            let now = known + (stored() - base);
+            let grown = now > known && (now - known) * 10 >= known;
+            if !grown || trained.elapsed() < self.retrain_every {
+                continue;
+            }
+            base = stored();
+            match self.train(store, state).await {
+                Ok(new) => {
+                    let fresh = new.iter().filter(|outcome| outcome.fresh).count() as u64;
+                    tracing::info!("trained {} on {}", count(fresh, "new model"), count(now, "record"));
+                    if refusals(&new) != refusals(&outcomes) {
+                        warn_refused(&new);
+                    }
+                    outcomes = new;
+                }
+                Err(error) => tracing::warn!("the training failed, the models stay as they were: {error:#}"),
+            }
+            known = now;
+            trained = Instant::now();
+        }
+    }
+
+    async fn train(&self, store: &Store, state: &State) -> anyhow::Result<Vec<train::Outcome>> {
+        let outcomes = train::train(store, &state.live.files()?).await?;
+        state.live.reload().await?;
+        Ok(outcomes)
+    }
+
+    async fn replay(
+        &self,
+        store: &Store,
+        stream: &Stream,
+        file: File,
+        control: &Control,
+        cut: &Arc<AtomicBool>,
+        terminal: &Terminal,
+    ) -> anyhow::Result<()> {
+        let File { source, checked } = file;
+        let ctx = engine::open(&store.snapshot()?, &self.sql.load()?).await?;
+        let stored = replay::stored_rows(&ctx, &checked.hash).await?;
+        let name = source.name().display().to_string();
+        if stored.len() >= checked.rows {
+            tracing::info!("all {} of {name} are in the store already", count(checked.rows, "row"));
+            return Ok(());
+        }
+        if !stored.is_empty() {
+            tracing::info!("{} of {name} are in the store already, going on after them", count(stored.len(), "row"));
+        }
+        let bar = terminal.bar(source.size());
+        let (cluster, topic, cut) = (stream.cluster.clone(), self.topic.topic.clone(), Arc::clone(cut));
+        let (backlog, drawn) = (stream.backlog.clone(), bar.clone());
+        let start = Instant::now();
+        let sent: Acknowledged = super::blocking(move || {
+            let mut rows = Rows::open(&source)?;
+            let producer = Producer::new(&cluster, &topic)?;
+            let replay = Replay { hash: &checked.hash, stored: &stored, backlog: backlog.as_deref() };
+            let tick = |rows: u64, bytes: u64| {
+                drawn.set_position(bytes);
+                drawn.set_message(format!("{} rows", thousands(rows)));
+            };
+            let sent = produce::send(producer, &mut rows, &Options { rate: None, replay: Some(replay) }, &cut, tick)?;
+            if let Some(backlog) = backlog {
+                tracing::debug!(peak = backlog.peak(), "the most bytes that stood unread in the broker");
+            }
+            Ok(sent)
+        })
+        .await?;
+        let missing = || {
+            let at = control.progress.positions();
+            sent.next.iter().any(|(partition, next)| at.get(partition).is_none_or(|at| at < next))
+        };
+        // An embedded broker counts from 0 each time; its backlog tells when the last row was read.
+        match &stream.backlog {
+            Some(backlog) => {
+                while !backlog.is_empty() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+            None => {
+                while missing() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+        bar.finish_and_clear();
+        let seconds = start.elapsed().as_secs_f64();
+        tracing::info!(
+            rows = sent.records,
+            seconds,
+            "sent {} of {name}, {} a second",
+            count(sent.records, "record"),
+            thousands((sent.records as f64 / seconds.max(1e-9)) as u64)
+        );
+        Ok(())
+    }
+
+    /// What a person does next.
+    fn greet(&self, address: std::net::SocketAddr) -> anyhow::Result<()> {
+        let mut out = std::io::stdout();
+        writeln!(out, "ready at http://{address}")?;
+        writeln!(out, "docs  at http://{address}/docs")?;
+        writeln!(
+            out,
+            "try: curl --json '[{{\"discounted_price\": 300, \"rating\": 4.5}}]' \
+             http://{address}/api/cluster_products_by_price_rating"
+        )?;
+        out.flush().context("cannot write to stdout")
+    }
+}
+
+async fn caught_up(control: &Control) {
+    while !control.progress.caught_up.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits until all that was read is stored.
+async fn flush(control: &Control) {
+    let done = control.flush();
+    // Each lane says one word; when the last has said it, the channel hangs up.
+    let _ = tokio::task::spawn_blocking(move || while done.recv().is_ok() {}).await;
+}
+
+fn refusals(outcomes: &[train::Outcome]) -> Vec<&String> {
+    outcomes.iter().filter_map(|outcome| outcome.refused.as_ref()).collect()
+}
+
+fn warn_refused(outcomes: &[train::Outcome]) {
+    for why in refusals(outcomes) {
+        tracing::warn!("no new model: {why}");
+    }
+}

@@ -1,0 +1,169 @@
+//! Settings that several commands share: a flag and an environment variable each.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::batch::Limits;
+use crate::broker::Cluster;
+use crate::sql;
+use crate::store::{self, Store};
+
+/// Where the store is.
+#[derive(Debug, Clone, Args)]
+pub struct StoreArgs {
+    /// The store's directory
+    #[arg(long, env = "TERCILE_STORE", value_name = "DIR", default_value = "store")]
+    pub store: PathBuf,
+}
+
+impl StoreArgs {
+    /// Opens it, making it if it is not there.
+    pub fn open(&self) -> Result<Store, store::Error> {
+        Store::open(&self.store)
+    }
+}
+
+/// Where the SQL files are.
+#[derive(Debug, Clone, Args)]
+pub struct SqlArgs {
+    /// The directory of SQL files [default: sql if it is there, else the files inside the binary]
+    #[arg(long, env = "TERCILE_SQL", value_name = "DIR")]
+    pub sql: Option<PathBuf>,
+}
+
+impl SqlArgs {
+    pub fn dir(&self) -> Option<&Path> {
+        self.sql.as_deref()
+    }
+
+    pub fn load(&self) -> Result<sql::Files, sql::Error> {
+        sql::Files::load(self.dir())
+    }
+}
+
+/// Which topic.
+#[derive(Debug, Clone, Args)]
+pub struct TopicArgs {
+    /// The topic
+    #[arg(long, env = "TERCILE_TOPIC", value_name = "NAME", default_value = "products", value_parser = topic)]
+    pub topic: String,
+    /// Partitions of a topic that has to be made
+    #[arg(long, env = "TERCILE_PARTITIONS", value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    pub partitions: i32,
+}
+
+/// Kafka's own rule for names; a name becomes a directory of the store.
+fn topic(name: &str) -> Result<String, String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.is_empty() || name.len() > 249 || name == "." || name == ".." || !name.chars().all(fine) {
+        return Err("a topic's name has 1 to 249 of the characters a-z A-Z 0-9 . _ -".to_owned());
+    }
+    Ok(name.to_owned())
+}
+
+/// Which Kafka, for commands that must have one.
+#[derive(Debug, Clone, Args)]
+pub struct KafkaArgs {
+    /// Addresses of Kafka brokers, host:port, separated by commas
+    #[arg(long, env = "TERCILE_BOOTSTRAP_SERVERS", value_name = "ADDRESSES")]
+    pub bootstrap_servers: String,
+    #[command(flatten)]
+    pub timeout: TimeoutArgs,
+}
+
+impl KafkaArgs {
+    pub fn cluster(&self) -> Cluster {
+        Cluster { servers: self.bootstrap_servers.clone(), timeout: self.timeout.timeout }
+    }
+}
+
+/// Which Kafka, for commands that can do without.
+#[derive(Debug, Clone, Args)]
+pub struct MaybeKafkaArgs {
+    /// Addresses of Kafka brokers, host:port, separated by commas [default: an embedded broker]
+    #[arg(long, env = "TERCILE_BOOTSTRAP_SERVERS", value_name = "ADDRESSES")]
+    pub bootstrap_servers: Option<String>,
+    #[command(flatten)]
+    pub timeout: TimeoutArgs,
+}
+
+impl MaybeKafkaArgs {
+    pub fn cluster(&self) -> Option<Cluster> {
+        let servers = self.bootstrap_servers.clone()?;
+        Some(Cluster { servers, timeout: self.timeout.timeout })
+    }
+}
+
+/// How patient to be.
+#[derive(Debug, Clone, Args)]
+pub struct TimeoutArgs {
+    /// Seconds to wait for a broker's first answer
+    #[arg(long, env = "TERCILE_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub timeout: Duration,
+}
+
+/// When a file of the store is written: whichever comes first.
+#[derive(Debug, Clone, Args)]
+pub struct BatchArgs {
+    /// Records in a file of the store, at most
+    #[arg(long, env = "TERCILE_BATCH_ROWS", value_name = "N", default_value_t = 100_000,
+          value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub batch_rows: u32,
+    /// Bytes of records in a file of the store, more or less
+    #[arg(long, env = "TERCILE_BATCH_BYTES", value_name = "BYTES", default_value_t = 67_108_864,
+          value_parser = clap::value_parser!(u32).range(1..=1_073_741_824))]
+    pub batch_bytes: u32,
+    /// Seconds until a record is stored, at most
+    #[arg(long, env = "TERCILE_BATCH_AGE", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub batch_age: Duration,
+}
+
+impl BatchArgs {
+    pub fn limits(&self) -> Limits {
+        Limits { rows: self.batch_rows as usize, bytes: self.batch_bytes as usize, age: self.batch_age }
+    }
+}
+
+/// Where the API listens.
+#[derive(Debug, Clone, Args)]
+pub struct BindArgs {
+    /// The address and port of the API
+    #[arg(long, env = "TERCILE_BIND", value_name = "ADDRESS", default_value = "127.0.0.1:5000")]
+    pub bind: SocketAddr,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// What goes to stderr.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// Say only what went wrong
+    #[arg(short, long, global = true, env = "TERCILE_QUIET", value_parser = clap::builder::FalseyValueParser::new(),
+          action = clap::ArgAction::SetTrue)]
+    pub quiet: bool,
+    /// Say more, with times and origins
+    #[arg(short, long, global = true, env = "TERCILE_VERBOSE", value_parser = clap::builder::FalseyValueParser::new(),
+          action = clap::ArgAction::SetTrue)]
+    pub verbose: bool,
+    /// How log lines look
+    #[arg(long, global = true, env = "TERCILE_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// Seconds, fractions allowed.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    if !(0.001..=86_400.0 * 365.0).contains(&seconds) {
+        return Err("expected a number of seconds from 0.001 to a year".to_owned());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}

@@ -1,0 +1,50 @@
+//! tercile: live segments out of a Kafka stream.
+//!
+//! The modules stand in the order in which data flows through them:
+//!
+//! ```text
+//! producers ─▶ Kafka ─▶ ingest ─▶ Parquet ─▶ SQL files ─▶ slices ─▶ KMeans ─▶ model files ─▶ API
+//! ```
+//!
+//! Each opens with its job, what goes in and what comes out. Arrows run one way: a module knows those above it, and
+//! `cli` knows them all.
+
+// Rows on their way to a topic.
+pub mod generate;
+pub mod produce;
+pub mod rows;
+
+// A topic on its way to the store.
+pub mod broker;
+
+pub mod record;
+
+pub mod batch;
+
+pub mod store;
+
+pub mod ingest;
+
+pub mod replay;
+
+// The store on its way to models.
+pub mod sql;
+
+pub mod engine;
+
+pub mod features;
+
+pub mod kmeans;
+
+pub mod model;
+
+pub mod train;
+
+// Models on their way to people.
+pub mod api;
+
+pub mod config;
+
+pub mod log;
+
+pub mod cli;

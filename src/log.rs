@@ -1,0 +1,89 @@
+//! Where words go: stderr, as plain sentences for people or as JSON lines for machines.
+
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write};
+
+use indicatif::MultiProgress;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::config::{LogArgs, LogFormat};
+
+/// Starts logging. The progress bars are drawn anew around each line that is written.
+pub fn start(args: &LogArgs, bars: &MultiProgress) {
+    let level = match (args.quiet, args.verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (false, true) => LevelFilter::DEBUG,
+        (false, false) => LevelFilter::INFO,
+    };
+    let writer = AroundBars(bars.clone());
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(writer);
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    match (args.log_format, args.verbose) {
+        (LogFormat::Json, _) => builder.json().flatten_event(true).init(),
+        (LogFormat::Text, true) => builder.with_ansi(colour).init(),
+        (LogFormat::Text, false) => builder.with_ansi(colour).event_format(Sentences).init(),
+    }
+}
+
+/// Just the message: fields, times and origins are for `-v` and JSON. Libraries are heard only when they warn.
+struct Sentences;
+
+impl<S, N> FormatEvent<S, N> for Sentences
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        let ours = event.metadata().target().starts_with("tercile");
+        let (word, colour) = match *event.metadata().level() {
+            Level::ERROR => ("error: ", "\x1b[31m"),
+            Level::WARN => ("warning: ", "\x1b[33m"),
+            _ if ours => ("", ""),
+            _ => return Ok(()),
+        };
+        if out.has_ansi_escapes() && !word.is_empty() {
+            writeln!(out, "{colour}{word}\x1b[0m{}", message.0)
+        } else {
+            writeln!(out, "{word}{}", message.0)
+        }
+    }
+}
+
+struct Message(String);
+
+impl Visit for Message {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.0 = format!("{value:?}");
+        }
+    }
+}
+
+#[derive(Clone)]
+struct AroundBars(MultiProgress);
+
+impl Write for AroundBars {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| io::stderr().write_all(line))?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl<'w> MakeWriter<'w> for AroundBars {
+    type Writer = Self;
+
+    fn make_writer(&'w self) -> Self {
+        self.clone()
+    }
+}

@@ -1,0 +1,191 @@
+//! Models: immutable JSON files, each with a receipt of what it was trained on.
+//!
+//! Input: what the training found. Output: files under `models/`, and answers to "which cluster is this row in".
+
+pub mod describe;
+pub mod shelf;
+
+use std::collections::BTreeMap;
+
+use datafusion::arrow::array::{Array, Float64Array, RecordBatch};
+use ndarray::Array2;
+use poem_openapi::Object;
+use serde::{Deserialize, Serialize};
+
+use crate::features::Scale;
+use crate::kmeans;
+
+pub use shelf::{Shelf, Slices, Standing};
+
+/// How many slices there are; the name of the whole is the method.
+pub const SLICES: u8 = 3;
+
+/// A trained segmentation of one slice. The file and the API agree on it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Object)]
+pub struct Model {
+    pub segmentation: String,
+    /// 1, 2 or 3: the first third of the stream, the first two, all of it.
+    #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
+    pub slice: u8,
+    /// Counted through all slices of a segmentation, from 1.
+    pub version: u64,
+    /// Rows that were clustered: the sum of the clusters' sizes.
+    pub rows: u64,
+    /// Records of the slice that were not: unreadable, or left out by the SQL file.
+    pub rows_left_out: u64,
+    /// The features' names; all lists by feature are in this order.
+    pub features: Vec<String>,
+    /// Mean of each feature, in its own units.
+    pub mean: Vec<f64>,
+    /// Population standard deviation of each feature, in its own units; 0 for a constant one.
+    pub std: Vec<f64>,
+    /// The number of clusters.
+    pub k: u32,
+    pub seed: u64,
+    /// Sum of squared distances of the rows to their centroids, in standardised units.
+    pub inertia: f64,
+    /// Mean silhouette of the sample, from -1 to 1; null where there is only one cluster.
+    pub silhouette: Option<f64>,
+    /// Passes over the rows, of the best start and of the last refinement.
+    pub iterations: u64,
+    /// When it was trained, RFC 3339, UTC.
+    pub trained_at: String,
+    /// From slice 2 on: rows of the previous slice, by their cluster there (outer) and here (inner).
+    pub moved: Option<Vec<Vec<u64>>>,
+    pub clusters: Vec<Cluster>,
+    pub receipt: Receipt,
+}
+
+/// One cluster of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Object)]
+pub struct Cluster {
+    /// Its number, from 0.
+    pub cluster: u32,
+    /// What its centroid is like, in English.
+    pub description: String,
+    /// The same by language: `en`, `id`.
+    pub descriptions: BTreeMap<String, String>,
+    /// Rows in it.
+    pub size: u64,
+    /// Feature to the mean of its rows, in the feature's own units.
+    pub centroid: BTreeMap<String, f64>,
+}
+
+/// What a model was trained on. Equal receipts, predecessor and binary mean the same model to the bit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Object)]
+pub struct Receipt {
+    pub topic: String,
+    /// Partition to the offset after its last record.
+    pub next_offsets: BTreeMap<String, i64>,
+    /// Records in the whole stream then.
+    pub n: u64,
+    /// The last record of the slice; null where the stream was empty.
+    pub cut: Option<Cut>,
+    /// SHA-256 of the rows trained on, in slice order.
+    pub rows_hash: String,
+    /// SHA-256 of the SQL that decides those rows.
+    pub sql_hash: String,
+    /// How many starts were tried.
+    pub starts: u64,
+    /// The model whose cluster numbers were kept.
+    pub predecessor: Option<Predecessor>,
+    /// The version of tercile.
+    pub tercile: String,
+}
+
+impl Receipt {
+    /// Whether training again would give the same, the predecessor's numbers aside.
+    pub fn same_but_predecessor(&self, other: &Self) -> bool {
+        Self { predecessor: None, ..self.clone() } == Self { predecessor: None, ..other.clone() }
+    }
+}
+
+/// A record's place in the stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Object)]
+pub struct Cut {
+    /// Milliseconds since 1970, UTC.
+    pub timestamp: Option<i64>,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+/// The model whose cluster numbers were kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Object)]
+pub struct Predecessor {
+    pub slice: u8,
+    pub version: u64,
+}
+
+impl Model {
+    /// What standardises a row for this model.
+    pub fn scale(&self) -> Scale {
+        Scale { mean: self.mean.clone(), std: self.std.clone() }
+    }
+
+    /// k by features, in original units.
+    pub fn centroids(&self) -> Array2<f64> {
+        Array2::from_shape_fn((self.clusters.len(), self.features.len()), |(cluster, feature)| {
+            self.clusters[cluster].centroid.get(&self.features[feature]).copied().unwrap_or(self.mean[feature])
+        })
+    }
+
+    /// Ready to answer.
+    pub fn predictor(&self) -> Predictor {
+        Predictor::new(self.scale(), &self.centroids())
+    }
+}
+
+/// A model made ready to answer: centroids in standardised units.
+#[derive(Debug, Clone)]
+pub struct Predictor {
+    scale: Scale,
+    centroids: Array2<f64>,
+}
+
+impl Predictor {
+    /// `centroids` are k by features, in original units.
+    pub fn new(scale: Scale, centroids: &Array2<f64>) -> Self {
+        let mut standardised = centroids.clone();
+        for ((_, feature), value) in standardised.indexed_iter_mut() {
+            *value = scale.standardise(feature, *value);
+        }
+        Self { scale, centroids: standardised }
+    }
+
+    /// The cluster of a row in original units, and its distance to the centroid in standardised units. `row` is used
+    /// up as scratch.
+    pub fn predict(&self, row: &mut [f64]) -> (usize, f64) {
+        for (feature, value) in row.iter_mut().enumerate() {
+            *value = self.scale.standardise(feature, *value);
+        }
+        let (cluster, squared) = kmeans::nearest(row, &self.centroids);
+        (cluster, squared.sqrt())
+    }
+
+    /// The cluster of each row of columns in original units; missing values take the mean.
+    pub fn assign(&self, columns: &[Float64Array]) -> Vec<u32> {
+        let rows = columns.first().map_or(0, Array::len);
+        let mut row = vec![0.0; columns.len()];
+        (0..rows)
+            .map(|i| {
+                for (feature, column) in columns.iter().enumerate() {
+                    let known = !column.is_null(i);
+                    row[feature] = if known { column.value(i) } else { self.scale.mean[feature] };
+                }
+                self.predict(&mut row).0 as u32
+            })
+            .collect()
+    }
+
+    /// k by features, standardised.
+    pub fn centroids(&self) -> &Array2<f64> {
+        &self.centroids
+    }
+}
+
+/// A model that is ready to be put on the shelf, and the sample that goes with it.
+pub struct Trained {
+    pub model: Model,
+    /// `_partition`, `_offset`, the features in original units, `cluster`.
+    pub sample: RecordBatch,
+}

@@ -1,0 +1,144 @@
+//! The model files: `models/<segmentation>/<version>.json`, never changed once written, and `slices.json`, which says
+//! which of them serve.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use datafusion::arrow::array::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde::{Deserialize, Serialize};
+
+use super::{Model, SLICES, Trained};
+use crate::store::{Error, Store};
+
+/// What stands behind one slice of a segmentation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The version that serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// Why the last training gave none; an older version may serve all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// The content of `slices.json`, by slice.
+pub type Slices = BTreeMap<u8, Standing>;
+
+/// The models of one segmentation.
+pub struct Shelf {
+    store: Store,
+    dir: PathBuf,
+}
+
+impl Shelf {
+    /// The name comes from a SQL file's name: a-z, 0-9 and `_`.
+    pub fn new(store: &Store, segmentation: &str) -> Self {
+        Self { store: store.clone(), dir: store.models().join(segmentation) }
+    }
+
+    /// What serves now; empty before the first training.
+    pub fn slices(&self) -> Result<Slices, Error> {
+        let path = self.dir.join("slices.json");
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| Error::Damaged { path, why: e.to_string() }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Slices::new()),
+            Err(e) => Err(Error::io("read", &path)(e)),
+        }
+    }
+
+    /// Bytes that change whenever other models serve; `None` before the first training.
+    pub fn stamp(&self) -> Option<Vec<u8>> {
+        fs::read(self.dir.join("slices.json")).ok()
+    }
+
+    /// Lets these versions serve, all slices at once.
+    pub fn serve(&self, slices: &Slices) -> Result<(), Error> {
+        fs::create_dir_all(&self.dir).map_err(Error::io("make", &self.dir))?;
+        let path = self.dir.join("slices.json");
+        let mut json = serde_json::to_string_pretty(slices)
+            .map_err(|e| Error::Damaged { path: path.clone(), why: e.to_string() })?;
+        json.push('\n');
+        self.store.replace(json.as_bytes(), &path)
+    }
+
+    pub fn model(&self, version: u64) -> Result<Model, Error> {
+        let path = self.dir.join(format!("{version}.json"));
+        let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+        serde_json::from_slice(&bytes).map_err(|e| Error::Damaged { path, why: e.to_string() })
+    }
+
+    /// The model that serves a slice.
+    pub fn serving(&self, slice: u8) -> Result<Option<Model>, Error> {
+        match self.slices()?.get(&slice).and_then(|standing| standing.version) {
+            Some(version) => self.model(version).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Up to 5,000 of a model's rows with their clusters.
+    pub fn sample(&self, version: u64) -> Result<RecordBatch, Error> {
+        let path = self.dir.join(format!("{version}.sample.parquet"));
+        let damaged = |why: String| Error::Damaged { path: path.clone(), why };
+        let file = File::open(&path).map_err(Error::io("read", &path))?;
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(e.to_string()))?;
+        let schema = reader.schema().clone();
+        let batches: Result<Vec<_>, _> = reader.build().map_err(|e| damaged(e.to_string()))?.collect();
+        let batches = batches.map_err(|e| damaged(e.to_string()))?;
+        datafusion::arrow::compute::concat_batches(&schema, &batches).map_err(|e| damaged(e.to_string()))
+    }
+
+    /// Writes a model under the next free version, its sample first, so that whoever sees the one finds the other.
+    pub fn put(&self, trained: &mut Trained) -> Result<u64, Error> {
+        fs::create_dir_all(&self.dir).map_err(Error::io("make", &self.dir))?;
+        let mut version = self.last_version()? + 1;
+        loop {
+            trained.model.version = version;
+            let path = self.dir.join(format!("{version}.json"));
+            let mut json = serde_json::to_string_pretty(&trained.model)
+                .map_err(|e| Error::Damaged { path: path.clone(), why: e.to_string() })?;
+            json.push('\n');
+            let sample = self.dir.join(format!("{version}.sample.parquet"));
+            if self.put_sample(&trained.sample, &sample)? && self.store.publish_bytes(json.as_bytes(), &path)? {
+                return Ok(version);
+            }
+            // Another trainer took it, or died between the two.
+            version += 1;
+        }
+    }
+
+    fn put_sample(&self, sample: &RecordBatch, path: &Path) -> Result<bool, Error> {
+        let scratch = self.store.scratch();
+        let write = || -> Result<(), parquet::errors::ParquetError> {
+            let mut writer = ArrowWriter::try_new(File::create(&scratch)?, sample.schema(), None)?;
+            writer.write(sample)?;
+            writer.into_inner()?.sync_all()?;
+            Ok(())
+        };
+        write().map_err(|source| Error::Parquet { path: path.to_owned(), source })?;
+        self.store.link(&scratch, path)
+    }
+
+    /// The highest version there is, 0 if there is none.
+    pub fn last_version(&self) -> Result<u64, Error> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(e) => return Err(Error::io("list", &self.dir)(e)),
+        };
+        let versions = entries.flatten().filter_map(|entry| {
+            let name = entry.file_name();
+            let stem = name.to_str()?.strip_suffix(".json").or(name.to_str()?.strip_suffix(".sample.parquet"))?;
+            stem.parse().ok()
+        });
+        Ok(versions.max().unwrap_or(0))
+    }
+}
+
+/// All slices' numbers.
+pub fn all_slices() -> std::ops::RangeInclusive<u8> {
+    1..=SLICES
+}

@@ -1,0 +1,325 @@
+//! Bytes of a message to fields as text, or a reason why not.
+//!
+//! Input: a Kafka payload and the declared fields. Output: one text (or null) per declared field, exactly as it came,
+//! and everything else of the object as JSON text. Nothing here panics and nothing is dropped: what cannot be read as a
+//! JSON object comes back as an [`Unreadable`], which the store keeps beside the bytes.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use serde::Deserializer;
+use serde::de::{MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// Objects and arrays may stand inside each other this deep, the record itself counted.
+pub const MAX_DEPTH: usize = 127;
+
+/// The declared fields of a record, in the order of `00_records.sql`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fields {
+    names: Vec<String>,
+    index: HashMap<String, usize>,
+}
+
+impl Fields {
+    /// Field names must be distinct and must not begin with `_`, which is where the store's own columns live; the SQL
+    /// room checks both.
+    pub fn new(names: Vec<String>) -> Self {
+        let index = names.iter().cloned().enumerate().map(|(i, name)| (name, i)).collect();
+        Self { names, index }
+    }
+
+    /// The names in declared order.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Where a key belongs. Producers write keys in a steady order, so the place after the last hit is tried first.
+    fn position(&self, key: &str, hint: usize) -> Option<usize> {
+        if self.names.get(hint).is_some_and(|name| name == key) {
+            return Some(hint);
+        }
+        self.index.get(key).copied()
+    }
+}
+
+/// A record that could be read.
+#[derive(Debug, Default, PartialEq)]
+pub struct Decoded<'a> {
+    /// One entry per declared field; `None` where the field is missing or null.
+    pub values: Vec<Option<Cow<'a, str>>>,
+    /// All other fields of the object, as JSON text; `{}` where there are none.
+    pub extra: String,
+}
+
+/// Why a message could not be read as a JSON object.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    #[error("a tombstone: the message has no value")]
+    Tombstone,
+    #[error("empty: the message has a value of no bytes")]
+    Empty,
+    #[error("bad UTF-8 at byte {0}")]
+    Utf8(usize),
+    #[error("not a JSON object but {0}")]
+    NotAnObject(&'static str),
+    #[error("nested deeper than {MAX_DEPTH}")]
+    TooDeep,
+    #[error("not JSON: {0}")]
+    NotJson(String),
+}
+
+/// Reads one payload.
+pub fn decode<'a>(payload: Option<&'a [u8]>, fields: &Fields) -> Result<Decoded<'a>, Unreadable> {
+    let bytes = payload.ok_or(Unreadable::Tombstone)?;
+    if bytes.is_empty() {
+        return Err(Unreadable::Empty);
+    }
+    let text = std::str::from_utf8(bytes).map_err(|e| Unreadable::Utf8(e.valid_up_to()))?;
+    match text.trim_ascii_start().as_bytes().first() {
+        Some(b'{') => {}
+        Some(b'[') => return Err(valid_but(text, "an array")),
+        Some(b'"') => return Err(valid_but(text, "a string")),
+        Some(b't' | b'f') => return Err(valid_but(text, "true or false")),
+        Some(b'n') => return Err(valid_but(text, "null")),
+        Some(b'-' | b'0'..=b'9') => return Err(valid_but(text, "a number")),
+        _ => return Err(valid_but(text, "something else")),
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    let decoded = json.deserialize_map(Object { fields }).map_err(not_json)?;
+    json.end().map_err(not_json)?;
+    decoded
+}
+
+fn not_json(error: serde_json::Error) -> Unreadable {
+    Unreadable::NotJson(error.to_string())
+}
+
+fn valid_but(text: &str, what: &'static str) -> Unreadable {
+    match serde_json::from_str::<&RawValue>(text) {
+        Ok(raw) if too_deep(raw.get(), 0) => Unreadable::TooDeep,
+        Ok(_) => Unreadable::NotAnObject(what),
+        Err(error) => not_json(error),
+    }
+}
+
+struct Object<'f> {
+    fields: &'f Fields,
+}
+
+impl<'de> Visitor<'de> for Object<'_> {
+    type Value = Result<Decoded<'de>, Unreadable>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut values: Vec<Option<Cow<'de, str>>> = vec![None; self.fields.names.len()];
+        let mut others: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::new();
+        let mut hint = 0;
+        let mut deep = false;
+        while let Some(key) = map.next_key::<Text<'de>>()? {
+            let raw: &'de RawValue = map.next_value()?;
+            let json = raw.get();
+            let nested = matches!(json.as_bytes().first(), Some(b'{' | b'['));
+            deep |= nested && too_deep(json, 1);
+            match self.fields.position(&key.0, hint) {
+                Some(i) => {
+                    hint = i + 1;
+                    // Of duplicate keys the last counts, a null among them too.
+                    values[i] = text_of(json).map_err(serde::de::Error::custom)?;
+                }
+                None => others.push((key.0, raw)),
+            }
+        }
+        if deep {
+            return Ok(Err(Unreadable::TooDeep));
+        }
+        Ok(Ok(Decoded { values, extra: object_of(others) }))
+    }
+}
+
+/// A value as the text it came as: strings without their quotes, all else verbatim, null as nothing.
+fn text_of(json: &str) -> Result<Option<Cow<'_, str>>, serde_json::Error> {
+    match json.as_bytes() {
+        b"null" => Ok(None),
+        [b'"', inner @ .., b'"'] => {
+            if inner.contains(&b'\\') {
+                serde_json::from_str::<String>(json).map(|s| Some(Cow::Owned(s)))
+            } else {
+                Ok(Some(Cow::Borrowed(&json[1..json.len() - 1])))
+            }
+        }
+        _ => Ok(Some(Cow::Borrowed(json))),
+    }
+}
+
+/// Fields back into one object, the last of each name, in the order in which those came.
+fn object_of(others: Vec<(Cow<'_, str>, &RawValue)>) -> String {
+    if others.is_empty() {
+        return "{}".to_owned();
+    }
+    let mut seen = HashSet::with_capacity(others.len());
+    let mut last: Vec<_> = others.iter().rev().filter(|(key, _)| seen.insert(key.as_ref())).collect();
+    last.reverse();
+    let mut out = String::from("{");
+    for (i, (key, raw)) in last.into_iter().enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        push_json_string(&mut out, key);
+        out.push(':');
+        out.push_str(raw.get());
+    }
+    out.push('}');
+    out
+}
+
+/// Appends `text` as a JSON string, quotes included.
+pub fn push_json_string(out: &mut String, text: &str) {
+    out.push('"');
+    let mut plain = 0;
+    for (i, byte) in text.bytes().enumerate() {
+        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
+            continue;
+        }
+        out.push_str(&text[plain..i]);
+        plain = i + 1;
+        match byte {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            b'\r' => out.push_str("\\r"),
+            b'\t' => out.push_str("\\t"),
+            _ => {
+                out.push_str("\\u00");
+                out.push(char::from(b"0123456789abcdef"[usize::from(byte >> 4)]));
+                out.push(char::from(b"0123456789abcdef"[usize::from(byte & 15)]));
+            }
+        }
+    }
+    out.push_str(&text[plain..]);
+    out.push('"');
+}
+
+/// Whether valid JSON nests deeper than [`MAX_DEPTH`], `around` levels standing around it already. serde_json skips
+/// values without recursion and so without a limit of its own.
+fn too_deep(json: &str, around: usize) -> bool {
+    let mut depth = around;
+    let mut bytes = json.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => {
+                while let Some(byte) = bytes.next() {
+                    match byte {
+                        b'\\' => {
+                            bytes.next();
+                        }
+                        b'"' => break,
+                        _ => {}
+                    }
+                }
+            }
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return true;
+                }
+            }
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+    }
+    false
+}
+
+/// A string that is borrowed from the input where it holds no escapes.
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de> serde::Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AsText;
+        impl<'de> Visitor<'de> for AsText {
+            type Value = Text<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(AsText)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields() -> Fields {
+        Fields::new(vec!["a".into(), "b".into()])
+    }
+
+    fn read(json: &str) -> Result<(Vec<Option<String>>, String), Unreadable> {
+        decode(Some(json.as_bytes()), &fields())
+            .map(|d| (d.values.into_iter().map(|v| v.map(Cow::into_owned)).collect(), d.extra))
+    }
+
+    #[test]
+    fn values_stay_as_they_came() {
+        let (values, extra) = read(r#" {"b": 1.50e+2, "a":"₹1,099", "x":[1, {"y":null}], "z":"\u0041"} "#).unwrap();
+        assert_eq!(values, [Some("₹1,099".into()), Some("1.50e+2".into())]);
+        assert_eq!(extra, r#"{"x":[1, {"y":null}],"z":"\u0041"}"#);
+    }
+
+    #[test]
+    fn escapes_are_undone_nested_values_are_not() {
+        let (values, extra) = read(r#"{"a":"x\n\"\ud83d\ude00","b":{"k": [true]}}"#).unwrap();
+        assert_eq!(values, [Some("x\n\"😀".into()), Some(r#"{"k": [true]}"#.into())]);
+        assert_eq!(extra, "{}");
+    }
+
+    #[test]
+    fn of_duplicate_keys_the_last_counts() {
+        let (values, extra) = read(r#"{"a":1,"x":1,"a":null,"y":2,"x":3,"b":false}"#).unwrap();
+        assert_eq!(values, [None, Some("false".into())]);
+        assert_eq!(extra, r#"{"y":2,"x":3}"#);
+    }
+
+    #[test]
+    fn what_is_no_object_says_why() {
+        assert_eq!(decode(None, &fields()), Err(Unreadable::Tombstone));
+        assert_eq!(decode(Some(b""), &fields()), Err(Unreadable::Empty));
+        assert_eq!(decode(Some(b"{\"a\":\"\xff\"}"), &fields()), Err(Unreadable::Utf8(6)));
+        assert_eq!(read("[1]"), Err(Unreadable::NotAnObject("an array")));
+        assert_eq!(read("7"), Err(Unreadable::NotAnObject("a number")));
+        for broken in ["{", "{\"a\":1}x", "{\"a\":tru}", "nul", "   ", "{\"a\":\"\\ud800\"}", "\u{feff}{}", "{'a':1}"] {
+            assert!(matches!(read(broken), Err(Unreadable::NotJson(_))), "{broken}: {:?}", read(broken));
+        }
+    }
+
+    #[test]
+    fn nesting_is_bounded_at_127() {
+        let nest = |n: usize| format!("{{\"a\":{}{}}}", "[".repeat(n), "]".repeat(n));
+        assert!(read(&nest(126)).is_ok());
+        assert_eq!(read(&nest(127)), Err(Unreadable::TooDeep));
+        assert_eq!(read(&nest(200)), Err(Unreadable::TooDeep));
+        assert_eq!(read(&nest(1_000_000)), Err(Unreadable::TooDeep));
+        let extra = |n: usize| format!("{{\"x\":{}{}}}", "[".repeat(n), "]".repeat(n));
+        assert_eq!(read(&extra(127)), Err(Unreadable::TooDeep));
+        assert!(read(r#"{"a":"[[[[","b":"\"]]"}"#).is_ok());
+    }
+
+    #[test]
+    fn json_strings_survive_a_round_trip() {
+        let text = "a\"b\\c\n\r\t\u{1}\u{7f}é😀";
+        let mut json = String::new();
+        push_json_string(&mut json, text);
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+    }
+}

@@ -1,0 +1,315 @@
+//! A CSV or NDJSON file as JSON objects, one a row.
+//!
+//! Input: a path. Output: each row as the JSON object that goes into the topic, its values as they stand in the file.
+//! CSV is RFC 4180 in full: quoted fields may hold commas, quotes and line ends; values become strings.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use csv::{ByteRecord, ErrorKind, ReaderBuilder};
+use serde::de::IgnoredAny;
+use sha2::{Digest, Sha256};
+
+use crate::{generate, record};
+
+/// What is wrong with a file of rows. `line` counts from 1.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path}: expected a header line with the fields' names, the file is empty", path = path.display())]
+    Empty { path: PathBuf },
+    #[error("{path}, line 1: expected a header line with the fields' names, found {why}", path = path.display())]
+    Header { path: PathBuf, why: String },
+    #[error("{path}, line {line}: expected {expected} fields as in the header, found {found}", path = path.display())]
+    Fields { path: PathBuf, line: u64, expected: u64, found: u64 },
+    #[error("{path}, line {line}: expected UTF-8, found other bytes", path = path.display())]
+    Utf8 { path: PathBuf, line: u64 },
+    #[error("{path}, line {line}: expected one JSON object a line, found {why}", path = path.display())]
+    Json { path: PathBuf, line: u64, why: String },
+}
+
+impl Error {
+    fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        move |source| Self::Io { path: path.to_owned(), source }
+    }
+}
+
+enum Format {
+    Csv {
+        reader: csv::Reader<Box<dyn Read + Send>>,
+        record: ByteRecord,
+        /// Each field's name as a JSON string with its colon.
+        keys: Vec<String>,
+    },
+    Ndjson {
+        reader: BufReader<Box<dyn Read + Send>>,
+        line: u64,
+        bytes: u64,
+        buffer: Vec<u8>,
+    },
+}
+
+/// Where rows come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    File(PathBuf),
+    Stdin,
+    /// The sample that ships with tercile, which is `generate 1465 --seed 42`.
+    Sample,
+}
+
+impl Source {
+    /// As errors and messages name it.
+    pub fn name(&self) -> PathBuf {
+        match self {
+            Self::File(path) => path.clone(),
+            Self::Stdin => PathBuf::from("stdin"),
+            Self::Sample => PathBuf::from("the shipped sample"),
+        }
+    }
+
+    /// Bytes in all, where that is known.
+    pub fn size(&self) -> Option<u64> {
+        match self {
+            Self::File(path) => path.metadata().ok().map(|m| m.len()),
+            Self::Stdin | Self::Sample => None,
+        }
+    }
+
+    fn open(&self) -> Result<Box<dyn Read + Send>, Error> {
+        Ok(match self {
+            Self::File(path) => Box::new(File::open(path).map_err(Error::io(path))?),
+            Self::Stdin => Box::new(io::stdin()),
+            Self::Sample => Box::new(io::Cursor::new(generate::sample())),
+        })
+    }
+}
+
+/// A file of rows, read from front to back.
+pub struct Rows {
+    path: PathBuf,
+    format: Format,
+}
+
+/// A file that was read to its end without finding fault.
+pub struct Checked {
+    pub rows: u64,
+    /// SHA-256 of its bytes, in hex.
+    pub hash: String,
+}
+
+impl Rows {
+    /// Opens a source. What begins with `{` is NDJSON, anything else is CSV.
+    pub fn open(source: &Source) -> Result<Self, Error> {
+        Self::new(&source.name(), source.open()?)
+    }
+
+    fn new(path: &Path, mut input: Box<dyn Read + Send>) -> Result<Self, Error> {
+        // Enough to see past a byte-order mark and blank lines.
+        let mut head = Vec::new();
+        input.by_ref().take(4096).read_to_end(&mut head).map_err(Error::io(path))?;
+        let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head);
+        let first = text.iter().find(|byte| !byte.is_ascii_whitespace()).copied();
+        let ndjson = match first {
+            None => return Err(Error::Empty { path: path.to_owned() }),
+            Some(byte) => byte == b'{',
+        };
+        let skipped = if ndjson { head.len() - text.len() } else { 0 };
+        let input: Box<dyn Read + Send> = Box::new(io::Cursor::new(head.split_off(skipped)).chain(input));
+        let path = path.to_owned();
+        if ndjson {
+            let reader = BufReader::with_capacity(1 << 16, input);
+            return Ok(Self { path, format: Format::Ndjson { reader, line: 0, bytes: 0, buffer: Vec::new() } });
+        }
+        let mut reader = ReaderBuilder::new().buffer_capacity(1 << 16).from_reader(input);
+        let header = match reader.byte_headers() {
+            Ok(header) => header.clone(),
+            Err(error) => return Err(csv_error(&path, error)),
+        };
+        let keys = header_keys(&path, &header)?;
+        Ok(Self { path, format: Format::Csv { reader, record: ByteRecord::new(), keys } })
+    }
+
+    /// The names in a CSV file's header, as JSON strings; `None` for NDJSON.
+    pub fn header(&self) -> Option<impl Iterator<Item = &str>> {
+        match &self.format {
+            Format::Csv { keys, .. } => Some(keys.iter().map(|key| key.trim_end_matches(':'))),
+            Format::Ndjson { .. } => None,
+        }
+    }
+
+    /// Bytes read so far, for progress.
+    pub fn position(&self) -> u64 {
+        match &self.format {
+            Format::Csv { reader, .. } => reader.position().byte(),
+            Format::Ndjson { bytes, .. } => *bytes,
+        }
+    }
+
+    /// Puts the next row into `json`, in place of what was there, and gives the line it began at; `None` at the end.
+    pub fn next_row(&mut self, json: &mut String) -> Result<Option<u64>, Error> {
+        json.clear();
+        let path = &self.path;
+        match &mut self.format {
+            Format::Csv { reader, record, keys } => {
+                if !reader.read_byte_record(record).map_err(|e| csv_error(path, e))? {
+                    return Ok(None);
+                }
+                let line = record.position().map_or(0, csv::Position::line);
+                json.push('{');
+                for (i, (key, value)) in keys.iter().zip(record.iter()).enumerate() {
+                    if i > 0 {
+                        json.push(',');
+                    }
+                    json.push_str(key);
+                    let text = std::str::from_utf8(value).map_err(|_| Error::Utf8 { path: path.clone(), line })?;
+                    record::push_json_string(json, text);
+                }
+                json.push('}');
+                Ok(Some(line))
+            }
+            Format::Ndjson { reader, line, bytes, buffer } => loop {
+                buffer.clear();
+                let read = reader.read_until(b'\n', buffer).map_err(Error::io(path))?;
+                if read == 0 {
+                    return Ok(None);
+                }
+                *bytes += read as u64;
+                *line += 1;
+                let text =
+                    std::str::from_utf8(buffer).map_err(|_| Error::Utf8 { path: path.clone(), line: *line })?.trim();
+                if text.is_empty() {
+                    continue;
+                }
+                let bad = |why: String| Error::Json { path: path.clone(), line: *line, why };
+                if !text.starts_with('{') {
+                    return Err(bad("something else".to_owned()));
+                }
+                serde_json::from_str::<IgnoredAny>(text).map_err(|e| bad(format!("an error: {e}")))?;
+                json.push_str(text);
+                return Ok(Some(*line));
+            },
+        }
+    }
+}
+
+/// Reads a whole file without keeping any of it: so that nothing is sent of a file with a fault in it.
+pub fn check(source: &Source) -> Result<Checked, Error> {
+    struct Hashing<R>(R, std::sync::Arc<std::sync::Mutex<Sha256>>);
+    impl<R: Read> Read for Hashing<R> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let read = self.0.read(buffer)?;
+            self.1.lock().unwrap_or_else(std::sync::PoisonError::into_inner).update(&buffer[..read]);
+            Ok(read)
+        }
+    }
+    let hasher = std::sync::Arc::default();
+    let input = Hashing(source.open()?, std::sync::Arc::clone(&hasher));
+    let mut rows = Rows::new(&source.name(), Box::new(input))?;
+    let mut json = String::new();
+    let mut count = 0;
+    while rows.next_row(&mut json)?.is_some() {
+        count += 1;
+    }
+    drop(rows);
+    let hasher = std::mem::take(&mut *hasher.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    Ok(Checked { rows: count, hash: hex(&hasher.finalize()) })
+}
+
+/// Bytes as lowercase hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn header_keys(path: &Path, header: &ByteRecord) -> Result<Vec<String>, Error> {
+    let bad = |why: String| Error::Header { path: path.to_owned(), why };
+    let mut names: Vec<&str> = Vec::with_capacity(header.len());
+    for name in header {
+        let name = std::str::from_utf8(name).map_err(|_| Error::Utf8 { path: path.to_owned(), line: 1 })?;
+        if name.trim().is_empty() {
+            return Err(bad("an empty name".to_owned()));
+        }
+        if name.trim().parse::<f64>().is_ok() {
+            return Err(bad(format!("{name}, a number")));
+        }
+        if names.contains(&name) {
+            return Err(bad(format!("{name} twice")));
+        }
+        names.push(name);
+    }
+    let key = |name: &&str| {
+        let mut key = String::new();
+        record::push_json_string(&mut key, name);
+        key.push(':');
+        key
+    };
+    Ok(names.iter().map(key).collect())
+}
+
+fn csv_error(path: &Path, error: csv::Error) -> Error {
+    let path = path.to_owned();
+    match error.into_kind() {
+        ErrorKind::Io(source) => Error::Io { path, source },
+        ErrorKind::UnequalLengths { pos, expected_len, len } => {
+            Error::Fields { path, line: pos.map_or(0, |p| p.line()), expected: expected_len, found: len }
+        }
+        ErrorKind::Utf8 { pos, .. } => Error::Utf8 { path, line: pos.map_or(1, |p| p.line()) },
+        other => Error::Io { path, source: io::Error::other(format!("{other:?}")) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(bytes: &[u8]) -> Result<Vec<(u64, String)>, Error> {
+        let mut rows = Rows::new(Path::new("f"), Box::new(io::Cursor::new(bytes.to_vec())))?;
+        let mut json = String::new();
+        let mut out = Vec::new();
+        while let Some(line) = rows.next_row(&mut json)? {
+            out.push((line, json.clone()));
+        }
+        Ok(out)
+    }
+
+    #[test]
+    fn csv_rows_become_objects_of_strings() {
+        let rows = all("\u{feff}a,\"b,c\"\r\n1,\"x\"\"y\nz\"\r\n,₹1\n".as_bytes()).unwrap();
+        let expected =
+            [(2, "{\"a\":\"1\",\"b,c\":\"x\\\"y\\nz\"}".to_owned()), (4, "{\"a\":\"\",\"b,c\":\"₹1\"}".to_owned())];
+        assert_eq!(rows, expected);
+    }
+
+    #[test]
+    fn ndjson_rows_stay_as_they_are() {
+        let rows = all(b"\xef\xbb\xbf{\"a\": 1.50}\n\n {\"b\":[1,2]}\r\n{}").unwrap();
+        assert_eq!(rows, [(1, "{\"a\": 1.50}".into()), (3, "{\"b\":[1,2]}".into()), (4, "{}".into())]);
+    }
+
+    #[test]
+    fn faults_name_file_line_and_what_was_expected() {
+        let fault = |bytes: &[u8]| all(bytes).unwrap_err().to_string();
+        assert_eq!(fault(b""), "f: expected a header line with the fields' names, the file is empty");
+        assert_eq!(fault(b" \n \n"), "f: expected a header line with the fields' names, the file is empty");
+        assert_eq!(fault(b"a,b\n1,2\n3\n"), "f, line 3: expected 2 fields as in the header, found 1");
+        assert_eq!(fault(b"a,b\n1,2,3\n"), "f, line 2: expected 2 fields as in the header, found 3");
+        assert_eq!(fault(b"a,b\n1,\xff\n"), "f, line 2: expected UTF-8, found other bytes");
+        assert_eq!(fault(b"a\xff,b\n"), "f, line 1: expected UTF-8, found other bytes");
+        assert_eq!(fault(b"x,4.2\n"), "f, line 1: expected a header line with the fields' names, found 4.2, a number");
+        assert_eq!(fault(b"a,a\n"), "f, line 1: expected a header line with the fields' names, found a twice");
+        assert!(fault(b"{}\n[1]\n").starts_with("f, line 2: expected one JSON object a line"));
+        assert!(fault(b"{}\n{\"a\":}\n").starts_with("f, line 2: expected one JSON object a line"));
+    }
+
+    #[test]
+    fn a_checked_file_has_a_count_and_a_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f.csv");
+        std::fs::write(&path, "a\n1\n2\n").unwrap();
+        let checked = check(&Source::File(path)).unwrap();
+        assert_eq!(checked.rows, 2);
+        assert_eq!(checked.hash, hex(&Sha256::digest("a\n1\n2\n")));
+    }
+}

@@ -1,0 +1,121 @@
+//! The header of a SQL file: the `-- key: value` lines before its first blank line.
+//!
+//! A key is one word of lowercase letters, digits, `_` and `.`, directly before the colon; any other comment is prose.
+
+use std::collections::BTreeMap;
+
+/// The languages that descriptions come in.
+pub const LANGUAGES: [&str; 2] = ["en", "id"];
+
+/// The most clusters a segmentation may have.
+pub const MAX_K: usize = 64;
+
+/// What a header may hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Header {
+    /// The number of clusters: what makes a view a segmentation.
+    pub k: Option<usize>,
+    /// Feature to language to words, from low to high: three of them, or k.
+    pub labels: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+}
+
+/// A fault, and the line it stands in, counted from 1.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub line: usize,
+    pub why: String,
+}
+
+/// Reads the header of a file.
+pub fn parse(text: &str) -> Result<Header, Fault> {
+    let mut header = Header::default();
+    let mut label_lines = Vec::new();
+    for (i, line) in text.lines().enumerate() {
+        if line.trim().is_empty() {
+            break;
+        }
+        let fault = |why: String| Fault { line: i + 1, why };
+        let Some((key, value)) = key_value(line) else { continue };
+        if value.is_empty() {
+            return Err(fault(format!("{key} has no value")));
+        }
+        if key == "k" {
+            let k = value.parse().ok().filter(|k| (1..=MAX_K).contains(k));
+            let k = k.ok_or_else(|| fault(format!("k must be a whole number from 1 to {MAX_K}, found {value}")))?;
+            if header.k.replace(k).is_some() {
+                return Err(fault("k stands twice".to_owned()));
+            }
+        } else if let Some((feature, language)) = key.strip_prefix("label.").and_then(|rest| rest.rsplit_once('.')) {
+            if !LANGUAGES.contains(&language) {
+                return Err(fault(format!("the language must be one of {}, found {language}", LANGUAGES.join(", "))));
+            }
+            let words: Vec<String> = value.split('|').map(|word| word.trim().to_owned()).collect();
+            if words.iter().any(String::is_empty) {
+                return Err(fault(format!("{key} has an empty word")));
+            }
+            label_lines.push((i + 1, words.len()));
+            let languages = header.labels.entry(feature.to_owned()).or_default();
+            if languages.insert(language.to_owned(), words).is_some() {
+                return Err(fault(format!("{key} stands twice")));
+            }
+        } else {
+            return Err(fault(format!("unknown key {key}; known are k and label.<feature>.<{}>", LANGUAGES.join("|"))));
+        }
+    }
+    for (line, words) in label_lines {
+        match header.k {
+            None => return Err(Fault { line, why: "a label without k: only a segmentation has labels".to_owned() }),
+            Some(k) if words != 3 && words != k => {
+                return Err(Fault { line, why: format!("a label needs three words, or k = {k}; found {words}") });
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(header)
+}
+
+fn key_value(line: &str) -> Option<(&str, &str)> {
+    let (key, value) = line.trim_start().strip_prefix("--")?.split_once(':')?;
+    let key = key.trim_start();
+    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.';
+    (!key.is_empty() && key.chars().all(word)).then_some((key, value.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_read() {
+        let header = parse("-- Prose: with a colon.\n-- k: 4\n-- label.a_b.en: w | x | y | z\n\n-- k: 9\n").unwrap();
+        assert_eq!(header.k, Some(4));
+        assert_eq!(header.labels["a_b"]["en"], ["w", "x", "y", "z"]);
+        assert_eq!(parse("SELECT 1").unwrap(), Header::default());
+    }
+
+    #[test]
+    fn faults_name_the_line() {
+        let fault = |text: &str| parse(text).map_err(|f| format!("{}: {}", f.line, f.why)).unwrap_err();
+        assert_eq!(fault("-- k: many"), "1: k must be a whole number from 1 to 64, found many");
+        assert_eq!(fault("-- k: 0"), "1: k must be a whole number from 1 to 64, found 0");
+        assert_eq!(fault("-- k: 3\n-- k: 3"), "2: k stands twice");
+        assert_eq!(fault("-- k:"), "1: k has no value");
+        assert_eq!(fault("-- K's\n-- kk: 3"), "2: unknown key kk; known are k and label.<feature>.<en|id>");
+        assert_eq!(fault("-- label.a.en: x|y|z"), "1: a label without k: only a segmentation has labels");
+        assert_eq!(fault("-- k: 3\n-- label.a.fr: x|y|z"), "2: the language must be one of en, id, found fr");
+        assert_eq!(fault("-- k: 4\n-- label.a.en: x|y"), "2: a label needs three words, or k = 4; found 2");
+        assert_eq!(fault("-- k: 3\n-- label.a.en: x||z"), "2: label.a.en has an empty word");
+    }
+
+    /// Whatever stands in a file, reading its header ends, and without a panic.
+    #[test]
+    fn any_text_is_a_header_or_a_fault() {
+        use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+        let mut rng = rand_xoshiro::Xoshiro256PlusPlus::seed_from_u64(1);
+        let parts = ["-- ", "k", ":", " ", "3", "|", "label.", "a", ".en", "\n", "\n\n", "é", "--", "\u{0}", "."];
+        for _ in 0..20_000 {
+            let text: String = (0..rng.next_u32() % 20).map(|_| parts[rng.next_u32() as usize % parts.len()]).collect();
+            let _ = parse(&text);
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! One partition's files: their names, what their footers say, the reader's rule, and how a file comes to be.
+//!
+//! A file is named by where it was expected to start, the `next` of the file before it. That makes the name a claim:
+//! whoever links it in first owns the range, and whoever finds it taken has lost the partition.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use datafusion::arrow::array::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+
+use super::{Error, Store};
+
+/// A file of records, as its footer describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataFile {
+    pub path: PathBuf,
+    pub partition: i32,
+    /// Where it was expected to start.
+    pub start: i64,
+    /// The position after its last record.
+    pub next: i64,
+    pub rows: u64,
+    /// Bytes on disk.
+    pub size: u64,
+}
+
+/// How publishing ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Published {
+    /// The file is in the store, for good.
+    File(DataFile),
+    /// Somebody else wrote this range: drop what you hold and read the log again.
+    Taken,
+}
+
+/// What a name in a partition's directory says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Name {
+    start: i64,
+    /// Larger files that replace small ones name their end as well.
+    next: Option<i64>,
+}
+
+impl Name {
+    fn parse(name: &str) -> Option<Self> {
+        let stem = name.strip_suffix(".parquet")?;
+        let digits = |text: &str| if text.len() == 20 { text.parse::<i64>().ok() } else { None };
+        match stem.split_once('-') {
+            Some((start, next)) => Some(Self { start: digits(start)?, next: Some(digits(next)?) }),
+            None => Some(Self { start: digits(stem)?, next: None }),
+        }
+    }
+}
+
+/// The log of one partition.
+#[derive(Debug, Clone)]
+pub struct Log {
+    store: Store,
+    dir: PathBuf,
+    partition: i32,
+}
+
+impl Log {
+    pub(super) fn new(store: Store, topic: &str, partition: i32) -> Self {
+        let dir = store.root.join("records").join(topic).join(partition.to_string());
+        Self { store, dir, partition }
+    }
+
+    /// Makes the directory, and fixes where the partition's very first file starts. If that is fixed already, by an
+    /// earlier run or by somebody faster, the earlier word stands.
+    pub fn begin(&self, first: i64) -> Result<(), Error> {
+        fs::create_dir_all(&self.dir).map_err(Error::io("make", &self.dir))?;
+        self.store.publish_bytes(first.to_string().as_bytes(), &self.dir.join("_start"))?;
+        Ok(())
+    }
+
+    /// Where the next file starts; `None` if the log has not begun.
+    pub fn next(&self) -> Result<Option<i64>, Error> {
+        let names = self.names()?;
+        // Only the footer of the highest name is opened: this is asked before each file that is published.
+        let Some((name, path)) = names.last() else { return self.first() };
+        let covered = names.iter().filter_map(|(name, _)| name.next).max();
+        Ok(covered.max(Some(self.footer(path, *name)?.next)))
+    }
+
+    fn first(&self) -> Result<Option<i64>, Error> {
+        let path = self.dir.join("_start");
+        match fs::read_to_string(&path) {
+            Ok(text) => match text.trim().parse() {
+                Ok(first) => Ok(Some(first)),
+                Err(_) => Err(Error::Damaged { path, why: format!("expected an offset, found {text:?}") }),
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("read", &path)(e)),
+        }
+    }
+
+    /// The files that count, by start: the reader's rule.
+    pub fn files(&self) -> Result<Vec<DataFile>, Error> {
+        let mut files = Vec::new();
+        for (name, path) in self.names()? {
+            files.push(self.footer(&path, name)?);
+        }
+        Ok(effective(files))
+    }
+
+    fn names(&self) -> Result<Vec<(Name, PathBuf)>, Error> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::io("list", &self.dir)(e)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(Error::io("list", &self.dir))?;
+            if let Some(name) = entry.file_name().to_str().and_then(Name::parse) {
+                names.push((name, entry.path()));
+            }
+        }
+        names.sort_by_key(|(name, _)| (name.start, name.next));
+        Ok(names)
+    }
+
+    fn footer(&self, path: &Path, name: Name) -> Result<DataFile, Error> {
+        let damaged = |why: String| Error::Damaged { path: path.to_owned(), why };
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let size = file.metadata().map_err(Error::io("read", path))?.len();
+        let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).map_err(|e| damaged(e.to_string()))?;
+        let number = |key: &str| {
+            footer_value(&metadata, key)
+                .and_then(|value| value.parse::<i64>().ok())
+                .ok_or_else(|| damaged(format!("its footer holds no {key}")))
+        };
+        let (start, next, rows) = (number("start")?, number("next")?, number("rows")?);
+        if start != name.start || name.next.is_some_and(|named| named != next) {
+            return Err(damaged(format!("its footer says {start} to {next}, its name says otherwise")));
+        }
+        Ok(DataFile {
+            path: path.to_owned(),
+            partition: self.partition,
+            start,
+            next,
+            rows: u64::try_from(rows).map_err(|_| damaged("its footer counts less than no rows".to_owned()))?,
+            size,
+        })
+    }
+
+    /// Writes the records from `start` up to `next`, and publishes them if their name is still free.
+    ///
+    /// The order is the guarantee: written outside `records/`, synced, linked in only if the name is free, directory
+    /// synced. Only after that may the broker be told.
+    pub fn publish(&self, records: &RecordBatch, start: i64, next: i64) -> Result<Published, Error> {
+        if self.next()?.is_some_and(|expected| expected > start) {
+            return Ok(Published::Taken);
+        }
+        let path = self.dir.join(format!("{start:020}.parquet"));
+        let scratch = self.store.scratch();
+        let size = write_parquet(&scratch, records, start, next).inspect_err(|_| {
+            let _ = fs::remove_file(&scratch);
+        })?;
+        if !self.store.link(&scratch, &path)? {
+            return Ok(Published::Taken);
+        }
+        let rows = records.num_rows() as u64;
+        Ok(Published::File(DataFile { path, partition: self.partition, start, next, rows, size }))
+    }
+}
+
+fn footer_value<'m>(metadata: &'m ParquetMetaData, key: &str) -> Option<&'m str> {
+    let pairs = metadata.file_metadata().key_value_metadata()?;
+    pairs.iter().find(|pair| pair.key == key)?.value.as_deref()
+}
+
+/// Of files with the same start the one that reaches furthest; of those that start inside a range already covered,
+/// none. Small files that wait to be deleted after a larger one replaced them are passed over by this.
+fn effective(mut files: Vec<DataFile>) -> Vec<DataFile> {
+    files.sort_by_key(|file| (file.start, std::cmp::Reverse(file.next)));
+    let mut covered = i64::MIN;
+    files.retain(|file| {
+        let counts = file.start >= covered;
+        if counts {
+            covered = file.next;
+        }
+        counts
+    });
+    files
+}
+
+fn write_parquet(path: &Path, records: &RecordBatch, start: i64, next: i64) -> Result<u64, Error> {
+    let pair = |key: &str, value: String| KeyValue::new(key.to_owned(), value);
+    let properties = WriterProperties::builder()
+        .set_created_by(concat!("tercile ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_column_encoding(ColumnPath::from("_offset"), Encoding::DELTA_BINARY_PACKED)
+        .set_column_dictionary_enabled(ColumnPath::from("_offset"), false)
+        .set_column_dictionary_enabled(ColumnPath::from("_raw"), false)
+        .set_key_value_metadata(Some(vec![
+            pair("start", start.to_string()),
+            pair("next", next.to_string()),
+            pair("rows", records.num_rows().to_string()),
+        ]))
+        .build();
+    let parquet = |source| Error::Parquet { path: path.to_owned(), source };
+    let file = File::create(path).map_err(Error::io("write", path))?;
+    let mut writer = ArrowWriter::try_new(file, records.schema(), Some(properties)).map_err(parquet)?;
+    writer.write(records).map_err(parquet)?;
+    let file = writer.into_inner().map_err(parquet)?;
+    file.sync_all().map_err(Error::io("sync", path))?;
+    Ok(file.metadata().map_err(Error::io("read", path))?.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    use crate::batch::{Batch, Record};
+    use crate::record::{self, Fields};
+
+    fn records(offsets: std::ops::Range<i64>) -> RecordBatch {
+        let fields = Fields::new(vec!["a".into()]);
+        let mut batch = Batch::new(0, &fields);
+        for offset in offsets {
+            let record = Record { offset, timestamp: None, key: None, payload: Some(b"{}") };
+            batch.push(&record, std::iter::empty(), &record::decode(Some(b"{}"), &fields), Instant::now());
+        }
+        batch.take().unwrap().unwrap().records
+    }
+
+    fn file(start: i64, next: i64) -> DataFile {
+        DataFile { path: PathBuf::new(), partition: 0, start, next, rows: 0, size: 0 }
+    }
+
+    #[test]
+    fn names_parse_or_are_none_of_ours() {
+        let plain = Name { start: 42, next: None };
+        assert_eq!(Name::parse("00000000000000000042.parquet"), Some(plain));
+        let large = Name { start: 0, next: Some(42) };
+        assert_eq!(Name::parse("00000000000000000000-00000000000000000042.parquet"), Some(large));
+        for other in ["42.parquet", "_start", "00000000000000000042.tmp", "0000000000000000004x.parquet"] {
+            assert_eq!(Name::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_readers_rule() {
+        let ranges = |files: Vec<DataFile>| files.iter().map(|f| (f.start, f.next)).collect::<Vec<_>>();
+        assert_eq!(ranges(effective(vec![file(5, 9), file(0, 5)])), [(0, 5), (5, 9)]);
+        let compacted = vec![file(0, 5), file(5, 9), file(0, 9), file(9, 12)];
+        assert_eq!(ranges(effective(compacted)), [(0, 9), (9, 12)]);
+        let twice = vec![file(0, 5), file(5, 9), file(0, 9), file(9, 12), file(12, 20), file(9, 20), file(0, 20)];
+        assert_eq!(ranges(effective(twice)), [(0, 20)]);
+    }
+
+    #[test]
+    fn the_log_goes_on_where_it_ended_and_a_name_is_taken_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let log = store.log("products", 0);
+        assert_eq!(log.next().unwrap(), None);
+        log.begin(7).unwrap();
+        log.begin(9).unwrap();
+        assert_eq!(log.next().unwrap(), Some(7));
+        // A gap in offsets: expected at 7, the first record came at 10.
+        let Published::File(first) = log.publish(&records(10..13), 7, 13).unwrap() else { panic!("taken") };
+        assert!(first.path.ends_with("records/products/0/00000000000000000007.parquet"));
+        assert_eq!((first.start, first.next, first.rows), (7, 13, 3));
+        assert_eq!(log.publish(&records(10..12), 7, 12).unwrap(), Published::Taken);
+        assert_eq!(log.publish(&records(10..12), 10, 12).unwrap(), Published::Taken);
+        assert_eq!(log.next().unwrap(), Some(13));
+        assert_eq!(log.files().unwrap(), [first]);
+        assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_torn_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let log = store.log("products", 0);
+        log.begin(0).unwrap();
+        fs::write(dir.path().join("records/products/0/00000000000000000000.parquet"), b"PAR1").unwrap();
+        let error = log.files().unwrap_err().to_string();
+        assert!(error.contains("00000000000000000000.parquet is damaged"), "{error}");
+    }
+}

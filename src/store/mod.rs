@@ -1,0 +1,299 @@
+//! The store: Parquet files that are there whole or not at all, and the directory is the log.
+//!
+//! Input: record batches with the positions they cover. Output: files, and the list of those that count. What the rest
+//! of the program knows of a store directory goes through here:
+//!
+//! ```text
+//! store/
+//!   source.json       what feeds this store
+//!   records/          log.rs: the files, their names, the reader's rule
+//!   models/           written by the model room
+//!   tmp/              files on their way; nothing in it counts
+//! ```
+
+pub mod log;
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+pub use log::{DataFile, Log, Published};
+
+/// The `id` of a store that the embedded broker feeds: it makes its topic anew at each start.
+pub const EMBEDDED: &str = "embedded";
+
+/// What went wrong with the store.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot {action} {path}: {source}", path = path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot write {path}: {source}", path = path.display())]
+    Parquet { path: PathBuf, source: parquet::errors::ParquetError },
+    #[error("{path} is damaged: {why}; set it aside and its range is read again, if the topic still holds it", path = path.display())]
+    Damaged { path: PathBuf, why: String },
+    #[error("the store {store} is fed from {had}, not from {asked}; choose another --store, or the topic it was fed from", store = store.display())]
+    OtherTopic { store: PathBuf, had: String, asked: String },
+    #[error("another tercile feeds the store {path} (it holds {path}/up.lock); stop it first, or choose another --store", path = path.display())]
+    Busy { path: PathBuf },
+}
+
+impl Error {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// What feeds a store; the content of `source.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    pub topic: String,
+    /// The topic's id as Kafka gave it, [`EMBEDDED`], or empty where the broker is too old to tell.
+    pub id: String,
+    pub partitions: i32,
+    /// The files that `up` replayed into it, in order.
+    #[serde(default)]
+    pub files: Vec<Replayed>,
+}
+
+/// A file that `up` replayed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replayed {
+    pub name: String,
+    /// SHA-256 of its bytes, in hex.
+    pub hash: String,
+}
+
+impl Source {
+    fn describe(&self) -> String {
+        match self.id.as_str() {
+            EMBEDDED => format!("topic {} of the embedded broker", self.topic),
+            "" => format!("topic {}", self.topic),
+            id => format!("topic {} (id {id})", self.topic),
+        }
+    }
+}
+
+/// A store directory.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// The files that counted at one moment. Files never change, so whoever reads these sees one state of the stream.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    pub topic: String,
+    /// By partition, then by start.
+    pub files: Vec<DataFile>,
+}
+
+impl Snapshot {
+    /// Records in all files.
+    pub fn rows(&self) -> u64 {
+        self.files.iter().map(|file| file.rows).sum()
+    }
+
+    /// Bytes on disk.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.size).sum()
+    }
+
+    /// The next offset of each partition that holds records.
+    pub fn next_offsets(&self) -> std::collections::BTreeMap<i32, i64> {
+        self.files.iter().map(|file| (file.partition, file.next)).collect()
+    }
+}
+
+impl Store {
+    /// Opens a store, making its directories where they are missing.
+    pub fn open(root: &Path) -> Result<Self, Error> {
+        for sub in ["records", "models", "tmp"] {
+            let path = root.join(sub);
+            fs::create_dir_all(&path).map_err(Error::io("make the store's directory", &path))?;
+        }
+        Ok(Self { root: root.to_owned() })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the models live.
+    pub fn models(&self) -> PathBuf {
+        self.root.join("models")
+    }
+
+    /// What feeds the store; `None` if nothing did yet.
+    pub fn source(&self) -> Result<Option<Source>, Error> {
+        let path = self.root.join("source.json");
+        match fs::read(&path) {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::Damaged { path, why: e.to_string() })
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("read", &path)(e)),
+        }
+    }
+
+    /// Binds the store to a topic, or checks that it is bound to this one. More partitions than before are taken over.
+    pub fn claim(&self, topic: &str, id: &str, partitions: i32) -> Result<Source, Error> {
+        let asked = Source { topic: topic.to_owned(), id: id.to_owned(), partitions, files: Vec::new() };
+        let Some(had) = self.source()? else {
+            // Two workers may come at once: the first one's word stands, and the second is held against it.
+            let bytes = json_bytes(&asked);
+            self.publish_bytes(&bytes, &self.root.join("source.json"))?;
+            return self.claim(topic, id, partitions);
+        };
+        let same_id = had.id == asked.id || (had.id.is_empty() && asked.id != EMBEDDED);
+        if had.topic != asked.topic || !same_id {
+            let other = Error::OtherTopic { store: self.root.clone(), had: had.describe(), asked: asked.describe() };
+            return Err(other);
+        }
+        let now = Source { id: asked.id, partitions: partitions.max(had.partitions), ..had.clone() };
+        if now != had {
+            self.write_source(&now)?;
+        }
+        Ok(now)
+    }
+
+    /// Replaces `source.json`.
+    pub fn write_source(&self, source: &Source) -> Result<(), Error> {
+        self.replace(&json_bytes(source), &self.root.join("source.json"))
+    }
+
+    /// The log of one partition.
+    pub fn log(&self, topic: &str, partition: i32) -> Log {
+        Log::new(self.clone(), topic, partition)
+    }
+
+    /// The files that count now, all partitions of the topic this store is fed from.
+    pub fn snapshot(&self) -> Result<Snapshot, Error> {
+        let Some(source) = self.source()? else { return Ok(Snapshot::default()) };
+        let dir = self.root.join("records").join(&source.topic);
+        let mut partitions: Vec<i32> = match fs::read_dir(&dir) {
+            Ok(entries) => entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(Error::io("list", &dir)(e)),
+        };
+        partitions.sort_unstable();
+        let mut files = Vec::new();
+        for partition in partitions {
+            files.extend(self.log(&source.topic, partition).files()?);
+        }
+        Ok(Snapshot { topic: source.topic, files })
+    }
+
+    /// Keeps a second `up` away. The lock lives as long as the file that is returned, and dies with the process.
+    pub fn lock(&self) -> Result<File, Error> {
+        let path = self.root.join("up.lock");
+        let file = File::create(&path).map_err(Error::io("write", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(Error::Busy { path: self.root.clone() }),
+            Err(TryLockError::Error(e)) => Err(Error::io("lock", &path)(e)),
+        }
+    }
+
+    /// A path in `tmp/` that no other process or thread uses.
+    pub(crate) fn scratch(&self) -> PathBuf {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
+        self.root.join("tmp").join(format!("{}-{unique}", std::process::id()))
+    }
+
+    /// Puts bytes under a name that must be free. `false`: it was taken, and nothing changed.
+    pub(crate) fn publish_bytes(&self, bytes: &[u8], path: &Path) -> Result<bool, Error> {
+        let scratch = self.write_scratch(bytes)?;
+        self.link(&scratch, path)
+    }
+
+    /// Puts bytes under a name, whatever was there: readers see the old or the new, never a part.
+    pub(crate) fn replace(&self, bytes: &[u8], path: &Path) -> Result<(), Error> {
+        let scratch = self.write_scratch(bytes)?;
+        fs::rename(&scratch, path).map_err(Error::io("replace", path))?;
+        sync_parent(path)
+    }
+
+    fn write_scratch(&self, bytes: &[u8]) -> Result<PathBuf, Error> {
+        let scratch = self.scratch();
+        let write = || {
+            let mut file = File::create(&scratch)?;
+            file.write_all(bytes)?;
+            file.sync_all()
+        };
+        write().map_err(|e| {
+            let _ = fs::remove_file(&scratch);
+            Error::io("write", &scratch)(e)
+        })?;
+        Ok(scratch)
+    }
+
+    /// Links a synced file in under a name that must be free, syncs the directory, and forgets the scratch name.
+    pub(crate) fn link(&self, scratch: &Path, path: &Path) -> Result<bool, Error> {
+        let linked = fs::hard_link(scratch, path);
+        let _ = fs::remove_file(scratch);
+        match linked {
+            Ok(()) => sync_parent(path).map(|()| true),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(Error::io("publish", path)(e)),
+        }
+    }
+}
+
+fn json_bytes(source: &Source) -> Vec<u8> {
+    let mut text = serde_json::to_string_pretty(source).unwrap_or_default();
+    text.push('\n');
+    text.into_bytes()
+}
+
+/// A new name is durable only once its directory is.
+fn sync_parent(path: &Path) -> Result<(), Error> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("sync", dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_belongs_to_one_topic() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.source().unwrap(), None);
+        store.claim("products", "abc", 1).unwrap();
+        assert_eq!(store.claim("products", "abc", 3).unwrap().partitions, 3);
+        assert_eq!(store.claim("products", "abc", 1).unwrap().partitions, 3);
+        for (topic, id) in [("other", "abc"), ("products", "def"), ("products", EMBEDDED)] {
+            let error = store.claim(topic, id, 1).unwrap_err();
+            assert!(matches!(error, Error::OtherTopic { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn one_up_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let lock = store.lock().unwrap();
+        assert!(matches!(store.lock(), Err(Error::Busy { .. })));
+        drop(lock);
+        store.lock().unwrap();
+    }
+
+    #[test]
+    fn names_are_published_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let path = dir.path().join("name");
+        assert!(store.publish_bytes(b"first", &path).unwrap());
+        assert!(!store.publish_bytes(b"second", &path).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        store.replace(b"third", &path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"third");
+        assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+    }
+}
