@@ -42,6 +42,8 @@ enum Format {
         record: ByteRecord,
         /// Each field's name as a JSON string with its colon.
         keys: Vec<String>,
+        /// 1 where lines end in CR LF: the reader stands between the two when it counts.
+        behind: u64,
     },
     Ndjson {
         reader: BufReader<Box<dyn Read + Send>>,
@@ -116,6 +118,7 @@ impl Rows {
             None => return Err(Error::Empty { path: path.to_owned() }),
             Some(byte) => byte == b'{',
         };
+        let behind = u64::from(text.windows(2).find(|pair| pair[1] == b'\n').is_some_and(|pair| pair[0] == b'\r'));
         let skipped = if ndjson { head.len() - text.len() } else { 0 };
         let input: Box<dyn Read + Send> = Box::new(io::Cursor::new(head.split_off(skipped)).chain(input));
         let path = path.to_owned();
@@ -126,10 +129,10 @@ impl Rows {
         let mut reader = ReaderBuilder::new().buffer_capacity(1 << 16).from_reader(input);
         let header = match reader.byte_headers() {
             Ok(header) => header.clone(),
-            Err(error) => return Err(csv_error(&path, error)),
+            Err(error) => return Err(csv_error(&path, 0, error)),
         };
         let keys = header_keys(&path, &header)?;
-        Ok(Self { path, format: Format::Csv { reader, record: ByteRecord::new(), keys } })
+        Ok(Self { path, format: Format::Csv { reader, record: ByteRecord::new(), keys, behind } })
     }
 
     /// The names in a CSV file's header, as JSON strings; `None` for NDJSON.
@@ -153,11 +156,11 @@ impl Rows {
         json.clear();
         let path = &self.path;
         match &mut self.format {
-            Format::Csv { reader, record, keys } => {
-                if !reader.read_byte_record(record).map_err(|e| csv_error(path, e))? {
+            Format::Csv { reader, record, keys, behind } => {
+                if !reader.read_byte_record(record).map_err(|e| csv_error(path, *behind, e))? {
                     return Ok(None);
                 }
-                let line = record.position().map_or(0, csv::Position::line);
+                let line = record.position().map_or(0, csv::Position::line) + *behind;
                 json.push('{');
                 for (i, (key, value)) in keys.iter().zip(record.iter()).enumerate() {
                     if i > 0 {
@@ -248,14 +251,14 @@ fn header_keys(path: &Path, header: &ByteRecord) -> Result<Vec<String>, Error> {
     Ok(names.iter().map(key).collect())
 }
 
-fn csv_error(path: &Path, error: csv::Error) -> Error {
+fn csv_error(path: &Path, behind: u64, error: csv::Error) -> Error {
     let path = path.to_owned();
     match error.into_kind() {
         ErrorKind::Io(source) => Error::Io { path, source },
         ErrorKind::UnequalLengths { pos, expected_len, len } => {
-            Error::Fields { path, line: pos.map_or(0, |p| p.line()), expected: expected_len, found: len }
+            Error::Fields { path, line: pos.map_or(0, |p| p.line() + behind), expected: expected_len, found: len }
         }
-        ErrorKind::Utf8 { pos, .. } => Error::Utf8 { path, line: pos.map_or(1, |p| p.line()) },
+        ErrorKind::Utf8 { pos, .. } => Error::Utf8 { path, line: pos.map_or(1, |p| p.line() + behind) },
         other => Error::Io { path, source: io::Error::other(format!("{other:?}")) },
     }
 }
@@ -294,6 +297,7 @@ mod tests {
         assert_eq!(fault(b""), "f: expected a header line with the fields' names, the file is empty");
         assert_eq!(fault(b" \n \n"), "f: expected a header line with the fields' names, the file is empty");
         assert_eq!(fault(b"a,b\n1,2\n3\n"), "f, line 3: expected 2 fields as in the header, found 1");
+        assert_eq!(fault(b"a,b\r\n1,2\r\n3\r\n"), "f, line 3: expected 2 fields as in the header, found 1");
         assert_eq!(fault(b"a,b\n1,2,3\n"), "f, line 2: expected 2 fields as in the header, found 3");
         assert_eq!(fault(b"a,b\n1,\xff\n"), "f, line 2: expected UTF-8, found other bytes");
         assert_eq!(fault(b"a\xff,b\n"), "f, line 1: expected UTF-8, found other bytes");

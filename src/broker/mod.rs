@@ -39,9 +39,11 @@ pub enum Error {
     CannotCreate { topic: String, servers: String, why: String },
     #[error("cannot {action} {servers}: {source}")]
     Kafka { action: &'static str, servers: String, source: KafkaError },
-    #[error("row {line}: {size} bytes are more than the embedded broker holds ({limit}); send it to a real Kafka")]
+    #[error(
+        "line {line}: a row of {size} bytes is more than the embedded broker holds ({limit}); send it to a real Kafka"
+    )]
     RowTooLarge { line: u64, size: usize, limit: usize },
-    #[error("{servers} did not take {count} of the rows, the first is row {line}: {source}")]
+    #[error("{servers} did not take {count} of the rows, the first is in line {line}: {source}")]
     Undelivered { servers: String, count: u64, line: u64, source: KafkaError },
     #[error("cannot start the embedded broker: {0}")]
     Embedded(KafkaError),
@@ -76,7 +78,7 @@ pub struct Cluster {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
     pub name: String,
-    /// Kafka's id of it; empty where the broker is too old to tell.
+    /// Kafka's id of it, else the cluster's; empty where the broker is too old for either.
     pub id: String,
     pub partitions: i32,
 }
@@ -145,7 +147,10 @@ impl Cluster {
         if partitions == 0 {
             return Ok(None);
         }
-        let id = topic_id::fetch(client.client(), topic, self.timeout).unwrap_or_default();
+        // A broker too old for topics with ids, and the embedded one, at least tell one cluster from another.
+        let id = topic_id::fetch(client.client(), topic, self.timeout)
+            .or_else(|| client.client().fetch_cluster_id(self.timeout))
+            .unwrap_or_default();
         Ok(Some(Topic { name: topic.to_owned(), id, partitions }))
     }
 

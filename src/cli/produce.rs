@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::{Done, Terminal, count, thousands};
 use crate::broker::Producer;
+use crate::broker::embedded::PARTITION_LIMIT;
 use crate::config::{KafkaArgs, TopicArgs};
 use crate::produce::{self, Options};
 use crate::rows::{self, Rows, Source};
@@ -50,6 +51,13 @@ impl Produce {
         if made {
             let partitions = count(u64::from(topic.partitions.unsigned_abs()), "partition");
             tracing::info!("made the topic {} with {partitions}", topic.name);
+        }
+        if source.size().is_some_and(|bytes| bytes > PARTITION_LIMIT as u64) && cluster.is_embedded()? {
+            tracing::warn!(
+                "{} is an embedded broker: it forgets all but the newest {} MiB of a partition, read or not",
+                cluster.servers,
+                PARTITION_LIMIT >> 20
+            );
         }
         let bar = terminal.bar(source.size());
         let total = file.map(|file| file.rows);

@@ -347,7 +347,7 @@ impl Up {
         writeln!(out, "docs  at http://{address}/docs")?;
         writeln!(
             out,
-            "try: curl --json '[{{\"discounted_price\": 300, \"rating\": 4.5}}]' \
+            "try: curl -H 'Content-Type: application/json' -d '[{{\"discounted_price\": 300, \"rating\": 4.5}}]' \
              http://{address}/api/cluster_products_by_price_rating"
         )?;
         out.flush().context("cannot write to stdout")

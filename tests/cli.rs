@@ -1,0 +1,229 @@
+//! The command line by itself: help, exit codes, what is refused and how, made-up rows, SQL, the doctor.
+
+mod common;
+
+use std::io::Write as _;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::Place;
+
+#[test]
+fn without_arguments_it_helps() {
+    let ended = Place::new().run(&[]);
+    assert_eq!(ended.code, Some(0));
+    for command in ["up", "produce", "ingest", "sql", "train", "serve", "broker", "generate", "openapi", "doctor"] {
+        assert!(ended.stdout.contains(&format!("\n  {command} ")), "{command}: {}", ended.stdout);
+    }
+}
+
+#[test]
+fn bad_usage_is_2() {
+    let place = Place::new();
+    for args in
+        [&["frobnicate"][..], &["up", "--nope"], &["sql"], &["ingest"], &["generate", "x"], &["up", "--topic", "a/b"]]
+    {
+        assert_eq!(place.run(args).code, Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn the_sample_is_what_generate_makes() {
+    let place = Place::new();
+    let shipped = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/data/products.csv")).unwrap();
+    assert!(place.run(&["generate", "1465"]).stdout.as_bytes() == shipped, "data/products.csv is not generate 1465");
+    assert_ne!(place.ok(&["generate", "5", "--seed", "1"]), place.ok(&["generate", "5", "--seed", "2"]));
+    place.ok(&["generate", "3", "--output", "rows.csv"]);
+    assert_eq!(std::fs::read_to_string(place.path("rows.csv")).unwrap(), place.ok(&["generate", "3"]));
+}
+
+#[test]
+fn all_formats_of_generate_hold_the_same_rows() {
+    let place = Place::new();
+    let csv = place.ok(&["generate", "50"]);
+    let ndjson = place.ok(&["generate", "50", "--format", "ndjson"]);
+    place.ok(&["generate", "50", "--format", "parquet", "-o", "rows.parquet"]);
+    assert!(std::fs::read(place.path("rows.parquet")).unwrap().starts_with(b"PAR1"));
+    let mut reader = csv::Reader::from_reader(csv.as_bytes());
+    let header = reader.headers().unwrap().clone();
+    let mut rows = 0;
+    for (record, line) in reader.records().zip(ndjson.lines()) {
+        let json: serde_json::Value = serde_json::from_str(line).unwrap();
+        for (name, value) in header.iter().zip(record.unwrap().iter()) {
+            assert_eq!(json[name], value);
+        }
+        rows += 1;
+    }
+    assert_eq!(rows, 50);
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let place = Place::new();
+    let mut child =
+        place.command(&["generate", "100000"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+}
+
+#[test]
+fn a_job_that_is_cut_off_is_130() {
+    let place = Place::new();
+    let running = place.start(&["generate", "1000000000", "-o", "/dev/null"]);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(running.interrupt().code, Some(130));
+}
+
+#[test]
+fn a_file_with_a_fault_is_named_with_its_line() {
+    let place = Place::new();
+    let cases = [
+        ("empty.csv", &b""[..], "empty.csv: expected a header line"),
+        ("none.csv", b"B07,4.2,3\nB08,1,2\n", "none.csv, line 1: expected a header line"),
+        ("few.csv", b"product_id,rating\na,1\nb\n", "few.csv, line 3: expected 2 fields as in the header, found 1"),
+        ("latin.csv", b"product_id,rating\na,\xe9\n", "latin.csv, line 2: expected UTF-8"),
+        (
+            "other.csv",
+            b"alpha,beta\n1,2\n",
+            "other.csv, line 1: expected a header line with some of the fields product_id",
+        ),
+        ("bare.csv", b"product_id,rating\n", "bare.csv: expected rows after the header, found none"),
+        ("broken.ndjson", b"{\"rating\":1}\n{\"rating\":}\n", "broken.ndjson, line 2: expected one JSON object a line"),
+    ];
+    for (name, content, expected) in cases {
+        place.write(name, content);
+        let error = place.fails(1, &["up", "--bind", "127.0.0.1:0", "--data", name]);
+        assert!(error.contains(expected), "{error}");
+    }
+    let error = place.fails(1, &["up", "--bind", "127.0.0.1:0", "--data", "nowhere.csv"]);
+    assert!(error.contains("cannot read nowhere.csv"), "{error}");
+}
+
+#[test]
+fn an_unreachable_broker_is_one_line_in_time() {
+    let place = Place::new();
+    place.write("a.csv", "product_id\nx\n");
+    let servers = ["--bootstrap-servers", "127.0.0.1:1", "--timeout", "1"];
+    for command in [&["ingest"][..], &["up", "--bind", "127.0.0.1:0"], &["produce", "a.csv"]] {
+        let start = Instant::now();
+        let ended = place.run(&[command, &servers].concat());
+        assert_eq!(ended.code, Some(1), "{command:?}: {}", ended.stderr);
+        assert!(start.elapsed() < Duration::from_secs(8), "{command:?}");
+        let lines: Vec<&str> = ended.stderr.lines().collect();
+        assert_eq!(lines.len(), 1, "{}", ended.stderr);
+        assert!(lines[0].contains("no answer from a broker at 127.0.0.1:1 within 1s"), "{}", lines[0]);
+    }
+}
+
+#[test]
+fn what_stands_in_the_way_is_named() {
+    let place = Place::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for command in ["up", "serve"] {
+        let error = place.fails(1, &[command, "--bind", &address]);
+        assert!(error.contains(&address) && error.contains("--bind"), "{error}");
+    }
+    place.write("file", "");
+    let error = place.fails(1, &["up", "--bind", "127.0.0.1:0", "--store", "file/store"]);
+    assert!(error.contains("cannot make the store's directory file/store"), "{error}");
+    let error = place.fails(1, &["train", "--sql", "nowhere"]);
+    assert!(error.contains("cannot read the SQL files in nowhere"), "{error}");
+}
+
+#[test]
+fn sql_runs_files_and_statements() {
+    let place = Place::new();
+    assert_eq!(place.ok(&["sql", "--format", "csv", "-c", "SELECT 1 AS a, 'x,y' AS b"]), "a,b\n1,\"x,y\"\n");
+    assert_eq!(place.ok(&["sql", "--format", "csv", "-c", "SELECT * FROM price_rating"]).lines().count(), 1);
+    assert!(place.ok(&["sql", "-c", "SELECT 1 AS a"]).contains("| a |"));
+    place.write("two.sql", "SELECT 1 AS a;\n\n-- and\nSELECT 2 AS b;\n");
+    assert_eq!(place.ok(&["sql", "--format", "csv", "two.sql"]), "a\n1\nb\n2\n");
+    let error = place.fails(1, &["sql", "-c", "SELECT nope FROM products"]);
+    assert!(error.contains("nope"), "{error}");
+    let error = place.fails(1, &["sql", "nowhere.sql"]);
+    assert!(error.contains("cannot read nowhere.sql"), "{error}");
+    place.write("bad.sql", "SELEC 1");
+    assert!(place.fails(1, &["sql", "bad.sql"]).contains("bad.sql: "));
+}
+
+#[test]
+fn a_view_that_does_not_plan_is_named_by_its_file() {
+    let place = Place::new();
+    place.write("sql/00_records.sql", "CREATE TABLE records (a TEXT)");
+    place.write("sql/10_things.sql", "SELECT b FROM records");
+    let error = place.fails(1, &["sql", "-c", "SELECT 1"]);
+    assert!(error.contains("sql/10_things.sql: No field named b"), "{error}");
+}
+
+#[test]
+fn training_on_nothing_says_so() {
+    let place = Place::new();
+    let ended = place.run(&["train"]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("no new model: price_rating of slice 1: no rows to train on"), "{}", ended.stderr);
+}
+
+#[test]
+fn the_doctor_names_each_check_and_what_to_do() {
+    let place = Place::new();
+    let ended = place.run(&["doctor", "--bind", "127.0.0.1:0"]);
+    assert_eq!(ended.code, Some(1));
+    let lines: Vec<Vec<&str>> = ended.stdout.lines().skip(1).map(|l| l.split_whitespace().take(2).collect()).collect();
+    let expected = [["ok", "broker"], ["MEND", "store"], ["ok", "sql"], ["ok", "port"], ["MEND", "models"]];
+    assert_eq!(lines, expected, "{}", ended.stdout);
+    assert!(!place.path("store").exists(), "a check makes nothing");
+    let ended = place.run(&["doctor", "--bootstrap-servers", "127.0.0.1:1", "--timeout", "1", "--sql", "nowhere"]);
+    assert!(ended.stdout.contains("MEND  broker"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("MEND  sql"), "{}", ended.stdout);
+}
+
+#[test]
+fn the_openapi_document_is_the_committed_one() {
+    let committed = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/openapi/openapi.json")).unwrap();
+    let printed = Place::new().ok(&["openapi"]);
+    assert!(printed == committed, "openapi/openapi.json is old: cargo run -- openapi > openapi/openapi.json");
+}
+
+#[test]
+fn settings_come_from_the_environment_too() {
+    let place = Place::new();
+    let output = place.command(&["generate", "1"]).env("TERCILE_SEED", "7").output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), place.ok(&["generate", "1", "--seed", "7"]));
+    let output = place.command(&["train"]).env("TERCILE_LOG_FORMAT", "json").output().unwrap();
+    for line in String::from_utf8(output.stderr).unwrap().lines() {
+        let json: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(json["message"].is_string() && json["level"].is_string(), "{line}");
+    }
+}
+
+#[test]
+fn produce_reads_stdin_and_refuses_what_the_embedded_broker_cannot_hold() {
+    let place = Place::new();
+    let mut broker = place.start(&["broker", "--topic", "things"]);
+    let address = broker.line_with("");
+    let to = ["--bootstrap-servers", &address, "--topic"];
+    let mut child = place
+        .command(&[&["produce", "-"][..], &to, &["things"]].concat())
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"{\"a\":1}\n{\"a\":2}\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert!(String::from_utf8(output.stderr).unwrap().contains("sent 2 rows"));
+
+    let error = place.fails(1, &[&["produce", "-"][..], &to, &["others"]].concat());
+    assert!(error.contains("expected a header line") || error.contains("cannot make the topic others"), "{error}");
+    place.write("a.ndjson", "{}\n");
+    let error = place.fails(1, &[&["produce", "a.ndjson"][..], &to, &["others"]].concat());
+    assert!(error.contains("cannot make the topic others") && error.contains("makes no others"), "{error}");
+    place.write("large.ndjson", format!("{{}}\n{{\"a\":\"{}\"}}\n", "x".repeat(6 << 20)));
+    let error = place.fails(1, &[&["produce", "large.ndjson"][..], &to, &["things"]].concat());
+    assert!(error.contains("line 2") && error.contains("embedded broker"), "{error}");
+    let ended = broker.interrupt();
+    assert_eq!(ended.code, Some(0));
+    assert!(ended.stderr.contains("5 MiB"), "{}", ended.stderr);
+}

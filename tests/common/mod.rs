@@ -1,0 +1,265 @@
+//! What the black-box tests share: the real binary in a directory of its own, and ways to talk to it.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A directory where commands run, without any setting from outside.
+pub struct Place {
+    pub dir: TempDir,
+}
+
+/// How a command ended.
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tercile"));
+        command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TERCILE_")) {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, args: &[&str]) -> Ended {
+        let output = self.command(args).output().unwrap();
+        Ended {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Runs a command that must do well, and gives what it wrote to stdout.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let ended = self.run(args);
+        assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
+        ended.stdout
+    }
+
+    /// Runs a command that must fail with this code, and gives the one line it says.
+    pub fn fails(&self, code: i32, args: &[&str]) -> String {
+        let ended = self.run(args);
+        assert_eq!(ended.code, Some(code), "{args:?}: {}{}", ended.stdout, ended.stderr);
+        let errors: Vec<&str> = ended.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!(errors.len(), 1, "{args:?}: {}", ended.stderr);
+        errors[0].to_owned()
+    }
+
+    /// Starts a command that runs until it is stopped.
+    pub fn start(&self, args: &[&str]) -> Running {
+        let log = self.path(&format!("stderr-{}", args[0]));
+        let mut command = self.command(args);
+        let mut child = command.stdout(Stdio::piped()).stderr(File::create(&log).unwrap()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        Running { child, stdout, log, address: String::new() }
+    }
+
+    /// `up` on a free port, once it is ready.
+    pub fn up(&self, args: &[&str]) -> Running {
+        let mut all = vec!["up", "--bind", "127.0.0.1:0"];
+        all.extend(args);
+        let mut running = self.start(&all);
+        running.address = running.line_with("ready at ");
+        running
+    }
+
+    /// One number out of the store.
+    pub fn number(&self, sql: &str) -> i64 {
+        let csv = self.ok(&["sql", "--format", "csv", "-c", sql]);
+        csv.lines().nth(1).unwrap_or_else(|| panic!("{csv}")).parse().unwrap()
+    }
+
+    /// Records, and different places among them.
+    pub fn records(&self) -> (i64, i64) {
+        let all = self.number("SELECT count(*) FROM records");
+        (all, self.number("SELECT count(*) FROM (SELECT DISTINCT _partition, _offset FROM records)"))
+    }
+}
+
+/// A process that is stopped at the latest when this is dropped.
+pub struct Running {
+    pub child: Child,
+    stdout: BufReader<std::process::ChildStdout>,
+    log: PathBuf,
+    /// `http://…` of an `up` or `serve`.
+    pub address: String,
+}
+
+impl Running {
+    /// The rest of the first line on stdout that begins so.
+    pub fn line_with(&mut self, start: &str) -> String {
+        loop {
+            let mut line = String::new();
+            let read = self.stdout.read_line(&mut line).unwrap();
+            assert!(read > 0, "it ended before saying {start:?}: {}", self.stderr());
+            if let Some(rest) = line.trim_end().strip_prefix(start) {
+                return rest.to_owned();
+            }
+        }
+    }
+
+    /// What it has said on stderr so far.
+    pub fn stderr(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// The rest of a line on stderr, once it is there.
+    pub fn said(&self, start: &str) -> String {
+        let mut rest = None;
+        eventually(&format!("{start:?} on stderr"), || {
+            rest = self.stderr().lines().find_map(|line| Some(line.split_once(start)?.1.to_owned()));
+            rest.is_some()
+        });
+        rest.unwrap()
+    }
+
+    /// The address of an `up`'s embedded broker.
+    pub fn broker(&self) -> String {
+        self.said("embedded broker at ").split(',').next().unwrap().to_owned()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("its end", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    /// Ctrl-C, and how it ended.
+    pub fn interrupt(mut self) -> Ended {
+        self.signal("-INT");
+        let code = self.wait().code();
+        let mut stdout = String::new();
+        self.stdout.read_to_string(&mut stdout).unwrap();
+        Ended { code, stdout, stderr: self.stderr() }
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        let url = format!("{}{path}", self.address);
+        answer(agent().get(&url).call().unwrap())
+    }
+
+    pub fn post(&self, path: &str, body: &str) -> Answer {
+        self.post_as(path, "application/json", body.as_bytes())
+    }
+
+    pub fn post_as(&self, path: &str, content_type: &str, body: &[u8]) -> Answer {
+        let url = format!("{}{path}", self.address);
+        answer(agent().post(&url).header("content-type", content_type).send(body).unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An answer over HTTP.
+pub struct Answer {
+    pub status: u16,
+    pub content_type: String,
+    pub location: Option<String>,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
+    }
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(Duration::from_secs(60)))
+        .build()
+        .into()
+}
+
+fn answer(mut response: ureq::http::Response<ureq::Body>) -> Answer {
+    let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+    let (content_type, location) = (header("content-type").unwrap_or_default(), header("location"));
+    let status = response.status().as_u16();
+    let text = response.body_mut().with_config().limit(1 << 30).read_to_string().unwrap();
+    Answer { status, content_type, location, text }
+}
+
+/// Waits for something that must come true.
+pub fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !happened() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} did not come");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The real dataset, if it is at hand.
+pub fn amazon() -> Option<PathBuf> {
+    let path = std::env::var_os("TERCILE_AMAZON_CSV").map(PathBuf::from).filter(|path| path.is_file());
+    if path.is_none() {
+        eprintln!("skipped: TERCILE_AMAZON_CSV names no file");
+    }
+    path
+}
+
+/// A real Kafka, if one is at hand.
+pub fn kafka() -> Option<String> {
+    let servers = std::env::var("TERCILE_TEST_KAFKA").ok().filter(|servers| !servers.is_empty());
+    if servers.is_none() {
+        eprintln!("skipped: TERCILE_TEST_KAFKA names no Kafka");
+    }
+    servers
+}
+
+/// Files below a directory, by name.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
