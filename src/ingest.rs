@@ -4,6 +4,7 @@
 //! decodes, batches and publishes its partition's files, one after the other. Where a lane finds its next name taken,
 //! another writer was faster: everything unwritten is dropped and read again from where the log now ends.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel};
@@ -118,7 +119,7 @@ pub struct Summary {
 pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
     let gaps = loop {
         let starts = starts(job)?;
-        let consumer = Consumer::assign(&job.cluster, &job.topic, &starts, job.embedded.is_none())?;
+        let consumer = Consumer::assign(&job.cluster, &job.topic, &starts, job.embedded.is_some())?;
         match session(job, control, &consumer, &starts)? {
             Ended::Done(gaps) => break gaps,
             Ended::Overtaken(partition) => {
@@ -313,10 +314,10 @@ fn read<'c>(
             }
             Some(Event::OutOfRange) => {
                 for gap in consumer.gaps(&positions)? {
-                    if !halted.contains_key(&gap.partition) {
+                    if let Entry::Vacant(running) = halted.entry(gap.partition) {
                         tracing::error!("{gap}; this partition halts");
                         consumer.pause(gap.partition)?;
-                        halted.insert(gap.partition, gap);
+                        running.insert(gap);
                     }
                 }
             }

@@ -31,7 +31,7 @@ pub const SEED: u64 = 42;
 /// Rows of a model's sample.
 const SAMPLE_ROWS: usize = 5_000;
 
-/// What stopped a training as a whole. What stops one model is a [`Refusal`].
+/// What stopped a training as a whole. What stops one model alone is recorded as its refusal.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]

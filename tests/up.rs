@@ -9,8 +9,11 @@ use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::{Value, json};
 
+/// Key and value of a message.
+type Record<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+
 /// A foreign client: it knows the broker by its address alone.
-fn send(broker: &str, records: &[(Option<&[u8]>, Option<&[u8]>)]) {
+fn send(broker: &str, records: &[Record<'_>]) {
     let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", broker).create().unwrap();
     for (key, payload) in records {
         let mut record = BaseRecord::<[u8], [u8]>::to("products");
@@ -100,7 +103,7 @@ fn a_record_that_anybody_sends_is_stored_and_trained_on() {
     let up = place.up(&["--batch-age", "1", "--retrain-every", "1"]);
     let broker = up.broker();
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(200), "]".repeat(200));
-    let bad: [(Option<&[u8]>, Option<&[u8]>); 6] = [
+    let bad: [Record<'_>; 6] = [
         (Some(b"key"), Some(b"{\"product_id\":\"foreign\",\"rating\":\"4.5\",\"colour\":\"red\"}")),
         (None, Some(b"no json")),
         (None, Some(b"{\"product_id\":\"\xff\"}")),

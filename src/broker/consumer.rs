@@ -85,8 +85,9 @@ impl Message<'_> {
 }
 
 impl Consumer {
-    /// Starts reading. `commits` tells whether Kafka is told how far the store is, as advice to its other users.
-    pub fn assign(cluster: &Cluster, topic: &str, starts: &[Start], commits: bool) -> Result<Self, Error> {
+    /// Starts reading. A real Kafka is told how far the store is, as advice to its other users; an embedded broker would
+    /// forget it anyway.
+    pub fn assign(cluster: &Cluster, topic: &str, starts: &[Start], embedded: bool) -> Result<Self, Error> {
         let inner: BaseConsumer<Quiet> = cluster
             .config()
             .set("group.id", "tercile")
@@ -97,7 +98,8 @@ impl Consumer {
             .set("enable.partition.eof", "true")
             .set("isolation.level", "read_committed")
             .set("allow.auto.create.topics", "false")
-            .set("fetch.wait.max.ms", "100")
+            // The embedded broker lets a reader that is early wait the whole time, whatever comes meanwhile.
+            .set("fetch.wait.max.ms", if embedded { "10" } else { "100" })
             .set("fetch.error.backoff.ms", "50")
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.max.bytes", "16777216")
@@ -113,7 +115,7 @@ impl Consumer {
         }
         inner.assign(&list).map_err(cluster.kafka("assign partitions of"))?;
         let bases = starts.iter().map(|start| (start.partition, start.base)).collect();
-        Ok(Self { inner, cluster: cluster.clone(), topic: topic.to_owned(), bases, commits })
+        Ok(Self { inner, cluster: cluster.clone(), topic: topic.to_owned(), bases, commits: !embedded })
     }
 
     fn base(&self, partition: i32) -> i64 {

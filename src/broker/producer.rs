@@ -80,7 +80,7 @@ impl Producer {
             .config()
             .set("enable.idempotence", "true")
             .set("acks", "all")
-            .set("linger.ms", "5")
+            .set("linger.ms", if embedded { "1" } else { "5" })
             // The broker's own limit on a record decides, not ours.
             .set("message.max.bytes", "1000000000")
             .set("queue.buffering.max.kbytes", "65536")

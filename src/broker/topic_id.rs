@@ -61,6 +61,6 @@ unsafe fn id_in(event: *mut rd::rd_kafka_event_t) -> Option<String> {
             return None;
         }
         // All zeroes is how a broker says that it has none.
-        CStr::from_ptr(text).to_str().ok().filter(|id| id.trim_matches('A') != "").map(str::to_owned)
+        CStr::from_ptr(text).to_str().ok().filter(|id| !id.trim_matches('A').is_empty()).map(str::to_owned)
     }
 }

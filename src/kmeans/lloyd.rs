@@ -51,8 +51,8 @@ pub(super) fn run<const D: usize>(points: &[Point<D>], mut centroids: Vec<[f64; 
             *label = nearest as u32;
             inertia += point.weight * least;
             weights[nearest] += point.weight;
-            for i in 0..D {
-                sums[nearest][i] += point.weight * point.at[i];
+            for (sum, x) in sums[nearest].iter_mut().zip(&point.at) {
+                *sum += point.weight * x;
             }
         }
         if !changed || iterations >= most {
