@@ -7,9 +7,9 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::batch::Limits;
-use crate::broker::Cluster;
+use crate::broker::{self, Cluster, Settings};
 use crate::sql;
-use crate::store::{self, Store};
+use crate::store::{self, Policy, Store};
 
 /// Where the store is.
 #[derive(Debug, Clone, Args)]
@@ -72,12 +72,12 @@ pub struct KafkaArgs {
     #[arg(long, env = "TERCILE_BOOTSTRAP_SERVERS", value_name = "ADDRESSES")]
     pub bootstrap_servers: String,
     #[command(flatten)]
-    pub timeout: TimeoutArgs,
+    pub client: ClientArgs,
 }
 
 impl KafkaArgs {
-    pub fn cluster(&self) -> Cluster {
-        Cluster { servers: self.bootstrap_servers.clone(), timeout: self.timeout.timeout }
+    pub fn cluster(&self) -> Result<Cluster, broker::Error> {
+        self.client.cluster(&self.bootstrap_servers)
     }
 }
 
@@ -88,22 +88,42 @@ pub struct MaybeKafkaArgs {
     #[arg(long, env = "TERCILE_BOOTSTRAP_SERVERS", value_name = "ADDRESSES")]
     pub bootstrap_servers: Option<String>,
     #[command(flatten)]
-    pub timeout: TimeoutArgs,
+    pub client: ClientArgs,
 }
 
 impl MaybeKafkaArgs {
-    pub fn cluster(&self) -> Option<Cluster> {
-        let servers = self.bootstrap_servers.clone()?;
-        Some(Cluster { servers, timeout: self.timeout.timeout })
+    pub fn cluster(&self) -> Result<Option<Cluster>, broker::Error> {
+        self.bootstrap_servers.as_ref().map(|servers| self.client.cluster(servers)).transpose()
     }
 }
 
-/// How patient to be.
+/// How to talk to a Kafka.
 #[derive(Debug, Clone, Args)]
-pub struct TimeoutArgs {
+pub struct ClientArgs {
+    /// A file of librdkafka settings, key=value: security.protocol, sasl.username, ssl.ca.location, ...
+    #[arg(long, env = "TERCILE_KAFKA_CONFIG", value_name = "FILE")]
+    pub kafka_config: Option<PathBuf>,
+    /// One librdkafka setting; may be said more than once, and wins over the file
+    #[arg(short = 'X', value_name = "KEY=VALUE", value_parser = key_value)]
+    pub settings: Vec<(String, String)>,
     /// Seconds to wait for a broker's first answer
     #[arg(long, env = "TERCILE_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub timeout: Duration,
+}
+
+impl ClientArgs {
+    fn cluster(&self, servers: &str) -> Result<Cluster, broker::Error> {
+        let mut settings = self.kafka_config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
+        for (key, value) in &self.settings {
+            settings.add(key, value)?;
+        }
+        Ok(Cluster::new(servers, self.timeout, settings))
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
 }
 
 /// When a file of the store is written: whichever comes first.
@@ -126,6 +146,30 @@ impl BatchArgs {
     pub fn limits(&self) -> Limits {
         Limits { rows: self.batch_rows as usize, bytes: self.batch_bytes as usize, age: self.batch_age }
     }
+}
+
+/// How small files become large ones.
+#[derive(Debug, Clone, Args)]
+pub struct RollArgs {
+    /// Bytes of a file that small ones are rolled into
+    #[arg(long, env = "TERCILE_ROLL_BYTES", value_name = "BYTES", default_value_t = 134_217_728,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub roll_bytes: u64,
+    /// Seconds that small files stay after a larger one replaced them
+    #[arg(long, env = "TERCILE_GRACE", value_name = "SECONDS", default_value = "86400", value_parser = grace)]
+    pub grace: Duration,
+}
+
+impl RollArgs {
+    /// `eager` rolls the newest run too, however short it is.
+    pub fn policy(&self, eager: bool) -> Policy {
+        Policy { target: self.roll_bytes, grace: self.grace, eager }
+    }
+}
+
+/// Seconds, 0 among them.
+fn grace(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
 }
 
 /// Where the API listens.

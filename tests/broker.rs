@@ -14,7 +14,7 @@ use tercile::ingest::{self, Control, Job};
 use tercile::produce::{self, Options, Replay, RowSet};
 use tercile::rows::{Rows, Source};
 use tercile::sql::Files;
-use tercile::store::{EMBEDDED, Store};
+use tercile::store::{EMBEDDED, Policy, Store};
 
 #[test]
 fn a_replay_never_has_more_unread_than_its_limit() {
@@ -37,6 +37,9 @@ fn a_replay_never_has_more_unread_than_its_limit() {
         fields: Files::shipped().unwrap().fields,
         limits: Limits { rows: 1000, bytes: 64 << 20, age: Duration::from_secs(5) },
         until_end: false,
+        group: None,
+        accept_gap: false,
+        roll: Policy { target: 1 << 27, grace: Duration::from_secs(86_400), eager: false },
         embedded: Some(Arc::clone(&backlog)),
     };
     let ingesting = {

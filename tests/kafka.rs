@@ -66,6 +66,51 @@ fn up_reads_a_real_kafka_and_replays_a_file_into_it_once() {
     assert_eq!(place.records(), (2000, 2000));
 }
 
+/// A setting of `.ci/kafka`.
+fn setting(name: &str) -> String {
+    std::env::var(format!("TERCILE_TEST_KAFKA_{name}")).unwrap()
+}
+
+#[test]
+fn tls_and_sasl_work_and_secrets_stay_secret() {
+    let Some(servers) = kafka() else { return };
+    let (place, topic) = (Place::new(), topic("secure"));
+    place.write("rows.csv", "product_id\na\nb\n");
+    let (user, password) = (setting("USER"), setting("PASSWORD"));
+    let ca = format!("ssl.ca.location={}", setting("CA"));
+    let sasl = |mechanism: &str| {
+        format!(
+            "security.protocol=SASL_PLAINTEXT\nsasl.mechanism={mechanism}\nsasl.username={user}\nsasl.password={password}\n"
+        )
+    };
+    place.write("scram.properties", sasl("SCRAM-SHA-256"));
+    place.write("plain.properties", sasl("PLAIN"));
+    let scram = ["--bootstrap-servers", &setting("SASL"), "--kafka-config", "scram.properties", "--topic", &topic];
+    let plain = ["--bootstrap-servers", &setting("SASL"), "--kafka-config", "plain.properties", "--topic", &topic];
+    let ssl = ["--bootstrap-servers", &setting("SSL"), "-X", "security.protocol=ssl", "-X", &ca, "--topic", &topic];
+    for to in [&scram[..], &plain, &ssl] {
+        place.ok(&[&["produce", "rows.csv"], to].concat());
+        place.ok(&[&["ingest", "--until-end"], to].concat());
+    }
+    place.ok(&["ingest", "--until-end", "--bootstrap-servers", &servers, "--topic", &topic]);
+    assert_eq!(place.records(), (6, 6));
+
+    let wrong = [&["ingest", "-X", "sasl.password=hush-hush", "--timeout", "4", "-v"][..], &scram].concat();
+    let ended = place.run(&wrong);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.to_lowercase().contains("authentication"), "{}", ended.stderr);
+    for secret in ["hush-hush", &password] {
+        assert!(!ended.stderr.contains(secret), "{}", ended.stderr);
+    }
+    let untrusted = ["ingest", "--bootstrap-servers", &setting("SSL"), "-X", "security.protocol=ssl", "--timeout", "4"];
+    let error = place.fails(1, &untrusted);
+    assert!(error.to_lowercase().contains("certificate"), "{error}");
+    let error = place.fails(1, &["ingest", "--bootstrap-servers", &servers, "-X", "sasl.password.x=hush-hush"]);
+    assert_eq!(error, "error: the Kafka setting sasl.password.x is unknown to librdkafka");
+    let error = place.fails(1, &["ingest", "--bootstrap-servers", &servers, "-X", "security.protocol=hush-hush"]);
+    assert_eq!(error, "error: the Kafka setting security.protocol has a value that librdkafka does not take");
+}
+
 #[test]
 fn a_row_over_5_mib_is_stored_and_an_aborted_transaction_is_not() {
     let Some(servers) = kafka() else { return };

@@ -21,6 +21,7 @@ pub struct Metrics {
     versions: IntGaugeVec,
     rows: IntGaugeVec,
     records: IntGaugeVec,
+    lag: IntGaugeVec,
 }
 
 impl Metrics {
@@ -47,15 +48,20 @@ impl Metrics {
                 Opts::new("tercile_records", "Records ingested by this process, by what became of them"),
                 &["state"],
             )?,
+            lag: IntGaugeVec::new(
+                Opts::new("tercile_ingest_lag", "Records of the topic that were not read yet"),
+                &["partition"],
+            )?,
             registry,
         };
-        let all: [Box<dyn Collector>; 6] = [
+        let all: [Box<dyn Collector>; 7] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.seconds.clone()),
             Box::new(metrics.ready.clone()),
             Box::new(metrics.versions.clone()),
             Box::new(metrics.rows.clone()),
             Box::new(metrics.records.clone()),
+            Box::new(metrics.lag.clone()),
         ];
         for collector in all {
             metrics.registry.register(collector)?;
@@ -84,6 +90,9 @@ impl Metrics {
             set("received", progress.received.load(Ordering::Relaxed));
             set("stored", progress.stored.load(Ordering::Relaxed));
             set("unreadable", progress.unreadable.load(Ordering::Relaxed));
+            for (partition, lag) in progress.lags() {
+                self.lag.with_label_values(&[partition.to_string()]).set(lag);
+            }
         }
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {

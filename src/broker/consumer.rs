@@ -1,12 +1,17 @@
 //! Reads a topic from given positions on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::CString;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rdkafka::bindings as rd;
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
+use rdkafka::types::RDKafkaRespErr;
 
 use super::{Cluster, Error, FILE_HEADER, Gap, Quiet};
 use crate::batch::Record;
@@ -15,7 +20,9 @@ use crate::batch::Record;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Start {
     pub partition: i32,
-    /// The first offset wanted, as the store counts.
+    /// Where the log ends: what the next file is named by.
+    pub next: i64,
+    /// The first offset wanted, as the store counts; beyond `next` where a gap was accepted.
     pub offset: i64,
     /// What the store counts more than the broker does: the embedded broker has no past and begins at 0 each time.
     pub base: i64,
@@ -39,8 +46,12 @@ pub enum Event<'c> {
     OutOfRange,
     /// No broker answers; it is tried again for ever.
     Down,
-    /// librdkafka gave up for good.
-    Fatal(KafkaError),
+    /// The group gave us partitions, and we read them from here on.
+    Assigned(Vec<Start>),
+    /// The group took partitions away.
+    Revoked(Vec<i32>),
+    /// It can't go on.
+    Fatal(String),
 }
 
 /// A message, its offset counted as the store counts.
@@ -84,13 +95,79 @@ impl Message<'_> {
     }
 }
 
+/// A group of workers that share a topic.
+#[derive(Debug, Clone)]
+pub struct Group {
+    pub name: String,
+    /// Makes the member static: it comes back to its partitions without a rebalance.
+    pub instance: Option<String>,
+    /// After so long without a sign of life, the others take its partitions.
+    pub session_timeout: Duration,
+}
+
+/// Finds where a partition goes on, or says why it can't.
+pub type Resolve = Box<dyn Fn(i32) -> Result<Start, String> + Send + Sync>;
+
+/// What a member of a group has to know when partitions come and go.
+pub(super) struct Membership {
+    topic: String,
+    resolve: Resolve,
+    changes: Mutex<VecDeque<Change>>,
+}
+
+enum Change {
+    Assigned(Vec<Start>),
+    Revoked(Vec<i32>),
+    Failed(String),
+}
+
+impl Membership {
+    /// Called by librdkafka from within poll. Partitions are assigned once, with offsets: nothing slips through before
+    /// a seek.
+    pub(super) fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Quiet>,
+        change: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        let partitions: Vec<i32> = list.elements().iter().map(TopicPartitionListElem::partition).collect();
+        let told = match change {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, &partitions),
+            _ => {
+                let gone = consumer.incremental_unassign(list);
+                if let Err(error) = gone {
+                    tracing::debug!(%error, "while giving partitions back");
+                }
+                Change::Revoked(partitions)
+            }
+        };
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).push_back(told);
+    }
+
+    fn assign(&self, consumer: &BaseConsumer<Quiet>, partitions: &[i32]) -> Change {
+        let mut list = TopicPartitionList::new();
+        let mut starts = Vec::new();
+        for &partition in partitions {
+            let added = (self.resolve)(partition).and_then(|start| {
+                starts.push(start);
+                let offset = Offset::Offset(start.offset);
+                list.add_partition_offset(&self.topic, partition, offset).map_err(|e| e.to_string())
+            });
+            if let Err(why) = added {
+                return Change::Failed(why);
+            }
+        }
+        match consumer.incremental_assign(&list) {
+            Ok(()) => Change::Assigned(starts),
+            Err(error) => Change::Failed(format!("cannot take partitions: {error}")),
+        }
+    }
+}
+
 impl Consumer {
-    /// Starts reading. A real Kafka is told how far the store is, as advice to its other users; an embedded broker would
-    /// forget it anyway.
-    pub fn assign(cluster: &Cluster, topic: &str, starts: &[Start], embedded: bool) -> Result<Self, Error> {
-        let inner: BaseConsumer<Quiet> = cluster
-            .config()
-            .set("group.id", "tercile")
+    fn config(cluster: &Cluster) -> ClientConfig {
+        let mut config = cluster.config();
+        config
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             // A position that is gone must come back as an error: never as a silent jump.
@@ -98,15 +175,23 @@ impl Consumer {
             .set("enable.partition.eof", "true")
             .set("isolation.level", "read_committed")
             .set("allow.auto.create.topics", "false")
-            // The embedded broker lets a reader that is early wait the whole time, whatever comes meanwhile.
-            .set("fetch.wait.max.ms", if embedded { "10" } else { "100" })
             .set("fetch.error.backoff.ms", "50")
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.max.bytes", "16777216")
             .set("max.partition.fetch.bytes", "4194304")
             .set("receive.message.max.bytes", "1100000000")
-            .set("queued.max.messages.kbytes", "16384")
-            .create_with_context(Quiet)
+            .set("queued.max.messages.kbytes", "16384");
+        config
+    }
+
+    /// Starts reading. A real Kafka is told how far the store is, as advice to its other users; an embedded broker would
+    /// forget it anyway.
+    pub fn assign(cluster: &Cluster, topic: &str, starts: &[Start], embedded: bool) -> Result<Self, Error> {
+        let inner: BaseConsumer<Quiet> = Self::config(cluster)
+            .set("group.id", "tercile")
+            // The embedded broker lets a reader that is early wait the whole time, whatever comes meanwhile.
+            .set("fetch.wait.max.ms", if embedded { "10" } else { "100" })
+            .create_with_context(cluster.quiet())
             .map_err(cluster.kafka("connect to"))?;
         let mut list = TopicPartitionList::with_capacity(starts.len());
         for start in starts {
@@ -118,12 +203,41 @@ impl Consumer {
         Ok(Self { inner, cluster: cluster.clone(), topic: topic.to_owned(), bases, commits: !embedded })
     }
 
+    /// Joins a group. What it is given comes as [`Event::Assigned`], what it must give back as [`Event::Revoked`].
+    pub fn join(cluster: &Cluster, topic: &str, group: &Group, resolve: Resolve) -> Result<Self, Error> {
+        let mut config = Self::config(cluster);
+        config
+            .set("group.id", &group.name)
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", group.session_timeout.as_millis().to_string())
+            .set("heartbeat.interval.ms", (group.session_timeout.as_millis() / 4).min(3000).to_string())
+            .set("fetch.wait.max.ms", "100");
+        if let Some(instance) = &group.instance {
+            config.set("group.instance.id", instance);
+        }
+        let membership = Membership { topic: topic.to_owned(), resolve, changes: Mutex::default() };
+        let context = Quiet { membership: Some(membership), ..cluster.quiet() };
+        let inner: BaseConsumer<Quiet> = config.create_with_context(context).map_err(cluster.kafka("connect to"))?;
+        inner.subscribe(&[topic]).map_err(cluster.kafka("join a group at"))?;
+        let (cluster, topic) = (cluster.clone(), topic.to_owned());
+        Ok(Self { inner, cluster, topic, bases: BTreeMap::new(), commits: true })
+    }
+
     fn base(&self, partition: i32) -> i64 {
         self.bases.get(&partition).copied().unwrap_or(0)
     }
 
     /// The next event, or `None` if there was none in time.
     pub fn poll(&self, timeout: Duration) -> Option<Event<'_>> {
+        if let Some(membership) = &self.inner.context().membership
+            && let Some(change) = membership.changes.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        {
+            return Some(match change {
+                Change::Assigned(starts) => Event::Assigned(starts),
+                Change::Revoked(partitions) => Event::Revoked(partitions),
+                Change::Failed(why) => Event::Fatal(why),
+            });
+        }
         match self.inner.poll(timeout)? {
             Ok(inner) => {
                 let base = self.base(inner.partition());
@@ -131,7 +245,7 @@ impl Consumer {
             }
             Err(KafkaError::PartitionEOF(partition)) => Some(Event::End(partition)),
             Err(KafkaError::MessageConsumptionFatal(code)) => {
-                Some(Event::Fatal(KafkaError::MessageConsumptionFatal(code)))
+                Some(Event::Fatal(KafkaError::MessageConsumptionFatal(code).to_string()))
             }
             Err(error) => match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => Some(Event::OutOfRange),
@@ -164,6 +278,19 @@ impl Consumer {
             }
         }
         Ok(gaps)
+    }
+
+    /// How many records of a partition stand behind this position, as far as the last fetch told; asks nobody.
+    pub fn lag(&self, partition: i32, position: i64) -> Option<i64> {
+        let topic = CString::new(self.topic.as_str()).ok()?;
+        let (mut low, mut high) = (0, 0);
+        // SAFETY: the handle lives as long as `self`, and librdkafka only writes to the two numbers.
+        let answer = unsafe {
+            let handle = self.inner.client().native_ptr();
+            rd::rd_kafka_get_watermark_offsets(handle, topic.as_ptr(), partition, &raw mut low, &raw mut high)
+        };
+        let known = answer == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0;
+        known.then(|| (high + self.base(partition) - position).max(0))
     }
 
     /// Stops fetching from a partition.

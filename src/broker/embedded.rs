@@ -10,7 +10,7 @@ use std::time::Duration;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
-use super::{Cluster, Error};
+use super::{Cluster, Error, Settings};
 
 /// Bytes of records that the broker keeps per partition.
 pub const PARTITION_LIMIT: usize = 5 * 1024 * 1024;
@@ -41,7 +41,7 @@ impl Embedded {
 
     /// The broker as everybody else sees it.
     pub fn cluster(&self, timeout: Duration) -> Cluster {
-        Cluster { servers: self.address(), timeout }
+        Cluster::new(&self.address(), timeout, Settings::default())
     }
 }
 

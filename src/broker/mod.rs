@@ -6,8 +6,11 @@
 mod consumer;
 pub mod embedded;
 mod producer;
+mod settings;
 mod topic_id;
 
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -15,10 +18,13 @@ use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::types::{RDKafkaConfRes, RDKafkaRespErr};
 
-pub use consumer::{Consumer, Event, Message, Start, low_watermarks};
+pub use consumer::{Consumer, Event, Group, Message, Start, low_watermarks};
 pub use embedded::Embedded;
 pub use producer::{Acknowledged, Producer};
+pub use settings::Settings;
 
 /// Marks a record that `up` replayed from a file: the file's hash.
 pub const FILE_HEADER: &str = "tercile-file";
@@ -28,11 +34,12 @@ pub const ROW_HEADER: &str = "tercile-row";
 /// What went wrong between us and a broker.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error(
-        "no answer from a broker at {servers} within {}s: check --bootstrap-servers and that the broker runs",
-        timeout.as_secs_f64()
-    )]
-    Unreachable { servers: String, timeout: Duration },
+    #[error("no answer from a broker at {servers} within {}s: {why}", timeout.as_secs_f64())]
+    Unreachable { servers: String, timeout: Duration, why: String },
+    #[error("the Kafka setting {key} {why}")]
+    Setting { key: String, why: String },
+    #[error("cannot read the Kafka settings in {path}: {why}", path = path.display())]
+    SettingsFile { path: PathBuf, why: String },
     #[error("the topic {topic} does not exist at {servers}; make it, or name another with --topic")]
     NoTopic { topic: String, servers: String },
     #[error("cannot make the topic {topic} at {servers}: {why}")]
@@ -72,7 +79,12 @@ pub struct Cluster {
     pub servers: String,
     /// How long to wait for a first answer.
     pub timeout: Duration,
+    settings: Arc<Settings>,
+    heard: Heard,
 }
+
+/// The last thing librdkafka said of a connection that failed: the reason that its error codes leave out.
+type Heard = Arc<Mutex<Option<String>>>;
 
 /// A topic as the broker describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,23 +97,56 @@ pub struct Topic {
 
 /// librdkafka speaks many lines a second where a broker is away. They stay behind `-v`; what users must know comes
 /// back as errors and events.
-struct Quiet;
+struct Quiet {
+    heard: Heard,
+    /// For members of a group: where to start what is assigned, and what changed.
+    membership: Option<consumer::Membership>,
+}
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "FAIL" {
+            self.hear(message);
+        }
         tracing::debug!(?level, facility, "{message}");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if reason.contains("/bootstrap: ") {
+            self.hear(reason);
+        }
         tracing::debug!(%error, "{reason}");
     }
 }
 
-impl ConsumerContext for Quiet {}
+impl Quiet {
+    /// `…host:port/bootstrap: what happened (after …ms in state …)`
+    fn hear(&self, message: &str) {
+        let what = message.rsplit_once("/bootstrap: ").map_or(message, |(_, what)| what);
+        let what = what.split(" (after ").next().unwrap_or(what);
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(what.to_owned());
+    }
+}
+
+impl ConsumerContext for Quiet {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, change: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        if let Some(membership) = &self.membership {
+            membership.rebalance(consumer, change, list);
+        }
+    }
+}
 
 impl Cluster {
+    /// Addresses of brokers, host:port, separated by commas.
+    pub fn new(servers: &str, timeout: Duration, settings: Settings) -> Self {
+        Self { servers: servers.to_owned(), timeout, settings: Arc::new(settings), heard: Heard::default() }
+    }
+
     fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
+        for (key, value) in self.settings.iter() {
+            config.set(key, value);
+        }
         config
             .set("bootstrap.servers", &self.servers)
             .set("client.id", "tercile")
@@ -118,23 +163,47 @@ impl Cluster {
                 | RDKafkaErrorCode::AllBrokersDown
                 | RDKafkaErrorCode::OperationTimedOut
                 | RDKafkaErrorCode::Resolve,
-            ) => Error::Unreachable { servers: self.servers.clone(), timeout: self.timeout },
-            _ => Error::Kafka { action, servers: self.servers.clone(), source },
+            ) => {
+                let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let check = "check --bootstrap-servers and that the broker runs";
+                let why = heard.map_or_else(|| check.to_owned(), |heard| format!("{heard}; {check}"));
+                Error::Unreachable { servers: self.servers.clone(), timeout: self.timeout, why }
+            }
+            _ => match source {
+                // The value may be a secret, and librdkafka's own words repeat it.
+                KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, key, _) => {
+                    Error::Setting { key, why: "is unknown to librdkafka".to_owned() }
+                }
+                KafkaError::ClientConfig(_, _, key, _) => {
+                    Error::Setting { key, why: "has a value that librdkafka does not take".to_owned() }
+                }
+                source => Error::Kafka { action, servers: self.servers.clone(), source },
+            },
         }
+    }
+
+    fn quiet(&self) -> Quiet {
+        Quiet { heard: Arc::clone(&self.heard), membership: None }
     }
 
     /// A client that asks without making topics by asking: a producer's question would.
     fn asking(&self) -> Result<BaseConsumer<Quiet>, Error> {
         self.config()
             .set("allow.auto.create.topics", "false")
-            .create_with_context(Quiet)
+            .create_with_context(self.quiet())
             .map_err(self.kafka("connect to"))
     }
 
     /// What the broker says of a topic; `None` if it knows none of that name.
     pub fn describe(&self, topic: &str) -> Result<Option<Topic>, Error> {
         let client = self.asking()?;
-        let metadata = client.fetch_metadata(Some(topic), self.timeout).map_err(self.kafka("read the topics of"))?;
+        let metadata = client.fetch_metadata(Some(topic), self.timeout).map_err(|error| {
+            // The reasons wait in the client's queue.
+            for _ in 0..20 {
+                let _ = client.poll(Duration::ZERO);
+            }
+            self.kafka("read the topics of")(error)
+        })?;
         let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else { return Ok(None) };
         match found.error().map(RDKafkaErrorCode::from) {
             None => {}

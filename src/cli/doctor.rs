@@ -55,9 +55,9 @@ impl Doctor {
 
     fn broker(&self) -> Finding {
         let topic = &self.topic.topic;
-        let Some(cluster) = self.kafka.cluster() else {
+        let Some(cluster) = self.kafka.cluster().map_err(|e| e.to_string())? else {
             let broker = Embedded::start(topic, self.topic.partitions).map_err(|e| e.to_string())?;
-            broker.cluster(self.kafka.timeout.timeout).topic(topic).map_err(|e| e.to_string())?;
+            broker.cluster(self.kafka.client.timeout).topic(topic).map_err(|e| e.to_string())?;
             return Ok("no --bootstrap-servers given; the embedded broker starts and answers".to_owned());
         };
         let found = cluster.topic(topic).map_err(|e| e.to_string())?;
@@ -74,10 +74,13 @@ impl Doctor {
         let Some(source) = store.source().map_err(|e| e.to_string())? else {
             return Ok(format!("{shown} is empty and can be written"));
         };
-        let snapshot = store.snapshot().map_err(|e| e.to_string())?;
+        let mut snapshot = Snapshot { topic: source.topic.clone(), files: Vec::new() };
+        for log in store.logs().map_err(|e| e.to_string())? {
+            snapshot.files.extend(log.verify().map_err(|e| e.to_string())?);
+        }
         let broker = if source.id == EMBEDDED { "the embedded broker's topic" } else { "the topic" };
         let (records, files) = (count(snapshot.rows(), "record"), count(snapshot.files.len() as u64, "file"));
-        Ok(format!("{shown} holds {records} in {files}, fed from {broker} {}", source.topic))
+        Ok(format!("{shown} holds {records} in {files}, an unbroken chain, fed from {broker} {}", source.topic))
     }
 
     /// Opens the store only if it is there: a check makes nothing.

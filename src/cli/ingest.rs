@@ -8,7 +8,8 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{Done, Terminal, count, thousands};
-use crate::config::{BatchArgs, KafkaArgs, SqlArgs, StoreArgs, TopicArgs};
+use crate::broker::Group;
+use crate::config::{BatchArgs, KafkaArgs, RollArgs, SqlArgs, StoreArgs, TopicArgs, seconds};
 use crate::ingest::{self, Control, Job, Summary};
 
 /// Read a topic into the store
@@ -21,6 +22,19 @@ pub struct Ingest {
     #[arg(long, env = "TERCILE_UNTIL_END", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     until_end: bool,
+    /// Share the topic with the other workers of this group [default: read all of it alone]
+    #[arg(long, env = "TERCILE_GROUP", value_name = "NAME", conflicts_with = "until_end")]
+    group: Option<String>,
+    /// This worker's name in the group, which makes it static: it comes back to its partitions without a rebalance
+    #[arg(long, env = "TERCILE_INSTANCE_ID", value_name = "NAME", requires = "group")]
+    instance_id: Option<String>,
+    /// Seconds without a sign of life after which the others of the group take a worker's partitions
+    #[arg(long, env = "TERCILE_SESSION_TIMEOUT", value_name = "SECONDS", default_value = "45", value_parser = seconds)]
+    session_timeout: Duration,
+    /// Where records were gone before they could be read, go on after them
+    #[arg(long, env = "TERCILE_ACCEPT_GAP", value_parser = clap::builder::FalseyValueParser::new(),
+          action = clap::ArgAction::SetTrue)]
+    accept_gap: bool,
     #[command(flatten)]
     kafka: KafkaArgs,
     #[command(flatten)]
@@ -31,12 +45,14 @@ pub struct Ingest {
     sql: SqlArgs,
     #[command(flatten)]
     batch: BatchArgs,
+    #[command(flatten)]
+    roll: RollArgs,
 }
 
 impl Ingest {
     pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Done> {
         let fields = self.sql.load()?.fields;
-        let cluster = self.kafka.cluster();
+        let cluster = self.kafka.cluster()?;
         let store = self.store.open()?;
         let name = self.topic.topic.clone();
         let asked = cluster.clone();
@@ -57,6 +73,13 @@ impl Ingest {
             fields,
             limits: self.batch.limits(),
             until_end: self.until_end,
+            group: self.group.map(|name| Group {
+                name,
+                instance: self.instance_id,
+                session_timeout: self.session_timeout,
+            }),
+            accept_gap: self.accept_gap,
+            roll: self.roll.policy(false),
             embedded: None,
         };
         let control = Arc::new(Control::default());
@@ -119,12 +142,19 @@ async fn watch(terminal: Terminal, control: Arc<Control>) {
     loop {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let now = (progress.received.load(Ordering::Relaxed), progress.received_bytes.load(Ordering::Relaxed));
+        let lag: i64 = progress.lags().values().sum();
+        let file = progress.last_file();
+        let file = file
+            .as_deref()
+            .and_then(|path| path.file_stem())
+            .map_or_else(String::new, |stem| format!(", last file {}", stem.to_string_lossy().trim_start_matches('0')));
         bar.set_message(format!(
-            "{} records, {} stored, {}/s, {:.1} MB/s",
+            "{} records, {} stored, {}/s, {:.1} MB/s, {} behind{file}",
             thousands(now.0),
             thousands(progress.stored.load(Ordering::Relaxed)),
             thousands((now.0 - before.0) * 2),
             (now.1 - before.1) as f64 * 2e-6,
+            thousands(lag.unsigned_abs()),
         ));
         bar.tick();
         before = now;

@@ -1,7 +1,9 @@
 //! The commands, one file each: arguments in, rooms called, words out.
 
 mod broker;
+mod compact;
 mod doctor;
+mod files;
 mod generate;
 mod ingest;
 mod openapi;
@@ -41,6 +43,8 @@ enum Command {
     Up(up::Up),
     Produce(produce::Produce),
     Ingest(ingest::Ingest),
+    Compact(compact::Compact),
+    Files(files::Files),
     Sql(sql::Sql),
     Train(train::Train),
     Serve(serve::Serve),
@@ -111,6 +115,8 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Sql(sql) => job(sql.run()).await,
         Command::Train(train) => job(train.run()).await,
         Command::Doctor(doctor) => job(doctor.run()).await,
+        Command::Compact(compact) => job(blocking(move || compact.run())).await,
+        Command::Files(files) => job(blocking(move || files.run())).await,
         Command::Generate(generate) => job(blocking(move || generate.run())).await,
         Command::Openapi(openapi) => openapi.run(),
     }

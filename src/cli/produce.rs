@@ -46,7 +46,7 @@ impl Produce {
             let source = source.clone();
             Some(super::blocking(move || Ok(rows::check(&source)?)).await?)
         };
-        let cluster = self.kafka.cluster();
+        let cluster = self.kafka.cluster()?;
         let (topic, made) = cluster.topic_or_create(&self.topic.topic, self.topic.partitions).await?;
         if made {
             let partitions = count(u64::from(topic.partitions.unsigned_abs()), "partition");

@@ -13,7 +13,7 @@ use super::{Done, Terminal, count, ingest, serve, thousands, train as tables};
 use crate::api::{self, State, live::Live};
 use crate::broker::embedded::Backlog;
 use crate::broker::{Acknowledged, Cluster, Embedded, Producer};
-use crate::config::{BatchArgs, BindArgs, MaybeKafkaArgs, SqlArgs, StoreArgs, TopicArgs, seconds};
+use crate::config::{BatchArgs, BindArgs, MaybeKafkaArgs, RollArgs, SqlArgs, StoreArgs, TopicArgs, seconds};
 use crate::ingest::{Control, Job};
 use crate::produce::{self, Options, Replay};
 use crate::rows::{self, Checked, Rows};
@@ -49,6 +49,8 @@ pub struct Up {
     sql: SqlArgs,
     #[command(flatten)]
     batch: BatchArgs,
+    #[command(flatten)]
+    roll: RollArgs,
 }
 
 /// The Kafka that `up` reads from; the embedded one lives as long as this.
@@ -89,6 +91,9 @@ impl Up {
             fields: files.fields.clone(),
             limits: self.batch.limits(),
             until_end: false,
+            group: None,
+            accept_gap: false,
+            roll: self.roll.policy(false),
             embedded: stream.backlog.clone(),
         };
         let ingesting = ingest::spawn(job, &control)?;
@@ -171,7 +176,7 @@ impl Up {
 
     async fn stream(&self, store: &Store) -> anyhow::Result<Stream> {
         let topic = &self.topic.topic;
-        if let Some(cluster) = self.kafka.cluster() {
+        if let Some(cluster) = self.kafka.cluster()? {
             let (found, made) = cluster.topic_or_create(topic, self.topic.partitions).await?;
             let source = store.claim(topic, &found.id, found.partitions)?;
             let partitions = count(u64::from(found.partitions.unsigned_abs()), "partition");
@@ -181,7 +186,7 @@ impl Up {
         }
         let source = store.claim(topic, EMBEDDED, self.topic.partitions)?;
         let embedded = Embedded::start(topic, source.partitions)?;
-        let cluster = embedded.cluster(self.kafka.timeout.timeout);
+        let cluster = embedded.cluster(self.kafka.client.timeout);
         tracing::info!("embedded broker at {}, topic {topic}", cluster.servers);
         let (partitions, backlog) = (source.partitions, Some(Arc::default()));
         Ok(Stream { cluster, source, partitions, backlog, _embedded: Some(embedded) })

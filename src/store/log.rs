@@ -61,15 +61,38 @@ impl Name {
 /// The log of one partition.
 #[derive(Debug, Clone)]
 pub struct Log {
-    store: Store,
-    dir: PathBuf,
-    partition: i32,
+    pub(super) store: Store,
+    pub(super) dir: PathBuf,
+    pub(super) partition: i32,
 }
 
 impl Log {
     pub(super) fn new(store: Store, topic: &str, partition: i32) -> Self {
         let dir = store.root.join("records").join(topic).join(partition.to_string());
         Self { store, dir, partition }
+    }
+
+    pub fn partition(&self) -> i32 {
+        self.partition
+    }
+
+    /// Sets newest files aside that can't be read, so that their range is read again from the topic. Whoever publishes
+    /// syncs before the name is there, so this is the work of a broken disk or of somebody's hands.
+    pub fn set_damaged_aside(&self) -> Result<(), Error> {
+        while let Some((name, path)) = self.names()?.pop() {
+            let Err(Error::Damaged { why, .. }) = self.footer(&path, name) else { break };
+            let aside = self.store.root.join("aside");
+            fs::create_dir_all(&aside).map_err(Error::io("make", &aside))?;
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            let to = aside.join(format!("{}-{}-{file}", self.partition, std::process::id()));
+            fs::rename(&path, &to).map_err(Error::io("set aside", &path))?;
+            tracing::warn!(
+                "{} is damaged ({why}): set aside as {}, its range is read again",
+                path.display(),
+                to.display()
+            );
+        }
+        Ok(())
     }
 
     /// Makes the directory, and fixes where the partition's very first file starts. If that is fixed already, by an
@@ -89,7 +112,8 @@ impl Log {
         Ok(covered.max(Some(self.footer(path, *name)?.next)))
     }
 
-    fn first(&self) -> Result<Option<i64>, Error> {
+    /// Where the very first file starts; `None` if the log has not begun.
+    pub fn first(&self) -> Result<Option<i64>, Error> {
         let path = self.dir.join("_start");
         match fs::read_to_string(&path) {
             Ok(text) => match text.trim().parse() {
@@ -103,11 +127,23 @@ impl Log {
 
     /// The files that count, by start: the reader's rule.
     pub fn files(&self) -> Result<Vec<DataFile>, Error> {
+        Ok(effective(self.all_files()?))
+    }
+
+    /// All files, those that larger ones replaced among them.
+    pub(super) fn all_files(&self) -> Result<Vec<DataFile>, Error> {
         let mut files = Vec::new();
         for (name, path) in self.names()? {
-            files.push(self.footer(&path, name)?);
+            match self.footer(&path, name) {
+                Ok(file) => files.push(file),
+                // Replaced by a larger one and deleted since the directory was listed: the larger one is there.
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    return self.all_files();
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(effective(files))
+        Ok(files)
     }
 
     fn names(&self) -> Result<Vec<(Name, PathBuf)>, Error> {
@@ -167,6 +203,12 @@ impl Log {
         if !self.store.link(&scratch, &path)? {
             return Ok(Published::Taken);
         }
+        // Whoever slept between the look above and the link may have found a name free that was replaced and deleted
+        // meanwhile. Readers pass over such a file, but nothing may be built on it.
+        if self.names()?.iter().any(|(name, _)| name.next.is_some_and(|end| name.start <= start && start < end)) {
+            fs::remove_file(&path).map_err(Error::io("take back", &path))?;
+            return Ok(Published::Taken);
+        }
         let rows = records.num_rows() as u64;
         Ok(Published::File(DataFile { path, partition: self.partition, start, next, rows, size }))
     }
@@ -179,8 +221,8 @@ fn footer_value<'m>(metadata: &'m ParquetMetaData, key: &str) -> Option<&'m str>
 
 /// Of files with the same start the one that reaches furthest; of those that start inside a range already covered,
 /// none. Small files that wait to be deleted after a larger one replaced them are passed over by this.
-fn effective(mut files: Vec<DataFile>) -> Vec<DataFile> {
-    files.sort_by_key(|file| (file.start, std::cmp::Reverse(file.next)));
+pub(super) fn effective(mut files: Vec<DataFile>) -> Vec<DataFile> {
+    files.sort_by(|a, b| (a.start, b.next, &a.path).cmp(&(b.start, a.next, &b.path)));
     let mut covered = i64::MIN;
     files.retain(|file| {
         let counts = file.start >= covered;
@@ -192,9 +234,17 @@ fn effective(mut files: Vec<DataFile>) -> Vec<DataFile> {
     files
 }
 
-fn write_parquet(path: &Path, records: &RecordBatch, start: i64, next: i64) -> Result<u64, Error> {
+/// Of files that count, by start, the one that covers another's whole range.
+pub(super) fn covering<'f>(files: &'f [DataFile], other: &DataFile) -> Option<&'f DataFile> {
+    let after = files.partition_point(|file| file.start <= other.start);
+    let file = &files[after.checked_sub(1)?];
+    (other.next <= file.next).then_some(file)
+}
+
+/// How files are written: compressed, with statistics, and with a footer that says what they cover.
+pub(super) fn properties(start: i64, next: i64, rows: u64) -> WriterProperties {
     let pair = |key: &str, value: String| KeyValue::new(key.to_owned(), value);
-    let properties = WriterProperties::builder()
+    WriterProperties::builder()
         .set_created_by(concat!("tercile ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_statistics_enabled(EnabledStatistics::Chunk)
@@ -204,10 +254,14 @@ fn write_parquet(path: &Path, records: &RecordBatch, start: i64, next: i64) -> R
         .set_key_value_metadata(Some(vec![
             pair("start", start.to_string()),
             pair("next", next.to_string()),
-            pair("rows", records.num_rows().to_string()),
+            pair("rows", rows.to_string()),
         ]))
-        .build();
+        .build()
+}
+
+fn write_parquet(path: &Path, records: &RecordBatch, start: i64, next: i64) -> Result<u64, Error> {
     let parquet = |source| Error::Parquet { path: path.to_owned(), source };
+    let properties = properties(start, next, records.num_rows() as u64);
     let file = File::create(path).map_err(Error::io("write", path))?;
     let mut writer = ArrowWriter::try_new(file, records.schema(), Some(properties)).map_err(parquet)?;
     writer.write(records).map_err(parquet)?;
@@ -217,14 +271,14 @@ fn write_parquet(path: &Path, records: &RecordBatch, start: i64, next: i64) -> R
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::time::Instant;
 
     use crate::batch::{Batch, Record};
     use crate::record::{self, Fields};
 
-    fn records(offsets: std::ops::Range<i64>) -> RecordBatch {
+    pub(in crate::store) fn records(offsets: std::ops::Range<i64>) -> RecordBatch {
         let fields = Fields::new(vec!["a".into()]);
         let mut batch = Batch::new(0, &fields);
         for offset in offsets {
@@ -280,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_file_is_named() {
+    fn a_torn_newest_file_is_named_and_set_aside() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let log = store.log("products", 0);
@@ -288,5 +342,8 @@ mod tests {
         fs::write(dir.path().join("records/products/0/00000000000000000000.parquet"), b"PAR1").unwrap();
         let error = log.files().unwrap_err().to_string();
         assert!(error.contains("00000000000000000000.parquet is damaged"), "{error}");
+        log.set_damaged_aside().unwrap();
+        assert_eq!(log.next().unwrap(), Some(0));
+        assert_eq!(fs::read_dir(dir.path().join("aside")).unwrap().count(), 1);
     }
 }

@@ -9,9 +9,12 @@
 //!   records/          log.rs: the files, their names, the reader's rule
 //!   models/           written by the model room
 //!   tmp/              files on their way; nothing in it counts
+//!   aside/            damaged files that were replaced by reading their range again
 //! ```
 
+mod compact;
 pub mod log;
+mod verify;
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -20,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+pub use compact::{Policy, Rolled};
 pub use log::{DataFile, Log, Published};
 
 /// The `id` of a store that the embedded broker feeds: it makes its topic anew at each start.
@@ -170,9 +174,9 @@ impl Store {
         Log::new(self.clone(), topic, partition)
     }
 
-    /// The files that count now, all partitions of the topic this store is fed from.
-    pub fn snapshot(&self) -> Result<Snapshot, Error> {
-        let Some(source) = self.source()? else { return Ok(Snapshot::default()) };
+    /// The logs of all partitions that have one.
+    pub fn logs(&self) -> Result<Vec<Log>, Error> {
+        let Some(source) = self.source()? else { return Ok(Vec::new()) };
         let dir = self.root.join("records").join(&source.topic);
         let mut partitions: Vec<i32> = match fs::read_dir(&dir) {
             Ok(entries) => entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect(),
@@ -180,9 +184,15 @@ impl Store {
             Err(e) => return Err(Error::io("list", &dir)(e)),
         };
         partitions.sort_unstable();
+        Ok(partitions.into_iter().map(|partition| self.log(&source.topic, partition)).collect())
+    }
+
+    /// The files that count now, all partitions of the topic this store is fed from.
+    pub fn snapshot(&self) -> Result<Snapshot, Error> {
+        let Some(source) = self.source()? else { return Ok(Snapshot::default()) };
         let mut files = Vec::new();
-        for partition in partitions {
-            files.extend(self.log(&source.topic, partition).files()?);
+        for log in self.logs()? {
+            files.extend(log.files()?);
         }
         Ok(Snapshot { topic: source.topic, files })
     }

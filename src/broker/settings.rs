@@ -1,0 +1,96 @@
+//! Settings of librdkafka's own that users pass through: `-X key=value` and properties files.
+
+use std::fmt;
+use std::path::Path;
+
+use super::Error;
+
+/// Settings that the store's guarantees rest on, or that have a flag of their own.
+const OURS: [&str; 12] = [
+    "acks",
+    "allow.auto.create.topics",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "group.instance.id",
+    "isolation.level",
+    "metadata.broker.list",
+];
+
+/// Keys and values, in the order given: a later one wins.
+#[derive(Clone, Default)]
+pub struct Settings(Vec<(String, String)>);
+
+/// Values may be secrets.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(key, _)| key)).finish()
+    }
+}
+
+impl Settings {
+    /// Reads a file of `key=value` lines; those that begin with `#` or `!` are comments. `${NAME}` is not replaced.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let fault = |why: String| Error::SettingsFile { path: path.to_owned(), why };
+        let text = std::fs::read_to_string(path).map_err(|e| fault(e.to_string()))?;
+        let mut settings = Self::default();
+        for (i, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with(['#', '!']) {
+                continue;
+            }
+            let Some((key, value)) = line.split_once('=') else {
+                return Err(fault(format!("line {} is no key=value", i + 1)));
+            };
+            settings.add(key.trim(), value.trim())?;
+        }
+        Ok(settings)
+    }
+
+    /// Adds one, unless it is ours.
+    pub fn add(&mut self, key: &str, value: &str) -> Result<(), Error> {
+        let refused = |why: &str| Err(Error::Setting { key: key.to_owned(), why: why.to_owned() });
+        match key {
+            "sasl.jaas.config" => refused("is Java's; say sasl.username and sasl.password instead"),
+            _ if key.starts_with("ssl.truststore") => refused("is Java's; say ssl.ca.location, a PEM file, instead"),
+            _ if OURS.contains(&key) => refused("is tercile's own: it has a flag, or the store rests on it"),
+            _ => {
+                self.0.push((key.to_owned(), value.to_owned()));
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &(String, String)> {
+        self.0.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_properties_file_is_read_and_its_faults_name_no_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("client.properties");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Settings::read(&path)
+        };
+        let settings = read("# comment\n! too\n\nsecurity.protocol = SASL_SSL\nsasl.password=a=b#c\n").unwrap();
+        let pairs: Vec<_> = settings.iter().cloned().collect();
+        let expected = [("security.protocol", "SASL_SSL"), ("sasl.password", "a=b#c")];
+        assert_eq!(pairs, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+        assert_eq!(format!("{settings:?}"), r#"["security.protocol", "sasl.password"]"#);
+        assert!(read("secret").unwrap_err().to_string().ends_with("line 1 is no key=value"));
+        let error = read("auto.offset.reset=earliest").unwrap_err().to_string();
+        assert!(error.starts_with("the Kafka setting auto.offset.reset is tercile's own"), "{error}");
+        let error = read("sasl.jaas.config=org.x required password=\"hush\";").unwrap_err().to_string();
+        assert!(!error.contains("hush"), "{error}");
+    }
+}

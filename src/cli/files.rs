@@ -1,0 +1,30 @@
+//! `tercile files`
+
+use std::io::{self, Write as _};
+
+use clap::Args;
+
+use super::Done;
+use crate::config::StoreArgs;
+
+/// List the store's files that count, one a line
+///
+/// For readers that only know lists or patterns: small files that a larger one replaced are left out, so that no record
+/// comes twice.
+#[derive(Args)]
+pub struct Files {
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+impl Files {
+    pub fn run(self) -> anyhow::Result<Done> {
+        let snapshot = self.store.open()?.snapshot()?;
+        let mut out = io::BufWriter::new(io::stdout());
+        for file in snapshot.files {
+            writeln!(out, "{}", file.path.display())?;
+        }
+        out.flush()?;
+        Ok(Done::Well)
+    }
+}

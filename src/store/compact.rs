@@ -1,0 +1,207 @@
+//! A year of small files: runs of them are rolled into one larger file that covers their range.
+//!
+//! The larger file is named by its start and its end, and published like any other. From then on the reader's rule passes
+//! over the small ones, which stay for a while: for readers that listed the directory before, and for globs.
+
+use std::fs::{self, File};
+use std::time::{Duration, SystemTime};
+
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
+
+use super::Error;
+use super::log::{DataFile, Log, covering, effective, properties};
+
+/// Bytes of a row group that is being written, at most: what rolling keeps in memory.
+const GROUP_BYTES: usize = 32 * 1024 * 1024;
+/// Small files that make it worth while to roll a run that is not large yet.
+const WORTHWHILE: usize = 16;
+
+/// When to roll, and when to delete.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// Bytes on disk that a rolled file should have.
+    pub target: u64,
+    /// How long replaced files stay.
+    pub grace: Duration,
+    /// Roll the newest run too, however short it is.
+    pub eager: bool,
+}
+
+/// What was done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rolled {
+    /// Small files that were rolled.
+    pub small: u64,
+    /// Larger files that came of them.
+    pub large: u64,
+    /// Replaced files that were deleted.
+    pub deleted: u64,
+}
+
+impl Log {
+    /// Rolls what is worth rolling, and deletes what was replaced long enough ago. Any number may do so at once, beside
+    /// writers and readers.
+    pub fn compact(&self, policy: &Policy) -> Result<Rolled, Error> {
+        let mut rolled = Rolled { deleted: self.delete_replaced(policy.grace)?, ..Rolled::default() };
+        for run in plan(&self.files()?, policy) {
+            if self.roll(&run)? {
+                rolled.small += run.len() as u64;
+                rolled.large += 1;
+            }
+        }
+        Ok(rolled)
+    }
+
+    fn delete_replaced(&self, grace: Duration) -> Result<u64, Error> {
+        let all = self.all_files()?;
+        let counting = effective(all.clone());
+        let now = SystemTime::now();
+        let mut deleted = 0;
+        for file in &all {
+            let Some(by) = covering(&counting, file).filter(|by| by.path != file.path) else { continue };
+            let made = fs::metadata(&by.path).and_then(|m| m.modified()).map_err(Error::io("read", &by.path))?;
+            if now.duration_since(made).is_ok_and(|age| age >= grace) {
+                match fs::remove_file(&file.path) {
+                    Ok(()) => deleted += 1,
+                    // Somebody else was faster.
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(Error::io("delete", &file.path)(e)),
+                }
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// Writes one file in place of a run; `false` if somebody else did.
+    fn roll(&self, run: &[DataFile]) -> Result<bool, Error> {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(false) };
+        let (start, next) = (first.start, last.next);
+        let path = self.dir.join(format!("{start:020}-{next:020}.parquet"));
+        let scratch = self.store.scratch();
+        let written = self.merge(run, &scratch, start, next);
+        if !matches!(written, Ok(true)) {
+            let _ = fs::remove_file(&scratch);
+            return written;
+        }
+        self.store.link(&scratch, &path)
+    }
+
+    fn merge(&self, run: &[DataFile], scratch: &std::path::Path, start: i64, next: i64) -> Result<bool, Error> {
+        let parquet = |source| Error::Parquet { path: scratch.to_owned(), source };
+        let rows = run.iter().map(|file| file.rows).sum();
+        let mut writer: Option<ArrowWriter<File>> = None;
+        for file in run {
+            let damaged = |e: &dyn std::fmt::Display| Error::Damaged { path: file.path.clone(), why: e.to_string() };
+            let input = match File::open(&file.path) {
+                Ok(input) => input,
+                // Rolled by somebody else, and deleted already.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+                Err(e) => return Err(Error::io("open", &file.path)(e)),
+            };
+            let metadata = ArrowReaderMetadata::load(&input, Default::default()).map_err(|e| damaged(&e))?;
+            let schema = metadata.schema().clone();
+            let writer = match &mut writer {
+                Some(writer) => writer,
+                None => {
+                    let output = File::create(scratch).map_err(Error::io("write", scratch))?;
+                    let made = ArrowWriter::try_new(output, schema, Some(properties(start, next, rows)));
+                    writer.insert(made.map_err(parquet)?)
+                }
+            };
+            let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata);
+            for batch in reader.build().map_err(|e| damaged(&e))? {
+                writer.write(&batch.map_err(|e| damaged(&e))?).map_err(parquet)?;
+                if writer.in_progress_size() > GROUP_BYTES {
+                    writer.flush().map_err(parquet)?;
+                }
+            }
+        }
+        let Some(writer) = writer else { return Ok(false) };
+        let output = writer.into_inner().map_err(parquet)?;
+        output.sync_all().map_err(Error::io("sync", scratch))?;
+        Ok(true)
+    }
+}
+
+/// Runs of neighbouring small files. A run ends when it is large enough; the last one is rolled only where that saves
+/// many files, and does not write a large file again for the sake of a few small ones.
+fn plan(files: &[DataFile], policy: &Policy) -> Vec<Vec<DataFile>> {
+    let mut runs = Vec::new();
+    let mut run: Vec<DataFile> = Vec::new();
+    let size = |run: &[DataFile]| run.iter().map(|file| file.size).sum::<u64>();
+    for file in files {
+        let unbroken = run.last().is_none_or(|last: &DataFile| last.next == file.start);
+        if file.size >= policy.target || !unbroken {
+            runs.push(std::mem::take(&mut run));
+        }
+        if file.size < policy.target {
+            run.push(file.clone());
+            if size(&run) >= policy.target {
+                runs.push(std::mem::take(&mut run));
+            }
+        }
+    }
+    let largest = run.iter().map(|file| file.size).max().unwrap_or(0);
+    if policy.eager || (run.len() >= WORTHWHILE && size(&run) >= 2 * largest) {
+        runs.push(run);
+    }
+    runs.retain(|run| run.len() > 1);
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::log::tests::records;
+    use super::super::{Published, Store};
+    use super::*;
+    use std::path::PathBuf;
+
+    const POLICY: Policy = Policy { target: 100, grace: Duration::ZERO, eager: false };
+
+    fn file(start: i64, next: i64, size: u64) -> DataFile {
+        DataFile { path: PathBuf::new(), partition: 0, start, next, rows: 1, size }
+    }
+
+    #[test]
+    fn runs_end_when_large_and_the_last_one_waits() {
+        let ranges = |files: &[DataFile], policy: &Policy| -> Vec<(i64, i64)> {
+            plan(files, policy).iter().map(|run| (run[0].start, run[run.len() - 1].next)).collect()
+        };
+        let files: Vec<DataFile> = (0..10).map(|i| file(i, i + 1, 30)).collect();
+        assert_eq!(ranges(&files, &POLICY), [(0, 4), (4, 8)]);
+        assert_eq!(ranges(&files, &Policy { eager: true, ..POLICY }), [(0, 4), (4, 8), (8, 10)]);
+        let with_large = [file(0, 1, 10), file(1, 2, 10), file(2, 3, 500), file(3, 4, 10)];
+        assert_eq!(ranges(&with_large, &POLICY), [(0, 2)]);
+        let tiny: Vec<DataFile> = (0..16).map(|i| file(i, i + 1, 1)).collect();
+        assert_eq!(ranges(&tiny, &POLICY), [(0, 16)]);
+        let unbalanced: Vec<DataFile> = (0..16).map(|i| file(i, i + 1, if i == 0 { 50 } else { 1 })).collect();
+        assert_eq!(ranges(&unbalanced, &POLICY), []);
+    }
+
+    #[test]
+    fn rolling_keeps_every_record_once_and_its_range_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.claim("products", "id", 1).unwrap();
+        let log = store.log("products", 0);
+        log.begin(0).unwrap();
+        for i in 0..20 {
+            assert!(matches!(log.publish(&records(i * 5..i * 5 + 5), i * 5, i * 5 + 5).unwrap(), Published::File(_)));
+        }
+        let policy = Policy { target: 1 << 20, grace: Duration::from_secs(3600), eager: false };
+        assert_eq!(log.compact(&policy).unwrap(), Rolled { small: 20, large: 1, deleted: 0 });
+        assert_eq!(log.compact(&policy).unwrap(), Rolled::default(), "nothing is left to do");
+        let files = log.files().unwrap();
+        assert_eq!(files.iter().map(|f| (f.start, f.next, f.rows)).collect::<Vec<_>>(), [(0, 100, 100)]);
+        assert_eq!(log.all_files().unwrap().len(), 21);
+        let policy = Policy { grace: Duration::ZERO, ..policy };
+        assert_eq!(log.compact(&policy).unwrap(), Rolled { small: 0, large: 0, deleted: 20 });
+        assert_eq!(log.files().unwrap(), files);
+        assert_eq!(log.next().unwrap(), Some(100));
+        // A worker that slept through all of it finds its name free, and must not have it.
+        assert_eq!(log.publish(&records(5..12), 5, 12).unwrap(), Published::Taken);
+        assert!(matches!(log.publish(&records(100..101), 100, 101).unwrap(), Published::File(_)));
+        assert_eq!(store.snapshot().unwrap().rows(), 101);
+    }
+}
