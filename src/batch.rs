@@ -2,6 +2,7 @@
 //!
 //! Pure: it has no clock, no broker and no disk. The caller says when a record came and asks whether the batch is due.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -106,7 +107,7 @@ impl Batch {
     pub fn push<'h>(
         &mut self,
         record: &Record<'_>,
-        headers: impl Iterator<Item = (&'h str, Option<&'h [u8]>)>,
+        headers: impl Iterator<Item = (Cow<'h, str>, Option<&'h [u8]>)>,
         decoded: &Result<Decoded<'_>, Unreadable>,
         now: Instant,
     ) {
@@ -182,11 +183,11 @@ impl Batch {
 }
 
 /// `[[name, base64 or null], …]`
-fn headers_json<'h>(headers: impl Iterator<Item = (&'h str, Option<&'h [u8]>)>) -> String {
+fn headers_json<'h>(headers: impl Iterator<Item = (Cow<'h, str>, Option<&'h [u8]>)>) -> String {
     let mut json = String::from("[");
     for (i, (name, value)) in headers.enumerate() {
         json.push_str(if i == 0 { "[" } else { ",[" });
-        record::push_json_string(&mut json, name);
+        record::push_json_string(&mut json, &name);
         match value {
             Some(value) => {
                 json.push_str(",\"");
@@ -237,7 +238,7 @@ mod tests {
         let now = Instant::now();
         push(&mut batch, &fields, 10, br#"{"a":"x","b":1}"#, now);
         let record = Record { offset: 20, timestamp: None, key: Some(b"k"), payload: Some(b"\xff") };
-        let headers = [("h", Some(&b"v"[..])), ("n\"", None)];
+        let headers = [(Cow::from("h"), Some(&b"v"[..])), (Cow::from("n\""), None)];
         batch.push(&record, headers.into_iter(), &record::decode(record.payload, &fields), now);
         let ready = batch.take().unwrap().unwrap();
         assert_eq!((ready.next, ready.unreadable, ready.records.num_rows()), (21, 1, 2));

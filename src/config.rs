@@ -24,6 +24,14 @@ impl StoreArgs {
     pub fn open(&self) -> Result<Store, store::Error> {
         Store::open(&self.store)
     }
+
+    /// Looks at it without making it: a mistyped name must not become a store.
+    pub fn look(&self) -> Store {
+        if !self.store.is_dir() {
+            tracing::warn!("there is no store at {}: it has no records", self.store.display());
+        }
+        Store::at(&self.store)
+    }
 }
 
 /// Where the SQL files are.

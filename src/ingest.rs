@@ -61,9 +61,10 @@ pub struct Job {
     pub accept_gap: bool,
     /// How small files are rolled into large ones meanwhile.
     pub roll: Policy,
-    /// The embedded broker of this process: it has no past, so the store's next offsets are added to what it hands
-    /// out, and room is made in the backlog for each replayed record that was read.
-    pub embedded: Option<Arc<Backlog>>,
+    /// The broker is this process's own: it has no past, so the store's next offsets are added to what it hands out.
+    pub embedded: bool,
+    /// Where room is made for each replayed record that was read, if the broker is an embedded one, ours or not.
+    pub backlog: Option<Arc<Backlog>>,
 }
 
 /// Shared with whoever watches or steers a running ingest.
@@ -86,7 +87,8 @@ pub struct Progress {
     positions: Mutex<BTreeMap<i32, i64>>,
     lags: Mutex<BTreeMap<i32, i64>>,
     last_file: Mutex<Option<PathBuf>>,
-    /// Whether every partition has been read to its end at least once.
+    gaps: Mutex<Vec<Gap>>,
+    /// Whether every partition has been read to where it ended at start, or halted.
     pub caught_up: AtomicBool,
 }
 
@@ -99,6 +101,11 @@ impl Progress {
     /// Records behind each partition's position, as far as the last fetch told.
     pub fn lags(&self) -> BTreeMap<i32, i64> {
         self.lags.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The gaps that halted partitions.
+    pub fn gaps(&self) -> Vec<Gap> {
+        self.gaps.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The file that was published last.
@@ -181,9 +188,9 @@ fn connect(job: &Job, skips: &Skips) -> Result<(Consumer, Vec<Start>), Error> {
     }
     let mut starts = Vec::new();
     for partition in 0..job.partitions {
-        starts.push(recover(store, cluster, topic, partition, embedded.is_some(), skips)?);
+        starts.push(recover(store, cluster, topic, partition, *embedded, skips)?);
     }
-    Ok((Consumer::assign(cluster, topic, &starts, embedded.is_some())?, starts))
+    Ok((Consumer::assign(cluster, topic, &starts, *embedded)?, starts))
 }
 
 /// Each partition goes on where its log ends, and a new log begins where the topic does.
@@ -320,7 +327,8 @@ impl<'env> Reader<'_, 'env> {
 
     fn read(&mut self, reported: &Receiver<Report>) -> Result<Ended, Error> {
         let Shared { job, control, consumer, .. } = *self.shared;
-        let mut targets = if job.until_end { Some(ends(consumer, &self.positions)?) } else { None };
+        let ends_at_start = ends(consumer, &self.positions)?;
+        let mut targets = job.until_end.then(|| ends_at_start.clone());
         let mut deadline = None;
         let mut down = false;
         let mut told = Instant::now();
@@ -339,7 +347,7 @@ impl<'env> Reader<'_, 'env> {
                 }
             }
             if control.stopping() && deadline.is_none() {
-                if job.embedded.is_none() {
+                if !job.embedded {
                     break;
                 }
                 // What an embedded broker still holds dies with it, so it is read first.
@@ -348,6 +356,11 @@ impl<'env> Reader<'_, 'env> {
             }
             if targets.as_ref().is_some_and(|targets| self.reached(targets)) {
                 break;
+            }
+            let caught_up = &control.progress.caught_up;
+            if !caught_up.load(Ordering::Relaxed) && self.reached(&ends_at_start) {
+                self.tell();
+                caught_up.store(true, Ordering::SeqCst);
             }
             let all_halted = !self.lanes.is_empty() && self.halted.len() == self.lanes.len();
             if deadline.is_some_and(|deadline| Instant::now() > deadline) || (all_halted && job.group.is_none()) {
@@ -367,10 +380,6 @@ impl<'env> Reader<'_, 'env> {
                 Some(Event::Message(message)) => self.pass_on(message),
                 Some(Event::End(partition)) => {
                     self.at_end.insert(partition);
-                    if self.at_end.len() + self.halted.len() >= self.lanes.len() {
-                        self.tell();
-                        control.progress.caught_up.store(true, Ordering::SeqCst);
-                    }
                 }
                 Some(Event::OutOfRange) => {
                     let accepted = self.gaps()?;
@@ -419,7 +428,7 @@ impl<'env> Reader<'_, 'env> {
         self.at_end.remove(&partition);
         control.progress.received.fetch_add(1, Ordering::Relaxed);
         control.progress.received_bytes.fetch_add(message.size() as u64, Ordering::Relaxed);
-        if let Some(backlog) = &job.embedded
+        if let Some(backlog) = &job.backlog
             && message.is_replayed()
         {
             backlog.leave(message.payload_len());
@@ -433,7 +442,7 @@ impl<'env> Reader<'_, 'env> {
 
     /// Finds the partitions whose next record is gone. They halt, but for those whose gap is accepted, which come back.
     fn gaps(&mut self) -> Result<Vec<Gap>, Error> {
-        let Shared { job, consumer, .. } = *self.shared;
+        let Shared { job, control, consumer, .. } = *self.shared;
         let mut accepted = Vec::new();
         for gap in consumer.gaps(&self.positions)? {
             let Entry::Vacant(running) = self.halted.entry(gap.partition) else { continue };
@@ -442,6 +451,11 @@ impl<'env> Reader<'_, 'env> {
             } else {
                 tracing::error!("{gap}; this partition halts");
                 consumer.pause(gap.partition)?;
+                control.progress.gaps.lock().unwrap_or_else(PoisonError::into_inner).push(gap.clone());
+                if let Some(backlog) = &job.backlog {
+                    // What the sender still has would wait for a reader that does not come.
+                    backlog.close();
+                }
                 running.insert(gap);
             }
         }

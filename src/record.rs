@@ -157,7 +157,7 @@ fn text_of(json: &str) -> Result<Option<Cow<'_, str>>, serde_json::Error> {
 }
 
 /// Fields back into one object, the last of each name, in the order in which those came.
-fn object_of(others: Vec<(Cow<'_, str>, &RawValue)>) -> String {
+pub fn object_of(others: Vec<(Cow<'_, str>, &RawValue)>) -> String {
     if others.is_empty() {
         return "{}".to_owned();
     }

@@ -24,6 +24,8 @@ pub enum Error {
     Header { path: PathBuf, why: String },
     #[error("{path}, line {line}: expected {expected} fields as in the header, found {found}", path = path.display())]
     Fields { path: PathBuf, line: u64, expected: u64, found: u64 },
+    #[error("{path}, line {line}: {why}", path = path.display())]
+    Quote { path: PathBuf, line: u64, why: &'static str },
     #[error("{path}, line {line}: expected UTF-8, found other bytes", path = path.display())]
     Utf8 { path: PathBuf, line: u64 },
     #[error("{path}, line {line}: expected one JSON object a line, found {why}", path = path.display())]
@@ -116,16 +118,22 @@ impl Rows {
         let first = text.iter().find(|byte| !byte.is_ascii_whitespace()).copied();
         let ndjson = match first {
             None => return Err(Error::Empty { path: path.to_owned() }),
+            Some(b'[') => {
+                let why = "an array: write each of its objects on a line of its own".to_owned();
+                return Err(Error::Json { path: path.to_owned(), line: 1, why });
+            }
             Some(byte) => byte == b'{',
         };
         let behind = u64::from(text.windows(2).find(|pair| pair[1] == b'\n').is_some_and(|pair| pair[0] == b'\r'));
-        let skipped = if ndjson { head.len() - text.len() } else { 0 };
+        // The mark is no part of the first field, or the quote after it would not open one.
+        let skipped = head.len() - text.len();
         let input: Box<dyn Read + Send> = Box::new(io::Cursor::new(head.split_off(skipped)).chain(input));
         let path = path.to_owned();
         if ndjson {
             let reader = BufReader::with_capacity(1 << 16, input);
             return Ok(Self { path, format: Format::Ndjson { reader, line: 0, bytes: 0, buffer: Vec::new() } });
         }
+        let input: Box<dyn Read + Send> = Box::new(Quotes::around(input));
         let mut reader = ReaderBuilder::new().buffer_capacity(1 << 16).from_reader(input);
         let header = match reader.byte_headers() {
             Ok(header) => header.clone(),
@@ -198,6 +206,74 @@ impl Rows {
     }
 }
 
+/// Watches the quotes of CSV as it is read: the csv crate takes what RFC 4180 does not allow, and an open quote would
+/// swallow the rest of a file as one field. A quote inside an unquoted field harms nobody, and stays what it is.
+struct Quotes {
+    inner: Box<dyn Read + Send>,
+    state: Quoting,
+    line: u64,
+    /// Where the quoted field began.
+    opened: u64,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Quoting {
+    FieldStart,
+    Plain,
+    Quoted,
+    /// After a quote inside quotes: the field's end, or the first of two that mean one.
+    Closing,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}: {why}")]
+struct QuoteFault {
+    line: u64,
+    why: &'static str,
+}
+
+impl Quotes {
+    fn around(inner: Box<dyn Read + Send>) -> Self {
+        Self { inner, state: Quoting::FieldStart, line: 1, opened: 1 }
+    }
+
+    fn see(&mut self, byte: u8) -> Result<(), QuoteFault> {
+        self.line += u64::from(byte == b'\n');
+        self.state = match (self.state, byte) {
+            (Quoting::Quoted, b'"') => Quoting::Closing,
+            (Quoting::Quoted, _) => Quoting::Quoted,
+            (Quoting::Closing, b'"') => Quoting::Quoted,
+            (_, b',' | b'\n' | b'\r') => Quoting::FieldStart,
+            (Quoting::Closing, _) => {
+                return Err(QuoteFault {
+                    line: self.line,
+                    why: "expected a comma or the line's end after a closing quote",
+                });
+            }
+            (Quoting::FieldStart, b'"') => {
+                self.opened = self.line;
+                Quoting::Quoted
+            }
+            _ => Quoting::Plain,
+        };
+        Ok(())
+    }
+}
+
+impl Read for Quotes {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        if read == 0 && self.state == Quoting::Quoted && !buffer.is_empty() {
+            let fault = QuoteFault { line: self.opened, why: "the quote that opens here is never closed" };
+            return Err(io::Error::other(fault));
+        }
+        for &byte in &buffer[..read] {
+            self.see(byte).map_err(io::Error::other)?;
+        }
+        Ok(read)
+    }
+}
+
 /// Reads a whole file without keeping any of it: so that nothing is sent of a file with a fault in it.
 pub fn check(source: &Source) -> Result<Checked, Error> {
     struct Hashing<R>(R, std::sync::Arc<std::sync::Mutex<Sha256>>);
@@ -242,6 +318,11 @@ fn header_keys(path: &Path, header: &ByteRecord) -> Result<Vec<String>, Error> {
         }
         names.push(name);
     }
+    if let [name] = names.as_slice()
+        && name.contains([';', '\t'])
+    {
+        return Err(bad(format!("{name:?}: fields are separated by commas")));
+    }
     let key = |name: &&str| {
         let mut key = String::new();
         record::push_json_string(&mut key, name);
@@ -254,7 +335,10 @@ fn header_keys(path: &Path, header: &ByteRecord) -> Result<Vec<String>, Error> {
 fn csv_error(path: &Path, behind: u64, error: csv::Error) -> Error {
     let path = path.to_owned();
     match error.into_kind() {
-        ErrorKind::Io(source) => Error::Io { path, source },
+        ErrorKind::Io(source) => match source.get_ref().and_then(|inner| inner.downcast_ref::<QuoteFault>()) {
+            Some(fault) => Error::Quote { path, line: fault.line, why: fault.why },
+            None => Error::Io { path, source },
+        },
         ErrorKind::UnequalLengths { pos, expected_len, len } => {
             Error::Fields { path, line: pos.map_or(0, |p| p.line() + behind), expected: expected_len, found: len }
         }
@@ -303,6 +387,13 @@ mod tests {
         assert_eq!(fault(b"a\xff,b\n"), "f, line 1: expected UTF-8, found other bytes");
         assert_eq!(fault(b"x,4.2\n"), "f, line 1: expected a header line with the fields' names, found 4.2, a number");
         assert_eq!(fault(b"a,a\n"), "f, line 1: expected a header line with the fields' names, found a twice");
+        assert_eq!(
+            fault(b"a,b\n1,2\n\"x\"y,3\n"),
+            "f, line 3: expected a comma or the line's end after a closing quote"
+        );
+        assert_eq!(fault(b"a,b\n1,2\n3,\"4\nb,3\nc,2\n"), "f, line 3: the quote that opens here is never closed");
+        assert!(fault(b"a;b\n1;2\n").contains("fields are separated by commas"));
+        assert!(fault(b" [{\"a\":1}]").starts_with("f, line 1: expected one JSON object a line, found an array"));
         assert!(fault(b"{}\n[1]\n").starts_with("f, line 2: expected one JSON object a line"));
         assert!(fault(b"{}\n{\"a\":}\n").starts_with("f, line 2: expected one JSON object a line"));
     }

@@ -47,6 +47,10 @@ pub enum Error {
 enum Refusal {
     #[error("no rows to train on")]
     NoRows,
+    #[error(
+        "the record at offset {offset} of partition {partition} comes twice; a segmentation gives each record once"
+    )]
+    Twice { partition: i32, offset: i64 },
     #[error(transparent)]
     Features(#[from] features::Error),
     #[error(transparent)]
@@ -76,8 +80,17 @@ struct Stream {
     cuts: [Option<Cut>; SLICES as usize],
 }
 
+/// A training.
+#[derive(Debug, Clone)]
+pub struct Training {
+    /// Records in the stream as the training saw it.
+    pub n: u64,
+    /// By segmentation, then by slice.
+    pub outcomes: Vec<Outcome>,
+}
+
 /// Trains every segmentation on every slice, one training at a time.
-pub async fn train(store: &Store, files: &Files) -> Result<Vec<Outcome>, Error> {
+pub async fn train(store: &Store, files: &Files) -> Result<Training, Error> {
     let _one_at_a_time = lock(store).await?;
     let snapshot = store.snapshot()?;
     let ctx = engine::open(&snapshot, files).await?;
@@ -91,12 +104,14 @@ pub async fn train(store: &Store, files: &Files) -> Result<Vec<Outcome>, Error> 
         let trained = tokio::task::spawn_blocking(work).await.map_err(|e| Error::Cut(e.to_string()))?;
         outcomes.extend(trained?);
     }
-    Ok(outcomes)
+    Ok(Training { n: stream.n, outcomes })
 }
 
 async fn lock(store: &Store) -> Result<File, Error> {
-    let path = store.models().join("train.lock");
+    let models = store.models();
+    let path = models.join("train.lock");
     let locked = tokio::task::spawn_blocking(move || {
+        std::fs::create_dir_all(&models).map_err(store::Error::io("make", &models))?;
         let file = File::create(&path).map_err(store::Error::io("write", &path))?;
         file.lock().map_err(store::Error::io("lock", &path))?;
         Ok::<_, store::Error>(file)
@@ -208,6 +223,14 @@ impl Rows {
         self.offsets.len()
     }
 
+    /// In stream order a record that comes twice stands beside itself.
+    fn check_distinct(&self) -> Result<(), Refusal> {
+        let offsets = self.offsets.as_primitive::<Int64Type>().values();
+        let partitions = self.partitions.as_primitive::<Int32Type>().values();
+        let twice = (1..self.len()).find(|&i| (partitions[i], offsets[i]) == (partitions[i - 1], offsets[i - 1]));
+        twice.map_or(Ok(()), |i| Err(Refusal::Twice { partition: partitions[i], offset: offsets[i] }))
+    }
+
     fn hash(&self) -> String {
         let mut hasher = Sha256::new();
         let offsets = self.offsets.as_primitive::<Int64Type>();
@@ -283,6 +306,7 @@ impl Job<'_> {
         if rows.len() == 0 {
             return Err(Refusal::NoRows);
         }
+        rows.check_distinct()?;
         let starts = kmeans::starts_for(rows.len());
         let receipt = Receipt {
             topic: self.stream.topic.clone(),

@@ -40,7 +40,8 @@ fn a_replay_never_has_more_unread_than_its_limit() {
         group: None,
         accept_gap: false,
         roll: Policy { target: 1 << 27, grace: Duration::from_secs(86_400), eager: false },
-        embedded: Some(Arc::clone(&backlog)),
+        embedded: true,
+        backlog: Some(Arc::clone(&backlog)),
     };
     let ingesting = {
         let control = Arc::clone(&control);

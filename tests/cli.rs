@@ -89,6 +89,8 @@ fn a_file_with_a_fault_is_named_with_its_line() {
             "other.csv, line 1: expected a header line with some of the fields product_id",
         ),
         ("bare.csv", b"product_id,rating\n", "bare.csv: expected rows after the header, found none"),
+        ("open.csv", b"product_id,rating\na,\"4\nb,3\n", "open.csv, line 2: the quote that opens here is never closed"),
+        ("array.json", b"[{\"rating\":1}]", "array.json, line 1: expected one JSON object a line, found an array"),
         ("broken.ndjson", b"{\"rating\":1}\n{\"rating\":}\n", "broken.ndjson, line 2: expected one JSON object a line"),
     ];
     for (name, content, expected) in cases {
@@ -160,6 +162,10 @@ fn a_view_that_does_not_plan_is_named_by_its_file() {
 #[test]
 fn training_on_nothing_says_so() {
     let place = Place::new();
+    let error = place.fails(1, &["train", "--store", "typo"]);
+    assert!(error.contains("there is no store at typo"), "{error}");
+    assert!(!place.path("typo").exists());
+    std::fs::create_dir(place.path("store")).unwrap();
     let ended = place.run(&["train"]);
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.contains("no new model: price_rating of slice 1: no rows to train on"), "{}", ended.stderr);
@@ -220,7 +226,8 @@ fn produce_reads_stdin_and_refuses_what_the_embedded_broker_cannot_hold() {
     place.write("a.ndjson", "{}\n");
     let error = place.fails(1, &[&["produce", "a.ndjson"][..], &to, &["others"]].concat());
     assert!(error.contains("cannot make the topic others") && error.contains("makes no others"), "{error}");
-    place.write("large.ndjson", format!("{{}}\n{{\"a\":\"{}\"}}\n", "x".repeat(6 << 20)));
+    // Just under what the broker keeps, but not with what surrounds it.
+    place.write("large.ndjson", format!("{{}}\n{{\"a\":\"{}\"}}\n", "x".repeat((5 << 20) - 40)));
     let error = place.fails(1, &[&["produce", "large.ndjson"][..], &to, &["things"]].concat());
     assert!(error.contains("line 2") && error.contains("embedded broker"), "{error}");
     let ended = broker.interrupt();

@@ -406,3 +406,39 @@ fn a_damaged_newest_file_is_found_and_read_again() {
     assert!(ended.stderr.contains("set aside as"), "{}", ended.stderr);
     stream.exact(2_000);
 }
+
+#[test]
+fn a_steady_stream_leaves_memory_and_descriptors_flat() {
+    let Some(servers) = kafka() else { return };
+    let stream = Stream::new(&servers, "steady");
+    let (seconds, rate) = (setting("TERCILE_TEST_STEADY_SECONDS", 120), 1000);
+    stream.fill(0, 1, "2");
+    let filler = "x".repeat(150);
+    let rows: String =
+        (1..seconds * rate).map(|i| format!("{{\"product_id\":\"{i}\",\"product_name\":\"{filler}\"}}\n")).collect();
+    stream.place.write("steady.ndjson", rows);
+    let mut load = stream.place.start(&stream.args(&["produce", "steady.ndjson", "--rate", "1000"]));
+    let worker = stream.ingest(&["--batch-age", "0.5", "--grace", "10"]);
+    let measure = || {
+        let proc = format!("/proc/{}", worker.child.id());
+        let status = std::fs::read_to_string(format!("{proc}/status")).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let resident: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+        (resident, std::fs::read_dir(format!("{proc}/fd")).unwrap().count())
+    };
+    // Past the first rolling, buffers have the size they will have.
+    std::thread::sleep(Duration::from_secs(seconds / 2));
+    let before = measure();
+    while load.child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(load.wait().code(), Some(0));
+    let after = measure();
+    eprintln!("resident kB and descriptors: {before:?}, then {after:?}");
+    assert!(after.0 < before.0 + 16_384, "{before:?}, then {after:?}");
+    assert!(after.1 <= before.1 + 4, "{before:?}, then {after:?}");
+    assert_eq!(worker.interrupt().code, Some(0));
+    stream.exact(seconds * rate);
+    let counting = stream.place.ok(&["files"]).lines().count();
+    assert!(counting < 200, "small files are rolled: {counting} are left");
+}

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
 use common::{Place, amazon, eventually};
@@ -145,6 +146,75 @@ _offset,_key,product_id,_extra,_error,bytes
     assert_eq!(ended.code, Some(0));
     assert!(ended.stderr.contains("(5 unreadable)"), "{}", ended.stderr);
     assert_eq!(place.records(), (1619, 1619));
+}
+
+#[test]
+fn a_header_of_any_bytes_is_stored() {
+    let place = Place::new();
+    let up = place.up(&["--batch-age", "1"]);
+    // rdkafka's own producer takes only UTF-8 names, so this is kcat's work; where it is not at hand, python's or none.
+    let sent = std::process::Command::new("kcat")
+        .args(["-P", "-b", &up.broker(), "-t", "products", "-H"])
+        .arg(std::ffi::OsStr::from_bytes(b"\xff\xfe=b"))
+        .arg(place.write("message.json", "{\"product_id\":\"odd\"}"))
+        .status();
+    let Ok(status) = sent else {
+        eprintln!("skipped: kcat is not here");
+        return;
+    };
+    assert!(status.success());
+    eventually("the record", || place.records().0 == 1466);
+    let csv = place.ok(&["sql", "--format", "csv", "-c", "SELECT _headers FROM records WHERE product_id = 'odd'"]);
+    assert_eq!(csv, "_headers\n\"[[\"\"\u{fffd}\u{fffd}\"\",\"\"Yg==\"\"]]\"\n");
+    assert_eq!(up.interrupt().code, Some(0));
+}
+
+#[test]
+fn it_is_stopped_in_any_phase_and_by_nobody_who_does_not_listen() {
+    let place = Place::new();
+    place.write("rows.csv", place.ok(&["generate", "60000"]));
+    for (millis, args) in
+        [(20, &["up"][..]), (150, &["up", "--data", "rows.csv"]), (900, &["up", "--data", "rows.csv"])]
+    {
+        let mut args = args.to_vec();
+        let store = format!("store-{millis}");
+        args.extend(["--bind", "127.0.0.1:0", "--store", &store]);
+        let mut up = place.start(&args);
+        std::thread::sleep(Duration::from_millis(millis));
+        up.signal("-TERM");
+        let code = up.wait().code();
+        // Before main runs nobody can catch a signal.
+        assert!(code == Some(0) || (millis == 20 && code.is_none()), "{millis}: {code:?} {}", up.stderr());
+    }
+    let mut unreachable = place.start(&["ingest", "--bootstrap-servers", "127.0.0.1:1"]);
+    std::thread::sleep(Duration::from_millis(500));
+    unreachable.signal("-TERM");
+    assert_eq!(unreachable.wait().code(), Some(0));
+    // Standard output closed: it goes on.
+    let mut command = place.command(&["up", "--bind", "127.0.0.1:0"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    drop(child.stdout.take());
+    eventually("the models", || place.path("store/models/discount/slices.json").exists());
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(child.try_wait().unwrap(), None);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_view_that_gives_a_record_twice_is_refused() {
+    let place = Place::new();
+    let sql = concat!(env!("CARGO_MANIFEST_DIR"), "/sql");
+    for file in common::files(sql.as_ref()) {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        place.write(&format!("sql/{name}"), std::fs::read(&file).unwrap());
+    }
+    let columns = "SELECT _partition, _offset, _timestamp, _slice, actual_price FROM slices";
+    place.write("sql/33_twice.sql", format!("-- k: 2\n\n{columns} UNION ALL {columns}"));
+    let up = place.up(&[]);
+    let answer = up.post("/api/segments/twice/predict", r#"[{"actual_price": 100}]"#);
+    assert_eq!(answer.status, 503);
+    assert!(answer.text.contains("comes twice"), "{}", answer.text);
 }
 
 #[test]

@@ -17,13 +17,14 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use poem::listener::TcpAcceptor;
-use poem::{EndpointExt as _, IntoEndpoint, Route, Server};
+use poem::{EndpointExt as _, IntoEndpoint, Request, Route, Server};
 use poem_openapi::{LicenseObject, OpenApiService, Tags as TagsDerive};
 
 use crate::ingest::Control;
 use crate::store::Store;
 use live::Live;
 use metrics::Metrics;
+use problem::Problem;
 use training::Jobs;
 
 /// How long requests that run may go on after the signal to stop.
@@ -87,12 +88,44 @@ pub fn spec() -> String {
     spec
 }
 
+/// A parameter that is not known, or stands twice, would be passed over in silence.
+async fn known_parameters(request: Request) -> poem::Result<Request> {
+    let path = request.uri().path();
+    let known: &[&str] = match path.rsplit('/').next() {
+        _ if !path.starts_with("/api/") => return Ok(request),
+        Some("predict") => &["model", "lang", "fit"],
+        Some(name) if name.starts_with("cluster_products_by_") => &["model", "lang", "fit"],
+        Some("points") => &["model"],
+        _ => &[],
+    };
+    let mut seen = Vec::new();
+    for (name, _) in url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
+        let problem = if !known.contains(&name.as_ref()) {
+            let known = if known.is_empty() { "takes none".to_owned() } else { format!("takes {}", known.join(", ")) };
+            Problem::unprocessable(format!("there is no query parameter {name}; this path {known}"))
+        } else if seen.contains(&name) {
+            Problem::unprocessable(format!("the query parameter {name} stands twice"))
+        } else {
+            seen.push(name);
+            continue;
+        };
+        return Err(problem.field(name).into());
+    }
+    Ok(request)
+}
+
 /// All routes.
 pub fn routes(state: Arc<State>) -> impl IntoEndpoint {
     let service = service();
     let (docs, openapi) = (service.swagger_ui(), service.spec_endpoint());
     let metrics = state.metrics.clone();
-    Route::new().nest("/docs", docs).at("/openapi.json", openapi).nest("/", service).data(state).with(metrics)
+    Route::new()
+        .nest("/docs", docs)
+        .at("/openapi.json", openapi)
+        .nest("/", service)
+        .data(state)
+        .before(known_parameters)
+        .with(metrics)
 }
 
 /// Answers until `stop` is done, then lets running requests end.

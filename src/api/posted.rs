@@ -14,7 +14,7 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 use serde_json::value::RawValue;
 
 use super::problem::Problem;
-use crate::record::push_json_string;
+use crate::record::object_of;
 
 /// The most rows in one request.
 pub const MAX_ROWS: usize = 100_000;
@@ -178,16 +178,11 @@ impl<'de> Visitor<'de> for Row<'_, '_> {
         let reading = self.0;
         let features = reading.features;
         let mut found = [None; crate::engine::MAX_FEATURES];
-        let mut other = String::from("{");
+        let mut other = Vec::new();
         while let Some(key) = map.next_key::<Key<'de>>()? {
             let Some(feature) = features.iter().position(|name| *name == key.0) else {
                 if reading.keep_other {
-                    if other.len() > 1 {
-                        other.push(',');
-                    }
-                    push_json_string(&mut other, &key.0);
-                    other.push(':');
-                    other.push_str(map.next_value::<&RawValue>()?.get());
+                    other.push((key.0, map.next_value::<&RawValue>()?));
                 } else {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -210,8 +205,7 @@ impl<'de> Visitor<'de> for Row<'_, '_> {
             }
         }
         if reading.keep_other {
-            other.push('}');
-            reading.rows.other.push(other);
+            reading.rows.other.push(object_of(other));
         }
         Ok(())
     }
@@ -268,7 +262,7 @@ mod tests {
 
     #[test]
     fn rows_are_read_whatever_the_order_of_fields() {
-        let body = br#" [{"b": 2, "x": {"y": [1]}, "a": 1.5e1}, {"a":-0.0,"b":7}] "#;
+        let body = br#" [{"b": 2, "x": 1, "x": {"y": [1]}, "a": 1.5e1}, {"a":-0.0,"b":7}] "#;
         let rows = read(body, &names(), true).unwrap();
         assert_eq!(rows.values, [15.0, 2.0, -0.0, 7.0]);
         assert_eq!(rows.other, [r#"{"x":{"y": [1]}}"#, "{}"]);

@@ -417,6 +417,13 @@ fn write(
     for (i, values) in rows.values.chunks_exact(names.len()).enumerate() {
         scratch.copy_from_slice(values);
         let (cluster, distance) = predictor.predict(&mut scratch);
+        if !distance.is_finite() {
+            // Squares left the range of a double, so no cluster is nearer than another. The scratch holds the
+            // standardised row: its largest value is the one to blame.
+            let worst = (0..names.len()).max_by(|&a, &b| scratch[a].abs().total_cmp(&scratch[b].abs())).unwrap_or(0);
+            let detail = format!("row {i}: {} is too far from every cluster to tell them apart", names[worst]);
+            return Err(Problem::unprocessable(detail).at(i as u64).field(&names[worst]));
+        }
         let other = rows.other.get(i).map(|json| serde_json::from_str(json)).transpose().map_err(broken)?;
         let features = Features { names, values, prediction: cluster };
         let description = descriptions.get(cluster).copied().unwrap_or_default();

@@ -113,8 +113,8 @@ pub async fn from_framework(error: poem::Error) -> Response {
         Problem::not_found("there is nothing under this path; /docs lists what there is")
     } else if error.is::<MethodNotAllowedError>() {
         Problem::new(status, "this path does not answer to this method; /docs lists what there is")
-    } else if let Some(path) = error.downcast_ref::<ParsePathError>() {
-        Problem::not_found(format!("the path's {} is none that there is", path.name)).field(path.name)
+    } else if error.is::<ParsePathError>() {
+        Problem::not_found("there is nothing under this path: slices are 1, 2 and 3, and jobs have numbers")
     } else if error.is::<ContentTypeError>() {
         Problem::new(status, "send the rows as JSON, with the header Content-Type: application/json")
     } else if status.is_server_error() {

@@ -127,7 +127,7 @@ async fn run(state: Arc<State>, mut job: Job) {
         Err(error) => Err(error.to_string()),
     };
     match trained {
-        Ok(outcomes) => {
+        Ok(train::Training { outcomes, .. }) => {
             job.state = JobState::Done;
             job.trained = outcomes.iter().filter(|o| o.fresh).count() as u64;
             job.unchanged = outcomes.iter().filter(|o| !o.fresh && o.refused.is_none()).count() as u64;

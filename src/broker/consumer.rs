@@ -1,5 +1,6 @@
 //! Reads a topic from given positions on.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CString;
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +10,7 @@ use rdkafka::bindings as rd;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaRespErr;
 
@@ -75,8 +76,8 @@ impl Message<'_> {
     }
 
     /// Names and values of the headers, in order.
-    pub fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
-        self.inner.headers().into_iter().flat_map(|headers| headers.iter().map(|h| (h.key, h.value)))
+    pub fn headers(&self) -> impl Iterator<Item = (Cow<'_, str>, Option<&[u8]>)> {
+        super::headers::of(&self.inner)
     }
 
     /// Bytes of key and value.

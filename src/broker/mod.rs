@@ -5,6 +5,7 @@
 
 mod consumer;
 pub mod embedded;
+mod headers;
 mod producer;
 mod settings;
 mod topic_id;
@@ -31,6 +32,9 @@ pub const FILE_HEADER: &str = "tercile-file";
 /// The row within that file, counted from 0.
 pub const ROW_HEADER: &str = "tercile-row";
 
+/// How the id of an embedded broker's cluster begins.
+const EMBEDDED_CLUSTER: &str = "mockCluster";
+
 /// What went wrong between us and a broker.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -47,7 +51,7 @@ pub enum Error {
     #[error("cannot {action} {servers}: {source}")]
     Kafka { action: &'static str, servers: String, source: KafkaError },
     #[error(
-        "line {line}: a row of {size} bytes is more than the embedded broker holds ({limit}); send it to a real Kafka"
+        "line {line}: a row of {size} bytes with its headers is more than the embedded broker holds ({limit}); send it to a real Kafka"
     )]
     RowTooLarge { line: u64, size: usize, limit: usize },
     #[error("{servers} did not take {count} of the rows, the first is in line {line}: {source}")]
@@ -216,10 +220,13 @@ impl Cluster {
         if partitions == 0 {
             return Ok(None);
         }
-        // A broker too old for topics with ids, and the embedded one, at least tell one cluster from another.
-        let id = topic_id::fetch(client.client(), topic, self.timeout)
-            .or_else(|| client.client().fetch_cluster_id(self.timeout))
-            .unwrap_or_default();
+        // A broker too old for topics with ids at least tells one cluster from another. So does the embedded one, which
+        // leaves the question for a topic's id without an answer.
+        let cluster = client.client().fetch_cluster_id(self.timeout);
+        let id = match cluster {
+            Some(cluster) if cluster.starts_with(EMBEDDED_CLUSTER) => cluster,
+            cluster => topic_id::fetch(client.client(), topic, self.timeout).or(cluster).unwrap_or_default(),
+        };
         Ok(Some(Topic { name: topic.to_owned(), id, partitions }))
     }
 
@@ -265,6 +272,6 @@ impl Cluster {
     pub fn is_embedded(&self) -> Result<bool, Error> {
         let client = self.asking()?;
         let id = client.client().fetch_cluster_id(self.timeout);
-        Ok(id.is_some_and(|id| id.starts_with("mockCluster")))
+        Ok(id.is_some_and(|id| id.starts_with(EMBEDDED_CLUSTER)))
     }
 }

@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 
-use super::embedded::PARTITION_LIMIT;
+use super::embedded::{PARTITION_LIMIT, RECORD_OVERHEAD};
 use super::{Cluster, Error, FILE_HEADER, ROW_HEADER};
 
 /// What the broker has said so far.
@@ -95,8 +95,9 @@ impl Producer {
     /// Hands one record over; `line` names it in errors, `replay` is the file's hash and the row in it. Waits while the
     /// queue is full, and fails as soon as a delivery is known to have failed.
     pub fn send(&mut self, payload: &[u8], line: u64, replay: Option<(&str, u64)>) -> Result<(), Error> {
-        if self.embedded && payload.len() > PARTITION_LIMIT {
-            return Err(Error::RowTooLarge { line, size: payload.len(), limit: PARTITION_LIMIT });
+        let size = payload.len() + RECORD_OVERHEAD;
+        if self.embedded && size > PARTITION_LIMIT {
+            return Err(Error::RowTooLarge { line, size, limit: PARTITION_LIMIT });
         }
         let opaque = usize::try_from(line).unwrap_or(usize::MAX);
         let mut record = BaseRecord::<(), [u8], usize>::with_opaque_to(&self.topic, opaque).payload(payload);

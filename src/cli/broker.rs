@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use clap::Args;
 
-use super::Done;
+use super::{Done, Stop};
 use crate::broker::Embedded;
 use crate::broker::embedded::PARTITION_LIMIT;
 use crate::config::TopicArgs;
@@ -21,7 +21,7 @@ pub struct Broker {
 }
 
 impl Broker {
-    pub async fn run(self) -> anyhow::Result<Done> {
+    pub async fn run(self, mut stop: Stop) -> anyhow::Result<Done> {
         let broker = Embedded::start(&self.topic.topic, self.topic.partitions)?;
         let mut out = std::io::stdout();
         writeln!(out, "{}", broker.address())?;
@@ -33,7 +33,7 @@ impl Broker {
             PARTITION_LIMIT >> 20,
         );
         tracing::info!("Ctrl-C stops it, and everything in it is gone");
-        super::stop_signal().await?;
+        stop.wished().await;
         Ok(Done::Well)
     }
 }

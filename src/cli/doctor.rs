@@ -1,9 +1,12 @@
 //! `tercile doctor`
 
 use std::io::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::Args;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{Done, count, table};
 use crate::api::live::Live;
@@ -27,6 +30,20 @@ pub struct Doctor {
     sql: SqlArgs,
     #[command(flatten)]
     bind: BindArgs,
+}
+
+/// Whether a tercile answers at this address.
+async fn live(address: SocketAddr) -> bool {
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        let request = format!("GET /health/live HTTP/1.0\r\nHost: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = Vec::new();
+        stream.take(4096).read_to_end(&mut answer).await.ok()?;
+        String::from_utf8(answer).ok()
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(2), ask).await;
+    answer.ok().flatten().is_some_and(|answer| answer.contains(r#""status":"live""#))
 }
 
 /// How a check went: what is, or what is wrong and what to do.
@@ -67,7 +84,7 @@ impl Doctor {
 
     fn stored(&self) -> Finding {
         let store = self.open()?;
-        let probe = store.root().join("tmp").join(format!("doctor-{}", std::process::id()));
+        let probe = store.root().join(format!(".doctor-{}", std::process::id()));
         std::fs::write(&probe, b"").map_err(|e| format!("cannot write into it: {e}; check its owner and the disk"))?;
         let _ = std::fs::remove_file(&probe);
         let shown = store.root().display();
@@ -89,7 +106,7 @@ impl Doctor {
         if !path.is_dir() {
             return Err(format!("{} is not there; up and ingest make it", path.display()));
         }
-        self.store.open().map_err(|e| format!("{e}; check its owner and the disk"))
+        Ok(Store::at(path))
     }
 
     async fn files(&self) -> Finding {
@@ -107,6 +124,7 @@ impl Doctor {
         let address = self.bind.bind;
         match TcpListener::bind(address).await {
             Ok(_) => Ok(format!("{address} is free")),
+            Err(_) if live(address).await => Ok(format!("a tercile serves at {address}")),
             Err(error) => Err(format!("{address}: {error}; stop what listens there, or choose another --bind")),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{Done, Terminal, count, thousands};
+use super::{Done, Stop, Terminal, count, thousands};
 use crate::broker::Group;
 use crate::config::{BatchArgs, KafkaArgs, RollArgs, SqlArgs, StoreArgs, TopicArgs, seconds};
 use crate::ingest::{self, Control, Job, Summary};
@@ -50,13 +50,14 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Done> {
+    pub async fn run(self, terminal: &Terminal, mut stop: Stop) -> anyhow::Result<Done> {
         let fields = self.sql.load()?.fields;
         let cluster = self.kafka.cluster()?;
         let store = self.store.open()?;
         let name = self.topic.topic.clone();
         let asked = cluster.clone();
-        let topic = super::blocking(move || Ok(asked.topic(&name)?)).await?;
+        let described = stop.unless(super::blocking(move || Ok(asked.topic(&name)?)));
+        let Some(topic) = described.await? else { return Ok(Done::Well) };
         let source = store.claim(&topic.name, &topic.id, topic.partitions)?;
         tracing::info!(
             "reading {} ({}) at {} into {}",
@@ -80,7 +81,8 @@ impl Ingest {
             }),
             accept_gap: self.accept_gap,
             roll: self.roll.policy(false),
-            embedded: None,
+            embedded: false,
+            backlog: None,
         };
         let control = Arc::new(Control::default());
         let running = spawn(job, &control)?;
@@ -88,8 +90,7 @@ impl Ingest {
         let mut running = std::pin::pin!(running);
         let ended = tokio::select! {
             ended = &mut running => ended,
-            stopped = super::stop_signal() => {
-                stopped?;
+            () = stop.wished() => {
                 control.stop();
                 running.await
             }

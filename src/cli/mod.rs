@@ -16,10 +16,11 @@ mod up;
 
 use std::io;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::sync::watch;
 
 use crate::broker::{self as kafka, Gap};
 use crate::config::LogArgs;
@@ -107,10 +108,10 @@ pub fn main() -> ExitCode {
 
 async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
     match command {
-        Command::Up(up) => up.run(&terminal).await,
-        Command::Ingest(ingest) => ingest.run(&terminal).await,
-        Command::Serve(serve) => serve.run().await,
-        Command::Broker(broker) => broker.run().await,
+        Command::Up(up) => up.run(&terminal, Stop::listen()?).await,
+        Command::Ingest(ingest) => ingest.run(&terminal, Stop::listen()?).await,
+        Command::Serve(serve) => serve.run(Stop::listen()?).await,
+        Command::Broker(broker) => broker.run(Stop::listen()?).await,
         Command::Produce(produce) => job(produce.run(&terminal)).await,
         Command::Sql(sql) => job(sql.run()).await,
         Command::Train(train) => job(train.run()).await,
@@ -135,34 +136,65 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + 
     tokio::task::spawn_blocking(work).await?
 }
 
-/// Done at the first SIGINT or SIGTERM. A second one, from somebody who lost patience, ends the process on the spot.
-async fn stop_signal() -> anyhow::Result<()> {
-    signalled().await?;
-    tokio::spawn(async {
-        // The same wish may come twice at once, as from `timeout`, which signals the process and its group.
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        if signalled().await.is_ok() {
-            std::process::exit(130);
-        }
-    });
-    Ok(())
-}
+/// The wish to stop: SIGINT or SIGTERM. It is listened for from the start, so that no phase is killed by one.
+#[derive(Clone)]
+struct Stop(watch::Receiver<bool>);
 
-async fn signalled() -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+impl Stop {
+    fn listen() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let (wish, stop) = watch::channel(false);
+        tokio::spawn(async move {
+            let mut first: Option<Instant> = None;
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                let _ = wish.send(true);
+                // A second one, from somebody who lost patience, ends the process on the spot. But the same wish may
+                // come twice at once, as from `timeout`, which signals the process and then its group.
+                if first.get_or_insert_with(Instant::now).elapsed() > Duration::from_millis(500) {
+                    std::process::exit(130);
+                }
+            }
+        });
+        Ok(Self(stop))
     }
-    Ok(())
+
+    /// Done when somebody wants us to stop.
+    async fn wished(&mut self) {
+        // The sender lives as long as the process.
+        let _ = self.0.wait_for(|wish| *wish).await;
+    }
+
+    /// Runs what comes before the work proper; `None` if somebody wants us to stop meanwhile.
+    async fn unless<T>(&mut self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<Option<T>> {
+        tokio::select! {
+            done = work => done.map(Some),
+            () = self.wished() => Ok(None),
+        }
+    }
 }
 
 /// Says what went wrong in one line, and gives the exit code for it.
 fn fail(error: &anyhow::Error) -> ExitCode {
     let code = exit_code(error);
     if code != 0 {
-        tracing::error!("{}", crate::sql::one_line(&format!("{error:#}")));
+        // Some causes repeat what stands before them already.
+        let mut words = String::new();
+        for cause in error.chain().map(ToString::to_string) {
+            if words.is_empty() {
+                words = cause;
+            } else if !words.contains(&cause) {
+                words = format!("{words}: {cause}");
+            }
+        }
+        if error.is::<io::Error>() {
+            words = format!("cannot write the output: {words}");
+        }
+        tracing::error!("{}", crate::sql::one_line(&words));
     }
     ExitCode::from(code)
 }

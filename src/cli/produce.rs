@@ -46,6 +46,9 @@ impl Produce {
             let source = source.clone();
             Some(super::blocking(move || Ok(rows::check(&source)?)).await?)
         };
+        if file.as_ref().is_some_and(|file| file.rows == 0) {
+            anyhow::bail!("{}: expected rows, found none", source.name().display());
+        }
         let cluster = self.kafka.cluster()?;
         let (topic, made) = cluster.topic_or_create(&self.topic.topic, self.topic.partitions).await?;
         if made {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use tokio::net::TcpListener;
 
-use super::Done;
+use super::{Done, Stop};
 use crate::api::{self, State, live::Live};
 use crate::config::{BindArgs, SqlArgs, StoreArgs};
 
@@ -24,19 +24,17 @@ pub struct Serve {
 }
 
 impl Serve {
-    pub async fn run(self) -> anyhow::Result<Done> {
+    pub async fn run(self, mut stop: Stop) -> anyhow::Result<Done> {
         let store = self.store.open()?;
-        let live = Live::start(&store, self.sql.dir()).await?;
-        let listener = listen(self.bind.bind).await?;
+        let prepared = stop.unless(async {
+            let live = Live::start(&store, self.sql.dir()).await?;
+            Ok((live, listen(self.bind.bind).await?))
+        });
+        let Some((live, listener)) = prepared.await? else { return Ok(Done::Well) };
         let address = listener.local_addr()?;
         let state = Arc::new(State::new(&store, live, None, false)?);
         tracing::info!("serving {} at http://{address}, documented at http://{address}/docs", store.root().display());
-        let stop = async {
-            if let Err(error) = super::stop_signal().await {
-                tracing::error!("cannot wait for signals: {error}");
-            }
-        };
-        api::serve(listener, state, stop).await?;
+        api::serve(listener, state, async move { stop.wished().await }).await?;
         Ok(Done::Well)
     }
 }

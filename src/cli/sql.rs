@@ -54,7 +54,7 @@ impl Sql {
         }
         texts.extend(self.command.clone().map(|text| (None, text)));
         let files = self.sql.load()?;
-        let snapshot = self.store.open()?.snapshot()?;
+        let snapshot = self.store.look().snapshot()?;
         let ctx = engine::open(&snapshot, &files).await?;
         for (file, text) in texts {
             let ran = self.statements(&ctx, &text).await;

@@ -26,12 +26,14 @@ pub struct Train {
 impl Train {
     pub async fn run(self) -> anyhow::Result<Done> {
         let files = self.sql.load()?;
+        if !self.store.store.is_dir() {
+            anyhow::bail!("there is no store at {}; up and ingest make one", self.store.store.display());
+        }
         let store = self.store.open()?;
-        let outcomes = train::train(&store, &files).await?;
+        let outcomes = train::train(&store, &files).await?.outcomes;
         let mut out = std::io::stdout();
         if self.json {
-            serde_json::to_writer_pretty(&mut out, &outcomes)?;
-            writeln!(out)?;
+            writeln!(out, "{}", serde_json::to_string_pretty(&outcomes)?)?;
         } else {
             out.write_all(models(&outcomes).as_bytes())?;
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use clap::Args;
 
-use super::{Done, Terminal, count, ingest, serve, thousands, train as tables};
+use super::{Done, Stop, Terminal, count, ingest, serve, thousands, train as tables};
 use crate::api::{self, State, live::Live};
 use crate::broker::embedded::Backlog;
 use crate::broker::{Acknowledged, Cluster, Embedded, Producer};
@@ -58,8 +58,9 @@ struct Stream {
     cluster: Cluster,
     source: Source,
     partitions: i32,
+    /// Where the replay waits for the reader, if the broker is an embedded one, ours or not.
     backlog: Option<Arc<Backlog>>,
-    _embedded: Option<Embedded>,
+    embedded: Option<Embedded>,
 }
 
 /// A file to replay, read through once.
@@ -69,19 +70,23 @@ struct File {
 }
 
 impl Up {
-    pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Done> {
+    pub async fn run(self, terminal: &Terminal, mut stop: Stop) -> anyhow::Result<Done> {
         let files = self.sql.load()?;
         let store = self.store.open()?;
         let _only_one = store.lock()?;
-        let live = Live::start(&store, self.sql.dir()).await?;
-        let listener = serve::listen(self.bind.bind).await?;
-        let address = listener.local_addr()?;
-        let file = self.file(&store, files.fields.names()).await?;
-        let stream = self.stream(&store).await?;
-        if let Some(file) = &file {
-            self.admit(&store, &stream.source, file)?;
-        }
+        let prepared = stop.unless(async {
+            let live = Live::start(&store, self.sql.dir()).await?;
+            let listener = serve::listen(self.bind.bind).await?;
+            let file = self.file(&store, files.fields.names()).await?;
+            let stream = self.stream(&store).await?;
+            if let Some(file) = &file {
+                self.admit(&store, &stream.source, file)?;
+            }
+            Ok((live, listener, file, stream))
+        });
+        let Some((live, listener, file, stream)) = prepared.await? else { return Ok(Done::Well) };
 
+        let address = listener.local_addr()?;
         let control = Arc::new(Control::default());
         let job = Job {
             cluster: stream.cluster.clone(),
@@ -94,7 +99,8 @@ impl Up {
             group: None,
             accept_gap: false,
             roll: self.roll.policy(false),
-            embedded: stream.backlog.clone(),
+            embedded: stream.embedded.is_some(),
+            backlog: stream.backlog.clone(),
         };
         let ingesting = ingest::spawn(job, &control)?;
         let state = Arc::new(State::new(&store, live, Some(Arc::clone(&control)), true)?);
@@ -106,16 +112,13 @@ impl Up {
         let cut = Arc::new(AtomicBool::new(false));
         let work = self.work(&store, &stream, file, &state, &control, &cut, terminal, address);
         let (mut ingesting, mut serving) = (std::pin::pin!(ingesting), std::pin::pin!(serving));
-        let (mut early, mut stop) = (None, std::pin::pin!(super::stop_signal()));
+        let (mut ingested, mut served) = (None, None);
         let ended = tokio::select! {
             ended = work => ended,
-            stopped = &mut stop => stopped,
-            ended = &mut ingesting => match ended {
-                // Every partition halted: nothing more will come, and the summary says why.
-                Ok(summary) => { early = Some(summary); Ok(()) }
-                Err(error) => Err(error),
-            },
-            ended = &mut serving => Err(ended?.err().unwrap_or_else(|| anyhow::anyhow!("the API stopped by itself"))),
+            () = stop.wished() => Ok(()),
+            // Every partition halted, or it failed: nothing more will come, and the summary or the error says why.
+            summary = &mut ingesting => { ingested = Some(summary); Ok(()) }
+            ended = &mut serving => { served = Some(ended); Ok(()) }
         };
         tracing::info!("stopping: storing what is left");
         cut.store(true, Ordering::SeqCst);
@@ -124,14 +127,21 @@ impl Up {
         }
         control.stop();
         let _ = stop_serving.send(());
-        ended?;
-        let summary = match early {
+        // Whatever went wrong, what was read is stored first.
+        let summary = match ingested {
             Some(summary) => summary,
-            None => ingesting.await?,
+            None => ingesting.await,
         };
-        serving.await??;
-        ingest::report(&summary);
-        Ok(if summary.gaps.is_empty() { Done::Well } else { Done::With(4) })
+        if let Ok(summary) = &summary {
+            ingest::report(summary);
+        }
+        let served = match served {
+            Some(served) => served,
+            None => serving.await,
+        };
+        ended?;
+        served??;
+        Ok(if summary?.gaps.is_empty() { Done::Well } else { Done::With(4) })
     }
 
     /// The file that is to be replayed, if any, without a fault in it.
@@ -182,14 +192,15 @@ impl Up {
             let partitions = count(u64::from(found.partitions.unsigned_abs()), "partition");
             let made = if made { ", made just now" } else { "" };
             tracing::info!("broker at {}, topic {topic} with {partitions}{made}", cluster.servers);
-            return Ok(Stream { cluster, source, partitions: found.partitions, backlog: None, _embedded: None });
+            let backlog = cluster.is_embedded()?.then(Arc::default);
+            return Ok(Stream { cluster, source, partitions: found.partitions, backlog, embedded: None });
         }
         let source = store.claim(topic, EMBEDDED, self.topic.partitions)?;
         let embedded = Embedded::start(topic, source.partitions)?;
         let cluster = embedded.cluster(self.kafka.client.timeout);
         tracing::info!("embedded broker at {}, topic {topic}", cluster.servers);
         let (partitions, backlog) = (source.partitions, Some(Arc::default()));
-        Ok(Stream { cluster, source, partitions, backlog, _embedded: Some(embedded) })
+        Ok(Stream { cluster, source, partitions, backlog, embedded: Some(embedded) })
     }
 
     /// Notes the file in the store before any of its rows, or refuses it.
@@ -225,7 +236,7 @@ impl Up {
         terminal: &Terminal,
         address: std::net::SocketAddr,
     ) -> anyhow::Result<()> {
-        if stream.backlog.is_none() {
+        if stream.embedded.is_none() {
             // What an earlier run sent may still stand in the topic: it counts as sent.
             caught_up(control).await;
             flush(control).await;
@@ -234,47 +245,59 @@ impl Up {
             self.replay(store, stream, file, control, cut, terminal).await?;
             flush(control).await;
         }
-        let mut known = store.snapshot()?.rows();
-        tracing::info!("{} in the store {}; training", count(known, "record"), store.root().display());
-        let mut outcomes = self.train(store, state).await?;
+        tracing::info!(
+            "{} in the store {}; training",
+            count(store.snapshot()?.rows(), "record"),
+            store.root().display()
+        );
+        let train::Training { n: mut known, mut outcomes } = self.train(store, state).await?;
         state.warming.store(false, Ordering::SeqCst);
         for line in tables::models(&outcomes).lines() {
             tracing::info!("{line}");
         }
         warn_refused(&outcomes);
-        self.greet(address)?;
-
-        let mut trained = Instant::now();
-        let stored = || control.progress.stored.load(Ordering::Relaxed);
-        let mut base = stored();
+        if let Err(error) = self.greet(address) {
+            // Nobody reads what we say: no reason to stop.
+            tracing::debug!("{error:#}");
+        }
+        let written = || control.progress.files.load(Ordering::Relaxed);
+        let (mut trained, mut looked, mut seen) = (Instant::now(), Instant::now(), written());
         loop {
             tokio::time::sleep(Duration::from_millis(250)).await;
-            let now = known + (stored() - base);
-            let grown = now > known && (now - known) * 10 >= known;
-            if !grown || trained.elapsed() < self.retrain_every {
+            // Another worker may feed the same store: it is looked at now and then even if we wrote nothing.
+            let due = written() != seen || looked.elapsed() >= self.retrain_every;
+            if trained.elapsed() < self.retrain_every || !due {
                 continue;
             }
-            base = stored();
+            (looked, seen) = (Instant::now(), written());
+            let asked = store.clone();
+            let now = super::blocking(move || Ok(asked.snapshot()?.rows())).await?;
+            if now <= known || (now - known) * 10 < known {
+                continue;
+            }
             match self.train(store, state).await {
-                Ok(new) => {
+                Ok(train::Training { n, outcomes: new }) => {
                     let fresh = new.iter().filter(|outcome| outcome.fresh).count() as u64;
-                    tracing::info!("trained {} on {}", count(fresh, "new model"), count(now, "record"));
+                    tracing::info!("trained {} on {}", count(fresh, "new model"), count(n, "record"));
                     if refusals(&new) != refusals(&outcomes) {
                         warn_refused(&new);
                     }
                     outcomes = new;
+                    known = n;
                 }
-                Err(error) => tracing::warn!("the training failed, the models stay as they were: {error:#}"),
+                Err(error) => {
+                    tracing::warn!("the training failed, the models stay as they were: {error:#}");
+                    known = now;
+                }
             }
-            known = now;
             trained = Instant::now();
         }
     }
 
-    async fn train(&self, store: &Store, state: &State) -> anyhow::Result<Vec<train::Outcome>> {
-        let outcomes = train::train(store, &state.live.files()?).await?;
+    async fn train(&self, store: &Store, state: &State) -> anyhow::Result<train::Training> {
+        let training = train::train(store, &state.live.files()?).await?;
         state.live.reload().await?;
-        Ok(outcomes)
+        Ok(training)
     }
 
     async fn replay(
@@ -316,22 +339,19 @@ impl Up {
             Ok(sent)
         })
         .await?;
-        let missing = || {
-            let at = control.progress.positions();
-            sent.next.iter().any(|(partition, next)| at.get(partition).is_none_or(|at| at < next))
-        };
         // An embedded broker counts from 0 each time; its backlog tells when the last row was read.
-        match &stream.backlog {
-            Some(backlog) => {
-                while !backlog.is_empty() {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            }
+        let missing = || match &stream.backlog {
+            Some(backlog) => !backlog.is_empty(),
             None => {
-                while missing() {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
+                let at = control.progress.positions();
+                sent.next.iter().any(|(partition, next)| at.get(partition).is_none_or(|at| at < next))
             }
+        };
+        while missing() {
+            if let Some(gap) = control.progress.gaps().into_iter().next() {
+                return Err(crate::broker::Error::Gap(gap).into());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         bar.finish_and_clear();
         let seconds = start.elapsed().as_secs_f64();

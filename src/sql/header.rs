@@ -62,6 +62,7 @@ pub fn parse(text: &str) -> Result<Header, Fault> {
             return Err(fault(format!("unknown key {key}; known are k and label.<feature>.<{}>", LANGUAGES.join("|"))));
         }
     }
+    check_strays(text)?;
     for (line, words) in label_lines {
         match header.k {
             None => return Err(Fault { line, why: "a label without k: only a segmentation has labels".to_owned() }),
@@ -72,6 +73,29 @@ pub fn parse(text: &str) -> Result<Header, Fault> {
         }
     }
     Ok(header)
+}
+
+/// A header line that is none, for its case, a blank or its place, would be lost in silence.
+fn check_strays(text: &str) -> Result<(), Fault> {
+    let mut header = true;
+    for (i, line) in text.lines().enumerate() {
+        header &= !line.trim().is_empty();
+        let Some((key, _)) = line.trim_start().strip_prefix("--").and_then(|rest| rest.split_once(':')) else {
+            continue;
+        };
+        let plain = key.trim().to_lowercase();
+        let known = plain == "k" || (plain.starts_with("label.") && !plain.contains(' '));
+        if known && header && key_value(line).is_none() {
+            return Err(Fault { line: i + 1, why: format!("write it as -- {plain}: with nothing before the colon") });
+        }
+        if known && !header {
+            return Err(Fault {
+                line: i + 1,
+                why: format!("{plain} stands after a blank line, where the header has ended"),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn key_value(line: &str) -> Option<(&str, &str)> {
@@ -87,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_header_is_read() {
-        let header = parse("-- Prose: with a colon.\n-- k: 4\n-- label.a_b.en: w | x | y | z\n\n-- k: 9\n").unwrap();
+        let header = parse("-- Prose: with a colon.\n-- k: 4\n-- label.a_b.en: w | x | y | z\n\n-- kk: 9\n").unwrap();
         assert_eq!(header.k, Some(4));
         assert_eq!(header.labels["a_b"]["en"], ["w", "x", "y", "z"]);
         assert_eq!(parse("SELECT 1").unwrap(), Header::default());
@@ -99,6 +123,10 @@ mod tests {
         assert_eq!(fault("-- k: many"), "1: k must be a whole number from 1 to 64, found many");
         assert_eq!(fault("-- k: 0"), "1: k must be a whole number from 1 to 64, found 0");
         assert_eq!(fault("-- k: 3\n-- k: 3"), "2: k stands twice");
+        assert_eq!(fault("-- k: 3\n\n-- k: 3"), "3: k stands after a blank line, where the header has ended");
+        assert_eq!(fault("-- K: 3"), "1: write it as -- k: with nothing before the colon");
+        assert_eq!(fault("-- k : 3"), "1: write it as -- k: with nothing before the colon");
+        assert_eq!(fault("-- Label.a.en: x|y|z"), "1: write it as -- label.a.en: with nothing before the colon");
         assert_eq!(fault("-- k:"), "1: k has no value");
         assert_eq!(fault("-- K's\n-- kk: 3"), "2: unknown key kk; known are k and label.<feature>.<en|id>");
         assert_eq!(fault("-- label.a.en: x|y|z"), "1: a label without k: only a segmentation has labels");

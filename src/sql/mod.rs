@@ -127,6 +127,7 @@ impl Files {
         let mut declared = None;
         let mut views: Vec<View> = Vec::new();
         for File { name, shown, text } in files {
+            let text = text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned);
             let view = view_name(&name).ok_or_else(|| Error::Name { file: shown.clone() })?.to_owned();
             let taken = views.iter().any(|v| v.name == view) || (view == RECORDS && declared.is_some());
             if taken {

@@ -279,9 +279,13 @@ pub(super) mod tests {
     use crate::record::{self, Fields};
 
     pub(in crate::store) fn records(offsets: std::ops::Range<i64>) -> RecordBatch {
+        records_at(&offsets.collect::<Vec<_>>())
+    }
+
+    pub(in crate::store) fn records_at(offsets: &[i64]) -> RecordBatch {
         let fields = Fields::new(vec!["a".into()]);
         let mut batch = Batch::new(0, &fields);
-        for offset in offsets {
+        for &offset in offsets {
             let record = Record { offset, timestamp: None, key: None, payload: Some(b"{}") };
             batch.push(&record, std::iter::empty(), &record::decode(Some(b"{}"), &fields), Instant::now());
         }

@@ -36,7 +36,7 @@ pub enum Error {
     Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot write {path}: {source}", path = path.display())]
     Parquet { path: PathBuf, source: parquet::errors::ParquetError },
-    #[error("{path} is damaged: {why}; set it aside and its range is read again, if the topic still holds it", path = path.display())]
+    #[error("{path} is damaged: {why}; the next ingest reads it again if it is the newest, else bring it back from a copy", path = path.display())]
     Damaged { path: PathBuf, why: String },
     #[error("the store {store} is fed from {had}, not from {asked}; choose another --store, or the topic it was fed from", store = store.display())]
     OtherTopic { store: PathBuf, had: String, asked: String },
@@ -122,6 +122,11 @@ impl Store {
         Ok(Self { root: root.to_owned() })
     }
 
+    /// A store as it is, or is not.
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -192,7 +197,12 @@ impl Store {
         let Some(source) = self.source()? else { return Ok(Snapshot::default()) };
         let mut files = Vec::new();
         for log in self.logs()? {
-            files.extend(log.files()?);
+            let chain = log.files()?;
+            if let Some(hole) = chain.windows(2).find(|pair| pair[0].next != pair[1].start) {
+                let why = format!("it starts at {}, and nothing covers {} on", hole[1].start, hole[0].next);
+                return Err(Error::Damaged { path: hole[1].path.clone(), why });
+            }
+            files.extend(chain);
         }
         Ok(Snapshot { topic: source.topic, files })
     }
@@ -305,5 +315,75 @@ mod tests {
         store.replace(b"third", &path).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"third");
         assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+    }
+
+    /// Workers that read, publish, die, fall asleep and take each other's partition, rolling and deletion in between, in
+    /// any order: the store is always a prefix of the topic, each record of it once.
+    #[test]
+    fn whatever_happens_the_store_is_a_prefix_of_the_topic() {
+        use super::log::tests::records_at;
+        use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+
+        /// Where a worker stands: the name of its next file, the next record it will read, what it holds.
+        struct Worker {
+            expected: i64,
+            read: usize,
+            held: Vec<i64>,
+        }
+
+        for seed in 0..60 {
+            let mut rng = rand_xoshiro::Xoshiro256PlusPlus::seed_from_u64(seed);
+            let mut chance = |below: u64| (rng.next_u64() % below) as usize;
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(dir.path()).unwrap();
+            store.claim("products", "id", 1).unwrap();
+            let log = store.log("products", 0);
+            // A topic with gaps in its offsets.
+            let mut offset = 5;
+            let topic: Vec<i64> = (0..60)
+                .map(|_| {
+                    offset += 1 + [0, 0, 0, 2][chance(4)];
+                    offset
+                })
+                .collect();
+            log.begin(5).unwrap();
+            let recovered = || {
+                let expected = log.next().unwrap().unwrap();
+                Worker { expected, read: topic.partition_point(|&o| o < expected), held: Vec::new() }
+            };
+            let mut workers: Vec<Worker> = (0..3).map(|_| recovered()).collect();
+            for _ in 0..150 {
+                let i = chance(3);
+                match chance(10) {
+                    // It reads on.
+                    0..5 => {
+                        let worker = &mut workers[i];
+                        let more = (1 + chance(6)).min(topic.len() - worker.read);
+                        worker.held.extend(&topic[worker.read..worker.read + more]);
+                        worker.read += more;
+                    }
+                    // It publishes what it holds, or finds that it was overtaken and reads again.
+                    5..8 => {
+                        let held = std::mem::take(&mut workers[i].held);
+                        let Some(next) = held.last().map(|last| last + 1) else { continue };
+                        match log.publish(&records_at(&held), workers[i].expected, next).unwrap() {
+                            Published::File(file) => workers[i].expected = file.next,
+                            Published::Taken => workers[i] = recovered(),
+                        }
+                    }
+                    // It dies, and somebody takes over.
+                    8 => workers[i] = recovered(),
+                    _ => {
+                        let (target, grace) = (1 << [10, 13, 20][chance(3)], std::time::Duration::ZERO);
+                        log.compact(&Policy { target, grace, eager: chance(2) == 0 }).unwrap();
+                    }
+                }
+                let files = log.verify().unwrap();
+                let stored: u64 = files.iter().map(|file| file.rows).sum();
+                let next = log.next().unwrap().unwrap();
+                let prefix = topic.partition_point(|&o| o < next);
+                assert_eq!(stored, prefix as u64, "seed {seed}");
+            }
+        }
     }
 }

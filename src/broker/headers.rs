@@ -1,0 +1,36 @@
+//! A message's headers, whatever bytes their names are made of.
+//!
+//! rdkafka's own iterator panics at a name that is no UTF-8, and anybody can send one: so this goes to librdkafka itself.
+
+use std::borrow::Cow;
+use std::ffi::CStr;
+use std::{ptr, slice};
+
+use rdkafka::bindings as rd;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::types::RDKafkaRespErr;
+
+/// Names and values, in order. Bytes of a name that are no UTF-8 become U+FFFD.
+pub(super) fn of<'m>(message: &'m BorrowedMessage<'_>) -> impl Iterator<Item = (Cow<'m, str>, Option<&'m [u8]>)> {
+    let mut headers = ptr::null_mut();
+    // SAFETY: the message lives as long as `'m`; librdkafka only writes the pointer, null where there are no headers.
+    let answer = unsafe { rd::rd_kafka_message_headers(message.ptr(), &raw mut headers) };
+    let any = answer == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && !headers.is_null();
+    let headers = headers.cast_const();
+    (0..).map_while(move |index| {
+        if !any {
+            return None;
+        }
+        let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+        // SAFETY: the headers belong to the message. Where the answer is no error, the name ends in a zero byte and the
+        // value, unless it is null, has `size` bytes; both live as long as the message.
+        unsafe {
+            let answer = rd::rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut size);
+            if answer != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return None;
+            }
+            let value = (!value.is_null()).then(|| slice::from_raw_parts(value.cast::<u8>(), size));
+            Some((CStr::from_ptr(name).to_string_lossy(), value))
+        }
+    })
+}
