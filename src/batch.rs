@@ -114,9 +114,10 @@ impl Batch {
         self.offsets.append_value(record.offset);
         self.timestamps.append_option(record.timestamp);
         self.keys.append_option(record.key);
-        let headers = headers_json(headers);
-        self.bytes += headers.len() + record.key.map_or(0, <[u8]>::len) + record.payload.map_or(0, <[u8]>::len);
-        self.headers.append_value(headers);
+        let mut headers = headers.peekable();
+        let json = if headers.peek().is_none() { Cow::from("[]") } else { Cow::from(headers_json(headers)) };
+        self.bytes += json.len() + record.key.map_or(0, <[u8]>::len) + record.payload.map_or(0, <[u8]>::len);
+        self.headers.append_value(json);
         match decoded {
             Ok(decoded) => {
                 for (column, value) in self.values.iter_mut().zip(&decoded.values) {

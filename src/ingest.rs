@@ -1,7 +1,7 @@
 //! The loop from topic to store: read, decode, batch, publish, and only then tell the broker.
 //!
-//! One thread reads the consumer and hands each message to the lane of its partition; each lane is a thread that
-//! decodes, batches and publishes its partition's files, one after the other. Where a lane finds its next name taken,
+//! One thread reads the consumer and hands messages to the lane of their partition. A lane is two threads: one decodes
+//! and batches, the other publishes its partition's files, one after the other. Where it finds the next name taken,
 //! another writer was faster: everything unwritten is dropped and read again from where the log now ends.
 
 use std::collections::btree_map::Entry;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use datafusion::arrow::error::ArrowError;
 
-use crate::batch::{Batch, Limits};
+use crate::batch::{Batch, Limits, Ready};
 use crate::broker::embedded::Backlog;
 use crate::broker::{self, Cluster, Consumer, Event, Gap, Group, Message, Start};
 use crate::record::{self, Fields};
@@ -23,8 +23,11 @@ use crate::store::{self, DataFile, Log, Policy, Published, Rolled, Store};
 
 /// Bytes of messages that may wait in front of one lane.
 const LANE_BYTES: usize = 8 * 1024 * 1024;
-/// Messages that may wait in front of one lane.
-const LANE_MESSAGES: usize = 8 * 1024;
+/// Messages that are handed over at once, at most, and how many such chunks may wait in front of one lane.
+const CHUNK_MESSAGES: usize = 256;
+const LANE_CHUNKS: usize = 32;
+/// Bytes of messages that are handed over at once, more or less.
+const CHUNK_BYTES: usize = 1024 * 1024;
 /// How long a stopping worker may still read what stood in an embedded broker.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// How often small files are looked for.
@@ -230,13 +233,26 @@ enum Report {
 }
 
 enum Input<'c> {
-    Message(Message<'c>),
+    Messages(Vec<Message<'c>>),
+    Flush(Sender<()>),
+}
+
+/// What the decoding thread of a lane hands to the publishing one.
+enum Output {
+    File(Ready),
     Flush(Sender<()>),
 }
 
 /// The reading thread's end of a lane.
 struct Lane<'c> {
     input: SyncSender<Input<'c>>,
+    /// The position after the last record read.
+    position: i64,
+    /// What comes from here on is left for another time.
+    end: Option<i64>,
+    /// What is not handed over yet, and its bytes.
+    chunk: Vec<Message<'c>>,
+    chunk_bytes: usize,
     /// Bytes of messages that the lane has not taken yet.
     waiting: Arc<AtomicUsize>,
     /// Set when the partition was taken away: what is unwritten is dropped.
@@ -259,14 +275,8 @@ fn session(job: &Job, control: &Control, consumer: &Consumer, starts: &[Start]) 
     let ended = thread::scope(|scope| {
         let (_until_here, over) = channel();
         scope.spawn(|| roll(&shared, over));
-        let mut reader = Reader {
-            shared: &shared,
-            scope,
-            lanes: BTreeMap::new(),
-            positions: BTreeMap::new(),
-            halted: BTreeMap::new(),
-            at_end: BTreeSet::new(),
-        };
+        let mut reader =
+            Reader { shared: &shared, scope, lanes: BTreeMap::new(), halted: BTreeMap::new(), at_end: BTreeSet::new() };
         let ended = reader.take(starts).and_then(|()| reader.read(&reported));
         if !matches!(ended, Ok(Ended::Done(_) | Ended::Skipping(_))) {
             shared.abandon.store(true, Ordering::SeqCst);
@@ -287,8 +297,6 @@ struct Reader<'scope, 'env> {
     shared: &'env Shared<'env>,
     scope: &'scope Scope<'scope, 'env>,
     lanes: BTreeMap<i32, Lane<'env>>,
-    /// The position after the last record read of each partition.
-    positions: BTreeMap<i32, i64>,
     halted: BTreeMap<i32, Gap>,
     at_end: BTreeSet<i32>,
 }
@@ -297,20 +305,30 @@ impl<'env> Reader<'_, 'env> {
     /// Opens a lane for each of these partitions.
     fn take(&mut self, starts: &[Start]) -> Result<(), Error> {
         for &start in starts {
-            let (input, messages) = sync_channel(LANE_MESSAGES);
+            let (input, messages) = sync_channel(LANE_CHUNKS);
+            // No batch waits between the two threads: one is built while one is written.
+            let (output, ready) = sync_channel(0);
             let (waiting, revoked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-            let lane = Lane { input, waiting: Arc::clone(&waiting), revoked: Arc::clone(&revoked) };
             let shared = self.shared;
-            thread::Builder::new()
-                .name(format!("lane-{}", start.partition))
-                .spawn_scoped(self.scope, move || run_lane(shared, start, &messages, &waiting, &revoked))
-                .map_err(|source| Error::Thread { partition: start.partition, source })?;
+            let spawn = |name: &str| thread::Builder::new().name(format!("{name}-{}", start.partition));
+            let failed = |source| Error::Thread { partition: start.partition, source };
+            let (taken, gone) = (Arc::clone(&waiting), Arc::clone(&revoked));
+            spawn("decode")
+                .spawn_scoped(self.scope, move || decode(shared, start, &messages, &output, &taken, &gone))
+                .map_err(failed)?;
+            let gone = Arc::clone(&revoked);
+            spawn("publish").spawn_scoped(self.scope, move || publish(shared, start, &ready, &gone)).map_err(failed)?;
+            let (chunk, chunk_bytes) = (Vec::new(), 0);
+            let lane = Lane { input, position: start.offset, end: None, chunk, chunk_bytes, waiting, revoked };
             self.lanes.insert(start.partition, lane);
-            self.positions.insert(start.partition, start.offset);
             self.halted.remove(&start.partition);
             self.at_end.remove(&start.partition);
         }
         Ok(())
+    }
+
+    fn positions(&self) -> BTreeMap<i32, i64> {
+        self.lanes.iter().map(|(&partition, lane)| (partition, lane.position)).collect()
     }
 
     /// Drops what these partitions' lanes hold: whoever reads them now has it.
@@ -319,7 +337,6 @@ impl<'env> Reader<'_, 'env> {
             if let Some(lane) = self.lanes.remove(partition) {
                 lane.revoked.store(true, Ordering::SeqCst);
             }
-            self.positions.remove(partition);
             self.halted.remove(partition);
             self.at_end.remove(partition);
         }
@@ -327,13 +344,16 @@ impl<'env> Reader<'_, 'env> {
 
     fn read(&mut self, reported: &Receiver<Report>) -> Result<Ended, Error> {
         let Shared { job, control, consumer, .. } = *self.shared;
-        let ends_at_start = ends(consumer, &self.positions)?;
+        let ends_at_start = ends(consumer, &self.positions())?;
         let mut targets = job.until_end.then(|| ends_at_start.clone());
+        for (partition, lane) in self.lanes.iter_mut().filter(|_| job.until_end) {
+            lane.end = ends_at_start.get(partition).copied();
+        }
         let mut deadline = None;
         let mut down = false;
         let mut told = Instant::now();
         self.tell();
-        loop {
+        let ended = loop {
             match reported.try_recv() {
                 Ok(Report::Overtaken(partition)) => return Ok(Ended::Overtaken(partition)),
                 Ok(Report::Failed(error)) => return Err(error),
@@ -341,6 +361,7 @@ impl<'env> Reader<'_, 'env> {
             }
             let asked = std::mem::take(&mut *control.flushes.lock().unwrap_or_else(PoisonError::into_inner));
             for done in asked {
+                self.hand_over();
                 for lane in self.lanes.values() {
                     // A lane that is gone has reported why.
                     let _ = lane.input.send(Input::Flush(done.clone()));
@@ -348,14 +369,11 @@ impl<'env> Reader<'_, 'env> {
             }
             if control.stopping() && deadline.is_none() {
                 if !job.embedded {
-                    break;
+                    break Ended::Done(self.halted.values().cloned().collect());
                 }
                 // What an embedded broker still holds dies with it, so it is read first.
                 deadline = Some(Instant::now() + DRAIN_LIMIT);
-                targets = Some(ends(consumer, &self.positions)?);
-            }
-            if targets.as_ref().is_some_and(|targets| self.reached(targets)) {
-                break;
+                targets = Some(ends(consumer, &self.positions())?);
             }
             let caught_up = &control.progress.caught_up;
             if !caught_up.load(Ordering::Relaxed) && self.reached(&ends_at_start) {
@@ -363,88 +381,109 @@ impl<'env> Reader<'_, 'env> {
                 caught_up.store(true, Ordering::SeqCst);
             }
             let all_halted = !self.lanes.is_empty() && self.halted.len() == self.lanes.len();
-            if deadline.is_some_and(|deadline| Instant::now() > deadline) || (all_halted && job.group.is_none()) {
+            if targets.as_ref().is_some_and(|targets| self.reached(targets))
+                || deadline.is_some_and(|deadline| Instant::now() > deadline)
+                || (all_halted && job.group.is_none())
+            {
+                break Ended::Done(self.halted.values().cloned().collect());
+            }
+            // Many messages for one look around: the checks above cost more than a message does.
+            for _ in 0..CHUNK_MESSAGES {
+                let event = consumer.poll(Duration::from_millis(50));
+                if down && matches!(event, Some(Event::Message(_) | Event::End(_))) {
+                    tracing::info!("the broker at {} is back", job.cluster.servers);
+                    down = false;
+                }
+                match event {
+                    Some(Event::Message(message)) => {
+                        self.pass_on(message);
+                        continue;
+                    }
+                    None => {}
+                    Some(Event::End(partition)) => {
+                        self.at_end.insert(partition);
+                    }
+                    Some(Event::OutOfRange) => {
+                        let accepted = self.gaps()?;
+                        if !accepted.is_empty() {
+                            self.hand_over();
+                            return Ok(Ended::Skipping(accepted));
+                        }
+                    }
+                    Some(Event::Assigned(starts)) => {
+                        let partitions: Vec<i32> = starts.iter().map(|start| start.partition).collect();
+                        tracing::info!(?partitions, "reading {} now", partition_list(&partitions));
+                        self.take(&starts)?;
+                    }
+                    Some(Event::Revoked(partitions)) => {
+                        tracing::info!(?partitions, "no longer reading {}", partition_list(&partitions));
+                        self.give_back(&partitions);
+                    }
+                    Some(Event::Down) if down => {}
+                    Some(Event::Down) => {
+                        tracing::warn!("no broker answers at {}; trying again", job.cluster.servers);
+                        down = true;
+                    }
+                    Some(Event::Fatal(why)) => return Err(Error::Fatal(why)),
+                }
+                self.hand_over();
                 break;
             }
-            let event = consumer.poll(Duration::from_millis(50));
-            if down && matches!(event, Some(Event::Message(_) | Event::End(_))) {
-                tracing::info!("the broker at {} is back", job.cluster.servers);
-                down = false;
-            }
-            if event.is_none() || told.elapsed() > Duration::from_millis(100) {
+            if told.elapsed() > Duration::from_millis(100) {
+                self.hand_over();
                 self.tell();
                 told = Instant::now();
             }
-            match event {
-                None => {}
-                Some(Event::Message(message)) => self.pass_on(message),
-                Some(Event::End(partition)) => {
-                    self.at_end.insert(partition);
-                }
-                Some(Event::OutOfRange) => {
-                    let accepted = self.gaps()?;
-                    if !accepted.is_empty() {
-                        return Ok(Ended::Skipping(accepted));
-                    }
-                }
-                Some(Event::Assigned(starts)) => {
-                    let partitions: Vec<i32> = starts.iter().map(|start| start.partition).collect();
-                    tracing::info!(?partitions, "reading {} now", partition_list(&partitions));
-                    self.take(&starts)?;
-                }
-                Some(Event::Revoked(partitions)) => {
-                    tracing::info!(?partitions, "no longer reading {}", partition_list(&partitions));
-                    self.give_back(&partitions);
-                }
-                Some(Event::Down) if down => {}
-                Some(Event::Down) => {
-                    tracing::warn!("no broker answers at {}; trying again", job.cluster.servers);
-                    down = true;
-                }
-                Some(Event::Fatal(why)) => return Err(Error::Fatal(why)),
-            }
-        }
+        };
+        self.hand_over();
         self.tell();
-        Ok(Ended::Done(std::mem::take(&mut self.halted).into_values().collect()))
+        Ok(ended)
     }
 
     fn reached(&self, targets: &BTreeMap<i32, i64>) -> bool {
         targets.iter().all(|(partition, end)| {
-            self.positions.get(partition).is_none_or(|at| at >= end)
+            self.lanes.get(partition).is_none_or(|lane| lane.position >= *end)
                 || self.halted.contains_key(partition)
                 || self.at_end.contains(partition)
         })
     }
 
-    /// Hands a message to the lane of its partition, which may take a while: the broker's queue fills up behind us, and
-    /// fetching stops by itself.
+    /// Puts a message to those that its lane gets next.
     fn pass_on(&mut self, message: Message<'env>) {
-        let Shared { job, control, abandon, .. } = self.shared;
         let partition = message.partition();
-        let (Some(lane), Some(position)) = (self.lanes.get(&partition), self.positions.get_mut(&partition)) else {
+        let Some(lane) = self.lanes.get_mut(&partition) else { return };
+        let offset = message.record().offset;
+        lane.position = offset + 1;
+        if lane.end.is_some_and(|end| offset >= end) {
             return;
-        };
-        *position = message.record().offset + 1;
-        self.at_end.remove(&partition);
-        control.progress.received.fetch_add(1, Ordering::Relaxed);
-        control.progress.received_bytes.fetch_add(message.size() as u64, Ordering::Relaxed);
-        if let Some(backlog) = &job.backlog
+        }
+        if !self.at_end.is_empty() {
+            self.at_end.remove(&partition);
+        }
+        if let Some(backlog) = &self.shared.job.backlog
             && message.is_replayed()
         {
             backlog.leave(message.payload_len());
         }
-        while lane.waiting.load(Ordering::Relaxed) > LANE_BYTES && !abandon.load(Ordering::Relaxed) {
-            thread::sleep(Duration::from_millis(1));
+        lane.chunk_bytes += message.size();
+        lane.chunk.push(message);
+        if lane.chunk.len() >= CHUNK_MESSAGES || lane.chunk_bytes >= CHUNK_BYTES {
+            lane.hand_over(self.shared);
         }
-        lane.waiting.fetch_add(message.size(), Ordering::Relaxed);
-        let _ = lane.input.send(Input::Message(message));
+    }
+
+    /// Hands over whatever there is, to all lanes.
+    fn hand_over(&mut self) {
+        for lane in self.lanes.values_mut() {
+            lane.hand_over(self.shared);
+        }
     }
 
     /// Finds the partitions whose next record is gone. They halt, but for those whose gap is accepted, which come back.
     fn gaps(&mut self) -> Result<Vec<Gap>, Error> {
         let Shared { job, control, consumer, .. } = *self.shared;
         let mut accepted = Vec::new();
-        for gap in consumer.gaps(&self.positions)? {
+        for gap in consumer.gaps(&self.positions())? {
             let Entry::Vacant(running) = self.halted.entry(gap.partition) else { continue };
             if job.accept_gap && gap.found > gap.expected {
                 accepted.push(gap);
@@ -465,10 +504,29 @@ impl<'env> Reader<'_, 'env> {
     /// Lets whoever watches know where we are.
     fn tell(&self) {
         let Shared { control, consumer, .. } = self.shared;
-        let lags = self.positions.iter().filter_map(|(&p, &at)| Some((p, consumer.lag(p, at)?))).collect();
+        let positions = self.positions();
+        let lags = positions.iter().filter_map(|(&p, &at)| Some((p, consumer.lag(p, at)?))).collect();
         *control.progress.lags.lock().unwrap_or_else(PoisonError::into_inner) = lags;
-        let mut positions = control.progress.positions.lock().unwrap_or_else(PoisonError::into_inner);
-        positions.clone_from(&self.positions);
+        *control.progress.positions.lock().unwrap_or_else(PoisonError::into_inner) = positions;
+    }
+}
+
+impl<'c> Lane<'c> {
+    /// Hands the chunk over, which may take a while: the broker's queue fills up behind us, and fetching stops by itself.
+    fn hand_over(&mut self, shared: &Shared<'c>) {
+        if self.chunk.is_empty() {
+            return;
+        }
+        let (chunk, bytes) = (std::mem::take(&mut self.chunk), std::mem::take(&mut self.chunk_bytes));
+        while self.waiting.load(Ordering::Relaxed) > LANE_BYTES && !shared.abandon.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let progress = &shared.control.progress;
+        progress.received.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        progress.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        // A lane that is gone has reported why.
+        let _ = self.input.send(Input::Messages(chunk));
     }
 }
 
@@ -507,94 +565,95 @@ fn roll(shared: &Shared<'_>, over: Receiver<()>) {
     }
 }
 
-/// One partition: decode, batch, publish.
-fn run_lane(
+/// The decoding thread of a lane: messages to batches.
+fn decode(
     shared: &Shared<'_>,
     start: Start,
     messages: &Receiver<Input<'_>>,
+    output: &SyncSender<Output>,
     waiting: &AtomicUsize,
     revoked: &AtomicBool,
 ) {
-    let result = lane(shared, start, messages, waiting, revoked);
-    if revoked.load(Ordering::SeqCst) {
-        // Whatever happened, the partition is somebody else's now.
-        return;
-    }
-    if !matches!(result, Ok(None)) {
-        shared.abandon.store(true, Ordering::SeqCst);
-    }
-    match result {
-        Ok(None) => {}
-        Ok(Some(Overtaken)) => {
-            let _ = shared.reports.send(Report::Overtaken(start.partition));
-        }
-        Err(error) => {
-            let _ = shared.reports.send(Report::Failed(error));
-        }
-    }
-}
-
-struct Overtaken;
-
-fn lane(
-    shared: &Shared<'_>,
-    start: Start,
-    messages: &Receiver<Input<'_>>,
-    waiting: &AtomicUsize,
-    revoked: &AtomicBool,
-) -> Result<Option<Overtaken>, Error> {
     let Shared { job, .. } = shared;
-    let log = job.store.log(&job.topic, start.partition);
     let mut batch = Batch::new(start.partition, &job.fields);
-    let mut expected = start.next;
+    // The publishing thread is gone where it does not take a batch: it has reported why.
+    let publish = |batch: &mut Batch| match batch.take() {
+        Ok(Some(ready)) => output.send(Output::File(ready)).is_ok(),
+        Ok(None) => true,
+        Err(source) => {
+            shared.abandon.store(true, Ordering::SeqCst);
+            let _ = shared.reports.send(Report::Failed(Error::Batch { partition: start.partition, source }));
+            false
+        }
+    };
     loop {
         let patience = match batch.due_at(&job.limits) {
             Some(due) => due.saturating_duration_since(Instant::now()),
             None => Duration::from_secs(3600),
         };
-        let mut flushed = None;
-        let mut hung_up = false;
-        match messages.recv_timeout(patience) {
-            Ok(Input::Message(message)) => {
+        let going = match messages.recv_timeout(patience) {
+            Ok(Input::Messages(chunk)) => chunk.into_iter().all(|message| {
                 waiting.fetch_sub(message.size(), Ordering::Relaxed);
                 let record = message.record();
                 let decoded = record::decode(record.payload, &job.fields);
-                batch.push(&record, message.headers(), &decoded, Instant::now());
+                let now = Instant::now();
+                batch.push(&record, message.headers(), &decoded, now);
+                !batch.due(&job.limits, now) || publish(&mut batch)
+            }),
+            Ok(Input::Flush(done)) => publish(&mut batch) && output.send(Output::Flush(done)).is_ok(),
+            Err(RecvTimeoutError::Timeout) => publish(&mut batch),
+            Err(RecvTimeoutError::Disconnected) => {
+                if !shared.abandon.load(Ordering::SeqCst) && !revoked.load(Ordering::SeqCst) {
+                    publish(&mut batch);
+                }
+                false
             }
-            Ok(Input::Flush(done)) => flushed = Some(done),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => hung_up = true,
-        }
-        if shared.abandon.load(Ordering::SeqCst) || revoked.load(Ordering::SeqCst) {
-            return Ok(None);
-        }
-        if hung_up || flushed.is_some() || batch.due(&job.limits, Instant::now()) {
-            match write(shared, &log, &mut batch, expected)? {
-                Written::Nothing => {}
-                Written::File(file) => expected = file.next,
-                Written::Overtaken => return Ok(Some(Overtaken)),
-            }
-        }
-        if let Some(done) = flushed {
-            let _ = done.send(());
-        }
-        if hung_up {
-            return Ok(None);
+        };
+        if !going || shared.abandon.load(Ordering::SeqCst) || revoked.load(Ordering::SeqCst) {
+            return;
         }
     }
 }
 
+/// The publishing thread of a lane: batches to files.
+fn publish(shared: &Shared<'_>, start: Start, ready: &Receiver<Output>, revoked: &AtomicBool) {
+    let log = shared.job.store.log(&shared.job.topic, start.partition);
+    let mut expected = start.next;
+    for output in ready {
+        if shared.abandon.load(Ordering::SeqCst) || revoked.load(Ordering::SeqCst) {
+            return;
+        }
+        let report = match output {
+            Output::Flush(done) => {
+                let _ = done.send(());
+                continue;
+            }
+            Output::File(ready) => match write(shared, &log, &ready, expected) {
+                Ok(Written::File(file)) => {
+                    expected = file.next;
+                    continue;
+                }
+                Ok(Written::Overtaken) => Report::Overtaken(start.partition),
+                Err(error) => Report::Failed(error),
+            },
+        };
+        // Whatever happened to a partition that was taken away, it is somebody else's now.
+        if !revoked.load(Ordering::SeqCst) {
+            shared.abandon.store(true, Ordering::SeqCst);
+            let _ = shared.reports.send(report);
+        }
+        return;
+    }
+}
+
 enum Written {
-    Nothing,
     File(DataFile),
     Overtaken,
 }
 
-/// Publishes what the batch holds, then commits. A disk that refuses is tried again until there is room or somebody
+/// Publishes a batch, then commits. A disk that refuses is tried again until there is room or somebody
 /// says stop: the records wait here, and the broker keeps them too.
-fn write(shared: &Shared<'_>, log: &Log, batch: &mut Batch, expected: i64) -> Result<Written, Error> {
-    let unbuilt = |source| Error::Batch { partition: log.partition(), source };
-    let Some(ready) = batch.take().map_err(unbuilt)? else { return Ok(Written::Nothing) };
+fn write(shared: &Shared<'_>, log: &Log, ready: &Ready, expected: i64) -> Result<Written, Error> {
     let mut told = false;
     let published = loop {
         match log.publish(&ready.records, expected, ready.next) {

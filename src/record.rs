@@ -50,7 +50,7 @@ pub struct Decoded<'a> {
     /// One entry per declared field; `None` where the field is missing or null.
     pub values: Vec<Option<Cow<'a, str>>>,
     /// All other fields of the object, as JSON text; `{}` where there are none.
-    pub extra: String,
+    pub extra: Cow<'a, str>,
 }
 
 /// Why a message could not be read as a JSON object.
@@ -137,7 +137,8 @@ impl<'de> Visitor<'de> for Object<'_> {
         if deep {
             return Ok(Err(Unreadable::TooDeep));
         }
-        Ok(Ok(Decoded { values, extra: object_of(others) }))
+        let extra = if others.is_empty() { Cow::Borrowed("{}") } else { Cow::Owned(object_of(others)) };
+        Ok(Ok(Decoded { values, extra }))
     }
 }
 
@@ -267,7 +268,7 @@ mod tests {
 
     fn read(json: &str) -> Result<(Vec<Option<String>>, String), Unreadable> {
         decode(Some(json.as_bytes()), &fields())
-            .map(|d| (d.values.into_iter().map(|v| v.map(Cow::into_owned)).collect(), d.extra))
+            .map(|d| (d.values.into_iter().map(|v| v.map(Cow::into_owned)).collect(), d.extra.into_owned()))
     }
 
     #[test]

@@ -72,10 +72,6 @@ impl Log {
         Self { store, dir, partition }
     }
 
-    pub fn partition(&self) -> i32 {
-        self.partition
-    }
-
     /// Sets newest files aside that can't be read, so that their range is read again from the topic. Whoever publishes
     /// syncs before the name is there, so this is the work of a broken disk or of somebody's hands.
     pub fn set_damaged_aside(&self) -> Result<(), Error> {
