@@ -452,7 +452,7 @@ impl<'env> Reader<'_, 'env> {
     fn pass_on(&mut self, message: Message<'env>) {
         let partition = message.partition();
         let Some(lane) = self.lanes.get_mut(&partition) else { return };
-        let offset = message.record().offset;
+        let offset = message.offset();
         lane.position = offset + 1;
         if lane.end.is_some_and(|end| offset >= end) {
             return;

@@ -237,7 +237,7 @@ fn too_deep(json: &str, around: usize) -> bool {
 }
 
 /// A string that is borrowed from the input where it holds no escapes.
-struct Text<'a>(Cow<'a, str>);
+pub struct Text<'a>(pub Cow<'a, str>);
 
 impl<'de> serde::Deserialize<'de> for Text<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

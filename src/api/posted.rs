@@ -1,6 +1,5 @@
 //! Rows that came with a request: a JSON array of objects, read in one pass, every fault named by row and field.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -14,7 +13,7 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 use serde_json::value::RawValue;
 
 use super::problem::Problem;
-use crate::record::object_of;
+use crate::record::{Text, object_of};
 
 /// The most rows in one request.
 pub const MAX_ROWS: usize = 100_000;
@@ -179,7 +178,7 @@ impl<'de> Visitor<'de> for Row<'_, '_> {
         let features = reading.features;
         let mut found = [None; crate::engine::MAX_FEATURES];
         let mut other = Vec::new();
-        while let Some(key) = map.next_key::<Key<'de>>()? {
+        while let Some(key) = map.next_key::<Text<'de>>()? {
             let Some(feature) = features.iter().position(|name| *name == key.0) else {
                 if reading.keep_other {
                     other.push((key.0, map.next_value::<&RawValue>()?));
@@ -223,27 +222,6 @@ fn number(json: &str) -> Result<f64, &'static str> {
         Some(b't' | b'f') => Err("must be a number, is true or false"),
         Some(b'[') => Err("must be a number, is an array"),
         _ => Err("must be a number, is an object"),
-    }
-}
-
-struct Key<'a>(Cow<'a, str>);
-
-impl<'de> serde::Deserialize<'de> for Key<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct AsKey;
-        impl<'de> Visitor<'de> for AsKey {
-            type Value = Key<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Key(Cow::Borrowed(text)))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Key(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(AsKey)
     }
 }
 

@@ -66,9 +66,14 @@ impl Message<'_> {
         self.inner.partition()
     }
 
+    /// Counted as the store counts.
+    pub fn offset(&self) -> i64 {
+        self.inner.offset() + self.base
+    }
+
     pub fn record(&self) -> Record<'_> {
         Record {
-            offset: self.inner.offset() + self.base,
+            offset: self.offset(),
             timestamp: self.inner.timestamp().to_millis(),
             key: self.inner.key(),
             payload: self.inner.payload(),
