@@ -2,28 +2,39 @@
 
 mod common;
 
-use std::sync::LazyLock;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use common::{Answer, Place, Running};
 use serde_json::{Value, json};
 
 struct Service {
     running: Running,
-    _place: Place,
+    place: Place,
 }
 
-/// One service for all tests of this file.
-static SERVICE: LazyLock<Service> = LazyLock::new(|| {
-    let place = Place::new();
-    Service { running: place.up(&[]), _place: place }
-});
+/// One service for all tests that run at the same time; it stops with the last of them.
+fn shared() -> Arc<Service> {
+    static SHARED: Mutex<Weak<Service>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let place = Place::new();
+        let service = Arc::new(Service { running: place.up(&[]), place });
+        *shared = Arc::downgrade(&service);
+        service
+    })
+}
+
+thread_local! {
+    /// This test's hold on it.
+    static SERVICE: Arc<Service> = shared();
+}
 
 fn get(path: &str) -> Answer {
-    SERVICE.running.get(path)
+    SERVICE.with(|service| service.running.get(path))
 }
 
 fn post(path: &str, body: &str) -> Answer {
-    SERVICE.running.post(path, body)
+    SERVICE.with(|service| service.running.post(path, body))
 }
 
 const PRICE: &str = "/api/cluster_products_by_price_rating";
@@ -115,8 +126,9 @@ fn what_does_not_fit_is_refused_with_index_and_field() {
     let many = |n: usize| format!("[{}]", vec![good; n].join(","));
     assert_eq!(post(PRICE, &many(100_000)).status, 200);
     problem(&post(PRICE, &many(100_001)), 413);
-    problem(&SERVICE.running.post_as(PRICE, "text/plain", b"[]"), 415);
-    problem(&SERVICE.running.post_as(PRICE, "application/json", b"[{\"discounted_price\":\"\xff\"}]"), 400);
+    let post_as = |kind: &str, body: &[u8]| SERVICE.with(|service| service.running.post_as(PRICE, kind, body));
+    problem(&post_as("text/plain", b"[]"), 415);
+    problem(&post_as("application/json", b"[{\"discounted_price\":\"\xff\"}]"), 400);
 }
 
 #[test]
@@ -177,8 +189,8 @@ fn segments_and_models_are_listed() {
 
 #[test]
 fn the_model_file_is_what_the_api_says() {
-    let service = &*SERVICE;
-    let file = std::fs::read(service._place.path("store/models/discount/3.json")).unwrap();
+    let path = SERVICE.with(|service| service.place.path("store/models/discount/3.json"));
+    let file = std::fs::read(path).unwrap();
     let file: Value = serde_json::from_slice(&file).unwrap();
     assert_eq!(get("/api/segments/discount/models/3").json(), file);
 }
