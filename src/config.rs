@@ -148,11 +148,19 @@ pub struct BatchArgs {
     /// Seconds until a record is stored, at most
     #[arg(long, env = "TERCILE_BATCH_AGE", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub batch_age: Duration,
+    /// Bytes of memory for records on their way, shared by the partitions: more of them make smaller files
+    #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "BYTES", default_value_t = 1_073_741_824,
+          value_parser = clap::value_parser!(u64).range(16_777_216..))]
+    pub memory_limit: u64,
 }
 
 impl BatchArgs {
     pub fn limits(&self) -> Limits {
         Limits { rows: self.batch_rows as usize, bytes: self.batch_bytes as usize, age: self.batch_age }
+    }
+
+    pub fn memory(&self) -> usize {
+        usize::try_from(self.memory_limit).unwrap_or(usize::MAX)
     }
 }
 

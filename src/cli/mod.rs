@@ -8,6 +8,7 @@ mod generate;
 mod ingest;
 mod openapi;
 mod produce;
+mod replay;
 mod serve;
 mod sql;
 mod table;
@@ -46,6 +47,7 @@ enum Command {
     Ingest(ingest::Ingest),
     Compact(compact::Compact),
     Files(files::Files),
+    Replay(replay::Replay),
     Sql(sql::Sql),
     Train(train::Train),
     Serve(serve::Serve),
@@ -117,6 +119,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Train(train) => job(train.run()).await,
         Command::Doctor(doctor) => job(doctor.run()).await,
         Command::Compact(compact) => job(blocking(move || compact.run())).await,
+        Command::Replay(replay) => job(blocking(move || replay.run())).await,
         Command::Files(files) => job(blocking(move || files.run())).await,
         Command::Generate(generate) => job(blocking(move || generate.run())).await,
         Command::Openapi(openapi) => openapi.run(),

@@ -95,6 +95,7 @@ impl Up {
             store: store.clone(),
             fields: files.fields.clone(),
             limits: self.batch.limits(),
+            memory: self.batch.memory(),
             until_end: false,
             group: None,
             accept_gap: false,

@@ -14,6 +14,7 @@
 
 mod compact;
 pub mod log;
+mod mend;
 mod verify;
 
 use std::fs::{self, File, TryLockError};
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use compact::{Policy, Rolled};
 pub use log::{DataFile, Log, Published};
+pub use mend::Mended;
 
 /// The `id` of a store that the embedded broker feeds: it makes its topic anew at each start.
 pub const EMBEDDED: &str = "embedded";
