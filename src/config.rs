@@ -134,7 +134,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     Ok((key.trim().to_owned(), value.to_owned()))
 }
 
-/// When a file of the store is written: whichever comes first.
+/// When a file of the store is written, whichever comes first, and what else an ingest does meanwhile.
 #[derive(Debug, Clone, Args)]
 pub struct BatchArgs {
     /// Records in a file of the store, at most
@@ -152,6 +152,9 @@ pub struct BatchArgs {
     #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "BYTES", default_value_t = 1_073_741_824,
           value_parser = clap::value_parser!(u64).range(16_777_216..))]
     pub memory_limit: u64,
+    /// Seconds between two looks for small files to roll, and for new partitions of the topic
+    #[arg(long, env = "TERCILE_UPKEEP", value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub upkeep: Duration,
 }
 
 impl BatchArgs {

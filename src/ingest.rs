@@ -26,8 +26,6 @@ use crate::store::{self, Policy, Rolled, Store};
 
 pub use control::{Control, Progress, Summary};
 
-/// How often small files are looked for, and new partitions.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// Bytes of fetched records that wait in a partition's queue, at most.
 const QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
@@ -64,6 +62,8 @@ pub struct Job {
     pub accept_gap: bool,
     /// How small files are rolled into large ones meanwhile.
     pub roll: Policy,
+    /// How often small files are looked for, and new partitions.
+    pub upkeep: Duration,
     /// The broker is this process's own: it has no past, so the store's next offsets are added to what it hands out.
     pub embedded: bool,
     /// Where room is made for each replayed record that was read, if the broker is an embedded one, ours or not.
@@ -106,7 +106,7 @@ pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
 fn connect(job: &Job, partitions: i32, skips: &Skips) -> Result<(Consumer, Vec<Start>), Error> {
     let Job { cluster, topic, store, embedded, .. } = job;
     let share = job.memory / 4 / usize::try_from(partitions).unwrap_or(1).max(1);
-    let reading = Reading { embedded: *embedded, queue_bytes: share.min(QUEUE_BYTES) };
+    let reading = Reading { embedded: *embedded, queue_bytes: share.min(QUEUE_BYTES), refresh: job.upkeep };
     if let Some(group) = &job.group {
         let (store, asked, name, skips) = (store.clone(), cluster.clone(), topic.clone(), skips.clone());
         let resolve =
@@ -220,7 +220,7 @@ fn session(
 /// still the one it was, with as many partitions.
 fn upkeep(shared: &Shared<'_>, partitions: i32, over: Receiver<()>) {
     let Shared { job, control, .. } = shared;
-    while over.recv_timeout(UPKEEP_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+    while over.recv_timeout(job.upkeep) == Err(RecvTimeoutError::Timeout) {
         for partition in control.progress.positions().into_keys() {
             match job.store.log(&job.topic, partition).compact(&job.roll) {
                 Ok(Rolled { small: 0, deleted: 0, .. }) => {}

@@ -43,6 +43,8 @@ pub struct Reading {
     pub embedded: bool,
     /// Bytes of fetched records that may wait in a partition's queue.
     pub queue_bytes: usize,
+    /// How often librdkafka looks whether the topic has new partitions, which is how a group hears of them.
+    pub refresh: Duration,
 }
 
 /// What happened besides the messages, which wait in the [`Queue`] of their partition.
@@ -140,6 +142,7 @@ impl Consumer {
     fn config(cluster: &Cluster, reading: Reading) -> ClientConfig {
         let mut config = cluster.config();
         let queue_kbytes = (reading.queue_bytes / 1024).max(1).to_string();
+        let refresh = reading.refresh.as_millis().clamp(10, 3_600_000).to_string();
         let tuning = [
             ("fetch.error.backoff.ms", "50"),
             ("fetch.queue.backoff.ms", "10"),
@@ -149,8 +152,7 @@ impl Consumer {
             ("max.partition.fetch.bytes", "4194304"),
             ("receive.message.max.bytes", "1100000000"),
             ("queued.max.messages.kbytes", &queue_kbytes),
-            // So that a topic that grew is read whole within half a minute.
-            ("topic.metadata.refresh.interval.ms", "30000"),
+            ("topic.metadata.refresh.interval.ms", &refresh),
         ];
         for (key, value) in tuning {
             if config.get(key).is_none() {

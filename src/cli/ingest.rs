@@ -96,6 +96,7 @@ impl Ingest {
             }),
             accept_gap: self.accept_gap,
             roll: self.roll.policy(false),
+            upkeep: self.batch.upkeep,
             embedded: false,
             backlog: None,
         };

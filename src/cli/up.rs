@@ -100,6 +100,7 @@ impl Up {
             group: None,
             accept_gap: false,
             roll: self.roll.policy(false),
+            upkeep: self.batch.upkeep,
             embedded: stream.embedded.is_some(),
             backlog: stream.backlog.clone(),
         };

@@ -205,7 +205,10 @@ mod tests {
         batch.take().unwrap().unwrap().records
     }
 
-    fn rows(log: &Log) -> Vec<(i64, Option<String>, Option<String>, Option<String>)> {
+    /// Offset, `a`, `_extra` and `_error`.
+    type Row = (i64, Option<String>, Option<String>, Option<String>);
+
+    fn rows(log: &Log) -> Vec<Row> {
         let mut rows = Vec::new();
         for file in log.files().unwrap() {
             let (input, metadata) = open(&file).unwrap().unwrap();
