@@ -7,6 +7,7 @@ mod files;
 mod generate;
 mod ingest;
 mod openapi;
+mod predict;
 mod produce;
 mod replay;
 mod serve;
@@ -50,6 +51,7 @@ enum Command {
     Replay(replay::Replay),
     Sql(sql::Sql),
     Train(train::Train),
+    Predict(predict::Predict),
     Serve(serve::Serve),
     Broker(broker::Broker),
     Generate(generate::Generate),
@@ -119,6 +121,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Train(train) => job(train.run()).await,
         Command::Doctor(doctor) => job(doctor.run()).await,
         Command::Compact(compact) => job(blocking(move || compact.run())).await,
+        Command::Predict(predict) => job(blocking(move || predict.run())).await,
         Command::Replay(replay) => job(blocking(move || replay.run())).await,
         Command::Files(files) => job(blocking(move || files.run())).await,
         Command::Generate(generate) => job(blocking(move || generate.run())).await,

@@ -138,6 +138,19 @@ impl Store {
         self.root.join("models")
     }
 
+    /// The segmentations that were trained, by name.
+    pub fn segmentations(&self) -> Result<Vec<String>, Error> {
+        let dir = self.models();
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::io("list", &dir)(e)),
+        };
+        let mut names: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+
     /// What feeds the store; `None` if nothing did yet.
     pub fn source(&self) -> Result<Option<Source>, Error> {
         let path = self.root.join("source.json");
