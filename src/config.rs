@@ -219,3 +219,40 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     }
     Ok(Duration::from_secs_f64(seconds))
 }
+
+/// Bytes, as in `512MB`, `2GiB` or `1000000`.
+pub fn bytes(text: &str) -> Result<usize, String> {
+    let wrong = || "expected a size such as 512MB or 2GiB".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        "t" | "tb" => 1e12,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        _ => return Err(wrong()),
+    };
+    let bytes = number.parse::<f64>().map_err(|_| wrong())? * unit;
+    if !(1e6..=1e15).contains(&bytes) {
+        return Err("expected a size of 1MB or more".to_owned());
+    }
+    Ok(bytes as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!([bytes("512MB"), bytes("2GiB"), bytes("1.5 gb")], [Ok(512_000_000), Ok(2 << 30), Ok(1_500_000_000)]);
+        assert_eq!(bytes("1000000"), Ok(1_000_000));
+        for wrong in ["", "MB", "12", "-1GB", "1XB", "1.2.3GB", "1e9"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+}
