@@ -148,10 +148,9 @@ pub struct BatchArgs {
     /// Seconds until a record is stored, at most
     #[arg(long, env = "TERCILE_BATCH_AGE", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub batch_age: Duration,
-    /// Bytes of memory for records on their way, shared by the partitions: more of them make smaller files
-    #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "BYTES", default_value_t = 1_073_741_824,
-          value_parser = clap::value_parser!(u64).range(16_777_216..))]
-    pub memory_limit: u64,
+    /// Memory for records on their way, as in 512MB or 2GiB, shared by the partitions: more of them make smaller files
+    #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", default_value = "1GiB", value_parser = bytes)]
+    pub memory_limit: usize,
     /// Seconds between two looks for small files to roll, and for new partitions of the topic
     #[arg(long, env = "TERCILE_UPKEEP", value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub upkeep: Duration,
@@ -160,10 +159,6 @@ pub struct BatchArgs {
 impl BatchArgs {
     pub fn limits(&self) -> Limits {
         Limits { rows: self.batch_rows as usize, bytes: self.batch_bytes as usize, age: self.batch_age }
-    }
-
-    pub fn memory(&self) -> usize {
-        usize::try_from(self.memory_limit).unwrap_or(usize::MAX)
     }
 }
 
@@ -229,4 +224,41 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
         return Err("expected a number of seconds from 0.001 to a year".to_owned());
     }
     Ok(Duration::from_secs_f64(seconds))
+}
+
+/// Bytes, as in `512MB`, `2GiB` or `1000000`.
+pub fn bytes(text: &str) -> Result<usize, String> {
+    let wrong = || "expected a size such as 512MB or 2GiB".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        "t" | "tb" => 1e12,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        _ => return Err(wrong()),
+    };
+    let bytes = number.parse::<f64>().map_err(|_| wrong())? * unit;
+    if !(1e6..=1e15).contains(&bytes) {
+        return Err("expected a size of 1MB or more".to_owned());
+    }
+    Ok(bytes as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!([bytes("512MB"), bytes("2GiB"), bytes("1.5 gb")], [Ok(512_000_000), Ok(2 << 30), Ok(1_500_000_000)]);
+        assert_eq!(bytes("1000000"), Ok(1_000_000));
+        for wrong in ["", "MB", "12", "-1GB", "1XB", "1.2.3GB", "1e9"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -20,9 +20,14 @@ fn without_arguments_it_helps() {
 #[test]
 fn bad_usage_is_2() {
     let place = Place::new();
-    for args in
-        [&["frobnicate"][..], &["up", "--nope"], &["sql"], &["ingest"], &["generate", "x"], &["up", "--topic", "a/b"]]
-    {
+    for args in [
+        &["frobnicate"][..],
+        &["up", "--nope"],
+        &["sql", "x.sql", "-c", "SELECT 1"],
+        &["ingest"],
+        &["generate", "x"],
+        &["up", "--topic", "a/b"],
+    ] {
         assert_eq!(place.run(args).code, Some(2), "{args:?}");
     }
 }
@@ -132,31 +137,6 @@ fn what_stands_in_the_way_is_named() {
     assert!(error.contains("cannot make the store's directory file/store"), "{error}");
     let error = place.fails(1, &["train", "--sql", "nowhere"]);
     assert!(error.contains("cannot read the SQL files in nowhere"), "{error}");
-}
-
-#[test]
-fn sql_runs_files_and_statements() {
-    let place = Place::new();
-    assert_eq!(place.ok(&["sql", "--format", "csv", "-c", "SELECT 1 AS a, 'x,y' AS b"]), "a,b\n1,\"x,y\"\n");
-    assert_eq!(place.ok(&["sql", "--format", "csv", "-c", "SELECT * FROM price_rating"]).lines().count(), 1);
-    assert!(place.ok(&["sql", "-c", "SELECT 1 AS a"]).contains("| a |"));
-    place.write("two.sql", "SELECT 1 AS a;\n\n-- and\nSELECT 2 AS b;\n");
-    assert_eq!(place.ok(&["sql", "--format", "csv", "two.sql"]), "a\n1\nb\n2\n");
-    let error = place.fails(1, &["sql", "-c", "SELECT nope FROM products"]);
-    assert!(error.contains("nope"), "{error}");
-    let error = place.fails(1, &["sql", "nowhere.sql"]);
-    assert!(error.contains("cannot read nowhere.sql"), "{error}");
-    place.write("bad.sql", "SELEC 1");
-    assert!(place.fails(1, &["sql", "bad.sql"]).contains("bad.sql: "));
-}
-
-#[test]
-fn a_view_that_does_not_plan_is_named_by_its_file() {
-    let place = Place::new();
-    place.write("sql/00_records.sql", "CREATE TABLE records (a TEXT)");
-    place.write("sql/10_things.sql", "SELECT b FROM records");
-    let error = place.fails(1, &["sql", "-c", "SELECT 1"]);
-    assert!(error.contains("sql/10_things.sql: No field named b"), "{error}");
 }
 
 #[test]

@@ -59,7 +59,7 @@ impl Reader {
     }
 
     /// The next rows; `None` at the end.
-    pub fn next(&mut self) -> Result<Option<Block>, Error> {
+    pub fn block(&mut self) -> Result<Option<Block>, Error> {
         let block = match &mut self.source {
             Source::Json(values) => objects(values, &self.features, self.rows)?,
             Source::Columns(batches) => {
@@ -144,7 +144,7 @@ fn objects<R: Read>(values: &mut Splitter<R>, features: &[String], first: u64) -
     let Carried::Objects(rows) = &mut block.carried else { return Ok(None) };
     while rows.len() < ROWS {
         let row = first + rows.len() as u64;
-        let value = values.next().map_err(|error| match error.kind() {
+        let value = values.value().map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => Error::Row { row, what: error.to_string() },
             _ => Error::Io(error),
         })?;

@@ -26,7 +26,7 @@ impl<R: Read> Splitter<R> {
     }
 
     /// The bytes of the next value; `None` at the end.
-    pub fn next(&mut self) -> io::Result<Option<&[u8]>> {
+    pub fn value(&mut self) -> io::Result<Option<&[u8]>> {
         if !self.begun {
             self.begun = true;
             if self.peek()? == Some(0xef) && self.fill_to(3)? && self.buffer[self.at..].starts_with(b"\xef\xbb\xbf") {
@@ -176,7 +176,7 @@ mod tests {
         let read = |input: Box<dyn Read + '_>| {
             let mut splitter = Splitter::new(input);
             let mut values = Vec::new();
-            while let Some(value) = splitter.next().map_err(|e| e.to_string())? {
+            while let Some(value) = splitter.value().map_err(|e| e.to_string())? {
                 values.push(String::from_utf8(value.to_vec()).unwrap());
             }
             Ok(values)

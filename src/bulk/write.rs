@@ -22,7 +22,7 @@ pub struct Writer<W: Write + Send> {
 }
 
 enum Sink<W: Write + Send> {
-    Csv(CsvWriter<W>),
+    Csv(Box<CsvWriter<W>>),
     /// Objects, in an array or one a line.
     Json {
         out: W,
@@ -36,7 +36,7 @@ enum Sink<W: Write + Send> {
 impl<W: Write + Send> Writer<W> {
     pub fn new(out: W, format: Format) -> Self {
         let sink = match format {
-            Format::Csv => Sink::Csv(WriterBuilder::new().with_header(true).build(out)),
+            Format::Csv => Sink::Csv(Box::new(WriterBuilder::new().with_header(true).build(out))),
             Format::Json => Sink::Json { out, array: true },
             Format::Ndjson => Sink::Json { out, array: false },
             Format::Arrow => Sink::Arrow(Some(out), None),

@@ -86,7 +86,7 @@ impl Ingest {
             store,
             fields,
             limits: self.batch.limits(),
-            memory: self.batch.memory(),
+            memory: self.batch.memory_limit,
             until_end: self.until_end,
             group: self.group.map(|name| Group {
                 name,

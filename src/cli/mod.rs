@@ -26,6 +26,7 @@ use tokio::sync::watch;
 
 use crate::broker::{self as kafka, Gap};
 use crate::config::LogArgs;
+use crate::sql::fault::Fault;
 use crate::{ingest as loading, log, produce as sending, store};
 
 /// Live segments out of a Kafka stream.
@@ -84,6 +85,16 @@ impl Terminal {
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         self.bars.add(bar.with_style(style))
     }
+
+    /// A bar for a query that has run for so long, which reads so many rows, or nobody knows how many.
+    fn rows(&self, rows: Option<u64>, elapsed: Duration) -> ProgressBar {
+        let (bar, template) = match rows {
+            Some(rows) => (ProgressBar::new(rows), "{bar:30} {percent:>3}%  {msg}  {elapsed}"),
+            None => (ProgressBar::new_spinner(), "{spinner} {msg}  {elapsed}"),
+        };
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        self.bars.add(bar.with_elapsed(elapsed).with_style(style))
+    }
 }
 
 /// Everything, from the arguments to the exit code.
@@ -117,7 +128,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Serve(serve) => serve.run(Stop::listen()?).await,
         Command::Broker(broker) => broker.run(Stop::listen()?).await,
         Command::Produce(produce) => job(produce.run(&terminal)).await,
-        Command::Sql(sql) => job(sql.run()).await,
+        Command::Sql(sql) => sql.run(&terminal).await,
         Command::Train(train) => job(train.run()).await,
         Command::Doctor(doctor) => job(doctor.run()).await,
         Command::Compact(compact) => job(blocking(move || compact.run())).await,
@@ -184,25 +195,34 @@ impl Stop {
     }
 }
 
-/// Says what went wrong in one line, and gives the exit code for it.
+/// Says what went wrong, and gives the exit code for it.
 fn fail(error: &anyhow::Error) -> ExitCode {
-    let code = exit_code(error);
-    if code != 0 {
-        // Some causes repeat what stands before them already.
-        let mut words = String::new();
-        for cause in error.chain().map(ToString::to_string) {
-            if words.is_empty() {
-                words = cause;
-            } else if !words.contains(&cause) {
-                words = format!("{words}: {cause}");
-            }
-        }
-        if error.is::<io::Error>() {
-            words = format!("cannot write the output: {words}");
-        }
-        tracing::error!("{}", crate::sql::one_line(&words));
+    say(error);
+    ExitCode::from(exit_code(error))
+}
+
+/// Says what went wrong in one line; below it, if it is about SQL, the place.
+fn say(error: &anyhow::Error) {
+    if exit_code(error) == 0 {
+        return;
     }
-    ExitCode::from(code)
+    // Some causes repeat what stands before them already.
+    let mut words = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if words.is_empty() {
+            words = cause;
+        } else if !words.contains(&cause) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    if error.is::<io::Error>() {
+        words = format!("cannot write the output: {words}");
+    }
+    let words = crate::sql::one_line(&words);
+    match error.chain().find_map(|cause| cause.downcast_ref::<Fault>()?.excerpt.as_deref()) {
+        Some(excerpt) => tracing::error!("{words}\n{excerpt}"),
+        None => tracing::error!("{words}"),
+    }
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {

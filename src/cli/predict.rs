@@ -64,7 +64,7 @@ impl Predict {
         let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, out), format);
         loop {
             let first = reader.rows;
-            let Some(block) = reader.next().with_context(|| name.clone())? else { break };
+            let Some(block) = reader.block().with_context(|| name.clone())? else { break };
             let found = scorer.score(&block, first).with_context(|| name.clone())?;
             writer.write(block, &found, &scorer)?;
         }

@@ -95,7 +95,7 @@ impl Up {
             store: store.clone(),
             fields: files.fields.clone(),
             limits: self.batch.limits(),
-            memory: self.batch.memory(),
+            memory: self.batch.memory_limit,
             until_end: false,
             group: None,
             accept_gap: false,

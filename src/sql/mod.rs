@@ -3,7 +3,10 @@
 //! Input: a directory, or the files inside the binary. Output: the declared fields, and views in name order. Cleaning,
 //! slicing and features are written in those files and nowhere else; the engine room runs them.
 
+pub mod depth;
+pub mod fault;
 pub mod header;
+pub mod script;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,14 +14,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use datafusion::common::TableReference;
-use datafusion::sql::parser::{DFParser, Statement};
+use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast;
 use sha2::{Digest, Sha256};
 
 use crate::record::Fields;
 use crate::rows::hex;
+use fault::{Fault, Source};
 use header::Header;
+use script::{Piece, Place};
 
 /// The files of `sql/`, inside the binary.
 const SHIPPED: [(&str, &str); 7] = [
@@ -34,6 +39,9 @@ const SHIPPED: [(&str, &str); 7] = [
 /// The name of the table that all else stands on.
 pub const RECORDS: &str = "records";
 
+/// How deep the parser may recurse: deeper than anything that passes [`depth::check`].
+pub const RECURSION: usize = 512;
+
 /// What is wrong with the SQL files. `file` is a path, or a name with "built-in" before it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -45,14 +53,12 @@ pub enum Error {
     Name { file: String },
     #[error("{file}: the view {view} is there already")]
     Twice { file: String, view: String },
-    #[error("{file}, line {line}: {why}")]
-    Header { file: String, line: usize, why: String },
-    #[error("{file}: {why}")]
-    Sql { file: String, why: String },
+    #[error("{0}")]
+    Sql(#[source] Fault),
 }
 
 /// One view.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     /// The file's name without its number and ending.
     pub name: String,
@@ -62,6 +68,23 @@ pub struct View {
     pub header: Header,
     /// The tables and views it reads.
     reads: BTreeSet<String>,
+}
+
+impl View {
+    /// The tables and views it reads.
+    pub fn reads(&self) -> &BTreeSet<String> {
+        &self.reads
+    }
+
+    /// Its text as errors show it.
+    pub fn source(&self) -> Source<'_> {
+        Source { name: Some(&self.file), text: &self.text }
+    }
+
+    /// Its statement within the text.
+    pub fn piece(&self) -> Result<Piece<'_>, Fault> {
+        one_piece(&self.source())
+    }
 }
 
 /// A view that makes clusters, with what its columns say about it.
@@ -81,11 +104,13 @@ pub struct Segmentation {
 }
 
 /// All files of a directory.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
     pub fields: Fields,
     records: String,
     views: Vec<View>,
+    /// All of them, as they were read.
+    read: Vec<File>,
 }
 
 impl Files {
@@ -126,25 +151,30 @@ impl Files {
     fn parse(files: impl Iterator<Item = File>) -> Result<Option<Self>, Error> {
         let mut declared = None;
         let mut views: Vec<View> = Vec::new();
-        for File { name, shown, text } in files {
+        let mut read = Vec::new();
+        for file in files {
+            read.push(file.clone());
+            let File { name, shown, text } = file;
             let text = text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned);
             let view = view_name(&name).ok_or_else(|| Error::Name { file: shown.clone() })?.to_owned();
             let taken = views.iter().any(|v| v.name == view) || (view == RECORDS && declared.is_some());
             if taken {
                 return Err(Error::Twice { file: shown, view });
             }
+            let source = Source { name: Some(&shown), text: &text };
             let header =
-                header::parse(&text).map_err(|f| Error::Header { file: shown.clone(), line: f.line, why: f.why })?;
-            let statement = one_statement(&text).map_err(|why| Error::Sql { file: shown.clone(), why })?;
+                header::parse(&text).map_err(|f| Error::Sql(source.fault(Place { line: f.line, column: 1 }, f.why)))?;
+            let piece = one_piece(&source).map_err(Error::Sql)?;
+            let statement = parse(&source, &piece).map_err(Error::Sql)?;
             if view == RECORDS {
-                let fields = fields_of(&statement).map_err(|why| Error::Sql { file: shown, why })?;
+                let fields = fields_of(&source, &piece, &statement).map_err(Error::Sql)?;
                 declared = Some((fields, text));
                 continue;
             }
-            let reads = reads(&statement).map_err(|why| Error::Sql { file: shown.clone(), why })?;
+            let reads = reads(&statement).map_err(|why| Error::Sql(source.fault(piece.place, why)))?;
             views.push(View { name: view, file: shown, text, header, reads });
         }
-        Ok(declared.map(|(fields, records)| Self { fields, records, views }))
+        Ok(declared.map(|(fields, records)| Self { fields, records, views, read }))
     }
 
     /// The views, in name order.
@@ -152,9 +182,45 @@ impl Files {
         &self.views
     }
 
+    /// The view of this name.
+    pub fn view(&self, name: &str) -> Option<&View> {
+        self.views.iter().find(|view| view.name == name)
+    }
+
     /// The views that are segmentations, in name order.
     pub fn segmentations(&self) -> impl Iterator<Item = (&View, usize)> {
         self.views.iter().filter_map(|view| view.header.k.map(|k| (view, k)))
+    }
+
+    /// These files without and with an edited one, and the name of its view. If the edited one is the one that was read
+    /// here, it is held against the shipped one of its name.
+    pub fn with_edited(&self, path: &Path) -> Result<(Self, Self, String), Error> {
+        let shown = path.display().to_string();
+        let text = fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let view = view_name(&name).filter(|view| *view != RECORDS).map(str::to_owned);
+        let view = view.ok_or_else(|| Error::Name { file: shown.clone() })?;
+        let same = |file: &File| match (fs::canonicalize(&file.shown), fs::canonicalize(path)) {
+            (Ok(a), Ok(b)) => a == b,
+            _ => false,
+        };
+        let shipped = SHIPPED.iter().find(|(shipped, _)| *shipped == name);
+        let before = match (self.read.iter().any(same), shipped) {
+            (true, Some((_, text))) => {
+                self.with(File { shown: format!("built-in {name}"), name: name.clone(), text: (*text).to_owned() })?
+            }
+            _ => self.clone(),
+        };
+        let after = self.with(File { name, shown, text })?;
+        Ok((before, after, view))
+    }
+
+    /// These files, with another one under its name.
+    fn with(&self, file: File) -> Result<Self, Error> {
+        let mut files: Vec<File> = self.read.iter().filter(|read| read.name != file.name).cloned().collect();
+        files.push(file);
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Self::parse(files.into_iter())?.unwrap_or_else(|| self.clone()))
     }
 
     /// SHA-256, in hex, of a view's text and of all that it stands on: what decides the rows it gives.
@@ -174,6 +240,7 @@ impl Files {
     }
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct File {
     name: String,
     shown: String,
@@ -189,29 +256,49 @@ fn view_name(file: &str) -> Option<&str> {
     (digits && fine).then_some(name)
 }
 
-fn one_statement(text: &str) -> Result<Statement, String> {
-    let mut statements = DFParser::parse_sql(text).map_err(|e| one_line(&e.to_string()))?;
+/// The one statement that a file of ours holds.
+fn one_piece<'a>(source: &Source<'a>) -> Result<Piece<'a>, Fault> {
+    let pieces = script::split(source.text).pieces;
+    match pieces.as_slice() {
+        [] => Err(source.fault_somewhere("it holds no statement")),
+        [piece] if piece.dot => Err(source.fault(piece.place, "a dot command is no SQL; it is for the shell")),
+        [piece] => Ok(*piece),
+        [_, second, ..] => {
+            let why = format!("it must hold one statement, and holds {}", pieces.len());
+            Err(source.fault(second.place, why))
+        }
+    }
+}
+
+/// Parses a piece that is a statement, unless it is nested too deep.
+pub fn parse(source: &Source<'_>, piece: &Piece<'_>) -> Result<Statement, Fault> {
+    depth::check(piece.text).map_err(|(place, why)| source.fault(place.within(piece.place), why))?;
+    let blame = |e| source.blame(piece, &e, &[]);
+    let mut parser = DFParserBuilder::new(piece.text).with_recursion_limit(RECURSION).build().map_err(blame)?;
+    let mut statements = parser.parse_statements().map_err(blame)?;
     match (statements.pop_front(), statements.len()) {
         (Some(statement), 0) => Ok(statement),
-        (None, _) => Err("it holds no statement".to_owned()),
-        (Some(_), more) => Err(format!("it must hold one statement, and holds {}", more + 1)),
+        _ => Err(source.fault(piece.place, "expected one statement")),
     }
 }
 
 /// The columns of the `CREATE TABLE` in `00_records.sql`.
-fn fields_of(statement: &Statement) -> Result<Fields, String> {
+fn fields_of(source: &Source<'_>, piece: &Piece<'_>, statement: &Statement) -> Result<Fields, Fault> {
     let table = match statement {
         Statement::Statement(inner) => match inner.as_ref() {
             ast::Statement::CreateTable(table) => table,
-            _ => return Err("it must be a CREATE TABLE records (…)".to_owned()),
+            _ => return Err(source.fault(piece.place, "it must be a CREATE TABLE records (…)")),
         },
-        _ => return Err("it must be a CREATE TABLE records (…)".to_owned()),
+        _ => return Err(source.fault(piece.place, "it must be a CREATE TABLE records (…)")),
     };
     if table.name.to_string() != RECORDS {
-        return Err(format!("the table must be called records, not {}", table.name));
+        let why = format!("the table must be called records, not {}", table.name);
+        return Err(source.fault(piece.place, why));
     }
     let mut names: Vec<String> = Vec::new();
     for column in &table.columns {
+        let start = column.name.span.start;
+        let place = Place { line: start.line as usize, column: start.column as usize }.within(piece.place);
         let name = match column.name.quote_style {
             Some(_) => column.name.value.clone(),
             None => column.name.value.to_lowercase(),
@@ -219,27 +306,33 @@ fn fields_of(statement: &Statement) -> Result<Fields, String> {
         let text =
             matches!(column.data_type, ast::DataType::Text | ast::DataType::Varchar(_) | ast::DataType::String(_));
         if !text {
-            return Err(format!("the field {name} must be TEXT: values are kept as they come, and typed by the views"));
+            let why = format!("the field {name} must be TEXT: values are kept as they come, and typed by the views");
+            return Err(source.fault(place, why));
         }
         if name.starts_with('_') {
-            return Err(format!("the field {name} begins with _, which is where the store's own columns live"));
+            let why = format!("the field {name} begins with _, which is where the store's own columns live");
+            return Err(source.fault(place, why));
         }
         if names.contains(&name) {
-            return Err(format!("the field {name} stands twice"));
+            return Err(source.fault(place, format!("the field {name} stands twice")));
         }
         names.push(name);
     }
     if names.is_empty() {
-        return Err("it declares no fields".to_owned());
+        return Err(source.fault(piece.place, "it declares no fields"));
     }
     Ok(Fields::new(names))
 }
 
 fn reads(statement: &Statement) -> Result<BTreeSet<String>, String> {
     match statement {
-        Statement::Statement(inner) if matches!(inner.as_ref(), ast::Statement::Query(_)) => {}
-        _ => return Err("a view must be one SELECT".to_owned()),
+        Statement::Statement(inner) if matches!(inner.as_ref(), ast::Statement::Query(_)) => tables_of(statement),
+        _ => Err("a view must be one SELECT".to_owned()),
     }
+}
+
+/// The tables and views that a statement reads.
+pub fn tables_of(statement: &Statement) -> Result<BTreeSet<String>, String> {
     let (tables, _) = resolve_table_references(statement, true).map_err(|e| one_line(&e.to_string()))?;
     Ok(tables.iter().map(TableReference::table).map(str::to_owned).collect())
 }
@@ -309,11 +402,12 @@ mod tests {
         assert!(fault(&[RECORDS_SQL, ("x.sql", "SELECT 1")]).starts_with("x.sql: a SQL file is called"));
         assert!(fault(&[RECORDS_SQL, ("10_X.sql", "SELECT 1")]).starts_with("10_X.sql: a SQL file is called"));
         assert!(fault(&[RECORDS_SQL, ("10_a.sql", "SELECT 1"), ("11_a.sql", "SELECT 1")]).starts_with("11_a.sql"));
-        assert!(fault(&[RECORDS_SQL, ("10_a.sql", "SELEC 1")]).starts_with("10_a.sql: "));
+        assert!(fault(&[RECORDS_SQL, ("10_a.sql", "SELEC 1")]).starts_with("10_a.sql, line 1, column 1: "));
         assert!(fault(&[RECORDS_SQL, ("10_a.sql", "SELECT 1; SELECT 2")]).contains("holds 2"));
         assert!(fault(&[RECORDS_SQL, ("10_a.sql", "DROP TABLE records")]).contains("must be one SELECT"));
         assert!(
-            fault(&[RECORDS_SQL, ("10_a.sql", "-- kk: 1\n\nSELECT 1")]).starts_with("10_a.sql, line 1: unknown key")
+            fault(&[RECORDS_SQL, ("10_a.sql", "-- kk: 1\n\nSELECT 1")])
+                .starts_with("10_a.sql, line 1, column 1: unknown key")
         );
     }
 }

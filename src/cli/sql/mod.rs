@@ -1,0 +1,129 @@
+//! `tercile sql`: SQL from files, a flag, a pipe or a prompt, over the store and over any file.
+
+mod diff;
+mod dot;
+mod given;
+mod grid;
+mod output;
+mod progress;
+mod query;
+mod runner;
+mod shell;
+
+use std::io::{self, IsTerminal as _, Read as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args};
+
+use super::{Done, Terminal, job};
+use crate::config::{SqlArgs, StoreArgs, bytes, seconds};
+use crate::sql::fault::Source;
+use given::{Param, TableFile};
+use output::Format;
+use runner::{Runner, Settings};
+
+/// Run SQL over the store, or open a shell
+///
+/// The tables are records, as they came, and every view of the SQL files: products, slices, the segmentations, the
+/// reports. Without FILE and -c, statements are read from stdin, which at a terminal is a shell. The first statement that
+/// fails ends the run.
+#[derive(Args)]
+#[command(group(ArgGroup::new("what").args(["files", "command", "diff"])))]
+pub struct Sql {
+    /// Files of SQL statements and dot commands; - is stdin
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Statements
+    #[arg(short, long, env = "TERCILE_COMMAND", value_name = "SQL")]
+    command: Option<String>,
+    /// Show what an edited SQL file would change: rows, columns, values, and the views that stand on it
+    #[arg(long, env = "TERCILE_DIFF", value_name = "FILE")]
+    diff: Option<PathBuf>,
+    /// What to print
+    #[arg(short, long, env = "TERCILE_FORMAT", default_value = "table")]
+    format: Format,
+    /// Where to write results [default: stdout]
+    #[arg(short, long, env = "TERCILE_OUTPUT", value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// A value for $NAME in the SQL: a number, true, false, null, or text; may be said more than once
+    #[arg(long = "param", env = "TERCILE_PARAM", value_name = "NAME=VALUE", value_parser = Param::parse)]
+    params: Vec<Param>,
+    /// A Parquet, CSV, TSV or NDJSON file as a table; may be said more than once
+    #[arg(long = "table", env = "TERCILE_TABLE", value_name = "NAME=FILE", value_parser = TableFile::parse)]
+    tables: Vec<TableFile>,
+    /// Rows of a table, at most; 0: all of them [default: 50 at a terminal, else 0]
+    #[arg(long, env = "TERCILE_MAX_ROWS", value_name = "N")]
+    max_rows: Option<usize>,
+    /// Say on stderr how long each statement took
+    #[arg(long, env = "TERCILE_TIMER", value_parser = clap::builder::FalseyValueParser::new(),
+          action = clap::ArgAction::SetTrue)]
+    timer: bool,
+    /// Seconds that a statement may take
+    #[arg(long, env = "TERCILE_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
+    /// Memory for what queries keep, as in 512MB or 2GiB; beyond it they spill to disk, or fail
+    #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", value_parser = bytes)]
+    memory_limit: Option<usize>,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    sql: SqlArgs,
+}
+
+/// How many rows people are shown.
+const ROWS_FOR_PEOPLE: usize = 50;
+
+impl Sql {
+    pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Done> {
+        let at_prompt =
+            self.files.is_empty() && self.command.is_none() && self.diff.is_none() && io::stdin().is_terminal();
+        if self.format.binary() && self.output.is_none() && io::stdout().is_terminal() {
+            anyhow::bail!("{} is no text for a terminal; add --output FILE, or a pipe", self.format.name());
+        }
+        let for_people = io::stdout().is_terminal() && self.output.is_none();
+        let settings = Settings {
+            format: self.format,
+            output: self.output.clone(),
+            params: self.params.iter().cloned().map(|Param(name, value)| (name, value)).collect(),
+            max_rows: self.max_rows.unwrap_or(if for_people { ROWS_FOR_PEOPLE } else { 0 }),
+            timer: self.timer || at_prompt,
+            timeout: self.timeout,
+            explain: false,
+        };
+        let opened = Runner::open(self.store.clone(), self.sql.clone(), settings, self.memory_limit, terminal).await;
+        let runner = opened?;
+        for table in &self.tables {
+            runner.add_table(table).await?;
+        }
+        if at_prompt {
+            return shell::run(runner).await;
+        }
+        job(self.scripts(runner)).await
+    }
+
+    async fn scripts(self, mut runner: Runner) -> anyhow::Result<Done> {
+        if let Some(path) = &self.diff {
+            runner.diff(path).await?;
+            return Ok(Done::Well);
+        }
+        if let Some(text) = &self.command {
+            runner.script(&Source { name: None, text }).await?;
+            return Ok(Done::Well);
+        }
+        let files = if self.files.is_empty() { vec![PathBuf::from("-")] } else { self.files };
+        for path in files {
+            if path.as_os_str() == "-" {
+                let read = tokio::task::spawn_blocking(|| {
+                    let mut text = String::new();
+                    io::stdin().read_to_string(&mut text).map(|_| text)
+                });
+                let text = read.await?.map_err(|e| anyhow::anyhow!("cannot read SQL from stdin: {e}"))?;
+                runner.script(&Source { name: Some("stdin"), text: &text }).await?;
+            } else {
+                runner.file(&path).await?;
+            }
+        }
+        Ok(Done::Well)
+    }
+}

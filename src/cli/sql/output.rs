@@ -1,0 +1,261 @@
+//! Rows in the formats that people and programs read.
+//!
+//! Input: the batches of one result. Output: bytes, batch by batch: a result never has to fit into memory.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
+use datafusion::arrow::csv::{Writer as CsvWriter, WriterBuilder as CsvBuilder};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::ipc::writer::StreamWriter;
+use datafusion::arrow::json::writer::{JsonArray, LineDelimited, Writer as JsonWriter, WriterBuilder as JsonBuilder};
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+
+use super::grid::{Column, Grid, printable};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Csv,
+    Tsv,
+    /// One array of objects
+    Json,
+    /// An object a line
+    Ndjson,
+    Markdown,
+    Parquet,
+    /// Arrow's streaming format
+    Arrow,
+}
+
+impl Format {
+    /// Whether it is for programs only.
+    pub fn binary(self) -> bool {
+        matches!(self, Self::Parquet | Self::Arrow)
+    }
+
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+/// One result on its way out.
+pub trait Rows {
+    fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()>;
+
+    /// Writes what is left. Gives what there is to say about it, for people.
+    fn end(self: Box<Self>) -> anyhow::Result<Option<String>>;
+}
+
+/// Starts a result. `fit`: the columns of the terminal that a table is to fit.
+pub fn start<'a>(
+    format: Format,
+    schema: &SchemaRef,
+    fit: Option<usize>,
+    out: &'a mut (dyn Write + Send),
+) -> anyhow::Result<Box<dyn Rows + 'a>> {
+    Ok(match format {
+        Format::Table => Box::new(Table { grid: Grid::new(columns(schema), fit), out }),
+        Format::Markdown => Box::new(Markdown::start(schema, out)?),
+        Format::Csv | Format::Tsv => {
+            let delimiter = if format == Format::Csv { b',' } else { b'\t' };
+            let mut csv = CsvBuilder::new().with_header(true).with_delimiter(delimiter).build(out);
+            // The header comes with the first batch, and a result may have none.
+            csv.write(&flat(&RecordBatch::new_empty(Arc::clone(schema)))?).map_err(failed)?;
+            Box::new(Csv { csv })
+        }
+        Format::Json => {
+            Box::new(Json { json: JsonBuilder::new().with_explicit_nulls(true).build::<_, JsonArray>(out) })
+        }
+        Format::Ndjson => {
+            Box::new(Ndjson { json: JsonBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(out) })
+        }
+        Format::Parquet => {
+            let compression = Compression::ZSTD(ZstdLevel::try_new(3)?);
+            let properties = WriterProperties::builder().set_compression(compression).build();
+            Box::new(Parquet { writer: ArrowWriter::try_new(out, Arc::clone(schema), Some(properties))? })
+        }
+        Format::Arrow => Box::new(Ipc { writer: StreamWriter::try_new(out, schema).map_err(failed)? }),
+    })
+}
+
+/// A closed pipe comes wrapped up in words; it must still be known for what it is.
+fn failed(error: impl std::fmt::Display) -> anyhow::Error {
+    let text = error.to_string();
+    if text.contains("Broken pipe") {
+        return io::Error::from(io::ErrorKind::BrokenPipe).into();
+    }
+    anyhow::anyhow!("cannot write the rows: {text}")
+}
+
+fn columns(schema: &Schema) -> Vec<Column> {
+    let column = |field: &Arc<Field>| Column { name: printable(field.name()), right: field.data_type().is_numeric() };
+    schema.fields().iter().map(column).collect()
+}
+
+/// How values look as text. A missing one is NULL in a table, and nothing in a CSV.
+fn options(null: &str) -> FormatOptions<'_> {
+    FormatOptions::default().with_null(null).with_display_error(true)
+}
+
+/// The cells of a batch, row by row.
+fn each_row(batch: &RecordBatch, mut row: impl FnMut(Vec<String>) -> io::Result<()>) -> anyhow::Result<()> {
+    let options = options("NULL");
+    let formatters: Result<Vec<_>, ArrowError> =
+        batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options)).collect();
+    let formatters = formatters.map_err(failed)?;
+    for i in 0..batch.num_rows() {
+        row(formatters.iter().map(|column| column.value(i).to_string()).collect())?;
+    }
+    Ok(())
+}
+
+struct Table<'a> {
+    grid: Grid,
+    out: &'a mut (dyn Write + Send),
+}
+
+impl Rows for Table<'_> {
+    fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
+        let Self { grid, out } = self;
+        each_row(batch, |cells| grid.row(cells.iter().map(|cell| printable(cell)).collect(), out))
+    }
+
+    fn end(self: Box<Self>) -> anyhow::Result<Option<String>> {
+        let hidden = self.grid.end(self.out)?;
+        Ok((hidden > 0).then(|| format!("{hidden} columns don't fit; name those you want, or .format ndjson")))
+    }
+}
+
+struct Markdown<'a> {
+    out: &'a mut (dyn Write + Send),
+}
+
+impl<'a> Markdown<'a> {
+    fn start(schema: &Schema, out: &'a mut (dyn Write + Send)) -> io::Result<Self> {
+        let columns = columns(schema);
+        let mut this = Self { out };
+        this.line(columns.iter().map(|column| column.name.clone()))?;
+        this.line(columns.iter().map(|column| if column.right { "---:" } else { "---" }.to_owned()))?;
+        Ok(this)
+    }
+
+    fn line(&mut self, cells: impl Iterator<Item = String>) -> io::Result<()> {
+        let cells: Vec<String> = cells.collect();
+        writeln!(self.out, "| {} |", cells.join(" | "))
+    }
+}
+
+impl Rows for Markdown<'_> {
+    fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
+        let cell = |cell: String| printable(&cell.replace('|', "\\|").replace('\n', "<br>"));
+        each_row(batch, |cells| self.line(cells.into_iter().map(cell)))
+    }
+
+    fn end(self: Box<Self>) -> anyhow::Result<Option<String>> {
+        Ok(None)
+    }
+}
+
+struct Csv<'a> {
+    csv: CsvWriter<&'a mut (dyn Write + Send)>,
+}
+
+impl Rows for Csv<'_> {
+    fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
+        self.csv.write(&flat(batch)?).map_err(failed)
+    }
+
+    fn end(self: Box<Self>) -> anyhow::Result<Option<String>> {
+        Ok(None)
+    }
+}
+
+/// A batch whose nested columns are text: a CSV knows no others.
+fn flat(batch: &RecordBatch) -> anyhow::Result<RecordBatch> {
+    let schema = batch.schema();
+    if !schema.fields().iter().any(|field| field.data_type().is_nested()) {
+        return Ok(batch.clone());
+    }
+    let (mut fields, mut columns) = (Vec::new(), Vec::new());
+    for (field, column) in schema.fields().iter().zip(batch.columns()) {
+        if field.data_type().is_nested() {
+            let options = options("");
+            let formatter = ArrayFormatter::try_new(column, &options).map_err(failed)?;
+            let texts: StringArray = (0..column.len()).map(|i| Some(formatter.value(i).to_string())).collect();
+            fields.push(Arc::new(Field::new(field.name(), DataType::Utf8, true)));
+            columns.push(Arc::new(texts) as ArrayRef);
+        } else {
+            fields.push(Arc::clone(field));
+            columns.push(Arc::clone(column));
+        }
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(failed)
+}
+
+struct Json<'a> {
+    json: JsonWriter<&'a mut (dyn Write + Send), JsonArray>,
+}
+
+impl Rows for Json<'_> {
+    fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
+        self.json.write(batch).map_err(failed)
+    }
+
+    fn end(mut self: Box<Self>) -> anyhow::Result<Option<String>> {
+        self.json.finish().map_err(failed)?;
+        writeln!(self.json.into_inner())?;
+        Ok(None)
+    }
+}
+
+struct Ndjson<'a> {
+    json: JsonWriter<&'a mut (dyn Write + Send), LineDelimited>,
+}
+
+impl Rows for Ndjson<'_> {
+    fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
+        self.json.write(batch).map_err(failed)
+    }
+
+    fn end(mut self: Box<Self>) -> anyhow::Result<Option<String>> {
+        self.json.finish().map_err(failed)?;
+        Ok(None)
+    }
+}
+
+struct Parquet<'a> {
+    writer: ArrowWriter<&'a mut (dyn Write + Send)>,
+}
+
+impl Rows for Parquet<'_> {
+    fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
+        self.writer.write(batch).map_err(failed)
+    }
+
+    fn end(self: Box<Self>) -> anyhow::Result<Option<String>> {
+        self.writer.close().map_err(failed)?;
+        Ok(None)
+    }
+}
+
+struct Ipc<'a> {
+    writer: StreamWriter<&'a mut (dyn Write + Send)>,
+}
+
+impl Rows for Ipc<'_> {
+    fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
+        self.writer.write(batch).map_err(failed)
+    }
+
+    fn end(mut self: Box<Self>) -> anyhow::Result<Option<String>> {
+        self.writer.finish().map_err(failed)?;
+        Ok(None)
+    }
+}

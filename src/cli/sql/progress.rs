@@ -1,0 +1,82 @@
+//! How far a query is, for people who wait.
+//!
+//! Input: a physical plan that runs. Output: rows read so far, and of how many, drawn on stderr once it takes long.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datafusion::common::stats::Precision;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+use indicatif::ProgressBar;
+
+use super::super::{Terminal, thousands};
+
+/// Shorter queries are over before anybody looks.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The bar of one query; gone when it is dropped.
+pub struct Progress {
+    plan: Arc<dyn ExecutionPlan>,
+    terminal: Terminal,
+    began: Instant,
+    bar: Option<ProgressBar>,
+    total: Option<u64>,
+}
+
+impl Progress {
+    pub fn new(plan: &Arc<dyn ExecutionPlan>, terminal: &Terminal) -> Self {
+        let (plan, terminal) = (Arc::clone(plan), terminal.clone());
+        Self { plan, terminal, began: Instant::now(), bar: None, total: None }
+    }
+
+    /// Draws it as it is now, if it is time.
+    pub fn tick(&mut self) {
+        if self.began.elapsed() < PATIENCE {
+            return;
+        }
+        if self.bar.is_none() {
+            self.total = expected(&self.plan).filter(|total| *total > 0);
+            self.bar = Some(self.terminal.rows(self.total, self.began.elapsed()));
+        }
+        let Some(bar) = &self.bar else { return };
+        let read = read(&self.plan);
+        match self.total {
+            Some(total) => {
+                bar.set_position(read.min(total));
+                bar.set_message(format!("{} of {} rows", thousands(read), thousands(total)));
+            }
+            None => bar.set_message(format!("{} rows read", thousands(read))),
+        }
+        bar.tick();
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Rows that the sources of a plan have given so far.
+fn read(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    let children = plan.children();
+    if children.is_empty() {
+        return plan.metrics().and_then(|metrics| metrics.output_rows()).unwrap_or(0) as u64;
+    }
+    children.into_iter().map(read).sum()
+}
+
+/// Rows that they will give, where all of them know.
+fn expected(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
+    let children = plan.children();
+    if children.is_empty() {
+        return match StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new()).ok()?.num_rows {
+            Precision::Exact(rows) | Precision::Inexact(rows) => Some(rows as u64),
+            Precision::Absent => None,
+        };
+    }
+    children.into_iter().map(expected).sum()
+}

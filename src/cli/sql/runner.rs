@@ -1,0 +1,407 @@
+//! Runs statements one after the other, and prints what they give.
+//!
+//! Input: texts of SQL with dot commands among them. Output: rows on stdout or in a file; the first error ends a text. The
+//! files of the store and the SQL files are looked at again before each statement of a shell, so that it shows what is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use datafusion::arrow::array::AsArray;
+use datafusion::error::DataFusionError;
+use datafusion::prelude::SessionContext;
+use datafusion::scalar::ScalarValue;
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use futures::StreamExt as _;
+
+use super::super::{Terminal, count};
+use super::given::TableFile;
+use super::output::{self, Format};
+use super::progress::Progress;
+use super::query::{Ready, Work, apart, prepare};
+use super::{dot, grid};
+use crate::config::{SqlArgs, StoreArgs};
+use crate::engine::{self, Limits};
+use crate::sql::fault::{Fault, Source};
+use crate::sql::script::{self, Piece, Place};
+use crate::sql::{self, Files};
+use crate::store::{Snapshot, Store};
+
+/// Files that `.read` each other, at most.
+const READ_DEPTH: usize = 16;
+
+/// What dot commands change.
+pub struct Settings {
+    pub format: Format,
+    /// `None`: stdout.
+    pub output: Option<PathBuf>,
+    pub params: BTreeMap<String, ScalarValue>,
+    /// Rows of a table, 0 for all.
+    pub max_rows: usize,
+    pub timer: bool,
+    pub timeout: Option<Duration>,
+    /// Whether plans are shown instead of rows.
+    pub explain: bool,
+}
+
+/// A session, and how its results are shown.
+pub struct Runner {
+    pub ctx: SessionContext,
+    pub files: Files,
+    /// Views that do not plan, and why.
+    pub broken: BTreeMap<String, Fault>,
+    pub settings: Settings,
+    /// Somebody wants to leave.
+    pub quit: bool,
+    store: Store,
+    snapshot: Snapshot,
+    sql: SqlArgs,
+    terminal: Terminal,
+    /// The file that results go to.
+    file: Option<File>,
+    /// Results in it.
+    results: usize,
+    depth: usize,
+    warned: bool,
+}
+
+impl Runner {
+    pub async fn open(
+        store: StoreArgs,
+        sql: SqlArgs,
+        settings: Settings,
+        memory: Option<usize>,
+        terminal: &Terminal,
+    ) -> anyhow::Result<Self> {
+        let files = sql.load()?;
+        let store = Store::at(&store.store);
+        let snapshot = store.snapshot()?;
+        let (ctx, broken) = engine::open_what_plans(&snapshot, &files, Limits { memory }).await?;
+        let mut runner = Self {
+            ctx,
+            files,
+            broken,
+            settings,
+            quit: false,
+            store,
+            snapshot,
+            sql,
+            terminal: terminal.clone(),
+            file: None,
+            results: 0,
+            depth: 0,
+            warned: false,
+        };
+        if let Some(path) = runner.settings.output.take() {
+            runner.write_to(Some(path))?;
+        }
+        Ok(runner)
+    }
+
+    /// Makes views anew where the store or the SQL files are not what they were.
+    pub async fn refresh(&mut self) -> anyhow::Result<()> {
+        let (files, snapshot) = (self.sql.load()?, self.store.snapshot()?);
+        if files != self.files || snapshot.files != self.snapshot.files {
+            for view in self.files.views() {
+                self.ctx.deregister_table(view.name.as_str())?;
+            }
+            self.broken = engine::renew(&self.ctx, &snapshot, &files).await?;
+            (self.files, self.snapshot) = (files, snapshot);
+        }
+        Ok(())
+    }
+
+    pub async fn add_table(&self, table: &TableFile) -> anyhow::Result<()> {
+        engine::add_file(&self.ctx, &table.name, &table.path).await.with_context(|| format!("--table {}", table.name))
+    }
+
+    /// What an edited SQL file would change.
+    pub async fn diff(&self, path: &Path) -> anyhow::Result<()> {
+        super::diff::run(self, &self.snapshot, path).await
+    }
+
+    /// Where results go from now on.
+    pub fn write_to(&mut self, path: Option<PathBuf>) -> anyhow::Result<()> {
+        self.file = match &path {
+            Some(path) => {
+                Some(File::create(path).map_err(|e| anyhow::anyhow!("cannot write {}: {e}", path.display()))?)
+            }
+            None => None,
+        };
+        (self.settings.output, self.results) = (path, 0);
+        Ok(())
+    }
+
+    /// Runs a file.
+    pub async fn file(&mut self, path: &Path) -> anyhow::Result<()> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|e| anyhow::anyhow!("cannot read {name}: {e}"))?;
+        if self.depth >= READ_DEPTH {
+            anyhow::bail!("{name}: files read each other more than {READ_DEPTH} deep");
+        }
+        self.depth += 1;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let ran = Box::pin(self.script(&Source { name: Some(&name), text })).await;
+        self.depth -= 1;
+        ran
+    }
+
+    /// Runs all that a text holds, until something fails.
+    pub async fn script(&mut self, source: &Source<'_>) -> anyhow::Result<()> {
+        for piece in script::split(source.text).pieces {
+            if piece.dot {
+                dot::run(self, source, &piece).await?;
+            } else {
+                self.statement(source, &piece).await?;
+            }
+            if self.quit {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn statement(&mut self, source: &Source<'_>, piece: &Piece<'_>) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let statement = sql::parse(source, piece)?;
+        let params = self.params_of(source, piece)?;
+        self.check_reads(&statement)?;
+        let explained = self.settings.explain || matches!(statement, Statement::Explain(_));
+        let query = matches!(&statement, Statement::Statement(inner) if matches!(**inner, ast::Statement::Query(_)));
+        let cap = (query && self.settings.format == Format::Table && self.settings.max_rows > 0)
+            .then_some(self.settings.max_rows);
+        let work = Work { statement, params, explain: self.settings.explain, limit: cap.map(|cap| cap + 1) };
+        let deadline = self.settings.timeout;
+        let shown = async {
+            let blame = |e: DataFusionError| self.blame(source, piece, &e);
+            let ready = apart(prepare(self.ctx.clone(), work)).await?.map_err(blame)?;
+            if explained && self.settings.format == Format::Table {
+                return self.show_plan(ready).await.map_err(|e| on_error(e, blame));
+            }
+            self.show(ready, cap).await.map_err(|e| on_error(e, blame))
+        };
+        let shown = match deadline {
+            None => shown.await,
+            Some(deadline) => match tokio::time::timeout(deadline, shown).await {
+                Ok(shown) => shown,
+                Err(_) => Err(source
+                    .fault(piece.place, format!("stopped after {deadline:?}, which is what --timeout allows"))
+                    .into()),
+            },
+        }?;
+        self.results += usize::from(shown.is_some());
+        let mut notes = Vec::new();
+        match &shown {
+            Some(Shown { rows, more: true, .. }) => notes.push(format!("the first {}", count(*rows, "row"))),
+            Some(Shown { rows, .. }) if self.settings.timer => notes.push(count(*rows, "row")),
+            _ => {}
+        }
+        if self.settings.timer {
+            notes.push(format!("{:.3} s", began.elapsed().as_secs_f64()));
+        }
+        if let Some(shown) = shown {
+            if shown.more {
+                notes.push("--max-rows 0, or .rows 0 in a shell, shows all".to_owned());
+            }
+            notes.extend(shown.note);
+        }
+        if !notes.is_empty() {
+            eprintln!("({})", notes.join("; "));
+        }
+        Ok(())
+    }
+
+    /// The parameters that a piece names. One that is not given is a fault at its place.
+    fn params_of(&self, source: &Source<'_>, piece: &Piece<'_>) -> Result<HashMap<String, ScalarValue>, Fault> {
+        let mut tokens = Vec::new();
+        let _ = Tokenizer::new(&GenericDialect {}, piece.text).tokenize_with_location_into_buf(&mut tokens);
+        let mut given = HashMap::new();
+        for token in tokens {
+            let Token::Placeholder(name) = &token.token else { continue };
+            let start = token.span.start;
+            let place = Place { line: start.line as usize, column: start.column as usize }.within(piece.place);
+            let bare = name.trim_start_matches(['$', ':', '@', '?']);
+            match self.settings.params.get(bare) {
+                Some(value) if name.starts_with('$') => given.insert(bare.to_owned(), value.clone()),
+                Some(_) => return Err(source.fault(place, format!("write the parameter as ${bare}"))),
+                None => {
+                    let why =
+                        format!("the parameter {name} is not given; add --param {bare}=VALUE (.param in a shell)");
+                    return Err(source.fault(place, why));
+                }
+            };
+        }
+        Ok(given)
+    }
+
+    /// A statement over a view that does not plan fails with that view's fault; one over a store that is not there is
+    /// answered, with a warning.
+    fn check_reads(&mut self, statement: &Statement) -> Result<(), Fault> {
+        let reads: BTreeSet<String> = sql::tables_of(statement).unwrap_or_default();
+        if let Some(fault) = reads.iter().find_map(|name| self.broken.get(name)) {
+            return Err(fault.clone());
+        }
+        let ours = |name: &String| name == sql::RECORDS || self.files.view(name).is_some();
+        if !self.warned && reads.iter().any(ours) && !self.store.root().is_dir() {
+            tracing::warn!("there is no store at {}: it has no records", self.store.root().display());
+            self.warned = true;
+        }
+        Ok(())
+    }
+
+    fn blame(&self, source: &Source<'_>, piece: &Piece<'_>, error: &DataFusionError) -> anyhow::Error {
+        if let DataFusionError::ResourcesExhausted(why) = error.find_root() {
+            let why = why.split(" with top memory consumers").next().unwrap_or_default();
+            let why = format!("the query needs more memory than --memory-limit allows ({})", sql::one_line(why));
+            return source.fault(piece.place, why).into();
+        }
+        source.blame(piece, error, &engine::tables(&self.ctx)).into()
+    }
+
+    /// Prints rows as they come.
+    async fn show(&self, ready: Ready, cap: Option<usize>) -> Result<Option<Shown>, Trouble> {
+        let Ready { mut stream, plan } = ready;
+        let schema = stream.schema();
+        if schema.fields().is_empty() {
+            // A statement that gives no rows, such as CREATE VIEW; it still has to run.
+            while let Some(batch) = stream.next().await {
+                batch?;
+            }
+            return Ok(None);
+        }
+        let format = self.settings.format;
+        if format.binary() && self.results > 0 {
+            let why = "holds one result, and there are more; write them to a file each";
+            return Err(anyhow::anyhow!("{} {why}", format.name()).into());
+        }
+        let mut out = self.out()?;
+        let fit = self.fit();
+        let mut rows = output::start(format, &schema, fit, &mut *out)?;
+        let mut shown = Shown { rows: 0, more: false, note: None };
+        let mut progress = Progress::new(&plan, &self.terminal);
+        let mut clock = tokio::time::interval(Duration::from_millis(100));
+        loop {
+            let batch = tokio::select! {
+                biased;
+                _ = clock.tick() => { progress.tick(); continue }
+                batch = stream.next() => batch,
+            };
+            let Some(batch) = batch else { break };
+            let mut batch = batch?;
+            if let Some(cap) = cap {
+                let left = cap - shown.rows as usize;
+                shown.more |= batch.num_rows() > left;
+                batch = batch.slice(0, batch.num_rows().min(left));
+            }
+            shown.rows += batch.num_rows() as u64;
+            rows.batch(&batch)?;
+        }
+        drop(progress);
+        shown.note = rows.end()?;
+        out.flush()?;
+        Ok(Some(shown))
+    }
+
+    /// Plans are texts of many lines, and read best as they are.
+    async fn show_plan(&self, ready: Ready) -> Result<Option<Shown>, Trouble> {
+        let mut stream = ready.stream;
+        let mut out = self.out()?;
+        while let Some(batch) = stream.next().await {
+            let batch = batch?;
+            let text = |i: usize| {
+                datafusion::arrow::compute::cast(batch.column(i), &datafusion::arrow::datatypes::DataType::Utf8)
+            };
+            let (kinds, plans) = (text(0)?, text(1)?);
+            for (kind, plan) in kinds.as_string::<i32>().iter().zip(plans.as_string::<i32>()) {
+                writeln!(
+                    out,
+                    "-- {}\n{}",
+                    kind.unwrap_or_default().replace('_', " "),
+                    plan.unwrap_or_default().trim_end()
+                )?;
+            }
+        }
+        out.flush()?;
+        Ok(None)
+    }
+
+    pub fn out(&self) -> io::Result<Box<dyn Write + Send>> {
+        Ok(match &self.file {
+            Some(file) => Box::new(BufWriter::new(file.try_clone()?)),
+            None => Box::new(BufWriter::new(io::stdout())),
+        })
+    }
+
+    /// The width that tables are to fit.
+    fn fit(&self) -> Option<usize> {
+        if self.file.is_some() || !io::stdout().is_terminal() {
+            return None;
+        }
+        terminal_size::terminal_size().map(|(width, _)| usize::from(width.0))
+    }
+
+    /// A small table of our own.
+    pub fn print_table(&self, names: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<()> {
+        let columns = names.iter().map(|name| grid::Column { name: (*name).to_owned(), right: false }).collect();
+        let mut out = self.out()?;
+        let mut grid = grid::Grid::new(columns, self.fit());
+        for row in rows {
+            grid.row(row, &mut *out)?;
+        }
+        grid.end(&mut *out)?;
+        out.flush()?;
+        Ok(())
+    }
+}
+
+/// How many rows were shown.
+struct Shown {
+    rows: u64,
+    /// There were more.
+    more: bool,
+    /// What else people should know.
+    note: Option<String>,
+}
+
+/// What goes wrong while rows come: the query's fault, or the output's.
+enum Trouble {
+    Query(DataFusionError),
+    Other(anyhow::Error),
+}
+
+impl From<DataFusionError> for Trouble {
+    fn from(error: DataFusionError) -> Self {
+        Self::Query(error)
+    }
+}
+
+impl From<anyhow::Error> for Trouble {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+impl From<datafusion::arrow::error::ArrowError> for Trouble {
+    fn from(error: datafusion::arrow::error::ArrowError) -> Self {
+        Self::Query(error.into())
+    }
+}
+
+fn on_error(trouble: Trouble, blame: impl Fn(DataFusionError) -> anyhow::Error) -> anyhow::Error {
+    match trouble {
+        Trouble::Query(error) => blame(error),
+        Trouble::Other(error) => error,
+    }
+}

@@ -1,0 +1,268 @@
+//! The one way to make a [`SessionContext`]: the store's records, and the SQL files as views on them.
+//!
+//! Input: a snapshot of the store and the SQL files. Output: a session whose tables are `records` and every view. Nobody
+//! else knows what runs the queries.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::TableReference;
+use datafusion::config::ConfigNonZeroUsize;
+use datafusion::dataframe::DataFrame;
+use datafusion::datasource::TableProvider;
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
+use datafusion::error::DataFusionError;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionConfig, SessionContext};
+
+use crate::batch;
+use crate::record::Fields;
+use crate::sql::fault::Fault;
+use crate::sql::{self, Files, RECORDS, RECURSION, Segmentation, View};
+use crate::store::Snapshot;
+
+pub use crate::sql::fault::explain;
+
+/// The columns of a segmentation that are no features.
+const KEYS: [&str; 4] = ["_partition", "_offset", "_timestamp", "_slice"];
+
+/// Rows of a text file that decide what types its columns have.
+const INFERRED: usize = 1_000_000;
+
+/// The most features a segmentation may have.
+pub const MAX_FEATURES: usize = 32;
+
+/// What went wrong in a query.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{file}: {why}")]
+    View { file: String, why: String },
+    #[error("{0}")]
+    Sql(#[source] Fault),
+    #[error("{0}")]
+    Query(String),
+    #[error("cannot read {path}: {why}", path = path.display())]
+    Table { path: PathBuf, why: String },
+    #[error("cannot read the store's file {path}: {why}", path = path.display())]
+    File { path: PathBuf, why: String },
+}
+
+/// What a session may use.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// Bytes of memory for what queries keep; beyond it they spill to disk or fail.
+    pub memory: Option<usize>,
+}
+
+/// A session over these files of the store. The first view that does not plan is an error.
+pub async fn open(snapshot: &Snapshot, files: &Files) -> Result<SessionContext, Error> {
+    let ctx = session(snapshot, files, Limits::default())?;
+    for view in files.views() {
+        add_view(&ctx, view).await.map_err(Error::Sql)?;
+    }
+    Ok(ctx)
+}
+
+/// A session for somebody who may be mending a view: those that do not plan are left out, with the reason.
+pub async fn open_what_plans(
+    snapshot: &Snapshot,
+    files: &Files,
+    limits: Limits,
+) -> Result<(SessionContext, BTreeMap<String, Fault>), Error> {
+    let ctx = session(snapshot, files, limits)?;
+    let broken = add_what_plans(&ctx, files).await;
+    Ok((ctx, broken))
+}
+
+/// Makes the tables of a session anew, for other files of the store or other views. Its old views are gone already.
+pub async fn renew(ctx: &SessionContext, snapshot: &Snapshot, files: &Files) -> Result<BTreeMap<String, Fault>, Error> {
+    let query = |e: DataFusionError| Error::Query(explain(&e));
+    ctx.deregister_table(RECORDS).map_err(query)?;
+    ctx.register_table(RECORDS, records(snapshot, &files.fields)?).map_err(query)?;
+    Ok(add_what_plans(ctx, files).await)
+}
+
+async fn add_what_plans(ctx: &SessionContext, files: &Files) -> BTreeMap<String, Fault> {
+    let mut broken: BTreeMap<String, Fault> = BTreeMap::new();
+    for view in files.views() {
+        // What stands on a broken view is broken for that view's reason.
+        let below = view.reads().iter().find_map(|name| broken.get(name)).cloned();
+        let added = match below {
+            Some(fault) => Err(fault),
+            None => add_view(ctx, view).await,
+        };
+        if let Err(fault) = added {
+            broken.insert(view.name.clone(), fault);
+        }
+    }
+    broken
+}
+
+/// A file as a table: Parquet, CSV, TSV or NDJSON, by the ending of its name.
+pub async fn add_file(ctx: &SessionContext, name: &str, path: &Path) -> Result<(), Error> {
+    let fault = |why: String| Error::Table { path: path.to_owned(), why };
+    std::fs::metadata(path).map_err(|e| fault(e.to_string()))?;
+    if tables(ctx).iter().any(|known| known == name) {
+        return Err(fault(format!("there is a table or view {name} already; choose another name")));
+    }
+    let url = listing_url(path).map_err(fault)?;
+    let url = url.as_str();
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    let dotted = format!(".{ending}");
+    let csv = |delimiter| {
+        CsvReadOptions::new()
+            .delimiter(delimiter)
+            .file_extension(&dotted)
+            .schema_infer_max_records(INFERRED)
+            .newlines_in_values(true)
+    };
+    let table = TableReference::bare(name);
+    let added = match ending.to_ascii_lowercase().as_str() {
+        "parquet" => ctx.register_parquet(table, url, ParquetReadOptions::default().file_extension(&dotted)).await,
+        "csv" => ctx.register_csv(table, url, csv(b',')).await,
+        "tsv" => ctx.register_csv(table, url, csv(b'\t')).await,
+        "ndjson" | "jsonl" | "json" => {
+            let options = JsonReadOptions::default().file_extension(&dotted).schema_infer_max_records(INFERRED);
+            ctx.register_json(table, url, options).await
+        }
+        _ => {
+            return Err(fault(
+                "expected a name that ends in .parquet, .csv, .tsv, .ndjson, .jsonl or .json".to_owned(),
+            ));
+        }
+    };
+    added.map_err(|e| fault(explain(&e)))
+}
+
+fn listing_url(path: &Path) -> Result<ListingTableUrl, String> {
+    // As a URL, so that no character of the path is taken for a pattern.
+    let path = std::path::absolute(path).map_err(|e| e.to_string())?;
+    let url = url::Url::from_file_path(&path).map_err(|()| "its path is no URL".to_owned())?;
+    ListingTableUrl::parse(url).map_err(|e| explain(&e))
+}
+
+fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<SessionContext, Error> {
+    let query = |e: DataFusionError| Error::Query(explain(&e));
+    let mut config = SessionConfig::new().with_information_schema(true);
+    let parser = &mut config.options_mut().sql_parser;
+    parser.collect_spans = true;
+    parser.recursion_limit = ConfigNonZeroUsize::try_new(RECURSION).map_err(query)?;
+    let mut runtime = RuntimeEnvBuilder::new();
+    if let Some(bytes) = limits.memory {
+        runtime = runtime.with_memory_pool(Arc::new(FairSpillPool::new(bytes)));
+    }
+    let ctx = SessionContext::new_with_config_rt(config, runtime.build_arc().map_err(query)?);
+    ctx.register_table(RECORDS, records(snapshot, &files.fields)?).map_err(query)?;
+    Ok(ctx)
+}
+
+async fn add_view(ctx: &SessionContext, view: &View) -> Result<(), Fault> {
+    let source = view.source();
+    let piece = view.piece()?;
+    let statement = sql::parse(&source, &piece)?;
+    let blame = |e: DataFusionError| source.blame(&piece, &e, &tables(ctx));
+    let plan = ctx.state().statement_to_plan(statement).await.map_err(blame)?;
+    let frame = ctx.execute_logical_plan(plan).await.map_err(blame)?;
+    ctx.register_table(view.name.as_str(), frame.into_view()).map_err(blame)?;
+    Ok(())
+}
+
+/// The names of the tables and views of a session.
+pub fn tables(ctx: &SessionContext) -> Vec<String> {
+    let schemas = ctx.catalog_names().into_iter().filter_map(|catalog| ctx.catalog(&catalog)?.schema("public"));
+    let mut names: Vec<String> = schemas.flat_map(|schema| schema.table_names()).collect();
+    names.sort();
+    names
+}
+
+fn records(snapshot: &Snapshot, fields: &Fields) -> Result<Arc<dyn TableProvider>, Error> {
+    let schema = batch::schema(fields);
+    if snapshot.files.is_empty() {
+        return Ok(Arc::new(EmptyTable::new(schema)));
+    }
+    let mut urls = Vec::with_capacity(snapshot.files.len());
+    for file in &snapshot.files {
+        let url = listing_url(&file.path);
+        urls.push(url.map_err(|why| Error::File { path: file.path.clone(), why })?);
+    }
+    let options = ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension(".parquet");
+    let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(schema);
+    let table = ListingTable::try_new(config).map_err(|e| Error::Query(explain(&e)))?;
+    Ok(Arc::new(table))
+}
+
+/// Plans one statement.
+pub async fn plan(ctx: &SessionContext, sql: &str) -> Result<DataFrame, Error> {
+    ctx.sql(sql).await.map_err(|e| Error::Query(explain(&e)))
+}
+
+/// Runs one statement of our own and gives all rows as one batch.
+pub async fn collect(ctx: &SessionContext, sql: &str) -> Result<RecordBatch, Error> {
+    let query = |e: DataFusionError| Error::Query(explain(&e));
+    let frame = plan(ctx, sql).await?;
+    let schema = Arc::clone(frame.schema().inner());
+    let batches = frame.collect().await.map_err(query)?;
+    datafusion::arrow::compute::concat_batches(&schema, &batches).map_err(|e| Error::Query(e.to_string()))
+}
+
+/// The segmentations of these files, with the features that their views give.
+pub async fn segmentations(ctx: &SessionContext, files: &Files) -> Result<Vec<Segmentation>, Error> {
+    let mut all = Vec::new();
+    for (view, k) in files.segmentations() {
+        let fault = |why: String| Error::View { file: view.file.clone(), why };
+        let table = ctx.table(view.name.as_str()).await.map_err(|e| fault(explain(&e)))?;
+        let features = features(view, &table).map_err(fault)?;
+        all.push(Segmentation {
+            name: view.name.clone(),
+            file: view.file.clone(),
+            k,
+            labels: view.header.labels.clone(),
+            sql_hash: files.hash(&view.name),
+            features,
+        });
+    }
+    Ok(all)
+}
+
+fn features(view: &View, table: &DataFrame) -> Result<Vec<String>, String> {
+    let schema = table.schema();
+    for key in KEYS {
+        if !schema.fields().iter().any(|field| field.name() == key) {
+            return Err(format!("a segmentation must give {}; {key} is missing", KEYS.join(", ")));
+        }
+    }
+    let mut features = Vec::new();
+    for field in schema.fields().iter().filter(|field| !KEYS.contains(&field.name().as_str())) {
+        let name = field.name();
+        if !(field.data_type().is_numeric() || *field.data_type() == DataType::Null) {
+            return Err(format!("the feature {name} must be a number, and is {}", field.data_type()));
+        }
+        if matches!(name.as_str(), "cluster" | "prediction") {
+            return Err(format!("a feature may not be called {name}, which is what the answer is called"));
+        }
+        features.push(name.clone());
+    }
+    if features.is_empty() || features.len() > MAX_FEATURES {
+        return Err(format!("a segmentation has 1 to {MAX_FEATURES} features; this one has {}", features.len()));
+    }
+    match view.header.labels.keys().find(|label| !features.contains(label)) {
+        Some(label) => Err(format!("its header labels {label}, which is none of its features {}", features.join(", "))),
+        None => Ok(features),
+    }
+}
+
+/// A name as SQL wants it, whatever is in it.
+pub fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A table by its very name, dots and all.
+pub fn bare(name: &str) -> TableReference {
+    TableReference::bare(name)
+}

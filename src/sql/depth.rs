@@ -1,0 +1,138 @@
+//! Refuses SQL that is nested too deep, before anything recurses into it.
+//!
+//! Input: a statement's text. Output: where it gets too deep, and why. A parser and a planner walk expressions by recursion,
+//! and a chain of thousands of `+`, or of parentheses, would end the process instead of the query.
+
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+
+use super::script::Place;
+
+/// Parentheses, brackets and CASEs within each other.
+const NESTED: usize = 48;
+/// Operators in one expression, a comma or a clause ending it.
+const CHAINED: usize = 400;
+/// SELECTs and JOINs in one statement: each may stand on all before it.
+const SELECTS: usize = 200;
+/// Bytes of a statement.
+const BYTES: usize = 1 << 20;
+
+/// Checks a statement.
+pub fn check(text: &str) -> Result<(), (Place, String)> {
+    if text.len() > BYTES {
+        return Err((Place::START, format!("the statement has {} bytes; {BYTES} are allowed", text.len())));
+    }
+    let mut tokens = Vec::new();
+    // What is no SQL token is for the parser to explain.
+    let _ = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location_into_buf(&mut tokens);
+    let mut selects = 0;
+    // Operators so far, at each level of nesting.
+    let mut chains = vec![0];
+    for token in &tokens {
+        let start = token.span.start;
+        let place = Place { line: start.line as usize, column: start.column as usize };
+        match meaning(&token.token) {
+            Meaning::Open => chains.push(0),
+            Meaning::Close => {
+                chains.pop();
+                if chains.is_empty() {
+                    chains.push(0);
+                }
+            }
+            Meaning::Operator => {
+                if let Some(chain) = chains.last_mut() {
+                    *chain += 1;
+                }
+            }
+            Meaning::Separator => {
+                if let Some(chain) = chains.last_mut() {
+                    *chain = 0;
+                }
+            }
+            Meaning::Select => selects += 1,
+            Meaning::Other => {}
+        }
+        if chains.len() > NESTED + 1 {
+            return Err((place, format!("the expression is nested too deep: {NESTED} levels are allowed")));
+        }
+        if chains.last().is_some_and(|chain| *chain > CHAINED) {
+            return Err((place, format!("the expression is too long: {CHAINED} operators in a row are allowed")));
+        }
+        if selects > SELECTS {
+            return Err((place, format!("the statement is too long: {SELECTS} SELECTs and JOINs are allowed")));
+        }
+    }
+    Ok(())
+}
+
+enum Meaning {
+    Open,
+    Close,
+    Operator,
+    Separator,
+    Select,
+    Other,
+}
+
+fn meaning(token: &Token) -> Meaning {
+    match token {
+        Token::LParen | Token::LBracket | Token::LBrace => Meaning::Open,
+        Token::RParen | Token::RBracket | Token::RBrace => Meaning::Close,
+        Token::Comma | Token::SemiColon => Meaning::Separator,
+        Token::Word(word) => match word.keyword {
+            Keyword::CASE => Meaning::Open,
+            Keyword::END => Meaning::Close,
+            Keyword::SELECT | Keyword::JOIN => Meaning::Select,
+            Keyword::AND | Keyword::OR | Keyword::NOT | Keyword::IS | Keyword::LIKE | Keyword::IN => Meaning::Operator,
+            Keyword::FROM | Keyword::WHERE | Keyword::WHEN | Keyword::THEN | Keyword::ELSE | Keyword::ON => {
+                Meaning::Separator
+            }
+            _ => Meaning::Other,
+        },
+        Token::Whitespace(_)
+        | Token::EOF
+        | Token::Number(..)
+        | Token::SingleQuotedString(_)
+        | Token::DoubleQuotedString(_)
+        | Token::Placeholder(_)
+        | Token::Period => Meaning::Other,
+        // Every other token is an operator, or as rare as one.
+        _ => Meaning::Operator,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_write_passes() {
+        for (_, text) in super::super::SHIPPED {
+            check(text).unwrap();
+        }
+        let list: Vec<String> = (0..5000).map(|n| format!("{n} + 1")).collect();
+        check(&format!("SELECT {}", list.join(", "))).unwrap();
+        check(&format!("SELECT 1 IN ({})", list.join(", "))).unwrap();
+        check(&format!("SELECT {}1{}", "(".repeat(NESTED), ")".repeat(NESTED))).unwrap();
+        check("SELECT 'no end").unwrap();
+        check(")))").unwrap();
+    }
+
+    #[test]
+    fn what_is_too_deep_is_refused_where_it_gets_so() {
+        let why = |text: String| check(&text).unwrap_err();
+        let (place, words) = why(format!("SELECT\n{}1{}", "(".repeat(10_000), ")".repeat(10_000)));
+        assert_eq!((place, words.contains("too deep")), (Place { line: 2, column: NESTED + 1 }, true));
+        assert!(why(format!("SELECT 1{}", " + 1".repeat(2_000))).1.contains("400 operators"));
+        assert!(why(format!("SELECT {}true", "NOT ".repeat(2_000))).1.contains("400 operators"));
+        assert!(why(format!("SELECT {}1", "- ".repeat(2_000))).1.contains("400 operators"));
+        assert!(why(format!("SELECT 1{}", "::INT".repeat(2_000))).1.contains("400 operators"));
+        assert!(why(format!("SELECT {}1{}", "CASE WHEN true THEN ".repeat(60), " END".repeat(60))).1.contains("deep"));
+        assert!(why(format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(2_000))).1.contains("200 SELECTs and JOINs"));
+        assert!(
+            why(format!("SELECT * FROM a{}", " JOIN a USING (b)".repeat(2_000))).1.contains("200 SELECTs and JOINs")
+        );
+        assert!(why(format!("SELECT '{}'", "x".repeat(BYTES))).1.contains("bytes"));
+    }
+}

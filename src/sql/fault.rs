@@ -1,0 +1,260 @@
+//! What is wrong with a piece of SQL, said so that people find it: file, line, column, the line itself with a caret.
+//!
+//! Input: an error of the engine or of our own, and the text it is about. Output: one sentence, and an excerpt to show
+//! below it.
+
+use std::fmt;
+
+use datafusion::common::SchemaError;
+use datafusion::error::DataFusionError;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use unicode_width::UnicodeWidthStr as _;
+
+use super::one_line;
+use super::script::{Piece, Place};
+
+/// Columns of an excerpt, at most: a line may be a megabyte.
+const EXCERPT_WIDTH: usize = 110;
+
+/// A text of SQL, and what it is called.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    /// A file as errors name it; `None` for what was typed.
+    pub name: Option<&'a str>,
+    pub text: &'a str,
+}
+
+impl Source<'_> {
+    /// A fault at a place of this text.
+    pub fn fault(&self, place: Place, why: impl Into<String>) -> Fault {
+        let excerpt = excerpt(self.text, place);
+        Fault { file: self.name.map(str::to_owned), place: Some(place), why: why.into(), excerpt }
+    }
+
+    /// A fault of this text that has no place in it.
+    pub fn fault_somewhere(&self, why: impl Into<String>) -> Fault {
+        Fault { file: self.name.map(str::to_owned), place: None, why: why.into(), excerpt: None }
+    }
+
+    /// What the engine found wrong with a piece of this text. `tables` are those it could have meant.
+    pub fn blame(&self, piece: &Piece<'_>, error: &DataFusionError, tables: &[String]) -> Fault {
+        let place = locate(piece.text, error).or_else(|| {
+            // The text ended too early.
+            error.to_string().contains("found: EOF").then(|| end(piece.text))
+        });
+        match place {
+            Some(place) => self.fault(place.within(piece.place), words(error, tables)),
+            None => self.fault_somewhere(words(error, tables)),
+        }
+    }
+}
+
+/// What is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub file: Option<String>,
+    pub place: Option<Place>,
+    pub why: String,
+    /// The line, with a caret below the place.
+    pub excerpt: Option<String>,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.file, self.place) {
+            (Some(file), Some(Place { line, column })) => write!(out, "{file}, line {line}, column {column}: ")?,
+            (Some(file), None) => write!(out, "{file}: ")?,
+            (None, Some(Place { line, column })) => write!(out, "line {line}, column {column}: ")?,
+            (None, None) => {}
+        }
+        out.write_str(&self.why)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+fn excerpt(text: &str, place: Place) -> Option<String> {
+    let line = text.lines().nth(place.line - 1)?;
+    // A long line is shown from shortly before the place.
+    let from = if place.column > EXCERPT_WIDTH * 3 / 4 { place.column - EXCERPT_WIDTH / 2 } else { 0 };
+    let shown: String = line.chars().skip(from).take(EXCERPT_WIDTH).map(|c| if c == '\t' { ' ' } else { c }).collect();
+    let before: String = shown.chars().take((place.column - 1).saturating_sub(from)).collect();
+    let number = place.line.to_string();
+    let margin = " ".repeat(number.len());
+    let (cut, gap) = if from > 0 { ("…", " ") } else { ("", "") };
+    Some(format!("  {number} | {cut}{shown}\n  {margin} | {gap}{}^", " ".repeat(before.width())))
+}
+
+/// Where in the piece: the engine says it in two ways, and often not at all but for a name.
+fn locate(text: &str, error: &DataFusionError) -> Option<Place> {
+    if let Some(start) = error.diagnostic().and_then(|diagnostic| diagnostic.span).map(|span| span.start) {
+        return Some(Place { line: start.line as usize, column: start.column as usize });
+    }
+    let message = error.to_string();
+    stated_place(&message).map(|(_, place)| place).or_else(|| find_word(text, named(&message)?))
+}
+
+/// Just after the last character.
+fn end(text: &str) -> Place {
+    let line = text.lines().count().max(1);
+    Place { line, column: text.lines().last().map_or(1, |line| line.chars().count() + 1) }
+}
+
+/// `… at Line: 1, Column: 8`: where those words begin, and the place.
+fn stated_place(message: &str) -> Option<(usize, Place)> {
+    let at = message.rfind(" at Line: ")?;
+    let (line, rest) = message[at + " at Line: ".len()..].split_once(", Column: ")?;
+    let column = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+    Some((at, Place { line: line.parse().ok()?, column: column.parse().ok().filter(|column| *column > 0)? }))
+}
+
+/// The first thing that a message names in quotes.
+fn named(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once('\'')?;
+    rest.split_once('\'').map(|(name, _)| name)
+}
+
+fn find_word(text: &str, wanted: &str) -> Option<Place> {
+    let wanted = wanted.rsplit('.').next()?;
+    let mut tokens = Vec::new();
+    let _ = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location_into_buf(&mut tokens);
+    let found = tokens.iter().find(|token| match &token.token {
+        Token::Word(word) => word.value.eq_ignore_ascii_case(wanted),
+        _ => false,
+    })?;
+    Some(Place { line: found.span.start.line as usize, column: found.span.start.column as usize })
+}
+
+/// The engine's words, for people: without its prefixes, with the nearest name where one is unknown.
+fn words(error: &DataFusionError, tables: &[String]) -> String {
+    let root = error.find_root();
+    if let DataFusionError::SchemaError(schema, _) = root
+        && let SchemaError::FieldNotFound { field, valid_fields } = schema.as_ref()
+    {
+        let of = field.relation.as_ref().map(|table| format!(" in {table}")).unwrap_or_default();
+        let mut known: Vec<String> = Vec::new();
+        for field in valid_fields {
+            let name = field.name.clone();
+            if !known.contains(&name) {
+                known.push(name);
+            }
+        }
+        return format!("there is no column {}{of}; {}", field.name, nearest_of(&field.name, &known, "columns"));
+    }
+    let text = one_line(&error.strip_backtrace());
+    if let Some(rest) = text.split_once("table 'datafusion.public.").map(|(_, rest)| rest)
+        && let Some((name, _)) = rest.split_once("' not found")
+    {
+        return format!("there is no table or view {name}; {}", nearest_of(name, tables, "tables and views"));
+    }
+    if let Some((_, rest)) = text.split_once("No function matches the given name and argument types '")
+        && let Some((call, rest)) = rest.split_once('\'')
+        && let Some((_, candidates)) = rest.split_once("Candidate functions: ")
+    {
+        return format!("there is no {call}; a CAST may help, for there are {}", candidates.trim());
+    }
+    if let Some((_, rest)) = text.split_once("Invalid function '")
+        && let Some((name, rest)) = rest.split_once("'. Did you mean '")
+    {
+        return format!("there is no function {name}; did you mean {}?", rest.trim_end_matches("'?"));
+    }
+    let text = plain(&text);
+    match stated_place(&text) {
+        Some((at, _)) => text[..at].to_owned(),
+        None => text,
+    }
+}
+
+/// `did you mean rating?`, or all there are where they are few enough, or nothing much.
+fn nearest_of(name: &str, known: &[String], what: &str) -> String {
+    match nearest(name, known.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean {near}?"),
+        None if known.is_empty() => format!("there are no {what} here"),
+        None if known.len() <= 20 => format!("there are {}", known.join(", ")),
+        None => format!("there are {}, … ({} {what})", known[..20].join(", "), known.len()),
+    }
+}
+
+/// The name that was probably meant.
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let name = name.to_lowercase();
+    known
+        .map(|known| (strsim::jaro_winkler(&name, &known.to_lowercase()), known))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, known)| known)
+}
+
+/// One line for people, without the engine's own prefixes.
+pub fn explain(error: &DataFusionError) -> String {
+    plain(&one_line(&error.strip_backtrace()))
+}
+
+fn plain(text: &str) -> String {
+    const PREFIXES: [&str; 11] = [
+        "Error during planning: ",
+        "Schema error: ",
+        "Execution error: ",
+        "External error: ",
+        "SQL error: ",
+        "sql parser error: ",
+        "Arrow error: ",
+        "This feature is not implemented: ",
+        "type_coercion caused by ",
+        "External: ",
+        "Cast error: ",
+    ];
+    let mut text = text;
+    loop {
+        if let Some(rest) = PREFIXES.iter().find_map(|prefix| text.strip_prefix(prefix)) {
+            text = rest;
+        } else if let Some((_, rest)) =
+            text.strip_prefix("Optimizer rule '").and_then(|rest| rest.split_once("caused by "))
+        {
+            text = rest;
+        } else {
+            break;
+        }
+    }
+    // Some errors come as their own debug form.
+    match text.strip_prefix("ParserError(\"").or_else(|| text.strip_prefix("TokenizerError(\"")) {
+        Some(inner) => inner.trim_end_matches("\")").to_owned(),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_shows_the_place() {
+        let text = "SELECT 1;\nSELECT '₹', nope FROM t";
+        assert_eq!(
+            excerpt(text, Place { line: 2, column: 13 }).unwrap(),
+            "  2 | SELECT '₹', nope FROM t\n    |             ^"
+        );
+        let long = format!("SELECT {}nope", "1, ".repeat(1000));
+        let shown = excerpt(&long, Place { line: 1, column: 3008 }).unwrap();
+        let (line, caret) = shown.split_once('\n').unwrap();
+        assert_eq!(line.chars().nth(caret.chars().count() - 1), Some('n'), "{shown}");
+        assert!(line.width() < 130);
+    }
+
+    #[test]
+    fn the_nearest_name_is_near() {
+        let known = ["rating", "rating_count", "discounted_price"];
+        assert_eq!(nearest("Ratin", known.into_iter()), Some("rating"));
+        assert_eq!(nearest("discount_price", known.into_iter()), Some("discounted_price"));
+        assert_eq!(nearest("xyz", known.into_iter()), None);
+    }
+
+    #[test]
+    fn places_are_found_in_messages() {
+        let stated = |text| stated_place(text).map(|(_, place)| place);
+        assert_eq!(stated("found: x at Line: 2, Column: 8"), Some(Place { line: 2, column: 8 }));
+        assert_eq!(stated("found: EOF"), None);
+        assert_eq!(find_word("SELECT a,\n  frob(b)", "FROB"), Some(Place { line: 2, column: 3 }));
+    }
+}
