@@ -20,12 +20,16 @@ use datafusion::arrow::error::ArrowError;
 
 use crate::batch::Limits;
 use crate::broker::embedded::Backlog;
-use crate::broker::{self, Cluster, Consumer, Gap, Group, Reading, Start};
+use crate::broker::{self, Cluster, Consumer, Gap, Group, NotNow, Reading, Start};
 use crate::record::Fields;
 use crate::store::{self, Policy, Rolled, Store};
 
-pub use control::{Control, Progress, Summary};
+pub use control::{Control, Flush, Progress, Summary};
 
+/// How long to wait before everything is read again.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long upkeep waits for a broker: it must not hold up an end.
+const UPKEEP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bytes of fetched records that wait in a partition's queue, at most.
 const QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
@@ -77,10 +81,24 @@ type Skips = BTreeMap<i32, i64>;
 pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
     let mut skips = Skips::new();
     let mut partitions = job.partitions;
+    let mut begun = false;
     let gaps = loop {
-        let (consumer, starts) = connect(job, partitions, &skips)?;
-        match session(job, control, &consumer, partitions, &starts)? {
+        let ended = connect(job, partitions, &skips).and_then(|(consumer, starts)| {
+            begun = true;
+            session(job, control, &consumer, partitions, &starts)
+        });
+        let ended = match ended {
+            // A broker that goes while it is asked something is no reason to go as well.
+            Err(Error::Broker(error)) if begun && error.passes() => Ended::Again(error.to_string()),
+            other => other?,
+        };
+        match ended {
             Ended::Done(gaps) => break gaps,
+            Ended::Again(_) if control.stopping() => break Vec::new(),
+            Ended::Again(why) => {
+                tracing::warn!("{why}; reading again from where the store ends");
+                thread::sleep(PAUSE);
+            }
             Ended::Skipping(gaps) => {
                 for gap in gaps {
                     tracing::warn!("{gap}; going on after them, as --accept-gap says");
@@ -109,8 +127,12 @@ fn connect(job: &Job, partitions: i32, skips: &Skips) -> Result<(Consumer, Vec<S
     let reading = Reading { embedded: *embedded, queue_bytes: share.min(QUEUE_BYTES), refresh: job.upkeep };
     if let Some(group) = &job.group {
         let (store, asked, name, skips) = (store.clone(), cluster.clone(), topic.clone(), skips.clone());
-        let resolve =
-            move |partition| recover(&store, &asked, &name, partition, false, &skips).map_err(|e| e.to_string());
+        let resolve = move |partition| {
+            recover(&store, &asked, &name, partition, false, &skips).map_err(|error| NotNow {
+                passes: matches!(&error, Error::Broker(error) if error.passes()),
+                why: error.to_string(),
+            })
+        };
         return Ok((Consumer::join(cluster, topic, group, reading, Box::new(resolve))?, Vec::new()));
     }
     let mut starts = Vec::new();
@@ -150,6 +172,8 @@ enum Ended {
     /// The topic has so many partitions now: a new session reads them all.
     Grown(i32),
     Overtaken(i32),
+    /// Why everything unwritten is read again.
+    Again(String),
 }
 
 /// What the other threads tell the reading one.
@@ -157,8 +181,9 @@ enum Report {
     Overtaken(i32),
     Failed(Error),
     Grown(i32),
-    /// The broker has records missing where a lane stands.
-    OutOfRange,
+    Again(String),
+    /// The broker has records missing where this partition's lane stands.
+    OutOfRange(i32),
 }
 
 /// What all threads of a session share.
@@ -210,7 +235,8 @@ fn session(
         match report {
             Report::Failed(error) => return Err(error),
             Report::Overtaken(partition) => return Ok(Ended::Overtaken(partition)),
-            Report::Grown(_) | Report::OutOfRange => {}
+            Report::Again(why) => return Ok(Ended::Again(why)),
+            Report::Grown(_) | Report::OutOfRange(_) => {}
         }
     }
     Ok(ended)
@@ -220,8 +246,12 @@ fn session(
 /// still the one it was, with as many partitions.
 fn upkeep(shared: &Shared<'_>, partitions: i32, over: Receiver<()>) {
     let Shared { job, control, .. } = shared;
+    let mut gone = false;
     while over.recv_timeout(job.upkeep) == Err(RecvTimeoutError::Timeout) {
         for partition in control.progress.positions().into_keys() {
+            if control.stopping() {
+                return;
+            }
             match job.store.log(&job.topic, partition).compact(&job.roll) {
                 Ok(Rolled { small: 0, deleted: 0, .. }) => {}
                 Ok(Rolled { small, large, deleted }) => {
@@ -233,15 +263,27 @@ fn upkeep(shared: &Shared<'_>, partitions: i32, over: Receiver<()>) {
         if job.embedded {
             continue;
         }
-        // A broker that is away is no news here.
-        let Ok(Some(topic)) = job.cluster.describe(&job.topic) else { continue };
+        let topic = match job.cluster.within(UPKEEP_TIMEOUT).describe(&job.topic) {
+            Ok(Some(topic)) => topic,
+            Ok(None) => {
+                if !gone {
+                    tracing::warn!("the topic {} is gone from {}; waiting for it", job.topic, job.cluster.servers);
+                }
+                gone = true;
+                continue;
+            }
+            // A broker that is away is no news here.
+            Err(_) => continue,
+        };
+        gone = false;
         match job.store.claim(&topic.name, &topic.id, topic.partitions) {
             // A group hears of new partitions by itself.
             Ok(_) if topic.partitions > partitions && job.group.is_none() && !job.until_end => {
                 shared.report(Report::Grown(topic.partitions));
             }
             Ok(_) => {}
-            Err(error) => shared.abandon(Report::Failed(error.into())),
+            Err(error @ store::Error::OtherTopic { .. }) => shared.abandon(Report::Failed(error.into())),
+            Err(error) => tracing::warn!("{error}"),
         }
     }
 }

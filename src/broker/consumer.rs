@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub enum Event {
     Assigned(Vec<Start>),
     /// The group took partitions away.
     Revoked(Vec<i32>),
+    /// A partition that the group gave us can't be read.
+    NotNow(NotNow),
     /// It can't go on.
     Fatal(String),
 }
@@ -72,19 +75,28 @@ pub struct Group {
 }
 
 /// Finds where a partition goes on, or says why it can't.
-pub type Resolve = Box<dyn Fn(i32) -> Result<Start, String> + Send + Sync>;
+pub type Resolve = Box<dyn Fn(i32) -> Result<Start, NotNow> + Send + Sync>;
+
+/// Why a partition can't be read, and whether that may pass.
+#[derive(Debug, Clone)]
+pub struct NotNow {
+    pub why: String,
+    pub passes: bool,
+}
 
 /// What a member of a group has to know when partitions come and go.
 pub(super) struct Membership {
     topic: String,
     resolve: Resolve,
     changes: Mutex<VecDeque<Change>>,
+    /// Set when the consumer goes: nobody will ask for changes any more.
+    closing: AtomicBool,
 }
 
 enum Change {
     Assigned(Vec<Start>),
     Revoked(Vec<i32>),
-    Failed(String),
+    Failed(NotNow),
 }
 
 impl Membership {
@@ -99,12 +111,14 @@ impl Membership {
         let partitions: Vec<i32> = list.elements().iter().map(TopicPartitionListElem::partition).collect();
         let told = match change {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, &partitions),
+            // Whoever reads them must stop first, and gives them back then.
+            _ if !self.closing.load(Ordering::SeqCst) => Change::Revoked(partitions),
             _ => {
                 let gone = consumer.incremental_unassign(list);
                 if let Err(error) = gone {
                     tracing::debug!(%error, "while giving partitions back");
                 }
-                Change::Revoked(partitions)
+                return;
             }
         };
         self.changes.lock().unwrap_or_else(PoisonError::into_inner).push_back(told);
@@ -115,18 +129,19 @@ impl Membership {
         let mut starts = Vec::new();
         for &partition in partitions {
             let added = (self.resolve)(partition).and_then(|start| {
-                own_queue(consumer, &self.topic, start)?;
+                let for_good = |why| NotNow { why, passes: false };
+                own_queue(consumer, &self.topic, start).map_err(for_good)?;
                 starts.push(start);
                 let offset = Offset::Offset(start.offset);
-                list.add_partition_offset(&self.topic, partition, offset).map_err(|e| e.to_string())
+                list.add_partition_offset(&self.topic, partition, offset).map_err(|e| for_good(e.to_string()))
             });
-            if let Err(why) = added {
-                return Change::Failed(why);
+            if let Err(not_now) = added {
+                return Change::Failed(not_now);
             }
         }
         match consumer.incremental_assign(&list) {
             Ok(()) => Change::Assigned(starts),
-            Err(error) => Change::Failed(format!("cannot take partitions: {error}")),
+            Err(error) => Change::Failed(NotNow { why: format!("cannot take partitions: {error}"), passes: true }),
         }
     }
 }
@@ -142,6 +157,7 @@ impl Consumer {
     fn config(cluster: &Cluster, reading: Reading) -> ClientConfig {
         let mut config = cluster.config();
         let queue_kbytes = (reading.queue_bytes / 1024).max(1).to_string();
+        let queue_messages = (reading.queue_bytes / 1024).clamp(1000, 100_000).to_string();
         let refresh = reading.refresh.as_millis().clamp(10, 3_600_000).to_string();
         let tuning = [
             ("fetch.error.backoff.ms", "50"),
@@ -152,6 +168,8 @@ impl Consumer {
             ("max.partition.fetch.bytes", "4194304"),
             ("receive.message.max.bytes", "1100000000"),
             ("queued.max.messages.kbytes", &queue_kbytes),
+            // Kilobytes are counted by values alone, and a message without one takes its room too.
+            ("queued.min.messages", &queue_messages),
             ("topic.metadata.refresh.interval.ms", &refresh),
         ];
         for (key, value) in tuning {
@@ -201,12 +219,14 @@ impl Consumer {
             .set("group.id", &group.name)
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", group.session_timeout.as_millis().to_string())
-            .set("heartbeat.interval.ms", (group.session_timeout.as_millis() / 4).min(3000).to_string())
+            // A member hears that others come or go by its heartbeat, and all wait for the last one to hear it.
+            .set("heartbeat.interval.ms", (group.session_timeout.as_millis() / 12).clamp(100, 500).to_string())
             .set("max.poll.interval.ms", group.max_poll_interval.as_millis().to_string());
         if let Some(instance) = &group.instance {
             config.set("group.instance.id", instance);
         }
-        let membership = Membership { topic: topic.to_owned(), resolve, changes: Mutex::default() };
+        let (changes, closing) = (Mutex::default(), AtomicBool::new(false));
+        let membership = Membership { topic: topic.to_owned(), resolve, changes, closing };
         let context = Quiet { membership: Some(membership), ..cluster.quiet() };
         let inner: BaseConsumer<Quiet> = config.create_with_context(context).map_err(cluster.kafka("connect to"))?;
         inner.subscribe(&[topic]).map_err(cluster.kafka("join a group at"))?;
@@ -216,6 +236,17 @@ impl Consumer {
 
     fn base(&self, partition: i32) -> i64 {
         self.bases.get(&partition).copied().unwrap_or(0)
+    }
+
+    /// Gives partitions back to the group that it took away. Nobody may take from their queues any more.
+    pub fn give_back(&self, partitions: &[i32]) {
+        let mut list = TopicPartitionList::new();
+        for &partition in partitions {
+            list.add_partition(&self.topic, partition);
+        }
+        if let Err(error) = self.inner.incremental_unassign(&list) {
+            tracing::debug!(%error, "while giving partitions back");
+        }
     }
 
     /// The messages of a partition that was assigned.
@@ -231,7 +262,7 @@ impl Consumer {
             return Some(match change {
                 Change::Assigned(starts) => Event::Assigned(starts),
                 Change::Revoked(partitions) => Event::Revoked(partitions),
-                Change::Failed(why) => Event::Fatal(why),
+                Change::Failed(not_now) => Event::NotNow(not_now),
             });
         }
         match self.inner.poll(timeout)? {
@@ -264,16 +295,11 @@ impl Consumer {
         Ok((low + base, high + base))
     }
 
-    /// Of these positions those that the broker holds nothing of any more, or nothing of yet.
-    pub fn gaps(&self, positions: &BTreeMap<i32, i64>) -> Result<Vec<Gap>, Error> {
-        let mut gaps = Vec::new();
-        for (&partition, &expected) in positions {
-            let (low, high) = self.watermarks(partition)?;
-            if expected < low || expected > high {
-                gaps.push(Gap { topic: self.topic.clone(), partition, expected, found: low });
-            }
-        }
-        Ok(gaps)
+    /// What is missing where the broker holds nothing of this position any more, or nothing of it yet.
+    pub fn gap(&self, partition: i32, expected: i64) -> Result<Option<Gap>, Error> {
+        let (low, high) = self.watermarks(partition)?;
+        let missing = expected < low || expected > high;
+        Ok(missing.then(|| Gap { topic: self.topic.clone(), partition, expected, found: low }))
     }
 
     /// How many records of a partition stand behind this position, as far as the last fetch told; asks nobody.
@@ -289,13 +315,6 @@ impl Consumer {
         known.then(|| (high + self.base(partition) - position).max(0))
     }
 
-    /// Stops fetching from a partition.
-    pub fn pause(&self, partition: i32) -> Result<(), Error> {
-        let mut list = TopicPartitionList::new();
-        list.add_partition(&self.topic, partition);
-        self.inner.pause(&list).map_err(self.cluster.kafka("pause a partition of"))
-    }
-
     /// Tells Kafka that everything before `next` is stored. Advice only: the store never asks for it back.
     pub fn commit(&self, partition: i32, next: i64) {
         if !self.commits {
@@ -308,6 +327,23 @@ impl Consumer {
             .and_then(|()| self.inner.commit(&list, CommitMode::Async));
         if let Err(error) = committed {
             tracing::debug!(%error, partition, "the commit did not go out");
+        }
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        if let Some(membership) = &self.inner.context().membership {
+            membership.closing.store(true, Ordering::SeqCst);
+            // The group waits until everything it took away is given back, and closing waits for the group.
+            let changes = std::mem::take(&mut *membership.changes.lock().unwrap_or_else(PoisonError::into_inner));
+            for change in changes {
+                match change {
+                    Change::Assigned(_) => {}
+                    Change::Revoked(partitions) => self.give_back(&partitions),
+                    Change::Failed(_) => self.give_back(&[]),
+                }
+            }
         }
     }
 }

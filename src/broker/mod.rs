@@ -23,7 +23,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::{RDKafkaConfRes, RDKafkaRespErr};
 
-pub use consumer::{Consumer, Event, Group, Reading, Start, low_watermarks};
+pub use consumer::{Consumer, Event, Group, NotNow, Reading, Start, low_watermarks};
 pub use embedded::Embedded;
 pub use producer::{Acknowledged, Producer};
 pub use queue::{CHUNK, Item, Message, Queue};
@@ -144,7 +144,35 @@ impl ConsumerContext for Quiet {
     }
 }
 
+impl Error {
+    /// Whether a broker that is away, or busy with itself, may be all that is wrong.
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Kafka { source, .. } => matches!(
+                source.rdkafka_error_code(),
+                Some(
+                    RDKafkaErrorCode::LeaderNotAvailable
+                        | RDKafkaErrorCode::NotLeaderForPartition
+                        | RDKafkaErrorCode::RequestTimedOut
+                        | RDKafkaErrorCode::UnknownPartition
+                        | RDKafkaErrorCode::ReplicaNotAvailable
+                        | RDKafkaErrorCode::OffsetNotAvailable
+                        | RDKafkaErrorCode::CoordinatorNotAvailable
+                        | RDKafkaErrorCode::KafkaStorageError
+                )
+            ),
+            _ => false,
+        }
+    }
+}
+
 impl Cluster {
+    /// The same Kafka, waited for no longer than this.
+    pub fn within(&self, timeout: Duration) -> Self {
+        Self { timeout: timeout.min(self.timeout), ..self.clone() }
+    }
+
     /// Addresses of brokers, host:port, separated by commas.
     pub fn new(servers: &str, timeout: Duration, settings: Settings) -> Self {
         Self { servers: servers.to_owned(), timeout, settings: Arc::new(settings), heard: Heard::default() }
@@ -229,7 +257,14 @@ impl Cluster {
         let cluster = client.client().fetch_cluster_id(self.timeout);
         let id = match cluster {
             Some(cluster) if cluster.starts_with(EMBEDDED_CLUSTER) => cluster,
-            cluster => topic_id::fetch(client.client(), topic, self.timeout).or(cluster).unwrap_or_default(),
+            cluster => match topic_id::fetch(client.client(), topic, self.timeout) {
+                topic_id::Id::Known(id) => id,
+                topic_id::Id::None => cluster.unwrap_or_default(),
+                topic_id::Id::NoAnswer => {
+                    let late = KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
+                    return Err(self.kafka("ask for a topic's id at")(late));
+                }
+            },
         };
         Ok(Some(Topic { name: topic.to_owned(), id, partitions }))
     }

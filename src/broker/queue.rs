@@ -34,12 +34,14 @@ unsafe impl Sync for Queue<'_> {}
 /// What a queue brought.
 pub enum Item<'c> {
     Message(Message<'c>),
-    /// The partition was read to its end, as it is now.
-    End,
+    /// The partition was read to its end, which is this position now.
+    End(i64),
     /// The broker has records missing where we stand.
     OutOfRange,
     /// The broker, or what it sent, is at fault; librdkafka goes on trying.
     Trouble(String),
+    /// What the broker sent can't be read, and librdkafka passes over it: nothing after it may be stored.
+    Broken(String),
 }
 
 impl<'c> Queue<'c> {
@@ -77,11 +79,13 @@ impl<'c> Queue<'c> {
             let message = Message { inner: message, base: self.base, client: PhantomData };
             match message.raw().err {
                 RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Item::Message(message),
-                RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF => Item::End,
+                RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF => Item::End(message.offset()),
                 RDKafkaRespErr::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET
                 | RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE => Item::OutOfRange,
-                // An error's payload says more of it.
-                _ => Item::Trouble(String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned()),
+                RDKafkaRespErr::RD_KAFKA_RESP_ERR__BAD_MSG
+                | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNDERFLOW
+                | RDKafkaRespErr::RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED => Item::Broken(message.words()),
+                _ => Item::Trouble(message.words()),
             }
         }));
     }
@@ -133,6 +137,11 @@ impl Message<'_> {
         // SAFETY: the message lives; librdkafka only writes the kind.
         let millis = unsafe { rd::rd_kafka_message_timestamp(self.inner.as_ptr(), &raw mut kind) };
         (kind != rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE && millis != -1).then_some(millis)
+    }
+
+    /// What an error says of itself.
+    fn words(&self) -> String {
+        String::from_utf8_lossy(self.payload().unwrap_or_default()).into_owned()
     }
 
     pub fn record(&self) -> Record<'_> {

@@ -8,10 +8,21 @@ use std::time::Duration;
 
 use rdkafka::bindings as rd;
 use rdkafka::client::{Client, ClientContext};
+use rdkafka::types::RDKafkaRespErr;
 
-/// The id in the form in which Kafka's own tools print it; `None` where the broker is too old or does not answer.
-pub(super) fn fetch<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration) -> Option<String> {
-    let name = CString::new(topic).ok()?;
+/// What a broker says of a topic's id.
+pub(super) enum Id {
+    /// In the form in which Kafka's own tools print it.
+    Known(String),
+    /// The broker is too old for it.
+    None,
+    /// It can't be told now. That must not be taken for another topic.
+    NoAnswer,
+}
+
+/// Asks for the id.
+pub(super) fn fetch<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration) -> Id {
+    let Ok(name) = CString::new(topic) else { return Id::None };
     let mut names = [name.as_ptr()];
     let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     let handle = client.native_ptr();
@@ -24,7 +35,7 @@ pub(super) fn fetch<C: ClientContext>(client: &Client<C>, topic: &str, timeout: 
         let queue = rd::rd_kafka_queue_new(handle);
         rd::rd_kafka_DescribeTopics(handle, topics, options, queue);
         let event = rd::rd_kafka_queue_poll(queue, millis);
-        let id = if event.is_null() { None } else { id_in(event) };
+        let id = if event.is_null() { Id::NoAnswer } else { id_in(event) };
         if !event.is_null() {
             rd::rd_kafka_event_destroy(event);
         }
@@ -37,30 +48,36 @@ pub(super) fn fetch<C: ClientContext>(client: &Client<C>, topic: &str, timeout: 
 
 /// # Safety
 /// `event` must be a live event.
-unsafe fn id_in(event: *mut rd::rd_kafka_event_t) -> Option<String> {
+unsafe fn id_in(event: *mut rd::rd_kafka_event_t) -> Id {
     // SAFETY: as the caller promises; librdkafka gives null where a part is missing.
     unsafe {
+        match rd::rd_kafka_event_error(event) {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {}
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE => return Id::None,
+            _ => return Id::NoAnswer,
+        }
         let result = rd::rd_kafka_event_DescribeTopics_result(event);
         if result.is_null() {
-            return None;
+            return Id::NoAnswer;
         }
         let mut count = 0;
         let descriptions = rd::rd_kafka_DescribeTopics_result_topics(result, &mut count);
         if descriptions.is_null() || count == 0 {
-            return None;
+            return Id::NoAnswer;
         }
         let description = *descriptions;
         if rd::rd_kafka_error_code(rd::rd_kafka_TopicDescription_error(description))
             != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
         {
-            return None;
+            return Id::NoAnswer;
         }
         let uuid = rd::rd_kafka_TopicDescription_topic_id(description);
         let text = rd::rd_kafka_Uuid_base64str(uuid);
         if text.is_null() {
-            return None;
+            return Id::None;
         }
         // All zeroes is how a broker says that it has none.
-        CStr::from_ptr(text).to_str().ok().filter(|id| !id.trim_matches('A').is_empty()).map(str::to_owned)
+        let id = CStr::from_ptr(text).to_str().ok().filter(|id| !id.trim_matches('A').is_empty());
+        id.map_or(Id::None, |id| Id::Known(id.to_owned()))
     }
 }

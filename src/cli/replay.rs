@@ -1,10 +1,12 @@
 //! `tercile replay`
 
+use std::time::Duration;
+
 use clap::Args;
 
 use super::{Done, count, thousands};
 use crate::config::StoreArgs;
-use crate::store::Mended;
+use crate::store::{self, Log, Mended};
 
 /// Try the records again that could not be read
 ///
@@ -16,11 +18,22 @@ pub struct Replay {
     store: StoreArgs,
 }
 
+/// Waits until nobody else replaces files of this partition.
+fn mend(log: &Log) -> Result<Mended, store::Error> {
+    for _ in 0..600 {
+        if let Some(mended) = log.mend()? {
+            return Ok(mended);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Err(store::Error::Rolling)
+}
+
 impl Replay {
     pub fn run(self) -> anyhow::Result<Done> {
         let mut sum = Mended::default();
         for log in self.store.look().logs()? {
-            let Mended { records, files, unreadable, waiting } = log.mend()?;
+            let Mended { records, files, unreadable, waiting } = mend(&log)?;
             sum.records += records;
             sum.files += files;
             sum.unreadable += unreadable;

@@ -389,9 +389,12 @@ async fn caught_up(control: &Control) {
 
 /// Waits until all that was read is stored.
 async fn flush(control: &Control) {
-    let done = control.flush();
-    // Each lane says one word; when the last has said it, the channel hangs up.
-    let _ = tokio::task::spawn_blocking(move || while done.recv().is_ok() {}).await;
+    loop {
+        let flush = control.flush();
+        if tokio::task::spawn_blocking(move || flush.wait()).await.unwrap_or(true) {
+            return;
+        }
+    }
 }
 
 fn refusals(outcomes: &[train::Outcome]) -> Vec<&String> {

@@ -13,7 +13,33 @@ use crate::broker::Gap;
 pub struct Control {
     pub progress: Progress,
     stop: AtomicBool,
-    flushes: Mutex<Vec<Sender<()>>>,
+    flushes: Mutex<Vec<Sender<Word>>>,
+}
+
+/// What is said to whoever waits for a flush.
+pub(super) enum Word {
+    /// So many partitions are asked.
+    Asked(usize),
+    /// One of them is stored.
+    Stored,
+}
+
+/// A flush on its way.
+pub struct Flush(Receiver<Word>);
+
+impl Flush {
+    /// Waits until everything is stored that was read when it was asked for. `false`: partitions changed hands, or are
+    /// read again, meanwhile.
+    pub fn wait(self) -> bool {
+        let (mut asked, mut stored) = (None, 0);
+        for word in self.0 {
+            match word {
+                Word::Asked(partitions) => asked = Some(partitions),
+                Word::Stored => stored += 1,
+            }
+        }
+        asked == Some(stored)
+    }
 }
 
 impl Control {
@@ -22,19 +48,18 @@ impl Control {
         self.stop.store(true, Ordering::SeqCst);
     }
 
-    /// Asks for everything read so far to be stored now. The receiver gets as many words as there are partitions, and
-    /// hangs up when the last is stored.
-    pub fn flush(&self) -> Receiver<()> {
+    /// Asks for everything read so far to be stored now.
+    pub fn flush(&self) -> Flush {
         let (done, wait) = channel();
         self.flushes.lock().unwrap_or_else(PoisonError::into_inner).push(done);
-        wait
+        Flush(wait)
     }
 
     pub(super) fn stopping(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
 
-    pub(super) fn asked_to_flush(&self) -> Vec<Sender<()>> {
+    pub(super) fn asked_to_flush(&self) -> Vec<Sender<Word>> {
         std::mem::take(&mut *self.flushes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
+use super::control::Word;
 use super::{Error, Report, Shared};
 use crate::batch::{Batch, Limits, Ready};
 use crate::broker::{CHUNK, Item, Message, Queue, Start};
@@ -18,10 +19,13 @@ use crate::store::{self, DataFile, Log, Published};
 /// How long a lane waits for a message before it looks around.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long whoever takes a partition away waits for a file that is being written.
+const WRITING: Duration = Duration::from_secs(2);
+
 /// What the decoding thread of a lane hands to the publishing one.
 enum Output {
     File(Ready),
-    Flush(Sender<()>),
+    Flush(Sender<Word>),
 }
 
 /// A lane, as the reading thread holds it.
@@ -33,7 +37,7 @@ pub(super) struct Lane<'c> {
     end: Option<i64>,
     /// Held while messages are taken.
     taking: Mutex<()>,
-    flushes: Mutex<Vec<Sender<()>>>,
+    flushes: Mutex<Vec<Sender<Word>>>,
 }
 
 #[derive(Default)]
@@ -46,6 +50,8 @@ struct State {
     finish: AtomicBool,
     /// Take no more, drop what is there: the partition is somebody else's.
     revoked: AtomicBool,
+    /// Whether a file is being written.
+    writing: AtomicBool,
 }
 
 impl<'c> Lane<'c> {
@@ -79,7 +85,7 @@ impl<'c> Lane<'c> {
     }
 
     /// Asks for everything batched so far to be stored now.
-    pub(super) fn flush(&self, done: Sender<()>) {
+    pub(super) fn flush(&self, done: Sender<Word>) {
         self.flushes.lock().unwrap_or_else(PoisonError::into_inner).push(done);
         self.queue.wake();
     }
@@ -91,11 +97,16 @@ impl<'c> Lane<'c> {
     }
 
     /// Lets the lane drop what it holds, and end. Once this returns it takes no more messages: the partition may come
-    /// back, and then they are another lane's.
+    /// back, and then they are another lane's. A file that is being written is waited for a while, so that whoever gets
+    /// the partition finds the log's end; where it takes longer, that one will find its name taken.
     pub(super) fn revoke(&self) {
         self.state.revoked.store(true, Ordering::SeqCst);
         self.queue.wake();
         drop(self.taking.lock());
+        let patience = Instant::now() + WRITING;
+        while self.state.writing.load(Ordering::SeqCst) && Instant::now() < patience {
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn revoked(&self) -> bool {
@@ -139,6 +150,8 @@ impl<'c> Lane<'c> {
             let now = Instant::now();
             for item in items.drain(..) {
                 match item {
+                    // A pause that meets a read hands the same messages out again.
+                    Item::Message(message) if message.offset() < self.position() => {}
                     Item::Message(message) => {
                         trouble.clear();
                         self.state.at_end.store(false, Ordering::SeqCst);
@@ -152,8 +165,16 @@ impl<'c> Lane<'c> {
                         }
                         self.state.position.store(message.offset() + 1, Ordering::SeqCst);
                     }
-                    Item::End => self.state.at_end.store(true, Ordering::SeqCst),
-                    Item::OutOfRange => shared.report(Report::OutOfRange),
+                    Item::End(position) => {
+                        // Markers of transactions stand between the last record and the end.
+                        self.state.position.fetch_max(position, Ordering::SeqCst);
+                        self.state.at_end.store(true, Ordering::SeqCst);
+                    }
+                    Item::OutOfRange => shared.report(Report::OutOfRange(partition)),
+                    Item::Broken(why) => {
+                        shared.abandon(Report::Again(format!("partition {partition} of {}: {why}", job.topic)));
+                        return;
+                    }
                     Item::Trouble(why) if why == trouble => {}
                     Item::Trouble(why) => {
                         tracing::warn!(partition, "partition {partition} of {}: {why}; trying again", job.topic);
@@ -208,30 +229,38 @@ impl<'c> Lane<'c> {
         let log = shared.job.store.log(&shared.job.topic, partition);
         let mut expected = self.start.next;
         for output in ready {
-            if self.dropped(shared) {
+            // In this order: either we see that the partition is gone, or whoever takes it sees that we write.
+            self.state.writing.store(true, Ordering::SeqCst);
+            let going = !self.dropped(shared) && self.put(shared, &log, output, &mut expected);
+            self.state.writing.store(false, Ordering::SeqCst);
+            if !going {
                 return;
             }
-            let report = match output {
-                Output::Flush(done) => {
-                    let _ = done.send(());
-                    continue;
-                }
-                Output::File(ready) => match self.write(shared, &log, &ready, expected) {
-                    Ok(Written::File(file)) => {
-                        expected = file.next;
-                        continue;
-                    }
-                    Ok(Written::Overtaken) => Report::Overtaken(partition),
-                    Ok(Written::Dropped) => return,
-                    Err(error) => Report::Failed(error),
-                },
-            };
-            // Whatever happened to a partition that was taken away, it is somebody else's now.
-            if !self.revoked() {
-                shared.abandon(report);
-            }
-            return;
         }
+    }
+
+    /// Puts a batch where it belongs; `false` if nothing more can be.
+    fn put(&self, shared: &Shared<'_>, log: &Log, output: Output, expected: &mut i64) -> bool {
+        let report = match output {
+            Output::Flush(done) => {
+                let _ = done.send(Word::Stored);
+                return true;
+            }
+            Output::File(ready) => match self.write(shared, log, &ready, *expected) {
+                Ok(Written::File(file)) => {
+                    *expected = file.next;
+                    return true;
+                }
+                Ok(Written::Overtaken) => Report::Overtaken(self.start.partition),
+                Ok(Written::Dropped) => return false,
+                Err(error) => Report::Failed(error),
+            },
+        };
+        // Whatever happened to a partition that was taken away, it is somebody else's now.
+        if !self.revoked() {
+            shared.abandon(report);
+        }
+        false
     }
 
     /// Publishes a batch, then commits. A disk that refuses is tried again until there is room or somebody says stop:
@@ -264,7 +293,10 @@ impl<'c> Lane<'c> {
                 progress.files.fetch_add(1, Ordering::Relaxed);
                 progress.wrote(&file.path);
                 tracing::debug!(path = %file.path.display(), rows = file.rows, "stored");
-                shared.consumer.commit(file.partition, file.next);
+                // Where no broker answers, a commit on its way would hold up the end.
+                if !shared.control.stopping() || shared.heard.load(Ordering::Relaxed) {
+                    shared.consumer.commit(file.partition, file.next);
+                }
                 Ok(Written::File(file))
             }
         }

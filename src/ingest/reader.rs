@@ -2,13 +2,13 @@
 //! stop.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
+use super::control::Word;
 use super::lane::Lane;
 use super::{Ended, Error, Report, Shared};
 use crate::broker::{Consumer, Event, Gap, Start};
@@ -35,7 +35,7 @@ impl<'scope, 'env> Reader<'scope, 'env> {
     /// or to drop what they hold, as that reason demands.
     pub(super) fn run(mut self, starts: &[Start], reported: &Receiver<Report>) -> Result<Ended, Error> {
         let ended = self.read(starts, reported);
-        if !matches!(ended, Ok(Ended::Done(_) | Ended::Skipping(_) | Ended::Grown(_))) {
+        if !matches!(ended, Ok(Ended::Done(_) | Ended::Skipping(_) | Ended::Grown(_) | Ended::Again(_))) {
             self.shared.abandon.store(true, Ordering::SeqCst);
         }
         self.lanes.values().for_each(|lane| lane.finish());
@@ -58,15 +58,17 @@ impl<'scope, 'env> Reader<'scope, 'env> {
                     Report::Overtaken(partition) => return Ok(Ended::Overtaken(partition)),
                     Report::Failed(error) => return Err(error),
                     Report::Grown(partitions) => return Ok(Ended::Grown(partitions)),
-                    Report::OutOfRange => {
-                        let accepted = self.gaps()?;
-                        if !accepted.is_empty() {
-                            return Ok(Ended::Skipping(accepted));
+                    Report::Again(why) => return Ok(Ended::Again(why)),
+                    Report::OutOfRange(partition) => {
+                        if let Some(ended) = self.out_of_range(partition)? {
+                            return Ok(ended);
                         }
                     }
                 }
             }
             for done in control.asked_to_flush() {
+                // Nobody waits any more where it can't be said.
+                let _ = done.send(Word::Asked(self.lanes.len()));
                 self.lanes.values().for_each(|lane| lane.flush(done.clone()));
             }
             if control.stopping() && deadline.is_none() {
@@ -98,7 +100,10 @@ impl<'scope, 'env> Reader<'scope, 'env> {
                 Some(Event::Revoked(partitions)) => {
                     tracing::info!(?partitions, "no longer reading {}", partition_list(&partitions));
                     self.give_back(&partitions);
+                    consumer.give_back(&partitions);
                 }
+                Some(Event::NotNow(not_now)) if not_now.passes => return Ok(Ended::Again(not_now.why)),
+                Some(Event::NotNow(not_now)) => return Err(Error::Fatal(not_now.why)),
                 Some(Event::Down) if down => {}
                 Some(Event::Down) => {
                     tracing::warn!("no broker answers at {}; trying again", job.cluster.servers);
@@ -154,26 +159,30 @@ impl<'scope, 'env> Reader<'scope, 'env> {
         })
     }
 
-    /// Finds the partitions whose next record is gone. They halt, but for those whose gap is accepted, which come back.
-    fn gaps(&mut self) -> Result<Vec<Gap>, Error> {
+    /// What becomes of a partition whose next record is gone: it halts, unless its gap is accepted. Nothing of it is read
+    /// any more, so where nothing is missing after all, everything is read again from where the log ends.
+    fn out_of_range(&mut self, partition: i32) -> Result<Option<Ended>, Error> {
         let Shared { job, control, consumer, .. } = *self.shared;
-        let mut accepted = Vec::new();
-        for gap in consumer.gaps(&self.positions())? {
-            let Entry::Vacant(running) = self.halted.entry(gap.partition) else { continue };
-            if job.accept_gap && gap.found > gap.expected {
-                accepted.push(gap);
-            } else {
+        let Some(lane) = self.lanes.get(&partition) else { return Ok(None) };
+        // A topic that was deleted and made again is another topic, not a gap.
+        let topic = job.cluster.topic(&job.topic)?;
+        if !job.embedded {
+            job.store.claim(&topic.name, &topic.id, topic.partitions)?;
+        }
+        match consumer.gap(partition, lane.position())? {
+            None => Ok(Some(Ended::Again(format!("partition {partition} of {} was rewound", job.topic)))),
+            Some(gap) if job.accept_gap && gap.found > gap.expected => Ok(Some(Ended::Skipping(vec![gap]))),
+            Some(gap) => {
                 tracing::error!("{gap}; this partition halts");
-                consumer.pause(gap.partition)?;
                 control.progress.halted(gap.clone());
                 if let Some(backlog) = &job.backlog {
                     // What the sender still has would wait for a reader that does not come.
                     backlog.close();
                 }
-                running.insert(gap);
+                self.halted.insert(partition, gap);
+                Ok(None)
             }
         }
-        Ok(accepted)
     }
 
     /// Lets whoever watches know where we are.

@@ -3,7 +3,7 @@
 //! The larger file is named by its start and its end, and published like any other. From then on the reader's rule passes
 //! over the small ones, which stay for a while: for readers that listed the directory before, and for globs.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +14,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 
 use super::Error;
-use super::log::{DataFile, Log, covering, effective, properties};
+use super::log::{DataFile, Log, Span, covering, effective, properties};
 
 /// Bytes of a row group that is being written, at most: what rolling keeps in memory.
 const GROUP_BYTES: usize = 32 * 1024 * 1024;
@@ -47,6 +47,7 @@ impl Log {
     /// Rolls what is worth rolling, and deletes what was replaced long enough ago. Any number may do so at once, beside
     /// writers and readers.
     pub fn compact(&self, policy: &Policy) -> Result<Rolled, Error> {
+        let Some(_alone) = self.alone()? else { return Ok(Rolled::default()) };
         let mut rolled = Rolled { deleted: self.delete_replaced(policy.grace)?, ..Rolled::default() };
         for run in plan(&self.files()?, policy) {
             for alike in self.alike(run)? {
@@ -59,15 +60,37 @@ impl Log {
         Ok(rolled)
     }
 
+    /// Keeps every other process and thread from replacing files of this partition: two that plan at once would cover
+    /// each other's files in part. `None` if somebody is at it. The lock dies with the process.
+    pub(super) fn alone(&self) -> Result<Option<File>, Error> {
+        let dir = match File::open(&self.dir) {
+            Ok(dir) => dir,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io("open", &self.dir)(e)),
+        };
+        match dir.try_lock() {
+            Ok(()) => Ok(Some(dir)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(Error::io("lock", &self.dir)(e)),
+        }
+    }
+
     fn delete_replaced(&self, grace: Duration) -> Result<u64, Error> {
         let all = self.all_files()?;
         let counting = effective(all.clone());
         let now = SystemTime::now();
         let mut deleted = 0;
         for file in &all {
-            let Some(by) = covering(&counting, file).filter(|by| by.path != file.path) else { continue };
-            let made = fs::metadata(&by.path).and_then(|m| m.modified()).map_err(Error::io("read", &by.path))?;
-            if now.duration_since(made).is_ok_and(|age| age >= grace) {
+            let by = covering(&counting, file);
+            if by.is_empty() || by.iter().any(|by| by.path == file.path) {
+                continue;
+            }
+            let mut replaced_long_ago = true;
+            for by in by {
+                let made = fs::metadata(&by.path).and_then(|m| m.modified()).map_err(Error::io("read", &by.path))?;
+                replaced_long_ago &= now.duration_since(made).is_ok_and(|age| age >= grace);
+            }
+            if replaced_long_ago {
                 match fs::remove_file(&file.path) {
                     Ok(()) => deleted += 1,
                     // Somebody else was faster.
@@ -132,8 +155,9 @@ impl Log {
                 let writer = match &mut writer {
                     Some(writer) => writer,
                     None => {
-                        let output = File::create(scratch).map_err(Error::io("write", scratch))?;
-                        let properties = properties(start, next, rows, &batch);
+                        let output = File::create_new(scratch).map_err(Error::io("write", scratch))?;
+                        let span = Span { partition: self.partition, start, next };
+                        let properties = properties(&span, rows, &batch);
                         let made = ArrowWriter::try_new(output, batch.schema(), Some(properties));
                         writer.insert(made.map_err(parquet)?)
                     }
@@ -151,6 +175,20 @@ impl Log {
     }
 }
 
+/// Where the part of the last run begins that is worth rolling: many files, none of which is half of it. So a record is
+/// written again each time its file has grown by a multiple, and few files wait at any size.
+fn worthwhile(run: &[DataFile]) -> usize {
+    let (mut size, mut largest, mut from) = (0, 0, run.len());
+    for (i, file) in run.iter().enumerate().rev() {
+        size += file.size;
+        largest = largest.max(file.size);
+        if run.len() - i >= WORTHWHILE && size >= 2 * largest {
+            from = i;
+        }
+    }
+    from
+}
+
 /// A file's footer; `None` if somebody else rolled and deleted it.
 pub(super) fn open(file: &DataFile) -> Result<Option<(File, ArrowReaderMetadata)>, Error> {
     let input = match File::open(&file.path) {
@@ -163,8 +201,7 @@ pub(super) fn open(file: &DataFile) -> Result<Option<(File, ArrowReaderMetadata)
     Ok(Some((input, metadata)))
 }
 
-/// Runs of neighbouring small files. A run ends when it is large enough; the last one is rolled only where that saves
-/// many files, and does not write a large file again for the sake of a few small ones.
+/// Runs of neighbouring small files. A run ends when it is large enough; of the last one the part that is worth it.
 fn plan(files: &[DataFile], policy: &Policy) -> Vec<Vec<DataFile>> {
     let mut runs = Vec::new();
     let mut run: Vec<DataFile> = Vec::new();
@@ -181,9 +218,10 @@ fn plan(files: &[DataFile], policy: &Policy) -> Vec<Vec<DataFile>> {
             }
         }
     }
-    let largest = run.iter().map(|file| file.size).max().unwrap_or(0);
-    if policy.eager || (run.len() >= WORTHWHILE && size(&run) >= 2 * largest) {
+    if policy.eager {
         runs.push(run);
+    } else {
+        runs.push(run.split_off(worthwhile(&run)));
     }
     runs.retain(|run| run.len() > 1);
     runs
@@ -215,6 +253,44 @@ mod tests {
         assert_eq!(ranges(&tiny, &POLICY), [(0, 16)]);
         let unbalanced: Vec<DataFile> = (0..16).map(|i| file(i, i + 1, if i == 0 { 50 } else { 1 })).collect();
         assert_eq!(ranges(&unbalanced, &POLICY), []);
+        // The small ones behind a middling one need not wait until they are as large together.
+        let tiers: Vec<DataFile> = (0..17).map(|i| file(i, i + 1, if i == 0 { 50 } else { 1 })).collect();
+        assert_eq!(ranges(&tiers, &POLICY), [(1, 17)]);
+    }
+
+    #[test]
+    fn few_files_are_left_however_many_came() {
+        let policy = Policy { target: 1 << 40, ..POLICY };
+        let (mut files, mut written) = (Vec::new(), 0);
+        for i in 0..10_000 {
+            files.push(file(i, i + 1, 1));
+            for run in plan(&files, &policy) {
+                let size = run.iter().map(|f| f.size).sum();
+                written += size;
+                let (first, last) = (run[0].start, run[run.len() - 1].next);
+                files.retain(|f| f.start < first);
+                files.push(file(first, last, size));
+            }
+            assert!(files.len() < 16 * 4, "{} files after {i}", files.len());
+        }
+        assert!(written < 10_000 * 8, "each record was written {} times", written / 10_000);
+    }
+
+    #[test]
+    fn two_do_not_roll_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let log = store.log("products", 0);
+        log.begin(0).unwrap();
+        for i in 0..4 {
+            log.publish(&records(i..i + 1), i, i + 1).unwrap();
+        }
+        let policy = Policy { target: 1 << 20, grace: Duration::ZERO, eager: true };
+        let alone = log.alone().unwrap();
+        assert_eq!(log.compact(&policy).unwrap(), Rolled::default());
+        assert_eq!(log.mend().unwrap(), None);
+        drop(alone);
+        assert_eq!(log.compact(&policy).unwrap(), Rolled { small: 4, large: 1, deleted: 0 });
     }
 
     #[test]

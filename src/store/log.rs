@@ -12,6 +12,7 @@ use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch};
 use datafusion::arrow::datatypes::DataType;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
@@ -76,9 +77,10 @@ impl Log {
 
     /// Sets newest files aside that can't be read, so that their range is read again from the topic. Whoever publishes
     /// syncs before the name is there, so this is the work of a broken disk or of somebody's hands.
+    /// One file at most: where several can't be read, somebody should look before more is moved.
     pub fn set_damaged_aside(&self) -> Result<(), Error> {
-        while let Some((name, path)) = self.names()?.pop() {
-            let Err(Error::Damaged { why, .. }) = self.footer(&path, name) else { break };
+        if let Some((name, path)) = self.names()?.pop() {
+            let Err(Error::Damaged { why, .. }) = self.footer(&path, name) else { return Ok(()) };
             let aside = self.store.root.join("aside");
             fs::create_dir_all(&aside).map_err(Error::io("make", &aside))?;
             let file = path.file_name().unwrap_or_default().to_string_lossy();
@@ -103,11 +105,22 @@ impl Log {
 
     /// Where the next file starts; `None` if the log has not begun.
     pub fn next(&self) -> Result<Option<i64>, Error> {
-        let names = self.names()?;
-        // Only the footer of the highest name is opened: this is asked before each file that is published.
-        let Some((name, path)) = names.last() else { return self.first() };
-        let covered = names.iter().filter_map(|(name, _)| name.next).max();
-        Ok(covered.max(Some(self.footer(path, *name)?.next)))
+        loop {
+            let names = self.names()?;
+            // Only the footer of the highest name is opened: this is asked before each file that is published.
+            let Some((name, path)) = names.last() else { return self.first() };
+            let covered = names.iter().filter_map(|(name, _)| name.next).max();
+            // Readers pass over what starts inside a covered range, whatever it says of its end.
+            if covered.is_some_and(|covered| name.start < covered) {
+                return Ok(covered);
+            }
+            match self.footer(path, *name) {
+                Ok(file) => return Ok(Some(file.next)),
+                // Replaced by a larger one and deleted since the directory was listed.
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Where the very first file starts; `None` if the log has not begun.
@@ -165,7 +178,7 @@ impl Log {
         let damaged = |why: String| Error::Damaged { path: path.to_owned(), why };
         let file = File::open(path).map_err(Error::io("open", path))?;
         let size = file.metadata().map_err(Error::io("read", path))?.len();
-        let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).map_err(|e| damaged(e.to_string()))?;
+        let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).map_err(|e| unreadable(path, e))?;
         let number = |key: &str| {
             footer_value(&metadata, key)
                 .and_then(|value| value.parse::<i64>().ok())
@@ -174,6 +187,10 @@ impl Log {
         let (start, next, rows) = (number("start")?, number("next")?, number("rows")?);
         if start != name.start || name.next.is_some_and(|named| named != next) {
             return Err(damaged(format!("its footer says {start} to {next}, its name says otherwise")));
+        }
+        let partition = footer_value(&metadata, "partition").map(str::parse::<i32>);
+        if partition.is_some_and(|partition| partition != Ok(self.partition)) {
+            return Err(damaged("its footer says that it is another partition's".to_owned()));
         }
         Ok(DataFile {
             path: path.to_owned(),
@@ -190,14 +207,16 @@ impl Log {
     /// The order is the guarantee: written outside `records/`, synced, linked in only if the name is free, directory
     /// synced. Only after that may the broker be told.
     pub fn publish(&self, records: &RecordBatch, start: i64, next: i64) -> Result<Published, Error> {
-        if self.next()?.is_some_and(|expected| expected > start) {
+        // A log that ends sooner than the writer believes, for somebody set a damaged file aside, is not its own either.
+        if self.next()? != Some(start) {
             return Ok(Published::Taken);
         }
         let path = self.dir.join(format!("{start:020}.parquet"));
         let scratch = self.store.scratch();
-        let size = write_parquet(&scratch, records, start, next).inspect_err(|_| {
-            let _ = fs::remove_file(&scratch);
-        })?;
+        let size =
+            write_parquet(&scratch, records, &Span { partition: self.partition, start, next }).inspect_err(|_| {
+                let _ = fs::remove_file(&scratch);
+            })?;
         if !self.store.link(&scratch, &path)? {
             return Ok(Published::Taken);
         }
@@ -232,23 +251,52 @@ pub(super) fn effective(mut files: Vec<DataFile>) -> Vec<DataFile> {
     files
 }
 
-/// Of files that count, by start, the one that covers another's whole range.
-pub(super) fn covering<'f>(files: &'f [DataFile], other: &DataFile) -> Option<&'f DataFile> {
+/// Of files that count, by start, those that cover another's whole range without a gap; none if they don't.
+pub(super) fn covering<'f>(files: &'f [DataFile], other: &DataFile) -> &'f [DataFile] {
     let after = files.partition_point(|file| file.start <= other.start);
-    let file = &files[after.checked_sub(1)?];
-    (other.next <= file.next).then_some(file)
+    let Some(first) = after.checked_sub(1) else { return &[] };
+    let mut end = files[first].start;
+    for (i, file) in files.iter().enumerate().skip(first) {
+        if file.start != end {
+            return &[];
+        }
+        end = file.next;
+        if other.next <= end {
+            return &files[first..=i];
+        }
+    }
+    &[]
+}
+
+/// A file that can't be read may be damaged; or the disk may only fail to give it now.
+fn unreadable(path: &Path, error: ParquetError) -> Error {
+    match error {
+        ParquetError::External(source) => match source.downcast::<io::Error>() {
+            Ok(source) => Error::io("read", path)(*source),
+            Err(source) => Error::Damaged { path: path.to_owned(), why: source.to_string() },
+        },
+        error => Error::Damaged { path: path.to_owned(), why: error.to_string() },
+    }
+}
+
+/// What a file covers.
+pub(super) struct Span {
+    pub partition: i32,
+    pub start: i64,
+    pub next: i64,
 }
 
 /// How files are written: compressed, with statistics, and with a footer that says what they cover.
-pub(super) fn properties(start: i64, next: i64, rows: u64, like: &RecordBatch) -> WriterProperties {
+pub(super) fn properties(span: &Span, rows: u64, like: &RecordBatch) -> WriterProperties {
     let pair = |key: &str, value: String| KeyValue::new(key.to_owned(), value);
     let mut properties = WriterProperties::builder()
         .set_created_by(concat!("tercile ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_key_value_metadata(Some(vec![
-            pair("start", start.to_string()),
-            pair("next", next.to_string()),
+            pair("partition", span.partition.to_string()),
+            pair("start", span.start.to_string()),
+            pair("next", span.next.to_string()),
             pair("rows", rows.to_string()),
         ]));
     for name in ["_offset", "_timestamp"] {
@@ -286,10 +334,10 @@ fn sampled(rows: usize) -> impl Iterator<Item = usize> {
     (0..rows).step_by((rows / 1000).max(1))
 }
 
-fn write_parquet(path: &Path, records: &RecordBatch, start: i64, next: i64) -> Result<u64, Error> {
+fn write_parquet(path: &Path, records: &RecordBatch, span: &Span) -> Result<u64, Error> {
     let parquet = |source| Error::Parquet { path: path.to_owned(), source };
-    let properties = properties(start, next, records.num_rows() as u64, records);
-    let file = File::create(path).map_err(Error::io("write", path))?;
+    let properties = properties(span, records.num_rows() as u64, records);
+    let file = File::create_new(path).map_err(Error::io("write", path))?;
     let mut writer = ArrowWriter::try_new(file, records.schema(), Some(properties)).map_err(parquet)?;
     writer.write(records).map_err(parquet)?;
     let file = writer.into_inner().map_err(parquet)?;
@@ -376,5 +424,56 @@ pub(super) mod tests {
         log.set_damaged_aside().unwrap();
         assert_eq!(log.next().unwrap(), Some(0));
         assert_eq!(fs::read_dir(dir.path().join("aside")).unwrap().count(), 1);
+    }
+    #[test]
+    fn nothing_is_built_on_a_log_that_ends_sooner_or_on_a_file_that_readers_pass_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let log = store.log("products", 0);
+        log.begin(0).unwrap();
+        for start in [0, 10] {
+            assert!(matches!(log.publish(&records(start..start + 10), start, start + 10).unwrap(), Published::File(_)));
+        }
+        // The newest file was set aside while this writer slept, which believes that the log ends at 20.
+        fs::remove_file(log.dir.join("00000000000000000010.parquet")).unwrap();
+        assert_eq!(log.publish(&records(20..25), 20, 25).unwrap(), Published::Taken);
+        assert!(matches!(log.publish(&records(10..20), 10, 20).unwrap(), Published::File(_)));
+        // A large file covers all; one that starts inside it was linked by a writer that slept, and then died.
+        let large = Span { partition: 0, start: 0, next: 20 };
+        let path = log.large(0, 20);
+        let mut writer = ArrowWriter::try_new(
+            File::create(&path).unwrap(),
+            records(0..20).schema(),
+            Some(properties(&large, 20, &records(0..20))),
+        )
+        .unwrap();
+        writer.write(&records(0..20)).unwrap();
+        writer.close().unwrap();
+        let stray = Span { partition: 0, start: 15, next: 30 };
+        write_parquet(&log.dir.join("00000000000000000015.parquet"), &records(15..30), &stray).unwrap();
+        assert_eq!(log.next().unwrap(), Some(20));
+    }
+
+    #[test]
+    fn files_of_another_partition_are_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (one, other) = (store.log("products", 0), store.log("products", 1));
+        one.begin(0).unwrap();
+        other.begin(0).unwrap();
+        let Published::File(file) = one.publish(&records(0..5), 0, 5).unwrap() else { panic!("taken") };
+        fs::copy(&file.path, other.dir.join("00000000000000000000.parquet")).unwrap();
+        let error = other.files().unwrap_err().to_string();
+        assert!(error.contains("another partition"), "{error}");
+    }
+
+    #[test]
+    fn several_files_may_cover_one() {
+        let files = [file(0, 5), file(5, 9), file(9, 12), file(13, 20)];
+        let covered = |other: DataFile| covering(&files, &other).iter().map(|f| f.start).collect::<Vec<_>>();
+        assert_eq!(covered(file(5, 9)), [5]);
+        assert_eq!(covered(file(3, 10)), [0, 5, 9]);
+        assert!(covered(file(9, 14)).is_empty(), "offset 12 is nowhere");
+        assert!(covered(file(13, 21)).is_empty());
     }
 }

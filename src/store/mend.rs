@@ -32,13 +32,15 @@ pub struct Mended {
 }
 
 impl Log {
-    /// Tries every unreadable record again. Writers and readers may go on meanwhile.
-    pub fn mend(&self) -> Result<Mended, Error> {
+    /// Tries every unreadable record again. Writers and readers may go on meanwhile. `None` if somebody rolls files of this
+    /// partition just now, or there is no such partition.
+    pub fn mend(&self) -> Result<Option<Mended>, Error> {
+        let Some(_alone) = self.alone()? else { return Ok(None) };
         let mut sum = Mended::default();
         let mut done: HashSet<std::path::PathBuf> = HashSet::new();
         loop {
             let files = self.files()?;
-            let Some(i) = files.iter().position(|file| !done.contains(&file.path)) else { return Ok(sum) };
+            let Some(i) = files.iter().position(|file| !done.contains(&file.path)) else { return Ok(Some(sum)) };
             done.insert(files[i].path.clone());
             let Some((readable, unreadable)) = tried(&files[i])? else { continue };
             if readable == 0 {
@@ -242,7 +244,7 @@ mod tests {
         }
         let before = rows(&log);
         assert_eq!(before.iter().filter(|row| row.3.is_some()).count(), 18);
-        assert_eq!(log.mend().unwrap(), Mended { records: 12, files: 2, unreadable: 6, waiting: 0 });
+        assert_eq!(log.mend().unwrap(), Some(Mended { records: 12, files: 2, unreadable: 6, waiting: 0 }));
         let after = rows(&log);
         assert_eq!(after.len(), 24);
         for (old, new) in before.iter().zip(&after) {
@@ -257,7 +259,7 @@ mod tests {
         }
         assert_eq!(log.next().unwrap(), Some(24));
         log.verify().unwrap();
-        assert_eq!(log.mend().unwrap(), Mended { unreadable: 6, ..Mended::default() }, "nothing is left to do");
+        assert_eq!(log.mend().unwrap(), Some(Mended { unreadable: 6, ..Mended::default() }), "nothing is left to do");
         let policy = Policy { target: 1, grace: Duration::ZERO, eager: false };
         assert_eq!(log.compact(&policy).unwrap().deleted, 3);
         assert_eq!(rows(&log), after);
@@ -275,9 +277,9 @@ mod tests {
         }
         let policy = Policy { target: 1 << 20, grace: Duration::ZERO, eager: true };
         assert_eq!(log.compact(&policy).unwrap().large, 1);
-        assert_eq!(log.mend().unwrap(), Mended { waiting: 4, unreadable: 2, ..Mended::default() });
+        assert_eq!(log.mend().unwrap(), Some(Mended { waiting: 4, unreadable: 2, ..Mended::default() }));
         log.publish(&by_an_older_decoder(8..9), 8, 9).unwrap();
-        assert_eq!(log.mend().unwrap(), Mended { records: 4, files: 1, unreadable: 2, waiting: 0 });
+        assert_eq!(log.mend().unwrap(), Some(Mended { records: 4, files: 1, unreadable: 2, waiting: 0 }));
         assert_eq!(rows(&log).len(), 9);
     }
 }

@@ -18,8 +18,10 @@ mod mend;
 mod verify;
 
 use std::fs::{self, File, TryLockError};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -42,6 +44,8 @@ pub enum Error {
     Damaged { path: PathBuf, why: String },
     #[error("the store {store} is fed from {had}, not from {asked}; choose another --store, or the topic it was fed from", store = store.display())]
     OtherTopic { store: PathBuf, had: String, asked: String },
+    #[error("somebody has been rolling files of this partition for a minute; try again later")]
+    Rolling,
     #[error("another tercile feeds the store {path} (it holds {path}/up.lock); stop it first, or choose another --store", path = path.display())]
     Busy { path: PathBuf },
 }
@@ -233,11 +237,13 @@ impl Store {
         }
     }
 
-    /// A path in `tmp/` that no other process or thread uses.
+    /// A path in `tmp/` that no other process or thread uses, on this machine or another, now or later: in containers
+    /// every process has the same number.
     pub(crate) fn scratch(&self) -> PathBuf {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
+        static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
         let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
-        self.root.join("tmp").join(format!("{}-{unique}", std::process::id()))
+        self.root.join("tmp").join(format!("{}-{:016x}-{unique}", std::process::id(), *PROCESS))
     }
 
     /// Puts bytes under a name that must be free. `false`: it was taken, and nothing changed.
@@ -256,7 +262,7 @@ impl Store {
     fn write_scratch(&self, bytes: &[u8]) -> Result<PathBuf, Error> {
         let scratch = self.scratch();
         let write = || {
-            let mut file = File::create(&scratch)?;
+            let mut file = File::create_new(&scratch)?;
             file.write_all(bytes)?;
             file.sync_all()
         };

@@ -26,7 +26,7 @@ impl Log {
                 ));
             }
         }
-        if let Some(file) = all.iter().find(|file| covering(&files, file).is_none()) {
+        if let Some(file) = all.iter().find(|file| covering(&files, file).is_empty()) {
             return Err(damaged(file, "it overlaps the files around it".to_owned()));
         }
         if let Some(newest) = files.last() {
