@@ -1,7 +1,9 @@
 //! The queue of one partition: its messages, taken many at a time, by whoever reads that partition and nobody else.
 //!
-//! rdkafka gives one message a call, each by way of an event. librdkafka's own batch call takes a fraction of that time,
-//! and a queue of its own for each partition lets as many threads read as there are partitions.
+//! rdkafka gives one message a call, each by way of an event. librdkafka's own call takes a fraction of that time, and a
+//! queue of its own for each partition lets as many threads read as there are partitions. Not its batch call: that takes
+//! the end of a partition for a record, and where a group's rebalance pauses the partition next, the one record that
+//! comes there is passed over (2.12, rd_kafka_q_serve_rkmessages).
 
 use std::borrow::Cow;
 use std::ffi::CString;
@@ -64,20 +66,14 @@ impl<'c> Queue<'c> {
     /// Adds what came to `items`: all there is, [`CHUNK`] messages at most; where there is nothing, the first that comes
     /// before the time is over or somebody calls [`Queue::wake`].
     pub fn take(&self, items: &mut Vec<Item<'c>>, timeout: Duration) {
-        let mut found = [std::ptr::null_mut(); CHUNK];
-        // SAFETY: the queue lives as long as `self`, and there is room for that many pointers. A message that is handed
-        // out is ours.
-        let count = unsafe { rd::rd_kafka_consume_batch_queue(self.handle.as_ptr(), 0, found.as_mut_ptr(), CHUNK) };
-        let mut count = usize::try_from(count).unwrap_or(0);
-        if count == 0 && !timeout.is_zero() {
-            let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX).max(1);
-            // SAFETY: as above.
-            found[0] = unsafe { rd::rd_kafka_consume_queue(self.handle.as_ptr(), millis) };
-            count = 1;
-        }
-        items.extend(found[..count].iter().copied().filter_map(NonNull::new).map(|message| {
+        // SAFETY: the queue lives as long as `self`. A message that is handed out is ours.
+        let next = |millis| NonNull::new(unsafe { rd::rd_kafka_consume_queue(self.handle.as_ptr(), millis) });
+        let patience = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        for taken in 0..CHUNK {
+            let message = next(0).or_else(|| if taken == 0 && patience > 0 { next(patience) } else { None });
+            let Some(message) = message else { return };
             let message = Message { inner: message, base: self.base, client: PhantomData };
-            match message.raw().err {
+            items.push(match message.raw().err {
                 RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Item::Message(message),
                 RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF => Item::End(message.offset()),
                 RDKafkaRespErr::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET
@@ -86,8 +82,8 @@ impl<'c> Queue<'c> {
                 | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNDERFLOW
                 | RDKafkaRespErr::RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED => Item::Broken(message.words()),
                 _ => Item::Trouble(message.words()),
-            }
-        }));
+            });
+        }
     }
 
     /// Ends a [`Queue::take`] that waits.
