@@ -6,6 +6,7 @@ mod doctor;
 mod files;
 mod generate;
 mod ingest;
+mod init;
 mod openapi;
 mod produce;
 mod serve;
@@ -47,6 +48,7 @@ enum Command {
     Ingest(ingest::Ingest),
     Compact(compact::Compact),
     Files(files::Files),
+    Init(init::Init),
     Sql(sql::Sql),
     Train(train::Train),
     Serve(serve::Serve),
@@ -124,6 +126,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Serve(serve) => serve.run(Stop::listen()?).await,
         Command::Broker(broker) => broker.run(Stop::listen()?).await,
         Command::Produce(produce) => job(produce.run(&terminal)).await,
+        Command::Init(init) => job(init.run()).await,
         Command::Sql(sql) => sql.run(&terminal).await,
         Command::Train(train) => job(train.run()).await,
         Command::Doctor(doctor) => job(doctor.run()).await,
