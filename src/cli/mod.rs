@@ -7,6 +7,7 @@ mod files;
 mod generate;
 mod ingest;
 mod init;
+mod model;
 mod openapi;
 mod produce;
 mod serve;
@@ -51,6 +52,7 @@ enum Command {
     Init(init::Init),
     Sql(sql::Sql),
     Train(train::Train),
+    Model(model::Model),
     Serve(serve::Serve),
     Broker(broker::Broker),
     Generate(generate::Generate),
@@ -133,6 +135,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Compact(compact) => job(blocking(move || compact.run())).await,
         Command::Files(files) => job(blocking(move || files.run())).await,
         Command::Generate(generate) => job(blocking(move || generate.run())).await,
+        Command::Model(model) => model.run(),
         Command::Openapi(openapi) => openapi.run(),
     }
 }

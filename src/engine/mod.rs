@@ -3,6 +3,7 @@
 //! Input: a snapshot of the store and the SQL files. Output: a session whose tables are `records` and every view. Nobody
 //! else knows what runs the queries.
 
+pub mod segment;
 mod slice_cuts;
 
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ use crate::batch;
 use crate::record::Fields;
 use crate::sql::fault::Fault;
 use crate::sql::{self, Files, RECORDS, RECURSION, Segmentation, View};
-use crate::store::Snapshot;
+use crate::store::{Snapshot, Store};
 use slice_cuts::SliceCuts;
 
 pub use crate::sql::fault::explain;
@@ -57,8 +58,10 @@ pub enum Error {
 }
 
 /// What a session may use.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Limits {
+    /// Whose models the functions of [`segment`] answer from. A training has none: a model would stand on itself.
+    pub models: Option<Store>,
     /// Bytes of memory for what queries keep; beyond it they spill to disk or fail.
     pub memory: Option<usize>,
 }
@@ -162,6 +165,9 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
     }
     let ctx = SessionContext::new_with_config_rt(config, runtime.build_arc().map_err(query)?);
     add_records(&ctx, snapshot, &files.fields)?;
+    for function in segment::functions(limits.models.as_ref()) {
+        ctx.register_udf(function);
+    }
     Ok(ctx)
 }
 
