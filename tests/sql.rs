@@ -374,3 +374,22 @@ fn segments_inside_sql_are_those_of_the_models() {
     assert!(wrong("SELECT segment('discount', CAST('NaN' AS DOUBLE))").contains("no finite number"));
     assert!(place.fails(1, &["model", "show", "nope"]).contains("there is no model of nope"));
 }
+
+/// As deep as it may be, a statement runs; it does not end the process.
+#[test]
+fn what_is_not_refused_as_too_deep_runs() {
+    let place = Place::new();
+    let ctes: String = (1..190).map(|i| format!(", a{i} AS (SELECT x + 1 + 1 + 1 + 1 AS x FROM a{})", i - 1)).collect();
+    let cases = [
+        (format!("SELECT 1{} AS x", " + 1".repeat(400)), "401"),
+        (format!("SELECT {}true AS x", "NOT ".repeat(400)), "true"),
+        (format!("SELECT 1{} AS x", "::INT".repeat(400)), "1"),
+        (format!("SELECT {}1{} AS x", "abs(".repeat(48), ")".repeat(48)), "1"),
+        (format!("SELECT count(*) AS x FROM (SELECT 1{})", " UNION ALL SELECT 1".repeat(190)), "191"),
+        (format!("WITH a0 AS (SELECT 1 AS x){ctes} SELECT x FROM a189"), "757"),
+    ];
+    for (text, expected) in cases {
+        place.write("deep.sql", &text);
+        assert_eq!(place.ok(&["sql", "-f", "csv", "deep.sql"]), format!("x\n{expected}\n"), "{text:.60}");
+    }
+}

@@ -60,6 +60,9 @@ enum Command {
     Doctor(doctor::Doctor),
 }
 
+/// Bytes of a thread's stack: planning SQL recurses, deepest in the quick profile. What is not used costs nothing.
+const STACK: usize = 64 << 20;
+
 /// How a command ended that did not fail.
 enum Done {
     Well,
@@ -107,7 +110,8 @@ pub fn main() -> ExitCode {
     let target = if cli.log.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let terminal = Terminal { bars: MultiProgress::with_draw_target(target) };
     log::start(&cli.log, &terminal.bars);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match runtime.enable_all().thread_stack_size(STACK).build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("cannot start the runtime")),
     };
