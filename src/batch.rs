@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use datafusion::arrow::array::{
-    ArrayRef, BinaryBuilder, Int32Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMillisecondBuilder,
+    ArrayBuilder as _, ArrayRef, GenericByteBuilder, Int32Builder, Int64Builder, RecordBatch, StringBuilder,
+    TimestampMillisecondBuilder,
 };
+use datafusion::arrow::datatypes::{BinaryType, ByteArrayType, Utf8Type};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::arrow::error::ArrowError;
 
@@ -59,17 +61,44 @@ pub struct Batch {
     schema: SchemaRef,
     offsets: Int64Builder,
     timestamps: TimestampMillisecondBuilder,
-    keys: BinaryBuilder,
+    keys: Sparse<BinaryType>,
     headers: StringBuilder,
-    values: Vec<StringBuilder>,
-    extra: StringBuilder,
-    errors: StringBuilder,
-    raw: BinaryBuilder,
+    values: Vec<Sparse<Utf8Type>>,
+    extra: Sparse<Utf8Type>,
+    errors: Sparse<Utf8Type>,
+    raw: Sparse<BinaryType>,
     rows: usize,
     unreadable: usize,
     bytes: usize,
     /// When the first record came, and the offset after the last.
     span: Option<(Instant, i64)>,
+}
+
+/// A column that is null in most rows, or all: nulls cost nothing until a value comes.
+struct Sparse<T: ByteArrayType>(GenericByteBuilder<T>);
+
+impl<T: ByteArrayType<Offset = i32>> Sparse<T> {
+    fn new() -> Self {
+        Self(GenericByteBuilder::new())
+    }
+
+    fn fill(&mut self, rows: usize) {
+        let missing = rows - self.0.len();
+        self.0.append_nulls(missing);
+    }
+
+    /// Sets the value of this row.
+    fn set(&mut self, row: usize, value: Option<impl AsRef<T::Native>>) {
+        if let Some(value) = value {
+            self.fill(row);
+            self.0.append_value(value);
+        }
+    }
+
+    fn finish(&mut self, rows: usize) -> ArrayRef {
+        self.fill(rows);
+        Arc::new(self.0.finish())
+    }
 }
 
 /// A batch that is ready to be written.
@@ -90,12 +119,12 @@ impl Batch {
             schema: schema(fields),
             offsets: Int64Builder::new(),
             timestamps: TimestampMillisecondBuilder::new().with_timezone("UTC"),
-            keys: BinaryBuilder::new(),
+            keys: Sparse::new(),
             headers: StringBuilder::new(),
-            values: fields.names().iter().map(|_| StringBuilder::new()).collect(),
-            extra: StringBuilder::new(),
-            errors: StringBuilder::new(),
-            raw: BinaryBuilder::new(),
+            values: fields.names().iter().map(|_| Sparse::new()).collect(),
+            extra: Sparse::new(),
+            errors: Sparse::new(),
+            raw: Sparse::new(),
             rows: 0,
             unreadable: 0,
             bytes: 0,
@@ -113,7 +142,8 @@ impl Batch {
     ) {
         self.offsets.append_value(record.offset);
         self.timestamps.append_option(record.timestamp);
-        self.keys.append_option(record.key);
+        let row = self.rows;
+        self.keys.set(row, record.key);
         let mut headers = headers.peekable();
         let json = if headers.peek().is_none() { Cow::from("[]") } else { Cow::from(headers_json(headers)) };
         self.bytes += json.len() + record.key.map_or(0, <[u8]>::len) + record.payload.map_or(0, <[u8]>::len);
@@ -121,17 +151,13 @@ impl Batch {
         match decoded {
             Ok(decoded) => {
                 for (column, value) in self.values.iter_mut().zip(&decoded.values) {
-                    column.append_option(value.as_deref());
+                    column.set(row, value.as_deref());
                 }
-                self.extra.append_value(&decoded.extra);
-                self.errors.append_null();
-                self.raw.append_null();
+                self.extra.set(row, Some(&*decoded.extra));
             }
             Err(reason) => {
-                self.values.iter_mut().for_each(StringBuilder::append_null);
-                self.extra.append_null();
-                self.errors.append_value(reason.to_string());
-                self.raw.append_option(record.payload);
+                self.errors.set(row, Some(reason.to_string()));
+                self.raw.set(row, record.payload);
                 self.unreadable += 1;
             }
         }
@@ -165,13 +191,13 @@ impl Batch {
             Arc::new(partitions.finish()),
             Arc::new(self.offsets.finish()),
             Arc::new(self.timestamps.finish()),
-            Arc::new(self.keys.finish()),
+            self.keys.finish(self.rows),
             Arc::new(self.headers.finish()),
         ];
-        columns.extend(self.values.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef));
-        columns.push(Arc::new(self.extra.finish()));
-        columns.push(Arc::new(self.errors.finish()));
-        columns.push(Arc::new(self.raw.finish()));
+        columns.extend(self.values.iter_mut().map(|column| column.finish(self.rows)));
+        columns.push(self.extra.finish(self.rows));
+        columns.push(self.errors.finish(self.rows));
+        columns.push(self.raw.finish(self.rows));
         let ready = Ready {
             records: RecordBatch::try_new(Arc::clone(&self.schema), columns)?,
             next,

@@ -134,7 +134,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     Ok((key.trim().to_owned(), value.to_owned()))
 }
 
-/// When a file of the store is written: whichever comes first.
+/// When a file of the store is written, whichever comes first, and what else an ingest does meanwhile.
 #[derive(Debug, Clone, Args)]
 pub struct BatchArgs {
     /// Records in a file of the store, at most
@@ -148,6 +148,12 @@ pub struct BatchArgs {
     /// Seconds until a record is stored, at most
     #[arg(long, env = "TERCILE_BATCH_AGE", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub batch_age: Duration,
+    /// Memory for records on their way, as in 512MB or 2GiB, shared by the partitions: more of them make smaller files
+    #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", default_value = "1GiB", value_parser = bytes)]
+    pub memory_limit: usize,
+    /// Seconds between two looks for small files to roll, and for new partitions of the topic
+    #[arg(long, env = "TERCILE_UPKEEP", value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub upkeep: Duration,
 }
 
 impl BatchArgs {

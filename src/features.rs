@@ -1,12 +1,17 @@
-//! Feature columns as one matrix: imputed, standardised, and seen by ndarray without a copy.
+//! Feature columns: what standardises them, and, for linfa, all of them as one matrix.
 //!
-//! Input: one Arrow column per feature, in slice order. Output: a fixed-size-list column without nulls, in one batch,
-//! whose child buffer an [`ArrayView2`] looks at; and the mean and deviation that went into it.
+//! Input: one Arrow column per feature, in slice order. Output: mean and deviation of each ([`Scale`]), which is all that
+//! the passes over the columns need; and a fixed-size-list column without nulls, in one batch, whose child buffer an
+//! [`ArrayView2`] looks at ([`Matrix`]).
+
+pub mod chunks;
+pub mod moments;
 
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray, FixedSizeListArray, Float64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Float64Type};
+use fearless_simd::Level;
 use ndarray::ArrayView2;
 
 /// Why a matrix cannot be made.
@@ -18,51 +23,78 @@ pub enum Error {
         "the feature {feature} holds {value} in row {row}, which is no finite number; make it NULL in the SQL file"
     )]
     NotFinite { feature: String, value: String, row: usize },
-    #[error("the values of {feature} are too far apart for a deviation")]
-    TooWide { feature: String },
+    #[error("the values of {feature} are too far apart, or too close together, for a deviation; use another unit")]
+    NoDeviation { feature: String },
     #[error("cannot build the feature column: {0}")]
     Arrow(String),
 }
 
 /// What turns values in original units into standardised ones, and stands in for missing ones.
+///
+/// Standardised values are counted from an origin near the mean rather than from the mean itself: from a round number,
+/// differences of round numbers are exact, and so the means of clusters come out as people write them. Distances don't
+/// depend on the origin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scale {
     /// Of each feature.
     pub mean: Vec<f64>,
     /// Population deviation of each feature, missing values taken as the mean; 0 for a constant one.
     pub std: Vec<f64>,
+    /// Where standardised values are counted from.
+    pub origin: Vec<f64>,
+    /// One over the deviation; 1 for a constant feature.
+    pub inverse: Vec<f64>,
 }
 
 impl Scale {
-    /// (value - mean) / deviation, where a deviation of 0 divides by 1.
-    pub fn standardise(&self, feature: usize, value: f64) -> f64 {
-        let std = self.std[feature];
-        (value - self.mean[feature]) / if std == 0.0 { 1.0 } else { std }
+    /// From the mean and deviation of each feature.
+    pub fn new(mean: Vec<f64>, std: Vec<f64>) -> Self {
+        let origin = mean.iter().zip(&std).map(|(&mean, &std)| origin(mean, std)).collect();
+        let inverse = std.iter().map(|&std| if std == 0.0 { 1.0 } else { 1.0 / std }).collect();
+        Self { mean, std, origin, inverse }
     }
 
-    /// Measures columns of the same length. Sums run in row order and are compensated (Neumaier, 1974), so they depend
-    /// on the rows alone.
-    pub fn measure(names: &[String], columns: &[Float64Array]) -> Result<Self, Error> {
-        let mut scale = Self { mean: Vec::new(), std: Vec::new() };
+    /// A value's place in deviations, counted from the origin.
+    pub fn standardise(&self, feature: usize, value: f64) -> f64 {
+        (value - self.origin[feature]) * self.inverse[feature]
+    }
+
+    /// Measures columns of the same length, on so many threads, whose number makes no difference.
+    pub fn measure(names: &[String], columns: &[Float64Array], threads: usize) -> Result<Self, Error> {
+        let (mut mean, mut std) = (Vec::new(), Vec::new());
         for (name, column) in names.iter().zip(columns) {
-            let (mean, std) = moments(name, column)?;
-            scale.mean.push(mean);
-            scale.std.push(std);
+            let (m, s) = mean_and_deviation(name, column, threads)?;
+            mean.push(m);
+            std.push(s);
         }
-        Ok(scale)
+        Ok(Self::new(mean, std))
     }
 }
 
-fn moments(name: &str, column: &Float64Array) -> Result<(f64, f64), Error> {
-    let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-    for (row, value) in column.iter().enumerate() {
-        let Some(value) = value else { continue };
-        if !value.is_finite() {
-            return Err(Error::NotFinite { feature: name.to_owned(), value: value.to_string(), row });
-        }
-        low = low.min(value);
-        high = high.max(value);
+/// The mean, rounded to a multiple of the power of two just under the deviation.
+fn origin(mean: f64, std: f64) -> f64 {
+    if std == 0.0 {
+        return mean;
     }
+    let grid = power_under(std);
+    let rounded = (mean / grid).round() * grid;
+    if rounded.is_finite() { rounded } else { mean }
+}
+
+/// The greatest power of two that is not greater; for a subnormal number the smallest normal one.
+pub fn power_under(value: f64) -> f64 {
+    f64::from_bits((value.abs().to_bits() & (0x7ff << 52)).max(1 << 52))
+}
+
+fn mean_and_deviation(name: &str, column: &Float64Array, threads: usize) -> Result<(f64, f64), Error> {
+    let level = Level::new();
+    let mut extent = moments::extent(column, 1.0, threads, level);
+    if !extent.finite {
+        let odd = column.iter().position(|value| value.is_some_and(|value| !value.is_finite()));
+        let row = odd.unwrap_or_else(|| unreachable!("one of the values is not finite"));
+        return Err(Error::NotFinite { feature: name.to_owned(), value: column.value(row).to_string(), row });
+    }
+    let (low, high) = (extent.least, extent.greatest);
     if low > high {
         return Err(Error::AllMissing { feature: name.to_owned() });
     }
@@ -71,35 +103,35 @@ fn moments(name: &str, column: &Float64Array) -> Result<(f64, f64), Error> {
     }
     // Squares of very large or very small values leave the range of a double: a power of two brings them back exactly.
     let largest = low.abs().max(high.abs());
-    let unit = if (1e-100..1e100).contains(&largest) { 1.0 } else { 2_f64.powi(exponent(largest)) };
-    let known = column.len() - column.null_count();
-    let mean = compensated_sum(column.iter().flatten().map(|value| value / unit)) / known as f64;
-    let squares = compensated_sum(column.iter().flatten().map(|value| {
-        let off = value / unit - mean;
-        off * off
-    }));
-    let std = (squares / column.len() as f64).sqrt();
-    let (mean, std) = (mean * unit, std * unit);
-    if !std.is_finite() || std == 0.0 {
-        return Err(Error::TooWide { feature: name.to_owned() });
+    let mut unit = 1.0;
+    if !(1e-100..1e100).contains(&largest) {
+        unit = 1.0 / power_under(largest);
+        extent = moments::extent(column, unit, threads, level);
     }
-    Ok((mean, std))
-}
-
-fn exponent(value: f64) -> i32 {
-    // The bits of the exponent; good enough for a scale, subnormals included.
-    ((value.to_bits() >> 52) & 0x7ff) as i32 - 1023
+    let mean = extent.sum / extent.known as f64;
+    let squares = moments::squares(column, unit, mean, threads, level);
+    let std = (squares / column.len() as f64).sqrt();
+    let (mean, std) = (mean / unit, std / unit);
+    // What follows takes differences of values, and divides by the deviation.
+    let fits = (high - low) <= f64::MAX / 2.0 && std.is_normal() && (1.0 / std).is_normal();
+    if fits { Ok((mean, std)) } else { Err(Error::NoDeviation { feature: name.to_owned() }) }
 }
 
 /// A sum whose rounding errors are carried along and added at the end.
 pub fn compensated_sum(values: impl Iterator<Item = f64>) -> f64 {
-    let (mut sum, mut lost) = (0.0_f64, 0.0_f64);
-    for value in values {
-        let next = sum + value;
-        lost += if sum.abs() >= value.abs() { (sum - next) + value } else { (value - next) + sum };
-        sum = next;
-    }
-    sum + lost
+    let mut sum = moments::Compensated::default();
+    values.for_each(|value| sum.add(value));
+    sum.total()
+}
+
+/// Every instruction set that this machine has, for tests that hold them to the same bits.
+#[cfg(test)]
+pub(crate) fn levels() -> Vec<Level> {
+    let best = Level::new();
+    let mut levels = vec![best, Level::baseline()];
+    #[cfg(target_arch = "x86_64")]
+    levels.extend([best.as_sse4_2().map(Level::Sse4_2), best.as_avx2().map(Level::Avx2)].into_iter().flatten());
+    levels
 }
 
 /// Rows by features, standardised.
@@ -114,8 +146,8 @@ impl Matrix {
         let mut values = Vec::with_capacity(rows * columns.len());
         for row in 0..rows {
             for (feature, column) in columns.iter().enumerate() {
-                // The mean itself standardises to 0.
-                values.push(if column.is_null(row) { 0.0 } else { scale.standardise(feature, column.value(row)) });
+                let value = if column.is_null(row) { scale.mean[feature] } else { column.value(row) };
+                values.push(scale.standardise(feature, value));
             }
         }
         let width = i32::try_from(columns.len()).map_err(|e| Error::Arrow(e.to_string()))?;
@@ -149,46 +181,63 @@ mod tests {
     #[test]
     fn the_view_looks_at_arrows_own_buffer() {
         let columns = [Float64Array::from(vec![1.0, 2.0, 3.0]), Float64Array::from(vec![Some(4.0), None, Some(8.0)])];
-        let scale = Scale::measure(&names(2), &columns).unwrap();
+        let scale = Scale::measure(&names(2), &columns, 1).unwrap();
         let matrix = Matrix::build(&scale, &columns).unwrap();
         let view = matrix.view();
         assert_eq!(view.as_ptr(), matrix.column().values().as_primitive::<Float64Type>().values().as_ptr());
         assert_eq!(view.dim(), (3, 2));
         assert_eq!(matrix.column().null_count() + matrix.column().values().null_count(), 0);
-        assert_eq!(view[[1, 1]], 0.0);
-        assert!((view[[0, 0]] + 1.5_f64.sqrt()).abs() < 1e-15);
+        let distance =
+            |feature: usize, row: usize, value: f64| view[[row, feature]] - scale.standardise(feature, value);
+        assert_eq!(distance(1, 1, 6.0), 0.0, "the mean stands in for what is missing");
+        assert!((distance(0, 0, 2.0) + 1.5_f64.sqrt()).abs() < 1e-15);
     }
 
     #[test]
     fn missing_values_take_the_mean_and_count_in_the_deviation() {
         let column = [Float64Array::from(vec![Some(1.0), None, Some(3.0), None])];
-        let scale = Scale::measure(&names(1), &column).unwrap();
+        let scale = Scale::measure(&names(1), &column, 1).unwrap();
         assert_eq!((scale.mean[0], scale.std[0]), (2.0, 0.5_f64.sqrt()));
     }
 
     #[test]
     fn a_constant_feature_has_no_deviation_and_divides_by_one() {
         let column = [Float64Array::from(vec![Some(0.1), Some(0.1), None])];
-        let scale = Scale::measure(&names(1), &column).unwrap();
+        let scale = Scale::measure(&names(1), &column, 1).unwrap();
         assert_eq!((scale.mean[0], scale.std[0], scale.standardise(0, 1.1)), (0.1, 0.0, 1.0));
+    }
+
+    #[test]
+    fn a_power_of_two_changes_no_bit() {
+        let measured = |unit: f64| {
+            let column: Float64Array = (0..100).map(|i| Some(f64::from(i * i % 17) * 0.3 * unit)).collect();
+            let scale = Scale::measure(&names(1), std::slice::from_ref(&column), 1).unwrap();
+            column.values().iter().map(|&value| scale.standardise(0, value)).collect::<Vec<_>>()
+        };
+        for exponent in [-900, -3, 1, 40, 900] {
+            assert_eq!(measured(1.0), measured(2_f64.powi(exponent)), "{exponent}");
+        }
     }
 
     #[test]
     fn what_cannot_be_measured_is_refused_by_name() {
         let refused = |values: Vec<Option<f64>>| {
-            Scale::measure(&names(1), &[Float64Array::from(values)]).unwrap_err().to_string()
+            Scale::measure(&names(1), &[Float64Array::from(values)], 1).unwrap_err().to_string()
         };
         assert_eq!(refused(vec![None, None]), "the feature f0 is missing in every row");
         assert_eq!(refused(vec![]), "the feature f0 is missing in every row");
         assert!(refused(vec![Some(1.0), Some(f64::NAN)]).contains("holds NaN in row 1"));
         assert!(refused(vec![Some(f64::INFINITY)]).contains("holds inf"));
+        for far in [vec![Some(-1e308), Some(1e308)], vec![Some(0.0), Some(5e-324)]] {
+            assert!(refused(far).contains("too far apart, or too close together"));
+        }
     }
 
     #[test]
     fn very_large_and_very_small_values_are_measured() {
-        for unit in [1e300, 1e-300, 1.0] {
+        for unit in [2e307, 1e300, 1e-300, 1.0] {
             let column = [Float64Array::from(vec![unit, 2.0 * unit, 3.0 * unit])];
-            let scale = Scale::measure(&names(1), &column).unwrap();
+            let scale = Scale::measure(&names(1), &column, 1).unwrap();
             assert!((scale.mean[0] / unit - 2.0).abs() < 1e-12, "{unit}");
             assert!((scale.std[0] / unit - (2.0_f64 / 3.0).sqrt()).abs() < 1e-12, "{unit}");
         }

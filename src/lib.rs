@@ -42,6 +42,8 @@ pub mod model;
 
 pub mod train;
 
+pub mod bulk;
+
 // Models on their way to people.
 pub mod api;
 

@@ -6,12 +6,17 @@ use std::io::{self, IsTerminal as _, Write};
 use indicatif::MultiProgress;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{LogArgs, LogFormat};
+
+/// The target of lines that tell how far something is: for JSON logs, and for `-v`.
+pub const PROGRESS: &str = "tercile::progress";
 
 /// Starts logging. The progress bars are drawn anew around each line that is written.
 pub fn start(args: &LogArgs, bars: &MultiProgress) {
@@ -24,7 +29,13 @@ pub fn start(args: &LogArgs, bars: &MultiProgress) {
     let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(writer);
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     match (args.log_format, args.verbose) {
-        (LogFormat::Json, _) => builder.json().flatten_event(true).init(),
+        (LogFormat::Json, _) => {
+            // Machines get the lines of progress too, which people see as a bar.
+            let targets = Targets::new().with_default(level);
+            let targets = if args.quiet { targets } else { targets.with_target(PROGRESS, LevelFilter::DEBUG) };
+            let everything = builder.json().flatten_event(true).with_max_level(LevelFilter::DEBUG).finish();
+            everything.with(targets).init();
+        }
         (LogFormat::Text, true) => builder.with_ansi(colour).init(),
         (LogFormat::Text, false) => builder.with_ansi(colour).event_format(Sentences).init(),
     }

@@ -8,16 +8,19 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::{cast, filter, take};
-use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, TimestampMillisecondType};
+use datafusion::arrow::datatypes::{
+    DataType, Field, Float64Type, Int32Type, Int64Type, Schema, TimestampMillisecondType,
+};
 use datafusion::arrow::error::ArrowError;
 use datafusion::prelude::SessionContext;
-use ndarray::{Array2, ArrayView2};
+use ndarray::Array2;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::engine::{self, quote};
-use crate::features::{self, Matrix, Scale, compensated_sum};
-use crate::kmeans;
+use crate::features::chunks::processors;
+use crate::features::{self, Scale};
+use crate::kmeans::{self, Fit, Init, Limits, Points, Settings};
 use crate::model::describe::describe;
 use crate::model::{
     Cluster, Cut, Model, Predecessor, Predictor, Receipt, SLICES, Shelf, Slices, Trained, shelf::all_slices,
@@ -28,8 +31,11 @@ use crate::store::{self, Snapshot, Store};
 
 /// What the starts are drawn with.
 pub const SEED: u64 = 42;
+/// Until assignments stop changing; that many passes are more than that ever took.
+const LIMITS: Limits = Limits { iterations: 10_000, tolerance: 0.0 };
 /// Rows of a model's sample.
 const SAMPLE_ROWS: usize = 5_000;
+const HASHED_AT_ONCE: usize = 1 << 16;
 
 /// What stopped a training as a whole. What stops one model alone is recorded as its refusal.
 #[derive(Debug, thiserror::Error)]
@@ -195,6 +201,17 @@ impl Rows {
     /// The rows of the first `slice` slices.
     fn up_to(&self, slice: u8) -> Result<Self, ArrowError> {
         let slices = self.slices.as_primitive::<Int64Type>();
+        // As the shipped files cut slices, they are prefixes of the stream, which need no copy.
+        if slices.null_count() == 0 && slices.values().is_sorted() {
+            let end = slices.values().partition_point(|&s| s <= i64::from(slice));
+            return Ok(Self {
+                partitions: self.partitions.slice(0, end),
+                offsets: self.offsets.slice(0, end),
+                timestamps: self.timestamps.slice(0, end),
+                slices: self.slices.slice(0, end),
+                features: self.features.iter().map(|column| column.slice(0, end)).collect(),
+            });
+        }
         let mask: BooleanArray = slices.iter().map(|s| Some(s.is_some_and(|s| s <= i64::from(slice)))).collect();
         let kept = |column: &ArrayRef| filter(column, &mask);
         let features: Result<_, ArrowError> =
@@ -225,16 +242,23 @@ impl Rows {
         let offsets = self.offsets.as_primitive::<Int64Type>();
         let partitions = self.partitions.as_primitive::<Int32Type>();
         let timestamps = self.timestamps.as_primitive::<Int64Type>();
+        // The hasher likes long pieces.
+        let mut bytes = Vec::with_capacity(HASHED_AT_ONCE);
         for row in 0..self.len() {
-            hasher.update(partitions.value(row).to_le_bytes());
-            hasher.update(offsets.value(row).to_le_bytes());
-            hasher.update([u8::from(timestamps.is_null(row))]);
-            hasher.update(timestamps.value(row).to_le_bytes());
+            bytes.extend(partitions.value(row).to_le_bytes());
+            bytes.extend(offsets.value(row).to_le_bytes());
+            bytes.push(u8::from(timestamps.is_null(row)));
+            bytes.extend(timestamps.value(row).to_le_bytes());
             for feature in &self.features {
-                hasher.update([u8::from(feature.is_null(row))]);
-                hasher.update(feature.value(row).to_le_bytes());
+                bytes.push(u8::from(feature.is_null(row)));
+                bytes.extend(feature.value(row).to_le_bytes());
+            }
+            if bytes.len() > HASHED_AT_ONCE - 1024 {
+                hasher.update(&bytes);
+                bytes.clear();
             }
         }
+        hasher.update(&bytes);
         hex(&hasher.finalize())
     }
 }
@@ -249,12 +273,21 @@ fn train_segmentation(
     let mut standings: Slices = shelf.slices()?;
     let mut outcomes = Vec::new();
     let mut before: Option<Model> = None;
+    let mut warm = false;
     for slice in all_slices() {
         let standing = standings.entry(slice).or_default();
         let earlier = standing.version.map(|version| shelf.model(version)).transpose()?;
         let fits = |model: &&Model| model.features == segmentation.features && model.k as usize == segmentation.k;
         let predecessor = earlier.as_ref().filter(fits).or(before.as_ref().filter(fits));
-        let job = Job { segmentation, slice, stream, predecessor, before: before.as_ref(), earlier: earlier.as_ref() };
+        let job = Job {
+            segmentation,
+            slice,
+            stream,
+            predecessor,
+            before: before.as_ref(),
+            earlier: earlier.as_ref(),
+            warm: before.as_ref().filter(|model| warm && fits(model)),
+        };
         let trained = match &rows {
             Ok(rows) => job.run(rows).map_err(|refusal| refusal.to_string()),
             Err(error) => Err(error.to_string()),
@@ -267,6 +300,8 @@ fn train_segmentation(
             Ok(None) => (earlier, false, None),
             Err(why) => (earlier, false, Some(format!("{} of slice {slice}: {why}", segmentation.name))),
         };
+        // What an older training left behind must not decide what this one finds.
+        warm = refused.is_none();
         standing.refused.clone_from(&refused);
         before.clone_from(&model);
         outcomes.push(Outcome { segmentation: segmentation.name.clone(), slice, model, fresh, refused });
@@ -286,6 +321,8 @@ struct Job<'a> {
     before: Option<&'a Model>,
     /// The model that serves this slice.
     earlier: Option<&'a Model>,
+    /// The slice before's model as these same records give it: where one more start begins.
+    warm: Option<&'a Model>,
 }
 
 impl Job<'_> {
@@ -312,14 +349,14 @@ impl Job<'_> {
             return Ok(None);
         }
         let Segmentation { features, k, labels, .. } = self.segmentation;
-        let scale = Scale::measure(features, &rows.features)?;
-        let matrix = Matrix::build(&scale, &rows.features)?;
-        let fit = kmeans::fit(matrix.view(), *k, SEED, starts)?;
-        let found = Settled::from(&scale, &rows.features, matrix.view(), &fit.labels, *k);
-        let number = numbers(&found, self.predecessor);
-        let found = found.renumbered(&number);
+        let scale = Scale::measure(features, &rows.features, processors())?;
+        let points = Points::new(&scale, &rows.features);
+        let warm = self.warm.map(Model::centroids);
+        let fit = kmeans::fit(&points, &settings(*k, starts), Init::Drawn(warm.as_ref()), &|_| {})?;
+        let number = numbers(&scale, &fit.centroids, self.predecessor);
+        let fit = renumbered(fit, &number);
 
-        let descriptions = describe(found.centroids.view(), features, labels);
+        let descriptions = describe(fit.centroids.view(), features, labels);
         let clusters = descriptions
             .into_iter()
             .enumerate()
@@ -327,14 +364,12 @@ impl Job<'_> {
                 cluster: cluster as u32,
                 description: descriptions.get("en").cloned().unwrap_or_default(),
                 descriptions,
-                size: found.sizes[cluster],
-                centroid: features.iter().cloned().zip(found.centroids.row(cluster).iter().copied()).collect(),
+                size: fit.sizes[cluster],
+                centroid: features.iter().cloned().zip(fit.centroids.row(cluster).iter().copied()).collect(),
             })
             .collect();
-        let sample = sample_rows(rows.len());
-        let silhouette = self.silhouette(&matrix, &found.labels, &sample);
-        let moved = self.moved(all, &found)?;
-        let sample = sample_batch(&rows, features, &scale, &found.labels, sample)?;
+        let moved = self.moved(all, (&scale, &fit))?;
+        let (sample, silhouette) = sample(&rows, features, (&scale, &fit))?;
         let model = Model {
             segmentation: self.segmentation.name.clone(),
             slice: self.slice,
@@ -346,7 +381,7 @@ impl Job<'_> {
             std: scale.std,
             k: *k as u32,
             seed: SEED,
-            inertia: found.inertia,
+            inertia: fit.inertia,
             silhouette,
             iterations: fit.iterations as u64,
             trained_at: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
@@ -357,119 +392,43 @@ impl Job<'_> {
         Ok(Some(Trained { model, sample }))
     }
 
-    fn silhouette(&self, matrix: &Matrix, labels: &[u32], sample: &[u32]) -> Option<f64> {
-        let view = matrix.view();
-        let rows = Array2::from_shape_fn((sample.len(), view.ncols()), |(i, f)| view[[sample[i] as usize, f]]);
-        let labels: Vec<u32> = sample.iter().map(|&row| labels[row as usize]).collect();
-        kmeans::silhouette(rows.view(), &labels, self.segmentation.k)
-    }
-
     /// The previous slice's rows, by their cluster in its model and in this one.
-    fn moved(&self, all: &Rows, found: &Settled) -> Result<Option<Vec<Vec<u64>>>, ArrowError> {
+    fn moved(&self, all: &Rows, (scale, fit): (&Scale, &Fit)) -> Result<Option<Vec<Vec<u64>>>, ArrowError> {
         let Some(before) = self.before.filter(|model| model.features == self.segmentation.features) else {
             return Ok(None);
         };
         let rows = all.up_to(self.slice - 1)?;
-        let from = before.predictor().assign(&rows.features);
-        let to = found.predictor.assign(&rows.features);
-        let mut moved = vec![vec![0; self.segmentation.k]; before.k as usize];
-        for (from, to) in from.into_iter().zip(to) {
-            moved[from as usize][to as usize] += 1;
-        }
-        Ok(Some(moved))
+        let (old, new) = (before.scale(), Points::new(scale, &rows.features));
+        let from = (&Points::new(&old, &rows.features), &before.centroids());
+        Ok(Some(kmeans::cross(from, (&new, &fit.centroids), processors())))
     }
 }
 
-/// Clusters in original units, such that each row's label is what the model itself would predict.
-struct Settled {
-    predictor: Predictor,
-    /// k by features, in original units.
-    centroids: Array2<f64>,
-    labels: Vec<u32>,
-    sizes: Vec<u64>,
-    inertia: f64,
-    scale: Scale,
+fn settings(k: usize, starts: usize) -> Settings {
+    Settings { k, seed: SEED, starts, limits: LIMITS, threads: processors() }
 }
 
-impl Settled {
-    fn from(scale: &Scale, columns: &[Float64Array], rows: ArrayView2<'_, f64>, labels: &[u32], k: usize) -> Self {
-        let mut labels = labels.to_vec();
-        // Standardising the means in original units rounds otherwise than averaging standardised rows did, so a row
-        // that stands on a border may still change sides; it hardly ever takes a second round.
-        for _ in 0..20 {
-            let centroids = original_means(scale, columns, &labels, k);
-            let next = Predictor::new(scale.clone(), &centroids).assign(columns);
-            if next == labels {
-                break;
-            }
-            labels = next;
-        }
-        let centroids = original_means(scale, columns, &labels, k);
-        Self::at(scale, centroids, rows, labels)
+/// `number[cluster]` is the number that a cluster gets.
+pub fn renumbered(fit: Fit, number: &[usize]) -> Fit {
+    let mut new = fit.clone();
+    for (cluster, &number) in number.iter().enumerate() {
+        new.centroids.row_mut(number).assign(&fit.centroids.row(cluster));
+        new.sizes[number] = fit.sizes[cluster];
     }
-
-    fn at(scale: &Scale, centroids: Array2<f64>, rows: ArrayView2<'_, f64>, labels: Vec<u32>) -> Self {
-        let predictor = Predictor::new(scale.clone(), &centroids);
-        let mut sizes = vec![0; centroids.nrows()];
-        labels.iter().for_each(|&label| sizes[label as usize] += 1);
-        let inertia = kmeans::inertia(rows, &labels, predictor.centroids());
-        Self { predictor, centroids, labels, sizes, inertia, scale: scale.clone() }
-    }
-
-    /// `number[cluster]` is the number that a cluster gets.
-    fn renumbered(self, number: &[usize]) -> Self {
-        let mut centroids = self.centroids.clone();
-        let mut sizes = self.sizes.clone();
-        for (cluster, &new) in number.iter().enumerate() {
-            centroids.row_mut(new).assign(&self.centroids.row(cluster));
-            sizes[new] = self.sizes[cluster];
-        }
-        let labels = self.labels.iter().map(|&label| number[label as usize] as u32).collect();
-        let predictor = Predictor::new(self.scale.clone(), &centroids);
-        Self { predictor, centroids, labels, sizes, ..self }
-    }
-}
-
-/// The mean of each cluster's rows in original units, missing values taken as the feature's mean.
-fn original_means(scale: &Scale, columns: &[Float64Array], labels: &[u32], k: usize) -> Array2<f64> {
-    let mut means = Array2::zeros((k, columns.len()));
-    for (feature, column) in columns.iter().enumerate() {
-        let (mean, std) = (scale.mean[feature], scale.std[feature]);
-        for cluster in 0..k {
-            let values = || {
-                let rows = labels.iter().enumerate().filter(|(_, label)| **label as usize == cluster);
-                rows.map(|(row, _)| if column.is_null(row) { mean } else { column.value(row) })
-            };
-            let count = values().count() as f64;
-            let direct = compensated_sum(values()) / count;
-            means[[cluster, feature]] = if std == 0.0 || count == 0.0 {
-                mean
-            } else if direct.is_finite() {
-                direct
-            } else {
-                // The sum left the range of a double; the standardised values' does not.
-                mean + std * (compensated_sum(values().map(|v| scale.standardise(feature, v))) / count)
-            };
-        }
-    }
-    means
+    new
 }
 
 /// The number of each cluster: its predecessor's, matched by the least sum of squared distances in the new model's
 /// units, or else its rank by the first feature (and those after it, where equal).
-fn numbers(found: &Settled, predecessor: Option<&Model>) -> Vec<usize> {
-    let new = found.predictor.centroids();
-    match predecessor {
-        Some(model) => {
-            let old = Predictor::new(found.scale.clone(), &model.centroids());
-            let old = old.centroids();
-            let cost = Array2::from_shape_fn((new.nrows(), old.nrows()), |(i, j)| {
-                new.row(i).iter().zip(old.row(j)).map(|(a, b)| (a - b) * (a - b)).sum::<f64>()
-            });
-            kmeans::match_rows(cost.view())
-        }
-        None => by_features(&found.centroids),
-    }
+fn numbers(scale: &Scale, centroids: &Array2<f64>, predecessor: Option<&Model>) -> Vec<usize> {
+    let Some(model) = predecessor else { return by_features(centroids) };
+    let new = Predictor::new(scale.clone(), centroids);
+    let old = Predictor::new(scale.clone(), &model.centroids());
+    let (new, old) = (new.centroids(), old.centroids());
+    let cost = Array2::from_shape_fn((new.nrows(), old.nrows()), |(i, j)| {
+        new.row(i).iter().zip(old.row(j)).map(|(a, b)| (a - b) * (a - b)).sum::<f64>()
+    });
+    kmeans::match_rows(cost.view())
 }
 
 /// The rank of each centroid by its first feature, and by those after it where equal.
@@ -492,26 +451,30 @@ fn sample_rows(n: usize) -> Vec<u32> {
     (0..m).map(|j| (j as u128 * n as u128 / m as u128) as u32).collect()
 }
 
-fn sample_batch(
+/// Some of the rows with their clusters, and how well those are set apart.
+fn sample(
     rows: &Rows,
     features: &[String],
-    scale: &Scale,
-    labels: &[u32],
-    sample: Vec<u32>,
-) -> Result<RecordBatch, ArrowError> {
-    let sample = UInt32Array::from(sample);
+    (scale, fit): (&Scale, &Fit),
+) -> Result<(RecordBatch, Option<f64>), ArrowError> {
+    let places = UInt32Array::from(sample_rows(rows.len()));
     let mut fields =
         vec![Field::new("_partition", DataType::Int32, true), Field::new("_offset", DataType::Int64, true)];
-    let mut columns = vec![take(&rows.partitions, &sample, None)?, take(&rows.offsets, &sample, None)?];
-    for (feature, (name, column)) in features.iter().zip(&rows.features).enumerate() {
+    let mut columns = vec![take(&rows.partitions, &places, None)?, take(&rows.offsets, &places, None)?];
+    let mut values: Vec<Float64Array> = Vec::with_capacity(features.len());
+    for ((name, column), mean) in features.iter().zip(&rows.features).zip(&scale.mean) {
         fields.push(Field::new(name, DataType::Float64, false));
-        let mean = scale.mean[feature];
-        let imputed: Float64Array = column.iter().map(|value| Some(value.unwrap_or(mean))).collect();
-        columns.push(take(&imputed, &sample, None)?);
+        let taken = take(column, &places, None)?;
+        let imputed: Float64Array = taken.as_primitive::<Float64Type>().iter().map(|v| v.or(Some(*mean))).collect();
+        columns.push(Arc::new(imputed.clone()));
+        values.push(imputed);
     }
+    let points = Points::new(scale, &values);
+    let labels = kmeans::assign(&points, &fit.centroids, 1);
+    let silhouette = kmeans::silhouette(&points, &labels, fit.sizes.len(), processors());
     fields.push(Field::new("cluster", DataType::UInt32, false));
-    columns.push(take(&UInt32Array::from(labels.to_vec()), &sample, None)?);
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+    columns.push(Arc::new(labels.into_iter().map(|label| Some(u32::from(label))).collect::<UInt32Array>()));
+    Ok((RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?, silhouette))
 }
 
 /// Clusters of rows that came with a request: no store, no version, numbered by the first feature.
@@ -524,20 +487,20 @@ pub struct Adhoc {
 
 /// Clusters columns of the same length in `k` clusters, or in as many as there are different rows.
 pub fn fit_adhoc(names: &[String], columns: &[Float64Array], k: usize) -> Result<Adhoc, AdhocError> {
-    let scale = Scale::measure(names, columns)?;
-    let matrix = Matrix::build(&scale, columns)?;
-    let starts = kmeans::starts_for(matrix.view().nrows());
+    let scale = Scale::measure(names, columns, processors())?;
+    let points = Points::new(&scale, columns);
+    let starts = kmeans::starts_for(points.rows());
     let mut k = k;
     let fit = loop {
-        match kmeans::fit(matrix.view(), k, SEED, starts) {
+        match kmeans::fit(&points, &settings(k, starts), Init::Drawn(None), &|_| {}) {
             Err(kmeans::Error::TooFew { distinct, .. }) if distinct > 0 => k = distinct,
             other => break other?,
         }
     };
-    let found = Settled::from(&scale, columns, matrix.view(), &fit.labels, k);
-    let number = by_features(&found.centroids);
-    let Settled { predictor, centroids, labels, .. } = found.renumbered(&number);
-    Ok(Adhoc { predictor, centroids, labels })
+    let number = by_features(&fit.centroids);
+    let Fit { centroids, .. } = renumbered(fit, &number);
+    let labels = kmeans::assign(&points, &centroids, processors()).into_iter().map(u32::from).collect();
+    Ok(Adhoc { predictor: Predictor::new(scale, &centroids), centroids, labels })
 }
 
 /// Why rows of a request could not be clustered.

@@ -36,6 +36,8 @@ fn a_replay_never_has_more_unread_than_its_limit() {
         store: store.clone(),
         fields: Files::shipped().unwrap().fields,
         limits: Limits { rows: 1000, bytes: 64 << 20, age: Duration::from_secs(5) },
+        memory: 1 << 30,
+        upkeep: Duration::from_secs(30),
         until_end: false,
         group: None,
         accept_gap: false,

@@ -79,10 +79,12 @@ fn chance(what: &str, below: u64) -> u64 {
 fn killed_again_and_again_it_stores_every_record_once() {
     let Some(servers) = kafka() else { return };
     let stream = Stream::new(&servers, "killed");
-    let n = setting("TERCILE_TEST_RECORDS", 1_000_000);
-    stream.fill(0, n, "4");
+    let (kills, mut n) = (setting("TERCILE_TEST_KILLS", 5), 0);
+    let each = setting("TERCILE_TEST_RECORDS", 1_000_000) / kills;
     let mut quickest = Duration::MAX;
-    for _ in 0..setting("TERCILE_TEST_KILLS", 5) {
+    for _ in 0..kills {
+        stream.fill(n, each, "4");
+        n += each;
         let before = stream.parquet();
         let start = Instant::now();
         let worker = stream.ingest(&["--batch-rows", "3000"]);

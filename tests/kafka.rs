@@ -5,6 +5,8 @@ mod common;
 use std::time::{Duration, SystemTime};
 
 use common::{Place, kafka};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
@@ -144,4 +146,143 @@ fn a_row_over_5_mib_is_stored_and_an_aborted_transaction_is_not() {
         "SELECT _offset, product_id, length(product_name) AS n FROM records ORDER BY _offset",
     ]);
     assert_eq!(csv, "_offset,product_id,n\n0,a,\n1,,6291456\n4,committed,\n");
+}
+
+fn producer(servers: &str) -> BaseProducer {
+    ClientConfig::new().set("bootstrap.servers", servers).create().unwrap()
+}
+
+fn admin(servers: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", servers).create().unwrap()
+}
+
+/// Makes a topic of one partition.
+async fn make(admin: &AdminClient<DefaultClientContext>, topic: &str) {
+    let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
+    admin.create_topics([&new], &AdminOptions::new()).await.unwrap();
+}
+
+/// Every kind of message that can't be read, one in a hundred: each is there with its bytes and a reason.
+#[tokio::test]
+async fn every_message_that_cannot_be_read_is_accounted_for() {
+    let Some(servers) = kafka() else { return };
+    let (place, topic) = (Place::new(), topic("unreadable"));
+    let deep = format!("{{\"a\":{}{}}}", "[".repeat(200), "]".repeat(200));
+    let kinds: [(Option<&[u8]>, &str); 8] = [
+        (None, "a tombstone"),
+        (Some(b""), "empty"),
+        (Some(b"{\"product_id\":\"\xff\"}"), "bad UTF-8 at byte 15"),
+        (Some(b"[{}]"), "not a JSON object but an array"),
+        (Some(b"42"), "not a JSON object but a number"),
+        (Some(b"{\"product_id\":1"), "not JSON"),
+        (Some(b"\xef\xbb\xbf{}"), "not JSON"),
+        (Some(deep.as_bytes()), "nested deeper than 127"),
+    ];
+    make(&admin(&servers), &topic).await;
+    let producer = producer(&servers);
+    let (n, mut unreadable) = (20_000, 0);
+    for i in 0..n {
+        let good = format!("{{\"product_id\":\"{i}\"}}");
+        let payload = if i % 100 == 7 { kinds[i / 100 % kinds.len()].0 } else { Some(good.as_bytes()) };
+        unreadable += usize::from(i % 100 == 7);
+        let mut record = BaseRecord::<str, [u8]>::to(&topic).key("k");
+        record.payload = payload;
+        while let Err((_, again)) = producer.send(record) {
+            producer.poll(Duration::from_millis(10));
+            record = again;
+        }
+    }
+    producer.flush(Duration::from_secs(30)).unwrap();
+    let ended = place.run(&["ingest", "--until-end", "--bootstrap-servers", &servers, "--topic", &topic]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let words = "received 20,000 records, stored 20,000 in 1 file (200 unreadable)";
+    assert!(ended.stderr.contains(words), "{}", ended.stderr);
+    assert_eq!(place.records(), (20_000, 20_000));
+    assert_eq!(place.number("SELECT count(DISTINCT product_id) FROM records"), i64::try_from(n - unreadable).unwrap());
+    for (payload, reason) in kinds {
+        let hex: String = payload.unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect();
+        let same = if payload.is_none() { "_raw IS NULL".to_owned() } else { format!("encode(_raw, 'hex') = '{hex}'") };
+        let sql = format!("SELECT count(*) FROM records WHERE starts_with(_error, '{reason}') AND {same}");
+        assert_eq!(place.number(&sql), 25, "{reason}");
+    }
+    let ended = place.run(&["replay"]);
+    assert!(ended.stderr.contains("read 0 records that could not be read before, in 0 new files; 200 still can't be"));
+}
+
+/// Sends one record to each of these partitions.
+fn send_to(servers: &str, topic: &str, partitions: std::ops::Range<i32>) {
+    let producer = producer(servers);
+    for partition in partitions {
+        let payload = format!("{{\"product_id\":\"{partition}\"}}");
+        let record = BaseRecord::<(), str>::to(topic).partition(partition).payload(&payload);
+        producer.send(record).map_err(|(e, _)| e).unwrap();
+    }
+    producer.flush(Duration::from_secs(30)).unwrap();
+}
+
+#[tokio::test]
+async fn partitions_that_are_added_are_read_too() {
+    let Some(servers) = kafka() else { return };
+    let admin = admin(&servers);
+    for group in [None, Some("grown")] {
+        let (place, topic) = (Place::new(), topic("grown"));
+        make(&admin, &topic).await;
+        send_to(&servers, &topic, 0..1);
+        let mut args = vec!["ingest", "--upkeep", "0.5", "--batch-age", "0.2", "--bootstrap-servers", &servers];
+        args.extend(["--topic", &topic]);
+        args.extend(group.into_iter().flat_map(|name| ["--group", name]));
+        let worker = place.start(&args);
+        common::eventually("the first record", || place.records() == (1, 1));
+        admin.create_partitions([&NewPartitions::new(&topic, 3)], &AdminOptions::new()).await.unwrap();
+        common::eventually("the new partitions", || {
+            let metadata = admin.inner().fetch_metadata(Some(&topic), Duration::from_secs(10)).unwrap();
+            metadata.topics()[0].partitions().iter().filter(|p| p.leader() >= 0).count() == 3
+        });
+        send_to(&servers, &topic, 0..3);
+        common::eventually("their records", || place.records() == (4, 4));
+        assert_eq!(worker.interrupt().code, Some(0));
+        assert_eq!(place.number("SELECT count(DISTINCT _partition) FROM records"), 3);
+    }
+}
+
+#[test]
+fn an_ingest_alone_tells_metrics_and_json_logs_how_far_it_is() {
+    let Some(servers) = kafka() else { return };
+    let (place, topic) = (Place::new(), topic("told"));
+    place.write("rows.csv", place.ok(&["generate", "3000"]));
+    place.ok(&["produce", "rows.csv", "--bootstrap-servers", &servers, "--topic", &topic]);
+    let mut worker = place.start(&[
+        "ingest",
+        "--bootstrap-servers",
+        &servers,
+        "--topic",
+        &topic,
+        "--batch-age",
+        "0.2",
+        "--metrics",
+        "127.0.0.1:0",
+        "--log-format",
+        "json",
+    ]);
+    let said = worker.said("metrics at ");
+    worker.address = said.split("/metrics").next().unwrap().to_owned();
+    common::eventually("all of it in the metrics", || {
+        let text = worker.get("/metrics").text;
+        ["tercile_records{state=\"stored\"} 3000", "tercile_ingest_lag{partition=\"0\"} 0", "tercile_ingest_files 1"]
+            .iter()
+            .all(|line| text.contains(line))
+    });
+    assert_eq!(worker.get("/health/live").status, 200);
+    let mut line = serde_json::Value::Null;
+    common::eventually("a line of progress", || {
+        let lines = worker.stderr();
+        let found = lines.lines().find(|line| line.contains("\"message\":\"progress\""));
+        line = found.map(|line| serde_json::from_str(line).unwrap()).unwrap_or_default();
+        !line.is_null()
+    });
+    assert_eq!(
+        (&line["stored"], &line["lag"], &line["last_file"]),
+        (&3000.into(), &0.into(), &format!("{:020}", 0).into())
+    );
+    assert_eq!(worker.interrupt().code, Some(0));
 }

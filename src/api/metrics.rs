@@ -5,11 +5,10 @@ use std::time::Instant;
 
 use poem::{Endpoint, IntoResponse, Middleware, Request, Response};
 use prometheus::core::Collector;
-use prometheus::{
-    Encoder as _, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::State;
+use super::ingesting::{self, Ingesting};
 
 /// All metrics of this process.
 #[derive(Clone)]
@@ -20,8 +19,7 @@ pub struct Metrics {
     ready: IntGauge,
     versions: IntGaugeVec,
     rows: IntGaugeVec,
-    records: IntGaugeVec,
-    lag: IntGaugeVec,
+    ingest: Ingesting,
 }
 
 impl Metrics {
@@ -44,24 +42,15 @@ impl Metrics {
                 Opts::new("tercile_model_rows", "Rows the serving model was trained on"),
                 &["segmentation", "slice"],
             )?,
-            records: IntGaugeVec::new(
-                Opts::new("tercile_records", "Records ingested by this process, by what became of them"),
-                &["state"],
-            )?,
-            lag: IntGaugeVec::new(
-                Opts::new("tercile_ingest_lag", "Records of the topic that were not read yet"),
-                &["partition"],
-            )?,
+            ingest: Ingesting::register(&registry)?,
             registry,
         };
-        let all: [Box<dyn Collector>; 7] = [
+        let all: [Box<dyn Collector>; 5] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.seconds.clone()),
             Box::new(metrics.ready.clone()),
             Box::new(metrics.versions.clone()),
             Box::new(metrics.rows.clone()),
-            Box::new(metrics.records.clone()),
-            Box::new(metrics.lag.clone()),
         ];
         for collector in all {
             metrics.registry.register(collector)?;
@@ -85,20 +74,9 @@ impl Metrics {
             }
         }
         if let Some(control) = &state.ingest {
-            let progress = &control.progress;
-            let set = |label: &str, value: u64| self.records.with_label_values(&[label]).set(value.cast_signed());
-            set("received", progress.received.load(Ordering::Relaxed));
-            set("stored", progress.stored.load(Ordering::Relaxed));
-            set("unreadable", progress.unreadable.load(Ordering::Relaxed));
-            for (partition, lag) in progress.lags() {
-                self.lag.with_label_values(&[partition.to_string()]).set(lag);
-            }
+            self.ingest.update(&control.progress);
         }
-        let mut text = Vec::new();
-        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
-            tracing::error!("the metrics could not be written: {error}");
-        }
-        String::from_utf8(text).unwrap_or_default()
+        ingesting::text(&self.registry)
     }
 }
 

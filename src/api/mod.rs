@@ -4,6 +4,7 @@
 //! what is served. Models are read through one swap point, live.rs.
 
 mod health;
+pub mod ingesting;
 pub mod live;
 mod metrics;
 mod posted;

@@ -13,6 +13,7 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 use serde_json::value::RawValue;
 
 use super::problem::Problem;
+use crate::bulk::number;
 use crate::record::{Text, object_of};
 
 /// The most rows in one request.
@@ -207,21 +208,6 @@ impl<'de> Visitor<'de> for Row<'_, '_> {
             reading.rows.other.push(object_of(other));
         }
         Ok(())
-    }
-}
-
-/// A JSON value as a finite number.
-fn number(json: &str) -> Result<f64, &'static str> {
-    match json.as_bytes().first() {
-        Some(b'-' | b'0'..=b'9') => match json.parse::<f64>() {
-            Ok(value) if value.is_finite() => Ok(value),
-            _ => Err("is too large for a number"),
-        },
-        Some(b'n') => Err("must be a number, is null"),
-        Some(b'"') => Err("must be a number, is a string"),
-        Some(b't' | b'f') => Err("must be a number, is true or false"),
-        Some(b'[') => Err("must be a number, is an array"),
-        _ => Err("must be a number, is an object"),
     }
 }
 

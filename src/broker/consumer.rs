@@ -1,6 +1,5 @@
 //! Reads a topic from given positions on.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CString;
 use std::sync::{Mutex, PoisonError};
@@ -10,12 +9,11 @@ use rdkafka::bindings as rd;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaRespErr;
 
-use super::{Cluster, Error, FILE_HEADER, Gap, Quiet};
-use crate::batch::Record;
+use super::{Cluster, Error, Gap, Queue, Quiet};
 
 /// Where to start reading a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,13 +36,19 @@ pub struct Consumer {
     commits: bool,
 }
 
-/// What reading brought.
-pub enum Event<'c> {
-    Message(Message<'c>),
-    /// A partition was read to its end, as it is now.
-    End(i32),
-    /// The broker has records missing where we stand. Somebody must ask [`Consumer::gaps`].
-    OutOfRange,
+/// How to read.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// The broker is this process's own.
+    pub embedded: bool,
+    /// Bytes of fetched records that may wait in a partition's queue.
+    pub queue_bytes: usize,
+    /// How often librdkafka looks whether the topic has new partitions, which is how a group hears of them.
+    pub refresh: Duration,
+}
+
+/// What happened besides the messages, which wait in the [`Queue`] of their partition.
+pub enum Event {
     /// No broker answers; it is tried again for ever.
     Down,
     /// The group gave us partitions, and we read them from here on.
@@ -55,52 +59,6 @@ pub enum Event<'c> {
     Fatal(String),
 }
 
-/// A message, its offset counted as the store counts.
-pub struct Message<'c> {
-    inner: BorrowedMessage<'c>,
-    base: i64,
-}
-
-impl Message<'_> {
-    pub fn partition(&self) -> i32 {
-        self.inner.partition()
-    }
-
-    /// Counted as the store counts.
-    pub fn offset(&self) -> i64 {
-        self.inner.offset() + self.base
-    }
-
-    pub fn record(&self) -> Record<'_> {
-        Record {
-            offset: self.offset(),
-            timestamp: self.inner.timestamp().to_millis(),
-            key: self.inner.key(),
-            payload: self.inner.payload(),
-        }
-    }
-
-    /// Names and values of the headers, in order.
-    pub fn headers(&self) -> impl Iterator<Item = (Cow<'_, str>, Option<&[u8]>)> {
-        super::headers::of(&self.inner)
-    }
-
-    /// Bytes of key and value.
-    pub fn size(&self) -> usize {
-        self.inner.payload_len() + self.inner.key_len()
-    }
-
-    /// Bytes of the value.
-    pub fn payload_len(&self) -> usize {
-        self.inner.payload_len()
-    }
-
-    /// Whether `up` replayed it from a file.
-    pub fn is_replayed(&self) -> bool {
-        self.headers().any(|(name, _)| name == FILE_HEADER)
-    }
-}
-
 /// A group of workers that share a topic.
 #[derive(Debug, Clone)]
 pub struct Group {
@@ -109,6 +67,8 @@ pub struct Group {
     pub instance: Option<String>,
     /// After so long without a sign of life, the others take its partitions.
     pub session_timeout: Duration,
+    /// After so long without looking up from its work, likewise.
+    pub max_poll_interval: Duration,
 }
 
 /// Finds where a partition goes on, or says why it can't.
@@ -155,6 +115,7 @@ impl Membership {
         let mut starts = Vec::new();
         for &partition in partitions {
             let added = (self.resolve)(partition).and_then(|start| {
+                own_queue(consumer, &self.topic, start)?;
                 starts.push(start);
                 let offset = Offset::Offset(start.offset);
                 list.add_partition_offset(&self.topic, partition, offset).map_err(|e| e.to_string())
@@ -170,9 +131,34 @@ impl Membership {
     }
 }
 
+/// Must come before the partition is assigned.
+fn own_queue<'c>(consumer: &'c BaseConsumer<Quiet>, topic: &str, start: Start) -> Result<Queue<'c>, String> {
+    // SAFETY: the queue borrows the client.
+    let queue = unsafe { Queue::own(consumer.client().native_ptr(), topic, start.partition, start.base) };
+    queue.ok_or_else(|| format!("cannot read partition {} of {topic}: librdkafka has no queue for it", start.partition))
+}
+
 impl Consumer {
-    fn config(cluster: &Cluster) -> ClientConfig {
+    fn config(cluster: &Cluster, reading: Reading) -> ClientConfig {
         let mut config = cluster.config();
+        let queue_kbytes = (reading.queue_bytes / 1024).max(1).to_string();
+        let refresh = reading.refresh.as_millis().clamp(10, 3_600_000).to_string();
+        let tuning = [
+            ("fetch.error.backoff.ms", "50"),
+            ("fetch.queue.backoff.ms", "10"),
+            // The embedded broker lets a reader that is early wait the whole time, whatever comes meanwhile.
+            ("fetch.wait.max.ms", if reading.embedded { "10" } else { "100" }),
+            ("fetch.max.bytes", "16777216"),
+            ("max.partition.fetch.bytes", "4194304"),
+            ("receive.message.max.bytes", "1100000000"),
+            ("queued.max.messages.kbytes", &queue_kbytes),
+            ("topic.metadata.refresh.interval.ms", &refresh),
+        ];
+        for (key, value) in tuning {
+            if config.get(key).is_none() {
+                config.set(key, value);
+            }
+        }
         config
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
@@ -180,44 +166,43 @@ impl Consumer {
             .set("auto.offset.reset", "error")
             .set("enable.partition.eof", "true")
             .set("isolation.level", "read_committed")
-            .set("allow.auto.create.topics", "false")
-            .set("fetch.error.backoff.ms", "50")
-            .set("fetch.queue.backoff.ms", "10")
-            .set("fetch.max.bytes", "16777216")
-            .set("max.partition.fetch.bytes", "4194304")
-            .set("receive.message.max.bytes", "1100000000")
-            .set("queued.max.messages.kbytes", "16384");
+            .set("allow.auto.create.topics", "false");
         config
     }
 
     /// Starts reading. A real Kafka is told how far the store is, as advice to its other users; an embedded broker would
     /// forget it anyway.
-    pub fn assign(cluster: &Cluster, topic: &str, starts: &[Start], embedded: bool) -> Result<Self, Error> {
-        let inner: BaseConsumer<Quiet> = Self::config(cluster)
+    pub fn assign(cluster: &Cluster, topic: &str, starts: &[Start], reading: Reading) -> Result<Self, Error> {
+        let inner: BaseConsumer<Quiet> = Self::config(cluster, reading)
             .set("group.id", "tercile")
-            // The embedded broker lets a reader that is early wait the whole time, whatever comes meanwhile.
-            .set("fetch.wait.max.ms", if embedded { "10" } else { "100" })
             .create_with_context(cluster.quiet())
             .map_err(cluster.kafka("connect to"))?;
         let mut list = TopicPartitionList::with_capacity(starts.len());
-        for start in starts {
+        for &start in starts {
+            own_queue(&inner, topic, start).map_err(Error::Client)?;
             list.add_partition_offset(topic, start.partition, Offset::Offset(start.offset - start.base))
                 .map_err(cluster.kafka("assign partitions of"))?;
         }
         inner.assign(&list).map_err(cluster.kafka("assign partitions of"))?;
         let bases = starts.iter().map(|start| (start.partition, start.base)).collect();
-        Ok(Self { inner, cluster: cluster.clone(), topic: topic.to_owned(), bases, commits: !embedded })
+        Ok(Self { inner, cluster: cluster.clone(), topic: topic.to_owned(), bases, commits: !reading.embedded })
     }
 
     /// Joins a group. What it is given comes as [`Event::Assigned`], what it must give back as [`Event::Revoked`].
-    pub fn join(cluster: &Cluster, topic: &str, group: &Group, resolve: Resolve) -> Result<Self, Error> {
-        let mut config = Self::config(cluster);
+    pub fn join(
+        cluster: &Cluster,
+        topic: &str,
+        group: &Group,
+        reading: Reading,
+        resolve: Resolve,
+    ) -> Result<Self, Error> {
+        let mut config = Self::config(cluster, reading);
         config
             .set("group.id", &group.name)
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", group.session_timeout.as_millis().to_string())
             .set("heartbeat.interval.ms", (group.session_timeout.as_millis() / 4).min(3000).to_string())
-            .set("fetch.wait.max.ms", "100");
+            .set("max.poll.interval.ms", group.max_poll_interval.as_millis().to_string());
         if let Some(instance) = &group.instance {
             config.set("group.instance.id", instance);
         }
@@ -233,8 +218,13 @@ impl Consumer {
         self.bases.get(&partition).copied().unwrap_or(0)
     }
 
+    /// The messages of a partition that was assigned.
+    pub fn queue(&self, start: Start) -> Result<Queue<'_>, Error> {
+        own_queue(&self.inner, &self.topic, start).map_err(Error::Client)
+    }
+
     /// The next event, or `None` if there was none in time.
-    pub fn poll(&self, timeout: Duration) -> Option<Event<'_>> {
+    pub fn poll(&self, timeout: Duration) -> Option<Event> {
         if let Some(membership) = &self.inner.context().membership
             && let Some(change) = membership.changes.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
         {
@@ -245,16 +235,16 @@ impl Consumer {
             });
         }
         match self.inner.poll(timeout)? {
-            Ok(inner) => {
-                let base = self.base(inner.partition());
-                Some(Event::Message(Message { inner, base }))
-            }
-            Err(KafkaError::PartitionEOF(partition)) => Some(Event::End(partition)),
+            // It would be missing where it belongs.
+            Ok(message) => Some(Event::Fatal(format!(
+                "offset {} of partition {} came outside its queue",
+                message.offset(),
+                message.partition()
+            ))),
             Err(KafkaError::MessageConsumptionFatal(code)) => {
                 Some(Event::Fatal(KafkaError::MessageConsumptionFatal(code).to_string()))
             }
             Err(error) => match error.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => Some(Event::OutOfRange),
                 Some(RDKafkaErrorCode::AllBrokersDown) => Some(Event::Down),
                 _ => {
                     tracing::debug!(%error, "while reading");

@@ -7,14 +7,18 @@ use std::ffi::CStr;
 use std::{ptr, slice};
 
 use rdkafka::bindings as rd;
-use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaRespErr;
 
 /// Names and values, in order. Bytes of a name that are no UTF-8 become U+FFFD.
-pub(super) fn of<'m>(message: &'m BorrowedMessage<'_>) -> impl Iterator<Item = (Cow<'m, str>, Option<&'m [u8]>)> {
+///
+/// # Safety
+/// The message must live as long as `'m`.
+pub(super) unsafe fn of<'m>(
+    message: *const rd::rd_kafka_message_t,
+) -> impl Iterator<Item = (Cow<'m, str>, Option<&'m [u8]>)> {
     let mut headers = ptr::null_mut();
-    // SAFETY: the message lives as long as `'m`; librdkafka only writes the pointer, null where there are no headers.
-    let answer = unsafe { rd::rd_kafka_message_headers(message.ptr(), &raw mut headers) };
+    // SAFETY: as the caller says; librdkafka only writes the pointer, null where there are no headers.
+    let answer = unsafe { rd::rd_kafka_message_headers(message, &raw mut headers) };
     let any = answer == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && !headers.is_null();
     let headers = headers.cast_const();
     (0..).map_while(move |index| {

@@ -7,6 +7,7 @@ mod consumer;
 pub mod embedded;
 mod headers;
 mod producer;
+mod queue;
 mod settings;
 mod topic_id;
 
@@ -22,9 +23,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::{RDKafkaConfRes, RDKafkaRespErr};
 
-pub use consumer::{Consumer, Event, Group, Message, Start, low_watermarks};
+pub use consumer::{Consumer, Event, Group, Reading, Start, low_watermarks};
 pub use embedded::Embedded;
 pub use producer::{Acknowledged, Producer};
+pub use queue::{CHUNK, Item, Message, Queue};
 pub use settings::Settings;
 
 /// Marks a record that `up` replayed from a file: the file's hash.
@@ -60,6 +62,8 @@ pub enum Error {
     Embedded(KafkaError),
     #[error("{0}")]
     Gap(Gap),
+    #[error("{0}")]
+    Client(String),
 }
 
 /// Records that were gone before they could be read.

@@ -1,16 +1,23 @@
 //! `tercile ingest`
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
 
 use super::{Done, Stop, Terminal, count, thousands};
+use crate::api;
 use crate::broker::Group;
 use crate::config::{BatchArgs, KafkaArgs, RollArgs, SqlArgs, StoreArgs, TopicArgs, seconds};
-use crate::ingest::{self, Control, Job, Summary};
+use crate::ingest::{self, Control, Job, Progress, Summary};
+use crate::log::PROGRESS;
+
+/// How often a line of progress goes to a JSON log.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Read a topic into the store
 ///
@@ -31,10 +38,16 @@ pub struct Ingest {
     /// Seconds without a sign of life after which the others of the group take a worker's partitions
     #[arg(long, env = "TERCILE_SESSION_TIMEOUT", value_name = "SECONDS", default_value = "45", value_parser = seconds)]
     session_timeout: Duration,
+    /// Seconds without looking up from its work after which they do so as well
+    #[arg(long, env = "TERCILE_MAX_POLL_INTERVAL", value_name = "SECONDS", default_value = "300", value_parser = seconds)]
+    max_poll_interval: Duration,
     /// Where records were gone before they could be read, go on after them
     #[arg(long, env = "TERCILE_ACCEPT_GAP", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     accept_gap: bool,
+    /// Serve Prometheus metrics at this address, under /metrics [default: nowhere]
+    #[arg(long, env = "TERCILE_METRICS", value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
     #[command(flatten)]
     kafka: KafkaArgs,
     #[command(flatten)]
@@ -73,18 +86,27 @@ impl Ingest {
             store,
             fields,
             limits: self.batch.limits(),
+            memory: self.batch.memory_limit,
             until_end: self.until_end,
             group: self.group.map(|name| Group {
                 name,
                 instance: self.instance_id,
                 session_timeout: self.session_timeout,
+                max_poll_interval: self.max_poll_interval.max(self.session_timeout),
             }),
             accept_gap: self.accept_gap,
             roll: self.roll.policy(false),
+            upkeep: self.batch.upkeep,
             embedded: false,
             backlog: None,
         };
         let control = Arc::new(Control::default());
+        if let Some(address) = self.metrics {
+            let cannot = || format!("cannot listen at {address} for metrics; choose another --metrics");
+            let listener = tokio::net::TcpListener::bind(address).await.with_context(cannot)?;
+            tracing::info!("metrics at http://{}/metrics", listener.local_addr()?);
+            tokio::spawn(api::ingesting::serve(listener, Arc::clone(&control)));
+        }
         let running = spawn(job, &control)?;
         let watching = tokio::spawn(watch(terminal.clone(), Arc::clone(&control)));
         let mut running = std::pin::pin!(running);
@@ -136,28 +158,65 @@ pub(super) fn report(summary: &Summary) {
     }
 }
 
+/// Where stderr is a terminal, one line that changes; in JSON logs one line every ten seconds.
 async fn watch(terminal: Terminal, control: Arc<Control>) {
     let bar = terminal.bar(None);
     let progress = &control.progress;
-    let mut before = (0, 0);
+    let mut drawn = Rate::new();
+    let mut logged = Rate::new();
     loop {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let now = (progress.received.load(Ordering::Relaxed), progress.received_bytes.load(Ordering::Relaxed));
-        let lag: i64 = progress.lags().values().sum();
+        let lags = progress.lags();
         let file = progress.last_file();
-        let file = file
-            .as_deref()
-            .and_then(|path| path.file_stem())
-            .map_or_else(String::new, |stem| format!(", last file {}", stem.to_string_lossy().trim_start_matches('0')));
+        let file = file.as_deref().and_then(Path::file_stem).map(|stem| stem.to_string_lossy().into_owned());
+        let stored = progress.stored.load(Ordering::Relaxed);
+        if logged.since.elapsed() >= LOG_INTERVAL {
+            let (records_per_second, bytes_per_second) = logged.next(progress);
+            tracing::debug!(
+                target: PROGRESS,
+                received = logged.records,
+                stored,
+                unreadable = progress.unreadable.load(Ordering::Relaxed),
+                records_per_second,
+                bytes_per_second,
+                lag = lags.values().sum::<i64>(),
+                lags = ?lags,
+                last_file = file,
+                "progress"
+            );
+        }
+        let (records, bytes) = drawn.next(progress);
+        let file = file.map_or_else(String::new, |stem| format!(", last file {}", stem.trim_start_matches('0')));
         bar.set_message(format!(
             "{} records, {} stored, {}/s, {:.1} MB/s, {} behind{file}",
-            thousands(now.0),
-            thousands(progress.stored.load(Ordering::Relaxed)),
-            thousands((now.0 - before.0) * 2),
-            (now.1 - before.1) as f64 * 2e-6,
-            thousands(lag.unsigned_abs()),
+            thousands(drawn.records),
+            thousands(stored),
+            thousands(records as u64),
+            bytes * 1e-6,
+            thousands(lags.values().sum::<i64>().unsigned_abs()),
         ));
         bar.tick();
-        before = now;
+    }
+}
+
+/// Records and bytes a second since one looked last.
+struct Rate {
+    since: Instant,
+    records: u64,
+    bytes: u64,
+}
+
+impl Rate {
+    fn new() -> Self {
+        Self { since: Instant::now(), records: 0, bytes: 0 }
+    }
+
+    fn next(&mut self, progress: &Progress) -> (f64, f64) {
+        let (records, bytes) =
+            (progress.received.load(Ordering::Relaxed), progress.received_bytes.load(Ordering::Relaxed));
+        let seconds = self.since.elapsed().as_secs_f64();
+        let rates = ((records - self.records) as f64 / seconds, (bytes - self.bytes) as f64 / seconds);
+        *self = Self { since: Instant::now(), records, bytes };
+        rates
     }
 }

@@ -9,13 +9,15 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{Done, blocking, count};
-use crate::broker::{Consumer, Event, Start, low_watermarks};
+use crate::broker::{Consumer, Event, Item, Reading, Start, low_watermarks};
 use crate::config::MaybeKafkaArgs;
 use crate::rows::{Rows, Source};
 use crate::sql::sketch::{Sketch, view_name};
 
 /// Records that decide what the files say.
 const RECORDS: usize = 1_000;
+/// Bytes of records that may wait for us.
+const QUEUE_BYTES: usize = 1 << 22;
 
 /// Write first SQL files for records of another kind
 ///
@@ -93,18 +95,27 @@ impl Init {
         let lows = low_watermarks(&cluster, &topic.name, &partitions)?;
         let start = |(&partition, offset)| Start { partition, next: offset, offset, base: 0 };
         let starts: Vec<Start> = partitions.iter().zip(lows).map(start).collect();
-        let consumer = Consumer::assign(&cluster, &topic.name, &starts, false)?;
+        let reading = Reading { embedded: false, queue_bytes: QUEUE_BYTES, refresh: Duration::from_secs(300) };
+        let consumer = Consumer::assign(&cluster, &topic.name, &starts, reading)?;
+        let queues: Result<Vec<_>, _> = starts.iter().map(|start| consumer.queue(*start)).collect();
+        let queues = queues?;
         let mut sketch = Sketch::default();
-        let (mut ended, mut heard) = (0, Instant::now());
-        while sketch.records < RECORDS && ended < starts.len() && heard.elapsed() < self.kafka.client.timeout {
-            match consumer.poll(Duration::from_millis(100)) {
-                Some(Event::Message(message)) => {
-                    sketch.see(message.record().payload.unwrap_or_default());
+        let (mut ended, mut heard) = (vec![false; queues.len()], Instant::now());
+        while sketch.records < RECORDS && ended.contains(&false) && heard.elapsed() < self.kafka.client.timeout {
+            if let Some(Event::Fatal(why)) = consumer.poll(Duration::ZERO) {
+                anyhow::bail!("cannot read the topic {}: {why}", topic.name);
+            }
+            for (queue, ended) in queues.iter().zip(&mut ended) {
+                let mut items = Vec::new();
+                queue.take(&mut items, Duration::from_millis(20));
+                for item in items {
+                    match item {
+                        Item::Message(message) => sketch.see(message.record().payload.unwrap_or_default()),
+                        Item::End => *ended = true,
+                        _ => continue,
+                    }
                     heard = Instant::now();
                 }
-                Some(Event::End(_)) => ended += 1,
-                Some(Event::Fatal(why)) => anyhow::bail!("cannot read the topic {}: {why}", topic.name),
-                _ => {}
             }
         }
         Ok(sketch)

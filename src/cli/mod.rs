@@ -9,7 +9,9 @@ mod ingest;
 mod init;
 mod model;
 mod openapi;
+mod predict;
 mod produce;
+mod replay;
 mod serve;
 mod sql;
 mod table;
@@ -50,9 +52,11 @@ enum Command {
     Compact(compact::Compact),
     Files(files::Files),
     Init(init::Init),
+    Replay(replay::Replay),
     Sql(sql::Sql),
     Train(train::Train),
     Model(model::Model),
+    Predict(predict::Predict),
     Serve(serve::Serve),
     Broker(broker::Broker),
     Generate(generate::Generate),
@@ -137,6 +141,8 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Train(train) => job(train.run()).await,
         Command::Doctor(doctor) => job(doctor.run()).await,
         Command::Compact(compact) => job(blocking(move || compact.run())).await,
+        Command::Predict(predict) => job(blocking(move || predict.run())).await,
+        Command::Replay(replay) => job(blocking(move || replay.run())).await,
         Command::Files(files) => job(blocking(move || files.run())).await,
         Command::Generate(generate) => job(blocking(move || generate.run())).await,
         Command::Model(model) => model.run(),

@@ -95,10 +95,12 @@ impl Up {
             store: store.clone(),
             fields: files.fields.clone(),
             limits: self.batch.limits(),
+            memory: self.batch.memory_limit,
             until_end: false,
             group: None,
             accept_gap: false,
             roll: self.roll.policy(false),
+            upkeep: self.batch.upkeep,
             embedded: stream.embedded.is_some(),
             backlog: stream.backlog.clone(),
         };

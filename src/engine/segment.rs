@@ -158,11 +158,19 @@ impl ScalarUDFImpl for Segment {
                 return exec_err!("{name}: {feature} is {value}, which is no finite number");
             }
         }
-        let clusters = ready.predictor.assign(&columns);
+        let mut row = vec![0.0; columns.len()];
+        let clusters: Vec<usize> = (0..args.number_rows)
+            .map(|i| {
+                for (feature, column) in columns.iter().enumerate() {
+                    row[feature] = if column.is_null(i) { ready.model.mean[feature] } else { column.value(i) };
+                }
+                ready.predictor.predict(&mut row).0
+            })
+            .collect();
         let answer: ArrayRef = match self.answer {
-            Answer::Cluster => Arc::new(clusters.iter().map(|cluster| i64::from(*cluster)).collect::<Int64Array>()),
+            Answer::Cluster => Arc::new(clusters.iter().map(|cluster| *cluster as i64).collect::<Int64Array>()),
             Answer::Name => {
-                let of = |cluster: &u32| ready.model.clusters.get(*cluster as usize).map(|c| c.description.as_str());
+                let of = |cluster: &usize| ready.model.clusters.get(*cluster).map(|c| c.description.as_str());
                 Arc::new(clusters.iter().map(of).collect::<StringArray>())
             }
         };

@@ -1,32 +1,22 @@
 //! A lane: one partition on its way from messages to files.
 //!
-//! Two threads. One decodes and batches, the other publishes the partition's files, one after the other.
+//! Two threads. One takes messages from the partition's queue, decodes and batches them; the other publishes the
+//! partition's files, one after the other. The reading thread steers them through a [`Gate`].
 
-use std::sync::Arc;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use super::{Error, Report, Shared};
-use crate::batch::{Batch, Ready};
-use crate::broker::{Message, Start};
+use crate::batch::{Batch, Limits, Ready};
+use crate::broker::{CHUNK, Item, Message, Queue, Start};
 use crate::record;
 use crate::store::{self, DataFile, Log, Published};
 
-/// Bytes of messages that may wait in front of one lane.
-const LANE_BYTES: usize = 8 * 1024 * 1024;
-/// Messages that are handed over at once, at most, and how many such chunks may wait in front of one lane.
-pub(super) const CHUNK_MESSAGES: usize = 256;
-const LANE_CHUNKS: usize = 32;
-/// Bytes of messages that are handed over at once, more or less.
-pub(super) const CHUNK_BYTES: usize = 1024 * 1024;
-
-pub(super) enum Input<'c> {
-    Messages(Vec<Message<'c>>),
-    Flush(Sender<()>),
-}
+/// How long a lane waits for a message before it looks around.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What the decoding thread of a lane hands to the publishing one.
 enum Output {
@@ -34,20 +24,28 @@ enum Output {
     Flush(Sender<()>),
 }
 
-/// The reading thread's end of a lane.
+/// A lane, as the reading thread holds it.
 pub(super) struct Lane<'c> {
-    pub(super) input: SyncSender<Input<'c>>,
-    /// The position after the last record read.
-    pub(super) position: i64,
+    start: Start,
+    queue: Queue<'c>,
+    state: State,
     /// What comes from here on is left for another time.
-    pub(super) end: Option<i64>,
-    /// What is not handed over yet, and its bytes.
-    pub(super) chunk: Vec<Message<'c>>,
-    pub(super) chunk_bytes: usize,
-    /// Bytes of messages that the lane has not taken yet.
-    waiting: Arc<AtomicUsize>,
-    /// Set when the partition was taken away: what is unwritten is dropped.
-    pub(super) revoked: Arc<AtomicBool>,
+    end: Option<i64>,
+    /// Held while messages are taken.
+    taking: Mutex<()>,
+    flushes: Mutex<Vec<Sender<()>>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The position after the last record batched.
+    position: AtomicI64,
+    /// Whether the partition was read to its end, as it was then.
+    at_end: AtomicBool,
+    /// Take no more, write what is there.
+    finish: AtomicBool,
+    /// Take no more, drop what is there: the partition is somebody else's.
+    revoked: AtomicBool,
 }
 
 impl<'c> Lane<'c> {
@@ -56,158 +54,232 @@ impl<'c> Lane<'c> {
         scope: &'scope Scope<'scope, 'c>,
         shared: &'c Shared<'c>,
         start: Start,
-    ) -> Result<Self, Error> {
-        let (input, messages) = sync_channel(LANE_CHUNKS);
+        end: Option<i64>,
+    ) -> Result<Arc<Self>, Error> {
+        let state = State { position: AtomicI64::new(start.offset), ..State::default() };
+        let queue = shared.consumer.queue(start)?;
+        let lane = Arc::new(Self { start, queue, state, end, taking: Mutex::default(), flushes: Mutex::default() });
         // No batch waits between the two threads: one is built while one is written.
         let (output, ready) = sync_channel(0);
-        let (waiting, revoked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let spawn = |name: &str| thread::Builder::new().name(format!("{name}-{}", start.partition));
         let failed = |source| Error::Thread { partition: start.partition, source };
-        let (taken, gone) = (Arc::clone(&waiting), Arc::clone(&revoked));
-        spawn("decode")
-            .spawn_scoped(scope, move || decode(shared, start, &messages, &output, &taken, &gone))
-            .map_err(failed)?;
-        let gone = Arc::clone(&revoked);
-        spawn("publish").spawn_scoped(scope, move || publish(shared, start, &ready, &gone)).map_err(failed)?;
-        let (chunk, chunk_bytes) = (Vec::new(), 0);
-        Ok(Self { input, position: start.offset, end: None, chunk, chunk_bytes, waiting, revoked })
+        let own = Arc::clone(&lane);
+        spawn("decode").spawn_scoped(scope, move || own.decode(shared, &output)).map_err(failed)?;
+        let own = Arc::clone(&lane);
+        spawn("publish").spawn_scoped(scope, move || own.publish(shared, &ready)).map_err(failed)?;
+        Ok(lane)
     }
 
-    /// Hands the chunk over, which may take a while: the broker's queue fills up behind us, and fetching stops by itself.
-    pub(super) fn hand_over(&mut self, shared: &Shared<'c>) {
-        if self.chunk.is_empty() {
+    pub(super) fn position(&self) -> i64 {
+        self.state.position.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn at_end(&self) -> bool {
+        self.state.at_end.load(Ordering::SeqCst)
+    }
+
+    /// Asks for everything batched so far to be stored now.
+    pub(super) fn flush(&self, done: Sender<()>) {
+        self.flushes.lock().unwrap_or_else(PoisonError::into_inner).push(done);
+        self.queue.wake();
+    }
+
+    /// Lets the lane write what it holds, and end.
+    pub(super) fn finish(&self) {
+        self.state.finish.store(true, Ordering::SeqCst);
+        self.queue.wake();
+    }
+
+    /// Lets the lane drop what it holds, and end. Once this returns it takes no more messages: the partition may come
+    /// back, and then they are another lane's.
+    pub(super) fn revoke(&self) {
+        self.state.revoked.store(true, Ordering::SeqCst);
+        self.queue.wake();
+        drop(self.taking.lock());
+    }
+
+    fn revoked(&self) -> bool {
+        self.state.revoked.load(Ordering::SeqCst)
+    }
+
+    fn dropped(&self, shared: &Shared<'_>) -> bool {
+        self.revoked() || shared.abandon.load(Ordering::SeqCst)
+    }
+
+    /// Takes what came, waiting no longer than until `due`.
+    fn take(&self, shared: &Shared<'_>, items: &mut Vec<Item<'c>>, due: Option<Instant>) {
+        let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.dropped(shared) {
             return;
         }
-        let (chunk, bytes) = (std::mem::take(&mut self.chunk), std::mem::take(&mut self.chunk_bytes));
-        while self.waiting.load(Ordering::Relaxed) > LANE_BYTES && !shared.abandon.load(Ordering::Relaxed) {
-            thread::sleep(Duration::from_millis(1));
-        }
-        let progress = &shared.control.progress;
-        progress.received.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-        progress.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.waiting.fetch_add(bytes, Ordering::Relaxed);
-        // A lane that is gone has reported why.
-        let _ = self.input.send(Input::Messages(chunk));
-    }
-}
-
-/// The decoding thread of a lane: messages to batches.
-fn decode(
-    shared: &Shared<'_>,
-    start: Start,
-    messages: &Receiver<Input<'_>>,
-    output: &SyncSender<Output>,
-    waiting: &AtomicUsize,
-    revoked: &AtomicBool,
-) {
-    let Shared { job, .. } = shared;
-    let mut batch = Batch::new(start.partition, &job.fields);
-    // The publishing thread is gone where it does not take a batch: it has reported why.
-    let publish = |batch: &mut Batch| match batch.take() {
-        Ok(Some(ready)) => output.send(Output::File(ready)).is_ok(),
-        Ok(None) => true,
-        Err(source) => {
-            shared.abandon.store(true, Ordering::SeqCst);
-            let _ = shared.reports.send(Report::Failed(Error::Batch { partition: start.partition, source }));
-            false
-        }
-    };
-    loop {
-        let patience = match batch.due_at(&job.limits) {
-            Some(due) => due.saturating_duration_since(Instant::now()),
-            None => Duration::from_secs(3600),
+        let asked = self.state.finish.load(Ordering::SeqCst)
+            || !self.flushes.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let patience = match due {
+            _ if asked => Duration::ZERO,
+            Some(due) => due.saturating_duration_since(Instant::now()).min(PATIENCE),
+            None => PATIENCE,
         };
-        let going = match messages.recv_timeout(patience) {
-            Ok(Input::Messages(chunk)) => chunk.into_iter().all(|message| {
-                waiting.fetch_sub(message.size(), Ordering::Relaxed);
-                let record = message.record();
-                let decoded = record::decode(record.payload, &job.fields);
-                let now = Instant::now();
-                batch.push(&record, message.headers(), &decoded, now);
-                !batch.due(&job.limits, now) || publish(&mut batch)
-            }),
-            Ok(Input::Flush(done)) => publish(&mut batch) && output.send(Output::Flush(done)).is_ok(),
-            Err(RecvTimeoutError::Timeout) => publish(&mut batch),
-            Err(RecvTimeoutError::Disconnected) => {
-                if !shared.abandon.load(Ordering::SeqCst) && !revoked.load(Ordering::SeqCst) {
-                    publish(&mut batch);
+        self.queue.take(items, patience);
+    }
+
+    /// The decoding thread: messages to batches.
+    fn decode(&self, shared: &Shared<'_>, output: &SyncSender<Output>) {
+        let Shared { job, control, .. } = shared;
+        let partition = self.start.partition;
+        let mut batch = Batch::new(partition, &job.fields);
+        let mut items = Vec::with_capacity(CHUNK);
+        let mut trouble = String::new();
+        loop {
+            let finishing = self.state.finish.load(Ordering::SeqCst);
+            let limits = shared.limits();
+            if !finishing {
+                self.take(shared, &mut items, batch.due_at(&limits));
+            }
+            let (mut received, mut bytes) = (0, 0);
+            let now = Instant::now();
+            for item in items.drain(..) {
+                match item {
+                    Item::Message(message) => {
+                        trouble.clear();
+                        self.state.at_end.store(false, Ordering::SeqCst);
+                        if self.end.is_none_or(|end| message.offset() < end) {
+                            received += 1;
+                            bytes += message.size() as u64;
+                            self.add(shared, &mut batch, &message, now);
+                            if batch.due(&limits, now) && !self.hand_on(shared, &mut batch, output) {
+                                return;
+                            }
+                        }
+                        self.state.position.store(message.offset() + 1, Ordering::SeqCst);
+                    }
+                    Item::End => self.state.at_end.store(true, Ordering::SeqCst),
+                    Item::OutOfRange => shared.report(Report::OutOfRange),
+                    Item::Trouble(why) if why == trouble => {}
+                    Item::Trouble(why) => {
+                        tracing::warn!(partition, "partition {partition} of {}: {why}; trying again", job.topic);
+                        trouble = why;
+                    }
                 }
+                shared.heard.store(true, Ordering::Relaxed);
+            }
+            control.progress.received.fetch_add(received, Ordering::Relaxed);
+            control.progress.received_bytes.fetch_add(bytes, Ordering::Relaxed);
+            let asked = std::mem::take(&mut *self.flushes.lock().unwrap_or_else(PoisonError::into_inner));
+            if self.dropped(shared) {
+                return;
+            }
+            let due = finishing || !asked.is_empty() || batch.due(&limits, now);
+            if due && !self.hand_on(shared, &mut batch, output) {
+                return;
+            }
+            // The publishing thread is gone where it does not take a word: it has reported why.
+            if finishing || asked.into_iter().any(|done| output.send(Output::Flush(done)).is_err()) {
+                return;
+            }
+        }
+    }
+
+    fn add(&self, shared: &Shared<'_>, batch: &mut Batch, message: &Message<'_>, now: Instant) {
+        let record = message.record();
+        batch.push(&record, message.headers(), &record::decode(record.payload, &shared.job.fields), now);
+        if let Some(backlog) = &shared.job.backlog
+            && message.is_replayed()
+        {
+            backlog.leave(message.payload_len());
+        }
+    }
+
+    /// Hands a batch to the publishing thread, which may take a while: the queue fills up meanwhile, and librdkafka
+    /// stops fetching by itself. `false` if nobody takes it.
+    fn hand_on(&self, shared: &Shared<'_>, batch: &mut Batch, output: &SyncSender<Output>) -> bool {
+        match batch.take() {
+            Ok(Some(ready)) => output.send(Output::File(ready)).is_ok(),
+            Ok(None) => true,
+            Err(source) => {
+                shared.abandon(Report::Failed(Error::Batch { partition: self.start.partition, source }));
                 false
             }
-        };
-        if !going || shared.abandon.load(Ordering::SeqCst) || revoked.load(Ordering::SeqCst) {
+        }
+    }
+
+    /// The publishing thread: batches to files.
+    fn publish(&self, shared: &Shared<'_>, ready: &Receiver<Output>) {
+        let partition = self.start.partition;
+        let log = shared.job.store.log(&shared.job.topic, partition);
+        let mut expected = self.start.next;
+        for output in ready {
+            if self.dropped(shared) {
+                return;
+            }
+            let report = match output {
+                Output::Flush(done) => {
+                    let _ = done.send(());
+                    continue;
+                }
+                Output::File(ready) => match self.write(shared, &log, &ready, expected) {
+                    Ok(Written::File(file)) => {
+                        expected = file.next;
+                        continue;
+                    }
+                    Ok(Written::Overtaken) => Report::Overtaken(partition),
+                    Ok(Written::Dropped) => return,
+                    Err(error) => Report::Failed(error),
+                },
+            };
+            // Whatever happened to a partition that was taken away, it is somebody else's now.
+            if !self.revoked() {
+                shared.abandon(report);
+            }
             return;
         }
     }
-}
 
-/// The publishing thread of a lane: batches to files.
-fn publish(shared: &Shared<'_>, start: Start, ready: &Receiver<Output>, revoked: &AtomicBool) {
-    let log = shared.job.store.log(&shared.job.topic, start.partition);
-    let mut expected = start.next;
-    for output in ready {
-        if shared.abandon.load(Ordering::SeqCst) || revoked.load(Ordering::SeqCst) {
-            return;
-        }
-        let report = match output {
-            Output::Flush(done) => {
-                let _ = done.send(());
-                continue;
-            }
-            Output::File(ready) => match write(shared, &log, &ready, expected) {
-                Ok(Written::File(file)) => {
-                    expected = file.next;
-                    continue;
+    /// Publishes a batch, then commits. A disk that refuses is tried again until there is room or somebody says stop:
+    /// the records wait here, and the broker keeps them too.
+    fn write(&self, shared: &Shared<'_>, log: &Log, ready: &Ready, expected: i64) -> Result<Written, Error> {
+        let mut told = false;
+        let published = loop {
+            match log.publish(&ready.records, expected, ready.next) {
+                Ok(published) => break published,
+                Err(_) if self.dropped(shared) => return Ok(Written::Dropped),
+                Err(error @ (store::Error::Io { .. } | store::Error::Parquet { .. })) if !shared.control.stopping() => {
+                    if !told {
+                        tracing::warn!("{error}; trying again until it works");
+                        told = true;
+                    }
+                    thread::sleep(Duration::from_secs(1));
                 }
-                Ok(Written::Overtaken) => Report::Overtaken(start.partition),
-                Err(error) => Report::Failed(error),
-            },
+                Err(error) => return Err(error.into()),
+            }
         };
-        // Whatever happened to a partition that was taken away, it is somebody else's now.
-        if !revoked.load(Ordering::SeqCst) {
-            shared.abandon.store(true, Ordering::SeqCst);
-            let _ = shared.reports.send(report);
+        if told {
+            tracing::info!("the store takes records again");
         }
-        return;
+        match published {
+            Published::Taken => Ok(Written::Overtaken),
+            Published::File(file) => {
+                let progress = &shared.control.progress;
+                progress.stored.fetch_add(file.rows, Ordering::Relaxed);
+                progress.unreadable.fetch_add(ready.unreadable as u64, Ordering::Relaxed);
+                progress.files.fetch_add(1, Ordering::Relaxed);
+                progress.wrote(&file.path);
+                tracing::debug!(path = %file.path.display(), rows = file.rows, "stored");
+                shared.consumer.commit(file.partition, file.next);
+                Ok(Written::File(file))
+            }
+        }
     }
 }
 
 enum Written {
     File(DataFile),
     Overtaken,
+    /// The partition was taken away meanwhile.
+    Dropped,
 }
 
-/// Publishes a batch, then commits. A disk that refuses is tried again until there is room or somebody
-/// says stop: the records wait here, and the broker keeps them too.
-fn write(shared: &Shared<'_>, log: &Log, ready: &Ready, expected: i64) -> Result<Written, Error> {
-    let mut told = false;
-    let published = loop {
-        match log.publish(&ready.records, expected, ready.next) {
-            Ok(published) => break published,
-            Err(error @ (store::Error::Io { .. } | store::Error::Parquet { .. })) if !shared.control.stopping() => {
-                if !told {
-                    tracing::warn!("{error}; trying again until it works");
-                    told = true;
-                }
-                thread::sleep(Duration::from_secs(1));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    };
-    if told {
-        tracing::info!("the store takes records again");
-    }
-    match published {
-        Published::Taken => Ok(Written::Overtaken),
-        Published::File(file) => {
-            let progress = &shared.control.progress;
-            progress.stored.fetch_add(file.rows, Ordering::Relaxed);
-            progress.unreadable.fetch_add(ready.unreadable as u64, Ordering::Relaxed);
-            progress.files.fetch_add(1, Ordering::Relaxed);
-            *progress.last_file.lock().unwrap_or_else(PoisonError::into_inner) = Some(file.path.clone());
-            tracing::debug!(path = %file.path.display(), rows = file.rows, "stored");
-            shared.consumer.commit(file.partition, file.next);
-            Ok(Written::File(file))
-        }
-    }
+/// A batch's limits, where so many lanes share the memory: a batch is built while one is written, as text and as
+/// Parquet, so each gets an eighth of its lane's share.
+pub(super) fn share(limits: &Limits, memory: usize, lanes: usize) -> Limits {
+    Limits { bytes: limits.bytes.min(memory / 8 / lanes.max(1)).max(1), ..*limits }
 }

@@ -1,81 +1,150 @@
-//! Lloyd's algorithm on weighted points: from centroids to a local minimum.
+//! Lloyd's algorithm: from centroids to a local minimum.
 //!
-//! Lloyd, "Least squares quantization in PCM" (IEEE Trans. Inf. Theory 28, 1982).
+//! Input: points and where to start. Output: centroids, each the mean of the rows that are nearest to it, and how good that
+//! is. Lloyd, "Least squares quantization in PCM" (IEEE Trans. Inf. Theory 28, 1982). Centroids are kept in original units
+//! and standardised before each pass, as a model's predictor does: so each row's cluster is what the model will answer.
 
-use super::points::Point;
+use super::points::{Points, Totals};
+use crate::features::chunks::by_chunk;
+
+/// When to stop.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// Passes, at most.
+    pub iterations: usize,
+    /// Stops when the centroids' squared shift, in standardised units, is not greater than this share of the mean variance
+    /// of the features, as scikit-learn means it; 0: when assignments stop changing.
+    pub tolerance: f64,
+}
+
+/// One pass, as somebody who watches sees it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    pub iteration: usize,
+    pub inertia: f64,
+    /// The sum of the squared shifts of the centroids that came out of it.
+    pub shift: f64,
+}
 
 /// Where a start ended.
-#[derive(Debug, Clone)]
-pub(super) struct Outcome<const D: usize> {
-    pub centroids: Vec<[f64; D]>,
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Outcome {
+    /// In original units, one after the other.
+    pub centroids: Vec<f64>,
+    /// Of the rows that are nearest to each.
+    pub weights: Vec<f64>,
     /// Weighted sum of squared distances to the nearest centroid.
     pub inertia: f64,
     pub iterations: usize,
 }
 
-/// The square of the distance of two points.
-#[inline]
-pub(super) fn distance<const D: usize>(a: &[f64; D], b: &[f64; D]) -> f64 {
-    let mut sum = 0.0;
-    for i in 0..D {
-        let off = a[i] - b[i];
-        sum += off * off;
+/// Runs from these centroids, in original units.
+pub(super) fn run(
+    points: &Points<'_>,
+    mut centroids: Vec<f64>,
+    limits: Limits,
+    threads: usize,
+    watch: &(dyn Fn(Step) + Sync),
+) -> Outcome {
+    let varied = (0..points.features()).filter(|&feature| points.varies(feature)).count();
+    let enough = limits.tolerance * varied as f64 / points.features() as f64;
+    for iteration in 1.. {
+        let totals = points.pass(&centroids, threads);
+        let mut next = points.means(&totals, &centroids);
+        relocate(points, &totals, &centroids, &mut next, threads);
+        let shift = squared(&points.standardised(&centroids), &points.standardised(&next));
+        watch(Step { iteration, inertia: totals.inertia, shift });
+        // Sums depend on the assignment alone: where it did not change, neither did they, nor will they.
+        if next == centroids {
+            let Totals { weights, inertia, .. } = totals;
+            return Outcome { centroids, weights, inertia, iterations: iteration };
+        }
+        centroids = next;
+        if iteration >= limits.iterations || shift <= enough {
+            let Totals { weights, inertia, .. } = points.pass(&centroids, threads);
+            return Outcome { centroids, weights, inertia, iterations: iteration };
+        }
     }
-    sum
+    unreachable!("one of the passes is the last")
 }
 
-/// Runs until no assignment changes, or for so many passes.
-pub(super) fn run<const D: usize>(points: &[Point<D>], mut centroids: Vec<[f64; D]>, most: usize) -> Outcome<D> {
-    let k = centroids.len();
-    let mut labels = vec![u32::MAX; points.len()];
-    let mut sums = vec![[0.0; D]; k];
-    let mut weights = vec![0.0; k];
-    let mut iterations = 0;
-    loop {
-        iterations += 1;
-        sums.fill([0.0; D]);
-        weights.fill(0.0);
-        let mut inertia = 0.0;
-        let mut changed = false;
-        for (point, label) in points.iter().zip(&mut labels) {
-            let mut nearest = 0;
-            let mut least = f64::INFINITY;
-            for (cluster, centroid) in centroids.iter().enumerate() {
-                let d = distance(&point.at, centroid);
-                if d < least {
-                    least = d;
-                    nearest = cluster;
+fn squared(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum()
+}
+
+/// Clusters that lost all their rows start again at the rows that are worst off, as in scikit-learn; a row that moves takes
+/// its weight out of the cluster where it was.
+fn relocate(points: &Points<'_>, totals: &Totals, centroids: &[f64], next: &mut [f64], threads: usize) {
+    let empty: Vec<usize> = (0..totals.weights.len()).filter(|&cluster| totals.weights[cluster] <= 0.0).collect();
+    if empty.is_empty() {
+        return;
+    }
+    let features = points.features();
+    let mut totals = totals.clone();
+    for (cluster, (row, from)) in empty.iter().zip(worst(points, centroids, empty.len(), threads)) {
+        let weight = points.weight(row);
+        if totals.weights[from] <= weight {
+            continue;
+        }
+        totals.weights[from] -= weight;
+        totals.weights[*cluster] = weight;
+        for feature in 0..features {
+            let off = (points.value(feature, row) - points.origin(feature)) * weight;
+            totals.sums[from * features + feature] -= off;
+            totals.sums[cluster * features + feature] = off;
+        }
+    }
+    next.copy_from_slice(&points.means(&totals, centroids));
+}
+
+/// So many rows that are farthest from their centroids, and their clusters; none that stands on its centroid.
+fn worst(points: &Points<'_>, centroids: &[f64], many: usize, threads: usize) -> Vec<(usize, usize)> {
+    let centroids = points.standardised(centroids);
+    let chunks = by_chunk(points.rows(), threads, |rows| {
+        let mut worst: Vec<(f64, usize, usize)> = Vec::new();
+        points.each_nearest(rows, &centroids, |first, labels, squared| {
+            for (i, (label, &far)) in labels.iter().zip(squared).enumerate() {
+                let least = if worst.len() < many { 0.0 } else { worst[many - 1].0 };
+                if far > least && points.weight(first + i) > 0.0 {
+                    let place = worst.partition_point(|other| other.0 >= far);
+                    worst.insert(place, (far, first + i, *label as usize));
+                    worst.truncate(many);
                 }
             }
-            changed |= *label != nearest as u32;
-            *label = nearest as u32;
-            inertia += point.weight * least;
-            weights[nearest] += point.weight;
-            for (sum, x) in sums[nearest].iter_mut().zip(&point.at) {
-                *sum += point.weight * x;
-            }
-        }
-        if !changed || iterations >= most {
-            return Outcome { centroids, inertia, iterations };
-        }
-        for cluster in 0..k {
-            if weights[cluster] > 0.0 {
-                centroids[cluster] = sums[cluster].map(|sum| sum / weights[cluster]);
-            } else {
-                // A cluster that lost all its points starts again at the point that is worst off.
-                centroids[cluster] = worst(points, &centroids);
-            }
-        }
-    }
+        });
+        worst
+    });
+    let mut worst: Vec<_> = chunks.into_iter().flatten().collect();
+    worst.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    worst.into_iter().take(many).map(|(_, row, label)| (row, label)).collect()
 }
 
-fn worst<const D: usize>(points: &[Point<D>], centroids: &[[f64; D]]) -> [f64; D] {
-    let mut worst = ([0.0; D], -1.0);
-    for point in points {
-        let least = centroids.iter().map(|c| distance(&point.at, c)).fold(f64::INFINITY, f64::min);
-        if point.weight * least > worst.1 {
-            worst = (point.at, point.weight * least);
-        }
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{limits, table};
+    use super::*;
+
+    #[test]
+    fn a_cluster_without_rows_goes_where_it_is_worst() {
+        let (scale, columns) = table(vec![vec![0.0, 1.0, 2.0, 3.0, 100.0, 101.0]]);
+        let points = Points::new(&scale, &columns);
+        // Nobody is near the second and the third.
+        let outcome = run(&points, vec![1.5, 1e6, 2e6], limits(0.0), 1, &|_| {});
+        let mut centroids = outcome.centroids;
+        centroids.sort_by(f64::total_cmp);
+        assert_eq!(centroids, [1.5, 100.0, 101.0]);
     }
-    worst.0
+
+    #[test]
+    fn the_tolerance_stops_early_and_counts_belong_to_the_last_centroids() {
+        let values = (0..4000).map(|i| f64::from(i * i % 3989)).collect();
+        let (scale, columns) = table(vec![values]);
+        let points = Points::new(&scale, &columns);
+        let start = vec![0.0, 10.0, 20.0];
+        let whole = run(&points, start.clone(), limits(0.0), 1, &|_| {});
+        let early = run(&points, start, limits(1e-2), 1, &|_| {});
+        assert!(early.iterations < whole.iterations && early.inertia > whole.inertia);
+        let again = points.pass(&early.centroids, 1);
+        assert_eq!((again.weights, again.inertia), (early.weights, early.inertia));
+    }
 }

@@ -1,33 +1,30 @@
 //! KMeans: centroids that make the sum of squared distances small.
 //!
-//! Input: rows by features, standardised. Output: k centroids, who belongs to which, and how good that is. The many
-//! starts run on distinct weighted points (seed.rs, lloyd.rs); linfa-clustering refines the best of them on all rows,
-//! and a last plain pass makes sure that no assignment changes any more. The answer depends on the rows and the seed
-//! alone, not on threads.
+//! Input: rows as Arrow's own columns with what standardises them ([`Points`]). Output: k centroids in original units, how
+//! many rows each has, and how good that is. One feature is solved exactly (line.rs). Otherwise many starts run on distinct
+//! weighted points or a sample (starts.rs, seed.rs), and the best is polished by passes over all rows until no assignment
+//! changes (lloyd.rs): each pass reads the columns once (points.rs, kernel.rs). The answer depends on the rows and the
+//! settings alone, not on threads or instruction sets.
 
 mod assignment;
+mod kernel;
+mod line;
 mod lloyd;
 mod points;
+pub mod reference;
 mod score;
 mod seed;
+mod starts;
 
-use std::num::NonZero;
-use std::thread;
+use linfa_clustering::KMeansParamsError;
+use ndarray::Array2;
 
-use linfa::DatasetBase;
-use linfa::traits::Fit as _;
-use linfa_clustering::{KMeans, KMeansInit, KMeansParamsError};
-use ndarray::{Array2, ArrayView2};
-use rand_xoshiro::Xoshiro256PlusPlus;
-use rand_xoshiro::rand_core::SeedableRng;
+use crate::features::chunks::by_chunk;
 
 pub use assignment::match_rows;
-pub use score::silhouette;
-
-/// Passes that a start or the polish may take; Lloyd's algorithm ends by itself long before.
-const MAX_ITERATIONS: usize = 300;
-/// Distinct points that the starts look at; of more, an even sample.
-const START_POINTS: usize = 100_000;
+pub use lloyd::{Limits, Step};
+pub use points::Points;
+pub use score::{calinski_harabasz, davies_bouldin, silhouette};
 
 /// Why there are no clusters.
 #[derive(Debug, thiserror::Error)]
@@ -36,16 +33,39 @@ pub enum Error {
     TooFew { k: usize, distinct: usize },
     #[error("linfa refused the parameters: {0}")]
     Linfa(#[from] KMeansParamsError),
+    #[error("linfa gave up: {0}")]
+    LinfaGaveUp(String),
+}
+
+/// What clusters follow from, beside the rows.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub k: usize,
+    pub seed: u64,
+    /// How many starts are drawn.
+    pub starts: usize,
+    pub limits: Limits,
+    /// How many threads may work; their number makes no difference.
+    pub threads: usize,
+}
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy)]
+pub enum Init<'a> {
+    /// At starts that are drawn, and perhaps at these centroids, in original units, as one more.
+    Drawn(Option<&'a Array2<f64>>),
+    /// At these centroids alone, in original units.
+    Given(&'a Array2<f64>),
 }
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fit {
-    /// k by features, standardised.
+    /// k by features, in original units: each the mean of its rows.
     pub centroids: Array2<f64>,
-    /// The cluster of each row.
-    pub labels: Vec<u32>,
-    /// Sum of squared distances of the rows to their centroids.
+    /// Rows that are nearest to each.
+    pub sizes: Vec<u64>,
+    /// Sum of squared distances of the rows to their centroids, in standardised units.
     pub inertia: f64,
     /// Passes of the best start and of the polish.
     pub iterations: usize,
@@ -56,200 +76,110 @@ pub fn starts_for(rows: usize) -> usize {
     (2_000_000 / rows.max(1)).clamp(10, 1000)
 }
 
-/// The best of many starts. `rows` is n by features with n at least 1; k at least 1.
-pub fn fit(rows: ArrayView2<'_, f64>, k: usize, seed: u64, starts: usize) -> Result<Fit, Error> {
-    let (best, iterations) = match rows.ncols() {
-        1 => best_start::<1>(rows, k, seed, starts)?,
-        2 => best_start::<2>(rows, k, seed, starts)?,
-        3 => best_start::<3>(rows, k, seed, starts)?,
-        4 => best_start::<4>(rows, k, seed, starts)?,
-        5..=8 => best_start::<8>(rows, k, seed, starts)?,
-        9..=16 => best_start::<16>(rows, k, seed, starts)?,
-        _ => best_start::<32>(rows, k, seed, starts)?,
-    };
-    let refined = refine(rows, best)?;
-    Ok(polish(rows, refined, iterations))
-}
-
-/// Runs all starts, on as many threads as there are, and gives the centroids of the best: of equals the earliest.
-fn best_start<const D: usize>(
-    rows: ArrayView2<'_, f64>,
-    k: usize,
-    seed: u64,
-    starts: usize,
-) -> Result<(Array2<f64>, usize), Error> {
-    let all = points::distinct::<D>(rows);
-    if all.len() < k {
-        return Err(Error::TooFew { k, distinct: all.len() });
+/// The best clusters that the settings find. There must be a row, a feature, and a cluster to be found; `watch` is told of
+/// each pass over all rows.
+pub fn fit(
+    points: &Points<'_>,
+    settings: &Settings,
+    init: Init<'_>,
+    watch: &(dyn Fn(Step) + Sync),
+) -> Result<Fit, Error> {
+    let Settings { k, seed, starts, limits, threads } = *settings;
+    let distinct = distinct(points, k);
+    if distinct < k {
+        return Err(Error::TooFew { k, distinct });
     }
-    let points = points::sample(all, START_POINTS);
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(starts);
-    let run = |thread: usize| {
-        let mut best: Option<(lloyd::Outcome<D>, usize)> = None;
-        for start in (thread..starts).step_by(threads) {
-            // SplitMix64 inside `seed_from_u64` makes neighbouring seeds strangers.
-            let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed.wrapping_add(start as u64));
-            let outcome = lloyd::run(&points, seed::plus_plus(&points, k, &mut rng), MAX_ITERATIONS);
-            if best.as_ref().is_none_or(|(best, _)| outcome.inertia < best.inertia) {
-                best = Some((outcome, start));
-            }
+    let until_settled = Limits { tolerance: 0.0, ..limits };
+    let begin: Vec<(Vec<f64>, usize)> = match init {
+        Init::Given(centroids) => vec![(centroids.iter().copied().collect(), 0)],
+        Init::Drawn(_) if points.features() == 1 => vec![(line::best(points, k, threads), 0)],
+        Init::Drawn(warm) => {
+            let warm: Option<Vec<f64>> = warm.map(|centroids| centroids.iter().copied().collect());
+            let job = starts::Starts { k, seed, starts, warm: warm.as_deref() };
+            let best = starts::best(points, &job, until_settled, threads);
+            best.into_iter().map(|outcome| (outcome.centroids, outcome.iterations)).collect()
         }
-        best
     };
-    let outcomes: Vec<_> = thread::scope(|scope| {
-        let workers: Vec<_> = (1..threads).map(|thread| scope.spawn(move || run(thread))).collect();
-        let mut outcomes = vec![run(0)];
-        for worker in workers {
-            match worker.join() {
-                Ok(outcome) => outcomes.push(outcome),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        outcomes
+    let polished = begin.into_iter().map(|(centroids, before)| {
+        let outcome = lloyd::run(points, centroids, limits, threads, watch);
+        lloyd::Outcome { iterations: before + outcome.iterations, ..outcome }
     });
-    let best = outcomes.into_iter().flatten().min_by(|(a, i), (b, j)| a.inertia.total_cmp(&b.inertia).then(i.cmp(j)));
-    let (best, _) = best.unwrap_or_else(|| unreachable!("there is at least one start"));
-    let features = rows.ncols();
-    let centroids = Array2::from_shape_fn((k, features), |(cluster, feature)| best.centroids[cluster][feature]);
-    Ok((centroids, best.iterations))
+    let best = polished.min_by(|a, b| a.inertia.total_cmp(&b.inertia));
+    let best = best.unwrap_or_else(|| unreachable!("there is at least one start"));
+    let features = points.features();
+    Ok(Fit {
+        centroids: Array2::from_shape_fn((k, features), |(cluster, feature)| {
+            best.centroids[cluster * features + feature]
+        }),
+        sizes: best.weights.iter().map(|&weight| weight as u64).collect(),
+        inertia: best.inertia,
+        iterations: best.iterations,
+    })
 }
 
-/// linfa-clustering from given centroids, on all rows, which it borrows as they are.
-fn refine(rows: ArrayView2<'_, f64>, centroids: Array2<f64>) -> Result<Array2<f64>, Error> {
-    let k = centroids.nrows();
-    let model = KMeans::params_with_rng(k, Xoshiro256PlusPlus::seed_from_u64(0))
-        .init_method(KMeansInit::Precomputed(centroids.clone()))
-        .n_runs(1)
-        .max_n_iterations(20)
-        .tolerance(1e-6)
-        .fit(&DatasetBase::from(rows));
-    match model {
-        Ok(model) => Ok(model.centroids().clone()),
-        Err(linfa_clustering::KMeansError::InvalidParams(error)) => Err(error.into()),
-        // It ran out of passes or of a finite inertia: what it started from still stands.
-        Err(_) => Ok(centroids),
+/// The nearest centroid of each row; of equals the first. Centroids are k by features, in original units.
+pub fn assign(points: &Points<'_>, centroids: &Array2<f64>, threads: usize) -> Vec<u8> {
+    let centroids = points.standardised(&centroids.iter().copied().collect::<Vec<_>>());
+    let chunks = by_chunk(points.rows(), threads, |rows| labels(points, &centroids, rows));
+    chunks.concat()
+}
+
+/// How many rows are in each cluster of one model (outer) and of another (inner): the rows as each of them sees them.
+pub fn cross(
+    (from, old): (&Points<'_>, &Array2<f64>),
+    (to, new): (&Points<'_>, &Array2<f64>),
+    threads: usize,
+) -> Vec<Vec<u64>> {
+    let flat = |points: &Points<'_>, centroids: &Array2<f64>| {
+        points.standardised(&centroids.iter().copied().collect::<Vec<_>>())
+    };
+    let (old_at, new_at) = (flat(from, old), flat(to, new));
+    let chunks = by_chunk(from.rows(), threads, |rows| {
+        let mut counts = vec![vec![0; new.nrows()]; old.nrows()];
+        let pairs = labels(from, &old_at, rows.clone()).into_iter().zip(labels(to, &new_at, rows));
+        pairs.for_each(|(old, new)| counts[usize::from(old)][usize::from(new)] += 1);
+        counts
+    });
+    let mut all = vec![vec![0; new.nrows()]; old.nrows()];
+    for chunk in chunks {
+        all.iter_mut().flatten().zip(chunk.into_iter().flatten()).for_each(|(sum, count)| *sum += count);
     }
+    all
 }
 
-/// Plain passes over all rows until no assignment changes, and the figures of that end.
-fn polish(rows: ArrayView2<'_, f64>, mut centroids: Array2<f64>, mut iterations: usize) -> Fit {
-    let mut labels = assign(rows, &centroids);
-    for _ in 0..MAX_ITERATIONS {
-        iterations += 1;
-        centroids = means(rows, &labels, &centroids);
-        let next = assign(rows, &centroids);
-        let settled = next == labels;
-        labels = next;
-        if settled {
-            break;
-        }
-    }
-    let inertia = inertia(rows, &labels, &centroids);
-    Fit { centroids, labels, inertia, iterations }
+fn labels(points: &Points<'_>, standardised: &[f64], rows: std::ops::Range<usize>) -> Vec<u8> {
+    let mut labels = Vec::with_capacity(rows.len());
+    points.each_nearest(rows, standardised, |_, found, _| labels.extend(found.iter().map(|&label| label as u8)));
+    labels
 }
 
-/// The nearest centroid of each row; of equals the first.
-pub fn assign(rows: ArrayView2<'_, f64>, centroids: &Array2<f64>) -> Vec<u32> {
-    rows.rows()
-        .into_iter()
-        .map(|row| match row.as_slice() {
-            Some(row) => nearest(row, centroids).0 as u32,
-            None => nearest(&row.to_vec(), centroids).0 as u32,
-        })
-        .collect()
-}
-
-/// The nearest centroid of one row and the square of its distance; of equals the first.
+/// The nearest centroid of one row and the square of its distance, both standardised; of equals the first.
 pub fn nearest(row: &[f64], centroids: &Array2<f64>) -> (usize, f64) {
     let mut best = (0, f64::INFINITY);
     for (cluster, centroid) in centroids.rows().into_iter().enumerate() {
-        let distance: f64 = row.iter().zip(centroid).map(|(x, c)| (x - c) * (x - c)).sum();
-        if distance < best.1 {
-            best = (cluster, distance);
+        // The order of the passes' own sums, so that a row on a border goes where they put it.
+        let squared = row.iter().zip(centroid).fold(0.0, |sum, (x, c)| sum + (x - c) * (x - c));
+        if squared < best.1 {
+            best = (cluster, squared);
         }
     }
     best
 }
 
-/// The mean of each cluster's rows; a cluster without rows keeps its centroid.
-fn means(rows: ArrayView2<'_, f64>, labels: &[u32], old: &Array2<f64>) -> Array2<f64> {
-    let mut sums = Array2::zeros(old.raw_dim());
-    let mut counts = vec![0_u64; old.nrows()];
-    for (row, &label) in rows.rows().into_iter().zip(labels) {
-        let mut sum = sums.row_mut(label as usize);
-        sum += &row;
-        counts[label as usize] += 1;
-    }
-    for (cluster, &count) in counts.iter().enumerate() {
-        let mut centroid = sums.row_mut(cluster);
-        if count == 0 {
-            centroid.assign(&old.row(cluster));
-        } else {
-            centroid /= count as f64;
+/// How many rows differ, counted up to k.
+fn distinct(points: &Points<'_>, k: usize) -> usize {
+    let mut found: Vec<usize> = Vec::with_capacity(k);
+    for row in 0..points.rows() {
+        let same = |other: &usize| (0..points.features()).all(|f| points.value(f, *other) == points.value(f, row));
+        if !found.iter().rev().any(same) {
+            found.push(row);
+            if found.len() == k {
+                break;
+            }
         }
     }
-    sums
-}
-
-/// Sum of squared distances of the rows to their centroids.
-pub fn inertia(rows: ArrayView2<'_, f64>, labels: &[u32], centroids: &Array2<f64>) -> f64 {
-    crate::features::compensated_sum(rows.rows().into_iter().zip(labels).map(|(row, &label)| {
-        row.iter().zip(centroids.row(label as usize)).map(|(x, c)| (x - c) * (x - c)).sum::<f64>()
-    }))
+    found.len()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rand_xoshiro::rand_core::RngCore;
-
-    fn blobs(n: usize, features: usize) -> Array2<f64> {
-        let mut rng = Xoshiro256PlusPlus::seed_from_u64(7);
-        Array2::from_shape_fn((n, features), |(row, _)| {
-            (row % 3) as f64 * 10.0 + (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
-        })
-    }
-
-    #[test]
-    fn blobs_are_found_whatever_the_number_of_features() {
-        for features in [1, 2, 3, 4, 5, 9, 17, 32] {
-            let rows = blobs(300, features);
-            let fit = fit(rows.view(), 3, 42, 10).unwrap();
-            let mut sizes = [0; 3];
-            fit.labels.iter().for_each(|&label| sizes[label as usize] += 1);
-            assert_eq!(sizes, [100; 3], "{features} features");
-            assert!((0..300).all(|row| fit.labels[row] == fit.labels[row % 3]));
-        }
-    }
-
-    #[test]
-    fn the_end_is_a_fixed_point() {
-        let rows = blobs(500, 2).mapv(|x| (x * 7.3).sin());
-        let fit = fit(rows.view(), 5, 1, 20).unwrap();
-        assert_eq!(assign(rows.view(), &fit.centroids), fit.labels);
-        assert_eq!(means(rows.view(), &fit.labels, &fit.centroids), fit.centroids);
-        assert_eq!(inertia(rows.view(), &fit.labels, &fit.centroids), fit.inertia);
-    }
-
-    #[test]
-    fn the_same_rows_and_seed_give_the_same_bits() {
-        let rows = blobs(1000, 2).mapv(|x| (x * 3.1).cos());
-        let first = fit(rows.view(), 4, 42, 50).unwrap();
-        for _ in 0..3 {
-            assert_eq!(fit(rows.view(), 4, 42, 50).unwrap(), first);
-        }
-    }
-
-    #[test]
-    fn as_many_different_rows_as_clusters_are_enough_and_fewer_are_refused() {
-        let rows = Array2::from_shape_vec((6, 1), vec![1.0, 1.0, 5.0, 5.0, 9.0, 9.0]).unwrap();
-        assert_eq!(fit(rows.view(), 3, 42, 10).unwrap().inertia, 0.0);
-        let error = fit(rows.view(), 4, 42, 10).unwrap_err();
-        assert_eq!(error.to_string(), "4 clusters need at least 4 different rows, there are 3");
-    }
-
-    #[test]
-    fn small_data_gets_many_starts() {
-        assert_eq!([1, 1465, 10_000, 10_000_000].map(starts_for), [1000, 1000, 200, 10]);
-    }
-}
+mod tests;

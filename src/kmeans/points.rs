@@ -1,55 +1,287 @@
-//! Distinct points with their weights: what many starts can afford to look at.
+//! Rows as the passes see them: Arrow's own columns, what standardises them, and what stands in for nulls.
+//!
+//! Input: columns of the same length and their scale. Output: passes over them ([`Points::pass`]): what each cluster's rows
+//! sum up to, without a copy of any column. Only a tile with nulls, or the last one, is put together in a small buffer.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::ops::Range;
 
-use ndarray::ArrayView2;
+use datafusion::arrow::array::{Array, Float64Array};
+use datafusion::arrow::buffer::NullBuffer;
+use datafusion::arrow::util::bit_chunk_iterator::UnalignedBitChunk;
+use fearless_simd::Level;
 
-/// A point, its coordinates beyond the features 0, and how many rows it stands for.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Point<const D: usize> {
-    pub at: [f64; D],
-    pub weight: f64,
+use super::kernel::{self, Frame, Lanes, Nearest, TILE, Tile};
+use crate::engine::MAX_FEATURES;
+use crate::features::Scale;
+use crate::features::chunks::by_chunk;
+use crate::features::moments::{Compensated, LANES};
+use crate::features::power_under;
+
+/// Rows to be clustered.
+#[derive(Clone)]
+pub struct Points<'a> {
+    columns: Vec<Column<'a>>,
+    weights: Option<Cow<'a, [f64]>>,
+    rows: usize,
+    origin: Vec<f64>,
+    inverse: Vec<f64>,
+    level: Level,
 }
 
-/// The different rows, in order of their coordinates, so that their order of arrival makes no difference.
-pub(super) fn distinct<const D: usize>(rows: ArrayView2<'_, f64>) -> Vec<Point<D>> {
-    let mut counts: HashMap<[u64; D], u64> = HashMap::new();
-    for row in rows.rows() {
-        let mut key = [0; D];
-        for (bits, value) in key.iter_mut().zip(row) {
-            // Adding 0 turns a negative zero into the other one.
-            *bits = (value + 0.0).to_bits();
+#[derive(Clone)]
+struct Column<'a> {
+    values: Cow<'a, [f64]>,
+    valid: Option<&'a NullBuffer>,
+    /// What stands in for a null.
+    fill: f64,
+    /// A power of two that the values were multiplied by, so that their sums stay within the range of a double.
+    unit: f64,
+    varies: bool,
+}
+
+/// What one pass finds.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Totals {
+    /// For each cluster the sum of each feature, counted from its origin.
+    pub sums: Vec<f64>,
+    /// Weight of each cluster: its number of rows, where rows have no weights.
+    pub weights: Vec<f64>,
+    /// Weighted sum of squared distances to the nearest centroid.
+    pub inertia: f64,
+}
+
+/// Tiles that had to be put together.
+#[derive(Default)]
+struct Scratch {
+    columns: Vec<Vec<Lanes>>,
+    weights: Vec<Lanes>,
+}
+
+impl<'a> Points<'a> {
+    /// Looks at columns without nulls in place of the scale's mean.
+    pub fn new(scale: &Scale, columns: &'a [Float64Array]) -> Self {
+        let mut points = Self {
+            columns: Vec::with_capacity(columns.len()),
+            weights: None,
+            rows: columns.first().map_or(0, Array::len),
+            origin: Vec::with_capacity(columns.len()),
+            inverse: Vec::with_capacity(columns.len()),
+            level: Level::new(),
+        };
+        for (f, column) in columns.iter().enumerate() {
+            let std = power_under(scale.std[f]);
+            // A sum of so many deviations may leave the range of a double, or fall below it: then, and only then, the
+            // column is copied, in a unit of its own.
+            let fits = scale.std[f] == 0.0 || (1e-270..1e270).contains(&std);
+            let unit = if fits { 1.0 } else { 1.0 / std };
+            let values = column.values();
+            let values =
+                if fits { Cow::Borrowed(&values[..]) } else { values.iter().map(|value| value * unit).collect() };
+            let valid = column.nulls().filter(|nulls| nulls.null_count() > 0);
+            points.columns.push(Column {
+                values,
+                valid,
+                fill: scale.mean[f] * unit,
+                unit,
+                varies: scale.std[f] != 0.0,
+            });
+            points.origin.push(scale.origin[f] * unit);
+            points.inverse.push(scale.inverse[f] / unit);
         }
-        *counts.entry(key).or_default() += 1;
+        points
     }
-    let mut points: Vec<Point<D>> =
-        counts.into_iter().map(|(bits, count)| Point { at: bits.map(f64::from_bits), weight: count as f64 }).collect();
-    points.sort_unstable_by(|a, b| {
-        let orders = a.at.iter().zip(&b.at).map(|(x, y)| x.total_cmp(y));
-        orders.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
-    });
-    points
+
+    /// Uses no instructions but these.
+    #[cfg(test)]
+    pub(super) fn on(self, level: Level) -> Self {
+        Self { level, ..self }
+    }
+
+    /// Other points on the same scale: a column for each feature, as [`Points::value`] gives them, and their weights.
+    pub(super) fn weighted<'b>(&self, columns: &'b [Vec<f64>], weights: &'b [f64]) -> Points<'b> {
+        let column = |(column, values): (&Column<'_>, &'b Vec<f64>)| Column {
+            values: Cow::Borrowed(values),
+            valid: None,
+            fill: column.fill,
+            unit: column.unit,
+            varies: column.varies,
+        };
+        Points {
+            columns: self.columns.iter().zip(columns).map(column).collect(),
+            weights: Some(Cow::Borrowed(weights)),
+            rows: weights.len(),
+            origin: self.origin.clone(),
+            inverse: self.inverse.clone(),
+            level: self.level,
+        }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn features(&self) -> usize {
+        self.columns.len()
+    }
+
+    pub(super) fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Where a feature's sums are counted from, in the column's own unit.
+    pub(super) fn origin(&self, feature: usize) -> f64 {
+        self.origin[feature]
+    }
+
+    /// Whether a feature's deviation is not 0.
+    pub(super) fn varies(&self, feature: usize) -> bool {
+        self.columns[feature].varies
+    }
+
+    pub(super) fn weight(&self, row: usize) -> f64 {
+        self.weights.as_ref().map_or(1.0, |weights| weights[row])
+    }
+
+    /// A row's value in the column's own unit, the mean where it has none.
+    pub(super) fn value(&self, feature: usize, row: usize) -> f64 {
+        let column = &self.columns[feature];
+        if column.valid.is_some_and(|valid| valid.is_null(row)) { column.fill } else { column.values[row] }
+    }
+
+    /// A value in the column's own unit, standardised.
+    pub(super) fn standardise(&self, feature: usize, value: f64) -> f64 {
+        (value - self.origin[feature]) * self.inverse[feature]
+    }
+
+    /// A value in the column's own unit, in original units.
+    pub(super) fn original(&self, feature: usize, value: f64) -> f64 {
+        value / self.columns[feature].unit
+    }
+
+    /// A standardised value, in original units.
+    pub(super) fn restore(&self, feature: usize, standardised: f64) -> f64 {
+        self.original(feature, self.origin[feature] + standardised / self.inverse[feature])
+    }
+
+    /// Centroids in original units, one after the other, standardised: just as a model's predictor does it.
+    pub(super) fn standardised(&self, centroids: &[f64]) -> Vec<f64> {
+        let features = self.features();
+        let place = |(i, value): (usize, &f64)| self.standardise(i % features, value * self.columns[i % features].unit);
+        centroids.iter().enumerate().map(place).collect()
+    }
+
+    /// Where each cluster's mean is, in original units; a cluster without weight stays where it was.
+    pub(super) fn means(&self, totals: &Totals, before: &[f64]) -> Vec<f64> {
+        let features = self.features();
+        let mean = |(i, &before): (usize, &f64)| {
+            let (cluster, feature) = (i / features, i % features);
+            let weight = totals.weights[cluster];
+            let off = totals.sums[i] / weight;
+            if weight > 0.0 { self.original(feature, self.origin[feature] + off) } else { before }
+        };
+        before.iter().enumerate().map(mean).collect()
+    }
+
+    /// One pass: what the rows of each cluster sum up to. Centroids are in original units.
+    pub(super) fn pass(&self, centroids: &[f64], threads: usize) -> Totals {
+        let features = self.features();
+        let k = centroids.len() / features;
+        let centroids = self.standardised(centroids);
+        let frame = Frame { origin: &self.origin, inverse: &self.inverse, centroids: &centroids, k };
+        let chunks = by_chunk(self.rows, threads, |rows| {
+            let mut lanes = kernel::lanes(k, features);
+            let mut nearest = None;
+            let mut scratch = Scratch::default();
+            for tile in tiles(rows) {
+                self.tile(tile, &mut scratch, |tile| kernel::sweep(self.level, tile, &frame, &mut nearest, &mut lanes));
+            }
+            lanes.iter().map(kernel::fold).collect::<Vec<f64>>()
+        });
+        let mut all = vec![Compensated::default(); k * features + k + 1];
+        for chunk in chunks {
+            all.iter_mut().zip(chunk).for_each(|(sum, part)| sum.add(part));
+        }
+        let mut sums: Vec<f64> = all.into_iter().map(Compensated::total).collect();
+        let inertia = sums.pop().unwrap_or(0.0);
+        let weights = sums.split_off(k * features);
+        Totals { sums, weights, inertia }
+    }
+
+    /// Tells for each tile of these rows the cluster of each row and the square of its distance. Centroids are standardised.
+    pub(super) fn each_nearest(
+        &self,
+        rows: Range<usize>,
+        centroids: &[f64],
+        mut tell: impl FnMut(usize, &[f64], &[f64]),
+    ) {
+        let k = centroids.len() / self.features();
+        let frame = Frame { origin: &self.origin, inverse: &self.inverse, centroids, k };
+        let (mut nearest, mut scratch) = (Nearest::new(), Scratch::default());
+        for rows in tiles(rows) {
+            self.tile(rows.clone(), &mut scratch, |tile| kernel::find_nearest(self.level, tile, &frame, &mut nearest));
+            let n = rows.len();
+            tell(rows.start, &nearest.labels.as_flattened()[..n], &nearest.squared.as_flattened()[..n]);
+        }
+    }
+
+    /// Shows the values of the first feature of these rows, part by part, each with its first row.
+    pub(super) fn each_value(&self, rows: Range<usize>, mut show: impl FnMut(usize, &[f64])) {
+        let mut scratch = Scratch::default();
+        for rows in tiles(rows) {
+            self.tile(rows.clone(), &mut scratch, |tile| {
+                show(rows.start, &tile.columns[0].as_flattened()[..rows.len()]);
+            });
+        }
+    }
+
+    /// Shows a tile of rows, which start at a multiple of eight.
+    fn tile(&self, rows: Range<usize>, scratch: &mut Scratch, show: impl FnOnce(&Tile<'_>)) {
+        let ragged = !rows.len().is_multiple_of(LANES);
+        scratch.columns.resize(self.columns.len(), Vec::new());
+        let mut copied = [false; MAX_FEATURES];
+        for ((column, copy), copied) in self.columns.iter().zip(&mut scratch.columns).zip(&mut copied) {
+            *copied = ragged || column.valid.is_some_and(|valid| misses(valid, &rows));
+            if *copied {
+                copy.clear();
+                copy.resize(TILE / LANES, [column.fill; LANES]);
+                copy.as_flattened_mut()[..rows.len()].copy_from_slice(&column.values[rows.clone()]);
+                if let Some(valid) = column.valid {
+                    let gaps = rows.clone().zip(copy.as_flattened_mut()).filter(|(row, _)| valid.is_null(*row));
+                    gaps.for_each(|(_, value)| *value = column.fill);
+                }
+            }
+        }
+        if ragged {
+            scratch.weights.clear();
+            scratch.weights.resize(TILE / LANES, [0.0; LANES]);
+            let weights = scratch.weights.as_flattened_mut().iter_mut();
+            weights.zip(rows.clone()).for_each(|(weight, row)| *weight = self.weight(row));
+        }
+        let groups = rows.len().div_ceil(LANES);
+        let mut columns: [&[Lanes]; MAX_FEATURES] = [&[]; MAX_FEATURES];
+        for (f, column) in self.columns.iter().enumerate() {
+            columns[f] = match copied[f] {
+                true => &scratch.columns[f][..groups],
+                false => column.values[rows.clone()].as_chunks().0,
+            };
+        }
+        let weights = match &self.weights {
+            _ if ragged => Some(&scratch.weights[..groups]),
+            Some(weights) => Some(weights[rows].as_chunks().0),
+            None => None,
+        };
+        show(&Tile { columns: &columns[..self.columns.len()], weights });
+    }
 }
 
-/// At most so many of the points, evenly spread over their order.
-pub(super) fn sample<const D: usize>(points: Vec<Point<D>>, most: usize) -> Vec<Point<D>> {
-    let n = points.len();
-    if n <= most {
-        return points;
-    }
-    (0..most).map(|j| points[j * n / most]).collect()
+/// Whether any of the rows is null.
+fn misses(valid: &NullBuffer, rows: &Range<usize>) -> bool {
+    // Not `slice`: that counts references, over which threads would fight.
+    UnalignedBitChunk::new(valid.validity(), valid.offset() + rows.start, rows.len()).count_ones() < rows.len()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use ndarray::array;
-
-    #[test]
-    fn equal_rows_become_one_point() {
-        let rows = array![[2.0, 1.0], [0.0, 1.0], [2.0, 1.0], [-0.0, 1.0]];
-        let points = distinct::<2>(rows.view());
-        assert_eq!(points, [Point { at: [0.0, 1.0], weight: 2.0 }, Point { at: [2.0, 1.0], weight: 2.0 }]);
-        assert_eq!(sample(points, 1).len(), 1);
-    }
+fn tiles(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = rows.end;
+    rows.step_by(TILE).map(move |start| start..end.min(start + TILE))
 }

@@ -1,62 +1,149 @@
 //! How well clusters are set apart.
+//!
+//! All distances are in standardised units.
 
-use ndarray::ArrayView2;
+use super::points::Points;
+use crate::features::chunks::{by_chunk, in_parallel};
+use crate::features::moments::Compensated;
+
+/// Rows whose silhouettes one job computes.
+const SHARE: usize = 256;
 
 /// The mean silhouette of the rows, from -1 to 1: how much nearer each is to its own cluster than to the next one.
 /// `None` with fewer than two clusters among the labels. Rousseeuw, "Silhouettes" (J. Comput. Appl. Math. 20, 1987); a row
 /// alone in its cluster counts 0. Compares every pair: meant for samples.
-pub fn silhouette(rows: ArrayView2<'_, f64>, labels: &[u32], k: usize) -> Option<f64> {
+pub fn silhouette(points: &Points<'_>, labels: &[u8], k: usize, threads: usize) -> Option<f64> {
     let mut sizes = vec![0_usize; k];
-    labels.iter().for_each(|&label| sizes[label as usize] += 1);
+    labels.iter().for_each(|&label| sizes[usize::from(label)] += 1);
     if sizes.iter().filter(|&&size| size > 0).count() < 2 {
         return None;
     }
-    let n = rows.nrows();
-    let features: Vec<Vec<f64>> = rows.columns().into_iter().map(|column| column.to_vec()).collect();
-    let mut distances = vec![0.0_f64; n];
-    let mut total = 0.0;
-    for i in 0..n {
-        distances.fill(0.0);
-        for column in &features {
-            let x = column[i];
-            for (sum, y) in distances.iter_mut().zip(column) {
-                *sum += (x - y) * (x - y);
+    let n = points.rows();
+    let column = |f| (0..n).map(|row| points.standardise(f, points.value(f, row))).collect();
+    let columns: Vec<Vec<f64>> = (0..points.features()).map(column).collect();
+    let shares = in_parallel(n.div_ceil(SHARE), threads, |share| {
+        let mut distances = vec![0.0_f64; n];
+        let mut total = 0.0;
+        for i in share * SHARE..n.min((share + 1) * SHARE) {
+            distances.fill(0.0);
+            for column in &columns {
+                let x = column[i];
+                for (sum, y) in distances.iter_mut().zip(column) {
+                    *sum += (x - y) * (x - y);
+                }
             }
+            distances.iter_mut().for_each(|squared| *squared = squared.sqrt());
+            let mut sums = vec![0.0; k];
+            for (&distance, &label) in distances.iter().zip(labels) {
+                sums[usize::from(label)] += distance;
+            }
+            total += of_one(usize::from(labels[i]), &sums, &sizes);
         }
-        let mut sums = vec![0.0; k];
-        for (&d, &label) in distances.iter().zip(labels) {
-            sums[label as usize] += d.sqrt();
-        }
-        let own = labels[i] as usize;
-        if sizes[own] < 2 {
-            continue;
-        }
-        let within = sums[own] / (sizes[own] - 1) as f64;
-        let next = (0..k)
-            .filter(|&cluster| cluster != own && sizes[cluster] > 0)
-            .map(|cluster| sums[cluster] / sizes[cluster] as f64)
-            .fold(f64::INFINITY, f64::min);
-        let larger = within.max(next);
-        if larger > 0.0 {
-            total += (next - within) / larger;
-        }
+        total
+    });
+    Some(shares.into_iter().sum::<f64>() / n as f64)
+}
+
+/// The silhouette of a row, from the sums of its distances to the rows of each cluster.
+fn of_one(own: usize, sums: &[f64], sizes: &[usize]) -> f64 {
+    if sizes[own] < 2 {
+        return 0.0;
     }
-    Some(total / n as f64)
+    let within = sums[own] / (sizes[own] - 1) as f64;
+    let others = (0..sizes.len()).filter(|&cluster| cluster != own && sizes[cluster] > 0);
+    let next = others.map(|cluster| sums[cluster] / sizes[cluster] as f64).fold(f64::INFINITY, f64::min);
+    let larger = within.max(next);
+    if larger > 0.0 { (next - within) / larger } else { 0.0 }
+}
+
+/// The mean over the clusters of how much the most similar other one overlaps it; less is better, 0 is best. `None` with
+/// fewer than two clusters. Davies and Bouldin, "A cluster separation measure" (IEEE PAMI 1, 1979).
+pub fn davies_bouldin(points: &Points<'_>, centroids: &[f64], sizes: &[u64], threads: usize) -> Option<f64> {
+    let used: Vec<usize> = (0..sizes.len()).filter(|&cluster| sizes[cluster] > 0).collect();
+    if used.len() < 2 {
+        return None;
+    }
+    let at = points.standardised(centroids);
+    let chunks = by_chunk(points.rows(), threads, |rows| {
+        let mut sums = vec![Compensated::default(); sizes.len()];
+        points.each_nearest(rows, &at, |first, labels, squared| {
+            for (i, (&label, squared)) in labels.iter().zip(squared).enumerate() {
+                sums[label as usize].add(squared.sqrt() * points.weight(first + i));
+            }
+        });
+        sums
+    });
+    let mean_distance = |cluster: usize| {
+        let mut sum = Compensated::default();
+        chunks.iter().for_each(|sums| sum.add(sums[cluster].total()));
+        sum.total() / sizes[cluster] as f64
+    };
+    let spread: Vec<f64> = (0..sizes.len()).map(mean_distance).collect();
+    let centroid = |cluster: usize| &at[cluster * points.features()..][..points.features()];
+    let overlap = |&a: &usize| {
+        let others = used.iter().filter(|&&b| b != a);
+        let overlaps = others.map(|&b| (spread[a] + spread[b]) / squared(centroid(a), centroid(b)).sqrt());
+        overlaps.fold(0.0, f64::max)
+    };
+    Some(used.iter().map(overlap).sum::<f64>() / used.len() as f64)
+}
+
+/// How far apart the clusters are for how wide they are; more is better. `None` with fewer than two clusters, or rows no
+/// more than clusters. Caliński and Harabasz, "A dendrite method for cluster analysis" (Comm. Stat. 3, 1974).
+pub fn calinski_harabasz(points: &Points<'_>, centroids: &[f64], sizes: &[u64], inertia: f64) -> Option<f64> {
+    let used = sizes.iter().filter(|&&size| size > 0).count();
+    let rows: u64 = sizes.iter().sum();
+    if used < 2 || rows as usize <= used {
+        return None;
+    }
+    let at = points.standardised(centroids);
+    let features = points.features();
+    let weighted = |f: usize| sizes.iter().zip(at.chunks_exact(features)).map(move |(&size, c)| size as f64 * c[f]);
+    let middle: Vec<f64> = (0..features).map(|f| weighted(f).sum::<f64>() / rows as f64).collect();
+    let between = |(&size, centroid): (&u64, &[f64])| size as f64 * squared(centroid, &middle);
+    let between: f64 = sizes.iter().zip(at.chunks_exact(features)).map(between).sum();
+    Some(if inertia > 0.0 { between / (used - 1) as f64 / (inertia / (rows as usize - used) as f64) } else { 1.0 })
+}
+
+fn squared(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{as_it_is, random, table};
     use super::*;
-    use ndarray::array;
 
     #[test]
     fn silhouettes_by_hand() {
         // a = 1, b = mean(9, 10) for the first; by symmetry for all four: (9.5 - 1) / 9.5 and (8.5 - 1) / 8.5.
-        let rows = array![[0.0], [1.0], [9.0], [10.0]];
+        let (scale, columns) = as_it_is(vec![vec![0.0, 1.0, 9.0, 10.0]]);
+        let points = Points::new(&scale, &columns);
         let expected = (8.5 / 9.5 + 7.5 / 8.5) / 2.0;
-        let found = silhouette(rows.view(), &[0, 0, 1, 1], 2).unwrap();
+        let found = silhouette(&points, &[0, 0, 1, 1], 2, 1).unwrap();
         assert!((found - expected).abs() < 1e-15, "{found}");
-        assert_eq!(silhouette(rows.view(), &[0, 0, 0, 0], 2), None);
-        assert_eq!(silhouette(array![[0.0], [1.0]].view(), &[0, 1], 2), Some(0.0));
+        assert_eq!(silhouette(&points, &[0, 0, 0, 0], 2, 1), None);
+        let (scale, columns) = as_it_is(vec![vec![0.0, 1.0]]);
+        assert_eq!(silhouette(&Points::new(&scale, &columns), &[0, 1], 2, 1), Some(0.0));
+    }
+
+    #[test]
+    fn threads_change_no_score() {
+        let (scale, columns) = table(random(1000, 2));
+        let points = Points::new(&scale, &columns);
+        let labels: Vec<u8> = (0..1000).map(|i| (i % 3) as u8).collect();
+        assert_eq!(silhouette(&points, &labels, 3, 1), silhouette(&points, &labels, 3, 4));
+    }
+
+    #[test]
+    fn the_two_other_scores_by_hand() {
+        let (scale, columns) = as_it_is(vec![vec![0.0, 1.0, 9.0, 10.0]]);
+        let points = Points::new(&scale, &columns);
+        // Both clusters have a mean distance of 0.5 to their centroids, which are 9 apart.
+        assert_eq!(davies_bouldin(&points, &[0.5, 9.5], &[2, 2], 1), Some(1.0 / 9.0));
+        // Between: 4 · 4.5²; within: 4 · 0.5².
+        assert_eq!(calinski_harabasz(&points, &[0.5, 9.5], &[2, 2], 1.0), Some(4.0 * 4.5 * 4.5 / (1.0 / 2.0)));
+        assert_eq!(davies_bouldin(&points, &[5.0], &[4], 1), None);
+        assert_eq!(calinski_harabasz(&points, &[5.0], &[4], 82.0), None);
     }
 }

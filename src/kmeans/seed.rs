@@ -6,41 +6,65 @@
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::RngCore;
 
-use super::lloyd::distance;
-use super::points::Point;
+use super::kernel::{self, Lanes};
+use super::points::Points;
+use crate::features::moments::LANES;
 
-/// k of the points, each drawn with a chance that grows with its weighted squared distance to those before it, and each
-/// the best of a few candidates. There must be k points or more.
-pub(super) fn plus_plus<const D: usize>(points: &[Point<D>], k: usize, rng: &mut Xoshiro256PlusPlus) -> Vec<[f64; D]> {
-    let trials = 2 + (k as f64).ln() as usize;
-    let mut cumulative = vec![0.0; points.len()];
-    accumulate(&mut cumulative, points.iter().map(|point| point.weight));
-    let first = draw(&cumulative, rng);
-    let mut chosen = vec![points[first].at];
-    let mut closest: Vec<f64> = points.iter().map(|point| distance(&point.at, &chosen[0])).collect();
-    let mut candidate = vec![0.0; points.len()];
-    let mut best = vec![0.0; points.len()];
-    while chosen.len() < k {
-        accumulate(&mut cumulative, points.iter().zip(&closest).map(|(point, d)| point.weight * d));
-        let mut best_potential = f64::INFINITY;
-        let mut winner = 0;
-        for _ in 0..trials {
-            let drawn = draw(&cumulative, rng);
-            let mut potential = 0.0;
-            for ((next, point), &d) in candidate.iter_mut().zip(points).zip(&closest) {
-                *next = distance(&point.at, &points[drawn].at).min(d);
-                potential += point.weight * *next;
-            }
-            if potential < best_potential {
-                best_potential = potential;
-                winner = drawn;
-                std::mem::swap(&mut best, &mut candidate);
-            }
-        }
-        std::mem::swap(&mut closest, &mut best);
-        chosen.push(points[winner].at);
+/// Points made ready for drawing from them: standardised, their number rounded up to eights with weightless ones.
+pub(super) struct Urn<'a> {
+    points: &'a Points<'a>,
+    columns: Vec<Vec<Lanes>>,
+    weights: Vec<Lanes>,
+}
+
+impl<'a> Urn<'a> {
+    pub fn new(points: &'a Points<'a>) -> Self {
+        let groups = points.rows().div_ceil(LANES);
+        let fill = |value: &dyn Fn(usize) -> f64| {
+            let mut lanes = vec![[0.0; LANES]; groups];
+            lanes.as_flattened_mut().iter_mut().zip(0..points.rows()).for_each(|(to, row)| *to = value(row));
+            lanes
+        };
+        let column = |feature| fill(&|row| points.standardise(feature, points.value(feature, row)));
+        let columns = (0..points.features()).map(column).collect();
+        Self { points, columns, weights: fill(&|row| points.weight(row)) }
     }
-    chosen
+
+    /// k of the points, in original units, each drawn with a chance that grows with its weighted squared distance to those
+    /// before it, and each the best of a few candidates. There must be k different points or more.
+    pub fn draw(&self, k: usize, rng: &mut Xoshiro256PlusPlus) -> Vec<f64> {
+        let trials = 2 + (k as f64).ln() as usize;
+        let columns: Vec<&[Lanes]> = self.columns.iter().map(Vec::as_slice).collect();
+        let at = |row: usize| -> Vec<f64> { columns.iter().map(|column| column.as_flattened()[row]).collect() };
+        let level = self.points.level();
+        let nearer = |row: usize, closest: &[Lanes], out: &mut [Lanes]| {
+            kernel::draw_nearer(level, &columns, &self.weights, &at(row), closest, out)
+        };
+        let everywhere = vec![[f64::INFINITY; LANES]; self.weights.len()];
+        let (mut closest, mut candidate, mut best) = (everywhere.clone(), everywhere.clone(), everywhere);
+        let mut cumulative = vec![0.0; self.points.rows()];
+        accumulate(&mut cumulative, self.weights.as_flattened().iter().copied());
+        let mut chosen = vec![pick(&cumulative, rng)];
+        nearer(chosen[0], &best, &mut closest);
+        while chosen.len() < k {
+            let weights = self.weights.as_flattened().iter().zip(closest.as_flattened());
+            accumulate(&mut cumulative, weights.map(|(weight, squared)| weight * squared));
+            let mut least = f64::INFINITY;
+            let mut winner = 0;
+            for _ in 0..trials {
+                let row = pick(&cumulative, rng);
+                let potential = nearer(row, &closest, &mut candidate);
+                if potential < least {
+                    (least, winner) = (potential, row);
+                    std::mem::swap(&mut best, &mut candidate);
+                }
+            }
+            std::mem::swap(&mut closest, &mut best);
+            chosen.push(winner);
+        }
+        let value = |row: usize, feature| self.points.original(feature, self.points.value(feature, row));
+        chosen.iter().flat_map(|&row| (0..self.points.features()).map(move |feature| value(row, feature))).collect()
+    }
 }
 
 fn accumulate(cumulative: &mut [f64], values: impl Iterator<Item = f64>) {
@@ -52,8 +76,12 @@ fn accumulate(cumulative: &mut [f64], values: impl Iterator<Item = f64>) {
 }
 
 /// An index, drawn in proportion to the steps of the cumulative sums.
-fn draw(cumulative: &[f64], rng: &mut Xoshiro256PlusPlus) -> usize {
-    let total = cumulative.last().copied().unwrap_or(0.0);
-    let unit = (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
-    cumulative.partition_point(|&sum| sum <= unit * total).min(cumulative.len() - 1)
+fn pick(cumulative: &[f64], rng: &mut Xoshiro256PlusPlus) -> usize {
+    let drawn = unit(rng) * cumulative.last().copied().unwrap_or(0.0);
+    cumulative.partition_point(|&sum| sum <= drawn).min(cumulative.len() - 1)
+}
+
+/// A number from 0 to 1, without 1.
+pub(super) fn unit(rng: &mut Xoshiro256PlusPlus) -> f64 {
+    (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }

@@ -8,7 +8,7 @@ pub mod shelf;
 
 use std::collections::BTreeMap;
 
-use datafusion::arrow::array::{Array, Float64Array, RecordBatch};
+use datafusion::arrow::array::RecordBatch;
 use ndarray::Array2;
 use poem_openapi::Object;
 use serde::{Deserialize, Serialize};
@@ -120,7 +120,7 @@ pub struct Predecessor {
 impl Model {
     /// What standardises a row for this model.
     pub fn scale(&self) -> Scale {
-        Scale { mean: self.mean.clone(), std: self.std.clone() }
+        Scale::new(self.mean.clone(), self.std.clone())
     }
 
     /// k by features, in original units.
@@ -161,21 +161,6 @@ impl Predictor {
         }
         let (cluster, squared) = kmeans::nearest(row, &self.centroids);
         (cluster, squared.sqrt())
-    }
-
-    /// The cluster of each row of columns in original units; missing values take the mean.
-    pub fn assign(&self, columns: &[Float64Array]) -> Vec<u32> {
-        let rows = columns.first().map_or(0, Array::len);
-        let mut row = vec![0.0; columns.len()];
-        (0..rows)
-            .map(|i| {
-                for (feature, column) in columns.iter().enumerate() {
-                    let known = !column.is_null(i);
-                    row[feature] = if known { column.value(i) } else { self.scale.mean[feature] };
-                }
-                self.predict(&mut row).0 as u32
-            })
-            .collect()
     }
 
     /// k by features, standardised.

@@ -11,14 +11,14 @@ pub fn query(model: &Model) -> String {
     let centroids = predictor.centroids();
     let k = model.clusters.len();
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let scale = model.scale();
     let standardised: Vec<String> = model
         .features
         .iter()
         .enumerate()
         .map(|(i, feature)| {
-            let (mean, std) = (number(model.mean[i]), if model.std[i] == 0.0 { 1.0 } else { model.std[i] });
-            let value = format!("coalesce(CAST({} AS DOUBLE PRECISION), {mean})", quoted(feature));
-            format!("    ({value} - {mean}) / {} AS z{i}", number(std))
+            let value = format!("coalesce(CAST({} AS DOUBLE PRECISION), {})", quoted(feature), number(model.mean[i]));
+            format!("    ({value} - {}) * {} AS z{i}", number(scale.origin[i]), number(scale.inverse[i]))
         })
         .collect();
     let distances: Vec<String> = (0..k)

@@ -4,8 +4,12 @@
 //! over the small ones, which stay for a while: for readers that listed the directory before, and for globs.
 
 use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::Fields;
+use datafusion::arrow::error::ArrowError;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 
@@ -45,9 +49,11 @@ impl Log {
     pub fn compact(&self, policy: &Policy) -> Result<Rolled, Error> {
         let mut rolled = Rolled { deleted: self.delete_replaced(policy.grace)?, ..Rolled::default() };
         for run in plan(&self.files()?, policy) {
-            if self.roll(&run)? {
-                rolled.small += run.len() as u64;
-                rolled.large += 1;
+            for alike in self.alike(run)? {
+                if self.roll(&alike)? {
+                    rolled.small += alike.len() as u64;
+                    rolled.large += 1;
+                }
             }
         }
         Ok(rolled)
@@ -73,45 +79,66 @@ impl Log {
         Ok(deleted)
     }
 
+    /// Parts of a run with the same columns: `00_records.sql` may have changed on the way.
+    pub(super) fn alike(&self, run: Vec<DataFile>) -> Result<Vec<Vec<DataFile>>, Error> {
+        let mut parts: Vec<(Fields, Vec<DataFile>)> = Vec::new();
+        for file in run {
+            // Rolled by somebody else, and deleted already.
+            let Some((_, metadata)) = open(&file)? else { return Ok(Vec::new()) };
+            match parts.last_mut() {
+                Some((fields, part)) if *fields == metadata.schema().fields => part.push(file),
+                _ => parts.push((metadata.schema().fields.clone(), vec![file])),
+            }
+        }
+        Ok(parts.into_iter().map(|(_, part)| part).filter(|part| part.len() > 1).collect())
+    }
+
     /// Writes one file in place of a run; `false` if somebody else did.
     fn roll(&self, run: &[DataFile]) -> Result<bool, Error> {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(false) };
         let (start, next) = (first.start, last.next);
-        let path = self.dir.join(format!("{start:020}-{next:020}.parquet"));
         let scratch = self.store.scratch();
-        let written = self.merge(run, &scratch, start, next);
+        let written = self.merge(run, &scratch, start, next, Ok);
         if !matches!(written, Ok(true)) {
             let _ = fs::remove_file(&scratch);
             return written;
         }
-        self.store.link(&scratch, &path)
+        self.store.link(&scratch, &self.large(start, next))
     }
 
-    fn merge(&self, run: &[DataFile], scratch: &std::path::Path, start: i64, next: i64) -> Result<bool, Error> {
+    /// Where a file stands that covers others.
+    pub(super) fn large(&self, start: i64, next: i64) -> PathBuf {
+        self.dir.join(format!("{start:020}-{next:020}.parquet"))
+    }
+
+    /// Writes the records of a run into one file, each batch changed on the way; `false` if a file of the run is gone.
+    pub(super) fn merge(
+        &self,
+        run: &[DataFile],
+        scratch: &Path,
+        start: i64,
+        next: i64,
+        change: impl Fn(RecordBatch) -> Result<RecordBatch, ArrowError>,
+    ) -> Result<bool, Error> {
         let parquet = |source| Error::Parquet { path: scratch.to_owned(), source };
         let rows = run.iter().map(|file| file.rows).sum();
         let mut writer: Option<ArrowWriter<File>> = None;
         for file in run {
             let damaged = |e: &dyn std::fmt::Display| Error::Damaged { path: file.path.clone(), why: e.to_string() };
-            let input = match File::open(&file.path) {
-                Ok(input) => input,
-                // Rolled by somebody else, and deleted already.
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-                Err(e) => return Err(Error::io("open", &file.path)(e)),
-            };
-            let metadata = ArrowReaderMetadata::load(&input, Default::default()).map_err(|e| damaged(&e))?;
-            let schema = metadata.schema().clone();
-            let writer = match &mut writer {
-                Some(writer) => writer,
-                None => {
-                    let output = File::create(scratch).map_err(Error::io("write", scratch))?;
-                    let made = ArrowWriter::try_new(output, schema, Some(properties(start, next, rows)));
-                    writer.insert(made.map_err(parquet)?)
-                }
-            };
+            let Some((input, metadata)) = open(file)? else { return Ok(false) };
             let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata);
             for batch in reader.build().map_err(|e| damaged(&e))? {
-                writer.write(&batch.map_err(|e| damaged(&e))?).map_err(parquet)?;
+                let batch = batch.and_then(&change).map_err(|e| damaged(&e))?;
+                let writer = match &mut writer {
+                    Some(writer) => writer,
+                    None => {
+                        let output = File::create(scratch).map_err(Error::io("write", scratch))?;
+                        let properties = properties(start, next, rows, &batch);
+                        let made = ArrowWriter::try_new(output, batch.schema(), Some(properties));
+                        writer.insert(made.map_err(parquet)?)
+                    }
+                };
+                writer.write(&batch).map_err(parquet)?;
                 if writer.in_progress_size() > GROUP_BYTES {
                     writer.flush().map_err(parquet)?;
                 }
@@ -122,6 +149,18 @@ impl Log {
         output.sync_all().map_err(Error::io("sync", scratch))?;
         Ok(true)
     }
+}
+
+/// A file's footer; `None` if somebody else rolled and deleted it.
+pub(super) fn open(file: &DataFile) -> Result<Option<(File, ArrowReaderMetadata)>, Error> {
+    let input = match File::open(&file.path) {
+        Ok(input) => input,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io("open", &file.path)(e)),
+    };
+    let metadata = ArrowReaderMetadata::load(&input, Default::default())
+        .map_err(|e| Error::Damaged { path: file.path.clone(), why: e.to_string() })?;
+    Ok(Some((input, metadata)))
 }
 
 /// Runs of neighbouring small files. A run ends when it is large enough; the last one is rolled only where that saves
@@ -155,7 +194,6 @@ mod tests {
     use super::super::log::tests::records;
     use super::super::{Published, Store};
     use super::*;
-    use std::path::PathBuf;
 
     const POLICY: Policy = Policy { target: 100, grace: Duration::ZERO, eager: false };
 

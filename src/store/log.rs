@@ -3,11 +3,13 @@
 //! A file is named by where it was expected to start, the `next` of the file before it. That makes the name a claim:
 //! whoever links it in first owns the range, and whoever finds it taken has lost the partition.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch};
+use datafusion::arrow::datatypes::DataType;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader};
@@ -238,26 +240,55 @@ pub(super) fn covering<'f>(files: &'f [DataFile], other: &DataFile) -> Option<&'
 }
 
 /// How files are written: compressed, with statistics, and with a footer that says what they cover.
-pub(super) fn properties(start: i64, next: i64, rows: u64) -> WriterProperties {
+pub(super) fn properties(start: i64, next: i64, rows: u64, like: &RecordBatch) -> WriterProperties {
     let pair = |key: &str, value: String| KeyValue::new(key.to_owned(), value);
-    WriterProperties::builder()
+    let mut properties = WriterProperties::builder()
         .set_created_by(concat!("tercile ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_column_encoding(ColumnPath::from("_offset"), Encoding::DELTA_BINARY_PACKED)
-        .set_column_dictionary_enabled(ColumnPath::from("_offset"), false)
-        .set_column_dictionary_enabled(ColumnPath::from("_raw"), false)
         .set_key_value_metadata(Some(vec![
             pair("start", start.to_string()),
             pair("next", next.to_string()),
             pair("rows", rows.to_string()),
-        ]))
-        .build()
+        ]));
+    for name in ["_offset", "_timestamp"] {
+        properties = properties
+            .set_column_encoding(ColumnPath::from(name), Encoding::DELTA_BINARY_PACKED)
+            .set_column_dictionary_enabled(ColumnPath::from(name), false);
+    }
+    for (field, column) in like.schema_ref().fields().iter().zip(like.columns()) {
+        if !repeats(column) {
+            properties = properties.set_column_dictionary_enabled(ColumnPath::new(vec![field.name().clone()]), false);
+        }
+    }
+    properties.build()
+}
+
+/// Whether a dictionary pays: values that hardly repeat only fill it up, and building it is most of the time of writing.
+fn repeats(column: &ArrayRef) -> bool {
+    let values: Vec<&[u8]> = match column.data_type() {
+        DataType::Utf8 => {
+            let column = column.as_string::<i32>();
+            sampled(column.len()).filter(|&row| column.is_valid(row)).map(|row| column.value(row).as_bytes()).collect()
+        }
+        DataType::Binary => {
+            let column = column.as_binary::<i32>();
+            sampled(column.len()).filter(|&row| column.is_valid(row)).map(|row| column.value(row)).collect()
+        }
+        _ => return true,
+    };
+    let distinct: HashSet<&[u8]> = values.iter().copied().collect();
+    distinct.len() * 2 <= values.len() || values.len() < 16
+}
+
+/// Up to a thousand rows, evenly spread.
+fn sampled(rows: usize) -> impl Iterator<Item = usize> {
+    (0..rows).step_by((rows / 1000).max(1))
 }
 
 fn write_parquet(path: &Path, records: &RecordBatch, start: i64, next: i64) -> Result<u64, Error> {
     let parquet = |source| Error::Parquet { path: path.to_owned(), source };
-    let properties = properties(start, next, records.num_rows() as u64);
+    let properties = properties(start, next, records.num_rows() as u64, records);
     let file = File::create(path).map_err(Error::io("write", path))?;
     let mut writer = ArrowWriter::try_new(file, records.schema(), Some(properties)).map_err(parquet)?;
     writer.write(records).map_err(parquet)?;

@@ -14,6 +14,7 @@
 
 mod compact;
 pub mod log;
+mod mend;
 mod verify;
 
 use std::fs::{self, File, TryLockError};
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use compact::{Policy, Rolled};
 pub use log::{DataFile, Log, Published};
+pub use mend::Mended;
 
 /// The `id` of a store that the embedded broker feeds: it makes its topic anew at each start.
 pub const EMBEDDED: &str = "embedded";
@@ -134,6 +136,19 @@ impl Store {
     /// Where the models live.
     pub fn models(&self) -> PathBuf {
         self.root.join("models")
+    }
+
+    /// The segmentations that were trained, by name.
+    pub fn segmentations(&self) -> Result<Vec<String>, Error> {
+        let dir = self.models();
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::io("list", &dir)(e)),
+        };
+        let mut names: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+        names.sort();
+        Ok(names)
     }
 
     /// What feeds the store; `None` if nothing did yet.

@@ -1,0 +1,96 @@
+//! The figures of an ingest, as metrics: beside the API's own where both run in one process, or served alone.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use poem::listener::TcpAcceptor;
+use poem::{EndpointExt as _, IntoResponse as _, Response, Route, Server, get, handler, web::Data};
+use prometheus::core::Collector;
+use prometheus::{Encoder as _, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use crate::ingest::{Control, Progress};
+
+/// Gauges of one ingest.
+#[derive(Clone)]
+pub struct Ingesting {
+    records: IntGaugeVec,
+    bytes: IntGauge,
+    files: IntGauge,
+    lag: IntGaugeVec,
+}
+
+impl Ingesting {
+    /// Makes the gauges known to a registry.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let records = Opts::new("tercile_records", "Records ingested by this process, by what became of them");
+        let lag = Opts::new("tercile_ingest_lag", "Records of the topic that were not read yet");
+        let gauges = Self {
+            records: IntGaugeVec::new(records, &["state"])?,
+            bytes: IntGauge::new("tercile_ingest_bytes", "Bytes of keys and values received by this process")?,
+            files: IntGauge::new("tercile_ingest_files", "Files that this process added to the store")?,
+            lag: IntGaugeVec::new(lag, &["partition"])?,
+        };
+        let all: [Box<dyn Collector>; 4] = [
+            Box::new(gauges.records.clone()),
+            Box::new(gauges.bytes.clone()),
+            Box::new(gauges.files.clone()),
+            Box::new(gauges.lag.clone()),
+        ];
+        for collector in all {
+            registry.register(collector)?;
+        }
+        Ok(gauges)
+    }
+
+    /// Sets the gauges to where an ingest stands now.
+    pub fn update(&self, progress: &Progress) {
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed).cast_signed();
+        self.records.with_label_values(&["received"]).set(count(&progress.received));
+        self.records.with_label_values(&["stored"]).set(count(&progress.stored));
+        self.records.with_label_values(&["unreadable"]).set(count(&progress.unreadable));
+        self.bytes.set(count(&progress.received_bytes));
+        self.files.set(count(&progress.files));
+        // A partition that went to another worker is that one's to tell of.
+        self.lag.reset();
+        for (partition, lag) in progress.lags() {
+            self.lag.with_label_values(&[partition.to_string()]).set(lag);
+        }
+    }
+}
+
+/// All metrics of a registry in Prometheus' text format.
+pub fn text(registry: &Registry) -> String {
+    let mut text = Vec::new();
+    if let Err(error) = TextEncoder::new().encode(&registry.gather(), &mut text) {
+        tracing::error!("the metrics could not be written: {error}");
+    }
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// An ingest that has no API beside it.
+struct Alone {
+    registry: Registry,
+    gauges: Ingesting,
+    control: Arc<Control>,
+}
+
+/// Serves `/metrics` and `/health/live` of an ingest, as long as the process lives.
+pub async fn serve(listener: tokio::net::TcpListener, control: Arc<Control>) -> anyhow::Result<()> {
+    let registry = Registry::new();
+    let gauges = Ingesting::register(&registry)?;
+    let alone = Arc::new(Alone { registry, gauges, control });
+    let app = Route::new().at("/metrics", get(metrics)).at("/health/live", get(live)).data(alone);
+    Server::new_with_acceptor(TcpAcceptor::from_tokio(listener)?).run(app).await?;
+    Ok(())
+}
+
+#[handler]
+fn metrics(Data(alone): Data<&Arc<Alone>>) -> Response {
+    alone.gauges.update(&alone.control.progress);
+    text(&alone.registry).with_content_type("text/plain; version=0.0.4").into_response()
+}
+
+#[handler]
+fn live() -> &'static str {
+    "ok"
+}

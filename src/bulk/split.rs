@@ -1,0 +1,209 @@
+//! A stream of JSON cut into its values: the elements of an array, or values one after the other (NDJSON).
+//!
+//! It finds where a value ends and leaves it to the parser whether it is one.
+
+use std::io::{self, Read};
+
+/// The longest value that is waited for.
+const MAX_VALUE: usize = 64 * 1024 * 1024;
+const CHUNK: usize = 256 * 1024;
+
+/// Values out of a stream.
+pub struct Splitter<R> {
+    input: R,
+    buffer: Vec<u8>,
+    /// Where the next value begins, at the earliest.
+    at: usize,
+    /// In an array: whether a comma must come before the next value. `None` outside.
+    array: Option<bool>,
+    begun: bool,
+    ended: bool,
+}
+
+impl<R: Read> Splitter<R> {
+    pub fn new(input: R) -> Self {
+        Self { input, buffer: Vec::new(), at: 0, array: None, begun: false, ended: false }
+    }
+
+    /// The bytes of the next value; `None` at the end.
+    pub fn value(&mut self) -> io::Result<Option<&[u8]>> {
+        if !self.begun {
+            self.begun = true;
+            if self.peek()? == Some(0xef) && self.fill_to(3)? && self.buffer[self.at..].starts_with(b"\xef\xbb\xbf") {
+                self.at += 3;
+            }
+            if self.peek()? == Some(b'[') {
+                self.at += 1;
+                self.array = Some(false);
+            }
+        }
+        if self.ended {
+            return Ok(None);
+        }
+        let Some(mut first) = self.peek()? else {
+            return if self.array.is_some() { Err(bad("the array does not end")) } else { Ok(None) };
+        };
+        if let Some(comma) = self.array {
+            if first == b']' {
+                self.at += 1;
+                self.ended = true;
+                return if self.peek()?.is_none() { Ok(None) } else { Err(bad("something follows the array")) };
+            }
+            if comma {
+                if first != b',' {
+                    return Err(bad("expected a comma or the array's end"));
+                }
+                self.at += 1;
+                first = self.peek()?.ok_or_else(|| bad("the array does not end"))?;
+            }
+            self.array = Some(true);
+        }
+        let end = match first {
+            b'{' | b'[' => self.nested()?,
+            b'"' => self.string(self.at + 1)?,
+            _ => self.word()?,
+        };
+        let start = std::mem::replace(&mut self.at, end);
+        Ok(Some(&self.buffer[start..end]))
+    }
+
+    /// The next byte that is no white space, which stays.
+    fn peek(&mut self) -> io::Result<Option<u8>> {
+        loop {
+            match self.buffer.get(self.at).copied() {
+                Some(b' ' | b'\t' | b'\n' | b'\r') => self.at += 1,
+                Some(byte) => return Ok(Some(byte)),
+                None if self.fill_to(1)? => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Reads on until so many bytes stand after the place where the next value begins; `false` at the end.
+    fn fill_to(&mut self, bytes: usize) -> io::Result<bool> {
+        while self.buffer.len() < self.at + bytes {
+            self.buffer.drain(..self.at);
+            self.at = 0;
+            if self.buffer.len() > MAX_VALUE {
+                return Err(bad("a value of more than 64 MiB"));
+            }
+            let before = self.buffer.len();
+            self.buffer.resize(before + CHUNK, 0);
+            let read = self.input.read(&mut self.buffer[before..]);
+            self.buffer.truncate(before + *read.as_ref().unwrap_or(&0));
+            match read {
+                Ok(0) => return Ok(false),
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(true)
+    }
+
+    /// Where the object or array ends that begins here.
+    fn nested(&mut self) -> io::Result<usize> {
+        let (mut depth, mut ahead) = (0_usize, 0);
+        loop {
+            if !self.fill_to(ahead + 1)? {
+                return Err(bad("the last value does not end"));
+            }
+            match self.buffer[self.at + ahead] {
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' => {
+                    depth -= 1;
+                    if depth == 0 {
+                        return Ok(self.at + ahead + 1);
+                    }
+                }
+                b'"' => {
+                    ahead = self.string(self.at + ahead + 1)? - self.at;
+                    continue;
+                }
+                _ => {}
+            }
+            ahead += 1;
+        }
+    }
+
+    /// Where the string ends whose first character stands here.
+    fn string(&mut self, start: usize) -> io::Result<usize> {
+        let mut ahead = start - self.at;
+        loop {
+            if !self.fill_to(ahead + 1)? {
+                return Err(bad("the last string does not end"));
+            }
+            match self.buffer[self.at + ahead] {
+                b'"' => return Ok(self.at + ahead + 1),
+                b'\\' => ahead += 2,
+                _ => ahead += 1,
+            }
+        }
+    }
+
+    /// Where a number or word ends that begins here; anything else is one byte, for the parser to refuse.
+    fn word(&mut self) -> io::Result<usize> {
+        let mut ahead = 1;
+        while self.fill_to(ahead + 1)?
+            && !matches!(self.buffer[self.at + ahead], b',' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r')
+        {
+            ahead += 1;
+        }
+        Ok(self.at + ahead)
+    }
+}
+
+fn bad(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives one byte at a time, so that every value is cut everywhere.
+    struct Drops<'t>(&'t [u8]);
+
+    impl Read for Drops<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let n = self.0.len().min(1);
+            buffer[..n].copy_from_slice(&self.0[..n]);
+            self.0 = &self.0[n..];
+            Ok(n)
+        }
+    }
+
+    fn values(text: &str) -> Result<Vec<String>, String> {
+        let read = |input: Box<dyn Read + '_>| {
+            let mut splitter = Splitter::new(input);
+            let mut values = Vec::new();
+            while let Some(value) = splitter.value().map_err(|e| e.to_string())? {
+                values.push(String::from_utf8(value.to_vec()).unwrap());
+            }
+            Ok(values)
+        };
+        let whole = read(Box::new(text.as_bytes()));
+        assert_eq!(whole, read(Box::new(Drops(text.as_bytes()))), "{text}");
+        whole
+    }
+
+    #[test]
+    fn arrays_and_lines_are_cut_into_values() {
+        let two = [r#"{"a":"]},{\"","b":[1,{}]}"#, r#"{"a":2}"#];
+        let array = format!("\u{feff} [ {} ,\n{} ]\n", two[0], two[1]);
+        assert_eq!(values(&array).unwrap(), two);
+        let lines = format!("{}\n{}\r\n\n", two[0], two[1]);
+        assert_eq!(values(&lines).unwrap(), two);
+        assert_eq!(values(&format!("{}{}", two[0], two[1])).unwrap(), two);
+        assert_eq!(values("[1, \"x\\\\\",null,[2]]").unwrap(), ["1", "\"x\\\\\"", "null", "[2]"]);
+        for empty in ["", " \n", "[]", "[ ]"] {
+            assert_eq!(values(empty).unwrap(), Vec::<String>::new(), "{empty:?}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_end_is_an_error() {
+        for text in ["[", "[{}", "[{},", "{", "{\"a", "[{} {}]", "[{}]x", "\"\\"] {
+            assert!(values(text).is_err(), "{text}");
+        }
+    }
+}

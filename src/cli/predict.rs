@@ -1,0 +1,95 @@
+//! `tercile predict`
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::{Done, count};
+use crate::bulk::{Format, Reader, Scorer, Writer};
+use crate::config::StoreArgs;
+use crate::model::{SLICES, Shelf};
+
+/// Tell the segment of each row
+///
+/// Rows come from a file or from stdin, as CSV, JSON, NDJSON, Arrow or Parquet, and go out the same way with three more
+/// columns: cluster, description, and distance, which is to the centroid in standardised units. Features must be finite
+/// numbers; the first row that has none ends the run. Any number of rows goes through in constant memory.
+#[derive(Args)]
+pub struct Predict {
+    /// The segmentation whose model answers: price_rating, ...
+    segmentation: String,
+    /// The file of rows; - is stdin
+    #[arg(value_name = "FILE", default_value = "-")]
+    file: PathBuf,
+    /// The slice whose model answers: 1, 2 or 3, the whole stream
+    #[arg(long, env = "TERCILE_MODEL", value_name = "SLICE", default_value_t = SLICES,
+          value_parser = clap::value_parser!(u8).range(1..=i64::from(SLICES)))]
+    model: u8,
+    /// The language of descriptions
+    #[arg(long, env = "TERCILE_LANG", value_name = "LANGUAGE", default_value = "en", value_parser = ["en", "id"])]
+    lang: String,
+    /// How the rows are written down [default: as the file's name or its first bytes say]
+    #[arg(long, env = "TERCILE_INPUT_FORMAT", value_name = "FORMAT")]
+    input_format: Option<Format>,
+    /// How they go out [default: as the output's name says, else as they came]
+    #[arg(long, env = "TERCILE_FORMAT", value_name = "FORMAT")]
+    format: Option<Format>,
+    /// A file to write to [default: stdout]
+    #[arg(short, long, env = "TERCILE_OUTPUT", value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+impl Predict {
+    pub fn run(self) -> anyhow::Result<Done> {
+        let scorer = self.scorer()?;
+        let stdin = self.file.as_os_str() == "-";
+        let name = if stdin { "stdin".to_owned() } else { self.file.display().to_string() };
+        let input: Box<dyn Read + Send> = match stdin {
+            true => Box::new(io::stdin()),
+            false => Box::new(File::open(&self.file).with_context(|| format!("cannot read {name}"))?),
+        };
+        let said = self.input_format.or_else(|| Format::of(&self.file));
+        let mut reader = Reader::open(input, said, &scorer.features).with_context(|| name.clone())?;
+        let named = self.output.as_deref().and_then(Format::of);
+        let format = self.format.or(named).unwrap_or(reader.format);
+        let out: Box<dyn Write + Send> = match &self.output {
+            Some(path) => Box::new(File::create(path).with_context(|| format!("cannot write {}", path.display()))?),
+            None => Box::new(io::stdout()),
+        };
+        let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, out), format);
+        loop {
+            let first = reader.rows;
+            let Some(block) = reader.block().with_context(|| name.clone())? else { break };
+            let found = scorer.score(&block, first).with_context(|| name.clone())?;
+            writer.write(block, &found, &scorer)?;
+        }
+        writer.finish()?;
+        tracing::debug!("{} of {name} clustered", count(reader.rows, "row"));
+        Ok(Done::Well)
+    }
+
+    fn scorer(&self) -> anyhow::Result<Scorer> {
+        let name = &self.segmentation;
+        let store = self.store.look();
+        let trained = store.segmentations()?;
+        if !trained.contains(name) {
+            let there = if trained.is_empty() { "none".to_owned() } else { trained.join(", ") };
+            anyhow::bail!(
+                "the store {} has no model of {name:?}, it has {there}; run tercile train, or check --store",
+                store.root().display()
+            );
+        }
+        let shelf = Shelf::new(&store, name);
+        let Some(model) = shelf.serving(self.model)? else {
+            let refused = shelf.slices()?.get(&self.model).and_then(|standing| standing.refused.clone());
+            let why = refused.unwrap_or_else(|| "it is not trained yet; run tercile train".to_owned());
+            anyhow::bail!("{name} of slice {} has no model: {why}", self.model);
+        };
+        Ok(Scorer::new(&model, &self.lang))
+    }
+}

@@ -1,0 +1,47 @@
+//! `tercile replay`
+
+use clap::Args;
+
+use super::{Done, count, thousands};
+use crate::config::StoreArgs;
+use crate::store::Mended;
+
+/// Try the records again that could not be read
+///
+/// They are in the store with their bytes and the reason (the columns _raw and _error). After an upgrade that reads more,
+/// this fills in their fields: nothing is lost, no record changes its place, and ingest may go on meanwhile.
+#[derive(Args)]
+pub struct Replay {
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+impl Replay {
+    pub fn run(self) -> anyhow::Result<Done> {
+        let mut sum = Mended::default();
+        for log in self.store.look().logs()? {
+            let Mended { records, files, unreadable, waiting } = log.mend()?;
+            sum.records += records;
+            sum.files += files;
+            sum.unreadable += unreadable;
+            sum.waiting += waiting;
+        }
+        tracing::info!(
+            records = sum.records,
+            files = sum.files,
+            unreadable = sum.unreadable,
+            waiting = sum.waiting,
+            "read {} that could not be read before, in {}; {} still can't be",
+            count(sum.records, "record"),
+            count(sum.files, "new file"),
+            thousands(sum.unreadable)
+        );
+        if sum.waiting > 0 {
+            tracing::warn!(
+                "{} could be read, but stand in a large file alone in its partition; run this again once more records came",
+                count(sum.waiting, "record")
+            );
+        }
+        Ok(Done::Well)
+    }
+}

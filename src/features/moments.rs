@@ -1,0 +1,237 @@
+//! Mean and deviation of a column, in two passes at the speed of memory.
+//!
+//! Input: a column that may have nulls. Output: its range, its mean, and the sum of its squares about any value. Sums are
+//! compensated (Neumaier 1974, in eight lanes side by side): they are right to the last digit or nearly so, and depend on
+//! the rows alone, not on threads or instruction sets.
+
+use std::ops::Range;
+
+use datafusion::arrow::array::{Array, Float64Array};
+use fearless_simd::{Level, Select, Simd, SimdBase, SimdMask, dispatch};
+
+use super::chunks::by_chunk;
+
+/// Partial sums that are kept apart on every machine, whatever the width of its vectors.
+pub const LANES: usize = 8;
+
+/// What a first pass finds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Extent {
+    pub least: f64,
+    pub greatest: f64,
+    pub sum: f64,
+    /// Values that are there.
+    pub known: usize,
+    /// Whether all of those are finite; the rest means nothing otherwise.
+    pub finite: bool,
+}
+
+/// Range and sum of the values times `unit`.
+pub fn extent(column: &Float64Array, unit: f64, threads: usize, level: Level) -> Extent {
+    let chunks = by_chunk(column.len(), threads, |rows| {
+        let mut lanes = ExtentLanes::new();
+        known(column, rows, |groups, rest| {
+            dispatch!(level, simd => lanes.add(simd, groups, unit));
+            lanes.add_rest(rest, unit);
+        });
+        lanes
+    });
+    let mut all = ExtentLanes::new();
+    let mut sum = Compensated::default();
+    for chunk in &chunks {
+        chunk.sum.iter().zip(&chunk.lost).for_each(|(sum_of, lost)| {
+            sum.add(*sum_of);
+            sum.add(*lost);
+        });
+        all.least = all.least.min(chunk.least);
+        all.greatest = all.greatest.max(chunk.greatest);
+        all.finite &= chunk.finite;
+    }
+    Extent {
+        least: all.least,
+        greatest: all.greatest,
+        sum: sum.total(),
+        known: column.len() - column.null_count(),
+        finite: all.finite,
+    }
+}
+
+/// The sum of the squared distances of the values times `unit` from `middle`.
+pub fn squares(column: &Float64Array, unit: f64, middle: f64, threads: usize, level: Level) -> f64 {
+    let chunks = by_chunk(column.len(), threads, |rows| {
+        let (mut sum, mut lost) = ([0.0; LANES], [0.0; LANES]);
+        known(column, rows, |groups, rest| {
+            dispatch!(level, simd => add_squares(simd, groups, unit, middle, &mut sum, &mut lost));
+            for (lane, value) in rest.iter().enumerate() {
+                let off = value * unit - middle;
+                (sum[lane], lost[lane]) = two_sum(sum[lane], lost[lane], off * off);
+            }
+        });
+        (sum, lost)
+    });
+    let mut total = Compensated::default();
+    for (sum, lost) in chunks {
+        sum.iter().zip(&lost).for_each(|(sum, lost)| {
+            total.add(*sum);
+            total.add(*lost);
+        });
+    }
+    total.total()
+}
+
+/// Hands out the values of a range that are there, eight by eight, and what is left over.
+fn known(column: &Float64Array, rows: Range<usize>, mut take: impl FnMut(&[[f64; LANES]], &[f64])) {
+    let values = &column.values()[rows.clone()];
+    match column.nulls().map(|nulls| nulls.inner().slice(rows.start, rows.len())) {
+        Some(valid) if valid.count_set_bits() < rows.len() => {
+            let packed: Vec<f64> = valid.set_indices().map(|row| values[row]).collect();
+            let (groups, rest) = packed.as_chunks();
+            take(groups, rest);
+        }
+        _ => {
+            let (groups, rest) = values.as_chunks();
+            take(groups, rest);
+        }
+    }
+}
+
+struct ExtentLanes {
+    least: f64,
+    greatest: f64,
+    finite: bool,
+    sum: [f64; LANES],
+    lost: [f64; LANES],
+}
+
+impl ExtentLanes {
+    fn new() -> Self {
+        let (sum, lost) = ([0.0; LANES], [0.0; LANES]);
+        Self { least: f64::INFINITY, greatest: f64::NEG_INFINITY, finite: true, sum, lost }
+    }
+
+    #[inline(always)]
+    fn add<S: Simd>(&mut self, simd: S, groups: &[[f64; LANES]], unit: f64) {
+        let width = S::f64s::LEN;
+        let splat = |value| S::f64s::splat(simd, value);
+        for first in (0..LANES).step_by(width) {
+            let lanes = first..first + width;
+            let mut sum = S::f64s::from_slice(simd, &self.sum[lanes.clone()]);
+            let mut lost = S::f64s::from_slice(simd, &self.lost[lanes.clone()]);
+            let (mut least, mut greatest) = (splat(f64::INFINITY), splat(f64::NEG_INFINITY));
+            // A number that is not finite leaves something other than 0 here, for good.
+            let mut odd = splat(0.0);
+            for group in groups {
+                let value = S::f64s::from_slice(simd, &group[lanes.clone()]);
+                least = value.simd_lt(least).select(value, least);
+                greatest = value.simd_gt(greatest).select(value, greatest);
+                odd += value * splat(0.0);
+                let value = value * splat(unit);
+                let next = sum + value;
+                let larger = sum.abs().simd_ge(value.abs());
+                lost += larger.select((sum - next) + value, (value - next) + sum);
+                sum = next;
+            }
+            sum.store_slice(&mut self.sum[lanes.clone()]);
+            lost.store_slice(&mut self.lost[lanes]);
+            self.finite &= odd.simd_eq(splat(0.0)).all_true();
+            least.as_slice().iter().for_each(|value| self.least = self.least.min(*value));
+            greatest.as_slice().iter().for_each(|value| self.greatest = self.greatest.max(*value));
+        }
+    }
+
+    fn add_rest(&mut self, rest: &[f64], unit: f64) {
+        for (lane, &value) in rest.iter().enumerate() {
+            self.least = self.least.min(value);
+            self.greatest = self.greatest.max(value);
+            self.finite &= value.is_finite();
+            (self.sum[lane], self.lost[lane]) = two_sum(self.sum[lane], self.lost[lane], value * unit);
+        }
+    }
+}
+
+#[inline(always)]
+fn add_squares<S: Simd>(
+    simd: S,
+    groups: &[[f64; LANES]],
+    unit: f64,
+    middle: f64,
+    sums: &mut [f64; LANES],
+    losts: &mut [f64; LANES],
+) {
+    let width = S::f64s::LEN;
+    for first in (0..LANES).step_by(width) {
+        let lanes = first..first + width;
+        let mut sum = S::f64s::from_slice(simd, &sums[lanes.clone()]);
+        let mut lost = S::f64s::from_slice(simd, &losts[lanes.clone()]);
+        for group in groups {
+            let value = S::f64s::from_slice(simd, &group[lanes.clone()]) * S::f64s::splat(simd, unit);
+            let off = value - S::f64s::splat(simd, middle);
+            let square = off * off;
+            let next = sum + square;
+            let larger = sum.simd_ge(square);
+            lost += larger.select((sum - next) + square, (square - next) + sum);
+            sum = next;
+        }
+        sum.store_slice(&mut sums[lanes.clone()]);
+        lost.store_slice(&mut losts[lanes]);
+    }
+}
+
+fn two_sum(sum: f64, lost: f64, value: f64) -> (f64, f64) {
+    let next = sum + value;
+    (next, lost + if sum.abs() >= value.abs() { (sum - next) + value } else { (value - next) + sum })
+}
+
+/// A sum whose rounding errors are carried along and added at the end.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Compensated {
+    sum: f64,
+    lost: f64,
+}
+
+impl Compensated {
+    pub fn add(&mut self, value: f64) {
+        (self.sum, self.lost) = two_sum(self.sum, self.lost, value);
+    }
+
+    pub fn total(self) -> f64 {
+        self.sum + self.lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(n: usize, nulls: bool) -> Float64Array {
+        (0..n).map(|i| (!nulls || i % 7 != 3).then(|| ((i * 37) % 1001) as f64 + 0.1)).collect()
+    }
+
+    #[test]
+    fn no_thread_and_no_instruction_set_changes_a_bit() {
+        for (n, nulls) in [(1, false), (13, true), (200_003, true), (200_003, false)] {
+            let column = column(n, nulls);
+            let best = extent(&column, 1.0, 1, Level::new());
+            let rest = squares(&column, 1.0, 400.0, 1, Level::new());
+            for level in super::super::levels() {
+                assert_eq!(extent(&column, 1.0, 3, level), best);
+                assert_eq!(squares(&column, 1.0, 400.0, 3, level), rest);
+            }
+            let exact: f64 = column.iter().flatten().map(|value| (value * 10.0).round()).sum();
+            assert!((best.sum * 10.0 / exact - 1.0).abs() < 1e-15);
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_noticed_wherever_it_stands() {
+        for odd in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            for place in [0, 7, 16] {
+                let mut values = vec![1.0; 17];
+                values[place] = odd;
+                assert!(!extent(&values.clone().into(), 1.0, 1, Level::new()).finite, "{odd} at {place}");
+                let hidden: Float64Array = values.into_iter().map(|v: f64| v.is_finite().then_some(v)).collect();
+                assert!(extent(&hidden, 1.0, 1, Level::new()).finite);
+            }
+        }
+    }
+}

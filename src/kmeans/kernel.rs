@@ -1,0 +1,348 @@
+//! The inner loops: which centroid is nearest to each of some rows, and the sums that follow from it.
+//!
+//! Input: a tile of rows, a slice per feature, eight rows at a time. Output: sums, weights and squared distances by
+//! cluster, in eight lanes: row i of a tile is added to lane i modulo 8, on every machine, whatever the width of its
+//! vectors. Nothing is fused or reordered, so every instruction set gives the same bits. Machines with narrower vectors
+//! take the lanes in turn, and a tile is small enough to stay in the nearest cache meanwhile.
+
+#![allow(clippy::needless_range_loop, reason = "several arrays go by the same feature or cluster")]
+
+use fearless_simd::{Level, Select, Simd, SimdBase, dispatch};
+
+use crate::features::moments::LANES;
+
+/// One row in each lane.
+pub(super) type Lanes = [f64; LANES];
+/// Groups of eight rows in a tile.
+pub(super) const GROUPS: usize = 128;
+/// Rows of a tile.
+pub(super) const TILE: usize = GROUPS * LANES;
+
+/// Rows, feature by feature.
+pub(super) struct Tile<'a> {
+    /// All of the same length.
+    pub columns: &'a [&'a [Lanes]],
+    /// 1 for each row where there are none.
+    pub weights: Option<&'a [Lanes]>,
+}
+
+/// Where the centroids are, and what standardises a row.
+pub(super) struct Frame<'a> {
+    pub origin: &'a [f64],
+    pub inverse: &'a [f64],
+    /// Standardised, one after the other.
+    pub centroids: &'a [f64],
+    pub k: usize,
+}
+
+/// The nearest centroid of each row and the square of its distance.
+pub(super) struct Nearest {
+    /// Numbers of clusters, as the vectors that chose them hold them.
+    pub labels: Vec<Lanes>,
+    pub squared: Vec<Lanes>,
+    standardised: Vec<Lanes>,
+}
+
+impl Nearest {
+    pub fn new() -> Self {
+        Self { labels: vec![[0.0; LANES]; GROUPS], squared: vec![[0.0; LANES]; GROUPS], standardised: Vec::new() }
+    }
+}
+
+/// Lanes that a pass adds to: for each cluster the sum of each feature (counted from its origin), then the weight of each
+/// cluster, then the sum of squared distances.
+pub(super) fn lanes(k: usize, features: usize) -> Vec<Lanes> {
+    vec![[0.0; LANES]; k * features + k + 1]
+}
+
+/// Adds a tile to the lanes. `nearest` is made by the first tile that needs it.
+pub(super) fn sweep(
+    level: Level,
+    tile: &Tile<'_>,
+    frame: &Frame<'_>,
+    nearest: &mut Option<Nearest>,
+    lanes: &mut [Lanes],
+) {
+    macro_rules! in_registers {
+        ($($features:literal: $($k:literal)*;)*) => {
+            match (tile.columns.len(), frame.k) {
+                $($(($features, $k) => match tile.weights {
+                    None => dispatch!(level, simd => fused::<_, $features, $k, false>(simd, tile, frame, lanes)),
+                    Some(_) => dispatch!(level, simd => fused::<_, $features, $k, true>(simd, tile, frame, lanes)),
+                },)*)*
+                _ => in_two_steps(level, tile, frame, nearest.get_or_insert_with(Nearest::new), lanes),
+            }
+        };
+    }
+    in_registers! {
+        1: 2 3 4 5 6 7 8;
+        2: 2 3 4 5 6 7 8;
+        3: 2 3 4 5 6 7 8;
+    }
+}
+
+/// Few features and few clusters: all sums stay in registers.
+#[inline(always)]
+fn fused<S: Simd, const D: usize, const K: usize, const WEIGHTED: bool>(
+    simd: S,
+    tile: &Tile<'_>,
+    frame: &Frame<'_>,
+    lanes: &mut [Lanes],
+) {
+    // No closures here: one that isn't inlined would lose the instruction set.
+    let width = S::f64s::LEN;
+    let groups = tile.columns[0].len();
+    let zero = S::f64s::splat(simd, 0.0);
+    let one = S::f64s::splat(simd, 1.0);
+    let mut columns: [&[Lanes]; D] = [&[]; D];
+    let mut origin = [zero; D];
+    let mut inverse = [zero; D];
+    for f in 0..D {
+        columns[f] = &tile.columns[f][..groups];
+        origin[f] = S::f64s::splat(simd, frame.origin[f]);
+        inverse[f] = S::f64s::splat(simd, frame.inverse[f]);
+    }
+    let mut centroids = [[zero; D]; K];
+    let mut names = [zero; K];
+    for c in 0..K {
+        names[c] = S::f64s::splat(simd, c as f64);
+        for f in 0..D {
+            centroids[c][f] = S::f64s::splat(simd, frame.centroids[c * D + f]);
+        }
+    }
+    let weights = match tile.weights {
+        Some(weights) if WEIGHTED => &weights[..groups],
+        _ => &[],
+    };
+    let lanes = &mut lanes[..K * D + K + 1];
+    for first in (0..LANES).step_by(width) {
+        let at = first..first + width;
+        let mut sums = [[zero; D]; K];
+        let mut counts = [zero; K];
+        for c in 0..K {
+            for f in 0..D {
+                sums[c][f] = S::f64s::from_slice(simd, &lanes[c * D + f][at.clone()]);
+            }
+            counts[c] = S::f64s::from_slice(simd, &lanes[K * D + c][at.clone()]);
+        }
+        let mut inertia = S::f64s::from_slice(simd, &lanes[K * D + K][at.clone()]);
+        for i in 0..groups {
+            let mut off = [zero; D];
+            let mut standardised = [zero; D];
+            for f in 0..D {
+                off[f] = S::f64s::from_slice(simd, &columns[f][i][at.clone()]) - origin[f];
+                standardised[f] = off[f] * inverse[f];
+            }
+            let mut least = zero;
+            let mut label = zero;
+            for c in 0..K {
+                let mut squared = zero;
+                for f in 0..D {
+                    let apart = standardised[f] - centroids[c][f];
+                    squared = if f == 0 { apart * apart } else { squared + apart * apart };
+                }
+                if c == 0 {
+                    (least, label) = (squared, names[0]);
+                } else {
+                    let nearer = squared.simd_lt(least);
+                    least = nearer.select(squared, least);
+                    label = nearer.select(names[c], label);
+                }
+            }
+            let mut weight = one;
+            if WEIGHTED {
+                weight = S::f64s::from_slice(simd, &weights[i][at.clone()]);
+                least *= weight;
+                for off in &mut off {
+                    *off *= weight;
+                }
+            }
+            for c in 0..K {
+                let here = label.simd_eq(names[c]);
+                // The same sum in two forms: the one where instructions take masks, the other where they don't.
+                if width == LANES {
+                    for f in 0..D {
+                        sums[c][f] = here.select(sums[c][f] + off[f], sums[c][f]);
+                    }
+                    counts[c] = here.select(counts[c] + weight, counts[c]);
+                } else {
+                    for f in 0..D {
+                        sums[c][f] += here.select(off[f], zero);
+                    }
+                    counts[c] += here.select(weight, zero);
+                }
+            }
+            inertia += least;
+        }
+        for c in 0..K {
+            for f in 0..D {
+                sums[c][f].store_slice(&mut lanes[c * D + f][at.clone()]);
+            }
+            counts[c].store_slice(&mut lanes[K * D + c][at.clone()]);
+        }
+        inertia.store_slice(&mut lanes[K * D + K][at.clone()]);
+    }
+}
+
+/// Any number of features and clusters: first who is nearest, then the sums. The same bits as [`fused`].
+fn in_two_steps(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &mut Nearest, lanes: &mut [Lanes]) {
+    find_nearest(level, tile, frame, nearest);
+    let (features, k) = (tile.columns.len(), frame.k);
+    let groups = tile.columns[0].len();
+    let (sums, rest) = lanes.split_at_mut(k * features);
+    let (counts, inertia) = rest.split_at_mut(k);
+    let labels = &nearest.labels[..groups];
+    for i in 0..groups {
+        for lane in 0..LANES {
+            let weight = tile.weights.map_or(1.0, |weights| weights[i][lane]);
+            counts[labels[i][lane] as usize][lane] += weight;
+            inertia[0][lane] += nearest.squared[i][lane] * weight;
+        }
+    }
+    for (f, (column, &origin)) in tile.columns.iter().zip(frame.origin).enumerate() {
+        for i in 0..groups {
+            for lane in 0..LANES {
+                let off = column[i][lane] - origin;
+                let off = tile.weights.map_or(off, |weights| off * weights[i][lane]);
+                sums[labels[i][lane] as usize * features + f][lane] += off;
+            }
+        }
+    }
+}
+
+/// The nearest centroid of each row; of equals the first.
+pub(super) fn find_nearest(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &mut Nearest) {
+    macro_rules! by_features {
+        ($($features:literal)*) => {
+            match tile.columns.len() {
+                $($features => dispatch!(level, simd => nearest_of_few::<_, $features>(simd, tile, frame, nearest)),)*
+                _ => dispatch!(level, simd => nearest_of_many(simd, tile, frame, nearest)),
+            }
+        };
+    }
+    by_features!(1 2 3 4 5 6 7 8);
+}
+
+#[inline(always)]
+fn nearest_of_few<S: Simd, const D: usize>(simd: S, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &mut Nearest) {
+    let width = S::f64s::LEN;
+    let groups = tile.columns[0].len();
+    let zero = S::f64s::splat(simd, 0.0);
+    let mut columns: [&[Lanes]; D] = [&[]; D];
+    let mut origin = [zero; D];
+    let mut inverse = [zero; D];
+    for f in 0..D {
+        columns[f] = &tile.columns[f][..groups];
+        origin[f] = S::f64s::splat(simd, frame.origin[f]);
+        inverse[f] = S::f64s::splat(simd, frame.inverse[f]);
+    }
+    let (centroids, _) = frame.centroids.as_chunks::<D>();
+    let (labels, distances) = (&mut nearest.labels[..groups], &mut nearest.squared[..groups]);
+    for i in 0..groups {
+        for first in (0..LANES).step_by(width) {
+            let at = first..first + width;
+            let mut standardised = [zero; D];
+            for f in 0..D {
+                standardised[f] = (S::f64s::from_slice(simd, &columns[f][i][at.clone()]) - origin[f]) * inverse[f];
+            }
+            let mut least = S::f64s::splat(simd, f64::INFINITY);
+            let mut label = zero;
+            for (c, centroid) in centroids.iter().enumerate() {
+                let mut squared = zero;
+                for f in 0..D {
+                    let apart = standardised[f] - S::f64s::splat(simd, centroid[f]);
+                    squared = if f == 0 { apart * apart } else { squared + apart * apart };
+                }
+                let nearer = squared.simd_lt(least);
+                least = nearer.select(squared, least);
+                label = nearer.select(S::f64s::splat(simd, c as f64), label);
+            }
+            least.store_slice(&mut distances[i][at.clone()]);
+            label.store_slice(&mut labels[i][at]);
+        }
+    }
+}
+
+#[inline(always)]
+fn nearest_of_many<S: Simd>(simd: S, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &mut Nearest) {
+    let width = S::f64s::LEN;
+    let features = tile.columns.len();
+    let groups = tile.columns[0].len();
+    let zero = S::f64s::splat(simd, 0.0);
+    nearest.standardised.resize(features, [0.0; LANES]);
+    let Nearest { labels, squared: distances, standardised } = nearest;
+    for i in 0..groups {
+        for first in (0..LANES).step_by(width) {
+            let at = first..first + width;
+            for f in 0..features {
+                let off =
+                    S::f64s::from_slice(simd, &tile.columns[f][i][at.clone()]) - S::f64s::splat(simd, frame.origin[f]);
+                (off * S::f64s::splat(simd, frame.inverse[f])).store_slice(&mut standardised[f][at.clone()]);
+            }
+            let mut least = S::f64s::splat(simd, f64::INFINITY);
+            let mut label = zero;
+            for (c, centroid) in frame.centroids.chunks_exact(features).enumerate() {
+                let mut squared = zero;
+                for f in 0..features {
+                    let apart =
+                        S::f64s::from_slice(simd, &standardised[f][at.clone()]) - S::f64s::splat(simd, centroid[f]);
+                    squared += apart * apart;
+                }
+                let nearer = squared.simd_lt(least);
+                least = nearer.select(squared, least);
+                label = nearer.select(S::f64s::splat(simd, c as f64), label);
+            }
+            least.store_slice(&mut distances[i][at.clone()]);
+            label.store_slice(&mut labels[i][at]);
+        }
+    }
+}
+
+/// Takes for each point the nearer of `closest` and its squared distance to `chosen`; gives the weighted sum of those.
+/// `columns` are standardised.
+pub(super) fn draw_nearer(
+    level: Level,
+    columns: &[&[Lanes]],
+    weights: &[Lanes],
+    chosen: &[f64],
+    closest: &[Lanes],
+    out: &mut [Lanes],
+) -> f64 {
+    dispatch!(level, simd => nearer(simd, columns, weights, chosen, closest, out))
+}
+
+#[inline(always)]
+fn nearer<S: Simd>(
+    simd: S,
+    columns: &[&[Lanes]],
+    weights: &[Lanes],
+    chosen: &[f64],
+    closest: &[Lanes],
+    out: &mut [Lanes],
+) -> f64 {
+    let width = S::f64s::LEN;
+    let mut sums = [0.0; LANES];
+    for first in (0..LANES).step_by(width) {
+        let at = first..first + width;
+        let mut sum = S::f64s::splat(simd, 0.0);
+        for i in 0..weights.len() {
+            let mut squared = S::f64s::splat(simd, 0.0);
+            for f in 0..columns.len() {
+                let apart = S::f64s::from_slice(simd, &columns[f][i][at.clone()]) - S::f64s::splat(simd, chosen[f]);
+                squared += apart * apart;
+            }
+            let before = S::f64s::from_slice(simd, &closest[i][at.clone()]);
+            let least = squared.simd_lt(before).select(squared, before);
+            least.store_slice(&mut out[i][at.clone()]);
+            sum += least * S::f64s::from_slice(simd, &weights[i][at.clone()]);
+        }
+        sum.store_slice(&mut sums[at]);
+    }
+    fold(&sums)
+}
+
+/// The lanes' sum, two by two.
+pub(super) fn fold(lanes: &Lanes) -> f64 {
+    let [a, b, c, d, e, f, g, h] = lanes;
+    ((a + e) + (c + g)) + ((b + f) + (d + h))
+}
