@@ -30,6 +30,8 @@ pub mod replay;
 // The store on its way to models.
 pub mod sql;
 
+pub mod slices;
+
 pub mod engine;
 
 pub mod features;

@@ -132,19 +132,8 @@ fn slice_end(n: u64, slice: u8) -> u64 {
 
 async fn stream(ctx: &SessionContext, snapshot: &Snapshot) -> Result<Stream, Error> {
     let n = snapshot.rows();
-    let places: Vec<String> = all_slices().map(|slice| slice_end(n, slice).to_string()).collect();
-    let batch = engine::collect(
-        ctx,
-        &format!(
-            "SELECT * FROM (
-               SELECT _timestamp, _partition, _offset,
-                 row_number() OVER (ORDER BY _timestamp NULLS FIRST, _partition, _offset) AS place
-               FROM records)
-             WHERE place IN ({}) ORDER BY place",
-            places.join(", ")
-        ),
-    )
-    .await?;
+    let cuts = "SELECT _timestamp, _partition, _offset, place FROM slice_cuts()";
+    let batch = engine::collect(ctx, cuts).await?;
     let (times, partitions, offsets) = (
         batch.column(0).as_primitive::<TimestampMillisecondType>(),
         batch.column(1).as_primitive::<Int32Type>(),

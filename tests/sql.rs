@@ -321,3 +321,75 @@ fn the_shell_lives_through_what_people_type() {
     let history = std::fs::read_to_string(place.path("state/tercile/sql_history")).unwrap();
     assert!(history.contains("SELECT 40\\n+ 2 AS answer;"), "{history}");
 }
+
+#[test]
+fn segments_inside_sql_are_those_of_the_models() {
+    let place = sample();
+    let number = |sql: &str| place.ok(&["sql", "-f", "csv", "-c", sql]).lines().nth(1).unwrap().to_owned();
+    for (name, features) in [
+        ("price_rating", "discounted_price, rating"),
+        ("rating_count", "rating, rating_count"),
+        ("discount", "discount_percentage"),
+    ] {
+        for slice in 1..=3 {
+            let model = place.ok(&["model", "show", &format!("{name}@{slice}"), "--format", "json"]);
+            let model: serde_json::Value = serde_json::from_str(&model).unwrap();
+            for cluster in model["clusters"].as_array().unwrap() {
+                // As many rows as in training, and under the same name.
+                let (of, words) = (&cluster["cluster"], cluster["description"].as_str().unwrap());
+                let sql = format!(
+                    "SELECT count(*) AS n FROM {name} WHERE _slice <= {slice}
+                     AND segment('{name}@{slice}', {features}) = {of} AND segment_name('{name}@{slice}', {features}) = '{words}'"
+                );
+                assert_eq!(number(&sql), cluster["size"].to_string(), "{sql}");
+            }
+            // As plain SQL it says the same of every row.
+            let plain = place.ok(&["model", "show", &format!("{name}@{slice}"), "--format", "sql"]);
+            let sql = format!(
+                "CREATE VIEW input AS SELECT * FROM {name};
+                 SELECT count(*) AS n FROM ({plain}) WHERE cluster <> segment('{name}@{slice}', {features})
+                   OR description <> segment_name('{name}@{slice}', {features})"
+            );
+            assert_eq!(number(&sql), "0", "{name}@{slice}");
+        }
+    }
+    assert_eq!(
+        number("SELECT segment('discount', NULL) = segment('discount', avg(discount_percentage)) AS x FROM discount"),
+        "true"
+    );
+    assert!(
+        place.ok(&["model", "show", "discount"]).starts_with("discount of slice 3, version 3\ncluster  description")
+    );
+    let wrong = |sql: &str| place.fails(1, &["sql", "-c", sql]);
+    assert!(
+        wrong("SELECT segment('discount', 1, 2)")
+            .contains("discount takes 1 features (discount_percentage), and was given 2")
+    );
+    assert!(wrong("SELECT segment('nope', 1)").contains("there is no model of nope; run tercile train"));
+    assert!(wrong("SELECT segment('../models', 1)").contains("there is no segmentation ../models"));
+    assert!(wrong("SELECT segment('discount@4', 1)").contains("@1, @2 or @3"));
+    assert!(wrong("SELECT segment('discount', 'x')").contains("takes features that are numbers, not Utf8"));
+    assert!(wrong("SELECT segment('discount')").contains("takes a model's name and its features"));
+    assert!(wrong("SELECT segment(product_id, rating) FROM products").contains("the same for all rows"));
+    assert!(wrong("SELECT segment('discount', CAST('NaN' AS DOUBLE))").contains("no finite number"));
+    assert!(place.fails(1, &["model", "show", "nope"]).contains("there is no model of nope"));
+}
+
+/// As deep as it may be, a statement runs; it does not end the process.
+#[test]
+fn what_is_not_refused_as_too_deep_runs() {
+    let place = Place::new();
+    let ctes: String = (1..190).map(|i| format!(", a{i} AS (SELECT x + 1 + 1 + 1 + 1 AS x FROM a{})", i - 1)).collect();
+    let cases = [
+        (format!("SELECT 1{} AS x", " + 1".repeat(400)), "401"),
+        (format!("SELECT {}true AS x", "NOT ".repeat(400)), "true"),
+        (format!("SELECT 1{} AS x", "::INT".repeat(400)), "1"),
+        (format!("SELECT {}1{} AS x", "abs(".repeat(48), ")".repeat(48)), "1"),
+        (format!("SELECT count(*) AS x FROM (SELECT 1{})", " UNION ALL SELECT 1".repeat(190)), "191"),
+        (format!("WITH a0 AS (SELECT 1 AS x){ctes} SELECT x FROM a189"), "757"),
+    ];
+    for (text, expected) in cases {
+        place.write("deep.sql", &text);
+        assert_eq!(place.ok(&["sql", "-f", "csv", "deep.sql"]), format!("x\n{expected}\n"), "{text:.60}");
+    }
+}

@@ -3,6 +3,9 @@
 //! Input: a snapshot of the store and the SQL files. Output: a session whose tables are `records` and every view. Nobody
 //! else knows what runs the queries.
 
+pub mod segment;
+mod slice_cuts;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +28,8 @@ use crate::batch;
 use crate::record::Fields;
 use crate::sql::fault::Fault;
 use crate::sql::{self, Files, RECORDS, RECURSION, Segmentation, View};
-use crate::store::Snapshot;
+use crate::store::{Snapshot, Store};
+use slice_cuts::SliceCuts;
 
 pub use crate::sql::fault::explain;
 
@@ -54,8 +58,10 @@ pub enum Error {
 }
 
 /// What a session may use.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Limits {
+    /// Whose models the functions of [`segment`] answer from. A training has none: a model would stand on itself.
+    pub models: Option<Store>,
     /// Bytes of memory for what queries keep; beyond it they spill to disk or fail.
     pub memory: Option<usize>,
 }
@@ -84,7 +90,7 @@ pub async fn open_what_plans(
 pub async fn renew(ctx: &SessionContext, snapshot: &Snapshot, files: &Files) -> Result<BTreeMap<String, Fault>, Error> {
     let query = |e: DataFusionError| Error::Query(explain(&e));
     ctx.deregister_table(RECORDS).map_err(query)?;
-    ctx.register_table(RECORDS, records(snapshot, &files.fields)?).map_err(query)?;
+    add_records(ctx, snapshot, &files.fields)?;
     Ok(add_what_plans(ctx, files).await)
 }
 
@@ -158,8 +164,18 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
         runtime = runtime.with_memory_pool(Arc::new(FairSpillPool::new(bytes)));
     }
     let ctx = SessionContext::new_with_config_rt(config, runtime.build_arc().map_err(query)?);
-    ctx.register_table(RECORDS, records(snapshot, &files.fields)?).map_err(query)?;
+    add_records(&ctx, snapshot, &files.fields)?;
+    for function in segment::functions(limits.models.as_ref()) {
+        ctx.register_udf(function);
+    }
     Ok(ctx)
+}
+
+fn add_records(ctx: &SessionContext, snapshot: &Snapshot, fields: &Fields) -> Result<(), Error> {
+    let query = |e: DataFusionError| Error::Query(explain(&e));
+    ctx.register_table(RECORDS, records(snapshot, fields)?).map_err(query)?;
+    ctx.register_udtf(slice_cuts::NAME, Arc::new(SliceCuts::of(snapshot)));
+    Ok(())
 }
 
 async fn add_view(ctx: &SessionContext, view: &View) -> Result<(), Fault> {

@@ -3,6 +3,7 @@
 //! Input: what the training found. Output: files under `models/`, and answers to "which cluster is this row in".
 
 pub mod describe;
+pub mod plain_sql;
 pub mod shelf;
 
 use std::collections::BTreeMap;

@@ -13,6 +13,8 @@ use super::script::Place;
 const NESTED: usize = 48;
 /// Operators in one expression, a comma or a clause ending it.
 const CHAINED: usize = 400;
+/// The longest expressions of all SELECTs together: the planner puts one into the other.
+const TOGETHER: usize = 800;
 /// SELECTs and JOINs in one statement: each may stand on all before it.
 const SELECTS: usize = 200;
 /// Bytes of a statement.
@@ -27,6 +29,8 @@ pub fn check(text: &str) -> Result<(), (Place, String)> {
     // What is no SQL token is for the parser to explain.
     let _ = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location_into_buf(&mut tokens);
     let mut selects = 0;
+    // The longest chain since the last SELECT, and the longest ones of the SELECTs before it.
+    let (mut longest, mut together) = (0, 0);
     // Operators so far, at each level of nesting.
     let mut chains = vec![0];
     for token in &tokens {
@@ -43,6 +47,7 @@ pub fn check(text: &str) -> Result<(), (Place, String)> {
             Meaning::Operator => {
                 if let Some(chain) = chains.last_mut() {
                     *chain += 1;
+                    longest = longest.max(*chain);
                 }
             }
             Meaning::Separator => {
@@ -50,7 +55,11 @@ pub fn check(text: &str) -> Result<(), (Place, String)> {
                     *chain = 0;
                 }
             }
-            Meaning::Select => selects += 1,
+            Meaning::Select => {
+                selects += 1;
+                together += longest;
+                longest = 0;
+            }
             Meaning::Other => {}
         }
         if chains.len() > NESTED + 1 {
@@ -58,6 +67,12 @@ pub fn check(text: &str) -> Result<(), (Place, String)> {
         }
         if chains.last().is_some_and(|chain| *chain > CHAINED) {
             return Err((place, format!("the expression is too long: {CHAINED} operators in a row are allowed")));
+        }
+        if together + longest > TOGETHER {
+            let why = format!(
+                "the expressions are too long: {TOGETHER} operators are allowed where SELECTs stand on each other"
+            );
+            return Err((place, why));
         }
         if selects > SELECTS {
             return Err((place, format!("the statement is too long: {SELECTS} SELECTs and JOINs are allowed")));
@@ -133,6 +148,8 @@ mod tests {
         assert!(
             why(format!("SELECT * FROM a{}", " JOIN a USING (b)".repeat(2_000))).1.contains("200 SELECTs and JOINs")
         );
+        let stacked = format!("SELECT * FROM (SELECT 1{}), ", " + 1".repeat(300));
+        assert!(why(format!("SELECT {}", stacked.repeat(3))).1.contains("800 operators"));
         assert!(why(format!("SELECT '{}'", "x".repeat(BYTES))).1.contains("bytes"));
     }
 }

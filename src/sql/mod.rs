@@ -7,6 +7,7 @@ pub mod depth;
 pub mod fault;
 pub mod header;
 pub mod script;
+pub mod sketch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -82,7 +82,8 @@ impl Runner {
         let files = sql.load()?;
         let store = Store::at(&store.store);
         let snapshot = store.snapshot()?;
-        let (ctx, broken) = engine::open_what_plans(&snapshot, &files, Limits { memory }).await?;
+        let limits = Limits { memory, models: Some(store.clone()) };
+        let (ctx, broken) = engine::open_what_plans(&snapshot, &files, limits).await?;
         let mut runner = Self {
             ctx,
             files,

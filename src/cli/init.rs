@@ -1,0 +1,129 @@
+//! `tercile init`
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::{Done, blocking, count};
+use crate::broker::{Consumer, Event, Item, Reading, Start, low_watermarks};
+use crate::config::MaybeKafkaArgs;
+use crate::rows::{Rows, Source};
+use crate::sql::sketch::{Sketch, view_name};
+
+/// Records that decide what the files say.
+const RECORDS: usize = 1_000;
+/// Bytes of records that may wait for us.
+const QUEUE_BYTES: usize = 1 << 22;
+
+/// Write first SQL files for records of another kind
+///
+/// Looks at the first 1,000 records of a CSV or NDJSON file, or of a topic, and writes 00_records.sql, which declares their
+/// fields, 10_….sql, which types them, and 20_slices.sql. Edit them, and add a segmentation. Nothing is overwritten.
+#[derive(Args)]
+pub struct Init {
+    /// A file; or a topic, with --bootstrap-servers
+    #[arg(value_name = "TOPIC|FILE")]
+    from: String,
+    /// The directory to write to
+    #[arg(long, env = "TERCILE_SQL", value_name = "DIR", default_value = "sql")]
+    sql: PathBuf,
+    #[command(flatten)]
+    kafka: MaybeKafkaArgs,
+}
+
+impl Init {
+    pub async fn run(self) -> anyhow::Result<Done> {
+        let (from, sql) = (self.from.clone(), self.sql.clone());
+        let sketch = blocking(move || self.look()).await?;
+        if sketch.is_empty() {
+            anyhow::bail!(
+                "{from}: found no field in {}, {} of them unreadable; expected JSON objects, or a CSV with a header line",
+                count(sketch.records as u64, "record"),
+                sketch.unreadable
+            );
+        }
+        let files = sketch.files(&from);
+        // All or none: a directory with half of them would not run.
+        if let Some((name, _)) = files.iter().find(|(name, _)| sql.join(name).exists()) {
+            anyhow::bail!("{} is there already; choose another --sql DIR", sql.join(name).display());
+        }
+        fs::create_dir_all(&sql).with_context(|| format!("cannot make {}", sql.display()))?;
+        for (name, text) in &files {
+            write_new(&sql.join(name), text)?;
+        }
+        let view = view_name(&from);
+        let mut out = std::io::stdout().lock();
+        writeln!(
+            out,
+            "looked at {} of {from}: {}",
+            count(sketch.records as u64, "record"),
+            count(sketch.len() as u64, "field")
+        )?;
+        for (name, _) in &files {
+            writeln!(out, "wrote {}", sql.join(name).display())?;
+        }
+        let numbers = sketch.numbers();
+        let features = if numbers.is_empty() { "your numbers".to_owned() } else { numbers.join(", ") };
+        writeln!(
+            out,
+            "next: see `tercile sql -c 'SELECT * FROM {view}'`; then write {}/30_….sql with a first line `-- k: 3`, a blank\n\
+             line, and SELECT _partition, _offset, _timestamp, _slice, and features FROM slices. Features can be: {features}",
+            sql.display()
+        )?;
+        Ok(Done::Well)
+    }
+
+    /// Looks at the first records.
+    fn look(&self) -> anyhow::Result<Sketch> {
+        if Path::new(&self.from).is_file() {
+            let mut sketch = Sketch::default();
+            let (mut rows, mut json) = (Rows::open(&Source::File(self.from.clone().into()))?, String::new());
+            while sketch.records < RECORDS && rows.next_row(&mut json)?.is_some() {
+                sketch.see(json.as_bytes());
+            }
+            return Ok(sketch);
+        }
+        let Some(cluster) = self.kafka.cluster()? else {
+            anyhow::bail!("there is no file {}; if it is a topic, add --bootstrap-servers", self.from);
+        };
+        let topic = cluster.topic(&self.from)?;
+        let partitions: Vec<i32> = (0..topic.partitions).collect();
+        let lows = low_watermarks(&cluster, &topic.name, &partitions)?;
+        let start = |(&partition, offset)| Start { partition, next: offset, offset, base: 0 };
+        let starts: Vec<Start> = partitions.iter().zip(lows).map(start).collect();
+        let reading = Reading { embedded: false, queue_bytes: QUEUE_BYTES, refresh: Duration::from_secs(300) };
+        let consumer = Consumer::assign(&cluster, &topic.name, &starts, reading)?;
+        let queues: Result<Vec<_>, _> = starts.iter().map(|start| consumer.queue(*start)).collect();
+        let queues = queues?;
+        let mut sketch = Sketch::default();
+        let (mut ended, mut heard) = (vec![false; queues.len()], Instant::now());
+        while sketch.records < RECORDS && ended.contains(&false) && heard.elapsed() < self.kafka.client.timeout {
+            if let Some(Event::Fatal(why)) = consumer.poll(Duration::ZERO) {
+                anyhow::bail!("cannot read the topic {}: {why}", topic.name);
+            }
+            for (queue, ended) in queues.iter().zip(&mut ended) {
+                let mut items = Vec::new();
+                queue.take(&mut items, Duration::from_millis(20));
+                for item in items {
+                    match item {
+                        Item::Message(message) => sketch.see(message.record().payload.unwrap_or_default()),
+                        Item::End => *ended = true,
+                        _ => continue,
+                    }
+                    heard = Instant::now();
+                }
+            }
+        }
+        Ok(sketch)
+    }
+}
+
+fn write_new(path: &Path, text: &str) -> anyhow::Result<()> {
+    let written =
+        OpenOptions::new().write(true).create_new(true).open(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|e| anyhow::anyhow!("cannot write {}: {e}", path.display()))
+}

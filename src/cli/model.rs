@@ -1,0 +1,73 @@
+//! `tercile model`
+
+use std::io::Write as _;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{Done, table, thousands};
+use crate::config::StoreArgs;
+use crate::engine::segment;
+use crate::model::plain_sql;
+
+/// Look at the models that serve
+#[derive(Args)]
+pub struct Model {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    Show(Show),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+    /// A query that gives the same clusters in any engine
+    Sql,
+}
+
+/// Print a model: as a table, as JSON, or as plain SQL that gives the same clusters in any engine
+#[derive(Args)]
+struct Show {
+    /// A segmentation, or one of its slices: price_rating, price_rating@2
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// How to print it
+    #[arg(short, long, env = "TERCILE_FORMAT", default_value = "table")]
+    format: Format,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+impl Model {
+    pub fn run(self) -> anyhow::Result<Done> {
+        let Action::Show(show) = self.action;
+        let model = segment::serving(&show.store.look(), &show.name).map_err(anyhow::Error::msg)?;
+        let text = match show.format {
+            Format::Sql => plain_sql::query(&model),
+            Format::Json => serde_json::to_string_pretty(&model)? + "\n",
+            Format::Table => {
+                let mut header = vec!["cluster", "description", "rows"];
+                header.extend(model.features.iter().map(String::as_str));
+                let rows: Vec<Vec<String>> = model
+                    .clusters
+                    .iter()
+                    .map(|cluster| {
+                        let mut row =
+                            vec![cluster.cluster.to_string(), cluster.description.clone(), thousands(cluster.size)];
+                        let centroid = |feature| cluster.centroid.get(feature).map(|value| format!("{value:.2}"));
+                        row.extend(model.features.iter().map(|feature| centroid(feature).unwrap_or_default()));
+                        row
+                    })
+                    .collect();
+                let (name, slice, version) = (&model.segmentation, model.slice, model.version);
+                format!("{name} of slice {slice}, version {version}\n{}", table::render(&header, &rows))
+            }
+        };
+        std::io::stdout().write_all(text.as_bytes())?;
+        Ok(Done::Well)
+    }
+}

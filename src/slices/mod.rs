@@ -1,0 +1,197 @@
+//! Where the slices of a stream end, without sorting it.
+//!
+//! Input: the files of a snapshot. Output: for slice 1, 2 and 3 its last record. Records are ordered by time (a missing one
+//! first), partition and offset; of n records slice i holds the first min(n, i·⌈n/3⌉). The place of a record is found by
+//! counting: what the statistics of the row groups leave open is narrowed down (`narrow.rs`), first the time, then the
+//! partition among the records of that time, then the offset. Memory does not grow with the stream.
+
+mod narrow;
+mod unit;
+
+use std::collections::BTreeMap;
+
+use crate::store::Snapshot;
+use narrow::{Part, nth};
+use unit::{Unit, each_unit};
+
+pub use unit::Error;
+
+/// Slices of a stream.
+pub const SLICES: u8 = 3;
+
+/// The last record of a slice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    pub slice: u8,
+    /// How many records the slice holds.
+    pub place: u64,
+    /// Milliseconds since 1970, UTC.
+    pub timestamp: Option<i64>,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+/// Records in the first `slice` thirds of `n`.
+pub fn slice_end(n: u64, slice: u8) -> u64 {
+    n.min(u64::from(slice) * n.div_ceil(u64::from(SLICES)))
+}
+
+/// The cuts of a snapshot; none of an empty one.
+pub fn cuts(snapshot: &Snapshot) -> Result<Vec<Cut>, Error> {
+    let units = unit::all(snapshot)?;
+    let n: u64 = units.iter().map(|unit| unit.rows).sum();
+    if n == 0 {
+        return Ok(Vec::new());
+    }
+    let mut cuts: Vec<Cut> = Vec::new();
+    for slice in 1..=SLICES {
+        let place = slice_end(n, slice);
+        // In a stream of two records the second slice ends where the third does.
+        let cut = match cuts.iter().find(|cut| cut.place == place) {
+            Some(cut) => Cut { slice, ..*cut },
+            None => find(&units, slice, place)?,
+        };
+        cuts.push(cut);
+    }
+    Ok(cuts)
+}
+
+/// The record at a place, counted from 1.
+fn find(units: &[Unit], slice: u8, place: u64) -> Result<Cut, Error> {
+    let timeless: u64 = units.iter().map(|unit| unit.timeless).sum();
+    let (timestamp, rank) = if place <= timeless {
+        (None, place)
+    } else {
+        let parts = units.iter().filter_map(|unit| {
+            let (low, high) = unit.times?;
+            Some(Part { low, high, count: unit.rows - unit.timeless, of: unit })
+        });
+        let (time, rank) = nth(parts.collect(), place - timeless, |unit, sees| unit.read_times(sees))?;
+        (Some(time), rank)
+    };
+
+    // Which partition holds it, among the records of that time.
+    let counts = each_unit(units, |unit| unit.count_at(timestamp))?;
+    let mut partitions: BTreeMap<i32, u64> = BTreeMap::new();
+    for (unit, count) in units.iter().zip(&counts) {
+        *partitions.entry(unit.partition).or_default() += count;
+    }
+    let mut rank = rank;
+    let mut partition = None;
+    for (candidate, count) in partitions {
+        if rank <= count {
+            partition = Some(candidate);
+            break;
+        }
+        rank -= count;
+    }
+    let partition = partition.ok_or(Error::Changed)?;
+
+    let parts = units.iter().zip(counts).filter(|(unit, count)| unit.partition == partition && *count > 0);
+    let parts = parts.map(|(unit, count)| Part { low: unit.offsets.0, high: unit.offsets.1, count, of: unit });
+    let (offset, _) = nth(parts.collect(), rank, |unit, sees| unit.read_offsets(timestamp, sees))?;
+    Ok(Cut { slice, place, timestamp, partition, offset })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::sync::Arc;
+
+    use datafusion::arrow::array::{Int32Array, Int64Array, RecordBatch, TimestampMillisecondArray};
+    use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::properties::{EnabledStatistics, WriterProperties};
+    use rand_xoshiro::Xoshiro256PlusPlus;
+    use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+
+    use super::*;
+    use crate::store::DataFile;
+
+    #[test]
+    fn a_slice_is_a_third_rounded_up() {
+        assert_eq!([1, 2, 3].map(|slice| slice_end(1465, slice)), [489, 978, 1465]);
+        assert_eq!([1, 2, 3].map(|slice| slice_end(2, slice)), [1, 2, 2]);
+        assert_eq!([1, 2, 3].map(|slice| slice_end(0, slice)), [0, 0, 0]);
+    }
+
+    type Row = (Option<i64>, i32, i64);
+
+    fn write(path: &std::path::Path, rows: &[Row], group: usize, statistics: EnabledStatistics) {
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("_partition", DataType::Int32, false),
+            Field::new("_offset", DataType::Int64, false),
+            Field::new("_timestamp", DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())), true),
+        ]));
+        let batch = RecordBatch::try_new(
+            Arc::clone(&schema),
+            vec![
+                Arc::new(rows.iter().map(|row| row.1).collect::<Int32Array>()),
+                Arc::new(rows.iter().map(|row| row.2).collect::<Int64Array>()),
+                Arc::new(rows.iter().map(|row| row.0).collect::<TimestampMillisecondArray>().with_timezone("UTC")),
+            ],
+        );
+        let properties = WriterProperties::builder()
+            .set_max_row_group_row_count(Some(group))
+            .set_statistics_enabled(statistics)
+            .build();
+        let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), schema, Some(properties)).unwrap();
+        writer.write(&batch.unwrap()).unwrap();
+        writer.close().unwrap();
+    }
+
+    /// 1,000 small tables with ties, gaps in offsets, missing times, several partitions, files in any order, row groups of
+    /// any size, with statistics and without: the same cuts as a plain sort.
+    #[test]
+    fn cuts_are_those_of_a_sort() {
+        let dir = tempfile::tempdir().unwrap();
+        for seed in 0..1000 {
+            let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+            let mut below = |n: u64| rng.next_u64() % n;
+            let (partitions, spread) = (1 + below(4) as i32, [1, 3, 50, 10_000, u64::MAX / 4][below(5) as usize]);
+            let missing = [0, 2, 10][below(3) as usize];
+            let ordered = below(2) == 0;
+            let mut all: Vec<Row> = Vec::new();
+            let mut files = Vec::new();
+            for partition in 0..partitions {
+                let mut offset = below(5) as i64;
+                for _ in 0..below(5) {
+                    let mut rows = Vec::new();
+                    let start = offset;
+                    for _ in 0..below(40) {
+                        let time = if ordered { offset * 10 } else { below(spread) as i64 - (spread / 2) as i64 };
+                        let time = (missing == 0 || below(missing) > 0).then_some(time);
+                        rows.push((time, partition, offset));
+                        offset += 1 + [0, 0, 0, 7][below(4) as usize];
+                    }
+                    let path = dir.path().join(format!("{seed}-{partition}-{start}-{}.parquet", files.len()));
+                    let statistics = [EnabledStatistics::Chunk, EnabledStatistics::None][usize::from(below(6) == 0)];
+                    write(&path, &rows, 1 + below(20) as usize, statistics);
+                    files.push(DataFile { path, partition, start, next: offset, rows: rows.len() as u64, size: 0 });
+                    all.extend(rows);
+                }
+            }
+            for i in (1..files.len()).rev() {
+                files.swap(i, below(i as u64 + 1) as usize);
+            }
+            all.sort_unstable();
+            let expected: Vec<Cut> = (1..=3)
+                .filter(|_| !all.is_empty())
+                .map(|slice| {
+                    let place = slice_end(all.len() as u64, slice);
+                    let (timestamp, partition, offset) = all[place as usize - 1];
+                    Cut { slice, place, timestamp, partition, offset }
+                })
+                .collect();
+            let found = cuts(&Snapshot { topic: "t".to_owned(), files }).unwrap();
+            assert_eq!(found, expected, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_named() {
+        let file = DataFile { path: "gone.parquet".into(), partition: 0, start: 0, next: 1, rows: 1, size: 0 };
+        let error = cuts(&Snapshot { topic: "t".to_owned(), files: vec![file] }).unwrap_err();
+        assert!(error.to_string().starts_with("cannot read gone.parquet"), "{error}");
+    }
+}
