@@ -32,6 +32,8 @@ pub mod sql;
 
 pub mod engine;
 
+pub mod columns;
+
 pub mod features;
 
 pub mod kmeans;
@@ -39,6 +41,8 @@ pub mod kmeans;
 pub mod model;
 
 pub mod train;
+
+pub mod fit;
 
 // Models on their way to people.
 pub mod api;

@@ -4,6 +4,7 @@ mod broker;
 mod compact;
 mod doctor;
 mod files;
+mod fit;
 mod generate;
 mod ingest;
 mod openapi;
@@ -48,6 +49,7 @@ enum Command {
     Files(files::Files),
     Sql(sql::Sql),
     Train(train::Train),
+    Fit(fit::Fit),
     Serve(serve::Serve),
     Broker(broker::Broker),
     Generate(generate::Generate),
@@ -115,6 +117,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Produce(produce) => job(produce.run(&terminal)).await,
         Command::Sql(sql) => job(sql.run()).await,
         Command::Train(train) => job(train.run()).await,
+        Command::Fit(fit) => job(blocking(move || fit.run(&terminal))).await,
         Command::Doctor(doctor) => job(doctor.run()).await,
         Command::Compact(compact) => job(blocking(move || compact.run())).await,
         Command::Files(files) => job(blocking(move || files.run())).await,
