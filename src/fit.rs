@@ -170,15 +170,20 @@ fn silhouette(
     scale: &Scale,
     centroids: &Array2<f64>,
     threads: usize,
-) -> Result<(Option<f64>, u64), ArrowError> {
+) -> Result<(Option<f64>, u64), Error> {
+    let sample = spread(columns)?;
+    let points = Points::new(scale, &sample);
+    let labels = kmeans::assign(&points, centroids, 1);
+    Ok((kmeans::silhouette(&points, &labels, centroids.nrows(), threads), points.rows() as u64))
+}
+
+/// At most 5,000 rows, spread evenly over all.
+pub(crate) fn spread(columns: &[Float64Array]) -> Result<Vec<Float64Array>, Error> {
     let rows = columns.first().map_or(0, Array::len);
     let m = rows.min(SILHOUETTE_ROWS);
     let places: UInt64Array = (0..m).map(|j| Some((j as u128 * rows as u128 / m as u128) as u64)).collect();
     let taken = columns.iter().map(|column| Ok(take(column, &places, None)?.as_primitive::<Float64Type>().clone()));
-    let sample = taken.collect::<Result<Vec<_>, ArrowError>>()?;
-    let points = Points::new(scale, &sample);
-    let labels = kmeans::assign(&points, centroids, 1);
-    Ok((kmeans::silhouette(&points, &labels, centroids.nrows(), threads), m as u64))
+    taken.collect()
 }
 
 #[cfg(test)]

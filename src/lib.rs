@@ -44,6 +44,8 @@ pub mod train;
 
 pub mod fit;
 
+pub mod suggest;
+
 // Models on their way to people.
 pub mod api;
 

@@ -133,3 +133,22 @@ fn what_cannot_be_clustered_is_refused_in_one_line() {
         assert_eq!(place.run(args).code, Some(2), "{args:?}");
     }
 }
+
+#[test]
+fn three_blobs_are_suggested_as_three_and_drawn() {
+    let place = Place::new();
+    // None missing: the rows that stand at a mean would be clusters of their own.
+    let (mut a, mut b) = rows(3000);
+    (a, b) = a.into_iter().zip(b).filter(|(a, b)| a.is_some() && b.is_some()).unzip();
+    write_csv(&place, "rows.csv", &(a, b));
+    let suggest = ["suggest-k", "rows.csv", "--features", "a,b", "--max-k", "5"];
+    let words = place.ok(&[&suggest[..], &["--svg", "k.svg"]].concat());
+    assert!(words.ends_with("3 clusters: elbow, silhouette and stability agree\n"), "{words}");
+    let svg = std::fs::read_to_string(place.path("k.svg")).unwrap();
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.matches("<circle ").count() == 12, "{svg}");
+    let found: Value = serde_json::from_str(&place.ok(&[&suggest[..], &["--json"]].concat())).unwrap();
+    assert_eq!((&found["suggestion"]["recommended"], &found["suggestion"]["agree"]), (&3.into(), &3.into()));
+    assert_eq!(found["candidates"].as_array().unwrap().len(), 4);
+    let error = place.fails(1, &["suggest-k", "rows.csv", "--features", "a,b", "--min-k", "9", "--max-k", "4"]);
+    assert!(error.contains("--min-k and --max-k must be from 2 to 64, found 9 and 4"), "{error}");
+}

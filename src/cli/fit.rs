@@ -37,23 +37,13 @@ enum Solver {
 /// same file and settings give the same bits on any number of threads.
 #[derive(Args)]
 pub struct Fit {
-    /// The file; Parquet is known by its first bytes, and a .tsv has tabs
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
-    /// The columns to cluster by, separated by commas
-    #[arg(long, env = "TERCILE_FEATURES", value_name = "NAMES", value_delimiter = ',', required = true)]
-    features: Vec<String>,
+    #[command(flatten)]
+    from: FileArgs,
     /// Clusters [default: 3, or as many as --init has]
     #[arg(long, env = "TERCILE_K", value_name = "N")]
     k: Option<usize>,
-    /// Starts to draw [default: 10, or 2,000,000 / rows if that is more, at most 1,000]
-    #[arg(long, env = "TERCILE_N_INIT", value_name = "N", conflicts_with = "init")]
-    n_init: Option<NonZero<u32>>,
-    /// What the starts are drawn with
-    #[arg(long, env = "TERCILE_SEED", value_name = "N", default_value_t = SEED)]
-    seed: u64,
     /// Begin at these centroids and nowhere else: a JSON array of k arrays, in original units, by feature as named
-    #[arg(long, env = "TERCILE_INIT", value_name = "FILE")]
+    #[arg(long, env = "TERCILE_INIT", value_name = "FILE", conflicts_with = "n_init")]
     init: Option<PathBuf>,
     /// Passes over all rows, at most
     #[arg(long, env = "TERCILE_MAX_ITER", value_name = "N", default_value = "300")]
@@ -65,9 +55,6 @@ pub struct Fit {
     /// Who does the work: our own passes, or linfa-clustering as the reference
     #[arg(long, env = "TERCILE_SOLVER", default_value = "tercile")]
     solver: Solver,
-    /// Threads to work with [default: one a processor]
-    #[arg(long, env = "TERCILE_THREADS", value_name = "N")]
-    threads: Option<NonZero<u16>>,
     /// Write the result there as well, as JSON
     #[arg(long, short, env = "TERCILE_OUTPUT", value_name = "FILE")]
     output: Option<PathBuf>,
@@ -75,6 +62,48 @@ pub struct Fit {
     #[arg(long, env = "TERCILE_JSON", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     json: bool,
+}
+
+/// Which rows, and what starts are drawn on them.
+#[derive(Args)]
+pub(super) struct FileArgs {
+    /// The file; Parquet is known by its first bytes, and a .tsv has tabs
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The columns to cluster by, separated by commas
+    #[arg(long, env = "TERCILE_FEATURES", value_name = "NAMES", value_delimiter = ',', required = true)]
+    pub features: Vec<String>,
+    /// Starts to draw [default: 10, or 2,000,000 / rows if that is more, at most 1,000]
+    #[arg(long, env = "TERCILE_N_INIT", value_name = "N")]
+    n_init: Option<NonZero<u32>>,
+    /// What the starts are drawn with
+    #[arg(long, env = "TERCILE_SEED", value_name = "N", default_value_t = SEED)]
+    pub seed: u64,
+    /// Threads to work with [default: one a processor]
+    #[arg(long, env = "TERCILE_THREADS", value_name = "N")]
+    threads: Option<NonZero<u16>>,
+}
+
+impl FileArgs {
+    /// Each feature once, and no more of them than rows may have.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let twice = self.features.iter().enumerate().find(|(i, name)| self.features[..*i].contains(name));
+        if let Some((_, name)) = twice {
+            bail!("--features names {name} twice");
+        }
+        let count = self.features.len();
+        ensure!(count <= MAX_FEATURES, "--features names {count} columns; {MAX_FEATURES} are the most");
+        Ok(())
+    }
+
+    pub fn threads(&self) -> usize {
+        self.threads.map_or_else(processors, |n| usize::from(n.get()))
+    }
+
+    /// How many starts to draw for so many rows.
+    pub fn starts(&self, rows: usize) -> usize {
+        self.n_init.map_or_else(|| kmeans::starts_for(rows), |n| n.get() as usize)
+    }
 }
 
 /// The result with where it came from and what it took.
@@ -98,25 +127,25 @@ impl Fit {
         let job = self.job()?;
         let bar = terminal.bar(None);
         bar.enable_steady_tick(Duration::from_millis(100));
-        bar.set_message(format!("reading {}", self.file.display()));
+        let FileArgs { file, features, .. } = &self.from;
+        bar.set_message(format!("reading {}", file.display()));
         let began = Instant::now();
-        let columns = columns::read(&self.file, &self.features, job.settings.threads)?;
+        let columns = columns::read(file, features, job.settings.threads)?;
         let read = began.elapsed();
-        let starts = self.n_init.map_or_else(|| kmeans::starts_for(columns.rows), |n| n.get() as usize);
-        let job = Job { settings: Settings { starts, ..job.settings }, ..job };
+        let job = Job { settings: Settings { starts: self.from.starts(columns.rows), ..job.settings }, ..job };
         bar.set_message(format!("clustering {} rows", thousands(columns.rows as u64)));
         let watch = |Step { iteration, inertia, shift }: Step| {
             bar.set_message(format!("pass {iteration}: inertia {inertia:.6e}, shift {shift:.2e}"));
         };
         let fitted = fit::fit(&columns.columns, &job, &watch);
         bar.finish_and_clear();
-        let report = fitted.with_context(|| format!("cannot cluster {}", self.file.display()))?;
+        let report = fitted.with_context(|| format!("cannot cluster {}", file.display()))?;
         let seconds = Seconds {
             read: read.as_secs_f64(),
             fit: report.took.fit.as_secs_f64(),
             score: report.took.score.as_secs_f64(),
         };
-        let printed = Printed { file: &self.file, report: &report, seconds };
+        let printed = Printed { file, report: &report, seconds };
         let json = serde_json::to_string_pretty(&printed)? + "\n";
         if let Some(path) = &self.output {
             std::fs::write(path, &json).with_context(|| format!("cannot write {}", path.display()))?;
@@ -127,12 +156,7 @@ impl Fit {
     }
 
     fn job(&self) -> anyhow::Result<Job> {
-        let named = self.features.iter().enumerate();
-        if let Some((_, name)) = named.clone().find(|(i, name)| self.features[..*i].contains(name)) {
-            bail!("--features names {name} twice");
-        }
-        let count = self.features.len();
-        ensure!(count <= MAX_FEATURES, "--features names {count} columns; {MAX_FEATURES} are the most");
+        self.from.check()?;
         let init = self.init.as_deref().map(|path| self.centroids(path)).transpose()?;
         let k = self.k.unwrap_or_else(|| init.as_ref().map_or(K, Array2::nrows));
         ensure!((1..=MAX_K).contains(&k), "--k must be from 1 to {MAX_K}, found {k}");
@@ -140,23 +164,22 @@ impl Fit {
             bail!("--init holds {rows} centroids, and --k says {k}; leave --k out");
         }
         let limits = Limits { iterations: self.max_iter.get() as usize, tolerance: self.tol };
-        let threads = self.threads.map_or_else(processors, |n| usize::from(n.get()));
         let solver = match self.solver {
             Solver::Tercile => fit::Solver::Tercile,
             Solver::Linfa => fit::Solver::Linfa,
         };
-        let settings = Settings { k, seed: self.seed, starts: 1, limits, threads };
-        Ok(Job { features: self.features.clone(), settings, init, solver })
+        let settings = Settings { k, seed: self.from.seed, starts: 1, limits, threads: self.from.threads() };
+        Ok(Job { features: self.from.features.clone(), settings, init, solver })
     }
 
     fn centroids(&self, path: &Path) -> anyhow::Result<Array2<f64>> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let shape =
-            || format!("{}: expected a JSON array of arrays of {} numbers", path.display(), self.features.len());
+            || format!("{}: expected a JSON array of arrays of {} numbers", path.display(), self.from.features.len());
         let rows: Vec<Vec<f64>> = serde_json::from_str(&text).with_context(shape)?;
-        let fits = !rows.is_empty() && rows.iter().all(|row| row.len() == self.features.len());
+        let fits = !rows.is_empty() && rows.iter().all(|row| row.len() == self.from.features.len());
         ensure!(fits, shape());
-        Ok(Array2::from_shape_fn((rows.len(), self.features.len()), |(c, f)| rows[c][f]))
+        Ok(Array2::from_shape_fn((rows.len(), self.from.features.len()), |(c, f)| rows[c][f]))
     }
 }
 
@@ -202,7 +225,7 @@ fn words(printed: &Printed<'_>) -> String {
 }
 
 /// Seven digits or so.
-fn short(value: f64) -> String {
+pub(super) fn short(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
         1e-3..1e9 => {

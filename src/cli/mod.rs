@@ -11,6 +11,7 @@ mod openapi;
 mod produce;
 mod serve;
 mod sql;
+mod suggest;
 mod table;
 mod train;
 mod up;
@@ -50,6 +51,7 @@ enum Command {
     Sql(sql::Sql),
     Train(train::Train),
     Fit(fit::Fit),
+    SuggestK(suggest::SuggestK),
     Serve(serve::Serve),
     Broker(broker::Broker),
     Generate(generate::Generate),
@@ -118,6 +120,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Sql(sql) => job(sql.run()).await,
         Command::Train(train) => job(train.run()).await,
         Command::Fit(fit) => job(blocking(move || fit.run(&terminal))).await,
+        Command::SuggestK(suggest) => job(blocking(move || suggest.run(&terminal))).await,
         Command::Doctor(doctor) => job(doctor.run()).await,
         Command::Compact(compact) => job(blocking(move || compact.run())).await,
         Command::Files(files) => job(blocking(move || files.run())).await,
