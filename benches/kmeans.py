@@ -18,6 +18,7 @@ parser.add_argument("--rows", type=int, default=10_000_000)
 parser.add_argument("--runs", type=int, default=3)
 parser.add_argument("--spark", action="store_true")
 parser.add_argument("--scale", action="store_true")
+parser.add_argument("--only", default="")
 args = parser.parse_args()
 tercile = os.environ["TERCILE_BIN"]
 
@@ -128,6 +129,8 @@ def line(what, who, wall, report):
 
 
 def compare(what, name, features, k, init, tol=0.0, linfa=False, spark=False):
+    if args.only not in what:
+        return
     peers = [("scikit-learn", lambda: child(PEER, at(name + ".parquet"), features, k, at(name + ".json") if init else None, tol, at("peer.json")))]
     if linfa:
         peers.append(("linfa", lambda: ours(name, features, k, init, tol, "--solver", "linfa")))
