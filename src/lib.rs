@@ -34,6 +34,8 @@ pub mod slices;
 
 pub mod engine;
 
+pub mod columns;
+
 pub mod features;
 
 pub mod kmeans;
@@ -43,6 +45,10 @@ pub mod model;
 pub mod train;
 
 pub mod bulk;
+
+pub mod fit;
+
+pub mod suggest;
 
 // Models on their way to people.
 pub mod api;

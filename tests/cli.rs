@@ -12,7 +12,20 @@ use common::Place;
 fn without_arguments_it_helps() {
     let ended = Place::new().run(&[]);
     assert_eq!(ended.code, Some(0));
-    for command in ["up", "produce", "ingest", "sql", "train", "serve", "broker", "generate", "openapi", "doctor"] {
+    for command in [
+        "up",
+        "produce",
+        "ingest",
+        "sql",
+        "train",
+        "fit",
+        "suggest-k",
+        "serve",
+        "broker",
+        "generate",
+        "openapi",
+        "doctor",
+    ] {
         assert!(ended.stdout.contains(&format!("\n  {command} ")), "{command}: {}", ended.stdout);
     }
 }

@@ -111,7 +111,7 @@ impl Init {
                 for item in items {
                     match item {
                         Item::Message(message) => sketch.see(message.record().payload.unwrap_or_default()),
-                        Item::End => *ended = true,
+                        Item::End(_) => *ended = true,
                         _ => continue,
                     }
                     heard = Instant::now();

@@ -4,6 +4,7 @@ mod broker;
 mod compact;
 mod doctor;
 mod files;
+mod fit;
 mod generate;
 mod ingest;
 mod init;
@@ -14,6 +15,7 @@ mod produce;
 mod replay;
 mod serve;
 mod sql;
+mod suggest;
 mod table;
 mod train;
 mod up;
@@ -57,6 +59,8 @@ enum Command {
     Train(train::Train),
     Model(model::Model),
     Predict(predict::Predict),
+    Fit(fit::Fit),
+    SuggestK(suggest::SuggestK),
     Serve(serve::Serve),
     Broker(broker::Broker),
     Generate(generate::Generate),
@@ -139,6 +143,8 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Init(init) => job(init.run()).await,
         Command::Sql(sql) => sql.run(&terminal).await,
         Command::Train(train) => job(train.run()).await,
+        Command::Fit(fit) => job(blocking(move || fit.run(&terminal))).await,
+        Command::SuggestK(suggest) => job(blocking(move || suggest.run(&terminal))).await,
         Command::Doctor(doctor) => job(doctor.run()).await,
         Command::Compact(compact) => job(blocking(move || compact.run())).await,
         Command::Predict(predict) => job(blocking(move || predict.run())).await,

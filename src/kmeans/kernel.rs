@@ -78,6 +78,7 @@ pub(super) fn sweep(
         1: 2 3 4 5 6 7 8;
         2: 2 3 4 5 6 7 8;
         3: 2 3 4 5 6 7 8;
+        4: 2 3 4 5 6 7 8;
     }
 }
 
@@ -191,20 +192,32 @@ fn in_two_steps(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &mut 
     let groups = tile.columns[0].len();
     let (sums, rest) = lanes.split_at_mut(k * features);
     let (counts, inertia) = rest.split_at_mut(k);
-    let labels = &nearest.labels[..groups];
+    // Where each row's cluster begins among the sums.
+    let mut starts = [[0; LANES]; GROUPS];
     for i in 0..groups {
         for lane in 0..LANES {
+            let cluster = nearest.labels[i][lane] as usize;
             let weight = tile.weights.map_or(1.0, |weights| weights[i][lane]);
-            counts[labels[i][lane] as usize][lane] += weight;
+            counts[cluster][lane] += weight;
             inertia[0][lane] += nearest.squared[i][lane] * weight;
+            starts[i][lane] = cluster * features;
         }
     }
     for (f, (column, &origin)) in tile.columns.iter().zip(frame.origin).enumerate() {
-        for i in 0..groups {
-            for lane in 0..LANES {
-                let off = column[i][lane] - origin;
-                let off = tile.weights.map_or(off, |weights| off * weights[i][lane]);
-                sums[labels[i][lane] as usize * features + f][lane] += off;
+        match tile.weights {
+            None => {
+                for (starts, values) in starts.iter().zip(*column) {
+                    for lane in 0..LANES {
+                        sums[starts[lane] + f][lane] += values[lane] - origin;
+                    }
+                }
+            }
+            Some(weights) => {
+                for ((starts, values), weights) in starts.iter().zip(*column).zip(weights) {
+                    for lane in 0..LANES {
+                        sums[starts[lane] + f][lane] += (values[lane] - origin) * weights[lane];
+                    }
+                }
             }
         }
     }

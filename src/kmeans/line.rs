@@ -1,9 +1,7 @@
 //! One feature: the best clusters there are, exactly, whatever the number of rows.
 //!
 //! Input: points with one feature. Output: centroids whose inertia no others beat. On a line, clusters are intervals, so
-//! dynamic programming over the sorted distinct values finds the optimum (Wang and Song, "Ckmeans.1d.dp", The R Journal 3,
-//! 2011), in O(k n log n) because the best last break moves only one way (divide and conquer; Grønlund et al., "Fast exact
-//! k-means, k-medians and Bregman divergence clustering in 1D", 2017).
+//! dynamic programming over the sorted distinct values finds the optimum (costs.rs).
 //!
 //! Few values are counted. Many are first summed up in bins between quantiles: a break inside of a bin costs at least what
 //! the best clusters cost without that bin's rows, and where that is more than clusters that are known already, the bin can
@@ -12,6 +10,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::costs::{Block, Costs};
 use super::points::Points;
 use crate::features::chunks::by_chunk;
 
@@ -21,6 +20,8 @@ const BLOCKS: usize = 4096;
 const FEW: usize = 4096;
 /// Rows that are sorted as they are, without bins.
 const SORTED: usize = 131_072;
+/// Cells of the grid that finds bins.
+const GRID: usize = 16_384;
 /// Rows from which quantiles are taken.
 const SAMPLE: usize = 32_768;
 
@@ -29,28 +30,6 @@ const SAMPLE: usize = 32_768;
 struct Line {
     values: Vec<f64>,
     weights: Vec<f64>,
-}
-
-/// Neighbouring values, summed up.
-#[derive(Debug, Clone, Default)]
-struct Block {
-    weight: f64,
-    sum: f64,
-    square: f64,
-    /// Where they stand on the line; empty where no break can be among them.
-    on: Range<usize>,
-}
-
-impl Block {
-    fn add(&mut self, other: &Self) {
-        self.weight += other.weight;
-        self.sum += other.sum;
-        self.square += other.square;
-    }
-
-    fn add_value(&mut self, value: f64, weight: f64) {
-        self.add(&Self { weight, sum: value * weight, square: value * value * weight, on: 0..0 });
-    }
 }
 
 /// The best k centroids, in original units. There must be k different values or more.
@@ -151,9 +130,10 @@ fn binned(points: &Points<'_>, k: usize, threads: usize) -> Vec<f64> {
     sample.sort_unstable_by(f64::total_cmp);
     let mut splitters: Vec<f64> = sample.into_iter().step_by(SAMPLE / BLOCKS).skip(1).collect();
     splitters.dedup();
-    let bin = |value: f64| splitters.partition_point(|&splitter| splitter <= value);
+    let bins_of = Bins::new(splitters);
+    let bin = |value: f64| bins_of.of(value);
     let chunks = by_chunk(points.rows(), threads, |rows| {
-        let mut bins = vec![Block::default(); splitters.len() + 1];
+        let mut bins = vec![Block::default(); bins_of.count()];
         points.each_value(rows, |first, values| {
             for (i, &value) in values.iter().enumerate() {
                 let value = points.standardise(0, value);
@@ -162,12 +142,13 @@ fn binned(points: &Points<'_>, k: usize, threads: usize) -> Vec<f64> {
         });
         bins
     });
-    let mut bins = vec![Block::default(); splitters.len() + 1];
+    let mut bins = vec![Block::default(); bins_of.count()];
     for chunk in chunks {
         bins.iter_mut().zip(chunk).for_each(|(bin, part)| bin.add(&part));
     }
-    let open = if bins.len() >= k { Costs::new(&bins).open(k) } else { vec![true; bins.len()] };
-    let line = Line::of(values(points, threads, |value| open[bin(value)]));
+    let open = if bins.len() >= k { Costs::new(&bins, |_| true).open(k) } else { vec![true; bins.len()] };
+    let spans = bins_of.spans(&open);
+    let line = Line::of(values(points, threads, |value| spans.iter().any(|span| span.contains(&value))));
     let mut blocks: Vec<Block> = Vec::new();
     let mut start = 0;
     for (b, block) in bins.iter().enumerate() {
@@ -189,6 +170,56 @@ fn binned(points: &Points<'_>, k: usize, threads: usize) -> Vec<f64> {
     Search { line: &line, k }.run(blocks)
 }
 
+/// Which bin a value is in: about where by an even grid, and from there by the splitters themselves.
+struct Bins {
+    splitters: Vec<f64>,
+    /// The first bin of each cell of the grid; the last cell takes what is beyond it.
+    first: Vec<u16>,
+    low: f64,
+    per_unit: f64,
+}
+
+impl Bins {
+    fn new(splitters: Vec<f64>) -> Self {
+        let (low, high) = (splitters[0], splitters[splitters.len() - 1]);
+        let per_unit = if high > low { (GRID - 1) as f64 / (high - low) } else { 0.0 };
+        let mut bins = Self { splitters, first: Vec::new(), low, per_unit };
+        // Rounding never puts a value in a cell before that of a smaller one.
+        let cells: Vec<usize> = bins.splitters.iter().map(|&splitter| bins.cell(splitter)).collect();
+        bins.first = (0..=GRID).map(|cell| cells.partition_point(|&other| other < cell) as u16).collect();
+        bins
+    }
+
+    fn count(&self) -> usize {
+        self.splitters.len() + 1
+    }
+
+    fn cell(&self, value: f64) -> usize {
+        // The cast takes what is below 0 to 0.
+        (((value - self.low) * self.per_unit) as usize).min(GRID - 1)
+    }
+
+    /// From where to where the open bins reach, neighbours taken together: few, because there are few breaks.
+    fn spans(&self, open: &[bool]) -> Vec<Range<f64>> {
+        let start = |bin: usize| if bin == 0 { f64::NEG_INFINITY } else { self.splitters[bin - 1] };
+        let mut spans: Vec<Range<f64>> = Vec::new();
+        for bin in (0..open.len()).filter(|&bin| open[bin]) {
+            let end = self.splitters.get(bin).copied().unwrap_or(f64::INFINITY);
+            match spans.last_mut() {
+                Some(span) if span.end == start(bin) => span.end = end,
+                _ => spans.push(start(bin)..end),
+            }
+        }
+        spans
+    }
+
+    fn of(&self, value: f64) -> usize {
+        let cell = self.cell(value);
+        let (first, last) = (usize::from(self.first[cell]), usize::from(self.first[cell + 1]));
+        first + self.splitters[first..last].partition_point(|&splitter| splitter <= value)
+    }
+}
+
 /// Adds a block that no break is in, to the one before it where that is another such.
 fn close(blocks: &mut Vec<Block>, block: &Block, join: bool) {
     match blocks.last_mut() {
@@ -206,7 +237,7 @@ struct Search<'a> {
 impl Search<'_> {
     fn run(&self, mut blocks: Vec<Block>) -> Vec<f64> {
         loop {
-            let costs = Costs::new(&blocks);
+            let costs = Costs::new(&blocks, |block| !block.on.is_empty());
             let open = if blocks.iter().all(|block| block.on.is_empty()) { Vec::new() } else { costs.open(self.k) };
             let divisible = |b: &usize| open[*b] && !blocks[*b].on.is_empty();
             let many = (0..open.len()).filter(divisible).count();
@@ -223,127 +254,6 @@ impl Search<'_> {
             }
             blocks = finer;
         }
-    }
-}
-
-/// What it costs to make one cluster of neighbouring blocks, out of running sums.
-struct Costs {
-    weight: Vec<f64>,
-    sum: Vec<f64>,
-    square: Vec<f64>,
-}
-
-impl Costs {
-    fn new(blocks: &[Block]) -> Self {
-        let mut all = Block::default();
-        let mut costs = Self { weight: vec![0.0], sum: vec![0.0], square: vec![0.0] };
-        for block in blocks {
-            all.add(block);
-            costs.weight.push(all.weight);
-            costs.sum.push(all.sum);
-            costs.square.push(all.square);
-        }
-        costs
-    }
-
-    fn blocks(&self) -> usize {
-        self.weight.len() - 1
-    }
-
-    /// The inertia of a cluster of the blocks from `start` to before `end`.
-    fn of(&self, start: usize, end: usize) -> f64 {
-        let weight = self.weight[end] - self.weight[start];
-        let sum = self.sum[end] - self.sum[start];
-        let square = self.square[end] - self.square[start];
-        if weight > 0.0 { (square - sum * sum / weight).max(0.0) } else { 0.0 }
-    }
-
-    /// For each number of blocks from the first the least cost of one more cluster at their end, `before` being that of the
-    /// others; and where that cluster starts. `least` is the first start that may be, `gap` how far it must be from the end.
-    fn layer(&self, before: &[f64], least: usize, gap: usize) -> (Vec<f64>, Vec<u32>) {
-        let m = self.blocks();
-        let (mut costs, mut starts) = (vec![f64::INFINITY; m + 1], vec![0; m + 1]);
-        // The ends in question, and where their clusters may start.
-        let mut open = vec![(least + gap..m + 1, least..m + 1)];
-        while let Some((ends, from)) = open.pop() {
-            if ends.is_empty() {
-                continue;
-            }
-            let end = ends.start + ends.len() / 2;
-            let mut best = (f64::INFINITY, from.start);
-            let last = from.end.min(end + 1 - gap);
-            for (start, before) in (from.start..last).zip(&before[from.start..last]) {
-                let cost = before + self.of(start, end);
-                if cost < best.0 {
-                    best = (cost, start);
-                }
-            }
-            (costs[end], starts[end]) = (best.0, best.1 as u32);
-            open.push((ends.start..end, from.start..best.1 + 1));
-            open.push((end + 1..ends.end, best.1..from.end));
-        }
-        (costs, starts)
-    }
-
-    /// The cost of the best k clusters whose breaks stand between blocks, and where each of them starts.
-    fn partition(&self, k: usize) -> (f64, Vec<usize>) {
-        let m = self.blocks();
-        let mut costs: Vec<f64> = (0..=m).map(|end| self.of(0, end)).collect();
-        let mut layers = Vec::new();
-        for clusters in 1..k {
-            let (next, starts) = self.layer(&costs, clusters, 1);
-            costs = next;
-            layers.push(starts);
-        }
-        let (mut end, mut starts) = (m, vec![0; k]);
-        for (clusters, layer) in layers.iter().enumerate().rev() {
-            end = layer[end] as usize;
-            starts[clusters + 1] = end;
-        }
-        (costs[m], starts)
-    }
-
-    fn centroids(&self, k: usize) -> Vec<f64> {
-        let (_, mut edges) = self.partition(k);
-        edges.push(self.blocks());
-        let mean = |edge: &[usize]| {
-            let weight = self.weight[edge[1]] - self.weight[edge[0]];
-            (self.sum[edge[1]] - self.sum[edge[0]]) / weight
-        };
-        edges.windows(2).map(mean).collect()
-    }
-
-    /// For each number of clusters and blocks a bound from below, wherever within blocks the breaks are: each break leaves out
-    /// the block before the next cluster.
-    fn bounds(&self, k: usize) -> Vec<Vec<f64>> {
-        let mut all = vec![(0..=self.blocks()).map(|end| self.of(0, end)).collect::<Vec<f64>>()];
-        for _ in 2..k {
-            let last = &all[all.len() - 1];
-            let before: Vec<f64> = (0..last.len()).map(|start| last[start.saturating_sub(1)]).collect();
-            let (mut next, _) = self.layer(&before, 0, 0);
-            // A cluster within one block may be none at all.
-            next.iter_mut().zip(last).for_each(|(next, &fewer)| *next = next.min(fewer));
-            all.push(next);
-        }
-        all
-    }
-
-    fn reversed(&self) -> Self {
-        let turn = |running: &[f64]| running.iter().rev().map(|value| running[running.len() - 1] - value).collect();
-        Self { weight: turn(&self.weight), sum: turn(&self.sum), square: turn(&self.square) }
-    }
-
-    /// Which blocks a break of the best k clusters may be in, or at the edge of.
-    fn open(&self, k: usize) -> Vec<bool> {
-        let m = self.blocks();
-        let (known, _) = self.partition(k);
-        // Room for what rounding does to running sums.
-        let most = known + 1e-9 * self.square[m];
-        let (forward, backward) = (self.bounds(k), self.reversed().bounds(k));
-        let may = |block: usize| {
-            (1..k).any(|clusters| forward[clusters - 1][block] + backward[k - clusters - 1][m - 1 - block] <= most)
-        };
-        (0..m).map(may).collect()
     }
 }
 
@@ -400,7 +310,7 @@ mod tests {
         for k in [2, 3, 7] {
             let line = Line::of(values.iter().map(|&v| (v, 1.0)).collect());
             let all: Vec<Block> = (0..line.values.len()).map(|i| line.block(i..i + 1)).collect();
-            let plain = Costs::new(&all).partition(k).0;
+            let plain = Costs::new(&all, |_| false).partition(k).0;
             let rounds = inertia(&values, &best(&points, k, 2));
             let bins = inertia(&values, &binned(&points, k, 2));
             assert!((rounds / plain - 1.0).abs() < 1e-12, "{k}: {rounds} {plain}");

@@ -1,12 +1,13 @@
 //! KMeans: centroids that make the sum of squared distances small.
 //!
 //! Input: rows as Arrow's own columns with what standardises them ([`Points`]). Output: k centroids in original units, how
-//! many rows each has, and how good that is. One feature is solved exactly (line.rs). Otherwise many starts run on distinct
+//! many rows each has, and how good that is. One feature is solved exactly (line.rs, costs.rs). Otherwise many starts run on distinct
 //! weighted points or a sample (starts.rs, seed.rs), and the best is polished by passes over all rows until no assignment
 //! changes (lloyd.rs): each pass reads the columns once (points.rs, kernel.rs). The answer depends on the rows and the
 //! settings alone, not on threads or instruction sets.
 
 mod assignment;
+mod costs;
 mod kernel;
 mod line;
 mod lloyd;
@@ -91,21 +92,25 @@ pub fn fit(
     }
     let until_settled = Limits { tolerance: 0.0, ..limits };
     let begin: Vec<(Vec<f64>, usize)> = match init {
-        Init::Given(centroids) => vec![(centroids.iter().copied().collect(), 0)],
+        Init::Given(centroids) => vec![(flat(centroids), 0)],
         Init::Drawn(_) if points.features() == 1 => vec![(line::best(points, k, threads), 0)],
         Init::Drawn(warm) => {
-            let warm: Option<Vec<f64>> = warm.map(|centroids| centroids.iter().copied().collect());
+            let warm = warm.map(flat);
             let job = starts::Starts { k, seed, starts, warm: warm.as_deref() };
             let best = starts::best(points, &job, until_settled, threads);
             best.into_iter().map(|outcome| (outcome.centroids, outcome.iterations)).collect()
         }
     };
-    let polished = begin.into_iter().map(|(centroids, before)| {
-        let outcome = lloyd::run(points, centroids, limits, threads, watch);
-        lloyd::Outcome { iterations: before + outcome.iterations, ..outcome }
-    });
-    let best = polished.min_by(|a, b| a.inertia.total_cmp(&b.inertia));
-    let best = best.unwrap_or_else(|| unreachable!("there is at least one start"));
+    // Of several, one pass tells which is best on all rows; polishing changes hardly anything any more.
+    let chosen = match begin.len() {
+        1 => 0,
+        _ => {
+            let worth = begin.iter().map(|(centroids, _)| points.pass(centroids, threads).inertia).enumerate();
+            worth.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(i, _)| i)
+        }
+    };
+    let (centroids, before) = begin.into_iter().nth(chosen).unwrap_or_else(|| unreachable!("it is one of them"));
+    let best = lloyd::run(points, centroids, limits, threads, watch);
     let features = points.features();
     Ok(Fit {
         centroids: Array2::from_shape_fn((k, features), |(cluster, feature)| {
@@ -113,13 +118,25 @@ pub fn fit(
         }),
         sizes: best.weights.iter().map(|&weight| weight as u64).collect(),
         inertia: best.inertia,
-        iterations: best.iterations,
+        iterations: before + best.iterations,
     })
+}
+
+/// What these centroids, in original units, are worth as they are.
+pub fn measure(points: &Points<'_>, centroids: Array2<f64>, threads: usize) -> Fit {
+    let totals = points.pass(&flat(&centroids), threads);
+    let sizes = totals.weights.iter().map(|&weight| weight as u64).collect();
+    Fit { centroids, sizes, inertia: totals.inertia, iterations: 0 }
+}
+
+/// One centroid after the other.
+fn flat(centroids: &Array2<f64>) -> Vec<f64> {
+    centroids.iter().copied().collect()
 }
 
 /// The nearest centroid of each row; of equals the first. Centroids are k by features, in original units.
 pub fn assign(points: &Points<'_>, centroids: &Array2<f64>, threads: usize) -> Vec<u8> {
-    let centroids = points.standardised(&centroids.iter().copied().collect::<Vec<_>>());
+    let centroids = points.standardised(&flat(centroids));
     let chunks = by_chunk(points.rows(), threads, |rows| labels(points, &centroids, rows));
     chunks.concat()
 }
@@ -130,10 +147,7 @@ pub fn cross(
     (to, new): (&Points<'_>, &Array2<f64>),
     threads: usize,
 ) -> Vec<Vec<u64>> {
-    let flat = |points: &Points<'_>, centroids: &Array2<f64>| {
-        points.standardised(&centroids.iter().copied().collect::<Vec<_>>())
-    };
-    let (old_at, new_at) = (flat(from, old), flat(to, new));
+    let (old_at, new_at) = (from.standardised(&flat(old)), to.standardised(&flat(new)));
     let chunks = by_chunk(from.rows(), threads, |rows| {
         let mut counts = vec![vec![0; new.nrows()]; old.nrows()];
         let pairs = labels(from, &old_at, rows.clone()).into_iter().zip(labels(to, &new_at, rows));

@@ -160,7 +160,7 @@ impl<'a> Points<'a> {
     }
 
     /// A standardised value, in original units.
-    pub(super) fn restore(&self, feature: usize, standardised: f64) -> f64 {
+    pub fn restore(&self, feature: usize, standardised: f64) -> f64 {
         self.original(feature, self.origin[feature] + standardised / self.inverse[feature])
     }
 

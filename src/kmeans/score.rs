@@ -2,6 +2,9 @@
 //!
 //! All distances are in standardised units.
 
+use ndarray::Array2;
+
+use super::flat;
 use super::points::Points;
 use crate::features::chunks::{by_chunk, in_parallel};
 use crate::features::moments::Compensated;
@@ -58,12 +61,12 @@ fn of_one(own: usize, sums: &[f64], sizes: &[usize]) -> f64 {
 
 /// The mean over the clusters of how much the most similar other one overlaps it; less is better, 0 is best. `None` with
 /// fewer than two clusters. Davies and Bouldin, "A cluster separation measure" (IEEE PAMI 1, 1979).
-pub fn davies_bouldin(points: &Points<'_>, centroids: &[f64], sizes: &[u64], threads: usize) -> Option<f64> {
+pub fn davies_bouldin(points: &Points<'_>, centroids: &Array2<f64>, sizes: &[u64], threads: usize) -> Option<f64> {
     let used: Vec<usize> = (0..sizes.len()).filter(|&cluster| sizes[cluster] > 0).collect();
     if used.len() < 2 {
         return None;
     }
-    let at = points.standardised(centroids);
+    let at = points.standardised(&flat(centroids));
     let chunks = by_chunk(points.rows(), threads, |rows| {
         let mut sums = vec![Compensated::default(); sizes.len()];
         points.each_nearest(rows, &at, |first, labels, squared| {
@@ -90,13 +93,13 @@ pub fn davies_bouldin(points: &Points<'_>, centroids: &[f64], sizes: &[u64], thr
 
 /// How far apart the clusters are for how wide they are; more is better. `None` with fewer than two clusters, or rows no
 /// more than clusters. Caliński and Harabasz, "A dendrite method for cluster analysis" (Comm. Stat. 3, 1974).
-pub fn calinski_harabasz(points: &Points<'_>, centroids: &[f64], sizes: &[u64], inertia: f64) -> Option<f64> {
+pub fn calinski_harabasz(points: &Points<'_>, centroids: &Array2<f64>, sizes: &[u64], inertia: f64) -> Option<f64> {
     let used = sizes.iter().filter(|&&size| size > 0).count();
     let rows: u64 = sizes.iter().sum();
     if used < 2 || rows as usize <= used {
         return None;
     }
-    let at = points.standardised(centroids);
+    let at = points.standardised(&flat(centroids));
     let features = points.features();
     let weighted = |f: usize| sizes.iter().zip(at.chunks_exact(features)).map(move |(&size, c)| size as f64 * c[f]);
     let middle: Vec<f64> = (0..features).map(|f| weighted(f).sum::<f64>() / rows as f64).collect();
@@ -113,6 +116,7 @@ fn squared(a: &[f64], b: &[f64]) -> f64 {
 mod tests {
     use super::super::tests::{as_it_is, random, table};
     use super::*;
+    use ndarray::array;
 
     #[test]
     fn silhouettes_by_hand() {
@@ -140,10 +144,13 @@ mod tests {
         let (scale, columns) = as_it_is(vec![vec![0.0, 1.0, 9.0, 10.0]]);
         let points = Points::new(&scale, &columns);
         // Both clusters have a mean distance of 0.5 to their centroids, which are 9 apart.
-        assert_eq!(davies_bouldin(&points, &[0.5, 9.5], &[2, 2], 1), Some(1.0 / 9.0));
+        assert_eq!(davies_bouldin(&points, &array![[0.5], [9.5]], &[2, 2], 1), Some(1.0 / 9.0));
         // Between: 4 · 4.5²; within: 4 · 0.5².
-        assert_eq!(calinski_harabasz(&points, &[0.5, 9.5], &[2, 2], 1.0), Some(4.0 * 4.5 * 4.5 / (1.0 / 2.0)));
-        assert_eq!(davies_bouldin(&points, &[5.0], &[4], 1), None);
-        assert_eq!(calinski_harabasz(&points, &[5.0], &[4], 82.0), None);
+        assert_eq!(
+            calinski_harabasz(&points, &array![[0.5], [9.5]], &[2, 2], 1.0),
+            Some(4.0 * 4.5 * 4.5 / (1.0 / 2.0))
+        );
+        assert_eq!(davies_bouldin(&points, &array![[5.0]], &[4], 1), None);
+        assert_eq!(calinski_harabasz(&points, &array![[5.0]], &[4], 82.0), None);
     }
 }

@@ -65,7 +65,7 @@ fn blobs_are_found_whatever_the_number_of_features() {
 fn no_thread_instruction_set_or_special_case_changes_a_bit() {
     let missing =
         |column: Vec<f64>| column.into_iter().enumerate().map(|(i, v)| (i % 1013 != 5).then_some(v)).collect();
-    for (features, k) in [(1, 3), (2, 3), (2, 8), (3, 5), (4, 3), (9, 10)] {
+    for (features, k) in [(1, 3), (2, 3), (2, 8), (3, 5), (4, 3), (5, 3), (9, 10)] {
         let (scale, columns) = nullable(random(70_001, features).into_iter().map(missing).collect());
         let points = Points::new(&scale, &columns);
         let centroids: Vec<f64> = (0..k * features).map(|i| (i * 7 % 11) as f64 / 11.0).collect();

@@ -1,0 +1,168 @@
+"""The measurements of benches/kmeans, which calls this with a scratch directory."""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+warnings.filterwarnings("ignore")
+parser = argparse.ArgumentParser()
+parser.add_argument("scratch")
+parser.add_argument("--rows", type=int, default=10_000_000)
+parser.add_argument("--runs", type=int, default=3)
+parser.add_argument("--spark", action="store_true")
+parser.add_argument("--scale", action="store_true")
+parser.add_argument("--only", default="")
+args = parser.parse_args()
+tercile = os.environ["TERCILE_BIN"]
+
+
+def at(name):
+    return os.path.join(args.scratch, name)
+
+
+def make(name, columns, centroids):
+    pq.write_table(pa.table(columns), at(name + ".parquet"))
+    with open(at(name + ".json"), "w") as file:
+        json.dump(centroids, file)
+
+
+def shop(n):
+    """Prices like a shop's, log-normal and whole; ratings and discounts with few different values; amounts that all differ."""
+    rng = np.random.default_rng(7)
+    return {
+        "price": np.round(np.exp(rng.normal(7.0, 1.4, n))),
+        "rating": np.round(np.clip(rng.normal(4.1, 0.35, n), 1, 5), 1),
+        "discount": np.round(np.clip(rng.normal(47.0, 21.0, n), 0, 94)),
+        "amount": np.exp(rng.normal(3.0, 1.0, n)),
+    }
+
+
+def eight(n):
+    rng = np.random.default_rng(8)
+    centres = rng.normal(0, 3, (16, 8))
+    rows = centres[rng.integers(0, 16, n)] + rng.normal(0, 1, (n, 8))
+    return {f"f{i}": rows[:, i] for i in range(8)}, rows[:16].tolist()
+
+
+# The peer in a process of its own: read, standardise, fit, save; says what each took and how much memory it had.
+PEER = """
+import json, resource, sys, time
+import numpy as np, pyarrow.parquet as pq
+from sklearn.cluster import KMeans
+file, features, k, init, tol, out = json.loads(sys.argv[1])
+began = time.perf_counter()
+table = pq.read_table(file, columns=features)
+X = np.column_stack([table[name].to_numpy() for name in features])
+mean, std = X.mean(axis=0), X.std(axis=0)
+X -= mean
+X /= std
+read = time.perf_counter() - began
+start = "k-means++" if init is None else (np.array(json.load(open(init))) - mean) / std
+began = time.perf_counter()
+model = KMeans(k, init=start, n_init=10 if init is None else 1, tol=tol, max_iter=300, random_state=0).fit(X)
+fit = time.perf_counter() - began
+json.dump((model.cluster_centers_ * std + mean).tolist(), open(out, "w"))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"read": read, "fit": fit, "inertia": model.inertia_, "passes": model.n_iter_, "peak": peak}))
+"""
+
+SPARK = """
+import json, sys, time
+from pyspark.sql import SparkSession
+from pyspark.ml.feature import VectorAssembler, StandardScaler
+from pyspark.ml.clustering import KMeans
+file, features, k, tol = json.loads(sys.argv[1])
+began = time.perf_counter()
+spark = SparkSession.builder.master("local[2]").config("spark.driver.memory", "8g").getOrCreate()
+spark.sparkContext.setLogLevel("ERROR")
+rows = VectorAssembler(inputCols=features, outputCol="raw").transform(spark.read.parquet(file))
+scaler = StandardScaler(inputCol="raw", outputCol="features", withMean=True).fit(rows)
+rows = scaler.transform(rows).select("features").cache()
+rows.count()
+read = time.perf_counter() - began
+began = time.perf_counter()
+model = KMeans(k=k, seed=1, tol=tol, maxIter=300, initSteps=2).fit(rows)
+fit = time.perf_counter() - began
+print(json.dumps({"read": read, "fit": fit, "inertia": model.summary.trainingCost, "passes": model.summary.numIter}))
+"""
+
+
+def best(run, runs=None):
+    """The quickest of several runs, by whole seconds."""
+    found = []
+    for _ in range(runs or args.runs):
+        began = time.perf_counter()
+        report = run()
+        found.append((time.perf_counter() - began, report))
+    return min(found, key=lambda one: one[0])
+
+
+def ours(name, features, k, init, tol, *more):
+    command = [tercile, "fit", at(name + ".parquet"), "--features", ",".join(features), "--json", "--output", at("ours.json")]
+    command += ["--init", at(name + ".json")] if init else ["--k", str(k), "--n-init", "10"]
+    if tol:
+        command += ["--tol", str(tol)]
+    # A child's memory is only known once it has ended, and then as the most of all children: so each has a parent.
+    code = "import resource, subprocess, sys; out = subprocess.run(sys.argv[1:], check=True, capture_output=True).stdout; " \
+        "sys.stdout.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024) + '\\n' + out.decode())"
+    out = subprocess.run([sys.executable, "-c", code, *command, *more], check=True, capture_output=True, text=True).stdout
+    peak, text = out.split("\n", 1)
+    report = json.loads(text)
+    return {**report["seconds"], "inertia": report["inertia"], "passes": report["iterations"], "peak": float(peak)}
+
+
+def child(code, *values):
+    return json.loads(subprocess.run([sys.executable, "-c", code, json.dumps(values)], check=True, capture_output=True).stdout)
+
+
+def line(what, who, wall, report):
+    passes = "-" if report["passes"] is None else report["passes"]
+    print(f"{what:34} {who:13} {report['read']:7.3f} {report['fit']:8.3f} {wall:8.3f} {passes:>6} {report['inertia']:14.6e} "
+          f"{report.get('peak', float('nan')):8.0f}", flush=True)
+
+
+def compare(what, name, features, k, init, tol=0.0, linfa=False, spark=False):
+    if args.only not in what:
+        return
+    peers = [("scikit-learn", lambda: child(PEER, at(name + ".parquet"), features, k, at(name + ".json") if init else None, tol, at("peer.json")))]
+    if linfa:
+        peers.append(("linfa", lambda: ours(name, features, k, init, tol, "--solver", "linfa")))
+    if spark and args.spark:
+        peers.append(("Spark MLlib", lambda: child(SPARK, at(name + ".parquet"), features, k, tol)))
+    mine = best(lambda: ours(name, features, k, init, tol), max(args.runs, 5))
+    line(what, "tercile", *mine)
+    for who, run in peers:
+        theirs = best(run, 1 if who == "Spark MLlib" else None)
+        line(what, who, *theirs)
+        print(f"{'':34} {'':13} {theirs[1]['fit'] / mine[1]['fit']:.1f} times as long to fit, {theirs[0] / mine[0]:.1f} from file to model")
+
+
+n = args.rows
+millions = f"{n / 1e6:g} M"
+table = shop(n)
+make("shop", table, [[200, 4.0], [1500, 4.2], [8000, 4.1]])
+make("one", {name: table[name] for name in ("discount", "amount")}, [[10], [40], [80]])
+make("eight", *eight(n))
+print(f"{'work':34} {'who':13} {'read s':>7} {'fit s':>8} {'whole s':>8} {'passes':>6} {'inertia':>14} {'peak MB':>8}")
+compare(f"{millions} x 2, k 3, given", "shop", ["price", "rating"], 3, True, linfa=True, spark=True)
+compare(f"{millions} x 2, k 3, given, tol 1e-4", "shop", ["price", "rating"], 3, True, tol=1e-4)
+compare(f"{millions} x 2, k 3, 10 starts", "shop", ["price", "rating"], 3, False, tol=1e-4)
+compare(f"{millions} x 1, 95 values, k 3", "one", ["discount"], 3, False, tol=1e-4, linfa=True)
+compare(f"{millions} x 1, all differ, k 3", "one", ["amount"], 3, False, tol=1e-4)
+compare(f"{millions} x 8, k 16, given", "eight", [f"f{i}" for i in range(8)], 16, True)
+
+if args.scale:
+    print("\nrows, seconds to fit (x 2, k 3, given)")
+    for power in range(3, 9):
+        make("scale", {name: column for name, column in shop(10**power).items() if name in ("price", "rating")},
+             [[200, 4.0], [1500, 4.2], [8000, 4.1]])
+        _, report = best(lambda: ours("scale", ["price", "rating"], 3, True, 0.0))
+        print(f"{10**power:>11,} {report['fit']:10.6f} {report['passes']:>4} passes, "
+              f"{report['fit'] / report['passes'] / 10**power * 1e9:.3f} ns per row and pass", flush=True)

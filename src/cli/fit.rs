@@ -1,0 +1,251 @@
+//! `tercile fit`
+
+use std::io::Write as _;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::{Args, ValueEnum};
+use ndarray::Array2;
+use serde::Serialize;
+
+use super::{Done, Terminal, table, thousands};
+use crate::columns;
+use crate::engine::MAX_FEATURES;
+use crate::features::chunks::processors;
+use crate::fit::{self, Job, Report};
+use crate::kmeans::{self, Limits, Settings, Step};
+use crate::sql::header::MAX_K;
+use crate::train::SEED;
+
+/// Clusters where nobody says how many.
+const K: usize = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Solver {
+    Tercile,
+    Linfa,
+}
+
+/// KMeans on any Parquet or CSV file
+///
+/// Features are standardised with their mean and population deviation; what is no finite number (NULL, NaN, an infinity, in
+/// CSV any other text) takes the mean. The sum of squared distances to the nearest of k centroids is then made small by
+/// Lloyd's algorithm, from greedy k-means++ starts: on all different rows up to 65,536 rows, on a drawn sample of those
+/// otherwise; the best ends are polished on all rows until assignments stop changing. A single feature is solved exactly. The
+/// same file and settings give the same bits on any number of threads.
+#[derive(Args)]
+pub struct Fit {
+    #[command(flatten)]
+    from: FileArgs,
+    /// Clusters [default: 3, or as many as --init has]
+    #[arg(long, env = "TERCILE_K", value_name = "N")]
+    k: Option<usize>,
+    /// Begin at these centroids and nowhere else: a JSON array of k arrays, in original units, by feature as named
+    #[arg(long, env = "TERCILE_INIT", value_name = "FILE", conflicts_with = "n_init")]
+    init: Option<PathBuf>,
+    /// Passes over all rows, at most
+    #[arg(long, env = "TERCILE_MAX_ITER", value_name = "N", default_value = "300")]
+    max_iter: NonZero<u32>,
+    /// Stop when the squared shift of all centroids is at most this share of the features' mean variance; 0: when assignments
+    /// stop changing
+    #[arg(long, env = "TERCILE_TOL", value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    tol: f64,
+    /// Who does the work: our own passes, or linfa-clustering as the reference
+    #[arg(long, env = "TERCILE_SOLVER", default_value = "tercile")]
+    solver: Solver,
+    /// Write the result there as well, as JSON
+    #[arg(long, short, env = "TERCILE_OUTPUT", value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Print the result as JSON: the fields of a model, scores, and where the seconds went
+    #[arg(long, env = "TERCILE_JSON", value_parser = clap::builder::FalseyValueParser::new(),
+          action = clap::ArgAction::SetTrue)]
+    json: bool,
+}
+
+/// Which rows, and what starts are drawn on them.
+#[derive(Args)]
+pub(super) struct FileArgs {
+    /// The file; Parquet is known by its first bytes, and a .tsv has tabs
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The columns to cluster by, separated by commas
+    #[arg(long, env = "TERCILE_FEATURES", value_name = "NAMES", value_delimiter = ',', required = true)]
+    pub features: Vec<String>,
+    /// Starts to draw [default: 10, or 2,000,000 / rows if that is more, at most 1,000]
+    #[arg(long, env = "TERCILE_N_INIT", value_name = "N")]
+    n_init: Option<NonZero<u32>>,
+    /// What the starts are drawn with
+    #[arg(long, env = "TERCILE_SEED", value_name = "N", default_value_t = SEED)]
+    pub seed: u64,
+    /// Threads to work with [default: one a processor]
+    #[arg(long, env = "TERCILE_THREADS", value_name = "N")]
+    threads: Option<NonZero<u16>>,
+}
+
+impl FileArgs {
+    /// Each feature once, and no more of them than rows may have.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let twice = self.features.iter().enumerate().find(|(i, name)| self.features[..*i].contains(name));
+        if let Some((_, name)) = twice {
+            bail!("--features names {name} twice");
+        }
+        let count = self.features.len();
+        ensure!(count <= MAX_FEATURES, "--features names {count} columns; {MAX_FEATURES} are the most");
+        Ok(())
+    }
+
+    pub fn threads(&self) -> usize {
+        self.threads.map_or_else(processors, |n| usize::from(n.get()))
+    }
+
+    /// How many starts to draw for so many rows.
+    pub fn starts(&self, rows: usize) -> usize {
+        self.n_init.map_or_else(|| kmeans::starts_for(rows), |n| n.get() as usize)
+    }
+}
+
+/// The result with where it came from and what it took.
+#[derive(Serialize)]
+struct Printed<'a> {
+    file: &'a Path,
+    #[serde(flatten)]
+    report: &'a Report,
+    seconds: Seconds,
+}
+
+#[derive(Serialize)]
+struct Seconds {
+    read: f64,
+    fit: f64,
+    score: f64,
+}
+
+impl Fit {
+    pub fn run(self, terminal: &Terminal) -> anyhow::Result<Done> {
+        let job = self.job()?;
+        let bar = terminal.bar(None);
+        bar.enable_steady_tick(Duration::from_millis(100));
+        let FileArgs { file, features, .. } = &self.from;
+        bar.set_message(format!("reading {}", file.display()));
+        let began = Instant::now();
+        let columns = columns::read(file, features, job.settings.threads)?;
+        let read = began.elapsed();
+        let job = Job { settings: Settings { starts: self.from.starts(columns.rows), ..job.settings }, ..job };
+        bar.set_message(format!("clustering {} rows", thousands(columns.rows as u64)));
+        let watch = |Step { iteration, inertia, shift }: Step| {
+            bar.set_message(format!("pass {iteration}: inertia {inertia:.6e}, shift {shift:.2e}"));
+        };
+        let fitted = fit::fit(&columns.columns, &job, &watch);
+        bar.finish_and_clear();
+        let report = fitted.with_context(|| format!("cannot cluster {}", file.display()))?;
+        let seconds = Seconds {
+            read: read.as_secs_f64(),
+            fit: report.took.fit.as_secs_f64(),
+            score: report.took.score.as_secs_f64(),
+        };
+        let printed = Printed { file, report: &report, seconds };
+        let json = serde_json::to_string_pretty(&printed)? + "\n";
+        if let Some(path) = &self.output {
+            std::fs::write(path, &json).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        let text = if self.json { json } else { words(&printed) };
+        std::io::stdout().write_all(text.as_bytes())?;
+        Ok(Done::Well)
+    }
+
+    fn job(&self) -> anyhow::Result<Job> {
+        self.from.check()?;
+        let init = self.init.as_deref().map(|path| self.centroids(path)).transpose()?;
+        let k = self.k.unwrap_or_else(|| init.as_ref().map_or(K, Array2::nrows));
+        ensure!((1..=MAX_K).contains(&k), "--k must be from 1 to {MAX_K}, found {k}");
+        if let Some(rows) = init.as_ref().map(Array2::nrows).filter(|&rows| rows != k) {
+            bail!("--init holds {rows} centroids, and --k says {k}; leave --k out");
+        }
+        let limits = Limits { iterations: self.max_iter.get() as usize, tolerance: self.tol };
+        let solver = match self.solver {
+            Solver::Tercile => fit::Solver::Tercile,
+            Solver::Linfa => fit::Solver::Linfa,
+        };
+        let settings = Settings { k, seed: self.from.seed, starts: 1, limits, threads: self.from.threads() };
+        Ok(Job { features: self.from.features.clone(), settings, init, solver })
+    }
+
+    fn centroids(&self, path: &Path) -> anyhow::Result<Array2<f64>> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let shape =
+            || format!("{}: expected a JSON array of arrays of {} numbers", path.display(), self.from.features.len());
+        let rows: Vec<Vec<f64>> = serde_json::from_str(&text).with_context(shape)?;
+        let fits = !rows.is_empty() && rows.iter().all(|row| row.len() == self.from.features.len());
+        ensure!(fits, shape());
+        Ok(Array2::from_shape_fn((rows.len(), self.from.features.len()), |(c, f)| rows[c][f]))
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share: &f64| share.is_finite() && *share >= 0.0);
+    share.ok_or_else(|| "expected a number from 0 upwards, such as 1e-4".to_owned())
+}
+
+fn words(printed: &Printed<'_>) -> String {
+    let Printed { file, report, seconds } = printed;
+    let mut header = vec!["cluster", "rows", "share"];
+    header.extend(report.features.iter().map(String::as_str));
+    header.push("description");
+    let row = |cluster: &crate::model::Cluster| {
+        let mut cells = vec![cluster.cluster.to_string(), thousands(cluster.size)];
+        cells.push(format!("{:.1}%", cluster.size as f64 * 100.0 / report.rows as f64));
+        cells.extend(report.features.iter().map(|name| short(cluster.centroid[name])));
+        cells.push(cluster.description.clone());
+        cells
+    };
+    let rows: Vec<Vec<String>> = report.clusters.iter().map(row).collect();
+    let mut text = format!("{} rows of {}\n{}", thousands(report.rows), file.display(), table::render(&header, &rows));
+    let mut line = |words: String| text.push_str(&(words + "\n"));
+    line(format!("inertia            {}", short(report.inertia)));
+    if let Some(score) = report.silhouette {
+        let of = if report.silhouette_rows == report.rows { "all" } else { "a sample of" };
+        line(format!("silhouette         {score:.4} ({of} {} rows)", thousands(report.silhouette_rows)));
+    }
+    if let (Some(davies_bouldin), Some(calinski_harabasz)) = (report.davies_bouldin, report.calinski_harabasz) {
+        line(format!("Davies-Bouldin     {davies_bouldin:.4}"));
+        line(format!("Caliński-Harabasz  {}", short(calinski_harabasz)));
+    }
+    let missing = report.features.iter().zip(&report.missing).filter(|(_, n)| **n > 0);
+    for (name, n) in missing {
+        line(format!("{} of {name} are missing or no finite number; its mean stands in", thousands(*n)));
+    }
+    let passes = report.iterations.map_or_else(String::new, |n| format!("{n} passes; "));
+    line(format!(
+        "{passes}{:.3} s to read, {:.3} s to fit, {:.3} s to score",
+        seconds.read, seconds.fit, seconds.score
+    ));
+    text
+}
+
+/// Seven digits or so.
+pub(super) fn short(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        1e-3..1e9 => {
+            let digits = (6 - value.abs().log10().floor() as i32).clamp(0, 9) as usize;
+            let text = format!("{value:.digits$}");
+            if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+        }
+        _ => format!("{value:.6e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::short;
+
+    #[test]
+    fn numbers_are_shortened_not_changed() {
+        let cases = [(0.0, "0"), (-399.0, "-399"), (0.1, "0.1"), (12_345.678_912, "12345.68"), (1.5e-9, "1.500000e-9")];
+        for (value, text) in cases {
+            assert_eq!(short(value), text);
+        }
+    }
+}

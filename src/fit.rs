@@ -1,0 +1,248 @@
+//! KMeans on columns that no store knows.
+//!
+//! Input: columns of numbers and how to cluster them. Output: clusters and scores, in the words of a model file. What is
+//! computed: each feature is standardised with its mean and population deviation, a missing value takes the mean; then the
+//! sum of the squared distances of the rows to the nearest of k centroids is made as small as the starts find it.
+
+use std::time::{Duration, Instant};
+
+use datafusion::arrow::array::{Array, AsArray, Float64Array, UInt64Array};
+use datafusion::arrow::compute::take;
+use datafusion::arrow::datatypes::Float64Type;
+use datafusion::arrow::error::ArrowError;
+use ndarray::Array2;
+use serde::Serialize;
+
+use crate::features::{self, Matrix, Scale};
+use crate::kmeans::{self, Fit, Init, Points, Settings, Step};
+use crate::model::Cluster;
+use crate::model::describe::{Labels, describe};
+use crate::train::{by_features, renumbered};
+
+/// Rows that the silhouette compares with each other; of more, rows spread evenly stand for all.
+const SILHOUETTE_ROWS: usize = 5_000;
+
+/// Who does the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Solver {
+    /// Our own passes.
+    Tercile,
+    /// linfa-clustering, as it comes; what is reported is recomputed from its centroids.
+    Linfa,
+}
+
+/// How to cluster.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub features: Vec<String>,
+    pub settings: Settings,
+    /// Where to begin, k by features in original units, instead of at starts that are drawn.
+    pub init: Option<Array2<f64>>,
+    pub solver: Solver,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// All of them are clustered.
+    pub rows: u64,
+    pub features: Vec<String>,
+    /// Values of each feature that are missing, for which its mean stands in.
+    pub missing: Vec<u64>,
+    pub mean: Vec<f64>,
+    /// Population deviation; 0 for a constant feature.
+    pub std: Vec<f64>,
+    pub k: u32,
+    pub seed: u64,
+    /// How many starts were drawn; none from given centroids, or where the one feature is solved exactly.
+    pub starts: u64,
+    pub solver: Solver,
+    /// Sum of squared distances of the rows to their centroids, in standardised units.
+    pub inertia: f64,
+    /// Mean silhouette of `silhouette_rows` rows, from -1 to 1; null with a single cluster.
+    pub silhouette: Option<f64>,
+    /// All rows, or 5,000 spread evenly.
+    pub silhouette_rows: u64,
+    pub davies_bouldin: Option<f64>,
+    pub calinski_harabasz: Option<f64>,
+    /// Passes of the best start and of the polish; null where linfa doesn't tell.
+    pub iterations: Option<u64>,
+    /// When, RFC 3339, UTC.
+    pub trained_at: String,
+    pub clusters: Vec<Cluster>,
+    #[serde(skip)]
+    pub took: Took,
+}
+
+/// Where the time went.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Took {
+    /// Standardising and clustering.
+    pub fit: Duration,
+    pub score: Duration,
+}
+
+/// Why there are no clusters.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0}; ask for fewer")]
+    TooFew(kmeans::Error),
+    #[error(transparent)]
+    KMeans(kmeans::Error),
+    #[error(transparent)]
+    Features(#[from] features::Error),
+    #[error("cannot take a sample: {0}")]
+    Sample(#[from] ArrowError),
+}
+
+impl From<kmeans::Error> for Error {
+    fn from(error: kmeans::Error) -> Self {
+        if matches!(error, kmeans::Error::TooFew { .. }) { Self::TooFew(error) } else { Self::KMeans(error) }
+    }
+}
+
+/// Clusters columns of the same length; `watch` is told of each pass over all rows.
+pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -> Result<Report, Error> {
+    let Job { features, settings, .. } = job;
+    let began = Instant::now();
+    let scale = Scale::measure(features, columns, settings.threads)?;
+    let points = Points::new(&scale, columns);
+    let found = match (job.solver, &job.init) {
+        (Solver::Tercile, Some(init)) => kmeans::fit(&points, settings, Init::Given(init), watch)?,
+        (Solver::Tercile, None) => kmeans::fit(&points, settings, Init::Drawn(None), watch)?,
+        (Solver::Linfa, init) => linfa(&scale, columns, &points, settings, init.as_ref())?,
+    };
+    let found = renumbered(found.clone(), &by_features(&found.centroids));
+    let fit = began.elapsed();
+
+    let began = Instant::now();
+    let Fit { centroids, sizes, inertia, iterations } = &found;
+    let (silhouette, silhouette_rows) = silhouette(columns, &scale, centroids, settings.threads)?;
+    let described = describe(centroids.view(), features, &Labels::new());
+    let clusters = described.into_iter().enumerate().map(|(cluster, descriptions)| Cluster {
+        cluster: cluster as u32,
+        description: descriptions.get("en").cloned().unwrap_or_default(),
+        descriptions,
+        size: sizes[cluster],
+        centroid: features.iter().cloned().zip(centroids.row(cluster).iter().copied()).collect(),
+    });
+    let drawn = job.init.is_none() && (features.len() > 1 || job.solver == Solver::Linfa);
+    Ok(Report {
+        rows: points.rows() as u64,
+        features: features.clone(),
+        missing: columns.iter().map(|column| column.null_count() as u64).collect(),
+        k: settings.k as u32,
+        seed: settings.seed,
+        starts: if drawn { settings.starts as u64 } else { 0 },
+        solver: job.solver,
+        inertia: *inertia,
+        silhouette,
+        silhouette_rows,
+        davies_bouldin: kmeans::davies_bouldin(&points, centroids, sizes, settings.threads),
+        calinski_harabasz: kmeans::calinski_harabasz(&points, centroids, sizes, *inertia),
+        iterations: (job.solver == Solver::Tercile).then_some(*iterations as u64),
+        trained_at: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+        clusters: clusters.collect(),
+        mean: scale.mean.clone(),
+        std: scale.std.clone(),
+        took: Took { fit, score: began.elapsed() },
+    })
+}
+
+/// linfa's centroids, and the figures of one plain pass around them.
+fn linfa(
+    scale: &Scale,
+    columns: &[Float64Array],
+    points: &Points<'_>,
+    settings: &Settings,
+    init: Option<&Array2<f64>>,
+) -> Result<Fit, Error> {
+    let matrix = Matrix::build(scale, columns)?;
+    let init = init.map(|init| Array2::from_shape_fn(init.dim(), |(c, f)| scale.standardise(f, init[[c, f]])));
+    let found = kmeans::reference::fit(matrix.view(), init, settings)?;
+    let original = Array2::from_shape_fn(found.dim(), |(c, f)| points.restore(f, found[[c, f]]));
+    Ok(kmeans::measure(points, original, settings.threads))
+}
+
+fn silhouette(
+    columns: &[Float64Array],
+    scale: &Scale,
+    centroids: &Array2<f64>,
+    threads: usize,
+) -> Result<(Option<f64>, u64), Error> {
+    let sample = spread(columns)?;
+    let points = Points::new(scale, &sample);
+    let labels = kmeans::assign(&points, centroids, 1);
+    Ok((kmeans::silhouette(&points, &labels, centroids.nrows(), threads), points.rows() as u64))
+}
+
+/// At most 5,000 rows, spread evenly over all.
+pub(crate) fn spread(columns: &[Float64Array]) -> Result<Vec<Float64Array>, Error> {
+    let rows = columns.first().map_or(0, Array::len);
+    let m = rows.min(SILHOUETTE_ROWS);
+    let places: UInt64Array = (0..m).map(|j| Some((j as u128 * rows as u128 / m as u128) as u64)).collect();
+    let taken = columns.iter().map(|column| Ok(take(column, &places, None)?.as_primitive::<Float64Type>().clone()));
+    taken.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kmeans::Limits;
+
+    fn job(features: usize, k: usize) -> Job {
+        let limits = Limits { iterations: 300, tolerance: 0.0 };
+        Job {
+            features: (0..features).map(|i| format!("f{i}")).collect(),
+            settings: Settings { k, seed: 42, starts: 10, limits, threads: 2 },
+            init: None,
+            solver: Solver::Tercile,
+        }
+    }
+
+    fn done(columns: Vec<Vec<Option<f64>>>, k: usize) -> Result<Report, Error> {
+        let columns: Vec<Float64Array> = columns.into_iter().map(Float64Array::from).collect();
+        fit(&columns, &job(columns.len(), k), &|_| {})
+    }
+
+    fn refused(columns: Vec<Vec<Option<f64>>>, k: usize) -> String {
+        done(columns, k).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn odd_tables_have_an_answer_or_a_reason() {
+        let some = |values: &[f64]| values.iter().copied().map(Some).collect::<Vec<_>>();
+        assert_eq!(refused(vec![vec![]], 1), "the feature f0 is missing in every row");
+        assert_eq!(refused(vec![some(&[1.0, 2.0]), vec![None, None]], 1), "the feature f1 is missing in every row");
+        let error = refused(vec![some(&[1.0, 2.0]), some(&[7.0, 7.0])], 3);
+        assert_eq!(error, "3 clusters need at least 3 different rows, there are 2; ask for fewer");
+        let constant = done(vec![some(&[7.0, 7.0, 7.0]), some(&[1.0, 2.0, 9.0])], 2).unwrap();
+        assert_eq!((constant.std[0], constant.clusters[0].centroid["f0"]), (0.0, 7.0));
+        assert_eq!(constant.clusters.iter().map(|c| c.size).collect::<Vec<_>>(), [2, 1]);
+        let same = done(vec![some(&[5.0; 4])], 1).unwrap();
+        assert_eq!((same.inertia, same.silhouette, same.davies_bouldin), (0.0, None, None));
+        let all = done(vec![some(&[1.0, 2.0, 3.0]), some(&[1.0, 5.0, 2.0])], 3).unwrap();
+        assert_eq!(all.inertia, 0.0, "as many clusters as rows");
+    }
+
+    #[test]
+    fn huge_and_tiny_numbers_are_clustered() {
+        for unit in [1e307, 1e-300] {
+            let values: Vec<Option<f64>> = [1.0, 1.25, 4.0, 4.25, 8.0].iter().map(|v| Some(v * unit)).collect();
+            for columns in [vec![values.clone()], vec![values.clone(), values.iter().rev().copied().collect()]] {
+                let report = done(columns, 2).unwrap();
+                assert!(report.inertia.is_finite() && report.clusters.iter().all(|c| c.centroid["f0"].is_finite()));
+            }
+            let report = done(vec![values], 3).unwrap();
+            assert!((report.clusters[0].centroid["f0"] / unit - 1.125).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn a_missing_value_stands_at_the_mean() {
+        let report = done(vec![vec![Some(1.0), Some(9.0), None, None, Some(5.0)]], 3).unwrap();
+        assert_eq!((report.missing[0], report.mean[0]), (2, 5.0));
+        assert_eq!(report.clusters.iter().map(|c| c.size).collect::<Vec<_>>(), [1, 3, 1]);
+    }
+}

@@ -1,0 +1,178 @@
+//! How many clusters: three opinions on each number, and whether they agree.
+//!
+//! Input: columns of numbers and the numbers of clusters to try. Output: for each number the inertia of the best clusters,
+//! their silhouette, and how stable they are; what each of the three would pick; and a recommendation that says so where they
+//! disagree.
+//!
+//! - Elbow: where inertia over k lies farthest below the straight line from its first to its last point (Satopää and others,
+//!   "Finding a kneedle in a haystack", 2011).
+//! - Silhouette: where it is greatest (score.rs).
+//! - Stability: with several seeds, each draws half of the sample's rows, clusters those, and says to which cluster each of
+//!   all the sample's rows belongs; the mean adjusted Rand index of every two of them (Ben-Hur, Elisseeff and Guyon, "A
+//!   stability based method for discovering structure in clustered data", 2002; Hubert and Arabie, "Comparing partitions",
+//!   1985). It picks the greatest number that is nearly as stable as the most stable one.
+
+use std::ops::RangeInclusive;
+
+use datafusion::arrow::array::{AsArray, Float64Array, UInt64Array};
+use datafusion::arrow::compute::take;
+use datafusion::arrow::datatypes::Float64Type;
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+use serde::Serialize;
+
+use crate::features::Scale;
+use crate::fit::{Error, spread};
+use crate::kmeans::{self, Init, Points, Settings};
+
+/// Seeds that stability compares.
+const SEEDS: u64 = 8;
+/// Starts of each on its half of the sample.
+const STARTS: usize = 10;
+/// How much less stable than the most stable number still counts as stable.
+const NEARLY: f64 = 0.05;
+
+/// What is known of one number of clusters.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Candidate {
+    pub k: usize,
+    /// Of the best clusters, in standardised units.
+    pub inertia: f64,
+    /// Over the sample.
+    pub silhouette: Option<f64>,
+    /// From about 0, as unlike as by chance, to 1: every seed finds the same.
+    pub stability: f64,
+}
+
+/// What three ways to look at the candidates pick.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Suggestion {
+    pub elbow: usize,
+    pub silhouette: usize,
+    pub stability: usize,
+    /// What two of the three pick, else what the silhouette does.
+    pub recommended: usize,
+    /// How many of the three pick the recommended number.
+    pub agree: usize,
+}
+
+/// Tries each number of clusters, of which there must be one or more; `told` hears of each that is done.
+pub fn candidates(
+    features: &[String],
+    columns: &[Float64Array],
+    ks: RangeInclusive<usize>,
+    settings: &Settings,
+    told: &mut dyn FnMut(&Candidate),
+) -> Result<Vec<Candidate>, Error> {
+    let scale = Scale::measure(features, columns, settings.threads)?;
+    let points = Points::new(&scale, columns);
+    let sample = spread(columns)?;
+    let some = Points::new(&scale, &sample);
+    let mut candidates: Vec<Candidate> = Vec::new();
+    for k in ks {
+        let settings = Settings { k, ..settings.clone() };
+        let fit = kmeans::fit(&points, &settings, Init::Drawn(None), &|_| {})?;
+        let labels = kmeans::assign(&some, &fit.centroids, 1);
+        let silhouette = kmeans::silhouette(&some, &labels, k, settings.threads);
+        let candidate =
+            Candidate { k, inertia: fit.inertia, silhouette, stability: stability(&scale, &sample, &settings)? };
+        told(&candidate);
+        candidates.push(candidate);
+    }
+    Ok(candidates)
+}
+
+/// What the candidates, in order of k, speak for.
+pub fn suggest(candidates: &[Candidate]) -> Suggestion {
+    let k_of = |best: Option<&Candidate>| best.map_or(1, |candidate| candidate.k);
+    let (first, last) = (&candidates[0], &candidates[candidates.len() - 1]);
+    let below = |candidate: &Candidate| {
+        let along = (candidate.k - first.k) as f64 / (last.k - first.k).max(1) as f64;
+        first.inertia + (last.inertia - first.inertia) * along - candidate.inertia
+    };
+    // Of equals, the fewest clusters.
+    let greatest =
+        |value: &dyn Fn(&Candidate) -> f64| k_of(candidates.iter().rev().max_by(|a, b| value(a).total_cmp(&value(b))));
+    let elbow = greatest(&below);
+    let silhouette = greatest(&|candidate| candidate.silhouette.unwrap_or(-1.0));
+    let most = candidates.iter().map(|candidate| candidate.stability).fold(f64::NEG_INFINITY, f64::max);
+    let stability = k_of(candidates.iter().rev().find(|candidate| candidate.stability >= most - NEARLY));
+    let picks = [elbow, silhouette, stability];
+    let votes = |k: usize| picks.iter().filter(|&&pick| pick == k).count();
+    let recommended = picks.into_iter().find(|&k| votes(k) > 1).unwrap_or(silhouette);
+    Suggestion { elbow, silhouette, stability, recommended, agree: votes(recommended) }
+}
+
+/// How alike the clusters are that several seeds find in halves of the sample.
+fn stability(scale: &Scale, sample: &[Float64Array], settings: &Settings) -> Result<f64, Error> {
+    let all = Points::new(scale, sample);
+    let mut partitions: Vec<Vec<u8>> = Vec::new();
+    for seed in 0..SEEDS {
+        let seed = settings.seed.wrapping_add(seed);
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let half: UInt64Array = (0..all.rows() as u64).filter(|_| rng.next_u32() % 2 == 0).map(Some).collect();
+        let taken = sample.iter().map(|column| Ok(take(column, &half, None)?.as_primitive::<Float64Type>().clone()));
+        let half = taken.collect::<Result<Vec<_>, Error>>()?;
+        let settings = Settings { seed, starts: STARTS, ..settings.clone() };
+        match kmeans::fit(&Points::new(scale, &half), &settings, Init::Drawn(None), &|_| {}) {
+            Ok(fit) => partitions.push(kmeans::assign(&all, &fit.centroids, 1)),
+            // Half of the rows may be too few where all of them were just enough.
+            Err(kmeans::Error::TooFew { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let pairs = partitions.iter().enumerate().flat_map(|(i, a)| partitions[..i].iter().map(move |b| (a, b)));
+    let alike: Vec<f64> = pairs.map(|(a, b)| adjusted_rand(a, b, settings.k)).collect();
+    Ok(if alike.is_empty() { 0.0 } else { alike.iter().sum::<f64>() / alike.len() as f64 })
+}
+
+/// How alike two partitions of the same rows are, corrected for chance.
+fn adjusted_rand(a: &[u8], b: &[u8], k: usize) -> f64 {
+    let pairs = |n: u64| n as f64 * (n as f64 - 1.0) / 2.0;
+    let mut both = vec![0_u64; k * k];
+    a.iter().zip(b).for_each(|(&a, &b)| both[usize::from(a) * k + usize::from(b)] += 1);
+    let of_a = |row: usize| both[row * k..(row + 1) * k].iter().sum::<u64>();
+    let of_b = |column: usize| both.iter().skip(column).step_by(k).sum::<u64>();
+    let together: f64 = both.iter().map(|&n| pairs(n)).sum();
+    let (a_pairs, b_pairs) = ((0..k).map(|i| pairs(of_a(i))).sum::<f64>(), (0..k).map(|i| pairs(of_b(i))).sum::<f64>());
+    let by_chance = a_pairs * b_pairs / pairs(a.len() as u64).max(1.0);
+    let most = (a_pairs + b_pairs) / 2.0;
+    if most == by_chance { 1.0 } else { (together - by_chance) / (most - by_chance) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kmeans::Limits;
+
+    #[test]
+    fn adjusted_rand_by_hand() {
+        assert_eq!(adjusted_rand(&[0, 0, 1, 1], &[1, 1, 0, 0], 2), 1.0);
+        // Hubert and Arabie's formula: (0 - 2·2/6) / (2 - 2·2/6).
+        assert!((adjusted_rand(&[0, 0, 1, 1], &[0, 1, 0, 1], 2) + 0.5).abs() < 1e-15);
+    }
+
+    #[test]
+    fn four_blobs_are_four_clusters_to_all_three() {
+        let blob =
+            |i: u32, f: u32| f64::from(((i % 4) >> f) % 2 * 10) + f64::from(i * 7919 % 1009) / 500.0 * f64::from(f + 1);
+        let columns: Vec<Float64Array> = (0..2).map(|f| (0..2000).map(|i| Some(blob(i, f))).collect()).collect();
+        let limits = Limits { iterations: 300, tolerance: 0.0 };
+        let settings = Settings { k: 0, seed: 42, starts: 10, limits, threads: 2 };
+        let names = ["a".to_owned(), "b".to_owned()];
+        let found = candidates(&names, &columns, 2..=7, &settings, &mut |_| {}).unwrap();
+        assert!(found.windows(2).all(|pair| pair[1].inertia < pair[0].inertia));
+        let suggestion = suggest(&found);
+        assert_eq!((suggestion.elbow, suggestion.silhouette, suggestion.stability), (4, 4, 4), "{found:?}");
+        assert_eq!((suggestion.recommended, suggestion.agree), (4, 3));
+    }
+
+    #[test]
+    fn disagreement_is_told() {
+        let candidate =
+            |k, inertia, silhouette, stability| Candidate { k, inertia, silhouette: Some(silhouette), stability };
+        let all = [candidate(2, 100.0, 0.7, 0.5), candidate(3, 40.0, 0.5, 0.5), candidate(4, 35.0, 0.4, 0.9)];
+        let expected = Suggestion { elbow: 3, silhouette: 2, stability: 4, recommended: 2, agree: 1 };
+        assert_eq!(suggest(&all), expected);
+    }
+}
