@@ -113,7 +113,7 @@ fn mean_and_deviation(name: &str, column: &Float64Array, threads: usize) -> Resu
     let std = (squares / column.len() as f64).sqrt();
     let (mean, std): (f64, f64) = (mean / unit, std / unit);
     // What follows takes differences of values, and divides by the deviation.
-    let fits = (high - low) <= f64::MAX / 2.0 && std.is_normal() && (1.0 / std).is_normal();
+    let fits = (high - low).is_finite() && std.is_normal() && (1.0 / std).is_normal();
     if fits { Ok((mean, std)) } else { Err(Error::NoDeviation { feature: name.to_owned() }) }
 }
 

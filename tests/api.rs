@@ -146,7 +146,10 @@ fn rows_that_cannot_be_clustered_by_themselves_say_why() {
     let answer = post(&format!("{PRICE}?fit=request"), one).json();
     assert_eq!(answer[0]["description"], "Mid Price, Mid Rating", "one row is one cluster");
     assert_eq!((answer[0].get("model"), answer[0].get("version")), (None, None));
-    let huge = r#"[{"discounted_price":1e308,"rating":4},{"discounted_price":-1e308,"rating":3},{"discounted_price":1,"rating":1}]"#;
+    let apart = r#"[{"discounted_price":1e308,"rating":4},{"discounted_price":-1e308,"rating":3},{"discounted_price":1,"rating":1}]"#;
+    let problem = problem(&post(&format!("{PRICE}?fit=request"), apart), 422);
+    assert!(problem["detail"].as_str().unwrap().contains("discounted_price are too far apart"), "{problem}");
+    let huge = r#"[{"discounted_price":6e307,"rating":4},{"discounted_price":-2e307,"rating":3},{"discounted_price":1,"rating":1}]"#;
     let answer = post(&format!("{PRICE}?fit=request"), huge);
     let prices: Vec<String> =
         answer.json().as_array().unwrap().iter().map(|row| row["description"].to_string()).collect();
