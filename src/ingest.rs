@@ -30,6 +30,8 @@ pub use control::{Control, Flush, Progress, Summary};
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long upkeep waits for a broker: it must not hold up an end.
 const UPKEEP_TIMEOUT: Duration = Duration::from_secs(3);
+/// What lies in `tmp/` for so long was left there by a process that was killed.
+const LEFTOVER: Duration = Duration::from_secs(24 * 3600);
 /// Bytes of fetched records that wait in a partition's queue, at most.
 const QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
@@ -85,7 +87,9 @@ pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
     let gaps = loop {
         let ended = connect(job, partitions, &skips).and_then(|(consumer, starts)| {
             begun = true;
-            session(job, control, &consumer, partitions, &starts)
+            let ended = session(job, control, &consumer, partitions, &starts);
+            consumer.close();
+            ended
         });
         let ended = match ended {
             // A broker that goes while it is asked something is no reason to go as well.
@@ -247,6 +251,9 @@ fn session(
 fn upkeep(shared: &Shared<'_>, partitions: i32, over: Receiver<()>) {
     let Shared { job, control, .. } = shared;
     let mut gone = false;
+    if let Err(error) = job.store.sweep(LEFTOVER) {
+        tracing::warn!("{error}");
+    }
     while over.recv_timeout(job.upkeep) == Err(RecvTimeoutError::Timeout) {
         for partition in control.progress.positions().into_keys() {
             if control.stopping() {

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::bindings as rd;
 use rdkafka::config::ClientConfig;
@@ -15,6 +16,11 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionLi
 use rdkafka::types::RDKafkaRespErr;
 
 use super::{Cluster, Error, Gap, Queue, Quiet};
+
+/// How long a consumer that goes is waited for: less than a stop may take.
+const LEAVING: Duration = Duration::from_secs(4);
+/// How long the group takes to name a new member.
+const NAMED: Duration = Duration::from_millis(50);
 
 /// Where to start reading a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +93,8 @@ pub struct NotNow {
 /// What a member of a group has to know when partitions come and go.
 pub(super) struct Membership {
     topic: String,
+    /// Whether the member is static.
+    fixed: bool,
     resolve: Resolve,
     changes: Mutex<VecDeque<Change>>,
     /// Set when the consumer goes: nobody will ask for changes any more.
@@ -110,7 +118,17 @@ impl Membership {
     ) {
         let partitions: Vec<i32> = list.elements().iter().map(TopicPartitionListElem::partition).collect();
         let told = match change {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, &partitions),
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS if !self.closing.load(Ordering::SeqCst) => {
+                self.assign(consumer, &partitions)
+            }
+            // Taken only to be given back: what comes of them is read by nobody.
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                let taken = list.set_all_offsets(Offset::End).and_then(|()| consumer.incremental_assign(list));
+                if let Err(error) = taken {
+                    tracing::debug!(%error, "while taking partitions to give them back");
+                }
+                return;
+            }
             // Whoever reads them must stop first, and gives them back then.
             _ if !self.closing.load(Ordering::SeqCst) => Change::Revoked(partitions),
             _ => {
@@ -226,7 +244,8 @@ impl Consumer {
             config.set("group.instance.id", instance);
         }
         let (changes, closing) = (Mutex::default(), AtomicBool::new(false));
-        let membership = Membership { topic: topic.to_owned(), resolve, changes, closing };
+        let fixed = group.instance.is_some();
+        let membership = Membership { topic: topic.to_owned(), fixed, resolve, changes, closing };
         let context = Quiet { membership: Some(membership), ..cluster.quiet() };
         let inner: BaseConsumer<Quiet> = config.create_with_context(context).map_err(cluster.kafka("connect to"))?;
         inner.subscribe(&[topic]).map_err(cluster.kafka("join a group at"))?;
@@ -331,6 +350,47 @@ impl Consumer {
     }
 }
 
+impl Consumer {
+    /// Ends the connection and, as a member, leaves the group. Where the broker does not answer, or the group is long about
+    /// it, that goes on by itself: nothing that is stored hangs on it.
+    pub fn close(self) {
+        let (closed, wait) = channel();
+        let closing = std::thread::Builder::new().name("close".to_owned()).spawn(move || {
+            drop(self);
+            let _ = closed.send(());
+        });
+        if closing.is_ok() && wait.recv_timeout(LEAVING) == Err(RecvTimeoutError::Timeout) {
+            tracing::debug!("the broker was not waited for any longer");
+        }
+    }
+
+    /// Tells the group that we go, as a member that holds nothing: when librdkafka 2.12 closes such a one, the group hears
+    /// no word of it, and the others wait until its session ends. One that is just joining can say so only once it is in.
+    fn leave(&self) {
+        if self.inner.assignment().is_ok_and(|held| held.count() > 0) {
+            return;
+        }
+        self.inner.unsubscribe();
+        let began = Instant::now();
+        // One that has sent its first word may not have heard its name yet.
+        while began.elapsed() < NAMED || (self.is_member() && began.elapsed() < LEAVING) {
+            let _ = self.inner.poll(Duration::from_millis(10));
+        }
+    }
+
+    /// Whether the group knows us, by a name that librdkafka forgets as it leaves.
+    fn is_member(&self) -> bool {
+        // SAFETY: the handle lives as long as `self`; the name is ours to free, with librdkafka's own means.
+        unsafe {
+            let handle = self.inner.client().native_ptr();
+            let name = rd::rd_kafka_memberid(handle);
+            let known = !name.is_null() && *name != 0;
+            rd::rd_kafka_mem_free(handle, name.cast());
+            known
+        }
+    }
+}
+
 impl Drop for Consumer {
     fn drop(&mut self) {
         if let Some(membership) = &self.inner.context().membership {
@@ -343,6 +403,9 @@ impl Drop for Consumer {
                     Change::Revoked(partitions) => self.give_back(&partitions),
                     Change::Failed(_) => self.give_back(&[]),
                 }
+            }
+            if !membership.fixed {
+                self.leave();
             }
         }
     }

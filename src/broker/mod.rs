@@ -183,12 +183,14 @@ impl Cluster {
         for (key, value) in self.settings.iter() {
             config.set(key, value);
         }
+        // Somebody who asks for librdkafka's own words with -X debug=… and -v gets them.
+        let level = if config.get("debug").is_some() { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Warning };
         config
             .set("bootstrap.servers", &self.servers)
             .set("client.id", "tercile")
             .set("socket.nagle.disable", "true")
             .set("reconnect.backoff.max.ms", "2000")
-            .set_log_level(RDKafkaLogLevel::Warning);
+            .set_log_level(level);
         config
     }
 

@@ -23,6 +23,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -246,6 +247,22 @@ impl Store {
         self.root.join("tmp").join(format!("{}-{:016x}-{unique}", std::process::id(), *PROCESS))
     }
 
+    /// Deletes what processes that were killed left in `tmp/`, once nothing has been written to it for so long.
+    pub(crate) fn sweep(&self, idle: Duration) -> Result<(), Error> {
+        let dir = self.root.join("tmp");
+        for entry in fs::read_dir(&dir).map_err(Error::io("list", &dir))?.flatten() {
+            // Whoever else sweeps may have been faster.
+            let old = entry.metadata().ok().and_then(|meta| meta.modified().ok()).and_then(|at| at.elapsed().ok());
+            if old.is_some_and(|old| old > idle) {
+                match fs::remove_file(entry.path()) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io("delete", &entry.path())(e)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Puts bytes under a name that must be free. `false`: it was taken, and nothing changed.
     pub(crate) fn publish_bytes(&self, bytes: &[u8], path: &Path) -> Result<bool, Error> {
         let scratch = self.write_scratch(bytes)?;
@@ -338,6 +355,20 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
     }
 
+    #[test]
+    fn what_the_dead_left_is_swept_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let [old, new] = [store.scratch(), store.scratch()];
+        for path in [&old, &new] {
+            fs::write(path, "half a file").unwrap();
+        }
+        let then = std::time::SystemTime::now() - Duration::from_secs(7200);
+        File::options().write(true).open(&old).unwrap().set_modified(then).unwrap();
+        store.sweep(Duration::from_secs(3600)).unwrap();
+        assert!(!old.exists() && new.exists());
+    }
+
     /// Workers that read, publish, die, fall asleep and take each other's partition, rolling and deletion in between, in
     /// any order: the store is always a prefix of the topic, each record of it once.
     #[test]
@@ -395,7 +426,7 @@ mod tests {
                     // It dies, and somebody takes over.
                     8 => workers[i] = recovered(),
                     _ => {
-                        let (target, grace) = (1 << [10, 13, 20][chance(3)], std::time::Duration::ZERO);
+                        let (target, grace) = (1 << [10, 13, 20][chance(3)], Duration::ZERO);
                         log.compact(&Policy { target, grace, eager: chance(2) == 0 }).unwrap();
                     }
                 }
