@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 pub const MAX_DEPTH: usize = 127;
 
 /// The declared fields of a record, in the order of `00_records.sql`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fields {
     names: Vec<String>,
 }
@@ -31,6 +31,11 @@ impl Fields {
     /// The names in declared order.
     pub fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// The fields of the other that are none of ours.
+    pub fn missing(&self, other: &Self) -> Vec<String> {
+        other.names.iter().filter(|name| !self.names.contains(name)).cloned().collect()
     }
 
     /// Where a key belongs. Producers write keys in a steady order, so the search begins after the last hit; where some

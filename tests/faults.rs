@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -204,14 +205,17 @@ fn workers_of_a_group_come_and_go_under_load() {
     let mut workers: Vec<Running> = (0..3).map(|_| stream.ingest(&group)).collect();
     eventually("a first file", || stream.parquet() > 0);
     // How long nothing was stored, at worst: whoever stays goes on with what it has while others come and go. Time in which
-    // the broker itself does not answer is not theirs.
+    // the broker or the disk does not answer anybody is not theirs.
     let (records, over) = (stream.place.path("store/records"), Arc::new(AtomicBool::new(false)));
     let answered = Arc::new(Mutex::new(Instant::now()));
     let asking = std::thread::spawn({
         let (over, answered, topic) = (Arc::clone(&over), Arc::clone(&answered), stream.topic.clone());
         let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &servers).create().unwrap();
+        let probe = std::fs::File::create(stream.place.path("probe")).unwrap();
         move || {
             while !over.load(Ordering::SeqCst) {
+                (&probe).write_all(b"probe").unwrap();
+                probe.sync_all().unwrap();
                 if client.fetch_metadata(Some(&topic), Duration::from_secs(5)).is_ok() {
                     *answered.lock().unwrap() = Instant::now();
                 }

@@ -1,5 +1,6 @@
 //! `tercile doctor`
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::api::live::Live;
 use crate::broker::Embedded;
 use crate::config::{BindArgs, MaybeKafkaArgs, SqlArgs, StoreArgs, TopicArgs};
 use crate::engine;
-use crate::store::{EMBEDDED, Snapshot, Store};
+use crate::store::{DataFile, EMBEDDED, Snapshot, Store};
 
 /// Check broker, store, SQL files, port and models, and say what to do
 ///
@@ -97,7 +98,29 @@ impl Doctor {
         }
         let broker = if source.id == EMBEDDED { "the embedded broker's topic" } else { "the topic" };
         let (records, files) = (count(snapshot.rows(), "record"), count(snapshot.files.len() as u64, "file"));
-        Ok(format!("{shown} holds {records} in {files}, an unbroken chain, fed from {broker} {}", source.topic))
+        let drift = self.drift(&snapshot);
+        Ok(format!("{shown} holds {records} in {files}, an unbroken chain, fed from {broker} {}{drift}", source.topic))
+    }
+
+    /// How the fields of the files differ from those declared now; nothing if they don't.
+    fn drift(&self, snapshot: &Snapshot) -> String {
+        // SQL files that can't be read are a finding of their own.
+        let Ok(sql) = self.sql.load() else { return String::new() };
+        let others: Vec<_> = snapshot.files.iter().filter(|file| *file.fields != sql.fields).collect();
+        let names = |of: &dyn Fn(&DataFile) -> Vec<String>| {
+            let names: BTreeSet<String> = others.iter().flat_map(|file| of(file)).collect();
+            names.into_iter().collect::<Vec<_>>().join(", ")
+        };
+        let added = names(&|file| file.fields.missing(&sql.fields));
+        let gone = names(&|file| sql.fields.missing(&file.fields));
+        let mut words = String::new();
+        if !added.is_empty() {
+            words += &format!("; {added} came later and is read from _extra of older files");
+        }
+        if !gone.is_empty() {
+            words += &format!("; {gone} is declared no more and shows in _extra");
+        }
+        words
     }
 
     /// Opens the store only if it is there: a check makes nothing.

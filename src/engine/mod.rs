@@ -3,6 +3,7 @@
 //! Input: a snapshot of the store and the SQL files. Output: a session whose tables are `records` and every view. Nobody
 //! else knows what runs the queries.
 
+mod records;
 pub mod segment;
 mod slice_cuts;
 
@@ -15,16 +16,12 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::common::TableReference;
 use datafusion::config::ConfigNonZeroUsize;
 use datafusion::dataframe::DataFrame;
-use datafusion::datasource::TableProvider;
-use datafusion::datasource::empty::EmptyTable;
-use datafusion::datasource::file_format::parquet::ParquetFormat;
-use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
+use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionConfig, SessionContext};
 
-use crate::batch;
 use crate::record::Fields;
 use crate::sql::fault::Fault;
 use crate::sql::{self, Files, RECORDS, RECURSION, Segmentation, View};
@@ -173,7 +170,7 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
 
 fn add_records(ctx: &SessionContext, snapshot: &Snapshot, fields: &Fields) -> Result<(), Error> {
     let query = |e: DataFusionError| Error::Query(explain(&e));
-    ctx.register_table(RECORDS, records(snapshot, fields)?).map_err(query)?;
+    ctx.register_table(RECORDS, records::table(ctx, snapshot, fields)?).map_err(query)?;
     ctx.register_udtf(slice_cuts::NAME, Arc::new(SliceCuts::of(snapshot)));
     Ok(())
 }
@@ -195,22 +192,6 @@ pub fn tables(ctx: &SessionContext) -> Vec<String> {
     let mut names: Vec<String> = schemas.flat_map(|schema| schema.table_names()).collect();
     names.sort();
     names
-}
-
-fn records(snapshot: &Snapshot, fields: &Fields) -> Result<Arc<dyn TableProvider>, Error> {
-    let schema = batch::schema(fields);
-    if snapshot.files.is_empty() {
-        return Ok(Arc::new(EmptyTable::new(schema)));
-    }
-    let mut urls = Vec::with_capacity(snapshot.files.len());
-    for file in &snapshot.files {
-        let url = listing_url(&file.path);
-        urls.push(url.map_err(|why| Error::File { path: file.path.clone(), why })?);
-    }
-    let options = ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension(".parquet");
-    let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(schema);
-    let table = ListingTable::try_new(config).map_err(|e| Error::Query(explain(&e)))?;
-    Ok(Arc::new(table))
 }
 
 /// Plans one statement.

@@ -167,7 +167,15 @@ mod tests {
                     let path = dir.path().join(format!("{seed}-{partition}-{start}-{}.parquet", files.len()));
                     let statistics = [EnabledStatistics::Chunk, EnabledStatistics::None][usize::from(below(6) == 0)];
                     write(&path, &rows, 1 + below(20) as usize, statistics);
-                    files.push(DataFile { path, partition, start, next: offset, rows: rows.len() as u64, size: 0 });
+                    files.push(DataFile {
+                        path,
+                        partition,
+                        start,
+                        next: offset,
+                        rows: rows.len() as u64,
+                        size: 0,
+                        fields: Arc::default(),
+                    });
                     all.extend(rows);
                 }
             }
@@ -190,7 +198,15 @@ mod tests {
 
     #[test]
     fn a_file_that_is_gone_is_named() {
-        let file = DataFile { path: "gone.parquet".into(), partition: 0, start: 0, next: 1, rows: 1, size: 0 };
+        let file = DataFile {
+            path: "gone.parquet".into(),
+            partition: 0,
+            start: 0,
+            next: 1,
+            rows: 1,
+            size: 0,
+            fields: Arc::default(),
+        };
         let error = cuts(&Snapshot { topic: "t".to_owned(), files: vec![file] }).unwrap_err();
         assert!(error.to_string().starts_with("cannot read gone.parquet"), "{error}");
     }

@@ -236,7 +236,7 @@ mod tests {
     const POLICY: Policy = Policy { target: 100, grace: Duration::ZERO, eager: false };
 
     fn file(start: i64, next: i64, size: u64) -> DataFile {
-        DataFile { path: PathBuf::new(), partition: 0, start, next, rows: 1, size }
+        DataFile { path: PathBuf::new(), partition: 0, start, next, rows: 1, size, fields: std::sync::Arc::default() }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch};
 use datafusion::arrow::datatypes::DataType;
@@ -18,6 +19,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use super::{Error, Store};
+use crate::record::Fields;
 
 /// A file of records, as its footer describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub struct DataFile {
     pub rows: u64,
     /// Bytes on disk.
     pub size: u64,
+    /// The fields that `00_records.sql` declared when it was written.
+    pub fields: Arc<Fields>,
 }
 
 /// How publishing ended.
@@ -143,10 +147,18 @@ impl Log {
 
     /// All files, those that larger ones replaced among them.
     pub(super) fn all_files(&self) -> Result<Vec<DataFile>, Error> {
-        let mut files = Vec::new();
+        let mut files: Vec<DataFile> = Vec::new();
         for (name, path) in self.names()? {
             match self.footer(&path, name) {
-                Ok(file) => files.push(file),
+                Ok(mut file) => {
+                    // Most files have the fields of the one before: they are kept once.
+                    if let Some(DataFile { fields, .. }) = files.last()
+                        && *fields == file.fields
+                    {
+                        file.fields = Arc::clone(fields);
+                    }
+                    files.push(file);
+                }
                 // Replaced by a larger one and deleted since the directory was listed: the larger one is there.
                 Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                     return self.all_files();
@@ -199,6 +211,7 @@ impl Log {
             next,
             rows: u64::try_from(rows).map_err(|_| damaged("its footer counts less than no rows".to_owned()))?,
             size,
+            fields: Arc::new(declared(metadata.file_metadata().schema().get_fields().iter().map(|f| f.name()))),
         })
     }
 
@@ -227,8 +240,14 @@ impl Log {
             return Ok(Published::Taken);
         }
         let rows = records.num_rows() as u64;
-        Ok(Published::File(DataFile { path, partition: self.partition, start, next, rows, size }))
+        let fields = Arc::new(declared(records.schema_ref().fields().iter().map(|field| field.name().as_str())));
+        Ok(Published::File(DataFile { path, partition: self.partition, start, next, rows, size, fields }))
     }
+}
+
+/// Of a file's columns those that hold fields of the records; the others are the store's own.
+fn declared<'c>(columns: impl Iterator<Item = &'c str>) -> Fields {
+    Fields::new(columns.filter(|name| !name.starts_with('_')).map(str::to_owned).collect())
 }
 
 fn footer_value<'m>(metadata: &'m ParquetMetaData, key: &str) -> Option<&'m str> {
@@ -368,7 +387,7 @@ pub(super) mod tests {
     }
 
     fn file(start: i64, next: i64) -> DataFile {
-        DataFile { path: PathBuf::new(), partition: 0, start, next, rows: 0, size: 0 }
+        DataFile { path: PathBuf::new(), partition: 0, start, next, rows: 0, size: 0, fields: Arc::default() }
     }
 
     #[test]
