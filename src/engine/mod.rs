@@ -78,22 +78,29 @@ pub async fn open_what_plans(
     files: &Files,
     limits: Limits,
 ) -> Result<(SessionContext, BTreeMap<String, Fault>), Error> {
-    let ctx = session(snapshot, files, limits)?;
-    let broken = add_what_plans(&ctx, files).await;
+    let (ctx, mut broken) = (session(snapshot, files, limits)?, BTreeMap::new());
+    add_what_plans(&ctx, files.views().iter(), &mut broken).await;
     Ok((ctx, broken))
 }
 
-/// Makes the tables of a session anew, for other files of the store or other views. Its old views are gone already.
-pub async fn renew(ctx: &SessionContext, snapshot: &Snapshot, files: &Files) -> Result<BTreeMap<String, Fault>, Error> {
-    let query = |e: DataFusionError| Error::Query(explain(&e));
-    ctx.deregister_table(RECORDS).map_err(query)?;
-    add_records(ctx, snapshot, &files.fields)?;
-    Ok(add_what_plans(ctx, files).await)
+/// A session whose views come with [`add_what_plans`].
+pub fn open_without_views(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<SessionContext, Error> {
+    session(snapshot, files, limits)
 }
 
-async fn add_what_plans(ctx: &SessionContext, files: &Files) -> BTreeMap<String, Fault> {
-    let mut broken: BTreeMap<String, Fault> = BTreeMap::new();
-    for view in files.views() {
+/// Makes the records of a session anew, for other files of the store. Its old views are gone already.
+pub fn renew(ctx: &SessionContext, snapshot: &Snapshot, files: &Files) -> Result<(), Error> {
+    ctx.deregister_table(RECORDS).map_err(|e| Error::Query(explain(&e)))?;
+    add_records(ctx, snapshot, &files.fields)
+}
+
+/// Adds these views to a session, in the order of their files. Those that do not plan are left out, and why is told.
+pub async fn add_what_plans<'v>(
+    ctx: &SessionContext,
+    views: impl Iterator<Item = &'v View>,
+    broken: &mut BTreeMap<String, Fault>,
+) {
+    for view in views {
         // What stands on a broken view is broken for that view's reason.
         let below = view.reads().iter().find_map(|name| broken.get(name)).cloned();
         let added = match below {
@@ -104,7 +111,6 @@ async fn add_what_plans(ctx: &SessionContext, files: &Files) -> BTreeMap<String,
             broken.insert(view.name.clone(), fault);
         }
     }
-    broken
 }
 
 /// A file as a table: Parquet, CSV, TSV or NDJSON, by the ending of its name.

@@ -30,7 +30,7 @@ use crate::config::{SqlArgs, StoreArgs};
 use crate::engine::{self, Limits};
 use crate::sql::fault::{Fault, Source};
 use crate::sql::script::{self, Piece, Place};
-use crate::sql::{self, Files};
+use crate::sql::{self, Files, View};
 use crate::store::{Snapshot, Store};
 
 /// Files that `.read` each other, at most.
@@ -56,6 +56,8 @@ pub struct Runner {
     pub files: Files,
     /// Views that do not plan, and why.
     pub broken: BTreeMap<String, Fault>,
+    /// Views that were made already, the broken ones among them: most statements read few, and planning takes its time.
+    made: BTreeSet<String>,
     pub settings: Settings,
     /// Somebody wants to leave.
     pub quit: bool,
@@ -83,11 +85,12 @@ impl Runner {
         let store = Store::at(&store.store);
         let snapshot = store.snapshot()?;
         let limits = Limits { memory, models: Some(store.clone()) };
-        let (ctx, broken) = engine::open_what_plans(&snapshot, &files, limits).await?;
+        let ctx = engine::open_without_views(&snapshot, &files, limits)?;
         let mut runner = Self {
             ctx,
             files,
-            broken,
+            broken: BTreeMap::new(),
+            made: BTreeSet::new(),
             settings,
             quit: false,
             store,
@@ -112,13 +115,51 @@ impl Runner {
             for view in self.files.views() {
                 self.ctx.deregister_table(view.name.as_str())?;
             }
-            self.broken = engine::renew(&self.ctx, &snapshot, &files).await?;
+            engine::renew(&self.ctx, &snapshot, &files)?;
             (self.files, self.snapshot) = (files, snapshot);
+            (self.made, self.broken) = (BTreeSet::new(), BTreeMap::new());
+            self.make_views().await;
         }
         Ok(())
     }
 
+    /// Makes all views.
+    pub async fn make_views(&mut self) {
+        let wanted = self.files.views().iter().map(|view| view.name.clone()).collect();
+        self.make(wanted).await;
+    }
+
+    async fn make(&mut self, wanted: BTreeSet<String>) {
+        let missing = |view: &&View| wanted.contains(&view.name) && !self.made.contains(&view.name);
+        engine::add_what_plans(&self.ctx, self.files.views().iter().filter(missing), &mut self.broken).await;
+        self.made.extend(wanted);
+    }
+
+    /// Makes the views that a statement reads and those they stand on; all of them where it names something that is none
+    /// of ours, for it may be a name mistyped, or where it is no query, for it may show what there is.
+    async fn make_views_for(&mut self, statement: &Statement) {
+        let query = matches!(statement, Statement::Statement(inner) if matches!(**inner, ast::Statement::Query(_)));
+        let Some(mut waiting) = query.then(|| sql::tables_of(statement).ok()).flatten() else {
+            return self.make_views().await;
+        };
+        let tables = engine::tables(&self.ctx);
+        let functions = self.ctx.state().table_functions().clone();
+        let mut wanted = BTreeSet::new();
+        while let Some(name) = waiting.pop_first() {
+            match self.files.view(&name) {
+                Some(view) if wanted.insert(view.name.clone()) => waiting.extend(view.reads().iter().cloned()),
+                Some(_) => {}
+                None if tables.contains(&name) || functions.contains_key(&name) => {}
+                None => return self.make_views().await,
+            }
+        }
+        self.make(wanted).await;
+    }
+
     pub async fn add_table(&self, table: &TableFile) -> anyhow::Result<()> {
+        if self.files.view(&table.name).is_some() {
+            anyhow::bail!("--table {0}: there is a table or view {0} already; choose another name", table.name);
+        }
         engine::add_file(&self.ctx, &table.name, &table.path).await.with_context(|| format!("--table {}", table.name))
     }
 
@@ -157,6 +198,7 @@ impl Runner {
     pub async fn script(&mut self, source: &Source<'_>) -> anyhow::Result<()> {
         for piece in script::split(source.text).pieces {
             if piece.dot {
+                self.make_views().await;
                 dot::run(self, source, &piece).await?;
             } else {
                 self.statement(source, &piece).await?;
@@ -172,6 +214,7 @@ impl Runner {
         let began = Instant::now();
         let statement = sql::parse(source, piece)?;
         let params = self.params_of(source, piece)?;
+        self.make_views_for(&statement).await;
         self.check_reads(&statement)?;
         let explained = self.settings.explain || matches!(statement, Statement::Explain(_));
         let query = matches!(&statement, Statement::Statement(inner) if matches!(**inner, ast::Statement::Query(_)));

@@ -77,6 +77,7 @@ pub async fn run(runner: Runner) -> anyhow::Result<Done> {
 }
 
 fn prompt(mut runner: Runner, handle: &Handle) -> anyhow::Result<Done> {
+    handle.block_on(runner.make_views());
     let config =
         Config::builder().completion_type(CompletionType::List).history_ignore_space(true).auto_add_history(true);
     let mut editor = Editor::with_config(config.build())?;
