@@ -6,6 +6,7 @@
 //! small files and notices that the topic grew.
 
 mod control;
+mod identity;
 mod lane;
 mod reader;
 
@@ -25,6 +26,7 @@ use crate::record::Fields;
 use crate::store::{self, Policy, Rolled, Store};
 
 pub use control::{Control, Flush, Progress, Summary};
+use identity::Identity;
 
 /// How long to wait before everything is read again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -199,6 +201,7 @@ struct Shared<'s> {
     abandon: AtomicBool,
     /// Set whenever the broker is heard of.
     heard: AtomicBool,
+    identity: Identity,
     lanes: AtomicUsize,
     reports: Sender<Report>,
 }
@@ -228,7 +231,8 @@ fn session(
 ) -> Result<Ended, Error> {
     let (reports, reported) = channel();
     let (abandon, heard, lanes) = (AtomicBool::new(false), AtomicBool::new(true), AtomicUsize::new(0));
-    let shared = Shared { job, control, consumer, abandon, heard, lanes, reports };
+    let identity = Identity::default();
+    let shared = Shared { job, control, consumer, abandon, heard, identity, lanes, reports };
     let ended = thread::scope(|scope| {
         let (_until_here, over) = channel();
         scope.spawn(|| upkeep(&shared, partitions, over));

@@ -310,6 +310,27 @@ fn a_sleeper_publishes_nothing_when_it_wakes() {
     stream.exact(10_000);
 }
 
+/// The worker sleeps while its topic is deleted, made again, and filled beyond where it stood.
+#[test]
+fn records_of_a_topic_made_again_are_not_stored() {
+    let Some(servers) = kafka() else { return };
+    let stream = Stream::new(&servers, "again");
+    stream.fill(0, 1_000, "1");
+    let mut worker = stream.ingest(&["--batch-age", "1"]);
+    eventually("the first records", || stream.place.records().0 == 1_000);
+    worker.signal("-STOP");
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &servers).create().unwrap();
+    let deleted = admin.delete_topics(&[&stream.topic], &AdminOptions::new());
+    tokio::runtime::Runtime::new().unwrap().block_on(deleted).unwrap()[0].as_ref().unwrap();
+    // Kafka forgets a name a moment after it says so.
+    std::thread::sleep(Duration::from_secs(1));
+    stream.fill(5_000, 3_000, "1");
+    worker.signal("-CONT");
+    assert_eq!(worker.wait().code(), Some(3), "{}", worker.stderr());
+    assert_eq!(stream.place.records(), (1_000, 1_000));
+}
+
 #[test]
 fn two_writers_on_one_partition_make_one_chain() {
     let Some(servers) = kafka() else { return };

@@ -234,41 +234,12 @@ impl Cluster {
 
     /// What the broker says of a topic; `None` if it knows none of that name.
     pub fn describe(&self, topic: &str) -> Result<Option<Topic>, Error> {
-        let client = self.asking()?;
-        let metadata = client.fetch_metadata(Some(topic), self.timeout).map_err(|error| {
-            // The reasons wait in the client's queue.
-            for _ in 0..20 {
-                let _ = client.poll(Duration::ZERO);
-            }
-            self.kafka("read the topics of")(error)
-        })?;
-        let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else { return Ok(None) };
-        match found.error().map(RDKafkaErrorCode::from) {
-            None => {}
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Ok(None),
-            Some(code) => {
-                return Err(self.kafka("read the topics of")(KafkaError::MetadataFetch(code)));
-            }
-        }
-        let partitions = i32::try_from(found.partitions().len()).unwrap_or(i32::MAX);
-        if partitions == 0 {
-            return Ok(None);
-        }
-        // A broker too old for topics with ids at least tells one cluster from another. So does the embedded one, which
-        // leaves the question for a topic's id without an answer.
-        let cluster = client.client().fetch_cluster_id(self.timeout);
-        let id = match cluster {
-            Some(cluster) if cluster.starts_with(EMBEDDED_CLUSTER) => cluster,
-            cluster => match topic_id::fetch(client.client(), topic, self.timeout) {
-                topic_id::Id::Known(id) => id,
-                topic_id::Id::None => cluster.unwrap_or_default(),
-                topic_id::Id::NoAnswer => {
-                    let late = KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
-                    return Err(self.kafka("ask for a topic's id at")(late));
-                }
-            },
-        };
-        Ok(Some(Topic { name: topic.to_owned(), id, partitions }))
+        self.asker()?.describe(topic)
+    }
+
+    /// Somebody to ask again and again.
+    pub fn asker(&self) -> Result<Asker, Error> {
+        Ok(Asker { client: self.asking()?, cluster: self.clone() })
     }
 
     /// Like [`Cluster::describe`], for a topic that must be there.
@@ -314,5 +285,51 @@ impl Cluster {
         let client = self.asking()?;
         let id = client.client().fetch_cluster_id(self.timeout);
         Ok(id.is_some_and(|id| id.starts_with(EMBEDDED_CLUSTER)))
+    }
+}
+
+/// Asks a cluster about topics, over a connection that stays.
+pub struct Asker {
+    client: BaseConsumer<Quiet>,
+    cluster: Cluster,
+}
+
+impl Asker {
+    /// What the broker says of a topic; `None` if it knows none of that name.
+    pub fn describe(&self, topic: &str) -> Result<Option<Topic>, Error> {
+        let Self { client, cluster: to } = self;
+        let metadata = client.fetch_metadata(Some(topic), to.timeout);
+        // What went wrong waits in the client's queue, and would fill it up.
+        for _ in 0..20 {
+            let _ = client.poll(Duration::ZERO);
+        }
+        let metadata = metadata.map_err(to.kafka("read the topics of"))?;
+        let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else { return Ok(None) };
+        match found.error().map(RDKafkaErrorCode::from) {
+            None => {}
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Ok(None),
+            Some(code) => {
+                return Err(to.kafka("read the topics of")(KafkaError::MetadataFetch(code)));
+            }
+        }
+        let partitions = i32::try_from(found.partitions().len()).unwrap_or(i32::MAX);
+        if partitions == 0 {
+            return Ok(None);
+        }
+        // A broker too old for topics with ids at least tells one cluster from another. So does the embedded one, which
+        // leaves the question for a topic's id without an answer.
+        let cluster = client.client().fetch_cluster_id(to.timeout);
+        let id = match cluster {
+            Some(cluster) if cluster.starts_with(EMBEDDED_CLUSTER) => cluster,
+            cluster => match topic_id::fetch(client.client(), topic, to.timeout) {
+                topic_id::Id::Known(id) => id,
+                topic_id::Id::None => cluster.unwrap_or_default(),
+                topic_id::Id::NoAnswer => {
+                    let late = KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
+                    return Err(to.kafka("ask for a topic's id at")(late));
+                }
+            },
+        };
+        Ok(Some(Topic { name: topic.to_owned(), id, partitions }))
     }
 }

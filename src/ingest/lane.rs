@@ -24,7 +24,8 @@ const WRITING: Duration = Duration::from_secs(2);
 
 /// What the decoding thread of a lane hands to the publishing one.
 enum Output {
-    File(Ready),
+    /// A batch, whose last record was read before this moment.
+    File(Ready, Instant),
     Flush(Sender<Word>),
 }
 
@@ -214,7 +215,7 @@ impl<'c> Lane<'c> {
     /// stops fetching by itself. `false` if nobody takes it.
     fn hand_on(&self, shared: &Shared<'_>, batch: &mut Batch, output: &SyncSender<Output>) -> bool {
         match batch.take() {
-            Ok(Some(ready)) => output.send(Output::File(ready)).is_ok(),
+            Ok(Some(ready)) => output.send(Output::File(ready, Instant::now())).is_ok(),
             Ok(None) => true,
             Err(source) => {
                 shared.abandon(Report::Failed(Error::Batch { partition: self.start.partition, source }));
@@ -246,7 +247,7 @@ impl<'c> Lane<'c> {
                 let _ = done.send(Word::Stored);
                 return true;
             }
-            Output::File(ready) => match self.write(shared, log, &ready, *expected) {
+            Output::File(ready, read) => match self.write(shared, log, &ready, read, *expected) {
                 Ok(Written::File(file)) => {
                     *expected = file.next;
                     return true;
@@ -265,7 +266,15 @@ impl<'c> Lane<'c> {
 
     /// Publishes a batch, then commits. A disk that refuses is tried again until there is room or somebody says stop:
     /// the records wait here, and the broker keeps them too.
-    fn write(&self, shared: &Shared<'_>, log: &Log, ready: &Ready, expected: i64) -> Result<Written, Error> {
+    fn write(
+        &self,
+        shared: &Shared<'_>,
+        log: &Log,
+        ready: &Ready,
+        read: Instant,
+        expected: i64,
+    ) -> Result<Written, Error> {
+        shared.identity.confirm(shared.job, read)?;
         let mut told = false;
         let published = loop {
             match log.publish(&ready.records, expected, ready.next) {
