@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -111,7 +111,8 @@ impl Stream {
     }
 }
 
-/// Death at every step of publishing: strace kills the process as it enters the nth of these system calls.
+/// Death at every step of publishing: strace, attached to the thread that publishes, kills the process as it enters the nth of
+/// these system calls there.
 #[test]
 fn death_at_each_step_of_publishing_loses_nothing() {
     let Some(servers) = kafka() else { return };
@@ -123,26 +124,36 @@ fn death_at_each_step_of_publishing_loses_nothing() {
     stream.fill(0, 5_000, "1");
     stream.place.ok(&stream.args(&["ingest", "--until-end"]));
     let mut n = 5_000;
-    // strace counts by thread, and these are the first of the thread that publishes: opening and writing the file, syncing it, linking it in, forgetting its first name, syncing the directory.
-    for step in [
-        "openat:when=3",
-        "write:when=3",
-        "fsync:when=1",
-        "link,linkat:when=1",
-        "unlink,unlinkat:when=1",
-        "fsync:when=2",
-    ] {
+    // It asks the broker for the topic's id, which writes to a pipe, lists the directory, reads the last footer, then opens
+    // the new file, writes it, syncs it, links it in, forgets its first name, and syncs the directory.
+    for (calls, nth) in
+        [("openat", 4), ("write", 1), ("fsync", 1), ("link,linkat", 1), ("unlink,unlinkat", 1), ("fsync", 2)]
+    {
+        let mut worker = stream.ingest(&["--batch-age", "1"]);
+        let tasks = format!("/proc/{}/task", worker.child.id());
+        let publishes =
+            |task: &PathBuf| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "publish-0");
+        let mut thread = None;
+        eventually("the thread that publishes", || {
+            let mut all = std::fs::read_dir(&tasks).unwrap().map(|task| task.unwrap().path());
+            thread = all.find(publishes);
+            thread.is_some()
+        });
+        let log = stream.place.path("strace.log");
+        let mut strace = Command::new("strace")
+            .args(["-p", thread.unwrap().file_name().unwrap().to_str().unwrap(), "-o", log.to_str().unwrap()])
+            .args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:signal=SIGKILL:when={nth}")])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = String::new();
+        BufReader::new(strace.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+        assert!(said.contains("attached"), "{said}");
         stream.fill(n, 1_000, "1");
         n += 1_000;
-        let inject = format!("inject={}", step.replace(":when", ":signal=SIGKILL:when"));
-        let calls = format!("trace={}", step.split(':').next().unwrap());
-        let traced = Command::new("strace")
-            .args(["-f", "-qq", "-o", "/dev/null", "-e", &calls, "-e", &inject, env!("CARGO_BIN_EXE_tercile")])
-            .args(stream.args(&["ingest", "--until-end"]))
-            .current_dir(stream.place.dir.path())
-            .status()
-            .unwrap();
-        assert!(!traced.success(), "{step} was never reached");
+        assert_eq!(worker.wait().code(), None, "{calls} was never reached");
+        strace.wait().unwrap();
+        eprintln!("{}", std::fs::read_to_string(&log).unwrap().lines().rev().nth(1).unwrap_or("nothing"));
         stream.exact_after_kills(n);
     }
 }
