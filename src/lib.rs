@@ -50,6 +50,8 @@ pub mod fit;
 
 pub mod suggest;
 
+pub mod plot;
+
 // Models on their way to people.
 pub mod api;
 

@@ -10,6 +10,7 @@ mod ingest;
 mod init;
 mod model;
 mod openapi;
+mod plot;
 mod predict;
 mod produce;
 mod replay;
@@ -58,6 +59,7 @@ enum Command {
     Sql(sql::Sql),
     Train(train::Train),
     Model(model::Model),
+    Plot(plot::Plot),
     Predict(predict::Predict),
     Fit(fit::Fit),
     SuggestK(suggest::SuggestK),
@@ -152,6 +154,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Files(files) => job(blocking(move || files.run())).await,
         Command::Generate(generate) => job(blocking(move || generate.run())).await,
         Command::Model(model) => model.run(),
+        Command::Plot(plot) => plot.run(),
         Command::Openapi(openapi) => openapi.run(),
     }
 }

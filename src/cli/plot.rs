@@ -1,0 +1,48 @@
+//! `tercile plot`
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::Done;
+use crate::config::StoreArgs;
+use crate::engine::segment;
+use crate::model::Shelf;
+use crate::plot;
+
+/// Draw a segmentation: a sample of its records coloured by cluster, as SVG
+///
+/// Two features make a scatter with the centroids, one makes a histogram. A heavy-tailed feature gets a logarithmic axis.
+#[derive(Args)]
+pub struct Plot {
+    /// A segmentation, or one of its slices: price_rating, price_rating@2
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Where to write the picture [default: stdout]
+    #[arg(short, long, env = "TERCILE_OUT", value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// One feature or two, for the axes [default: the first two]
+    #[arg(long, env = "TERCILE_AXES", value_name = "X,Y", value_delimiter = ',', num_args = 1..=2)]
+    axes: Vec<String>,
+    /// The language of the clusters' names: en, id
+    #[arg(long, env = "TERCILE_LANG", value_name = "LANG", default_value = "en")]
+    lang: String,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+impl Plot {
+    pub fn run(self) -> anyhow::Result<Done> {
+        let store = self.store.look();
+        let model = segment::serving(&store, &self.name).map_err(anyhow::Error::msg)?;
+        let sample = Shelf::new(&store, &model.segmentation).sample(model.version)?;
+        let svg = plot::svg(&model, &sample, &self.axes, &self.lang)?;
+        match &self.out {
+            Some(path) => std::fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))?,
+            None => std::io::stdout().write_all(svg.as_bytes())?,
+        }
+        Ok(Done::Well)
+    }
+}

@@ -1,0 +1,292 @@
+//! A picture of a model: its sample coloured by cluster, as SVG.
+//!
+//! Input: a model, the sample that was kept with it, and the features to look at. Output: SVG text that needs nothing else.
+//! Two features make a scatter with centroids and names; one makes a histogram, where the clusters meet at the cuts.
+
+use std::fmt::Write as _;
+
+use datafusion::arrow::array::{AsArray as _, RecordBatch};
+use datafusion::arrow::datatypes::{Float64Type, UInt32Type};
+
+use crate::model::Model;
+
+/// Told apart by most eyes (Okabe and Ito, "Color universal design", 2008); used again from the ninth cluster on.
+const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#666666"];
+const WIDTH: f64 = 960.0;
+const HEIGHT: f64 = 600.0;
+/// Where the axes are.
+const LEFT: f64 = 80.0;
+const RIGHT: f64 = 680.0;
+const TOP: f64 = 60.0;
+const BOTTOM: f64 = 540.0;
+/// Bars of a histogram.
+const BARS: usize = 60;
+
+/// What can't be drawn.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the model {model} has no feature {feature}; it has {has}")]
+    NoFeature { model: String, feature: String, has: String },
+    #[error("the clusters of {model} have no names in the language {language}; they have {has}")]
+    NoLanguage { model: String, language: String, has: String },
+    #[error("the sample of {model} has no column {column}; train again")]
+    NoColumn { model: String, column: String },
+}
+
+/// Draws a model with these features on the axes; without them its first two, or the only one.
+pub fn svg(model: &Model, sample: &RecordBatch, axes: &[String], language: &str) -> Result<String, Error> {
+    let shown: Vec<&String> =
+        if axes.is_empty() { model.features.iter().take(2).collect() } else { axes.iter().collect() };
+    if let Some(feature) = shown.iter().find(|name| !model.features.contains(name)) {
+        let (model_name, has) = (model.segmentation.clone(), model.features.join(", "));
+        return Err(Error::NoFeature { model: model_name, feature: (*feature).clone(), has });
+    }
+    if let Some(cluster) = model.clusters.iter().find(|cluster| !cluster.descriptions.contains_key(language)) {
+        let has = cluster.descriptions.keys().cloned().collect::<Vec<_>>().join(", ");
+        return Err(Error::NoLanguage { model: model.segmentation.clone(), language: language.to_owned(), has });
+    }
+    let missing = |column: &str| Error::NoColumn { model: model.segmentation.clone(), column: column.to_owned() };
+    let values = |name: &str| {
+        let column = sample.column_by_name(name).and_then(|column| column.as_primitive_opt::<Float64Type>());
+        column.map(|column| column.values().to_vec()).ok_or_else(|| missing(name))
+    };
+    let clusters = sample.column_by_name("cluster").and_then(|column| column.as_primitive_opt::<UInt32Type>());
+    let clusters = clusters.ok_or_else(|| missing("cluster"))?;
+    let clusters: Vec<usize> = clusters.values().iter().map(|&cluster| cluster as usize).collect();
+    let names: Vec<String> = model.clusters.iter().map(|cluster| cluster.descriptions[language].clone()).collect();
+    let mut svg = head(model, sample.num_rows());
+    match shown.as_slice() {
+        [x, y, ..] => {
+            let (xs, ys) = (values(x)?, values(y)?);
+            let (across, up) = (Axis::of(&xs, LEFT, RIGHT), Axis::of(&ys, BOTTOM, TOP));
+            across.draw(&mut svg, x, true);
+            up.draw(&mut svg, y, false);
+            for ((x, y), cluster) in xs.iter().zip(&ys).zip(&clusters) {
+                let (x, y, fill) = (across.at(*x), up.at(*y), colour(*cluster));
+                let _ = writeln!(
+                    svg,
+                    "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" fill=\"{fill}\" fill-opacity=\"0.55\"/>"
+                );
+            }
+            for (cluster, name) in model.clusters.iter().zip(&names) {
+                let at = |feature: &str| cluster.centroid.get(feature).copied().unwrap_or_default();
+                let (x, y) = (across.at(at(x)), up.at(at(y)));
+                let _ = writeln!(
+                    svg,
+                    "<path d=\"M{:.1} {y:.1}h16M{x:.1} {:.1}v16\" class=\"cross\"><title>{}</title></path>",
+                    x - 8.0,
+                    y - 8.0,
+                    escape(name)
+                );
+            }
+        }
+        [x] => histogram(&mut svg, x, &values(x)?, &clusters, model.clusters.len()),
+        [] => {}
+    }
+    legend(&mut svg, model, &names);
+    svg.push_str("</svg>\n");
+    Ok(svg)
+}
+
+fn colour(cluster: usize) -> &'static str {
+    COLOURS[cluster % COLOURS.len()]
+}
+
+fn head(model: &Model, points: usize) -> String {
+    let title = format!("{} of slice {}, version {}", model.segmentation, model.slice, model.version);
+    let title = escape(&title);
+    let silhouette = model.silhouette.map_or(String::new(), |value| format!(", silhouette {value:.3}"));
+    let below = format!("{points} of {} rows, k = {}, inertia {:.2}{silhouette}", model.rows, model.k, model.inertia);
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"title\" \
+         font-family=\"sans-serif\" font-size=\"12\">\n<title id=\"title\">{title}</title>\n<style>\n\
+         svg{{background:#fff}}text{{fill:#222}}.axis{{stroke:#888;fill:none}}.grid{{stroke:#e4e4e4}}\n\
+         .cross{{stroke:#000;stroke-width:3;fill:none}}\n\
+         @media (prefers-color-scheme:dark){{svg{{background:#16181c}}text{{fill:#ddd}}.grid{{stroke:#33363c}}.cross{{stroke:#fff}}}}\n\
+         </style>\n<text x=\"{LEFT}\" y=\"26\" font-size=\"16\" font-weight=\"bold\">{title}</text>\n\
+         <text x=\"{LEFT}\" y=\"44\">{below}</text>\n"
+    )
+}
+
+fn legend(svg: &mut String, model: &Model, names: &[String]) {
+    for (i, (cluster, name)) in model.clusters.iter().zip(names).enumerate() {
+        let y = TOP + 12.0 + 36.0 * i as f64;
+        let share = 100.0 * cluster.size as f64 / model.rows.max(1) as f64;
+        let _ = writeln!(
+            svg,
+            "<rect x=\"{}\" y=\"{}\" width=\"12\" height=\"12\" fill=\"{}\"/><text x=\"{}\" y=\"{y}\">{}</text>\
+             <text x=\"{}\" y=\"{}\" fill-opacity=\"0.7\">cluster {}: {} rows, {share:.1}%</text>",
+            RIGHT + 20.0,
+            y - 10.0,
+            colour(i),
+            RIGHT + 40.0,
+            escape(name),
+            RIGHT + 40.0,
+            y + 15.0,
+            cluster.cluster,
+            cluster.size
+        );
+    }
+}
+
+/// Counts by value, the clusters of a bar on top of each other.
+fn histogram(svg: &mut String, name: &str, values: &[f64], clusters: &[usize], k: usize) {
+    let across = Axis::of(values, LEFT, RIGHT);
+    let mut counts = vec![vec![0_u32; k]; BARS];
+    let width = (RIGHT - LEFT) / BARS as f64;
+    for (&value, &cluster) in values.iter().zip(clusters) {
+        let bar = (((across.at(value) - LEFT) / width) as usize).min(BARS - 1);
+        if let Some(count) = counts[bar].get_mut(cluster) {
+            *count += 1;
+        }
+    }
+    let most = counts.iter().map(|bar| bar.iter().sum::<u32>()).max().unwrap_or(0).max(1);
+    let up = Axis { low: 0.0, high: f64::from(most), logarithmic: false, from: BOTTOM, to: TOP };
+    across.draw(svg, name, true);
+    up.draw(svg, "rows of the sample", false);
+    for (i, bar) in counts.iter().enumerate() {
+        let mut below = 0;
+        for (cluster, &count) in bar.iter().enumerate().filter(|(_, count)| **count > 0) {
+            let (bottom, top) = (up.at(f64::from(below)), up.at(f64::from(below + count)));
+            below += count;
+            let _ = writeln!(
+                svg,
+                "<rect x=\"{:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{}\"/>",
+                LEFT + width * i as f64,
+                width - 1.0,
+                bottom - top,
+                colour(cluster)
+            );
+        }
+    }
+}
+
+/// Values to places on the paper.
+struct Axis {
+    low: f64,
+    high: f64,
+    /// As ln(1 + value), for what is heavy-tailed.
+    logarithmic: bool,
+    from: f64,
+    to: f64,
+}
+
+impl Axis {
+    fn of(values: &[f64], from: f64, to: f64) -> Self {
+        let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
+        sorted.sort_by(f64::total_cmp);
+        let quantile = |share: f64| {
+            sorted.get(((sorted.len().max(1) - 1) as f64 * share).round() as usize).copied().unwrap_or(0.0)
+        };
+        let (low, high) = (quantile(0.0), quantile(1.0));
+        // One in fifty lies far beyond the middle: on a plain axis most would be one spot.
+        let logarithmic = low >= 0.0 && quantile(0.5) > 0.0 && quantile(0.98) > 8.0 * quantile(0.5);
+        // A constant feature has its line in the middle.
+        let room = if low < high { 0.0 } else { low.abs().max(1.0) * 0.5 };
+        Self { low: low - room, high: high + room, logarithmic, from, to }
+    }
+
+    fn scaled(&self, value: f64) -> f64 {
+        if self.logarithmic { value.max(0.0).ln_1p() } else { value }
+    }
+
+    fn at(&self, value: f64) -> f64 {
+        // Halves first: the span of the largest doubles is none.
+        let (low, high) = (self.scaled(self.low) / 2.0, self.scaled(self.high) / 2.0);
+        let share = ((self.scaled(value) / 2.0 - low) / (high - low)).clamp(0.0, 1.0);
+        self.from + share * (self.to - self.from)
+    }
+
+    /// Round values within the axis.
+    fn ticks(&self) -> Vec<f64> {
+        if self.logarithmic {
+            let powers = (0..308).map(|power| 10_f64.powi(power));
+            return powers.skip_while(|tick| *tick < self.low).take_while(|tick| *tick <= self.high).collect();
+        }
+        let raw = (self.high / 5.0 - self.low / 5.0).max(f64::MIN_POSITIVE);
+        let power = 10_f64.powf(raw.log10().floor());
+        let step =
+            [1.0, 2.0, 5.0, 10.0].map(|times| times * power).into_iter().find(|step| *step >= raw).unwrap_or(raw);
+        let first = (self.low / step).ceil();
+        (0..12).map(|i| (first + f64::from(i)) * step).filter(|tick| *tick <= self.high).collect()
+    }
+
+    fn draw(&self, svg: &mut String, name: &str, across: bool) {
+        let name = escape(name);
+        for tick in self.ticks() {
+            let (at, text) = (self.at(tick), number(tick));
+            let _ = if across {
+                writeln!(
+                    svg,
+                    "<path d=\"M{at:.1} {TOP}V{BOTTOM}\" class=\"grid\"/>\
+                     <text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{text}</text>",
+                    BOTTOM + 18.0
+                )
+            } else {
+                writeln!(
+                    svg,
+                    "<path d=\"M{LEFT} {at:.1}H{RIGHT}\" class=\"grid\"/>\
+                     <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>",
+                    LEFT - 8.0,
+                    at + 4.0
+                )
+            };
+        }
+        let middle = f64::midpoint(self.from, self.to);
+        let _ = if across {
+            writeln!(
+                svg,
+                "<path d=\"M{LEFT} {BOTTOM}H{RIGHT}\" class=\"axis\"/>\
+                 <text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\" font-weight=\"bold\">{name}</text>",
+                BOTTOM + 40.0
+            )
+        } else {
+            writeln!(
+                svg,
+                "<path d=\"M{LEFT} {TOP}V{BOTTOM}\" class=\"axis\"/><text x=\"20\" y=\"{middle}\" \
+                 text-anchor=\"middle\" font-weight=\"bold\" transform=\"rotate(-90 20 {middle})\">{name}</text>"
+            )
+        };
+    }
+}
+
+/// Short enough for an axis.
+fn number(value: f64) -> String {
+    match value.abs() {
+        size if size != 0.0 && !(1e-4..1e9).contains(&size) => format!("{value:e}"),
+        size if size >= 1e6 => format!("{}M", value / 1e6),
+        size if size >= 1e4 => format!("{}k", value / 1e3),
+        // Steps are sums, and sums of tenths have a tail.
+        _ => format!("{}", (value * 1e6).round() / 1e6),
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_have_round_ticks_within_them() {
+        let ticks = |values: &[f64]| Axis::of(values, 0.0, 100.0).ticks();
+        assert_eq!(ticks(&[1.9, 3.0, 4.8]), [2.0, 3.0, 4.0]);
+        assert_eq!(ticks(&[-0.5, 0.0, 0.5]), [-0.4, -0.2, 0.0, 0.2, 0.4]);
+        assert_eq!(ticks(&[0.0, 3.0, 5.0, 9.0, 20_000.0]), [1.0, 10.0, 100.0, 1000.0, 10_000.0]);
+        assert_eq!(ticks(&[7.0, 7.0]), [4.0, 6.0, 8.0, 10.0]);
+        assert!(ticks(&[]).len() > 1);
+        assert!(!ticks(&[f64::MIN, 0.0, f64::MAX]).is_empty());
+    }
+
+    #[test]
+    fn places_stay_on_the_paper() {
+        for values in [vec![1.0, 2.0], vec![5.0], vec![f64::MIN, f64::MAX], vec![0.0, 1.0, 1e300]] {
+            let axis = Axis::of(&values, 10.0, 90.0);
+            for value in [values[0], values[values.len() - 1], 0.0, 1e308, -1e308] {
+                assert!((10.0..=90.0).contains(&axis.at(value)), "{values:?} {value}");
+            }
+        }
+    }
+}
