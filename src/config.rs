@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::api::confined::{self, Confined};
 use crate::batch::Limits;
 use crate::broker::{self, Cluster, Settings};
 use crate::sql;
@@ -192,6 +193,47 @@ pub struct BindArgs {
     /// The address and port of the API
     #[arg(long, env = "TERCILE_BIND", value_name = "ADDRESS", default_value = "127.0.0.1:5000")]
     pub bind: SocketAddr,
+}
+
+/// SQL over HTTP, and what it may use.
+#[derive(Debug, Clone, Args)]
+pub struct HttpSqlArgs {
+    /// Answer POST /api/sql: read-only SQL over the views, each statement in a process of its own
+    #[arg(long, env = "TERCILE_ENABLE_SQL", value_parser = clap::builder::FalseyValueParser::new(),
+          action = clap::ArgAction::SetTrue)]
+    pub enable_sql: bool,
+    /// Seconds that such a statement may take
+    #[arg(long, env = "TERCILE_SQL_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub sql_timeout: Duration,
+    /// Memory of its process, as in 256MB or 1GiB
+    #[arg(long, env = "TERCILE_SQL_MEMORY", value_name = "SIZE", default_value = "256MB", value_parser = process_memory)]
+    pub sql_memory: usize,
+    /// Bytes of its result, as in 10MB
+    #[arg(long, env = "TERCILE_SQL_BYTES", value_name = "SIZE", default_value = "10MB", value_parser = bytes)]
+    pub sql_bytes: usize,
+    /// Such statements at the same time
+    #[arg(long, env = "TERCILE_SQL_CONCURRENCY", value_name = "N", default_value_t = 2,
+          value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub sql_concurrency: u16,
+}
+
+impl HttpSqlArgs {
+    /// Who runs the statements, if it is on.
+    pub fn confined(&self, store: &Store, sql: &SqlArgs) -> Option<Confined> {
+        let limits = confined::Limits {
+            timeout: self.sql_timeout,
+            memory: self.sql_memory,
+            bytes: self.sql_bytes,
+            concurrency: self.sql_concurrency.into(),
+        };
+        self.enable_sql.then(|| Confined::new(store.root(), sql.dir(), limits))
+    }
+}
+
+/// With less than this, a process could not even start.
+fn process_memory(text: &str) -> Result<usize, String> {
+    let bytes = bytes(text)?;
+    if bytes < 64_000_000 { Err("expected a size of 64MB or more".to_owned()) } else { Ok(bytes) }
 }
 
 /// How log lines look.

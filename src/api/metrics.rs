@@ -94,6 +94,7 @@ fn endpoint(path: &str) -> &'static str {
         ["api", "segments", _, "models", _] => "/api/segments/{name}/models/{slice}",
         ["api", "segments", _, "points"] => "/api/segments/{name}/points",
         ["api", "segments", _, "predict"] => "/api/segments/{name}/predict",
+        ["api", "sql"] => "/api/sql",
         ["api", "train"] => "/api/train",
         ["api", "train", _] => "/api/train/{job}",
         ["docs"] => "/docs",

@@ -3,6 +3,8 @@
 //! Input: a listener and the store. Output: JSON, problem+json for every error, and an OpenAPI document that says just
 //! what is served. Models are read through one swap point, live.rs.
 
+mod clients;
+pub mod confined;
 mod health;
 pub mod ingesting;
 pub mod live;
@@ -11,6 +13,7 @@ mod posted;
 mod predict;
 mod problem;
 mod segments;
+mod sql;
 mod training;
 
 use std::sync::Arc;
@@ -23,6 +26,8 @@ use poem_openapi::{LicenseObject, OpenApiService, Tags as TagsDerive};
 
 use crate::ingest::Control;
 use crate::store::Store;
+use clients::Clients;
+use confined::Confined;
 use live::Live;
 use metrics::Metrics;
 use problem::Problem;
@@ -39,6 +44,8 @@ enum Tags {
     Segments,
     /// Make new models.
     Training,
+    /// Ask in SQL.
+    Sql,
     /// How is the service?
     Health,
 }
@@ -51,27 +58,38 @@ pub struct State {
     pub warming: AtomicBool,
     /// The ingest of this process, if it has one.
     pub ingest: Option<Arc<Control>>,
+    /// Who runs SQL that comes over HTTP, if that is on.
+    pub sql: Option<Confined>,
+    clients: Clients,
     jobs: Jobs,
     metrics: Metrics,
 }
 
 impl State {
-    pub fn new(store: &Store, live: Arc<Live>, ingest: Option<Arc<Control>>, warming: bool) -> anyhow::Result<Self> {
+    pub fn new(
+        store: &Store,
+        live: Arc<Live>,
+        ingest: Option<Arc<Control>>,
+        warming: bool,
+        sql: Option<Confined>,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
             store: store.clone(),
             live,
             warming: AtomicBool::new(warming),
             ingest,
+            sql,
+            clients: Clients::default(),
             jobs: Jobs::default(),
             metrics: Metrics::new()?,
         })
     }
 }
 
-type Apis = (predict::PredictApi, segments::SegmentsApi, training::TrainingApi, health::HealthApi);
+type Apis = (predict::PredictApi, segments::SegmentsApi, training::TrainingApi, sql::SqlApi, health::HealthApi);
 
 fn service() -> OpenApiService<Apis, ()> {
-    let apis = (predict::PredictApi, segments::SegmentsApi, training::TrainingApi, health::HealthApi);
+    let apis = (predict::PredictApi, segments::SegmentsApi, training::TrainingApi, sql::SqlApi, health::HealthApi);
     OpenApiService::new(apis, "tercile", env!("CARGO_PKG_VERSION"))
         .summary("Live segments out of a Kafka stream")
         .description(
@@ -135,7 +153,7 @@ pub async fn serve(
     state: Arc<State>,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let acceptor = TcpAcceptor::from_tokio(listener)?;
+    let acceptor = state.clients.watch(TcpAcceptor::from_tokio(listener)?);
     let watching = tokio::spawn(Arc::clone(&state.live).watch());
     let served = Server::new_with_acceptor(acceptor).run_with_graceful_shutdown(routes(state), stop, Some(DRAIN)).await;
     watching.abort();

@@ -27,6 +27,12 @@ pub struct Problem {
     /// The field or parameter it is about.
     #[oai(skip_serializing_if_is_none)]
     pub field: Option<String>,
+    /// The line of the SQL it is about, from 1.
+    #[oai(skip_serializing_if_is_none)]
+    pub line: Option<u64>,
+    /// The column in that line, from 1, in characters.
+    #[oai(skip_serializing_if_is_none)]
+    pub column: Option<u64>,
 }
 
 impl Problem {
@@ -38,11 +44,21 @@ impl Problem {
             detail: detail.into(),
             index: None,
             field: None,
+            line: None,
+            column: None,
         }
     }
 
     pub fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, detail)
+    }
+
+    pub fn not_acceptable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_ACCEPTABLE, detail)
     }
 
     pub fn not_found(detail: impl Into<String>) -> Self {
@@ -116,7 +132,7 @@ pub async fn from_framework(error: poem::Error) -> Response {
     } else if error.is::<ParsePathError>() {
         Problem::not_found("there is nothing under this path: slices are 1, 2 and 3, and jobs have numbers")
     } else if error.is::<ContentTypeError>() {
-        Problem::new(status, "send the rows as JSON, with the header Content-Type: application/json")
+        Problem::new(status, "send the body as JSON, with the header Content-Type: application/json")
     } else if status.is_server_error() {
         tracing::error!("a request failed: {error}");
         Problem::new(status, "the server could not answer; its log says why")

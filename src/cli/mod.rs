@@ -57,6 +57,8 @@ enum Command {
     Init(init::Init),
     Replay(replay::Replay),
     Sql(sql::Sql),
+    #[command(hide = true)]
+    ConfinedSql(sql::confined::ConfinedSql),
     Train(train::Train),
     Model(model::Model),
     Plot(plot::Plot),
@@ -117,6 +119,9 @@ pub fn main() -> ExitCode {
         let printed = Cli::command().print_help();
         return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     };
+    if let Command::ConfinedSql(confined) = command {
+        return confined.run();
+    }
     let target = if cli.log.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let terminal = Terminal { bars: MultiProgress::with_draw_target(target) };
     log::start(&cli.log, &terminal.bars);
@@ -153,6 +158,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Replay(replay) => job(blocking(move || replay.run())).await,
         Command::Files(files) => job(blocking(move || files.run())).await,
         Command::Generate(generate) => job(blocking(move || generate.run())).await,
+        Command::ConfinedSql(_) => unreachable!("it runs without this runtime"),
         Command::Model(model) => model.run(),
         Command::Plot(plot) => plot.run(),
         Command::Openapi(openapi) => openapi.run(),

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use super::{Done, Stop};
 use crate::api::{self, State, live::Live};
-use crate::config::{BindArgs, SqlArgs, StoreArgs};
+use crate::config::{BindArgs, HttpSqlArgs, SqlArgs, StoreArgs};
 
 /// Serve the API over a store
 ///
@@ -21,6 +21,8 @@ pub struct Serve {
     sql: SqlArgs,
     #[command(flatten)]
     bind: BindArgs,
+    #[command(flatten)]
+    http_sql: HttpSqlArgs,
 }
 
 impl Serve {
@@ -32,7 +34,7 @@ impl Serve {
         });
         let Some((live, listener)) = prepared.await? else { return Ok(Done::Well) };
         let address = listener.local_addr()?;
-        let state = Arc::new(State::new(&store, live, None, false)?);
+        let state = Arc::new(State::new(&store, live, None, false, self.http_sql.confined(&store, &self.sql))?);
         tracing::info!("serving {} at http://{address}, documented at http://{address}/docs", store.root().display());
         api::serve(listener, state, async move { stop.wished().await }).await?;
         Ok(Done::Well)

@@ -13,7 +13,9 @@ use super::{Done, Stop, Terminal, count, ingest, serve, thousands, train as tabl
 use crate::api::{self, State, live::Live};
 use crate::broker::embedded::Backlog;
 use crate::broker::{Acknowledged, Cluster, Embedded, Producer};
-use crate::config::{BatchArgs, BindArgs, MaybeKafkaArgs, RollArgs, SqlArgs, StoreArgs, TopicArgs, seconds};
+use crate::config::{
+    BatchArgs, BindArgs, HttpSqlArgs, MaybeKafkaArgs, RollArgs, SqlArgs, StoreArgs, TopicArgs, seconds,
+};
 use crate::ingest::{Control, Job};
 use crate::produce::{self, Options, Replay};
 use crate::rows::{self, Checked, Rows};
@@ -39,6 +41,8 @@ pub struct Up {
     retrain_every: Duration,
     #[command(flatten)]
     bind: BindArgs,
+    #[command(flatten)]
+    http_sql: HttpSqlArgs,
     #[command(flatten)]
     kafka: MaybeKafkaArgs,
     #[command(flatten)]
@@ -105,7 +109,8 @@ impl Up {
             backlog: stream.backlog.clone(),
         };
         let ingesting = ingest::spawn(job, &control)?;
-        let state = Arc::new(State::new(&store, live, Some(Arc::clone(&control)), true)?);
+        let sql = self.http_sql.confined(&store, &self.sql);
+        let state = Arc::new(State::new(&store, live, Some(Arc::clone(&control)), true, sql)?);
         let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();
         let serving = tokio::spawn(api::serve(listener, Arc::clone(&state), async {
             let _ = stopped.await;

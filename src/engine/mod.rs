@@ -18,7 +18,8 @@ use datafusion::config::ConfigNonZeroUsize;
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::error::DataFusionError;
-use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionConfig, SessionContext};
 
@@ -32,6 +33,9 @@ pub use crate::sql::fault::explain;
 
 /// The columns of a segmentation that are no features.
 const KEYS: [&str; 4] = ["_partition", "_offset", "_timestamp", "_slice"];
+
+/// The table functions that read nothing but the store.
+const TABLE_FUNCTIONS: [&str; 3] = ["generate_series", "range", slice_cuts::NAME];
 
 /// Rows of a text file that decide what types its columns have.
 const INFERRED: usize = 1_000_000;
@@ -61,6 +65,9 @@ pub struct Limits {
     pub models: Option<Store>,
     /// Bytes of memory for what queries keep; beyond it they spill to disk or fail.
     pub memory: Option<usize>,
+    /// Whether the session is for SQL of strangers: views and harmless functions are in reach and nothing else, nothing is
+    /// spilled, and one thread does all.
+    pub confined: bool,
 }
 
 /// A session over these files of the store. The first view that does not plan is an error.
@@ -78,9 +85,23 @@ pub async fn open_what_plans(
     files: &Files,
     limits: Limits,
 ) -> Result<(SessionContext, BTreeMap<String, Fault>), Error> {
+    let confined = limits.confined;
     let (ctx, mut broken) = (session(snapshot, files, limits)?, BTreeMap::new());
     add_what_plans(&ctx, files.views().iter(), &mut broken).await;
+    if confined {
+        confine(&ctx).map_err(|e| Error::Query(explain(&e)))?;
+    }
     Ok((ctx, broken))
+}
+
+/// Takes everything out of a session's reach but views and harmless functions. The views keep what they stand on.
+fn confine(ctx: &SessionContext) -> Result<(), DataFusionError> {
+    ctx.deregister_table(RECORDS)?;
+    let functions: Vec<String> = ctx.state().table_functions().keys().cloned().collect();
+    for function in functions.iter().filter(|name| !TABLE_FUNCTIONS.contains(&name.as_str())) {
+        ctx.deregister_udtf(function);
+    }
+    Ok(())
 }
 
 /// A session whose views come with [`add_what_plans`].
@@ -158,13 +179,24 @@ fn listing_url(path: &Path) -> Result<ListingTableUrl, String> {
 
 fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<SessionContext, Error> {
     let query = |e: DataFusionError| Error::Query(explain(&e));
-    let mut config = SessionConfig::new().with_information_schema(true);
+    let mut config = SessionConfig::new().with_information_schema(!limits.confined);
+    if limits.confined {
+        config = config.with_target_partitions(1);
+    }
     let parser = &mut config.options_mut().sql_parser;
     parser.collect_spans = true;
     parser.recursion_limit = ConfigNonZeroUsize::try_new(RECURSION).map_err(query)?;
     let mut runtime = RuntimeEnvBuilder::new();
     if let Some(bytes) = limits.memory {
-        runtime = runtime.with_memory_pool(Arc::new(FairSpillPool::new(bytes)));
+        runtime = match limits.confined {
+            // Who can't spill gets no fair share, but what there is.
+            true => runtime.with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes))),
+            false => runtime.with_memory_pool(Arc::new(FairSpillPool::new(bytes))),
+        };
+    }
+    if limits.confined {
+        let no_disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
+        runtime = runtime.with_disk_manager_builder(no_disk);
     }
     let ctx = SessionContext::new_with_config_rt(config, runtime.build_arc().map_err(query)?);
     add_records(&ctx, snapshot, &files.fields)?;

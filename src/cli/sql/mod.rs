@@ -1,9 +1,12 @@
 //! `tercile sql`: SQL from files, a flag, a pipe or a prompt, over the store and over any file.
 
+pub mod confined;
 mod diff;
 mod dot;
 mod given;
 mod grid;
+#[cfg(target_os = "linux")]
+mod landlock;
 mod output;
 mod progress;
 mod query;

@@ -2,17 +2,23 @@
 //!
 //! Input: a parsed statement, its parameters, and how many rows are wanted. Output: a plan that runs, and its stream.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::context::SQLOptions;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use tokio::task::JoinSet;
+
+use crate::sql::fault::{Fault, Source};
+use crate::sql::script::{Piece, Place};
 
 /// A statement, and what is to become of it.
 pub struct Work {
@@ -21,6 +27,8 @@ pub struct Work {
     /// Whether its plan is wanted instead of its rows.
     pub explain: bool,
     pub limit: Option<usize>,
+    /// Whether anything but reading is refused.
+    pub read_only: bool,
 }
 
 /// A query about to give rows.
@@ -29,9 +37,43 @@ pub struct Ready {
     pub stream: SendableRecordBatchStream,
 }
 
+/// The parameters that a piece names, out of those that are `given`. One that is not is a fault at its place, with a
+/// `hint` what to do about it.
+pub fn params_of(
+    source: &Source<'_>,
+    piece: &Piece<'_>,
+    given: &BTreeMap<String, ScalarValue>,
+    hint: impl Fn(&str) -> String,
+) -> Result<HashMap<String, ScalarValue>, Fault> {
+    let mut tokens = Vec::new();
+    let _ = Tokenizer::new(&GenericDialect {}, piece.text).tokenize_with_location_into_buf(&mut tokens);
+    let mut named = HashMap::new();
+    for token in tokens {
+        let Token::Placeholder(name) = &token.token else { continue };
+        let start = token.span.start;
+        let place = Place { line: start.line as usize, column: start.column as usize }.within(piece.place);
+        let bare = name.trim_start_matches(['$', ':', '@', '?']);
+        match given.get(bare) {
+            Some(value) if name.starts_with('$') => named.insert(bare.to_owned(), value.clone()),
+            Some(_) => return Err(source.fault(place, format!("write the parameter as ${bare}"))),
+            None => {
+                return Err(source.fault(place, format!("the parameter {name} is not given; {}", hint(bare))));
+            }
+        };
+    }
+    Ok(named)
+}
+
 /// Plans a statement and starts it.
 pub async fn prepare(ctx: SessionContext, work: Work) -> Result<Ready, DataFusionError> {
     let mut plan = ctx.state().statement_to_plan(work.statement).await?;
+    if work.read_only {
+        SQLOptions::new()
+            .with_allow_ddl(false)
+            .with_allow_dml(false)
+            .with_allow_statements(false)
+            .verify_plan(&plan)?;
+    }
     if !work.params.is_empty() {
         plan = plan.with_param_values(work.params)?;
     }

@@ -3,7 +3,7 @@
 //! Input: texts of SQL with dot commands among them. Output: rows on stdout or in a file; the first error ends a text. The
 //! files of the store and the SQL files are looked at again before each statement of a shell, so that it shows what is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
@@ -16,20 +16,18 @@ use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
-use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use futures::StreamExt as _;
 
 use super::super::{Terminal, count};
 use super::given::TableFile;
 use super::output::{self, Format};
 use super::progress::Progress;
-use super::query::{Ready, Work, apart, prepare};
+use super::query::{Ready, Work, apart, params_of, prepare};
 use super::{dot, grid};
 use crate::config::{SqlArgs, StoreArgs};
 use crate::engine::{self, Limits};
 use crate::sql::fault::{Fault, Source};
-use crate::sql::script::{self, Piece, Place};
+use crate::sql::script::{self, Piece};
 use crate::sql::{self, Files, View};
 use crate::store::{Snapshot, Store};
 
@@ -84,7 +82,7 @@ impl Runner {
         let files = sql.load()?;
         let store = Store::at(&store.store);
         let snapshot = store.snapshot()?;
-        let limits = Limits { memory, models: Some(store.clone()) };
+        let limits = Limits { memory, models: Some(store.clone()), confined: false };
         let ctx = engine::open_without_views(&snapshot, &files, limits)?;
         let mut runner = Self {
             ctx,
@@ -213,14 +211,16 @@ impl Runner {
     async fn statement(&mut self, source: &Source<'_>, piece: &Piece<'_>) -> anyhow::Result<()> {
         let began = Instant::now();
         let statement = sql::parse(source, piece)?;
-        let params = self.params_of(source, piece)?;
+        let hint = |name: &str| format!("add --param {name}=VALUE (.param in a shell)");
+        let params = params_of(source, piece, &self.settings.params, hint)?;
         self.make_views_for(&statement).await;
         self.check_reads(&statement)?;
         let explained = self.settings.explain || matches!(statement, Statement::Explain(_));
         let query = matches!(&statement, Statement::Statement(inner) if matches!(**inner, ast::Statement::Query(_)));
         let cap = (query && self.settings.format == Format::Table && self.settings.max_rows > 0)
             .then_some(self.settings.max_rows);
-        let work = Work { statement, params, explain: self.settings.explain, limit: cap.map(|cap| cap + 1) };
+        let (explain, limit) = (self.settings.explain, cap.map(|cap| cap + 1));
+        let work = Work { statement, params, explain, limit, read_only: false };
         let deadline = self.settings.timeout;
         let shown = async {
             let blame = |e: DataFusionError| self.blame(source, piece, &e);
@@ -259,29 +259,6 @@ impl Runner {
             eprintln!("({})", notes.join("; "));
         }
         Ok(())
-    }
-
-    /// The parameters that a piece names. One that is not given is a fault at its place.
-    fn params_of(&self, source: &Source<'_>, piece: &Piece<'_>) -> Result<HashMap<String, ScalarValue>, Fault> {
-        let mut tokens = Vec::new();
-        let _ = Tokenizer::new(&GenericDialect {}, piece.text).tokenize_with_location_into_buf(&mut tokens);
-        let mut given = HashMap::new();
-        for token in tokens {
-            let Token::Placeholder(name) = &token.token else { continue };
-            let start = token.span.start;
-            let place = Place { line: start.line as usize, column: start.column as usize }.within(piece.place);
-            let bare = name.trim_start_matches(['$', ':', '@', '?']);
-            match self.settings.params.get(bare) {
-                Some(value) if name.starts_with('$') => given.insert(bare.to_owned(), value.clone()),
-                Some(_) => return Err(source.fault(place, format!("write the parameter as ${bare}"))),
-                None => {
-                    let why =
-                        format!("the parameter {name} is not given; add --param {bare}=VALUE (.param in a shell)");
-                    return Err(source.fault(place, why));
-                }
-            };
-        }
-        Ok(given)
     }
 
     /// A statement over a view that does not plan fails with that view's fault; one over a store that is not there is

@@ -1,0 +1,267 @@
+//! `POST /api/sql`: one read-only statement over the views.
+//!
+//! Input: a statement and its parameters as JSON, and the Accept header. Output: its rows as JSON, CSV or Arrow. What it
+//! asks runs in a process of its own (confined.rs), and is off unless somebody turned it on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use poem::error::ReadBodyError;
+use poem::web::Data;
+use poem::{IntoResponse, Request, RequestBody, Response};
+use poem_openapi::payload::{Binary, Json, ParsePayload, Payload, PlainText};
+use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchemaRef, Registry};
+use poem_openapi::types::{Example, Type};
+use poem_openapi::{ApiResponse, Object, OpenApi};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::confined::Form;
+use super::predict::AnyRow;
+use super::problem::Problem;
+use super::{State, Tags};
+
+/// The largest body, in bytes.
+const MAX_BODY: usize = 256 * 1024;
+/// Seconds after which somebody who could not be answered may try again.
+const RETRY_AFTER: u64 = 1;
+
+/// A statement.
+#[derive(Debug, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(example, deny_unknown_fields)]
+pub struct Statement {
+    /// One SELECT over the views, such as `products`.
+    sql: String,
+    /// A value for each `$name` in it: a number, a text, true, false or null. They are bound as values, never pasted in.
+    #[serde(default)]
+    #[oai(default)]
+    params: BTreeMap<String, Value>,
+}
+
+impl Example for Statement {
+    fn example() -> Self {
+        let sql = "SELECT rating, count(*) AS n FROM products WHERE rating >= $least GROUP BY rating ORDER BY rating";
+        Self { sql: sql.to_owned(), params: BTreeMap::from([("least".to_owned(), Value::from(4.5))]) }
+    }
+}
+
+/// The body of a request, documented as a [`Statement`]; it is read when it is known that SQL is on.
+pub struct Posted(Vec<u8>);
+
+impl Payload for Posted {
+    const CONTENT_TYPE: &'static str = "application/json";
+
+    fn check_content_type(content_type: &str) -> bool {
+        Json::<Statement>::check_content_type(content_type)
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        Statement::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        Statement::register(registry);
+    }
+}
+
+impl ParsePayload for Posted {
+    const IS_REQUIRED: bool = true;
+
+    async fn from_request(_: &Request, body: &mut RequestBody) -> poem::Result<Self> {
+        let body = body.take()?.into_bytes_limit(MAX_BODY).await.map_err(|error| match error {
+            ReadBodyError::PayloadTooLarge => Problem::too_large(format!("the body may have {MAX_BODY} bytes at most")),
+            other => Problem::bad_request(format!("the body did not arrive: {other}")),
+        })?;
+        Ok(Self(body.into()))
+    }
+}
+
+poem_openapi::impl_apirequest_for_payload!(Posted,);
+
+impl Posted {
+    fn read(&self) -> Result<Statement, Problem> {
+        serde_json::from_slice(&self.0).map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => {
+                Problem::unprocessable(format!("expected {{\"sql\": \"SELECT …\", \"params\": {{…}}}}: {error}"))
+            }
+            _ => Problem::bad_request(format!("the body is no JSON: {error}")),
+        })
+    }
+}
+
+/// The rows of a result.
+pub struct Rows {
+    form: Form,
+    body: Vec<u8>,
+}
+
+/// The media types of results. The first is the one for those who don't mind.
+const FORMS: [(Form, &str); 3] =
+    [(Form::Json, "application/json"), (Form::Csv, "text/csv"), (Form::Arrow, "application/vnd.apache.arrow.stream")];
+
+impl IntoResponse for Rows {
+    fn into_response(self) -> Response {
+        let kind = match self.form {
+            Form::Csv => "text/csv; charset=utf-8",
+            form => FORMS.iter().find(|(known, _)| *known == form).map_or("application/octet-stream", |(_, kind)| kind),
+        };
+        Response::builder().content_type(kind).body(self.body)
+    }
+}
+
+impl ApiResponse for Rows {
+    fn meta() -> MetaResponses {
+        let schema = |form| match form {
+            Form::Json => Vec::<AnyRow>::schema_ref(),
+            Form::Csv => PlainText::<String>::schema_ref(),
+            Form::Arrow => Binary::<Vec<u8>>::schema_ref(),
+        };
+        let content = FORMS.map(|(form, content_type)| MetaMediaType { content_type, schema: schema(form) });
+        let response = MetaResponse {
+            description: "The rows: an array of objects, a CSV with a header, or Arrow's streaming format, as the Accept \
+                          header asks.",
+            status: Some(200),
+            status_range: None,
+            content: content.into(),
+            headers: vec![],
+        };
+        MetaResponses { responses: vec![response] }
+    }
+
+    fn register(registry: &mut Registry) {
+        Vec::<AnyRow>::register(registry);
+    }
+}
+
+/// Why there are no rows.
+#[derive(ApiResponse)]
+pub enum SqlFailure {
+    /// The body is no JSON.
+    #[oai(status = 400, content_type = "application/problem+json")]
+    NotJson(Json<Problem>),
+    /// SQL is off; `--enable-sql` turns it on.
+    #[oai(status = 403, content_type = "application/problem+json")]
+    Off(Json<Problem>),
+    /// Rows come in other media types than those that the Accept header names.
+    #[oai(status = 406, content_type = "application/problem+json")]
+    NotAcceptable(Json<Problem>),
+    /// Too many bytes.
+    #[oai(status = 413, content_type = "application/problem+json")]
+    TooLarge(Json<Problem>),
+    /// The body is not sent as JSON.
+    #[oai(status = 415, content_type = "application/problem+json")]
+    MediaType(Json<Problem>),
+    /// The statement is wrong, at `line` and `column` where that is known; or it asks for more time, memory or bytes
+    /// than it may have.
+    #[oai(status = 422, content_type = "application/problem+json")]
+    Unprocessable(Json<Problem>),
+    /// Too many statements run already, or the store can't be read.
+    #[oai(status = 503, content_type = "application/problem+json")]
+    Unavailable(
+        Json<Problem>,
+        /// Seconds after which to try again.
+        #[oai(header = "Retry-After")]
+        u64,
+    ),
+}
+
+impl From<Problem> for SqlFailure {
+    fn from(problem: Problem) -> Self {
+        match problem.status {
+            400 => Self::NotJson(Json(problem)),
+            403 => Self::Off(Json(problem)),
+            406 => Self::NotAcceptable(Json(problem)),
+            413 => Self::TooLarge(Json(problem)),
+            415 => Self::MediaType(Json(problem)),
+            422 => Self::Unprocessable(Json(problem)),
+            503 => Self::Unavailable(Json(problem), RETRY_AFTER),
+            other => unreachable!("SqlFailure does not declare the status {other}"),
+        }
+    }
+}
+
+pub struct SqlApi;
+
+#[OpenApi]
+impl SqlApi {
+    /// Run one read-only statement
+    ///
+    /// Off unless the server was started with `--enable-sql`. The views of the SQL files are in reach, and nothing else.
+    /// The Accept header picks the rows' format: `application/json` (also for `*/*`), `text/csv` or
+    /// `application/vnd.apache.arrow.stream`.
+    #[oai(path = "/api/sql", method = "post", tag = "Tags::Sql")]
+    async fn sql(&self, state: Data<&Arc<State>>, request: &Request, statement: Posted) -> Result<Rows, SqlFailure> {
+        let Some(confined) = &state.sql else {
+            return Err(Problem::forbidden("SQL over HTTP is off; start the server with --enable-sql").into());
+        };
+        let accept: Vec<&str> = request.headers().get_all("accept").iter().filter_map(|v| v.to_str().ok()).collect();
+        let form = form(&accept.join(",")).ok_or_else(|| {
+            let known = FORMS.map(|(_, kind)| kind).join(", ");
+            Problem::not_acceptable(format!("rows come as {known}; the Accept header names none of them"))
+        })?;
+        let Statement { sql, params } = statement.read()?;
+        if let Some((name, _)) = params.iter().find(|(_, value)| value.is_array() || value.is_object()) {
+            let detail = format!("the parameter {name} must be a number, a text, true, false or null");
+            return Err(Problem::unprocessable(detail).field(name).into());
+        }
+        let body = tokio::select! {
+            answered = confined.run(sql, params, form) => answered.map_err(Problem::from)?,
+            // Nobody will read this; what counts is that the statement ends.
+            () = state.clients.gone(request.remote_addr()) => {
+                return Err(Problem::unavailable("the client went away").into());
+            }
+        };
+        Ok(Rows { form, body })
+    }
+}
+
+/// The format that an Accept header likes best; of equals the first that it names.
+fn form(accept: &str) -> Option<Form> {
+    let mut best: Option<(f32, Form)> = None;
+    for range in accept.split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse::<f32>().ok());
+        let weight = weight.unwrap_or(0.0);
+        let matches = |known: &str| match kind.strip_suffix('*') {
+            Some("*/" | "") => true,
+            Some(start) => start.ends_with('/') && known.starts_with(start),
+            None => known == kind,
+        };
+        let found = FORMS.iter().find(|(_, known)| matches(known));
+        if let Some((form, _)) = found
+            && weight > best.map_or(0.0, |(best, _)| best)
+        {
+            best = Some((weight, *form));
+        }
+    }
+    // No header at all: anything will do.
+    if accept.trim().is_empty() { Some(Form::Json) } else { best.map(|(_, form)| form) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_accept_header_picks_the_format() {
+        for (accept, expected) in [
+            ("", Some(Form::Json)),
+            ("*/*", Some(Form::Json)),
+            ("application/*", Some(Form::Json)),
+            ("text/*", Some(Form::Csv)),
+            ("Text/CSV; charset=utf-8", Some(Form::Csv)),
+            ("application/vnd.apache.arrow.stream", Some(Form::Arrow)),
+            ("text/html, */*;q=0.1", Some(Form::Json)),
+            ("application/json;q=0.5, text/csv", Some(Form::Csv)),
+            ("text/csv;q=0, application/json;q=0.1", Some(Form::Json)),
+            ("text/csv;q=0", None),
+            ("text/html", None),
+            ("application/vnd.apache.parquet", None),
+            ("nonsense", None),
+        ] {
+            assert_eq!(form(accept), expected, "{accept}");
+        }
+    }
+}
