@@ -3,6 +3,8 @@
 //! Input: one fixed list of the store's files and the SQL files. Output: for each segmentation and each third of the
 //! stream a model on the shelf, or a recorded reason why there is none.
 
+pub mod verify;
+
 use std::fs::File;
 use std::sync::Arc;
 
@@ -328,31 +330,45 @@ struct Job<'a> {
 impl Job<'_> {
     /// A new model, or none where the one that serves was trained on just the same.
     fn run(&self, all: &Rows) -> Result<Option<Trained>, Refusal> {
+        let rows = self.rows(all)?;
+        let receipt = self.receipt(&rows);
+        if self.earlier.is_some_and(|model| model.receipt.same_but_predecessor(&receipt)) {
+            return Ok(None);
+        }
+        self.fit(all, &rows, receipt).map(Some)
+    }
+
+    fn rows(&self, all: &Rows) -> Result<Rows, Refusal> {
         let rows = all.up_to(self.slice)?;
         if rows.len() == 0 {
             return Err(Refusal::NoRows);
         }
         rows.check_distinct()?;
-        let starts = kmeans::starts_for(rows.len());
-        let receipt = Receipt {
+        Ok(rows)
+    }
+
+    /// What a model of these rows follows from.
+    fn receipt(&self, rows: &Rows) -> Receipt {
+        Receipt {
             topic: self.stream.topic.clone(),
             next_offsets: self.stream.next_offsets.clone(),
             n: self.stream.n,
             cut: self.stream.cuts[usize::from(self.slice) - 1].clone(),
             rows_hash: rows.hash(),
             sql_hash: self.segmentation.sql_hash.clone(),
-            starts: starts as u64,
+            starts: kmeans::starts_for(rows.len()) as u64,
             predecessor: self.predecessor.map(|m| Predecessor { slice: m.slice, version: m.version }),
             tercile: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        if self.earlier.is_some_and(|model| model.receipt.same_but_predecessor(&receipt)) {
-            return Ok(None);
         }
+    }
+
+    /// The model.
+    fn fit(&self, all: &Rows, rows: &Rows, receipt: Receipt) -> Result<Trained, Refusal> {
         let Segmentation { features, k, labels, .. } = self.segmentation;
         let scale = Scale::measure(features, &rows.features, processors())?;
         let points = Points::new(&scale, &rows.features);
         let warm = self.warm.map(Model::centroids);
-        let fit = kmeans::fit(&points, &settings(*k, starts), Init::Drawn(warm.as_ref()), &|_| {})?;
+        let fit = kmeans::fit(&points, &settings(*k, receipt.starts as usize), Init::Drawn(warm.as_ref()), &|_| {})?;
         let number = numbers(&scale, &fit.centroids, self.predecessor);
         let fit = renumbered(fit, &number);
 
@@ -369,7 +385,7 @@ impl Job<'_> {
             })
             .collect();
         let moved = self.moved(all, (&scale, &fit))?;
-        let (sample, silhouette) = sample(&rows, features, (&scale, &fit))?;
+        let (sample, silhouette) = sample(rows, features, (&scale, &fit))?;
         let model = Model {
             segmentation: self.segmentation.name.clone(),
             slice: self.slice,
@@ -389,7 +405,7 @@ impl Job<'_> {
             clusters,
             receipt,
         };
-        Ok(Some(Trained { model, sample }))
+        Ok(Trained { model, sample })
     }
 
     /// The previous slice's rows, by their cluster in its model and in this one.

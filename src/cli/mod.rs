@@ -19,6 +19,7 @@ mod suggest;
 mod table;
 mod train;
 mod up;
+mod verify;
 
 use std::io;
 use std::process::ExitCode;
@@ -58,6 +59,7 @@ enum Command {
     Sql(sql::Sql),
     Train(train::Train),
     Model(model::Model),
+    Verify(verify::Verify),
     Predict(predict::Predict),
     Fit(fit::Fit),
     SuggestK(suggest::SuggestK),
@@ -143,6 +145,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Init(init) => job(init.run()).await,
         Command::Sql(sql) => sql.run(&terminal).await,
         Command::Train(train) => job(train.run()).await,
+        Command::Verify(verify) => job(verify.run()).await,
         Command::Fit(fit) => job(blocking(move || fit.run(&terminal))).await,
         Command::SuggestK(suggest) => job(blocking(move || suggest.run(&terminal))).await,
         Command::Doctor(doctor) => job(doctor.run()).await,

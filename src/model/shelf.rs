@@ -66,9 +66,15 @@ impl Shelf {
     }
 
     pub fn model(&self, version: u64) -> Result<Model, Error> {
-        let path = self.dir.join(format!("{version}.json"));
-        let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-        serde_json::from_slice(&bytes).map_err(|e| Error::Damaged { path, why: e.to_string() })
+        Model::read(&self.dir.join(format!("{version}.json")))
+    }
+
+    /// A version, if there is one of this number.
+    pub fn version(&self, version: u64) -> Result<Option<Model>, Error> {
+        match self.model(version) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some),
+        }
     }
 
     /// The model that serves a slice.

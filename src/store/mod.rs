@@ -15,6 +15,7 @@
 mod compact;
 pub mod log;
 mod mend;
+mod prefix;
 mod verify;
 
 use std::fs::{self, File, TryLockError};
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use compact::{Policy, Rolled};
 pub use log::{DataFile, Log, Published};
 pub use mend::Mended;
+pub use prefix::Prefix;
 
 /// The `id` of a store that the embedded broker feeds: it makes its topic anew at each start.
 pub const EMBEDDED: &str = "embedded";
