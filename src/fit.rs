@@ -125,6 +125,7 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
         description: descriptions.get("en").cloned().unwrap_or_default(),
         descriptions,
         size: sizes[cluster],
+        new: false,
         centroid: features.iter().cloned().zip(centroids.row(cluster).iter().copied()).collect(),
     });
     let drawn = job.init.is_none() && (features.len() > 1 || job.solver == Solver::Linfa);

@@ -9,6 +9,7 @@ mod generate;
 mod ingest;
 mod init;
 mod model;
+mod models;
 mod openapi;
 mod predict;
 mod produce;
@@ -59,6 +60,7 @@ enum Command {
     Sql(sql::Sql),
     Train(train::Train),
     Model(model::Model),
+    Models(models::Models),
     Verify(verify::Verify),
     Predict(predict::Predict),
     Fit(fit::Fit),
@@ -155,6 +157,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Files(files) => job(blocking(move || files.run())).await,
         Command::Generate(generate) => job(blocking(move || generate.run())).await,
         Command::Model(model) => model.run(),
+        Command::Models(models) => job(blocking(move || models.run())).await,
         Command::Openapi(openapi) => openapi.run(),
     }
 }
@@ -296,7 +299,8 @@ mod tests {
     fn the_command_line_is_well_formed_and_every_setting_has_its_variable() {
         let cli = Cli::command();
         cli.clone().debug_assert();
-        for command in cli.get_subcommands() {
+        let commands = cli.get_subcommands().flat_map(|command| [command].into_iter().chain(command.get_subcommands()));
+        for command in commands {
             for arg in command.get_arguments().filter(|arg| !arg.is_positional()) {
                 let Some(long) = arg.get_long().filter(|long| *long != "help") else { continue };
                 let expected = format!("TERCILE_{}", long.to_uppercase().replace('-', "_"));

@@ -3,7 +3,9 @@
 //! Input: what the training found. Output: files under `models/`, and answers to "which cluster is this row in".
 
 pub mod describe;
+pub mod diff;
 mod exact;
+pub mod history;
 pub mod named;
 pub mod plain_sql;
 pub mod shelf;
@@ -21,6 +23,7 @@ use crate::features::Scale;
 use crate::kmeans;
 use crate::store;
 
+pub use history::By;
 pub use shelf::{Shelf, Slices, Standing};
 
 /// How many slices there are; the name of the whole is the method.
@@ -77,9 +80,18 @@ pub struct Cluster {
     pub descriptions: BTreeMap<String, String>,
     /// Rows in it.
     pub size: u64,
+    /// Whether it is unlike the predecessor's cluster of this number: their centroids are not each other's nearest. Not given
+    /// where it goes on with that one.
+    #[serde(default, skip_serializing_if = "is_false")]
+    #[oai(default, skip_serializing_if = "is_false")]
+    pub new: bool,
     /// Feature to the mean of its rows, in the feature's own units.
     #[serde(deserialize_with = "exact::by_name")]
     pub centroid: BTreeMap<String, f64>,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// What a model was trained on. Equal receipts, predecessor and binary mean the same model to the bit.

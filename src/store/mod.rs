@@ -153,7 +153,8 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(Error::io("list", &dir)(e)),
         };
-        let mut names: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+        let dirs = entries.flatten().filter(|entry| entry.path().is_dir());
+        let mut names: Vec<String> = dirs.filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.sort();
         Ok(names)
     }
@@ -238,6 +239,16 @@ impl Store {
             Err(TryLockError::WouldBlock) => Err(Error::Busy { path: self.root.clone() }),
             Err(TryLockError::Error(e)) => Err(Error::io("lock", &path)(e)),
         }
+    }
+
+    /// Waits until nobody else changes what serves, and keeps others from it as long as the file lives.
+    pub fn lock_models(&self) -> Result<File, Error> {
+        let models = self.models();
+        fs::create_dir_all(&models).map_err(Error::io("make", &models))?;
+        let path = models.join("train.lock");
+        let file = File::create(&path).map_err(Error::io("write", &path))?;
+        file.lock().map_err(Error::io("lock", &path))?;
+        Ok(file)
     }
 
     /// A path in `tmp/` that no other process or thread uses, on this machine or another, now or later: in containers

@@ -114,6 +114,7 @@ impl Again<'_> {
             predecessor: predecessor.as_ref(),
             before: before.as_ref(),
             earlier: None,
+            newest: None,
             warm: before.as_ref(),
         };
         let rows = job.rows(all).map_err(refused)?;
@@ -186,6 +187,7 @@ impl Again<'_> {
             fields.push((of("number"), shown(&was.cluster), shown(&again.cluster)));
             fields.push((of("centroid"), shown(&was.centroid), shown(&again.centroid)));
             fields.push((of("size"), shown(&was.size), shown(&again.size)));
+            fields.push((of("newness"), shown(&was.new), shown(&again.new)));
             fields.push((of("description"), shown(&was.descriptions), shown(&again.descriptions)));
         }
         fields.push(("inertia".to_owned(), shown(&was.inertia), shown(&again.inertia)));
