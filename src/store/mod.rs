@@ -247,6 +247,11 @@ impl Store {
         fs::create_dir_all(&models).map_err(Error::io("make", &models))?;
         let path = models.join("train.lock");
         let file = File::create(&path).map_err(Error::io("write", &path))?;
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => tracing::info!("a training of this store runs; waiting for its end"),
+            Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path)(e)),
+        }
         file.lock().map_err(Error::io("lock", &path))?;
         Ok(file)
     }
