@@ -12,11 +12,14 @@ use datafusion::arrow::datatypes::Float64Type;
 use datafusion::arrow::error::ArrowError;
 use ndarray::Array2;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
+use crate::features::chunks::by_chunk;
 use crate::features::{self, Matrix, Scale};
 use crate::kmeans::{self, Fit, Init, Points, Settings, Step};
 use crate::model::Cluster;
 use crate::model::describe::{Labels, describe};
+use crate::rows::hex;
 use crate::train::{by_features, renumbered};
 
 /// Rows that the silhouette compares with each other; of more, rows spread evenly stand for all.
@@ -75,6 +78,71 @@ pub struct Report {
     pub took: Took,
 }
 
+/// What a fit follows from: equal receipts and k mean the same clusters to the bit.
+#[derive(Debug, Clone, Serialize)]
+pub struct Receipt {
+    /// Rows of the file.
+    pub n: u64,
+    /// See [`rows_hash`].
+    pub rows_hash: String,
+    pub seed: u64,
+    pub starts: u64,
+    pub solver: Solver,
+    pub max_iter: u64,
+    pub tol: f64,
+    /// The centroids it began at, in original units, if they were given.
+    pub init: Option<Vec<Vec<f64>>>,
+    /// The version of tercile.
+    pub tercile: String,
+}
+
+impl Receipt {
+    pub fn new(job: &Job, report: &Report, rows_hash: &str) -> Self {
+        Self {
+            n: report.rows,
+            rows_hash: rows_hash.to_owned(),
+            seed: report.seed,
+            starts: report.starts,
+            solver: report.solver,
+            max_iter: job.settings.limits.iterations as u64,
+            tol: job.settings.limits.tolerance,
+            init: job.init.as_ref().map(|init| init.rows().into_iter().map(|row| row.to_vec()).collect()),
+            tercile: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// SHA-256, in hex, of the SHA-256s of pieces of 65,536 rows. Of each piece column after column: for each row a byte, 1 where
+/// the value is missing, then for each row the double, little endian, 0 where it is missing. The format of the file makes
+/// no difference, nor does the number of threads.
+pub fn rows_hash(columns: &[Float64Array], threads: usize) -> String {
+    let rows = columns.first().map_or(0, Array::len);
+    let pieces = by_chunk(rows, threads, |rows| {
+        let mut hasher = Sha256::new();
+        let mut bytes = Vec::with_capacity(rows.len() * size_of::<f64>());
+        for column in columns {
+            bytes.clear();
+            bytes.extend(rows.clone().map(|row| u8::from(column.is_null(row))));
+            hasher.update(&bytes);
+            bytes.clear();
+            let value = |row| if column.is_null(row) { 0.0 } else { column.value(row) };
+            rows.clone().for_each(|row| bytes.extend_from_slice(&value(row).to_le_bytes()));
+            hasher.update(&bytes);
+        }
+        hasher.finalize()
+    });
+    let mut hasher = Sha256::new();
+    pieces.iter().for_each(|piece| hasher.update(piece));
+    hex(&hasher.finalize())
+}
+
+/// Which of several fits has the greatest silhouette, of equals the one with the fewest clusters; `None` where no fit has
+/// one.
+pub fn best_by_silhouette<'r>(reports: impl IntoIterator<Item = &'r Report>) -> Option<u32> {
+    let scored = reports.into_iter().filter_map(|report| Some((report.k, report.silhouette?)));
+    scored.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0))).map(|(k, _)| k)
+}
+
 /// Where the time went.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Took {
@@ -125,6 +193,7 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
         description: descriptions.get("en").cloned().unwrap_or_default(),
         descriptions,
         size: sizes[cluster],
+        new: false,
         centroid: features.iter().cloned().zip(centroids.row(cluster).iter().copied()).collect(),
     });
     let drawn = job.init.is_none() && (features.len() > 1 || job.solver == Solver::Linfa);
@@ -237,6 +306,22 @@ mod tests {
             let report = done(vec![values], 3).unwrap();
             assert!((report.clusters[0].centroid["f0"] / unit - 1.125).abs() < 1e-12);
         }
+    }
+
+    #[test]
+    fn every_value_counts_in_the_hash() {
+        let long = |last: f64| Float64Array::from_iter_values((0..70_000).map(f64::from).chain([last]));
+        let hash = |columns: &[Float64Array]| rows_hash(columns, 2);
+        assert_eq!(hash(&[long(1.0), long(2.0)]), rows_hash(&[long(1.0), long(2.0)], 1));
+        assert_ne!(hash(&[long(1.0), long(2.0)]), hash(&[long(2.0), long(1.0)]));
+        let three = |values: [Option<f64>; 3]| hash(&[Float64Array::from(values.to_vec())]);
+        let different = [
+            three([Some(1.0), Some(2.0), Some(0.0)]),
+            three([Some(1.0), Some(2.0), None]),
+            three([Some(1.0), None, Some(2.0)]),
+            three([Some(2.0), Some(1.0), Some(0.0)]),
+        ];
+        assert_eq!(different.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
     }
 
     #[test]

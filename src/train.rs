@@ -3,6 +3,9 @@
 //! Input: one fixed list of the store's files and the SQL files. Output: for each segmentation and each third of the
 //! stream a model on the shelf, or a recorded reason why there is none.
 
+mod numbers;
+pub mod verify;
+
 use std::fs::File;
 use std::sync::Arc;
 
@@ -23,11 +26,14 @@ use crate::features::{self, Scale};
 use crate::kmeans::{self, Fit, Init, Limits, Points, Settings};
 use crate::model::describe::describe;
 use crate::model::{
-    Cluster, Cut, Model, Predecessor, Predictor, Receipt, SLICES, Shelf, Slices, Trained, shelf::all_slices,
+    By, Cluster, Cut, Model, Predecessor, Predictor, Receipt, SLICES, Shelf, Slices, Trained, shelf::all_slices,
 };
 use crate::rows::hex;
 use crate::sql::{Files, Segmentation};
 use crate::store::{self, Snapshot, Store};
+use numbers::{newcomers, numbers};
+
+pub use numbers::{by_features, renumbered};
 
 /// What the starts are drawn with.
 pub const SEED: u64 = 42;
@@ -114,14 +120,8 @@ pub async fn train(store: &Store, files: &Files) -> Result<Training, Error> {
 }
 
 async fn lock(store: &Store) -> Result<File, Error> {
-    let models = store.models();
-    let path = models.join("train.lock");
-    let locked = tokio::task::spawn_blocking(move || {
-        std::fs::create_dir_all(&models).map_err(store::Error::io("make", &models))?;
-        let file = File::create(&path).map_err(store::Error::io("write", &path))?;
-        file.lock().map_err(store::Error::io("lock", &path))?;
-        Ok::<_, store::Error>(file)
-    });
+    let store = store.clone();
+    let locked = tokio::task::spawn_blocking(move || store.lock_models());
     Ok(locked.await.map_err(|e| Error::Cut(e.to_string()))??)
 }
 
@@ -277,6 +277,7 @@ fn train_segmentation(
     for slice in all_slices() {
         let standing = standings.entry(slice).or_default();
         let earlier = standing.version.map(|version| shelf.model(version)).transpose()?;
+        let newest = shelf.newest(slice, standing.version)?;
         let fits = |model: &&Model| model.features == segmentation.features && model.k as usize == segmentation.k;
         let predecessor = earlier.as_ref().filter(fits).or(before.as_ref().filter(fits));
         let job = Job {
@@ -286,27 +287,36 @@ fn train_segmentation(
             predecessor,
             before: before.as_ref(),
             earlier: earlier.as_ref(),
+            newest: newest.as_ref(),
             warm: before.as_ref().filter(|model| warm && fits(model)),
         };
         let trained = match &rows {
             Ok(rows) => job.run(rows).map_err(|refusal| refusal.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        let (model, fresh, refused) = match trained {
-            Ok(Some(mut trained)) => {
-                standing.version = Some(shelf.put(&mut trained)?);
-                (Some(trained.model), true, None)
+        // `trained` is the model of these records, which may not be the one that serves.
+        let (model, trained, fresh, refused) = match trained {
+            Ok(Ran::New(mut new)) => {
+                standing.version = Some(shelf.put(&mut new)?);
+                (Some(new.model.clone()), Some(new.model), true, None)
             }
-            Ok(None) => (earlier, false, None),
-            Err(why) => (earlier, false, Some(format!("{} of slice {slice}: {why}", segmentation.name))),
+            // A rollback holds until there is something new to learn from.
+            Ok(Ran::Known(known)) if standing.by == Some(By::Rollback) => (earlier, Some(*known), false, None),
+            Ok(Ran::Known(known)) => {
+                standing.version = Some(known.version);
+                (Some((*known).clone()), Some(*known), false, None)
+            }
+            Err(why) => {
+                (earlier.clone(), earlier, false, Some(format!("{} of slice {slice}: {why}", segmentation.name)))
+            }
         };
         // What an older training left behind must not decide what this one finds.
         warm = refused.is_none();
         standing.refused.clone_from(&refused);
-        before.clone_from(&model);
+        before = trained;
         outcomes.push(Outcome { segmentation: segmentation.name.clone(), slice, model, fresh, refused });
     }
-    shelf.serve(&standings)?;
+    shelf.serve(&standings, By::Training)?;
     Ok(outcomes)
 }
 
@@ -317,44 +327,68 @@ struct Job<'a> {
     stream: &'a Stream,
     /// Whose cluster numbers are kept.
     predecessor: Option<&'a Model>,
-    /// The model that serves the slice before.
+    /// The slice before's model of these records; where that slice was refused, the one that serves.
     before: Option<&'a Model>,
     /// The model that serves this slice.
     earlier: Option<&'a Model>,
+    /// A newer one of this slice, which does not serve: after a rollback, or when a training was cut off.
+    newest: Option<&'a Model>,
     /// The slice before's model as these same records give it: where one more start begins.
     warm: Option<&'a Model>,
 }
 
+/// What came of it.
+enum Ran {
+    New(Box<Trained>),
+    Known(Box<Model>),
+}
+
 impl Job<'_> {
-    /// A new model, or none where the one that serves was trained on just the same.
-    fn run(&self, all: &Rows) -> Result<Option<Trained>, Refusal> {
+    /// A new model, unless one was trained on just the same.
+    fn run(&self, all: &Rows) -> Result<Ran, Refusal> {
+        let rows = self.rows(all)?;
+        let receipt = self.receipt(&rows);
+        let known = [self.earlier, self.newest].into_iter().flatten();
+        if let Some(known) = known.into_iter().find(|model| model.receipt.same_but_predecessor(&receipt)) {
+            return Ok(Ran::Known(Box::new(known.clone())));
+        }
+        Ok(Ran::New(Box::new(self.fit(all, &rows, receipt)?)))
+    }
+
+    fn rows(&self, all: &Rows) -> Result<Rows, Refusal> {
         let rows = all.up_to(self.slice)?;
         if rows.len() == 0 {
             return Err(Refusal::NoRows);
         }
         rows.check_distinct()?;
-        let starts = kmeans::starts_for(rows.len());
-        let receipt = Receipt {
+        Ok(rows)
+    }
+
+    /// What a model of these rows follows from.
+    fn receipt(&self, rows: &Rows) -> Receipt {
+        Receipt {
             topic: self.stream.topic.clone(),
             next_offsets: self.stream.next_offsets.clone(),
             n: self.stream.n,
             cut: self.stream.cuts[usize::from(self.slice) - 1].clone(),
             rows_hash: rows.hash(),
             sql_hash: self.segmentation.sql_hash.clone(),
-            starts: starts as u64,
+            starts: kmeans::starts_for(rows.len()) as u64,
             predecessor: self.predecessor.map(|m| Predecessor { slice: m.slice, version: m.version }),
             tercile: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        if self.earlier.is_some_and(|model| model.receipt.same_but_predecessor(&receipt)) {
-            return Ok(None);
         }
+    }
+
+    /// The model.
+    fn fit(&self, all: &Rows, rows: &Rows, receipt: Receipt) -> Result<Trained, Refusal> {
         let Segmentation { features, k, labels, .. } = self.segmentation;
         let scale = Scale::measure(features, &rows.features, processors())?;
         let points = Points::new(&scale, &rows.features);
         let warm = self.warm.map(Model::centroids);
-        let fit = kmeans::fit(&points, &settings(*k, starts), Init::Drawn(warm.as_ref()), &|_| {})?;
+        let fit = kmeans::fit(&points, &settings(*k, receipt.starts as usize), Init::Drawn(warm.as_ref()), &|_| {})?;
         let number = numbers(&scale, &fit.centroids, self.predecessor);
         let fit = renumbered(fit, &number);
+        let new = newcomers(&scale, &fit.centroids, self.predecessor);
 
         let descriptions = describe(fit.centroids.view(), features, labels);
         let clusters = descriptions
@@ -365,11 +399,12 @@ impl Job<'_> {
                 description: descriptions.get("en").cloned().unwrap_or_default(),
                 descriptions,
                 size: fit.sizes[cluster],
+                new: new[cluster],
                 centroid: features.iter().cloned().zip(fit.centroids.row(cluster).iter().copied()).collect(),
             })
             .collect();
         let moved = self.moved(all, (&scale, &fit))?;
-        let (sample, silhouette) = sample(&rows, features, (&scale, &fit))?;
+        let (sample, silhouette) = sample(rows, features, (&scale, &fit))?;
         let model = Model {
             segmentation: self.segmentation.name.clone(),
             slice: self.slice,
@@ -389,7 +424,7 @@ impl Job<'_> {
             clusters,
             receipt,
         };
-        Ok(Some(Trained { model, sample }))
+        Ok(Trained { model, sample })
     }
 
     /// The previous slice's rows, by their cluster in its model and in this one.
@@ -406,43 +441,6 @@ impl Job<'_> {
 
 fn settings(k: usize, starts: usize) -> Settings {
     Settings { k, seed: SEED, starts, limits: LIMITS, threads: processors() }
-}
-
-/// `number[cluster]` is the number that a cluster gets.
-pub fn renumbered(fit: Fit, number: &[usize]) -> Fit {
-    let mut new = fit.clone();
-    for (cluster, &number) in number.iter().enumerate() {
-        new.centroids.row_mut(number).assign(&fit.centroids.row(cluster));
-        new.sizes[number] = fit.sizes[cluster];
-    }
-    new
-}
-
-/// The number of each cluster: its predecessor's, matched by the least sum of squared distances in the new model's
-/// units, or else its rank by the first feature (and those after it, where equal).
-fn numbers(scale: &Scale, centroids: &Array2<f64>, predecessor: Option<&Model>) -> Vec<usize> {
-    let Some(model) = predecessor else { return by_features(centroids) };
-    let new = Predictor::new(scale.clone(), centroids);
-    let old = Predictor::new(scale.clone(), &model.centroids());
-    let (new, old) = (new.centroids(), old.centroids());
-    let cost = Array2::from_shape_fn((new.nrows(), old.nrows()), |(i, j)| {
-        new.row(i).iter().zip(old.row(j)).map(|(a, b)| (a - b) * (a - b)).sum::<f64>()
-    });
-    kmeans::match_rows(cost.view())
-}
-
-/// The rank of each centroid by its first feature, and by those after it where equal.
-pub fn by_features(centroids: &Array2<f64>) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..centroids.nrows()).collect();
-    order.sort_by(|&a, &b| {
-        let orders = centroids.row(a).into_iter().zip(centroids.row(b)).map(|(x, y)| x.total_cmp(y));
-        orders.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
-    });
-    let mut number = vec![0; order.len()];
-    for (rank, &cluster) in order.iter().enumerate() {
-        number[cluster] = rank;
-    }
-    number
 }
 
 /// Rows ⌊j·n/m⌋ for m = min(n, 5,000).

@@ -20,6 +20,8 @@ fn without_arguments_it_helps() {
         "train",
         "fit",
         "suggest-k",
+        "models",
+        "verify",
         "serve",
         "broker",
         "generate",

@@ -68,6 +68,36 @@ fn format_row_groups_and_threads_change_no_bit() {
     assert!(expected["davies_bouldin"].as_f64().unwrap() < 0.3, "{}", expected["davies_bouldin"]);
     assert!(expected["calinski_harabasz"].as_f64().unwrap() > 1e5);
     assert_eq!(expected["clusters"][0]["description"], "Low a, Low b");
+    let receipt = &expected["receipt"];
+    assert_eq!((&receipt["n"], &receipt["starts"], &receipt["max_iter"]), (&70_000.into(), &28.into(), &300.into()));
+    assert_eq!(receipt["rows_hash"].as_str().unwrap().len(), 64);
+    let fewer = answer(json(&place, &["one.parquet", "--seed", "7", "--n-init", "3", "--tol", "0.5"]));
+    assert_eq!(fewer["receipt"]["rows_hash"], receipt["rows_hash"], "the same rows");
+    let told = [&fewer["receipt"]["seed"], &fewer["receipt"]["starts"], &fewer["receipt"]["tol"]];
+    assert_eq!(told, [&Value::from(7), &Value::from(3), &Value::from(0.5)]);
+}
+
+#[test]
+fn a_range_of_k_is_the_same_as_several_fits() {
+    let place = Place::new();
+    // None missing: the rows that stand at a mean would be clusters of their own.
+    let (mut a, mut b) = rows(3000);
+    (a, b) = a.into_iter().zip(b).filter(|(a, b)| a.is_some() && b.is_some()).unzip();
+    write_csv(&place, "rows.csv", &(a, b));
+    let several = json(&place, &["rows.csv", "--k", "2..5", "--output", "several.json"]);
+    let fits = several["fits"].as_array().unwrap();
+    assert_eq!((fits.len(), &several["best"]), (4, &3.into()));
+    for (fit, k) in fits.iter().zip(["2", "3", "4", "5"]) {
+        assert_eq!(answer(fit.clone()), answer(json(&place, &["rows.csv", "--k", k])), "{k}");
+    }
+    let written: Value = serde_json::from_slice(&std::fs::read(place.path("several.json")).unwrap()).unwrap();
+    assert_eq!(written, several);
+    let table = place.ok(&["fit", "rows.csv", "--features", "a,b", "--k", "2..5"]);
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 6, "{table}");
+    assert!(lines[1].starts_with("k ") && lines[3].starts_with("3 "), "{table}");
+    let marked: Vec<&&str> = lines.iter().filter(|line| line.ends_with("best by silhouette")).collect();
+    assert_eq!(marked, [&lines[3]], "{table}");
 }
 
 #[test]
@@ -106,7 +136,7 @@ fn what_cannot_be_clustered_is_refused_in_one_line() {
     place.write("init.json", "[[1, 2], [3]]");
     place.write("two.json", "[[1, 2], [3, 4]]");
     place.write("broken.parquet", "PAR1 and no more");
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 12] = [
         (&["no.csv", "--features", "a"], "cannot read no.csv: No such file"),
         (&["broken.parquet", "--features", "a"], "cannot read broken.parquet as Parquet: "),
         (&["rows.csv", "--features", "a,c"], "rows.csv has no column c; it has name, b, a"),
@@ -122,6 +152,15 @@ fn what_cannot_be_clustered_is_refused_in_one_line() {
             &["rows.csv", "--features", "a,b", "--init", "two.json", "--k", "3"],
             "--init holds 2 centroids, and --k says 3",
         ),
+        (&["rows.csv", "--features", "a,b", "--init", "two.json", "--k", "2..3"], "and --k says 2..3; leave --k out"),
+        (
+            &["rows.csv", "--features", "a", "--k", "5..3"],
+            "--k must go from a smaller to a greater number, from 1 to 64",
+        ),
+        (
+            &["rows.csv", "--features", "a", "--k", "29..31"],
+            "31 clusters need at least 31 different rows, there are 30",
+        ),
     ];
     for (args, expected) in cases {
         let mut all = vec!["fit"];
@@ -129,7 +168,11 @@ fn what_cannot_be_clustered_is_refused_in_one_line() {
         let error = place.fails(1, &all);
         assert!(error.contains(expected), "{args:?}: {error}");
     }
-    for args in [&["fit", "rows.csv"][..], &["fit", "rows.csv", "--features", "a", "--tol", "-1"]] {
+    for args in [
+        &["fit", "rows.csv"][..],
+        &["fit", "rows.csv", "--features", "a", "--tol", "-1"],
+        &["fit", "rows.csv", "--features", "a", "--k", "2.."],
+    ] {
         assert_eq!(place.run(args).code, Some(2), "{args:?}");
     }
 }

@@ -2,16 +2,19 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use crate::engine;
 use crate::model::{Model, Predictor, Shelf, shelf::all_slices};
 use crate::sql::{Files, Segmentation};
-use crate::store::{Snapshot, Store};
+use crate::store::{self, Snapshot, Store};
 
 /// How often the store is asked for new models: well within the second in which they must be noticed.
 const INTERVAL: Duration = Duration::from_millis(250);
+
+/// Older versions that are kept ready, after somebody asked for them.
+const RECALLED: usize = 32;
 
 /// A model that answers.
 pub struct Serving {
@@ -68,12 +71,19 @@ pub struct Live {
     store: Store,
     sql: Option<PathBuf>,
     now: RwLock<Arc<Models>>,
+    /// The last one asked for stands last.
+    recalled: Mutex<Vec<(String, Arc<Serving>)>>,
 }
 
 impl Live {
     /// Reads what there is. Faults in the SQL files are errors here, and warnings later on.
     pub async fn start(store: &Store, sql: Option<&Path>) -> Result<Arc<Self>, anyhow::Error> {
-        let live = Self { store: store.clone(), sql: sql.map(Path::to_owned), now: RwLock::default() };
+        let live = Self {
+            store: store.clone(),
+            sql: sql.map(Path::to_owned),
+            now: RwLock::default(),
+            recalled: Mutex::default(),
+        };
         live.reload().await?;
         Ok(Arc::new(live))
     }
@@ -81,6 +91,28 @@ impl Live {
     /// What serves now.
     pub fn now(&self) -> Arc<Models> {
         Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Any version of a segmentation, whether it serves or not; `None` if there is none of this number.
+    pub fn recall(&self, name: &str, version: u64) -> Result<Option<Arc<Serving>>, store::Error> {
+        let lock = || self.recalled.lock().unwrap_or_else(PoisonError::into_inner);
+        let is = |(of, serving): &(String, Arc<Serving>)| of == name && serving.model.version == version;
+        let known = lock().iter().find(|one| is(one)).map(|(_, serving)| Arc::clone(serving));
+        let serving = match known {
+            Some(serving) => serving,
+            None => {
+                let Some(model) = Shelf::new(&self.store, name).version(version)? else { return Ok(None) };
+                let predictor = model.predictor();
+                Arc::new(Serving { model, predictor })
+            }
+        };
+        let mut recalled = lock();
+        recalled.retain(|one| !is(one));
+        if recalled.len() == RECALLED {
+            recalled.remove(0);
+        }
+        recalled.push((name.to_owned(), Arc::clone(&serving)));
+        Ok(Some(serving))
     }
 
     /// The SQL files as they are now.

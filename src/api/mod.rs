@@ -12,6 +12,7 @@ mod metrics;
 mod posted;
 mod predict;
 mod problem;
+mod rows;
 mod segments;
 mod sql;
 mod training;
@@ -112,8 +113,8 @@ async fn known_parameters(request: Request) -> poem::Result<Request> {
     let path = request.uri().path();
     let known: &[&str] = match path.rsplit('/').next() {
         _ if !path.starts_with("/api/") => return Ok(request),
-        Some("predict") => &["model", "lang", "fit"],
-        Some(name) if name.starts_with("cluster_products_by_") => &["model", "lang", "fit"],
+        Some("predict") => &["model", "lang", "fit", "as_of"],
+        Some(name) if name.starts_with("cluster_products_by_") => &["model", "lang", "fit", "as_of"],
         Some("points") => &["model"],
         _ => &[],
     };

@@ -1,6 +1,5 @@
 //! Rows to clusters: the three typed endpoints, and the one for any segmentation.
 
-use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -10,17 +9,21 @@ use poem::{IntoResponse, Response};
 use poem_openapi::param::{Path, Query};
 use poem_openapi::payload::Payload;
 use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchemaRef, Registry};
-use poem_openapi::types::{Example, Type};
-use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
+use poem_openapi::types::Type;
+use poem_openapi::{ApiResponse, Enum, OpenApi};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::live::{Served, Serving};
+use super::live::{Live, Served, Serving};
 use super::posted::{self, Posted, Rows};
 use super::problem::{Problem, problems};
+use super::rows::{
+    AnyRow, DiscountPrediction, DiscountRow, Prediction, PriceRatingPrediction, PriceRatingRow, RatingCountPrediction,
+    RatingCountRow,
+};
 use super::{State, Tags};
 use crate::model::describe::describe;
-use crate::model::{Predictor, SLICES};
+use crate::model::{Model, Predictor, SLICES};
 use crate::train;
 
 /// Bodies above this are read and answered on a thread of their own, so that small requests need not wait for them.
@@ -61,7 +64,7 @@ problems! {
     PredictFailure {
         /// The body is no JSON.
         NotJson = 400,
-        /// There is no segmentation of this name.
+        /// There is no segmentation of this name, or no such version of it.
         NotFound = 404,
         /// Too many rows, or too many bytes.
         TooLarge = 413,
@@ -116,7 +119,7 @@ impl<T: Type> ApiResponse for Answer<T> {
     }
 }
 
-/// One row's answer as it is written. What it looks like from outside is documented by the types below.
+/// One row's answer as it is written. What it looks like from outside is documented by the types of rows.rs.
 #[derive(Serialize)]
 struct Line<'a> {
     cluster: usize,
@@ -150,109 +153,11 @@ impl Serialize for Features<'_> {
     }
 }
 
-macro_rules! typed_rows {
-    ($row:ident, $features:ident, $prediction:ident, $title:literal, $description:literal,
-     { $($(#[$doc:meta])* $field:ident: $example:literal,)+ }) => {
-        #[doc = concat!("A row of the segmentation by ", $title, ". Fields beside these are ignored.")]
-        #[derive(Debug, Clone, Object)]
-        #[oai(example)]
-        pub struct $row {
-            $($(#[$doc])* pub $field: f64,)+
-        }
-
-        impl Example for $row {
-            fn example() -> Self {
-                Self { $($field: $example,)+ }
-            }
-        }
-
-        #[doc = concat!("The features of a row of the segmentation by ", $title, ", and its cluster.")]
-        #[derive(Debug, Clone, Object)]
-        pub struct $features {
-            $($(#[$doc])* pub $field: f64,)+
-            /// The cluster's number.
-            pub prediction: u32,
-        }
-
-        #[doc = concat!("The answer for one row of the segmentation by ", $title, ".")]
-        #[derive(Debug, Clone, Object)]
-        #[oai(example)]
-        pub struct $prediction {
-            /// The cluster's number, from 0.
-            pub cluster: u32,
-            /// What the cluster's centroid is like.
-            pub description: String,
-            pub features: $features,
-            /// Distance to the centroid, in standardised units.
-            pub distance: f64,
-            /// The slice whose model answered; not given with `fit=request`.
-            #[oai(skip_serializing_if_is_none)]
-            pub model: Option<u8>,
-            /// The version of that model; not given with `fit=request`.
-            #[oai(skip_serializing_if_is_none)]
-            pub version: Option<u64>,
-        }
-
-        impl Example for $prediction {
-            fn example() -> Self {
-                Self {
-                    cluster: 0,
-                    description: $description.to_owned(),
-                    features: $features { $($field: $example,)+ prediction: 0 },
-                    distance: 0.25,
-                    model: Some(3),
-                    version: Some(3),
-                }
-            }
-        }
-    };
-}
-
-typed_rows!(PriceRatingRow, PriceRatingFeatures, PriceRatingPrediction, "price and rating", "Low Price, High Rating", {
-    /// Price after the discount, in rupees.
-    discounted_price: 300.0,
-    /// Mean rating, from 0 to 5.
-    rating: 4.5,
-});
-typed_rows!(RatingCountRow, RatingCountFeatures, RatingCountPrediction, "rating and number of reviews", "High Rating, High Reviews", {
-    /// Mean rating, from 0 to 5.
-    rating: 4.8,
-    /// Number of reviews.
-    rating_count: 20000.0,
-});
-typed_rows!(DiscountRow, DiscountFeatures, DiscountPrediction, "discount", "High Discount", {
-    /// Discount in percent, from 0 to 100.
-    discount_percentage: 60.0,
-});
-
-/// A row for any segmentation: a number for each of its features. Other fields come back under `other`.
-pub type AnyRow = BTreeMap<String, serde_json::Value>;
-
-/// The answer for one row of any segmentation.
-#[derive(Debug, Clone, Object)]
-pub struct Prediction {
-    /// The cluster's number, from 0.
-    pub cluster: u32,
-    /// What the cluster's centroid is like.
-    pub description: String,
-    /// The row's features, and the cluster's number as `prediction`.
-    pub features: BTreeMap<String, f64>,
-    /// Distance to the centroid, in standardised units.
-    pub distance: f64,
-    /// The slice whose model answered; not given with `fit=request`.
-    #[oai(skip_serializing_if_is_none)]
-    pub model: Option<u8>,
-    /// The version of that model; not given with `fit=request`.
-    #[oai(skip_serializing_if_is_none)]
-    pub version: Option<u64>,
-    /// The row's other fields, as they came.
-    pub other: BTreeMap<String, serde_json::Value>,
-}
-
 /// What a request asks beside its rows.
 #[derive(Clone, Copy)]
 struct Asked {
     model: Option<u8>,
+    as_of: Option<u64>,
     language: Language,
     fit: Option<FitMode>,
     keep_other: bool,
@@ -263,6 +168,7 @@ pub struct PredictApi;
 type Answered<T> = Result<Answer<T>, PredictFailure>;
 
 #[OpenApi]
+#[allow(clippy::too_many_arguments, reason = "what a request may say is an argument each")]
 impl PredictApi {
     /// Cluster products by price and rating
     #[oai(path = "/api/cluster_products_by_price_rating", method = "post", tag = "Tags::Predictions")]
@@ -277,8 +183,10 @@ impl PredictApi {
         lang: Query<Option<Language>>,
         /// `request`: cluster the posted rows themselves instead of asking a model.
         fit: Query<Option<FitMode>>,
+        /// A version: answer as that model would have, whatever serves now.
+        as_of: Query<Option<u64>>,
     ) -> Answered<PriceRatingPrediction> {
-        answer(&state, "price_rating", rows.body, asked(model.0, lang.0, fit.0, false)).await
+        answer(&state, "price_rating", rows.body, asked((model.0, as_of.0), lang.0, fit.0, false)).await
     }
 
     /// Cluster products by rating and number of reviews
@@ -294,8 +202,10 @@ impl PredictApi {
         lang: Query<Option<Language>>,
         /// `request`: cluster the posted rows themselves instead of asking a model.
         fit: Query<Option<FitMode>>,
+        /// A version: answer as that model would have, whatever serves now.
+        as_of: Query<Option<u64>>,
     ) -> Answered<RatingCountPrediction> {
-        answer(&state, "rating_count", rows.body, asked(model.0, lang.0, fit.0, false)).await
+        answer(&state, "rating_count", rows.body, asked((model.0, as_of.0), lang.0, fit.0, false)).await
     }
 
     /// Cluster products by discount
@@ -311,8 +221,10 @@ impl PredictApi {
         lang: Query<Option<Language>>,
         /// `request`: cluster the posted rows themselves instead of asking a model.
         fit: Query<Option<FitMode>>,
+        /// A version: answer as that model would have, whatever serves now.
+        as_of: Query<Option<u64>>,
     ) -> Answered<DiscountPrediction> {
-        answer(&state, "discount", rows.body, asked(model.0, lang.0, fit.0, false)).await
+        answer(&state, "discount", rows.body, asked((model.0, as_of.0), lang.0, fit.0, false)).await
     }
 
     /// Predict with any segmentation
@@ -330,29 +242,42 @@ impl PredictApi {
         lang: Query<Option<Language>>,
         /// `request`: cluster the posted rows themselves instead of asking a model.
         fit: Query<Option<FitMode>>,
+        /// A version: answer as that model would have, whatever serves now.
+        as_of: Query<Option<u64>>,
     ) -> Answered<Prediction> {
-        answer(&state, &name.0, rows.body, asked(model.0, lang.0, fit.0, true)).await
+        answer(&state, &name.0, rows.body, asked((model.0, as_of.0), lang.0, fit.0, true)).await
     }
 }
 
-fn asked(model: Option<u8>, language: Option<Language>, fit: Option<FitMode>, keep_other: bool) -> Asked {
-    Asked { model, language: language.unwrap_or_default(), fit, keep_other }
+fn asked(
+    (model, as_of): (Option<u8>, Option<u64>),
+    language: Option<Language>,
+    fit: Option<FitMode>,
+    keep_other: bool,
+) -> Asked {
+    Asked { model, as_of, language: language.unwrap_or_default(), fit, keep_other }
 }
 
 async fn answer<T>(state: &State, name: &str, body: Vec<u8>, asked: Asked) -> Answered<T> {
-    if asked.fit.is_some() && asked.model.is_some() {
-        let detail = "model picks a trained model, fit=request asks for none: give one of the two";
-        return Err(Problem::unprocessable(detail).field("model").into());
+    let trained = [("model", asked.model.is_some()), ("as_of", asked.as_of.is_some())];
+    if let Some((field, _)) = trained.into_iter().find(|(_, given)| *given).filter(|_| asked.fit.is_some()) {
+        let detail = format!("{field} picks a trained model, fit=request asks for none: give one of the two");
+        return Err(Problem::unprocessable(detail).field(field).into());
     }
-    let models = state.live.now();
-    let small = body.len() <= INLINE_BYTES && asked.fit.is_none();
+    let (live, models) = (Arc::clone(&state.live), state.live.now());
+    let small = body.len() <= INLINE_BYTES && asked.fit.is_none() && asked.as_of.is_none();
     let name = name.to_owned();
     let work = move || {
         let served = models.get(&name).ok_or_else(|| Problem::not_found(format!("there is no segmentation {name}")))?;
+        if let Some(version) = asked.as_of {
+            let older = recalled(&live, &name, version, asked.model)?;
+            let rows = posted::read(&body, &older.model.features, asked.keep_other)?;
+            return predict(&older, rows, asked.language);
+        }
         let rows = posted::read(&body, &served.segmentation.features, asked.keep_other)?;
         match asked.fit {
             Some(FitMode::Request) => cluster_themselves(served, &rows, asked.language),
-            None => predict(served, rows, asked),
+            None => predict(serving(served, asked.model.unwrap_or(SLICES))?, rows, asked.language),
         }
     };
     let json = if small {
@@ -377,13 +302,29 @@ pub(super) fn serving(served: &Served, slice: u8) -> Result<&Serving, Problem> {
     })
 }
 
-fn predict(served: &Served, mut rows: Rows, asked: Asked) -> Result<Vec<u8>, Problem> {
-    let serving = serving(served, asked.model.unwrap_or(SLICES))?;
-    let clusters = &serving.model.clusters;
+/// A version that was asked for, whether it serves or not.
+fn recalled(live: &Live, name: &str, version: u64, slice: Option<u8>) -> Result<Arc<Serving>, Problem> {
+    let found = live.recall(name, version).map_err(|error| {
+        tracing::error!("{error}");
+        Problem::unavailable(format!("version {version} of {name} can't be read; the server's log says why"))
+    })?;
+    let none = || Problem::not_found(format!("{name} has no version {version}")).field("as_of");
+    let found = found.ok_or_else(none)?;
+    match slice.filter(|&slice| slice != found.model.slice) {
+        None => Ok(found),
+        Some(slice) => {
+            let of = found.model.slice;
+            let detail = format!("version {version} of {name} is of slice {of}, not {slice}: leave model out");
+            Err(Problem::unprocessable(detail).field("as_of"))
+        }
+    }
+}
+
+fn predict(serving: &Serving, mut rows: Rows, language: Language) -> Result<Vec<u8>, Problem> {
+    let Model { clusters, features, slice, version, .. } = &serving.model;
     let descriptions: Vec<&str> =
-        clusters.iter().map(|c| c.descriptions.get(asked.language.code()).unwrap_or(&c.description).as_str()).collect();
-    let about = (Some(serving.model.slice), Some(serving.model.version));
-    write(&served.segmentation.features, &mut rows, &serving.predictor, &descriptions, about)
+        clusters.iter().map(|c| c.descriptions.get(language.code()).unwrap_or(&c.description).as_str()).collect();
+    write(features, &mut rows, &serving.predictor, &descriptions, (Some(*slice), Some(*version)))
 }
 
 /// What the student system did with each request: the rows are clustered by themselves.

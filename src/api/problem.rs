@@ -119,6 +119,7 @@ pub async fn from_framework(error: poem::Error) -> Response {
             "model" => "one of 1, 2, 3",
             "lang" => "one of en, id",
             "fit" => "request, or not given",
+            "as_of" => "a version, such as 1",
             _ => "another value",
         };
         let detail = format!("the query parameter {} must be {choices}", param.name);

@@ -17,8 +17,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::confined::Form;
-use super::predict::AnyRow;
 use super::problem::Problem;
+use super::rows::AnyRow;
 use super::{State, Tags};
 
 /// The largest body, in bytes.

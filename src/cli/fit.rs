@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::num::NonZero;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,13 +15,20 @@ use super::{Done, Terminal, table, thousands};
 use crate::columns;
 use crate::engine::MAX_FEATURES;
 use crate::features::chunks::processors;
-use crate::fit::{self, Job, Report};
+use crate::fit::{self, Job, Receipt, Report};
 use crate::kmeans::{self, Limits, Settings, Step};
 use crate::sql::header::MAX_K;
 use crate::train::SEED;
 
 /// Clusters where nobody says how many.
 const K: usize = 3;
+
+/// From the fewest to the most clusters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Ks {
+    One(usize),
+    Each(RangeInclusive<usize>),
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Solver {
@@ -39,9 +47,9 @@ enum Solver {
 pub struct Fit {
     #[command(flatten)]
     from: FileArgs,
-    /// Clusters [default: 3, or as many as --init has]
-    #[arg(long, env = "TERCILE_K", value_name = "N")]
-    k: Option<usize>,
+    /// Clusters, or as 2..10 a fit for each number from 2 to 10 [default: 3, or as many as --init has]
+    #[arg(long, env = "TERCILE_K", value_name = "N", value_parser = ks)]
+    k: Option<Ks>,
     /// Begin at these centroids and nowhere else: a JSON array of k arrays, in original units, by feature as named
     #[arg(long, env = "TERCILE_INIT", value_name = "FILE", conflicts_with = "n_init")]
     init: Option<PathBuf>,
@@ -111,11 +119,24 @@ impl FileArgs {
 struct Printed<'a> {
     file: &'a Path,
     #[serde(flatten)]
-    report: &'a Report,
+    report: Report,
+    receipt: Receipt,
     seconds: Seconds,
 }
 
+/// Several results of the same rows.
 #[derive(Serialize)]
+struct Several<'a> {
+    file: &'a Path,
+    rows: u64,
+    features: &'a [String],
+    /// The number of clusters whose silhouette is greatest.
+    best: Option<u32>,
+    /// Each as it is printed alone.
+    fits: Vec<Printed<'a>>,
+}
+
+#[derive(Clone, Serialize)]
 struct Seconds {
     read: f64,
     fit: f64,
@@ -124,52 +145,82 @@ struct Seconds {
 
 impl Fit {
     pub fn run(self, terminal: &Terminal) -> anyhow::Result<Done> {
-        let job = self.job()?;
+        let (job, ks) = self.job()?;
         let bar = terminal.bar(None);
         bar.enable_steady_tick(Duration::from_millis(100));
         let FileArgs { file, features, .. } = &self.from;
         bar.set_message(format!("reading {}", file.display()));
         let began = Instant::now();
-        let columns = columns::read(file, features, job.settings.threads)?;
-        let read = began.elapsed();
-        let job = Job { settings: Settings { starts: self.from.starts(columns.rows), ..job.settings }, ..job };
-        bar.set_message(format!("clustering {} rows", thousands(columns.rows as u64)));
-        let watch = |Step { iteration, inertia, shift }: Step| {
-            bar.set_message(format!("pass {iteration}: inertia {inertia:.6e}, shift {shift:.2e}"));
+        let threads = job.settings.threads;
+        let columns = columns::read(file, features, threads)?;
+        let read = began.elapsed().as_secs_f64();
+        let starts = self.from.starts(columns.rows);
+        // A table for people has no receipt in it.
+        let rows_hash = match self.json || self.output.is_some() {
+            true => fit::rows_hash(&columns.columns, threads),
+            false => String::new(),
         };
-        let fitted = fit::fit(&columns.columns, &job, &watch);
+        let one = |k: usize| {
+            let job = Job { settings: Settings { k, starts, ..job.settings.clone() }, ..job.clone() };
+            bar.set_message(format!("{k} clusters of {} rows", thousands(columns.rows as u64)));
+            let watch = |Step { iteration, inertia, shift }: Step| {
+                bar.set_message(format!("{k} clusters, pass {iteration}: inertia {inertia:.6e}, shift {shift:.2e}"));
+            };
+            let report = fit::fit(&columns.columns, &job, &watch);
+            let report = report.with_context(|| format!("cannot cluster {}", file.display()))?;
+            let (fit, score) = (report.took.fit.as_secs_f64(), report.took.score.as_secs_f64());
+            let receipt = Receipt::new(&job, &report, &rows_hash);
+            Ok::<_, anyhow::Error>(Printed { file, report, receipt, seconds: Seconds { read, fit, score } })
+        };
+        let done = match ks {
+            Ks::One(k) => one(k).and_then(|printed| Ok((serde_json::to_string_pretty(&printed)?, words(&printed)))),
+            Ks::Each(ks) => ks.map(one).collect::<Result<Vec<_>, _>>().and_then(|fits| {
+                let best = fit::best_by_silhouette(fits.iter().map(|printed| &printed.report));
+                let several = Several { file, rows: columns.rows as u64, features, best, fits };
+                Ok((serde_json::to_string_pretty(&several)?, scores(&several)))
+            }),
+        };
         bar.finish_and_clear();
-        let report = fitted.with_context(|| format!("cannot cluster {}", file.display()))?;
-        let seconds = Seconds {
-            read: read.as_secs_f64(),
-            fit: report.took.fit.as_secs_f64(),
-            score: report.took.score.as_secs_f64(),
-        };
-        let printed = Printed { file, report: &report, seconds };
-        let json = serde_json::to_string_pretty(&printed)? + "\n";
+        let (json, words) = done?;
+        let json = json + "\n";
         if let Some(path) = &self.output {
             std::fs::write(path, &json).with_context(|| format!("cannot write {}", path.display()))?;
         }
-        let text = if self.json { json } else { words(&printed) };
+        let text = if self.json { json } else { words };
         std::io::stdout().write_all(text.as_bytes())?;
         Ok(Done::Well)
     }
 
-    fn job(&self) -> anyhow::Result<Job> {
+    /// What to do, for each number of clusters.
+    fn job(&self) -> anyhow::Result<(Job, Ks)> {
         self.from.check()?;
         let init = self.init.as_deref().map(|path| self.centroids(path)).transpose()?;
-        let k = self.k.unwrap_or_else(|| init.as_ref().map_or(K, Array2::nrows));
-        ensure!((1..=MAX_K).contains(&k), "--k must be from 1 to {MAX_K}, found {k}");
-        if let Some(rows) = init.as_ref().map(Array2::nrows).filter(|&rows| rows != k) {
-            bail!("--init holds {rows} centroids, and --k says {k}; leave --k out");
+        let ks = self.k.clone().unwrap_or_else(|| Ks::One(init.as_ref().map_or(K, Array2::nrows)));
+        match &ks {
+            Ks::One(k) => ensure!((1..=MAX_K).contains(k), "--k must be from 1 to {MAX_K}, found {k}"),
+            Ks::Each(ks) => {
+                let (low, high) = (*ks.start(), *ks.end());
+                let fine = 1 <= low && low <= high && high <= MAX_K;
+                ensure!(fine, "--k must go from a smaller to a greater number, from 1 to {MAX_K}, found {low}..{high}");
+            }
+        }
+        if let Some(rows) = init.as_ref().map(Array2::nrows) {
+            let told = match &ks {
+                Ks::One(k) if *k == rows => None,
+                Ks::One(k) => Some(k.to_string()),
+                Ks::Each(ks) => Some(format!("{}..{}", ks.start(), ks.end())),
+            };
+            if let Some(told) = told {
+                bail!("--init holds {rows} centroids, and --k says {told}; leave --k out");
+            }
         }
         let limits = Limits { iterations: self.max_iter.get() as usize, tolerance: self.tol };
         let solver = match self.solver {
             Solver::Tercile => fit::Solver::Tercile,
             Solver::Linfa => fit::Solver::Linfa,
         };
-        let settings = Settings { k, seed: self.from.seed, starts: 1, limits, threads: self.from.threads() };
-        Ok(Job { features: self.from.features.clone(), settings, init, solver })
+        let settings = Settings { k: K, seed: self.from.seed, starts: 1, limits, threads: self.from.threads() };
+        Ok((Job { features: self.from.features.clone(), settings, init, solver }, ks))
     }
 
     fn centroids(&self, path: &Path) -> anyhow::Result<Array2<f64>> {
@@ -183,13 +234,22 @@ impl Fit {
     }
 }
 
+/// `3`, or `2..10` for each number from 2 to 10.
+fn ks(text: &str) -> Result<Ks, String> {
+    let number = |text: &str| text.trim().parse().map_err(|_| "expected a number, or a range such as 2..10".to_owned());
+    match text.split_once("..") {
+        Some((low, high)) => Ok(Ks::Each(number(low)?..=number(high.strip_prefix('=').unwrap_or(high))?)),
+        None => Ok(Ks::One(number(text)?)),
+    }
+}
+
 fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share: &f64| share.is_finite() && *share >= 0.0);
     share.ok_or_else(|| "expected a number from 0 upwards, such as 1e-4".to_owned())
 }
 
 fn words(printed: &Printed<'_>) -> String {
-    let Printed { file, report, seconds } = printed;
+    let Printed { file, report, seconds, .. } = printed;
     let mut header = vec!["cluster", "rows", "share"];
     header.extend(report.features.iter().map(String::as_str));
     header.push("description");
@@ -224,6 +284,27 @@ fn words(printed: &Printed<'_>) -> String {
     text
 }
 
+/// A line for each number of clusters.
+fn scores(several: &Several<'_>) -> String {
+    let score = |score: Option<f64>, digits: usize| score.map_or_else(String::new, |score| format!("{score:.digits$}"));
+    let row = |Printed { report, seconds, .. }: &Printed<'_>| {
+        vec![
+            report.k.to_string(),
+            short(report.inertia),
+            score(report.silhouette, 4),
+            score(report.davies_bouldin, 4),
+            report.calinski_harabasz.map_or_else(String::new, short),
+            report.iterations.map_or_else(String::new, |n| n.to_string()),
+            format!("{:.3}", seconds.fit),
+            if several.best == Some(report.k) { "best by silhouette".to_owned() } else { String::new() },
+        ]
+    };
+    let header = ["k", "inertia", "silhouette", "Davies-Bouldin", "Caliński-Harabasz", "passes", "seconds", ""];
+    let rows: Vec<Vec<String>> = several.fits.iter().map(row).collect();
+    let (n, file, features) = (thousands(several.rows), several.file.display(), several.features.join(", "));
+    format!("{n} rows of {file}, by {features}\n{}", table::render(&header, &rows))
+}
+
 /// Seven digits or so.
 pub(super) fn short(value: f64) -> String {
     match value.abs() {
@@ -239,7 +320,15 @@ pub(super) fn short(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::short;
+    use super::{Ks, ks, short};
+
+    #[test]
+    fn one_number_or_a_range() {
+        assert_eq!([ks("3"), ks("2..10"), ks("2..=4")], [Ok(Ks::One(3)), Ok(Ks::Each(2..=10)), Ok(Ks::Each(2..=4))]);
+        for wrong in ["", "x", "2..", "..3", "2.5", "-1", "2...4"] {
+            assert!(ks(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn numbers_are_shortened_not_changed() {

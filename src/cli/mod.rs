@@ -9,6 +9,7 @@ mod generate;
 mod ingest;
 mod init;
 mod model;
+mod models;
 mod openapi;
 mod plot;
 mod predict;
@@ -20,6 +21,7 @@ mod suggest;
 mod table;
 mod train;
 mod up;
+mod verify;
 
 use std::io;
 use std::process::ExitCode;
@@ -62,6 +64,8 @@ enum Command {
     Train(train::Train),
     Model(model::Model),
     Plot(plot::Plot),
+    Models(models::Models),
+    Verify(verify::Verify),
     Predict(predict::Predict),
     Fit(fit::Fit),
     SuggestK(suggest::SuggestK),
@@ -150,6 +154,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Init(init) => job(init.run()).await,
         Command::Sql(sql) => sql.run(&terminal).await,
         Command::Train(train) => job(train.run()).await,
+        Command::Verify(verify) => job(verify.run()).await,
         Command::Fit(fit) => job(blocking(move || fit.run(&terminal))).await,
         Command::SuggestK(suggest) => job(blocking(move || suggest.run(&terminal))).await,
         Command::Doctor(doctor) => job(doctor.run()).await,
@@ -161,6 +166,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::ConfinedSql(_) => unreachable!("it runs without this runtime"),
         Command::Model(model) => model.run(),
         Command::Plot(plot) => plot.run(),
+        Command::Models(models) => job(blocking(move || models.run())).await,
         Command::Openapi(openapi) => openapi.run(),
     }
 }
@@ -302,7 +308,8 @@ mod tests {
     fn the_command_line_is_well_formed_and_every_setting_has_its_variable() {
         let cli = Cli::command();
         cli.clone().debug_assert();
-        for command in cli.get_subcommands() {
+        let commands = cli.get_subcommands().flat_map(|command| [command].into_iter().chain(command.get_subcommands()));
+        for command in commands {
             for arg in command.get_arguments().filter(|arg| !arg.is_positional()) {
                 let Some(long) = arg.get_long().filter(|long| *long != "help") else { continue };
                 let expected = format!("TERCILE_{}", long.to_uppercase().replace('-', "_"));

@@ -6,8 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Done, table, thousands};
 use crate::config::StoreArgs;
-use crate::engine::segment;
-use crate::model::plain_sql;
+use crate::model::{named, plain_sql};
 
 /// Look at the models that serve
 #[derive(Args)]
@@ -32,7 +31,7 @@ enum Format {
 /// Print a model: as a table, as JSON, or as plain SQL that gives the same clusters in any engine
 #[derive(Args)]
 struct Show {
-    /// A segmentation, or one of its slices: price_rating, price_rating@2
+    /// A segmentation, one of its slices, or a version: price_rating, price_rating@2, price_rating@2@5
     #[arg(value_name = "NAME")]
     name: String,
     /// How to print it
@@ -45,7 +44,7 @@ struct Show {
 impl Model {
     pub fn run(self) -> anyhow::Result<Done> {
         let Action::Show(show) = self.action;
-        let model = segment::serving(&show.store.look(), &show.name).map_err(anyhow::Error::msg)?;
+        let model = named::find(&show.store.look(), &show.name).map_err(anyhow::Error::msg)?;
         let text = match show.format {
             Format::Sql => plain_sql::query(&model),
             Format::Json => serde_json::to_string_pretty(&model)? + "\n",

@@ -8,8 +8,7 @@ use clap::Args;
 
 use super::Done;
 use crate::config::StoreArgs;
-use crate::engine::segment;
-use crate::model::Shelf;
+use crate::model::{Shelf, named};
 use crate::plot;
 
 /// Draw a segmentation: a sample of its records coloured by cluster, as SVG
@@ -17,7 +16,7 @@ use crate::plot;
 /// Two features make a scatter with the centroids, one makes a histogram. A heavy-tailed feature gets a logarithmic axis.
 #[derive(Args)]
 pub struct Plot {
-    /// A segmentation, or one of its slices: price_rating, price_rating@2
+    /// A segmentation, one of its slices, or a version: price_rating, price_rating@2, price_rating@2@5
     #[arg(value_name = "NAME")]
     name: String,
     /// Where to write the picture [default: stdout]
@@ -36,7 +35,7 @@ pub struct Plot {
 impl Plot {
     pub fn run(self) -> anyhow::Result<Done> {
         let store = self.store.look();
-        let model = segment::serving(&store, &self.name).map_err(anyhow::Error::msg)?;
+        let model = named::find(&store, &self.name).map_err(anyhow::Error::msg)?;
         let sample = Shelf::new(&store, &model.segmentation).sample(model.version)?;
         let svg = plot::svg(&model, &sample, &self.axes, &self.lang)?;
         match &self.out {

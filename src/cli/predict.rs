@@ -10,7 +10,7 @@ use clap::Args;
 use super::{Done, count};
 use crate::bulk::{Format, Reader, Scorer, Writer};
 use crate::config::StoreArgs;
-use crate::model::{SLICES, Shelf};
+use crate::model::{SLICES, Shelf, named};
 
 /// Tell the segment of each row
 ///
@@ -28,6 +28,9 @@ pub struct Predict {
     #[arg(long, env = "TERCILE_MODEL", value_name = "SLICE", default_value_t = SLICES,
           value_parser = clap::value_parser!(u8).range(1..=i64::from(SLICES)))]
     model: u8,
+    /// The version that answers, whatever serves now, as that model would have
+    #[arg(long, env = "TERCILE_AS_OF", value_name = "VERSION", conflicts_with = "model")]
+    as_of: Option<u64>,
     /// The language of descriptions
     #[arg(long, env = "TERCILE_LANG", value_name = "LANGUAGE", default_value = "en", value_parser = ["en", "id"])]
     lang: String,
@@ -85,6 +88,10 @@ impl Predict {
             );
         }
         let shelf = Shelf::new(&store, name);
+        if let Some(version) = self.as_of {
+            let model = named::version_of(&shelf, name, version).map_err(anyhow::Error::msg)?;
+            return Ok(Scorer::new(&model, &self.lang));
+        }
         let Some(model) = shelf.serving(self.model)? else {
             let refused = shelf.slices()?.get(&self.model).and_then(|standing| standing.refused.clone());
             let why = refused.unwrap_or_else(|| "it is not trained yet; run tercile train".to_owned());

@@ -4,8 +4,9 @@ use std::io::Write as _;
 
 use clap::Args;
 
-use super::{Done, table, thousands};
+use super::{Done, count, table, thousands};
 use crate::config::{SqlArgs, StoreArgs};
+use crate::model::Cluster;
 use crate::train::{self, Outcome};
 
 /// Train every segmentation on growing thirds of the stream
@@ -37,6 +38,7 @@ impl Train {
         } else {
             out.write_all(models(&outcomes).as_bytes())?;
         }
+        tell_new(&outcomes);
         for why in outcomes.iter().filter_map(|outcome| outcome.refused.as_ref()) {
             tracing::warn!("no new model: {why}");
         }
@@ -48,6 +50,19 @@ impl Train {
     }
 }
 
+/// A line for each segment that no older model knew.
+pub(super) fn tell_new(outcomes: &[Outcome]) {
+    for model in outcomes.iter().filter(|outcome| outcome.fresh).filter_map(|outcome| outcome.model.as_ref()) {
+        let name = format!("{}@{}@{}", model.segmentation, model.slice, model.version);
+        for Cluster { cluster, description, size, .. } in model.clusters.iter().filter(|cluster| cluster.new) {
+            let records = count(*size, "record");
+            tracing::info!(
+                "{name}: segment {cluster} is new ({description}, {records}), unlike what had its number before"
+            );
+        }
+    }
+}
+
 /// A line for each model that serves.
 pub(super) fn models(outcomes: &[Outcome]) -> String {
     let header = ["segmentation", "slice", "version", "rows", "inertia", "silhouette", "clusters"];
@@ -55,7 +70,9 @@ pub(super) fn models(outcomes: &[Outcome]) -> String {
         .iter()
         .filter_map(|outcome| outcome.model.as_ref())
         .map(|model| {
-            let clusters = model.clusters.iter().map(|c| format!("{} ({})", c.description, thousands(c.size)));
+            let new = |c: &Cluster| if c.new { ", new" } else { "" };
+            let clusters =
+                model.clusters.iter().map(|c| format!("{} ({}{})", c.description, thousands(c.size), new(c)));
             vec![
                 model.segmentation.clone(),
                 model.slice.to_string(),

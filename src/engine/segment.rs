@@ -1,9 +1,9 @@
 //! The functions `segment(model, feature, …)` and `segment_name(model, feature, …)`: the cluster of a row, and what it is
 //! like, inside SQL.
 //!
-//! Input: the model's name (`price_rating`, or `price_rating@2` for a slice) and its features in their order, a missing one
-//! taking the mean as in training. Output: the cluster's number, or its description in English. A model is read
-//! again when another one serves.
+//! Input: the model's name (`price_rating`, `price_rating@2` for a slice, `price_rating@2@5` for a version of it) and its
+//! features in their order, a missing one taking the mean as in training. Output: the cluster's number, or its description
+//! in English. A model is read again when another one serves.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -17,7 +17,8 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use datafusion::scalar::ScalarValue;
 
-use crate::model::{Model, Predictor, SLICES, Shelf};
+use crate::model::named::{self, Name};
+use crate::model::{Model, Predictor};
 use crate::store::Store;
 
 /// Both functions over the models of a store, if there is one.
@@ -27,25 +28,6 @@ pub fn functions(store: Option<&Store>) -> [ScalarUDF; 2] {
         let signature = Signature::variadic_any(Volatility::Stable);
         ScalarUDF::from(Segment { answer, models: Arc::clone(&models), signature })
     })
-}
-
-/// The model that serves `price_rating`, or `price_rating@2`; why there is none.
-pub fn serving(store: &Store, name: &str) -> Result<Model, String> {
-    let (shelf, slice) = place(store, name)?;
-    let model = shelf.serving(slice).map_err(|e| e.to_string())?;
-    model.ok_or_else(|| format!("there is no model of {name}; run tercile train"))
-}
-
-/// Where the model of a name stands.
-fn place(store: &Store, name: &str) -> Result<(Shelf, u8), String> {
-    let (segmentation, slice) = name.split_once('@').unwrap_or((name, "3"));
-    let slice = slice.parse().ok().filter(|slice| (1..=SLICES).contains(slice));
-    let slice = slice.ok_or_else(|| format!("{name}: a model is a segmentation, or one with @1, @2 or @3"))?;
-    // The name becomes a directory's.
-    if segmentation.is_empty() || !segmentation.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-        return Err(format!("there is no segmentation {segmentation}"));
-    }
-    Ok((Shelf::new(store, segmentation), slice))
 }
 
 #[derive(Debug)]
@@ -65,12 +47,12 @@ struct Ready {
 impl Models {
     fn get(&self, name: &str) -> Result<Arc<Ready>, String> {
         let store = self.store.as_ref().ok_or("no models are in reach here")?;
-        let stamp = place(store, name)?.0.stamp();
+        let stamp = Name::parse(name)?.shelf(store).stamp();
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ready) = read.get(name).filter(|ready| ready.stamp == stamp) {
             return Ok(Arc::clone(ready));
         }
-        let model = serving(store, name)?;
+        let model = named::find(store, name)?;
         let ready = Arc::new(Ready { stamp, predictor: model.predictor(), model });
         read.insert(name.to_owned(), Arc::clone(&ready));
         Ok(ready)

@@ -3,10 +3,16 @@
 //! Input: what the training found. Output: files under `models/`, and answers to "which cluster is this row in".
 
 pub mod describe;
+pub mod diff;
+mod exact;
+pub mod history;
+pub mod named;
 pub mod plain_sql;
 pub mod shelf;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 
 use datafusion::arrow::array::RecordBatch;
 use ndarray::Array2;
@@ -15,7 +21,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::features::Scale;
 use crate::kmeans;
+use crate::store;
 
+pub use history::By;
 pub use shelf::{Shelf, Slices, Standing};
 
 /// How many slices there are; the name of the whole is the method.
@@ -37,15 +45,19 @@ pub struct Model {
     /// The features' names; all lists by feature are in this order.
     pub features: Vec<String>,
     /// Mean of each feature, in its own units.
+    #[serde(deserialize_with = "exact::list")]
     pub mean: Vec<f64>,
     /// Population standard deviation of each feature, in its own units; 0 for a constant one.
+    #[serde(deserialize_with = "exact::list")]
     pub std: Vec<f64>,
     /// The number of clusters.
     pub k: u32,
     pub seed: u64,
     /// Sum of squared distances of the rows to their centroids, in standardised units.
+    #[serde(deserialize_with = "exact::one")]
     pub inertia: f64,
     /// Mean silhouette of the sample, from -1 to 1; null where there is only one cluster.
+    #[serde(deserialize_with = "exact::maybe")]
     pub silhouette: Option<f64>,
     /// Passes over the rows, of the best start and of the last refinement.
     pub iterations: u64,
@@ -68,8 +80,18 @@ pub struct Cluster {
     pub descriptions: BTreeMap<String, String>,
     /// Rows in it.
     pub size: u64,
+    /// Whether it is unlike the predecessor's cluster of this number: their centroids are not each other's nearest. Not given
+    /// where it goes on with that one.
+    #[serde(default, skip_serializing_if = "is_false")]
+    #[oai(default, skip_serializing_if = "is_false")]
+    pub new: bool,
     /// Feature to the mean of its rows, in the feature's own units.
+    #[serde(deserialize_with = "exact::by_name")]
     pub centroid: BTreeMap<String, f64>,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// What a model was trained on. Equal receipts, predecessor and binary mean the same model to the bit.
@@ -99,6 +121,12 @@ impl Receipt {
     pub fn same_but_predecessor(&self, other: &Self) -> bool {
         Self { predecessor: None, ..self.clone() } == Self { predecessor: None, ..other.clone() }
     }
+
+    /// Whether both models are of the same records and SQL, by the same tercile; their slices may differ.
+    pub fn same_stream(&self, other: &Self) -> bool {
+        let of = |receipt: &'_ Self| (receipt.n, receipt.topic.clone(), receipt.next_offsets.clone());
+        of(self) == of(other) && self.sql_hash == other.sql_hash && self.tercile == other.tercile
+    }
 }
 
 /// A record's place in the stream.
@@ -118,6 +146,12 @@ pub struct Predecessor {
 }
 
 impl Model {
+    /// A model file, to the last bit.
+    pub fn read(path: &Path) -> Result<Self, store::Error> {
+        let bytes = fs::read(path).map_err(store::Error::io("read", path))?;
+        serde_json::from_slice(&bytes).map_err(|e| store::Error::Damaged { path: path.to_owned(), why: e.to_string() })
+    }
+
     /// What standardises a row for this model.
     pub fn scale(&self) -> Scale {
         Scale::new(self.mean.clone(), self.std.clone())

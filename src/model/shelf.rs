@@ -1,5 +1,5 @@
 //! The model files: `models/<segmentation>/<version>.json`, never changed once written, and `slices.json`, which says
-//! which of them serve.
+//! which of them serve. When each of them did, history.rs keeps.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 
-use super::{Model, SLICES, Trained};
+use super::{By, Model, SLICES, Trained};
 use crate::store::{Error, Store};
 
 /// What stands behind one slice of a segmentation.
@@ -20,6 +20,12 @@ pub struct Standing {
     /// The version that serves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
+    /// Since when it serves, RFC 3339, UTC; stores from before this was kept don't say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// What made it serve.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<By>,
     /// Why the last training gave none; an older version may serve all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
@@ -55,20 +61,33 @@ impl Shelf {
         fs::read(self.dir.join("slices.json")).ok()
     }
 
-    /// Lets these versions serve, all slices at once.
-    pub fn serve(&self, slices: &Slices) -> Result<(), Error> {
-        fs::create_dir_all(&self.dir).map_err(Error::io("make", &self.dir))?;
+    pub(super) fn replace_slices(&self, slices: &Slices) -> Result<(), Error> {
         let path = self.dir.join("slices.json");
         let mut json = serde_json::to_string_pretty(slices)
             .map_err(|e| Error::Damaged { path: path.clone(), why: e.to_string() })?;
         json.push('\n');
-        self.store.replace(json.as_bytes(), &path)
+        self.replace(json.as_bytes(), &path)
+    }
+
+    pub(super) fn history_file(&self) -> PathBuf {
+        self.dir.join("served.ndjson")
+    }
+
+    pub(super) fn replace(&self, bytes: &[u8], path: &Path) -> Result<(), Error> {
+        fs::create_dir_all(&self.dir).map_err(Error::io("make", &self.dir))?;
+        self.store.replace(bytes, path)
     }
 
     pub fn model(&self, version: u64) -> Result<Model, Error> {
-        let path = self.dir.join(format!("{version}.json"));
-        let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-        serde_json::from_slice(&bytes).map_err(|e| Error::Damaged { path, why: e.to_string() })
+        Model::read(&self.dir.join(format!("{version}.json")))
+    }
+
+    /// A version, if there is one of this number.
+    pub fn version(&self, version: u64) -> Result<Option<Model>, Error> {
+        match self.model(version) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some),
+        }
     }
 
     /// The model that serves a slice.
@@ -120,6 +139,22 @@ impl Shelf {
         };
         write().map_err(|source| Error::Parquet { path: path.to_owned(), source })?;
         self.store.link(&scratch, path)
+    }
+
+    /// The newest version of a slice, if it is newer than this one.
+    pub fn newest(&self, slice: u8, than: Option<u64>) -> Result<Option<Model>, Error> {
+        for version in (than.unwrap_or(0) + 1..=self.last_version()?).rev() {
+            if let Some(model) = self.version(version)?.filter(|model| model.slice == slice) {
+                return Ok(Some(model));
+            }
+        }
+        Ok(None)
+    }
+
+    /// All versions there are, in order.
+    pub fn versions(&self) -> Result<Vec<Model>, Error> {
+        let all = (1..=self.last_version()?).map(|version| self.version(version));
+        all.filter_map(Result::transpose).collect()
     }
 
     /// The highest version there is, 0 if there is none.

@@ -15,6 +15,7 @@
 mod compact;
 pub mod log;
 mod mend;
+mod prefix;
 mod verify;
 
 use std::fs::{self, File, TryLockError};
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use compact::{Policy, Rolled};
 pub use log::{DataFile, Log, Published};
 pub use mend::Mended;
+pub use prefix::Prefix;
 
 /// The `id` of a store that the embedded broker feeds: it makes its topic anew at each start.
 pub const EMBEDDED: &str = "embedded";
@@ -151,7 +153,8 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(Error::io("list", &dir)(e)),
         };
-        let mut names: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+        let dirs = entries.flatten().filter(|entry| entry.path().is_dir());
+        let mut names: Vec<String> = dirs.filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.sort();
         Ok(names)
     }
@@ -236,6 +239,21 @@ impl Store {
             Err(TryLockError::WouldBlock) => Err(Error::Busy { path: self.root.clone() }),
             Err(TryLockError::Error(e)) => Err(Error::io("lock", &path)(e)),
         }
+    }
+
+    /// Waits until nobody else changes what serves, and keeps others from it as long as the file lives.
+    pub fn lock_models(&self) -> Result<File, Error> {
+        let models = self.models();
+        fs::create_dir_all(&models).map_err(Error::io("make", &models))?;
+        let path = models.join("train.lock");
+        let file = File::create(&path).map_err(Error::io("write", &path))?;
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => tracing::info!("a training of this store runs; waiting for its end"),
+            Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path)(e)),
+        }
+        file.lock().map_err(Error::io("lock", &path))?;
+        Ok(file)
     }
 
     /// A path in `tmp/` that no other process or thread uses, on this machine or another, now or later: in containers

@@ -1,0 +1,105 @@
+//! What rows and their answers look like from outside: the types of the OpenAPI document. Answers are written in predict.rs.
+
+use std::collections::BTreeMap;
+
+use poem_openapi::Object;
+use poem_openapi::types::Example;
+
+macro_rules! typed_rows {
+    ($row:ident, $features:ident, $prediction:ident, $title:literal, $description:literal,
+     { $($(#[$doc:meta])* $field:ident: $example:literal,)+ }) => {
+        #[doc = concat!("A row of the segmentation by ", $title, ". Fields beside these are ignored.")]
+        #[derive(Debug, Clone, Object)]
+        #[oai(example)]
+        pub struct $row {
+            $($(#[$doc])* pub $field: f64,)+
+        }
+
+        impl Example for $row {
+            fn example() -> Self {
+                Self { $($field: $example,)+ }
+            }
+        }
+
+        #[doc = concat!("The features of a row of the segmentation by ", $title, ", and its cluster.")]
+        #[derive(Debug, Clone, Object)]
+        pub struct $features {
+            $($(#[$doc])* pub $field: f64,)+
+            /// The cluster's number.
+            pub prediction: u32,
+        }
+
+        #[doc = concat!("The answer for one row of the segmentation by ", $title, ".")]
+        #[derive(Debug, Clone, Object)]
+        #[oai(example)]
+        pub struct $prediction {
+            /// The cluster's number, from 0.
+            pub cluster: u32,
+            /// What the cluster's centroid is like.
+            pub description: String,
+            pub features: $features,
+            /// Distance to the centroid, in standardised units.
+            pub distance: f64,
+            /// The slice whose model answered; not given with `fit=request`.
+            #[oai(skip_serializing_if_is_none)]
+            pub model: Option<u8>,
+            /// The version of that model; not given with `fit=request`.
+            #[oai(skip_serializing_if_is_none)]
+            pub version: Option<u64>,
+        }
+
+        impl Example for $prediction {
+            fn example() -> Self {
+                Self {
+                    cluster: 0,
+                    description: $description.to_owned(),
+                    features: $features { $($field: $example,)+ prediction: 0 },
+                    distance: 0.25,
+                    model: Some(3),
+                    version: Some(3),
+                }
+            }
+        }
+    };
+}
+
+typed_rows!(PriceRatingRow, PriceRatingFeatures, PriceRatingPrediction, "price and rating", "Low Price, High Rating", {
+    /// Price after the discount, in rupees.
+    discounted_price: 300.0,
+    /// Mean rating, from 0 to 5.
+    rating: 4.5,
+});
+typed_rows!(RatingCountRow, RatingCountFeatures, RatingCountPrediction, "rating and number of reviews", "High Rating, High Reviews", {
+    /// Mean rating, from 0 to 5.
+    rating: 4.8,
+    /// Number of reviews.
+    rating_count: 20000.0,
+});
+typed_rows!(DiscountRow, DiscountFeatures, DiscountPrediction, "discount", "High Discount", {
+    /// Discount in percent, from 0 to 100.
+    discount_percentage: 60.0,
+});
+
+/// A row for any segmentation: a number for each of its features. Other fields come back under `other`.
+pub type AnyRow = BTreeMap<String, serde_json::Value>;
+
+/// The answer for one row of any segmentation.
+#[derive(Debug, Clone, Object)]
+pub struct Prediction {
+    /// The cluster's number, from 0.
+    pub cluster: u32,
+    /// What the cluster's centroid is like.
+    pub description: String,
+    /// The row's features, and the cluster's number as `prediction`.
+    pub features: BTreeMap<String, f64>,
+    /// Distance to the centroid, in standardised units.
+    pub distance: f64,
+    /// The slice whose model answered; not given with `fit=request`.
+    #[oai(skip_serializing_if_is_none)]
+    pub model: Option<u8>,
+    /// The version of that model; not given with `fit=request`.
+    #[oai(skip_serializing_if_is_none)]
+    pub version: Option<u64>,
+    /// The row's other fields, as they came.
+    pub other: BTreeMap<String, serde_json::Value>,
+}

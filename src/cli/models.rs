@@ -1,0 +1,314 @@
+//! `tercile models`
+
+use std::io::Write as _;
+
+use anyhow::{Context as _, ensure};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::fit::short;
+use super::{Done, count, table, thousands};
+use crate::config::StoreArgs;
+use crate::model::diff::{Counted, Diff, Moved, Pair, diff};
+use crate::model::history::{By, Period, periods};
+use crate::model::{Model, Shelf, named};
+use crate::store::Store;
+
+/// List models, compare two, or let an older one serve again
+///
+/// Without a segmentation: what serves. With one: all its versions, and when each of them served. A rollback holds until a
+/// training finds other records or other SQL than the newest model was made of; its model serves then. A serve or up that
+/// runs notices within a second.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Models {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// The segmentation whose versions are listed: price_rating, ...
+    #[arg(value_name = "SEGMENTATION")]
+    segmentation: Option<String>,
+    #[command(flatten)]
+    out: Out,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    Diff(DiffArgs),
+    Rollback(Rollback),
+}
+
+/// Compare two models: centroids, sizes, and how many records are in another segment
+///
+/// Between a slice and the next of the same training all records were counted when the model was made; otherwise its sample
+/// is, which has up to 5,000 records.
+#[derive(Args)]
+struct DiffArgs {
+    /// A model: price_rating@1, price_rating@3@2 for a version, or a model file
+    #[arg(value_name = "A")]
+    a: String,
+    /// Another one
+    #[arg(value_name = "B")]
+    b: String,
+    #[command(flatten)]
+    out: Out,
+}
+
+/// Let an older version serve its slice again
+#[derive(Args)]
+struct Rollback {
+    /// The segmentation: price_rating, ...
+    #[arg(value_name = "SEGMENTATION")]
+    segmentation: String,
+    /// The version; its slice is the one that it was trained on
+    #[arg(value_name = "VERSION")]
+    version: u64,
+    #[command(flatten)]
+    out: Out,
+}
+
+#[derive(Args)]
+struct Out {
+    /// Print the result as JSON
+    #[arg(long, env = "TERCILE_JSON", value_parser = clap::builder::FalseyValueParser::new(),
+          action = clap::ArgAction::SetTrue)]
+    json: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+impl Models {
+    pub fn run(self) -> anyhow::Result<Done> {
+        let text = match self.action {
+            Some(Action::Diff(args)) => args.text()?,
+            Some(Action::Rollback(args)) => args.text()?,
+            None => match &self.segmentation {
+                Some(name) => self.out.versions(name)?,
+                None => self.out.serving()?,
+            },
+        };
+        std::io::stdout().write_all(text.as_bytes())?;
+        Ok(Done::Well)
+    }
+}
+
+/// What serves a slice.
+#[derive(Serialize)]
+struct Listed {
+    segmentation: String,
+    slice: u8,
+    version: Option<u64>,
+    rows: Option<u64>,
+    inertia: Option<f64>,
+    trained_at: Option<String>,
+    since: Option<String>,
+    by: Option<By>,
+    /// Why the last training gave none.
+    refused: Option<String>,
+}
+
+/// A version and when it served.
+#[derive(Serialize)]
+struct Versioned {
+    version: u64,
+    slice: u8,
+    rows: u64,
+    inertia: f64,
+    silhouette: Option<f64>,
+    trained_at: String,
+    served: Vec<Period>,
+}
+
+impl Out {
+    fn serving(&self) -> anyhow::Result<String> {
+        let store = self.store.look();
+        let mut all = Vec::new();
+        for segmentation in store.segmentations()? {
+            let shelf = Shelf::new(&store, &segmentation);
+            let history = shelf.history()?;
+            for (slice, standing) in shelf.slices()? {
+                let model = standing.version.map(|version| shelf.model(version)).transpose()?;
+                let began = history.iter().rfind(|began| began.slice == slice);
+                all.push(Listed {
+                    segmentation: segmentation.clone(),
+                    slice,
+                    version: standing.version,
+                    rows: model.as_ref().map(|model| model.rows),
+                    inertia: model.as_ref().map(|model| model.inertia),
+                    trained_at: model.map(|model| model.trained_at),
+                    since: began.map(|began| began.at.clone()),
+                    by: began.map(|began| began.by),
+                    refused: standing.refused,
+                });
+            }
+        }
+        if self.json {
+            return json(&all);
+        }
+        ensure!(!all.is_empty(), "the store {} has no models; run tercile train", store.root().display());
+        let header = ["segmentation", "slice", "version", "rows", "inertia", "trained at", "serves since"];
+        let row = |one: &Listed| {
+            let text = |value: Option<String>| value.unwrap_or_default();
+            let back = if one.by == Some(By::Rollback) { " (rolled back)" } else { "" };
+            vec![
+                one.segmentation.clone(),
+                one.slice.to_string(),
+                text(one.version.map(|version| version.to_string())),
+                text(one.rows.map(thousands)),
+                text(one.inertia.map(|inertia| format!("{inertia:.2}"))),
+                text(one.trained_at.as_deref().map(second)),
+                text(one.since.as_deref().map(|since| second(since) + back)),
+            ]
+        };
+        let mut text = table::render(&header, &all.iter().map(row).collect::<Vec<_>>());
+        for why in all.iter().filter_map(|one| one.refused.as_ref()) {
+            text.push_str(&format!("no new model: {why}\n"));
+        }
+        Ok(text)
+    }
+
+    fn versions(&self, name: &str) -> anyhow::Result<String> {
+        let shelf = shelf(&self.store.look(), name)?;
+        let history = shelf.history()?;
+        let of = |model: Model| Versioned {
+            served: periods(&history, model.version),
+            version: model.version,
+            slice: model.slice,
+            rows: model.rows,
+            inertia: model.inertia,
+            silhouette: model.silhouette,
+            trained_at: model.trained_at,
+        };
+        let all: Vec<Versioned> = shelf.versions()?.into_iter().map(of).collect();
+        if self.json {
+            return json(&all);
+        }
+        let row = |one: &Versioned| {
+            let served: Vec<String> = one.served.iter().map(span).collect();
+            let silhouette = one.silhouette.map_or_else(String::new, |score| format!("{score:.3}"));
+            vec![
+                one.version.to_string(),
+                one.slice.to_string(),
+                thousands(one.rows),
+                format!("{:.2}", one.inertia),
+                silhouette,
+                second(&one.trained_at),
+                served.join(", "),
+            ]
+        };
+        let header = ["version", "slice", "rows", "inertia", "silhouette", "trained at", "served"];
+        Ok(table::render(&header, &all.iter().map(row).collect::<Vec<_>>()))
+    }
+}
+
+impl DiffArgs {
+    fn text(&self) -> anyhow::Result<String> {
+        let store = self.out.store.look();
+        let find = |name| named::find_or_read(&store, name).map_err(anyhow::Error::msg);
+        let (a, b) = (find(&self.a)?, find(&self.b)?);
+        let sample = || match Shelf::new(&store, &b.segmentation).sample(b.version) {
+            Ok(sample) => Some(sample),
+            Err(error) => {
+                tracing::warn!("records can't be counted: {error}");
+                None
+            }
+        };
+        let found = diff(&a, &b, sample);
+        if self.out.json { json(&found) } else { Ok(words(&found, &b.features)) }
+    }
+}
+
+impl Rollback {
+    fn text(&self) -> anyhow::Result<String> {
+        let store = self.out.store.look();
+        let name = &self.segmentation;
+        let shelf = shelf(&store, name)?;
+        let _alone = store.lock_models()?;
+        let cannot = || format!("cannot roll {name} back to version {}", self.version);
+        let done = shelf.roll_back(name, self.version).with_context(cannot)?;
+        if self.out.json {
+            return json(&done);
+        }
+        let (slice, version) = (done.model.slice, self.version);
+        Ok(match done.before {
+            Some(before) if before == version => {
+                format!("{name} of slice {slice} is served by version {version} already\n")
+            }
+            Some(before) => format!(
+                "{name} of slice {slice} is served by version {version} again, no longer by {before}, until a training finds \
+                 other records\n"
+            ),
+            None => format!("{name} of slice {slice} is served by version {version}\n"),
+        })
+    }
+}
+
+/// The shelf of a segmentation that was trained.
+fn shelf(store: &Store, name: &str) -> anyhow::Result<Shelf> {
+    let trained = store.segmentations()?;
+    let there = if trained.is_empty() { "none".to_owned() } else { trained.join(", ") };
+    let root = store.root().display();
+    ensure!(trained.iter().any(|one| one == name), "the store {root} has no models of {name:?}, it has {there}");
+    Ok(Shelf::new(store, name))
+}
+
+fn json(value: &impl Serialize) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+/// A time without its fractions.
+fn second(time: &str) -> String {
+    time.split_once('.').map_or_else(|| time.to_owned(), |(whole, _)| format!("{whole}Z"))
+}
+
+fn span(period: &Period) -> String {
+    let back = if period.by == By::Rollback { " (rolled back)" } else { "" };
+    let to = period.to.as_deref().map_or_else(|| "now".to_owned(), second);
+    format!("{} to {to}{back}", second(&period.from))
+}
+
+fn words(found: &Diff, features: &[String]) -> String {
+    let mut header = vec!["cluster".to_owned(), "description".to_owned(), "rows".to_owned()];
+    header.extend(features.iter().cloned());
+    header.push("shift".to_owned());
+    let pair = |a: Option<String>, b: Option<String>| match (a, b) {
+        (Some(a), Some(b)) if a == b => a,
+        (a, b) => format!("{} -> {}", a.unwrap_or_else(|| "none".into()), b.unwrap_or_else(|| "none".into())),
+    };
+    let row = |one: &Pair| {
+        let both = |of: &dyn Fn(&crate::model::Cluster) -> Option<String>| {
+            pair(one.a.as_ref().and_then(of), one.b.as_ref().and_then(of))
+        };
+        let new = if one.b.as_ref().is_some_and(|cluster| cluster.new) { " (new)" } else { "" };
+        let mut cells = vec![
+            one.cluster.to_string(),
+            both(&|cluster| Some(cluster.description.clone())) + new,
+            both(&|cluster| Some(thousands(cluster.size))),
+        ];
+        cells.extend(features.iter().map(|name| both(&|cluster| cluster.centroid.get(name).map(|v| short(*v)))));
+        cells.push(one.shift.map_or_else(String::new, |shift| format!("{shift:.4}")));
+        cells
+    };
+    let side = |side: &crate::model::diff::Side| {
+        let (rows, inertia) = (thousands(side.rows), short(side.inertia));
+        let name = format!("{}@{}@{}", side.segmentation, side.slice, side.version);
+        format!("{name}: {rows} rows, inertia {inertia}, trained at {}\n", second(&side.trained_at))
+    };
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    let rows: Vec<Vec<String>> = found.clusters.iter().map(row).collect();
+    let mut text = side(&found.a) + &side(&found.b) + &table::render(&header, &rows);
+    if let Some(Moved { of, records, changed, matrix }) = &found.moved {
+        let counted = match of {
+            Counted::Training => "counted at training",
+            Counted::Sample => "counted in the sample",
+        };
+        let share = *changed as f64 * 100.0 / (*records).max(1) as f64;
+        let records = count(*records, "record");
+        text.push_str(&format!("{} of {records} changed segment ({share:.1}%), {counted}\n", thousands(*changed)));
+        for (from, row) in matrix.iter().enumerate() {
+            for (to, n) in row.iter().enumerate().filter(|(to, n)| *to != from && **n > 0) {
+                text.push_str(&format!("{} from {from} to {to}\n", thousands(*n)));
+            }
+        }
+    }
+    text
+}

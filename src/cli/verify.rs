@@ -1,0 +1,43 @@
+//! `tercile verify`
+
+use std::io::Write as _;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::{Done, thousands};
+use crate::config::{SqlArgs, StoreArgs};
+use crate::model::named;
+use crate::train::verify;
+
+/// Train a model again from its receipt, and compare bit for bit
+///
+/// Reads the records up to the offsets in the receipt, holds the SQL files and the rows against their hashes, trains, and
+/// compares centroids, sizes, inertia and all else that follows from them. Equal is exit 0; else one line says what differs.
+#[derive(Args)]
+pub struct Verify {
+    /// A model file, a segmentation, one of its slices, or a version: price_rating, price_rating@2, price_rating@2@5
+    #[arg(value_name = "MODEL")]
+    model: String,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    sql: SqlArgs,
+}
+
+impl Verify {
+    pub async fn run(self) -> anyhow::Result<Done> {
+        let files = self.sql.load()?;
+        let store = self.store.look();
+        let model = named::find_or_read(&store, &self.model).map_err(anyhow::Error::msg)?;
+        let name = format!("{}@{}@{}", model.segmentation, model.slice, model.version);
+        let (rows, clusters, inertia) = (model.rows, model.clusters.len(), model.inertia);
+        verify::verify(&store, &files, model).await.with_context(|| format!("cannot verify {name}"))?;
+        let line = format!(
+            "{name} is what its receipt says, to the bit: {} rows, {clusters} clusters, inertia {inertia}\n",
+            thousands(rows)
+        );
+        std::io::stdout().write_all(line.as_bytes())?;
+        Ok(Done::Well)
+    }
+}

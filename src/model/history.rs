@@ -1,0 +1,210 @@
+//! Which version of a model served when.
+//!
+//! `slices.json` says what serves, since when, and what made it so; it is replaced as a whole, and so a change is there or is
+//! not. `served.ndjson` keeps what `slices.json` said before, a line for each change, and lines are only ever added: if a
+//! process dies between the two, the next change adds the line that is missing.
+
+use std::fs;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Model, Shelf, Slices};
+use crate::store::Error;
+
+/// What let a version serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    Training,
+    Rollback,
+}
+
+/// A version that began to serve a slice. It served until the next one of the slice did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Began {
+    /// When, RFC 3339, UTC.
+    pub at: String,
+    pub slice: u8,
+    pub version: u64,
+    pub by: By,
+}
+
+/// A time in which a version served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Period {
+    pub from: String,
+    /// `None`: it still serves.
+    pub to: Option<String>,
+    pub by: By,
+}
+
+/// When a version served, in the order of time.
+pub fn periods(history: &[Began], version: u64) -> Vec<Period> {
+    let mut periods = Vec::new();
+    for (i, began) in history.iter().enumerate().filter(|(_, began)| began.version == version) {
+        let next = history[i + 1..].iter().find(|next| next.slice == began.slice);
+        periods.push(Period { from: began.at.clone(), to: next.map(|next| next.at.clone()), by: began.by });
+    }
+    periods
+}
+
+impl Shelf {
+    /// What served when, in the order of time, up to what serves now.
+    pub fn history(&self) -> Result<Vec<Began>, Error> {
+        let kept = self.kept()?;
+        self.with_now(kept, &self.slices()?)
+    }
+
+    /// Lets these versions serve, all slices at once; since when and by what is filled in here. Whoever calls it holds the
+    /// lock of the trainings.
+    pub fn serve(&self, slices: &Slices, by: By) -> Result<(), Error> {
+        let before = self.slices()?;
+        let kept = self.kept()?;
+        let known = kept.len();
+        let history = self.with_now(kept, &before)?;
+        let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+        let mut slices = slices.clone();
+        for (slice, standing) in &mut slices {
+            let was = before.get(slice);
+            if standing.version != was.and_then(|was| was.version) {
+                (standing.since, standing.by) = (Some(now.clone()), Some(by));
+            } else if let Some(was) = was {
+                (standing.since, standing.by) = (was.since.clone(), was.by);
+            }
+        }
+        if slices != before {
+            self.replace_slices(&slices)?;
+        }
+        let history = self.with_now(history, &slices)?;
+        if history.len() > known { self.keep(&history) } else { Ok(()) }
+    }
+
+    /// The lines of `served.ndjson`.
+    fn kept(&self) -> Result<Vec<Began>, Error> {
+        let path = self.history_file();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::io("read", &path)(e)),
+        };
+        let read = text.lines().map(serde_json::from_str).collect::<Result<_, _>>();
+        read.map_err(|e| Error::Damaged { path, why: e.to_string() })
+    }
+
+    fn keep(&self, history: &[Began]) -> Result<(), Error> {
+        let path = self.history_file();
+        let mut text = String::new();
+        for began in history {
+            text +=
+                &serde_json::to_string(began).map_err(|e| Error::Damaged { path: path.clone(), why: e.to_string() })?;
+            text.push('\n');
+        }
+        self.replace(text.as_bytes(), &path)
+    }
+
+    /// Adds what serves where the last line of its slice says otherwise. A store from before this was kept knows no better
+    /// than that a model served since it was trained.
+    fn with_now(&self, mut history: Vec<Began>, slices: &Slices) -> Result<Vec<Began>, Error> {
+        for (&slice, standing) in slices {
+            let Some(version) = standing.version else { continue };
+            if history.iter().rfind(|began| began.slice == slice).is_some_and(|last| last.version == version) {
+                continue;
+            }
+            let at = match &standing.since {
+                Some(since) => since.clone(),
+                None => self.model(version)?.trained_at,
+            };
+            history.push(Began { at, slice, version, by: standing.by.unwrap_or(By::Training) });
+        }
+        Ok(history)
+    }
+}
+
+/// What a rollback did.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RolledBack {
+    /// The model that serves now.
+    pub model: Model,
+    /// The version that served before; the same if nothing changed.
+    pub before: Option<u64>,
+}
+
+/// Why an older version can't serve again.
+#[derive(Debug, thiserror::Error)]
+pub enum RollbackError {
+    #[error(transparent)]
+    Store(#[from] Error),
+    #[error("{segmentation} has no version {version}; tercile models {segmentation} lists those it has")]
+    NoVersion { segmentation: String, version: u64 },
+    #[error("version {version} is by {had}, and what serves is by {now}; rows that are sent now don't fit it")]
+    OtherFeatures { version: u64, had: String, now: String },
+}
+
+impl Shelf {
+    /// Lets a version serve its slice again. Whoever calls it holds the lock of the trainings.
+    pub fn roll_back(&self, segmentation: &str, version: u64) -> Result<RolledBack, RollbackError> {
+        let model = self.version(version)?;
+        let none = || RollbackError::NoVersion { segmentation: segmentation.to_owned(), version };
+        let model = model.ok_or_else(none)?;
+        if let Some(now) = self.serving(model.slice)?.filter(|now| now.features != model.features) {
+            let (had, now) = (model.features.join(", "), now.features.join(", "));
+            return Err(RollbackError::OtherFeatures { version, had, now });
+        }
+        let mut slices = self.slices()?;
+        let before = slices.entry(model.slice).or_default().version.replace(version);
+        self.serve(&slices, By::Rollback)?;
+        Ok(RolledBack { model, before })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Standing;
+    use super::*;
+    use crate::store::Store;
+
+    fn began(at: &str, slice: u8, version: u64) -> Began {
+        Began { at: at.to_owned(), slice, version, by: By::Training }
+    }
+
+    #[test]
+    fn a_version_serves_until_the_next_one_of_its_slice() {
+        let history = [began("1", 1, 1), began("1", 2, 2), began("3", 1, 4), began("5", 1, 1)];
+        let spans = |version| -> Vec<(String, Option<String>)> {
+            periods(&history, version).into_iter().map(|period| (period.from, period.to)).collect()
+        };
+        assert_eq!(spans(1), [("1".into(), Some("3".into())), ("5".into(), None)]);
+        assert_eq!(spans(2), [("1".into(), None)]);
+        assert_eq!(spans(4), [("3".into(), Some("5".into()))]);
+    }
+
+    #[test]
+    fn every_change_is_kept_and_a_line_that_is_missing_is_added() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let shelf = Shelf::new(&store, "a");
+        let serve = |version, by| {
+            let standing = Standing { version: Some(version), ..Standing::default() };
+            shelf.serve(&Slices::from([(1, standing)]), by).unwrap();
+        };
+        let versions = || -> Vec<(u64, By)> { shelf.history().unwrap().iter().map(|b| (b.version, b.by)).collect() };
+        serve(1, By::Training);
+        serve(1, By::Training);
+        serve(4, By::Training);
+        let file = dir.path().join("models/a/served.ndjson");
+        let two = fs::read_to_string(&file).unwrap();
+        assert_eq!(two.lines().count(), 2);
+        serve(1, By::Rollback);
+        serve(1, By::Training);
+        let all = [(1, By::Training), (4, By::Training), (1, By::Rollback)];
+        assert_eq!(versions(), all);
+        let since = shelf.slices().unwrap()[&1].since.clone().unwrap();
+        // As if the process had died between the two files.
+        fs::write(&file, two).unwrap();
+        assert_eq!((versions(), shelf.history().unwrap()[2].at.clone()), (all.to_vec(), since));
+        serve(7, By::Training);
+        assert_eq!(versions()[2..], [(1, By::Rollback), (7, By::Training)]);
+        assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 4);
+    }
+}

@@ -1,0 +1,87 @@
+//! What people call a model: `price_rating`, `price_rating@2` for a slice, `price_rating@2@5` for one of its versions.
+
+use std::path::Path;
+
+use super::{Model, SLICES, Shelf};
+use crate::store::Store;
+
+/// A name, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name {
+    pub segmentation: String,
+    pub slice: u8,
+    /// `None` for the version that serves.
+    pub version: Option<u64>,
+}
+
+impl Name {
+    pub fn parse(name: &str) -> Result<Self, String> {
+        let mut parts = name.splitn(3, '@');
+        let segmentation = parts.next().unwrap_or_default();
+        let slice = parts.next().map_or(Some(SLICES), |slice| slice.parse().ok());
+        let slice = slice.filter(|slice| (1..=SLICES).contains(slice));
+        let slice = slice.ok_or_else(|| format!("{name}: a model is a segmentation, or one with @1, @2 or @3"))?;
+        let version = parts.next().map(str::parse).transpose();
+        let version = version.map_err(|_| format!("{name}: a version is a number, as in {segmentation}@{slice}@1"))?;
+        // The name becomes a directory's.
+        if segmentation.is_empty() || !segmentation.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            return Err(format!("there is no segmentation {segmentation}"));
+        }
+        Ok(Self { segmentation: segmentation.to_owned(), slice, version })
+    }
+
+    pub fn shelf(&self, store: &Store) -> Shelf {
+        Shelf::new(store, &self.segmentation)
+    }
+}
+
+/// The model of a name; why there is none.
+pub fn find(store: &Store, name: &str) -> Result<Model, String> {
+    let parsed = Name::parse(name)?;
+    let shelf = parsed.shelf(store);
+    let Some(version) = parsed.version else {
+        let model = shelf.serving(parsed.slice).map_err(|e| e.to_string())?;
+        return model.ok_or_else(|| format!("there is no model of {name}; run tercile train"));
+    };
+    let model = version_of(&shelf, &parsed.segmentation, version)?;
+    match model.slice == parsed.slice {
+        true => Ok(model),
+        false => Err(format!(
+            "version {version} of {0} is of slice {1}; say {0}@{1}@{version}",
+            parsed.segmentation, model.slice
+        )),
+    }
+}
+
+/// A version of a segmentation; why there is none.
+pub fn version_of(shelf: &Shelf, segmentation: &str, version: u64) -> Result<Model, String> {
+    let model = shelf.version(version).map_err(|e| e.to_string())?;
+    model.ok_or_else(|| {
+        format!("{segmentation} has no version {version}; tercile models {segmentation} lists those it has")
+    })
+}
+
+/// The model of a name or of a file.
+pub fn find_or_read(store: &Store, name: &str) -> Result<Model, String> {
+    let path = Path::new(name);
+    if path.extension().is_some_and(|ending| ending == "json") || name.contains('/') {
+        return Model::read(path).map_err(|e| e.to_string());
+    }
+    find(store, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_up_to_three_parts() {
+        let name = |segmentation: &str, slice, version| Name { segmentation: segmentation.to_owned(), slice, version };
+        assert_eq!(Name::parse("a_b").unwrap(), name("a_b", 3, None));
+        assert_eq!(Name::parse("a@2").unwrap(), name("a", 2, None));
+        assert_eq!(Name::parse("a@1@17").unwrap(), name("a", 1, Some(17)));
+        for wrong in ["", "@1", "a@4", "a@", "a@1@", "a@1@x", "a@1@2@3", "../a", "a b"] {
+            assert!(Name::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! A model held to its receipt: trained again on what it was trained on, and compared bit for bit.
+//!
+//! Input: the store, the SQL files and a model. Output: nothing if training again gives the very same, else what differs.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use crate::engine;
+use crate::model::{Model, Predecessor, Receipt, Shelf};
+use crate::sql::{Files, Segmentation};
+use crate::store::{self, Store};
+
+use super::{Job, Refusal, Rows, SEED, Stream, rows, stream};
+
+/// Why a model is not what its receipt says, or why that can't be told.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    #[error(
+        "the store is fed from the topic {found}, the model was trained on {wanted}; choose the --store it was made in"
+    )]
+    Topic { found: String, wanted: String },
+    #[error(
+        "there is no SQL file of the segmentation {0} any more; bring it back, or choose the --sql it was trained with"
+    )]
+    NoSql(String),
+    #[error(
+        "the SQL changed since: the files of {name} hash to {found}, the receipt says {wanted}; bring the old files back, or choose the --sql it was trained with"
+    )]
+    Sql { name: String, found: String, wanted: String },
+    #[error(
+        "records are gone: the store holds {found} of the {wanted} records up to the receipt's offsets; bring its files back from a copy"
+    )]
+    Records { found: u64, wanted: u64 },
+    #[error(
+        "it was trained with the seed {found}, and this tercile trains with {SEED}; verify it with the tercile that made it"
+    )]
+    Seed { found: u64 },
+    #[error("version {version}, {role}, can't be read: {why}; bring it back from a copy")]
+    Earlier { version: u64, role: &'static str, why: store::Error },
+    #[error(
+        "the rows are others than it was trained on: they hash to {found}, the receipt says {wanted}; records were changed, perhaps by tercile replay, or the receipt was"
+    )]
+    Rows { found: String, wanted: String },
+    #[error("the receipt says {wanted} for its {field}, training again says {found}; the receipt was changed{since}")]
+    Receipt { field: &'static str, wanted: String, found: String, since: String },
+    #[error("training again is refused: {0}")]
+    Refused(String),
+    #[error("{field} differs: {wanted} in the model, {found} when trained again; the model's file was changed{since}")]
+    Model { field: String, wanted: String, found: String, since: String },
+    #[error("the training was cut off: {0}")]
+    Cut(String),
+}
+
+/// Trains again and compares.
+pub async fn verify(store: &Store, files: &Files, model: Model) -> Result<(), Error> {
+    let receipt = &model.receipt;
+    if model.seed != SEED {
+        return Err(Error::Seed { found: model.seed });
+    }
+    let next_offsets: BTreeMap<i32, i64> =
+        receipt.next_offsets.iter().filter_map(|(partition, &next)| Some((partition.parse().ok()?, next))).collect();
+    let known = files.segmentations().any(|(view, _)| view.name == model.segmentation);
+    if !known {
+        return Err(Error::NoSql(model.segmentation));
+    }
+    let found = files.hash(&model.segmentation);
+    if found != receipt.sql_hash {
+        return Err(Error::Sql { name: model.segmentation.clone(), found, wanted: receipt.sql_hash.clone() });
+    }
+    let prefix = store.snapshot_until(&next_offsets)?;
+    let (found, topic) = (prefix.snapshot.rows(), &prefix.snapshot.topic);
+    if !topic.is_empty() && *topic != receipt.topic {
+        return Err(Error::Topic { found: topic.clone(), wanted: receipt.topic.clone() });
+    }
+    if found != receipt.n {
+        return Err(Error::Records { found, wanted: receipt.n });
+    }
+    let ctx = engine::open(&prefix.snapshot, files).await?;
+    let segmentations = engine::segmentations(&ctx, files).await?;
+    let segmentation = segmentations.into_iter().find(|segmentation| segmentation.name == model.segmentation);
+    let segmentation = segmentation.ok_or_else(|| Error::NoSql(model.segmentation.clone()))?;
+    let stream = stream(&ctx, &prefix.snapshot).await.map_err(|e| Error::Refused(e.to_string()))?;
+    let rows = rows(&ctx, &segmentation).await?;
+    let shelf = Shelf::new(store, &model.segmentation);
+    let work = move || {
+        let again = Again { shelf: &shelf, model: &model, stream: &stream };
+        again.compare(&segmentation, &rows)
+    };
+    let compared = tokio::task::spawn_blocking(work).await.map_err(|e| Error::Cut(e.to_string()))?;
+    drop(prefix);
+    compared
+}
+
+struct Again<'a> {
+    shelf: &'a Shelf,
+    model: &'a Model,
+    stream: &'a Stream,
+}
+
+impl Again<'_> {
+    fn compare(&self, segmentation: &Segmentation, all: &Rows) -> Result<(), Error> {
+        let refused = |refusal: Refusal| Error::Refused(refusal.to_string());
+        let model = self.model;
+        let predecessor = self.predecessor()?;
+        let before = self.before()?;
+        let job = Job {
+            segmentation,
+            slice: model.slice,
+            stream: self.stream,
+            predecessor: predecessor.as_ref(),
+            before: before.as_ref(),
+            earlier: None,
+            newest: None,
+            warm: before.as_ref(),
+        };
+        let rows = job.rows(all).map_err(refused)?;
+        let receipt = job.receipt(&rows);
+        self.same_receipt(&receipt)?;
+        let again = job.fit(all, &rows, receipt).map_err(refused)?.model;
+        self.same_model(&again)
+    }
+
+    /// The model whose cluster numbers were kept.
+    fn predecessor(&self) -> Result<Option<Model>, Error> {
+        let Some(Predecessor { version, .. }) = self.model.receipt.predecessor else { return Ok(None) };
+        let role = "whose cluster numbers it kept";
+        self.shelf.model(version).map(Some).map_err(|why| Error::Earlier { version, role, why })
+    }
+
+    /// The slice before's model of the same training, from whose centroids one start began: the newest older version of
+    /// that slice which was made of the same stream. There is none where that slice was refused.
+    fn before(&self) -> Result<Option<Model>, Error> {
+        let (model, mut version) = (self.model, self.model.version);
+        while model.slice > 1 && version > 1 {
+            version -= 1;
+            let role = "which may be the slice before of the same training";
+            let read = self.shelf.version(version).map_err(|why| Error::Earlier { version, role, why })?;
+            let same = |found: &Model| found.slice == model.slice - 1 && found.receipt.same_stream(&model.receipt);
+            if let Some(found) = read.filter(same) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What else may be the cause where something differs.
+    fn since(&self) -> String {
+        let (made, this) = (&self.model.receipt.tercile, env!("CARGO_PKG_VERSION"));
+        if made == this { String::new() } else { format!(", or tercile {this} trains otherwise than {made} did") }
+    }
+
+    fn same_receipt(&self, again: &Receipt) -> Result<(), Error> {
+        let was = &self.model.receipt;
+        if was.rows_hash != again.rows_hash {
+            return Err(Error::Rows { found: again.rows_hash.clone(), wanted: was.rows_hash.clone() });
+        }
+        let fields = [
+            ("next offsets", shown(&was.next_offsets), shown(&again.next_offsets)),
+            ("cut", shown(&was.cut), shown(&again.cut)),
+            ("starts", shown(&was.starts), shown(&again.starts)),
+            ("predecessor", shown(&was.predecessor), shown(&again.predecessor)),
+        ];
+        match fields.into_iter().find(|(_, was, again)| was != again) {
+            Some((field, wanted, found)) => Err(Error::Receipt { field, wanted, found, since: self.since() }),
+            None => Ok(()),
+        }
+    }
+
+    fn same_model(&self, again: &Model) -> Result<(), Error> {
+        let was = self.model;
+        // Debug shows the shortest text that stands for a double and no other: texts are equal where bits are.
+        let mut fields = vec![
+            ("rows".to_owned(), shown(&was.rows), shown(&again.rows)),
+            ("rows_left_out".to_owned(), shown(&was.rows_left_out), shown(&again.rows_left_out)),
+            ("features".to_owned(), shown(&was.features), shown(&again.features)),
+            ("mean".to_owned(), shown(&was.mean), shown(&again.mean)),
+            ("std".to_owned(), shown(&was.std), shown(&again.std)),
+            ("k".to_owned(), shown(&was.k), shown(&again.k)),
+            ("the number of clusters".to_owned(), shown(&was.clusters.len()), shown(&again.clusters.len())),
+        ];
+        for (was, again) in was.clusters.iter().zip(&again.clusters) {
+            let of = |what: &str| format!("the {what} of cluster {}", again.cluster);
+            fields.push((of("number"), shown(&was.cluster), shown(&again.cluster)));
+            fields.push((of("centroid"), shown(&was.centroid), shown(&again.centroid)));
+            fields.push((of("size"), shown(&was.size), shown(&again.size)));
+            fields.push((of("newness"), shown(&was.new), shown(&again.new)));
+            fields.push((of("description"), shown(&was.descriptions), shown(&again.descriptions)));
+        }
+        fields.push(("inertia".to_owned(), shown(&was.inertia), shown(&again.inertia)));
+        fields.push(("silhouette".to_owned(), shown(&was.silhouette), shown(&again.silhouette)));
+        fields.push(("iterations".to_owned(), shown(&was.iterations), shown(&again.iterations)));
+        // Where the slice before was refused, an older model of it was compared with, which the receipt does not name.
+        if again.moved.is_some() {
+            fields.push(("moved".to_owned(), shown(&was.moved), shown(&again.moved)));
+        }
+        match fields.into_iter().find(|(_, was, again)| was != again) {
+            Some((field, wanted, found)) => Err(Error::Model { field, wanted, found, since: self.since() }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn shown(value: &impl Debug) -> String {
+    format!("{value:?}")
+}
