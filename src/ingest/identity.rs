@@ -1,8 +1,8 @@
 //! Whether the topic is still the one that the store is fed from.
 //!
 //! A topic that is deleted and made again keeps its name, and librdkafka reads on in it wherever it stood. So a file is
-//! published only once the broker has told the topic's id after the file's last record was read: whatever was read before
-//! an answer that names our topic came from it.
+//! published only once the broker has been asked for the topic's id after the file's last record was read: whatever was
+//! read before an answer that names our topic came from it.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,8 +30,8 @@ struct Known {
 }
 
 impl Identity {
-    /// Makes sure that what was read up to this moment came from our topic. Where the broker does not answer, or has no
-    /// such topic now, nobody can have made it again in the meantime and handed out its records.
+    /// Makes sure that what was read up to this moment came from our topic. Where the broker does not answer, or has no such
+    /// topic just now, that is taken on trust: a broker that is away must not hold up what was read before it went.
     pub(super) fn confirm(&self, job: &Job, read: Instant) -> Result<(), Error> {
         if job.embedded {
             return Ok(());
