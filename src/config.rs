@@ -1,5 +1,7 @@
 //! Settings that several commands share: a flag and an environment variable each.
 
+mod guard;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +13,7 @@ use crate::batch::Limits;
 use crate::broker::{self, Cluster, Settings};
 use crate::sql;
 use crate::store::{self, Policy, Store};
+pub use guard::GuardArgs;
 
 /// Where the store is.
 #[derive(Debug, Clone, Args)]

@@ -211,7 +211,7 @@ fn it_is_off_unless_turned_on_and_answers_so_many_at_a_time() {
         let body = json!({"sql": ENDLESS}).to_string();
         let mut client = TcpStream::connect(server.address.strip_prefix("http://").unwrap()).unwrap();
         let head = format!(
-            "POST /api/sql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}",
+            "POST /api/sql HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}",
             body.len()
         );
         write!(client, "{head}\r\n\r\n{body}").unwrap();

@@ -61,6 +61,9 @@ impl HealthApi {
     /// Can it predict?
     #[oai(path = "/health/ready", method = "get", tag = "Tags::Health")]
     async fn ready(&self, state: Data<&Arc<State>>) -> Result<Healthy, Unhealthy> {
+        if state.draining.load(Ordering::SeqCst) {
+            return Err(Problem::unavailable("the server is about to stop; ask another one").into());
+        }
         if state.warming.load(Ordering::SeqCst) {
             return Err(Problem::unavailable("the stream is being read and the first models trained").into());
         }
@@ -77,6 +80,9 @@ impl HealthApi {
     /// Metrics for Prometheus
     #[oai(path = "/metrics", method = "get", tag = "Tags::Health")]
     async fn metrics(&self, state: Data<&Arc<State>>) -> PlainText<String> {
-        PlainText(state.metrics.render(&state))
+        let state = Arc::clone(&state);
+        // It looks at files.
+        let text = tokio::task::spawn_blocking(move || state.metrics.render(&state)).await;
+        PlainText(text.unwrap_or_default())
     }
 }

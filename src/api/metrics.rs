@@ -1,14 +1,19 @@
 //! Counters in Prometheus' text format.
 
+use std::fs;
+use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use poem::{Endpoint, IntoResponse, Middleware, Request, Response};
 use prometheus::core::Collector;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::State;
 use super::ingesting::{self, Ingesting};
+
+/// How long the size of the store is taken for true: adding it up looks at every file.
+const SIZE_AGE: Duration = Duration::from_secs(10);
 
 /// All metrics of this process.
 #[derive(Clone)]
@@ -19,6 +24,13 @@ pub struct Metrics {
     ready: IntGauge,
     versions: IntGaugeVec,
     rows: IntGaugeVec,
+    predictions: IntCounterVec,
+    connections: IntGauge,
+    store_bytes: IntGauge,
+    /// When the store was looked at last.
+    sized: Arc<Mutex<Option<Instant>>>,
+    memory: IntGauge,
+    descriptors: IntGauge,
     ingest: Ingesting,
 }
 
@@ -42,20 +54,40 @@ impl Metrics {
                 Opts::new("tercile_model_rows", "Rows the serving model was trained on"),
                 &["segmentation", "slice"],
             )?,
+            predictions: IntCounterVec::new(
+                Opts::new("tercile_predictions_total", "Rows predicted, by the cluster they got"),
+                &["segmentation", "slice", "cluster"],
+            )?,
+            connections: IntGauge::new("tercile_connections", "Connections that are open")?,
+            store_bytes: IntGauge::new("tercile_store_bytes", "Bytes of the store on disk, up to ten seconds ago")?,
+            sized: Arc::default(),
+            memory: IntGauge::new("process_resident_memory_bytes", "Resident memory of this process")?,
+            descriptors: IntGauge::new("process_open_fds", "File descriptors that are open")?,
             ingest: Ingesting::register(&registry)?,
             registry,
         };
-        let all: [Box<dyn Collector>; 5] = [
+        let all: [Box<dyn Collector>; 10] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.seconds.clone()),
             Box::new(metrics.ready.clone()),
             Box::new(metrics.versions.clone()),
             Box::new(metrics.rows.clone()),
+            Box::new(metrics.predictions.clone()),
+            Box::new(metrics.connections.clone()),
+            Box::new(metrics.store_bytes.clone()),
+            Box::new(metrics.memory.clone()),
+            Box::new(metrics.descriptors.clone()),
         ];
         for collector in all {
             metrics.registry.register(collector)?;
         }
         Ok(metrics)
+    }
+
+    /// Counts an answer.
+    pub fn answered(&self, endpoint: &str, method: &str, status: u16, elapsed: Duration) {
+        self.seconds.with_label_values(&[endpoint]).observe(elapsed.as_secs_f64());
+        self.requests.with_label_values(&[endpoint, method, &status.to_string()]).inc();
     }
 
     /// All metrics as text, the gauges as they stand now.
@@ -76,69 +108,36 @@ impl Metrics {
         if let Some(control) = &state.ingest {
             self.ingest.update(&control.progress);
         }
+        self.size(state.store.root());
+        self.memory.set(resident_bytes());
+        self.descriptors.set(fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as i64));
         ingesting::text(&self.registry)
     }
-}
 
-/// The endpoint a path belongs to, so that labels stay few whatever paths are asked for.
-fn endpoint(path: &str) -> &'static str {
-    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    match parts.as_slice() {
-        [""] => "/",
-        ["api", "cluster_products_by_price_rating"] => "/api/cluster_products_by_price_rating",
-        ["api", "cluster_products_by_rating_count"] => "/api/cluster_products_by_rating_count",
-        ["api", "cluster_products_by_discount"] => "/api/cluster_products_by_discount",
-        ["api", "segments"] => "/api/segments",
-        ["api", "segments", _] => "/api/segments/{name}",
-        ["api", "segments", _, "models"] => "/api/segments/{name}/models",
-        ["api", "segments", _, "models", _] => "/api/segments/{name}/models/{slice}",
-        ["api", "segments", _, "points"] => "/api/segments/{name}/points",
-        ["api", "segments", _, "predict"] => "/api/segments/{name}/predict",
-        ["api", "sql"] => "/api/sql",
-        ["api", "train"] => "/api/train",
-        ["api", "train", _] => "/api/train/{job}",
-        ["docs"] => "/docs",
-        ["openapi.json"] => "/openapi.json",
-        ["metrics"] => "/metrics",
-        ["health", "live"] => "/health/live",
-        ["health", "ready"] => "/health/ready",
-        _ => "other",
+    /// Adds up the store, if that was not done just now.
+    fn size(&self, root: &Path) {
+        let mut sized = self.sized.lock().unwrap_or_else(PoisonError::into_inner);
+        if sized.is_none_or(|at| at.elapsed() > SIZE_AGE) {
+            self.store_bytes.set(bytes_below(root).cast_signed());
+            *sized = Some(Instant::now());
+        }
     }
 }
 
-impl<E: Endpoint> Middleware<E> for Metrics {
-    type Output = Measured<E>;
-
-    fn transform(&self, inner: E) -> Self::Output {
-        Measured { inner, metrics: self.clone() }
-    }
+/// Bytes of all files below a directory. What goes away meanwhile counts for nothing.
+fn bytes_below(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => bytes_below(&entry.path()),
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    };
+    entries.map(size).sum()
 }
 
-/// An endpoint whose requests are counted.
-pub struct Measured<E> {
-    inner: E,
-    metrics: Metrics,
-}
-
-impl<E: Endpoint> Endpoint for Measured<E> {
-    type Output = Response;
-
-    async fn call(&self, request: Request) -> poem::Result<Response> {
-        let endpoint = endpoint(request.uri().path());
-        let method = request.method().clone();
-        let start = Instant::now();
-        let response = match self.inner.call(request).await {
-            Ok(response) => response.into_response(),
-            Err(error) => super::problem::from_framework(error).await,
-        };
-        self.metrics.seconds.with_label_values(&[endpoint]).observe(start.elapsed().as_secs_f64());
-        let status = response.status();
-        // A method can be any word that a client makes up.
-        let method = match method.as_str() {
-            known @ ("GET" | "POST" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "PATCH") => known,
-            _ => "other",
-        };
-        self.metrics.requests.with_label_values(&[endpoint, method, status.as_str()]).inc();
-        Ok(response)
-    }
+fn resident_bytes() -> i64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: i64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
+    // SAFETY: it reads a number that the C library knows.
+    pages * unsafe { libc::sysconf(libc::_SC_PAGESIZE) }
 }

@@ -5,8 +5,13 @@
 
 mod clients;
 pub mod confined;
+mod document;
+mod front;
+pub mod guard;
 mod health;
 pub mod ingesting;
+pub mod keys;
+pub mod limits;
 pub mod live;
 mod metrics;
 mod posted;
@@ -21,14 +26,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use poem::endpoint::make_sync;
 use poem::listener::TcpAcceptor;
-use poem::{EndpointExt as _, IntoEndpoint, Request, Route, Server};
+use poem::{EndpointExt as _, IntoEndpoint, Request, Response, Route, Server};
 use poem_openapi::{LicenseObject, OpenApiService, Tags as TagsDerive};
 
 use crate::ingest::Control;
 use crate::store::Store;
 use clients::Clients;
 use confined::Confined;
+use front::Front;
+use guard::Guard;
 use live::Live;
 use metrics::Metrics;
 use problem::Problem;
@@ -57,6 +65,8 @@ pub struct State {
     pub live: Arc<Live>,
     /// Whether the first training of this process is still to come.
     pub warming: AtomicBool,
+    /// Whether the server was told to stop.
+    pub draining: AtomicBool,
     /// The ingest of this process, if it has one.
     pub ingest: Option<Arc<Control>>,
     /// Who runs SQL that comes over HTTP, if that is on.
@@ -78,6 +88,7 @@ impl State {
             store: store.clone(),
             live,
             warming: AtomicBool::new(warming),
+            draining: AtomicBool::new(false),
             ingest,
             sql,
             clients: Clients::default(),
@@ -103,9 +114,7 @@ fn service() -> OpenApiService<Apis, ()> {
 
 /// The OpenAPI document.
 pub fn spec() -> String {
-    let mut spec = service().spec();
-    spec.push('\n');
-    spec
+    document::complete(&service().spec(), false)
 }
 
 /// A parameter that is not known, or stands twice, would be passed over in silence.
@@ -134,29 +143,43 @@ async fn known_parameters(request: Request) -> poem::Result<Request> {
     Ok(request)
 }
 
-/// All routes.
-pub fn routes(state: Arc<State>) -> impl IntoEndpoint {
+/// All routes, behind the guard.
+pub fn routes(state: Arc<State>, guard: Guard) -> impl IntoEndpoint {
     let service = service();
-    let (docs, openapi) = (service.swagger_ui(), service.spec_endpoint());
-    let metrics = state.metrics.clone();
-    Route::new()
-        .nest("/docs", docs)
-        .at("/openapi.json", openapi)
+    let own = service.spec();
+    let document = document::complete(&own, guard.keys.is_some());
+    let docs = service.swagger_ui_html().replace(&own, &document);
+    let names = document::names(&document);
+    // They live as long as the process, and slow readers of a page this large share one copy.
+    let page = |kind: &'static str, text: String| {
+        let text: &'static str = text.leak();
+        make_sync(move |_| Response::builder().content_type(kind).body(text))
+    };
+    let docs = Arc::new(page("text/html; charset=utf-8", docs));
+    let inner = Route::new()
+        .at("/docs", Arc::clone(&docs))
+        .at("/docs/", docs)
+        .at("/openapi.json", page("application/json; charset=utf-8", document))
         .nest("/", service)
-        .data(state)
-        .before(known_parameters)
-        .with(metrics)
+        .data(Arc::clone(&state))
+        .before(known_parameters);
+    Front { inner, state, guard: Arc::new(guard), names }
 }
 
 /// Answers until `stop` is done, then lets running requests end.
 pub async fn serve(
     listener: tokio::net::TcpListener,
     state: Arc<State>,
+    guard: Guard,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let acceptor = state.clients.watch(TcpAcceptor::from_tokio(listener)?);
-    let watching = tokio::spawn(Arc::clone(&state.live).watch());
-    let served = Server::new_with_acceptor(acceptor).run_with_graceful_shutdown(routes(state), stop, Some(DRAIN)).await;
-    watching.abort();
+    let mut watching = tokio::task::JoinSet::new();
+    watching.spawn(Arc::clone(&state.live).watch());
+    if let Some(keys) = &guard.keys {
+        watching.spawn(Arc::clone(keys).watch());
+    }
+    let server = Server::new_with_acceptor(acceptor);
+    let served = server.run_with_graceful_shutdown(routes(state, guard), stop, Some(DRAIN)).await;
     Ok(served?)
 }

@@ -8,6 +8,7 @@ mod fit;
 mod generate;
 mod ingest;
 mod init;
+mod keys;
 mod model;
 mod models;
 mod openapi;
@@ -70,6 +71,7 @@ enum Command {
     Fit(fit::Fit),
     SuggestK(suggest::SuggestK),
     Serve(serve::Serve),
+    Keys(keys::Keys),
     Broker(broker::Broker),
     Generate(generate::Generate),
     Openapi(openapi::Openapi),
@@ -167,6 +169,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Model(model) => model.run(),
         Command::Plot(plot) => plot.run(),
         Command::Models(models) => job(blocking(move || models.run())).await,
+        Command::Keys(keys) => job(blocking(move || keys.run())).await,
         Command::Openapi(openapi) => openapi.run(),
     }
 }

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use super::{Done, Stop};
 use crate::api::{self, State, live::Live};
-use crate::config::{BindArgs, HttpSqlArgs, SqlArgs, StoreArgs};
+use crate::config::{BindArgs, GuardArgs, HttpSqlArgs, SqlArgs, StoreArgs};
 
 /// Serve the API over a store
 ///
@@ -22,12 +22,15 @@ pub struct Serve {
     #[command(flatten)]
     bind: BindArgs,
     #[command(flatten)]
+    guard: GuardArgs,
+    #[command(flatten)]
     http_sql: HttpSqlArgs,
 }
 
 impl Serve {
     pub async fn run(self, mut stop: Stop) -> anyhow::Result<Done> {
         let store = self.store.open()?;
+        let guard = self.guard.guard(self.bind.bind, &store)?;
         let prepared = stop.unless(async {
             let live = Live::start(&store, self.sql.dir()).await?;
             Ok((live, listen(self.bind.bind).await?))
@@ -36,7 +39,7 @@ impl Serve {
         let address = listener.local_addr()?;
         let state = Arc::new(State::new(&store, live, None, false, self.http_sql.confined(&store, &self.sql))?);
         tracing::info!("serving {} at http://{address}, documented at http://{address}/docs", store.root().display());
-        api::serve(listener, state, async move { stop.wished().await }).await?;
+        api::serve(listener, state, guard, async move { stop.wished().await }).await?;
         Ok(Done::Well)
     }
 }

@@ -14,7 +14,7 @@ use crate::api::{self, State, live::Live};
 use crate::broker::embedded::Backlog;
 use crate::broker::{Acknowledged, Cluster, Embedded, Producer};
 use crate::config::{
-    BatchArgs, BindArgs, HttpSqlArgs, MaybeKafkaArgs, RollArgs, SqlArgs, StoreArgs, TopicArgs, seconds,
+    BatchArgs, BindArgs, GuardArgs, HttpSqlArgs, MaybeKafkaArgs, RollArgs, SqlArgs, StoreArgs, TopicArgs, seconds,
 };
 use crate::ingest::{Control, Job};
 use crate::produce::{self, Options, Replay};
@@ -41,6 +41,8 @@ pub struct Up {
     retrain_every: Duration,
     #[command(flatten)]
     bind: BindArgs,
+    #[command(flatten)]
+    guard: GuardArgs,
     #[command(flatten)]
     http_sql: HttpSqlArgs,
     #[command(flatten)]
@@ -77,6 +79,7 @@ impl Up {
     pub async fn run(self, terminal: &Terminal, mut stop: Stop) -> anyhow::Result<Done> {
         let files = self.sql.load()?;
         let store = self.store.open()?;
+        let guard = self.guard.guard(self.bind.bind, &store)?;
         let _only_one = store.lock()?;
         let prepared = stop.unless(async {
             let live = Live::start(&store, self.sql.dir()).await?;
@@ -112,7 +115,7 @@ impl Up {
         let sql = self.http_sql.confined(&store, &self.sql);
         let state = Arc::new(State::new(&store, live, Some(Arc::clone(&control)), true, sql)?);
         let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();
-        let serving = tokio::spawn(api::serve(listener, Arc::clone(&state), async {
+        let serving = tokio::spawn(api::serve(listener, Arc::clone(&state), guard, async {
             let _ = stopped.await;
         }));
 

@@ -8,6 +8,7 @@
 //!   source.json       what feeds this store
 //!   records/          log.rs: the files, their names, the reader's rule
 //!   models/           written by the model room
+//!   keys.json         hashes of the API's keys, for the owner alone
 //!   tmp/              files on their way; nothing in it counts
 //!   aside/            damaged files that were replaced by reading their range again
 //! ```
@@ -18,9 +19,10 @@ mod mend;
 mod prefix;
 mod verify;
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +37,10 @@ pub use prefix::Prefix;
 
 /// The `id` of a store that the embedded broker feeds: it makes its topic anew at each start.
 pub const EMBEDDED: &str = "embedded";
+
+/// Who may read a new file: everybody that the umask lets, or the owner alone.
+const SHARED: u32 = 0o666;
+const SECRET: u32 = 0o600;
 
 /// What went wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -283,21 +289,30 @@ impl Store {
 
     /// Puts bytes under a name that must be free. `false`: it was taken, and nothing changed.
     pub(crate) fn publish_bytes(&self, bytes: &[u8], path: &Path) -> Result<bool, Error> {
-        let scratch = self.write_scratch(bytes)?;
+        let scratch = self.write_scratch(bytes, SHARED)?;
         self.link(&scratch, path)
     }
 
     /// Puts bytes under a name, whatever was there: readers see the old or the new, never a part.
     pub(crate) fn replace(&self, bytes: &[u8], path: &Path) -> Result<(), Error> {
-        let scratch = self.write_scratch(bytes)?;
+        self.swap(bytes, SHARED, path)
+    }
+
+    /// The same for what only the owner may read.
+    pub(crate) fn replace_secret(&self, bytes: &[u8], path: &Path) -> Result<(), Error> {
+        self.swap(bytes, SECRET, path)
+    }
+
+    fn swap(&self, bytes: &[u8], mode: u32, path: &Path) -> Result<(), Error> {
+        let scratch = self.write_scratch(bytes, mode)?;
         fs::rename(&scratch, path).map_err(Error::io("replace", path))?;
         sync_parent(path)
     }
 
-    fn write_scratch(&self, bytes: &[u8]) -> Result<PathBuf, Error> {
+    fn write_scratch(&self, bytes: &[u8], mode: u32) -> Result<PathBuf, Error> {
         let scratch = self.scratch();
         let write = || {
-            let mut file = File::create_new(&scratch)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&scratch)?;
             file.write_all(bytes)?;
             file.sync_all()
         };

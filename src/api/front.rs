@@ -1,0 +1,200 @@
+//! What every request goes through: a name, the guard, the handlers, and a line in the log.
+//!
+//! Input: requests as they come off the wire. Output: answers of which each carries an `X-Request-Id`; metrics; an access
+//! line as soon as the whole answer was handed over.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
+
+use futures::{FutureExt as _, StreamExt as _, stream};
+use poem::http::header::{CONNECTION, HeaderName, HeaderValue};
+use poem::http::{Method, StatusCode, Version};
+use poem::{Body, Endpoint, IntoResponse as _, PathPattern, Request, Response};
+
+use super::State;
+use super::guard::{Admitted, Guard};
+use super::problem;
+
+/// The target of access lines.
+const ACCESS: &str = "tercile::access";
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// All routes, behind the guard.
+pub struct Front<E> {
+    pub inner: E,
+    pub state: Arc<State>,
+    pub guard: Arc<Guard>,
+    /// Paths as the OpenAPI document writes them, by the router's patterns.
+    pub names: HashMap<String, String>,
+}
+
+impl<E: Endpoint> Endpoint for Front<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        let mut record = Record::start(&self.state, &request);
+        let (id, origin) = (record.id.clone(), self.guard.allowed_origin(&request));
+        let keeps_alive = request.version() < Version::HTTP_2;
+        let mut response = match self.guard.admit(&request) {
+            Ok(admitted) => {
+                record.admitted = admitted;
+                self.answer(request, &mut record).await
+            }
+            Err(refusal) => refusal,
+        };
+        record.status = Some(response.status());
+        let headers = response.headers_mut();
+        headers.insert(REQUEST_ID, id);
+        self.guard.tell_origin(origin.as_ref(), headers);
+        if keeps_alive && self.state.draining.load(Ordering::SeqCst) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        record.follow(&mut response);
+        Ok(response)
+    }
+}
+
+impl<E: Endpoint> Front<E> {
+    async fn answer(&self, request: Request, record: &mut Record) -> Response {
+        match self.inner.call(request).await {
+            Ok(response) => {
+                let response = response.into_response();
+                record.route = self.route(response.data());
+                response
+            }
+            Err(error) => {
+                record.route = self.route(error.data());
+                problem::from_framework(error).await
+            }
+        }
+    }
+
+    /// What a request is counted under: labels stay few, whatever paths are asked for.
+    fn route(&self, pattern: Option<&PathPattern>) -> String {
+        let pattern = pattern.map(|PathPattern(pattern)| pattern.as_ref()).filter(|pattern| !pattern.is_empty());
+        let name = pattern.and_then(|pattern| self.names.get(pattern).map(String::as_str).or(Some(pattern)));
+        name.unwrap_or("other").to_owned()
+    }
+}
+
+/// A request, from its head to the end of its answer. What is told of it is told when this is dropped, even if the client
+/// went away before.
+struct Record {
+    state: Arc<State>,
+    id: HeaderValue,
+    method: &'static str,
+    route: String,
+    admitted: Admitted,
+    status: Option<StatusCode>,
+    bytes: u64,
+    start: Instant,
+}
+
+impl Record {
+    fn start(state: &Arc<State>, request: &Request) -> Self {
+        // A method can be any word that a client makes up.
+        let method = match *request.method() {
+            Method::GET => "GET",
+            Method::POST => "POST",
+            Method::HEAD => "HEAD",
+            Method::OPTIONS => "OPTIONS",
+            Method::PUT => "PUT",
+            Method::DELETE => "DELETE",
+            Method::PATCH => "PATCH",
+            _ => "other",
+        };
+        Self {
+            state: Arc::clone(state),
+            id: request_id(request),
+            method,
+            route: "refused".to_owned(),
+            admitted: Admitted::default(),
+            status: None,
+            bytes: 0,
+            start: Instant::now(),
+        }
+    }
+
+    /// Stays with an answer until it was handed over.
+    fn follow(mut self, response: &mut Response) {
+        let body = response.take_body();
+        if body.is_empty() {
+            response.set_body(body);
+            return;
+        }
+        let mut parts = Box::pin(body.into_bytes_stream());
+        // Most bodies are there whole: they keep their length. The others go on as the stream they are.
+        let first = parts.next().now_or_never();
+        let Some(Some(Ok(first))) = first else {
+            let begun = stream::iter(first.flatten());
+            response.set_body(Body::from_bytes_stream(self.counted(begun.chain(parts))));
+            return;
+        };
+        match parts.next().now_or_never() {
+            Some(None) => {
+                self.count(first.len());
+                response.set_body(first);
+            }
+            second => {
+                let begun = stream::iter([Ok(first)].into_iter().chain(second.flatten()));
+                response.set_body(Body::from_bytes_stream(self.counted(begun.chain(parts))));
+            }
+        }
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+
+    fn counted<B: AsRef<[u8]>, S: stream::Stream<Item = std::io::Result<B>>>(
+        mut self,
+        parts: S,
+    ) -> impl stream::Stream<Item = std::io::Result<B>> {
+        parts.inspect(move |part| self.count(part.as_ref().map_or(0, |part| part.as_ref().len())))
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let Self { id, method, route, status, bytes, .. } = self;
+        let elapsed = self.start.elapsed();
+        // Who went away before there was an answer got none: proxies call that 499.
+        let status = status.map_or(499, |status| status.as_u16());
+        self.state.metrics.answered(route, method, status, elapsed);
+        if !tracing::enabled!(target: ACCESS, tracing::Level::INFO) {
+            return;
+        }
+        let (id, key, ms) =
+            (id.to_str().unwrap_or_default(), self.admitted.key.as_deref(), elapsed.as_secs_f64() * 1e3);
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: ACCESS,
+                    id, method, route, status, bytes, ms, key,
+                    "{method} {route} {status}, {bytes} bytes in {ms:.1} ms{}{}, {id}",
+                    if key.is_some() { " for " } else { "" },
+                    key.unwrap_or_default(),
+                )
+            };
+        }
+        // Probes come every few seconds, whoever else comes.
+        if route.starts_with("/health/") || route == "/metrics" { line!(debug) } else { line!(info) }
+    }
+}
+
+/// The name of a request: its client's, if that is one that can go into a log, or a new one.
+fn request_id(request: &Request) -> HeaderValue {
+    static PROCESS: LazyLock<u32> = LazyLock::new(|| getrandom::u32().unwrap_or_default());
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let sane = |id: &&HeaderValue| {
+        let id = id.as_bytes();
+        (1..=128).contains(&id.len()) && id.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+    };
+    let given = request.headers().get(REQUEST_ID).filter(sane).cloned();
+    given.unwrap_or_else(|| {
+        let n = COUNTER.fetch_add(1, Ordering::Relaxed);
+        HeaderValue::try_from(format!("{:08x}-{n:08x}", *PROCESS)).unwrap_or(HeaderValue::from_static("none"))
+    })
+}

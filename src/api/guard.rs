@@ -1,0 +1,263 @@
+//! Who is let in: hosts, origins, keys, scopes, limits.
+//!
+//! Input: a request's line and headers, before anything of it is looked at. Output: who asks, or a problem. What is refused
+//! says nothing of what is there.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use poem::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use poem::http::{Method, StatusCode, Version};
+use poem::web::RemoteAddr;
+use poem::{Addr, IntoResponse as _, Request, Response};
+
+use super::keys::{Key, Keys, Scope};
+use super::limits::{Caller, Limiter, Ticket};
+use super::problem::Problem;
+
+/// Where a key may stand beside `Authorization: Bearer`.
+const KEY_HEADER: &str = "x-api-key";
+/// What pages of an allowed origin may send and read.
+const CORS_ALLOWED: &str = "authorization, content-type, accept, if-none-match, x-api-key, x-request-id";
+const CORS_EXPOSED: &str = "etag, location, retry-after, x-request-id";
+
+/// What a request needs; `None`: nothing. Whatever is not listed is for readers, and what changes something for admins.
+pub fn needed(method: &Method, path: &str) -> Option<Scope> {
+    let reads = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    match parts.as_slice() {
+        [""] | ["docs" | "dashboard", ..] | ["openapi.json"] | ["health", _] if reads => None,
+        ["api", "train", ..] => Some(Scope::Train),
+        ["api", "sql"] => Some(Scope::Admin),
+        ["api", "segments", _, "predict"] => Some(Scope::Read),
+        ["api", name] if name.starts_with("cluster_products_by_") => Some(Scope::Read),
+        _ if reads => Some(Scope::Read),
+        _ => Some(Scope::Admin),
+    }
+}
+
+/// What is asked of requests.
+pub struct Guard {
+    /// The keys, if one is needed.
+    pub keys: Option<Arc<Keys>>,
+    /// Names beside loopback's that the Host header may have; `None`: any.
+    pub hosts: Option<Vec<String>>,
+    /// Origins whose pages may ask.
+    pub origins: Vec<String>,
+    pub limiter: Limiter,
+    pub max_header_bytes: usize,
+}
+
+/// Somebody who was let in.
+#[derive(Default)]
+pub struct Admitted {
+    /// The name of the key.
+    pub key: Option<String>,
+    /// Held as long as the request runs.
+    pub ticket: Option<Ticket>,
+}
+
+impl Guard {
+    /// Lets a request in, or answers it.
+    pub fn admit(&self, request: &Request) -> Result<Admitted, Response> {
+        let refuse = Problem::into_response;
+        self.check_head(request).map_err(refuse)?;
+        self.check_host(request).map_err(refuse)?;
+        if let Some(answer) = self.preflight(request) {
+            return Err(answer);
+        }
+        self.check_origin(request).map_err(refuse)?;
+        let path = request.uri().path();
+        if path.starts_with("/health/") {
+            return Ok(Admitted::default());
+        }
+        let key = self.keys.as_ref().and_then(|keys| keys.find(presented(request.headers())?));
+        let caller = match &key {
+            Some(key) => Caller::Key(key.name.clone()),
+            None => Caller::at(address(request.remote_addr())),
+        };
+        let ticket = self.limiter.enter(caller, Instant::now()).map_err(|wait| {
+            let seconds = wait.as_secs_f64().ceil().max(1.0) as u64;
+            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too many requests; slow down, or ask later");
+            with_header(refuse(problem), header::RETRY_AFTER, seconds.into())
+        })?;
+        if self.keys.is_some()
+            && let Some(scope) = needed(request.method(), path)
+        {
+            allowed(key.as_ref(), scope)?;
+        }
+        Ok(Admitted { key: key.map(|key| key.name), ticket })
+    }
+
+    /// Sizes and encodings.
+    fn check_head(&self, request: &Request) -> Result<(), Problem> {
+        let target = request.uri().path().len() + request.uri().query().map_or(0, str::len);
+        let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+        if target + headers.sum::<usize>() > self.max_header_bytes {
+            let detail = format!("path, query and headers may have {} bytes at most", self.max_header_bytes);
+            return Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail));
+        }
+        let encoded = request.headers().get_all(header::CONTENT_ENCODING).iter();
+        if encoded.into_iter().any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            let detail = "send the body as it is, without a Content-Encoding";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+        }
+        Ok(())
+    }
+
+    /// Against rebinding: a page whose name was made to point at this machine still sends its own name.
+    fn check_host(&self, request: &Request) -> Result<(), Problem> {
+        let Some(hosts) = &self.hosts else { return Ok(()) };
+        let ours = |host: &str| {
+            let host = without_port(host);
+            ["localhost", "127.0.0.1", "[::1]"].contains(&host) || hosts.iter().any(|h| h.eq_ignore_ascii_case(host))
+        };
+        let target = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+        let headers = request.headers().get_all(header::HOST).iter().map(HeaderValue::as_bytes);
+        let mut named = target.into_iter().chain(headers).peekable();
+        // No browser speaks HTTP/1.0, which has no such header.
+        let nameless = named.peek().is_none() && request.version() > Version::HTTP_10;
+        if nameless || named.any(|host| !std::str::from_utf8(host).is_ok_and(|host| ours(&host.to_ascii_lowercase()))) {
+            return Err(Problem::forbidden("this is not the host that was asked for"));
+        }
+        Ok(())
+    }
+
+    /// The origin of a page that may ask.
+    fn origin<'r>(&self, request: &'r Request) -> Option<&'r HeaderValue> {
+        let origin = request.headers().get(header::ORIGIN)?;
+        self.origins.iter().any(|known| known == "*" || known.as_bytes() == origin.as_bytes()).then_some(origin)
+    }
+
+    /// Answers a browser that asks whether a page may ask.
+    fn preflight(&self, request: &Request) -> Option<Response> {
+        let wish = request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD);
+        if request.method() != Method::OPTIONS || wish.is_none() {
+            return None;
+        }
+        self.origin(request)?;
+        let answer = Response::builder()
+            .status(StatusCode::NO_CONTENT)
+            .header(header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, DELETE")
+            .header(header::ACCESS_CONTROL_ALLOW_HEADERS, CORS_ALLOWED)
+            .header(header::ACCESS_CONTROL_MAX_AGE, "600");
+        Some(answer.finish())
+    }
+
+    /// Without keys any page could have its visitor's browser post here, unless the page's own name gives it away.
+    fn check_origin(&self, request: &Request) -> Result<(), Problem> {
+        let Some(origin) = request.headers().get(header::ORIGIN).filter(|_| request.method() != Method::GET) else {
+            return Ok(());
+        };
+        let authority = request.uri().authority().map(|authority| authority.as_str());
+        let host = authority.or_else(|| request.header(header::HOST));
+        let own = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, name)| name);
+        if self.keys.is_some() || own.is_some() && own == host || self.origin(request).is_some() {
+            return Ok(());
+        }
+        Err(Problem::forbidden("pages of other origins may not ask; --cors-origin lets them"))
+    }
+
+    /// Tells a browser that the page may read the answer.
+    pub fn tell_origin(&self, origin: Option<&HeaderValue>, answer: &mut HeaderMap) {
+        if self.origins.is_empty() {
+            return;
+        }
+        answer.append(header::VARY, HeaderValue::from_static("origin"));
+        if let Some(origin) = origin {
+            answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(CORS_EXPOSED));
+        }
+    }
+
+    /// The origin to tell, kept from a request that is about to be answered.
+    pub fn allowed_origin(&self, request: &Request) -> Option<HeaderValue> {
+        if self.origins.is_empty() { None } else { self.origin(request).cloned() }
+    }
+}
+
+/// A missing, wrong, revoked or expired key: all get the same answer.
+fn allowed(key: Option<&Key>, scope: Scope) -> Result<(), Response> {
+    let Some(key) = key else {
+        let problem = Problem::new(StatusCode::UNAUTHORIZED, "this needs a valid key, as Authorization: Bearer KEY");
+        let challenge = HeaderValue::from_static("Bearer realm=\"tercile\"");
+        return Err(with_header(problem.into_response(), header::WWW_AUTHENTICATE, challenge));
+    };
+    if key.scope < scope {
+        return Err(Problem::forbidden("the scope of this key does not allow that").into_response());
+    }
+    Ok(())
+}
+
+/// The key that came with a request.
+fn presented(headers: &HeaderMap) -> Option<&str> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+    });
+    bearer.or_else(|| headers.get(KEY_HEADER)?.to_str().ok())
+}
+
+fn with_header(mut answer: Response, name: HeaderName, value: HeaderValue) -> Response {
+    answer.headers_mut().insert(name, value);
+    answer
+}
+
+fn address(remote: &RemoteAddr) -> IpAddr {
+    match &remote.0 {
+        Addr::SocketAddr(address) => address.ip(),
+        _ => IpAddr::from([0, 0, 0, 0]),
+    }
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port))
+            if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) =>
+        {
+            name
+        }
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_path_needs_its_scope() {
+        let (get, post) = (Method::GET, Method::POST);
+        for open in
+            ["/", "/docs", "/docs/", "/openapi.json", "/health/live", "/health/ready", "/dashboard", "/dashboard/a.js"]
+        {
+            assert_eq!(needed(&get, open), None, "{open}");
+            assert_eq!(needed(&post, open), Some(Scope::Admin), "{open}");
+        }
+        for read in
+            ["/metrics", "/api/segments", "/api/segments/x/points", "/api/events", "/nowhere", "/dashboards", "/health"]
+        {
+            assert_eq!(needed(&get, read), Some(Scope::Read), "{read}");
+        }
+        for read in ["/api/cluster_products_by_discount", "/api/segments/predict/predict"] {
+            assert_eq!(needed(&post, read), Some(Scope::Read), "{read}");
+        }
+        assert_eq!(needed(&post, "/api/train"), Some(Scope::Train));
+        assert_eq!(needed(&get, "/api/train/1"), Some(Scope::Train));
+        for admin in
+            ["/api/sql", "/api/%73ql", "/api/segments/x/pin", "/api/sql/x/predict", "/api/segments/a/b/predict"]
+        {
+            assert_eq!(needed(&post, admin), Some(Scope::Admin), "{admin}");
+        }
+    }
+
+    #[test]
+    fn ports_are_taken_off() {
+        for (host, name) in
+            [("a:1", "a"), ("a", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("::1", "::1"), ("a:b", "a:b")]
+        {
+            assert_eq!(without_port(host), name);
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! API keys: who may ask what.
+//!
+//! Input: the store's `keys.json`, which `tercile keys` writes. Output: for a key that came with a request, its name and
+//! scope. The file holds hashes only, and each key is shown once, when it is made. A key is 256 random bits, so there is
+//! nothing to guess and plain SHA-256 hides it: slow, salted hashes are for passwords, which people choose.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use crate::store::{self, Store};
+
+/// What every key begins with, so that people and scanners know one when they see it.
+const PREFIX: &str = "tercile_";
+/// How often a running server looks for new and revoked keys: well within the second it has.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// What a key allows; each scope includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Predictions, segments, models, metrics
+    Read,
+    /// Trainings as well
+    Train,
+    /// Everything: pins, rollbacks, SQL
+    Admin,
+}
+
+impl Scope {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Train => "train",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// A key as the store knows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Key {
+    pub name: String,
+    pub scope: Scope,
+    /// SHA-256 of the key, in hex.
+    hash: String,
+    pub created_at: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+}
+
+impl Key {
+    /// Whether its time is over. An end that can't be read is over.
+    pub fn expired(&self) -> bool {
+        let end = |text: &String| DateTime::parse_from_rfc3339(text).map_or(DateTime::UNIX_EPOCH, |end| end.to_utc());
+        self.expires_at.as_ref().map(end).is_some_and(|end| end <= Utc::now())
+    }
+}
+
+/// What `keys.json` holds.
+#[derive(Default, Serialize, Deserialize)]
+struct Content {
+    keys: Vec<Key>,
+}
+
+/// Why keys can't be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error("a key's name has 1 to 64 of the characters a-z A-Z 0-9 . _ -, not {0:?}")]
+    Name(String),
+    #[error("there is a key {0} already; revoke it first, or choose another name")]
+    Taken(String),
+    #[error("there is no key {0}; tercile keys list shows all")]
+    Unknown(String),
+    #[error("the system gives no random bytes: {0}")]
+    Random(getrandom::Error),
+}
+
+fn path(store: &Store) -> PathBuf {
+    store.root().join("keys.json")
+}
+
+fn read(store: &Store) -> Result<Content, store::Error> {
+    let path = path(store);
+    match fs::read(&path) {
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map_err(|e| store::Error::Damaged { path, why: format!("no keys: {e}") })
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Content::default()),
+        Err(e) => Err(store::Error::io("read", &path)(e)),
+    }
+}
+
+/// Changes the keys, one process at a time.
+fn change<T>(store: &Store, change: impl FnOnce(&mut Content) -> Result<T, Error>) -> Result<T, Error> {
+    let lock = store.root().join("keys.lock");
+    let held = File::create(&lock).map_err(store::Error::io("write", &lock))?;
+    held.lock().map_err(store::Error::io("lock", &lock))?;
+    let mut content = read(store)?;
+    let result = change(&mut content)?;
+    let mut text = serde_json::to_vec_pretty(&content).unwrap_or_default();
+    text.push(b'\n');
+    store.replace_secret(&text, &path(store))?;
+    Ok(result)
+}
+
+/// All keys, in the order in which they were made.
+pub fn list(store: &Store) -> Result<Vec<Key>, Error> {
+    Ok(read(store)?.keys)
+}
+
+/// Makes a key, and gives it: nobody can tell it again.
+pub fn create(store: &Store, name: &str, scope: Scope, lifetime: Option<TimeDelta>) -> Result<String, Error> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(fine) {
+        return Err(Error::Name(name.to_owned()));
+    }
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(Error::Random)?;
+    let key = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(secret));
+    let at = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let now = Utc::now();
+    change(store, |content| {
+        if content.keys.iter().any(|known| known.name == name) {
+            return Err(Error::Taken(name.to_owned()));
+        }
+        content.keys.push(Key {
+            name: name.to_owned(),
+            scope,
+            hash: hex(&hash(&key)),
+            created_at: at(now),
+            expires_at: lifetime.map(|lifetime| at(now + lifetime)),
+        });
+        Ok(())
+    })?;
+    Ok(key)
+}
+
+/// Makes a key worthless.
+pub fn revoke(store: &Store, name: &str) -> Result<(), Error> {
+    change(store, |content| {
+        let before = content.keys.len();
+        content.keys.retain(|key| key.name != name);
+        if content.keys.len() == before { Err(Error::Unknown(name.to_owned())) } else { Ok(()) }
+    })
+}
+
+fn hash(key: &str) -> [u8; 32] {
+    Sha256::digest(key).into()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The keys of a running server.
+pub struct Keys {
+    store: Store,
+    now: RwLock<Arc<Vec<Key>>>,
+}
+
+impl Keys {
+    pub fn open(store: &Store) -> Result<Self, Error> {
+        Ok(Self { store: store.clone(), now: RwLock::new(Arc::new(list(store)?)) })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.all().is_empty()
+    }
+
+    fn all(&self) -> Arc<Vec<Key>> {
+        Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The key that a request came with, if it is one of ours. What is compared are hashes, each of them whole and all of
+    /// them, so that time tells nothing.
+    pub fn find(&self, presented: &str) -> Option<Key> {
+        let presented = hex(&hash(presented));
+        let mut found = None;
+        for key in self.all().iter() {
+            if bool::from(key.hash.as_bytes().ct_eq(presented.as_bytes())) {
+                found = Some(key.clone());
+            }
+        }
+        found.filter(|key| !key.expired())
+    }
+
+    /// Takes over what `tercile keys` changes, as long as the server lives.
+    pub async fn watch(self: Arc<Self>) {
+        let mut seen = self.stamp();
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            let stamp = self.stamp();
+            if stamp == seen {
+                continue;
+            }
+            seen = stamp;
+            let keys = list(&self.store).unwrap_or_else(|error| {
+                // A key that was revoked must not live on because the file can't be read.
+                tracing::error!("no key is accepted any more: {error}");
+                Vec::new()
+            });
+            *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        }
+    }
+
+    /// What changes with the file: each change makes a new one.
+    fn stamp(&self) -> Option<(u64, i64, u64)> {
+        let meta = fs::metadata(path(&self.store)).ok()?;
+        Some((meta.ino(), meta.mtime_nsec(), meta.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_until_it_is_revoked_or_its_time_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let shop = create(&store, "shop", Scope::Read, None).unwrap();
+        let past = create(&store, "past", Scope::Admin, Some(TimeDelta::seconds(-1))).unwrap();
+        assert!(matches!(create(&store, "shop", Scope::Read, None), Err(Error::Taken(_))));
+        for name in ["", "../x", "a b", &"x".repeat(65)] {
+            assert!(matches!(create(&store, name, Scope::Read, None), Err(Error::Name(_))), "{name}");
+        }
+        let keys = Keys::open(&store).unwrap();
+        assert_eq!(keys.find(&shop).unwrap().name, "shop");
+        for wrong in [past.as_str(), "", PREFIX, &shop[1..], &format!("{shop} "), &shop.to_uppercase()] {
+            assert!(keys.find(wrong).is_none(), "{wrong}");
+        }
+        let file = fs::read_to_string(path(&store)).unwrap();
+        assert!(!file.contains(&shop[PREFIX.len()..]), "{file}");
+        assert_eq!(fs::metadata(path(&store)).unwrap().mode() & 0o777, 0o600);
+        revoke(&store, "shop").unwrap();
+        assert!(matches!(revoke(&store, "shop"), Err(Error::Unknown(_))));
+        assert!(Keys::open(&store).unwrap().find(&shop).is_none());
+    }
+
+    #[test]
+    fn a_scope_includes_those_before_it() {
+        assert!(Scope::Read < Scope::Train && Scope::Train < Scope::Admin);
+    }
+}
