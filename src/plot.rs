@@ -11,7 +11,7 @@ use datafusion::arrow::datatypes::{Float64Type, UInt32Type};
 use crate::model::Model;
 
 /// Told apart by most eyes (Okabe and Ito, "Color universal design", 2008); used again from the ninth cluster on.
-const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#666666"];
+pub const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#666666"];
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 600.0;
 /// Where the axes are.

@@ -5,11 +5,14 @@
 
 mod clients;
 pub mod confined;
+mod dashboard;
 mod document;
+mod events;
 mod front;
 pub mod guard;
 mod health;
 pub mod ingesting;
+mod k_report;
 pub mod keys;
 pub mod limits;
 pub mod live;
@@ -20,7 +23,9 @@ mod problem;
 mod rows;
 mod segments;
 mod sql;
+mod status;
 mod training;
+mod unreadable;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -30,6 +35,7 @@ use poem::endpoint::make_sync;
 use poem::listener::TcpAcceptor;
 use poem::{EndpointExt as _, IntoEndpoint, Request, Response, Route, Server};
 use poem_openapi::{LicenseObject, OpenApiService, Tags as TagsDerive};
+use tokio::sync::watch;
 
 use crate::ingest::Control;
 use crate::store::Store;
@@ -37,9 +43,11 @@ use clients::Clients;
 use confined::Confined;
 use front::Front;
 use guard::Guard;
+use k_report::KReports;
 use live::Live;
 use metrics::Metrics;
 use problem::Problem;
+use status::Watched;
 use training::Jobs;
 
 /// How long requests that run may go on after the signal to stop.
@@ -71,6 +79,10 @@ pub struct State {
     pub ingest: Option<Arc<Control>>,
     /// Who runs SQL that comes over HTTP, if that is on.
     pub sql: Option<Confined>,
+    /// Whether the server ends: answers that never do must end then.
+    stopping: watch::Sender<bool>,
+    watched: Watched,
+    reports: KReports,
     clients: Clients,
     jobs: Jobs,
     metrics: Metrics,
@@ -91,6 +103,9 @@ impl State {
             draining: AtomicBool::new(false),
             ingest,
             sql,
+            stopping: watch::Sender::new(false),
+            watched: Watched::default(),
+            reports: KReports::default(),
             clients: Clients::default(),
             jobs: Jobs::default(),
             metrics: Metrics::new()?,
@@ -98,10 +113,26 @@ impl State {
     }
 }
 
-type Apis = (predict::PredictApi, segments::SegmentsApi, training::TrainingApi, sql::SqlApi, health::HealthApi);
+type Apis = (
+    predict::PredictApi,
+    segments::SegmentsApi,
+    k_report::KReportApi,
+    unreadable::UnreadableApi,
+    training::TrainingApi,
+    sql::SqlApi,
+    (status::StatusApi, events::EventsApi, health::HealthApi),
+);
 
 fn service() -> OpenApiService<Apis, ()> {
-    let apis = (predict::PredictApi, segments::SegmentsApi, training::TrainingApi, sql::SqlApi, health::HealthApi);
+    let apis: Apis = (
+        predict::PredictApi,
+        segments::SegmentsApi,
+        k_report::KReportApi,
+        unreadable::UnreadableApi,
+        training::TrainingApi,
+        sql::SqlApi,
+        (status::StatusApi, events::EventsApi, health::HealthApi),
+    );
     OpenApiService::new(apis, "tercile", env!("CARGO_PKG_VERSION"))
         .summary("Live segments out of a Kafka stream")
         .description(
@@ -124,7 +155,8 @@ async fn known_parameters(request: Request) -> poem::Result<Request> {
         _ if !path.starts_with("/api/") => return Ok(request),
         Some("predict") => &["model", "lang", "fit", "as_of"],
         Some(name) if name.starts_with("cluster_products_by_") => &["model", "lang", "fit", "as_of"],
-        Some("points") => &["model"],
+        Some("points" | "k-report") => &["model"],
+        Some("unreadable") => &["limit"],
         _ => &[],
     };
     let mut seen = Vec::new();
@@ -160,6 +192,7 @@ pub fn routes(state: Arc<State>, guard: Guard) -> impl IntoEndpoint {
         .at("/docs", Arc::clone(&docs))
         .at("/docs/", docs)
         .at("/openapi.json", page("application/json; charset=utf-8", document))
+        .nest("/dashboard", dashboard::files())
         .nest("/", service)
         .data(Arc::clone(&state))
         .before(known_parameters);
@@ -179,6 +212,11 @@ pub async fn serve(
     if let Some(keys) = &guard.keys {
         watching.spawn(Arc::clone(keys).watch());
     }
+    let ending = Arc::clone(&state);
+    let stop = async move {
+        stop.await;
+        ending.stopping.send_replace(true);
+    };
     let server = Server::new_with_acceptor(acceptor);
     let served = server.run_with_graceful_shutdown(routes(state, guard), stop, Some(DRAIN)).await;
     Ok(served?)

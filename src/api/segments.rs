@@ -28,7 +28,7 @@ problems! {
 }
 
 /// A segmentation and what serves of it.
-#[derive(Debug, Clone, Object)]
+#[derive(Debug, Clone, PartialEq, Object)]
 pub struct SegmentationInfo {
     /// The SQL file's name without its number.
     pub name: String,
@@ -41,7 +41,7 @@ pub struct SegmentationInfo {
 }
 
 /// What serves of one slice.
-#[derive(Debug, Clone, Object)]
+#[derive(Debug, Clone, PartialEq, Object)]
 pub struct SliceInfo {
     pub slice: u8,
     /// The version that serves; not given if there is none.
@@ -76,7 +76,7 @@ pub struct Point {
 
 pub struct SegmentsApi;
 
-type Found<T> = Result<Json<T>, LookupFailure>;
+pub(super) type Found<T> = Result<Json<T>, LookupFailure>;
 
 #[OpenApi]
 impl SegmentsApi {
@@ -144,11 +144,11 @@ impl SegmentsApi {
     }
 }
 
-fn find<'m>(models: &'m Models, name: &str) -> Result<&'m Served, Problem> {
+pub(super) fn find<'m>(models: &'m Models, name: &str) -> Result<&'m Served, Problem> {
     models.get(name).ok_or_else(|| Problem::not_found(format!("there is no segmentation {name}")).field("name"))
 }
 
-fn info(served: &Served) -> SegmentationInfo {
+pub(super) fn info(served: &Served) -> SegmentationInfo {
     SegmentationInfo {
         name: served.segmentation.name.clone(),
         k: served.segmentation.k as u32,

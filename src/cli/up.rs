@@ -382,6 +382,7 @@ impl Up {
         let mut out = std::io::stdout();
         writeln!(out, "ready at http://{address}")?;
         writeln!(out, "docs  at http://{address}/docs")?;
+        writeln!(out, "look  at http://{address}/dashboard")?;
         writeln!(
             out,
             "try: curl -H 'Content-Type: application/json' -d '[{{\"discounted_price\": 300, \"rating\": 4.5}}]' \

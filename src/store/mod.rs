@@ -17,6 +17,7 @@ mod compact;
 pub mod log;
 mod mend;
 mod prefix;
+mod unreadable;
 mod verify;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -26,7 +27,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,7 @@ pub use compact::{Policy, Rolled};
 pub use log::{DataFile, Log, Published};
 pub use mend::Mended;
 pub use prefix::Prefix;
+pub use unreadable::Unreadable;
 
 /// The `id` of a store that the embedded broker feeds: it makes its topic anew at each start.
 pub const EMBEDDED: &str = "embedded";
@@ -219,6 +221,13 @@ impl Store {
         };
         partitions.sort_unstable();
         Ok(partitions.into_iter().map(|partition| self.log(&source.topic, partition)).collect())
+    }
+
+    /// When files last came to each partition, or went; equal as long as they don't.
+    pub fn changed(&self) -> Result<Vec<SystemTime>, Error> {
+        let changed =
+            |log: Log| fs::metadata(&log.dir).and_then(|of| of.modified()).map_err(Error::io("read", &log.dir));
+        self.logs()?.into_iter().map(changed).collect()
     }
 
     /// The files that count now, all partitions of the topic this store is fed from.

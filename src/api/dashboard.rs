@@ -1,0 +1,119 @@
+//! The dashboard's files, out of the binary.
+//!
+//! Input: a path below `/dashboard`. Output: the page, its style, its scripts, and the chart library that is vendored with
+//! them. The page asks nothing of any other host, and the headers hold it to that.
+
+use poem::http::{HeaderMap, StatusCode, header};
+use poem::web::Path;
+use poem::{Response, Route, get, handler};
+
+use super::problem::Problem;
+
+/// Scripts and styles of this host and none within the page; nothing else but what the API answers.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+
+macro_rules! files {
+    ($($name:literal: $kind:ident,)+) => {
+        /// Every file: its name, its kind, its bytes.
+        const FILES: &[(&str, &str, &str)] = &[$(($name, $kind, include_str!(concat!("dashboard/", $name))),)+];
+    };
+}
+
+files! {
+    "index.html": HTML,
+    "page.css": CSS,
+    "charts.css": CSS,
+    "icon.svg": SVG,
+    "theme.js": SCRIPT,
+    "main.js": SCRIPT,
+    "api.js": SCRIPT,
+    "words.js": SCRIPT,
+    "page.js": SCRIPT,
+    "live.js": SCRIPT,
+    "axis.js": SCRIPT,
+    "plot.js": SCRIPT,
+    "segments.js": SCRIPT,
+    "changed.js": SCRIPT,
+    "good.js": SCRIPT,
+    "receipt.js": SCRIPT,
+    "attempt.js": SCRIPT,
+    "unreadable.js": SCRIPT,
+    "vendor/d3.min.js": SCRIPT,
+    "vendor/d3.txt": TEXT,
+}
+
+/// All files below `/dashboard`.
+pub fn files() -> Route {
+    Route::new().at("/*file", get(file))
+}
+
+#[handler]
+fn file(Path(name): Path<String>, asked: &HeaderMap) -> Response {
+    let name = if name.is_empty() { "index.html" } else { name.as_str() };
+    let Some((_, kind, content)) = FILES.iter().find(|(known, _, _)| *known == name) else {
+        return poem::IntoResponse::into_response(Problem::not_found("the dashboard has no such file"));
+    };
+    let tag = tag(content);
+    let known = asked.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
+    let response = Response::builder()
+        .header(header::CONTENT_SECURITY_POLICY, POLICY)
+        .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+        .header(header::REFERRER_POLICY, "no-referrer")
+        // Asked for each time, sent only after an upgrade.
+        .header(header::CACHE_CONTROL, "no-cache")
+        .header(header::ETAG, tag);
+    if known {
+        return response.status(StatusCode::NOT_MODIFIED).finish();
+    }
+    response.content_type(*kind).body(*content)
+}
+
+/// Changes with the content (FNV-1a).
+fn tag(content: &str) -> String {
+    let hash = content
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    format!("\"{hash:016x}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plot;
+
+    #[test]
+    fn the_page_weighs_little() {
+        let bytes: usize = FILES.iter().map(|(_, _, content)| content.len()).sum();
+        assert!(bytes < 600_000, "{bytes}");
+    }
+
+    #[test]
+    fn the_page_and_the_plot_have_the_same_colours() {
+        let css = FILES.iter().find(|(name, _, _)| *name == "charts.css").map(|(_, _, content)| *content).unwrap();
+        let light = css.split("--cluster-").skip(1).take(plot::COLOURS.len());
+        let light: Vec<&str> = light.filter_map(|part| part.split([':', ';']).nth(1)).map(str::trim).collect();
+        assert_eq!(light, plot::COLOURS);
+    }
+
+    #[test]
+    fn every_file_beside_the_page_is_served() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api/dashboard");
+        let mut names = Vec::new();
+        for (dir, prefix) in [(dir.join("vendor"), "vendor/"), (dir, "")] {
+            let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+            let files = entries.filter(|entry| entry.path().is_file());
+            names.extend(files.map(|entry| format!("{prefix}{}", entry.file_name().to_str().unwrap())));
+        }
+        names.sort();
+        let mut served: Vec<&str> = FILES.iter().map(|(name, _, _)| *name).collect();
+        served.sort_unstable();
+        assert_eq!(names, served);
+    }
+}

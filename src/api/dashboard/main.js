@@ -1,0 +1,143 @@
+// The page: one segmentation at a time, drawn from what the API answers, and drawn again when other models serve.
+
+import { follow, get } from './api.js';
+import * as attempt from './attempt.js';
+import * as changed from './changed.js';
+import * as good from './good.js';
+import * as live from './live.js';
+import { byId, el, pretty } from './page.js';
+import * as receipt from './receipt.js';
+import * as segments from './segments.js';
+import * as unreadable from './unreadable.js';
+import { apply, language, setLanguage, t } from './words.js';
+
+/** The segmentation on the page: {info, models, points, probe}. */
+let shown = null;
+let wished = decodeURIComponent(location.hash.slice(1));
+let loading = 0;
+
+/** Points of versions that were read: they never change. */
+const samples = new Map();
+
+async function sample(name, model) {
+  const of = `${name}@${model.version}`;
+  if (!samples.has(of)) {
+    const points = await get(`/api/segments/${encodeURIComponent(name)}/points?model=${model.slice}`);
+    samples.set(of, points);
+    if (samples.size > 60) samples.delete(samples.keys().next().value);
+    // Other models may serve since then; what came is of the version that it says.
+    if (points.version !== model.version) samples.delete(of);
+    return points;
+  }
+  return samples.get(of);
+}
+
+/** Reads the segmentation that is wished for, and shows it. The newest wish wins. */
+async function load() {
+  const infos = live.status()?.segmentations ?? [];
+  const info = infos.find((one) => one.name === wished) ?? infos[0];
+  const turn = ++loading;
+  choices(infos, info);
+  if (!info) return nothing(t('no_segmentations'), t('no_segmentations_more'));
+  if (info.slices.every((slice) => slice.version === undefined)) return nothing(t('no_models'), t(live.status().records === 0 ? 'no_models_empty' : 'no_models_more'));
+  let [models, points] = [];
+  try {
+    models = await get(`/api/segments/${encodeURIComponent(info.name)}/models`);
+    points = await Promise.all(models.map((model) => sample(info.name, model)));
+  } catch (error) {
+    if (turn === loading && shown?.info.name !== info.name) nothing(t('not_loaded'), error.message);
+    return undefined;
+  }
+  if (turn !== loading) return undefined;
+  shown = { info, models, points: new Map(models.map((model, i) => [model.slice, points[i]])), probe: attempt.probe(info.name) };
+  return draw();
+}
+
+function draw() {
+  for (const id of ['changed', 'try', 'good']) byId(id).hidden = !shown;
+  if (!shown) return;
+  segments.show(shown);
+  changes();
+  attempt.show(shown);
+  good.show(shown);
+  receipt.show(shown);
+}
+
+function changes() {
+  const logarithmic = segments.isLogarithmic(shown);
+  changed.show(shown, segments.shownAxes().map((name, i) => ({ name, logarithmic: logarithmic[i] })));
+}
+
+function nothing(title, text) {
+  shown = null;
+  draw();
+  segments.none(title, text);
+}
+
+function choices(infos, info) {
+  const press = (name) => () => {
+    wished = name;
+    history.replaceState(null, '', `#${encodeURIComponent(name)}`);
+    load();
+  };
+  const focused = document.activeElement?.dataset?.name;
+  byId('choices').replaceChildren(...infos.map((one) => el('button', { type: 'button', 'data-name': one.name, 'aria-pressed': String(one.name === info?.name), onclick: press(one.name) }, pretty(one.name))));
+  if (focused) [...byId('choices').children].find((one) => one.dataset.name === focused)?.focus();
+}
+
+function switches() {
+  for (const button of document.querySelectorAll('[data-language]')) {
+    button.addEventListener('click', () => {
+      setLanguage(button.dataset.language);
+      said();
+      attempt.again();
+    });
+  }
+  byId('theme').addEventListener('click', () => {
+    const dark = document.documentElement.dataset.theme !== 'dark';
+    document.documentElement.dataset.theme = dark ? 'dark' : 'light';
+    try {
+      localStorage.setItem('tercile-theme', dark ? 'dark' : 'light');
+    } catch {
+      // It holds until the page is closed.
+    }
+    themed();
+    draw();
+  });
+  byId('axes').addEventListener('change', () => changes());
+  byId('axes').addEventListener('click', () => changes());
+}
+
+function themed() {
+  byId('theme').setAttribute('aria-pressed', String(document.documentElement.dataset.theme === 'dark'));
+}
+
+/** Everything in words, in the language that is chosen now. */
+function said() {
+  apply();
+  for (const button of document.querySelectorAll('[data-language]')) {
+    button.setAttribute('aria-pressed', String(button.dataset.language === language()));
+  }
+  live.show();
+  unreadable.show();
+  if (shown) draw();
+  else if (live.status()) load();
+}
+
+function start() {
+  switches();
+  themed();
+  said();
+  attempt.start((row) => {
+    shown.probe = row;
+    segments.show(shown);
+  });
+  // "3 minutes ago" grows old.
+  setInterval(live.show, 20_000);
+  follow('/api/events', (status) => {
+    if (live.hear(status)) load();
+    unreadable.hear(status);
+  }, live.lose);
+}
+
+start();

@@ -1,0 +1,260 @@
+// One slice drawn: a scatter of two features, or a histogram of one. Points are on a canvas, for there are thousands; axes,
+// centroids and names are SVG around it.
+
+import { axisName, drawAxes, scaleOf } from './axis.js';
+import { count, described, hideTip, labels, number, percent, pretty, svg, tip } from './page.js';
+import { t } from './words.js';
+
+const BARS = 48;
+/** How near the pointer must be, in pixels. */
+const NEAR = 14;
+/** Squares in which the ground is coloured, in pixels. */
+const GROUND = 4;
+
+/** A colour of the style sheet. */
+const colour = (cluster) => getComputedStyle(document.documentElement).getPropertyValue(`--cluster-${cluster % 8}`).trim();
+
+export class Plane {
+  /** `zoomed` is told of the reader's wish to see another part. */
+  constructor(stage, zoomed) {
+    this.stage = stage;
+    this.back = svg('svg', { 'aria-hidden': 'true' });
+    this.canvas = document.createElement('canvas');
+    this.front = svg('svg', { role: 'img', tabindex: 0 });
+    this.ground = svg('g');
+    stage.replaceChildren(this.back, this.canvas, this.front);
+    this.back.append(this.ground);
+    this.transform = d3.zoomIdentity;
+    this.zoom = d3.zoom().scaleExtent([1, 60]).filter((event) => this.allowed(event)).on('zoom', ({ transform, sourceEvent }) => {
+      if (sourceEvent) zoomed(transform);
+    });
+    d3.select(this.front).call(this.zoom);
+    this.front.addEventListener('pointermove', (event) => this.hover(event));
+    this.front.addEventListener('pointerleave', () => this.leave());
+    this.front.addEventListener('keydown', (event) => this.key(event, zoomed));
+    new ResizeObserver(() => this.draw()).observe(stage);
+  }
+
+  /** The page scrolls with wheel and finger; the plane takes Ctrl and wheel, two fingers, and dragging once it is zoomed. */
+  allowed(event) {
+    if (this.one) return false;
+    if (event.type === 'wheel') return event.ctrlKey || event.metaKey;
+    if (event.touches) return event.touches.length > 1 || this.transform.k > 1;
+    return !event.button;
+  }
+
+  key(event, zoomed) {
+    const { k } = this.transform;
+    const step = 40 / k;
+    const [x, y] = [(this.frame.left + this.frame.right) / 2, (this.frame.top + this.frame.bottom) / 2];
+    const about = (factor) => {
+      const to = Math.max(1, Math.min(60, k * factor));
+      return to === 1 ? d3.zoomIdentity : d3.zoomIdentity.translate(x, y).scale(to).translate(...this.transform.invert([x, y]).map((value) => -value));
+    };
+    const next = {
+      '+': () => about(1.5), '=': () => about(1.5), '-': () => about(1 / 1.5), 0: () => d3.zoomIdentity,
+      ArrowLeft: () => this.transform.translate(step, 0), ArrowRight: () => this.transform.translate(-step, 0),
+      ArrowUp: () => this.transform.translate(0, step), ArrowDown: () => this.transform.translate(0, -step),
+    }[event.key];
+    if (!next || this.one || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    zoomed(this.zoom.constrain()(next(), [[this.frame.left, this.frame.top], [this.frame.right, this.frame.bottom]], [[this.frame.left, this.frame.top], [this.frame.right, this.frame.bottom]]));
+  }
+
+  /** What is shown: model, points, axes ({name, values, logarithmic}), highlighted cluster, a row that was tried. */
+  set(shown) {
+    this.shown = shown;
+    this.one = shown.axes.length === 1;
+    this.draw();
+  }
+
+  setTransform(transform) {
+    this.transform = transform;
+    this.front.__zoom = transform;
+    this.draw();
+  }
+
+  draw() {
+    const { clientWidth: width, clientHeight: height } = this.stage;
+    if (!this.shown || width === 0 || !this.stage.isConnected) return;
+    this.frame = { left: 44, right: width - 6, top: 22, bottom: height - 40 };
+    const ratio = devicePixelRatio || 1;
+    [this.canvas.width, this.canvas.height] = [width * ratio, height * ratio];
+    this.ink = this.canvas.getContext('2d');
+    this.ink.scale(ratio, ratio);
+    const { left, right, top, bottom } = this.frame;
+    this.zoom.extent([[left, top], [right, bottom]]).translateExtent([[left, top], [right, bottom]]);
+    this.tree = null;
+    this.front.setAttribute('aria-label', this.words());
+    if (this.one) this.histogram();
+    else this.scatter();
+  }
+
+  words() {
+    const { model, points } = this.shown;
+    const parts = model.clusters.map((cluster) => `${described(cluster)}: ${percent(cluster.size / Math.max(1, model.rows))}`);
+    return `${t(this.one ? 'histogram_of' : 'scatter_of', { n: count(points.points.length) })} ${parts.join('; ')}`;
+  }
+
+  axis(i, from, to) {
+    const { name, values, logarithmic } = this.shown.axes[i];
+    const scale = scaleOf(values, logarithmic).range([from, to]);
+    return { scale, logarithmic, feature: name, name: axisName(name, logarithmic) };
+  }
+
+  scatter() {
+    const { left, right, top, bottom } = this.frame;
+    const { model, points, highlighted } = this.shown;
+    const [across, up] = [this.axis(0, left + 8, right - 8), this.axis(1, bottom - 8, top + 8)];
+    across.scale = this.transform.rescaleX(across.scale);
+    up.scale = this.transform.rescaleY(up.scale);
+    drawAxes(this.ground, this.frame, across, up);
+    const { ink } = this;
+    ink.save();
+    ink.beginPath();
+    ink.rect(left, top, right - left, bottom - top);
+    ink.clip();
+    if (model.features.length === 2) this.paintGround(across, up);
+    const [x, y] = [model.features.indexOf(across.feature), model.features.indexOf(up.feature)];
+    this.places = points.points.map((point) => [across.scale(point.values[x]), up.scale(point.values[y]), point]);
+    for (const cluster of model.clusters) {
+      ink.fillStyle = colour(cluster.cluster);
+      ink.globalAlpha = highlighted === null || highlighted === cluster.cluster ? (points.points.length > 1500 ? 0.5 : 0.62) : 0.07;
+      for (const [px, py, point] of this.places) {
+        if (point.cluster !== cluster.cluster) continue;
+        ink.beginPath();
+        ink.arc(px, py, 2.4, 0, 7);
+        ink.fill();
+      }
+    }
+    ink.restore();
+    this.front.replaceChildren(...this.centroids(across, up), ...this.probe(across, up));
+  }
+
+  /** Where a record of these two values alone would be put: the nearest centroid in standardised units. */
+  paintGround(across, up) {
+    const { left, right, top, bottom } = this.frame;
+    const { model } = this.shown;
+    const at = (axis) => model.features.indexOf(axis.feature);
+    const unit = (i) => model.std[i] || 1;
+    const [x, y] = [at(across), at(up)];
+    const centres = model.clusters.map(({ centroid }) => [centroid[across.feature] / unit(x), centroid[up.feature] / unit(y)]);
+    const colours = model.clusters.map((cluster) => colour(cluster.cluster));
+    this.ink.globalAlpha = 0.075;
+    for (let py = top; py < bottom; py += GROUND) {
+      const v = up.scale.invert(py + GROUND / 2) / unit(y);
+      let [from, was] = [left, -1];
+      for (let px = left; px <= right; px += GROUND) {
+        const u = across.scale.invert(px + GROUND / 2) / unit(x);
+        const nearest = d3.minIndex(centres, ([a, b]) => (a - u) ** 2 + (b - v) ** 2);
+        if (nearest === was && px + GROUND <= right) continue;
+        if (was >= 0) {
+          this.ink.fillStyle = colours[was];
+          this.ink.fillRect(from, py, px - from, Math.min(GROUND, bottom - py));
+        }
+        [from, was] = [px, nearest];
+      }
+    }
+  }
+
+  centroids(across, up) {
+    const { left, right, top, bottom } = this.frame;
+    const bright = (cluster) => this.shown.highlighted === null || this.shown.highlighted === cluster.cluster;
+    const places = this.shown.model.clusters
+      .map((cluster) => ({ cluster, x: across.scale(cluster.centroid[across.feature]), y: up.scale(cluster.centroid[up.feature]), name: described(cluster) }))
+      .filter(({ x, y }) => x >= left && x <= right && y >= top && y <= bottom);
+    const badges = places.map(({ cluster, x, y }) => svg(
+      'g',
+      { class: 'centroid', opacity: bright(cluster) ? 1 : 0.35 },
+      svg('circle', { class: `badge fill c${cluster.cluster % 8}`, cx: x, cy: y, r: 10.5 }),
+      svg('text', { class: 'digit', x, y: y + 4 }, String(cluster.cluster)),
+    ));
+    const names = labels(places.filter(({ cluster }) => bright(cluster)), this.frame);
+    return [...names, ...badges];
+  }
+
+  /** The row that was tried, at the edge if it lies outside. */
+  probe(across, up) {
+    const { probe } = this.shown;
+    if (!probe) return [];
+    const { left, right, top, bottom } = this.frame;
+    const within = (value, low, high) => Math.max(low, Math.min(high, value));
+    const x = within(across.scale(probe[across.feature]), left, right);
+    const y = up ? within(up.scale(probe[up.feature]), top, bottom) : top + 8;
+    const star = d3.symbol(d3.symbolStar, 150)();
+    return [svg('g', { class: 'probe', transform: `translate(${x},${y})` }, svg('circle', { class: 'ring', r: 15 }), svg('path', { class: 'mark', d: star }))];
+  }
+
+  histogram() {
+    const { left, right, top, bottom } = this.frame;
+    const { model, points, highlighted } = this.shown;
+    const across = this.axis(0, left, right);
+    const width = (right - left) / BARS;
+    const bars = Array.from({ length: BARS }, () => new Array(model.clusters.length).fill(0));
+    for (const point of points.points) {
+      bars[Math.max(0, Math.min(BARS - 1, Math.floor((across.scale(point.values[0]) - left) / width)))][point.cluster] += 1;
+    }
+    const most = d3.max(bars, (bar) => d3.sum(bar)) || 1;
+    const up = { scale: d3.scaleLinear([0, most], [bottom, top + 14]), logarithmic: false, name: t('rows_of_sample') };
+    drawAxes(this.ground, this.frame, across, up);
+    bars.forEach((bar, i) => {
+      let below = 0;
+      bar.forEach((rows, cluster) => {
+        this.ink.fillStyle = colour(cluster);
+        this.ink.globalAlpha = highlighted === null || highlighted === cluster ? 0.85 : 0.12;
+        this.ink.fillRect(left + i * width + 0.5, up.scale(below + rows), Math.max(1, width - 1), up.scale(below) - up.scale(below + rows));
+        below += rows;
+      });
+    });
+    this.bars = { bars, across, width };
+    const line = cutsOf(model).map((cut) => across.scale(cut));
+    const cuts = cutsOf(model).flatMap((cut, i) => [
+      svg('line', { class: 'cut', x1: line[i], x2: line[i], y1: top, y2: bottom }),
+      svg('text', { class: 'name halo', x: line[i] + 5, y: top + 10 }, number(cut, 3)),
+    ]);
+    this.front.replaceChildren(...cuts, ...this.probe(across, null));
+  }
+
+  hover(event) {
+    if (!this.frame) return;
+    const [x, y] = d3.pointer(event, this.front);
+    if (this.one) {
+      const { bars, across, width } = this.bars;
+      const i = Math.floor((x - this.frame.left) / width);
+      if (!bars[i]) return this.leave();
+      const [from, to] = [across.scale.invert(this.frame.left + i * width), across.scale.invert(this.frame.left + (i + 1) * width)];
+      const parts = this.shown.model.clusters.filter((cluster) => bars[i][cluster.cluster] > 0);
+      return tip(event.clientX, event.clientY, `${number(from, 3)} – ${number(to, 3)}`, ...parts.map((cluster) => `${described(cluster)}: ${count(bars[i][cluster.cluster])}`));
+    }
+    this.tree ??= d3.quadtree(this.places);
+    const found = this.tree.find(x, y, NEAR);
+    if (!found) return this.leave();
+    const [, , point] = found;
+    const { model } = this.shown;
+    tip(
+      event.clientX,
+      event.clientY,
+      described(model.clusters[point.cluster]),
+      ...model.features.map((feature, i) => `${pretty(feature)}: ${number(point.values[i])}`),
+      t('place', { partition: point.partition, offset: count(point.offset) }),
+    );
+    this.ring(found);
+    return undefined;
+  }
+
+  ring([x, y]) {
+    this.front.querySelector('.here')?.remove();
+    this.front.append(svg('circle', { class: 'ring here', cx: x, cy: y, r: 6 }));
+  }
+
+  leave() {
+    this.front.querySelector('.here')?.remove();
+    hideTip();
+  }
+}
+
+/** Where one cluster of a single feature ends and the next begins. */
+export function cutsOf(model) {
+  const centres = model.clusters.map((cluster) => cluster.centroid[model.features[0]]).sort((a, b) => a - b);
+  return centres.slice(1).map((centre, i) => (centre + centres[i]) / 2);
+}

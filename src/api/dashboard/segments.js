@@ -1,0 +1,157 @@
+// A segmentation's three slices side by side, and its clusters in words.
+
+import { heavyTailed } from './axis.js';
+import { badge, bar, byId, count, described, el, empty, number, percent, pretty, sliceName } from './page.js';
+import { Plane } from './plot.js';
+import { t } from './words.js';
+
+/** What the reader chose: which features, on which scale, which cluster. */
+const chosen = { name: null, axes: [], logarithmic: new Map(), highlighted: null };
+let planes = [];
+let transform = d3.zoomIdentity;
+
+/** Puts a segmentation on the page: {info, models, points, probe}. */
+export function show(shown) {
+  if (chosen.name !== shown.info.name || chosen.axes.some((feature) => !shown.info.features.includes(feature))) {
+    Object.assign(chosen, { name: shown.info.name, axes: shown.info.features.slice(0, 2), logarithmic: new Map(), highlighted: null });
+    transform = d3.zoomIdentity;
+  }
+  byId('segments-lead').textContent = t(shown.info.features.length > 1 ? 'segments_lead' : 'segments_lead_one');
+  tools(shown);
+  draw(shown);
+  clusters(shown);
+}
+
+/** All values of a feature, in all slices: the planes have the same axes, so that what moved can be seen. */
+function axesOf(shown) {
+  return chosen.axes.map((name) => {
+    const values = [...shown.points.values()].flatMap((points) => {
+      const at = points.features.indexOf(name);
+      return points.points.map((point) => point.values[at]);
+    });
+    const logarithmic = chosen.logarithmic.get(name) ?? heavyTailed(values);
+    return { name, values, logarithmic };
+  });
+}
+
+export const shownAxes = () => chosen.axes;
+
+export const isLogarithmic = (shown) => axesOf(shown).map((axis) => axis.logarithmic);
+
+function draw(shown) {
+  const box = byId('planes');
+  const axes = axesOf(shown);
+  if (box.dataset.of !== shown.info.name || planes.length === 0) {
+    box.dataset.of = shown.info.name;
+    planes = [1, 2, 3].map((slice) => card(slice));
+    box.replaceChildren(...planes.map((plane) => plane.card));
+  }
+  for (const plane of planes) {
+    const model = shown.models.find((model) => model.slice === plane.slice);
+    const points = shown.points.get(plane.slice);
+    plane.title.textContent = sliceName(plane.slice);
+    if (!model || !points) {
+      const refused = shown.info.slices[plane.slice - 1]?.refused;
+      plane.rows.textContent = '';
+      plane.drawn = null;
+      plane.stage.replaceChildren(el('p', { class: 'none' }, refused ?? t('no_model')));
+      continue;
+    }
+    plane.rows.textContent = t('rows_version', { n: count(model.rows), version: model.version });
+    plane.drawn ??= new Plane(plane.stage, zoomed);
+    plane.drawn.set({ model, points, axes, highlighted: chosen.highlighted, probe: shown.probe });
+  }
+}
+
+function card(slice) {
+  const [title, rows] = [el('h3'), el('span', { class: 'rows' })];
+  const stage = el('div', { class: 'stage' });
+  return { slice, title, rows, stage, drawn: null, card: el('figure', { class: 'card plane', 'data-slice': slice }, el('figcaption', {}, title, rows), stage) };
+}
+
+function zoomed(to) {
+  transform = to;
+  for (const plane of planes) plane.drawn?.setTransform(to);
+}
+
+function tools(shown) {
+  const again = () => show(shown);
+  const { features } = shown.info;
+  const box = byId('axes');
+  const logarithmic = isLogarithmic(shown);
+  const focused = document.activeElement?.id;
+  const pick = (i) => {
+    const options = features.map((feature) => el('option', { value: feature, selected: chosen.axes[i] === feature }, pretty(feature)));
+    const change = (event) => {
+      // The same feature twice would be a line: the other axis takes what this one had.
+      const other = chosen.axes[1 - i];
+      if (event.target.value === other) chosen.axes[1 - i] = chosen.axes[i];
+      chosen.axes[i] = event.target.value;
+      zoomed(d3.zoomIdentity);
+      again();
+    };
+    return el('label', {}, t(i === 0 ? 'across' : 'up'), el('select', { id: `axis-${i}`, onchange: change }, options));
+  };
+  const toggle = (feature, i) => {
+    const flip = () => {
+      chosen.logarithmic.set(feature, !logarithmic[i]);
+      zoomed(d3.zoomIdentity);
+      again();
+    };
+    return el('button', { type: 'button', id: `log-${i}`, 'aria-pressed': String(logarithmic[i]), onclick: flip }, t('log_of', { feature: pretty(feature) }));
+  };
+  const zoom = (label, factor) => {
+    const press = () => {
+      const stage = planes.find((plane) => plane.drawn)?.drawn;
+      stage?.key(new KeyboardEvent('keydown', { key: factor }), zoomed);
+    };
+    return el('button', { type: 'button', 'aria-label': t(`zoom_${label}`), title: t(`zoom_${label}`), onclick: press }, { in: '+', out: '−', all: '⤢' }[label]);
+  };
+  const parts = [];
+  if (features.length > 2) parts.push(pick(0), pick(1));
+  parts.push(...chosen.axes.map(toggle));
+  if (features.length > 1) parts.push(zoom('in', '+'), zoom('out', '-'), zoom('all', '0'));
+  box.replaceChildren(...parts);
+  if (focused) byId(focused)?.focus();
+}
+
+/** The clusters of the whole stream, or of the largest part that has a model. */
+function clusters(shown) {
+  const model = shown.models.at(-1);
+  const box = byId('clusters');
+  if (!model) {
+    box.replaceChildren();
+    return;
+  }
+  const focused = document.activeElement?.id;
+  box.replaceChildren(...model.clusters.map((cluster) => {
+    const share = cluster.size / Math.max(1, model.rows);
+    const centre = model.features.map((feature) => `${pretty(feature)} ${number(cluster.centroid[feature])}`).join(' · ');
+    const press = () => {
+      chosen.highlighted = chosen.highlighted === cluster.cluster ? null : cluster.cluster;
+      show(shown);
+    };
+    return el(
+      'button',
+      { type: 'button', id: `cluster-${cluster.cluster}`, class: `card cluster c${cluster.cluster % 8}`, 'aria-pressed': String(chosen.highlighted === cluster.cluster), onclick: press },
+      badge(cluster.cluster),
+      el('span', { class: 'what' }, described(cluster)),
+      el('span', { class: 'share' }, `${count(cluster.size)} · ${percent(share)}`),
+      el('span', { class: 'centre' }, centre),
+      bar(share),
+    );
+  }));
+  if (focused) byId(focused)?.focus();
+}
+
+/** Instead of a segmentation, why there is none. */
+export function none(title, text) {
+  planes = [];
+  byId('planes').dataset.of = '';
+  byId('axes').replaceChildren();
+  byId('segments-lead').textContent = '';
+  byId('clusters').replaceChildren();
+  const box = empty(title, text);
+  box.style.gridColumn = '1 / -1';
+  byId('planes').replaceChildren(box);
+}

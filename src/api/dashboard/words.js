@@ -1,0 +1,157 @@
+// What the page says, in English and in Indonesian.
+
+const KEPT = 'tercile-language';
+
+const WORDS = {
+  en: {
+    skip: 'Skip to the segments', connecting: 'Connecting', live: 'Live', language: 'Language', theme: 'Dark theme',
+    lost: 'Connection lost, last data {time}; trying again', unreachable: 'The server does not answer; trying again',
+    stream: 'The stream', segmentations: 'Segmentations', docs: 'API documentation',
+    records_n: '{n} records', records_n_one: '1 record',
+    summary: 'in {segmentations} segmentations. {models} models serve: one for the first third of the stream, one for the first two, one for all of it.',
+    summary_empty: 'Nothing is stored yet. The page fills by itself as soon as records come in.',
+    summary_training: 'are stored. The first models are on their way.',
+    summary_refused: 'are stored, but no model could be made of them.',
+    clock_apart: 'This device’s clock and the server’s are {minutes} minutes apart; ages are told by the server’s.',
+    stale: 'The store can’t be read just now; its figures are older than they look. The server’s log says why.',
+    halted: 'A partition has halted: {gap}',
+    refused: '{name}, slice {slice}: no model. {why}',
+    refused_old: '{name}, slice {slice}: the last training gave no model, an older one serves. {why}',
+    fact_rate: 'Records a second', fact_lag: 'Lag', fact_unreadable: 'Unreadable', fact_files: 'Files', fact_trained: 'Last training', fact_models: 'Models in service',
+    quiet: 'nothing just now', partitions_n: 'in {n} partitions', partitions_n_one: 'in 1 partition', no_ingest: 'no ingest in this process',
+    none_yet: 'all could be read', look: 'have a look', not_yet: 'not yet', of_n: 'of {n}',
+    just_now: 'just now', in_future: 'in the future: a clock was wrong',
+    segments: 'Segments',
+    segments_lead: 'Each dot is a record, the ground shows which segment a new one would join. The three slices have the same axes: what grew or moved between them can be seen.',
+    slice_1: 'First third', slice_2: 'First two thirds', slice_3: 'Whole stream',
+    segments_lead_one: 'Each bar counts records of the sample; dashed lines are the cuts between the segments. The three slices have the same axis.',
+    rows_version: '{n} rows · version {version}', rows_n: '{n} rows', no_model: 'No model yet.',
+    across: 'Across', up: 'Up', log: 'log scale', log_of: 'Log: {feature}',
+    zoom_in: 'Zoom in (Ctrl and wheel)', zoom_out: 'Zoom out', zoom_all: 'Show all',
+    scatter_of: 'Scatter of {n} records.', histogram_of: 'Histogram of {n} records.', rows_of_sample: 'records of the sample',
+    place: 'partition {partition}, offset {offset}',
+    changed: 'What changed',
+    moved_2: 'From the first third to the first two, {n} of {all} records ({share}) changed their segment.',
+    moved_3: 'From there to the whole stream, {n} of {all} ({share}) did.',
+    nothing_to_compare: 'There is only one model, or it has other features than the one before: nothing to compare yet.',
+    flow: 'Who moved where', flow_lead: 'Each column is a slice, as high as it has rows. Ribbons are records that were there before; the rest is new.',
+    moves: 'How the centroids moved', moves_lead: 'From the first third (small) to the whole stream (numbered).',
+    in_figures: 'In figures', slice: 'Slice', segment: 'Segment', centroid: 'Centroid', step: 'Step', from: 'From', to: 'To', records: 'Records', nobody_moved: 'No record changed its segment.',
+    try: 'Try it', try_lead: 'Type a record, see which segment it falls into; the star marks it in the plots above.',
+    trained_on: 'Model of', predict: 'Which segment?', try_first: 'The answer appears here, with the reasons and the curl command that asks the same.',
+    no_number: '{feature} must be a number.', same_by_curl: 'The same by curl', copy: 'Copy', copied: 'Copied',
+    distance: 'Distance to its centroid: {distance}.', distances: 'Distance to each centroid', shares: 'Share of each feature in the choice',
+    runner_up: 'The next nearest is {name}, by a margin of {margin}.', each_slice: 'By each slice’s model',
+    good: 'How good', good_lead: 'Silhouette tells how well the segments keep apart, from −1 to 1; inertia, how far records lie from their centroids.',
+    silhouette: 'Silhouette', inertia: 'Inertia', inertia_row: 'Inertia per row', rows: 'Rows', left_out: 'Left out', iterations: 'Iterations',
+    strong: 'A strong structure', reasonable: 'A reasonable structure', weak: 'A weak structure', no_structure: 'No substantial structure', one_cluster: 'One cluster: nothing to keep apart',
+    k_title: 'How many segments', k_waiting: 'Computed when it comes into sight.', k_working: 'Trying several numbers of clusters on the sample …',
+    k_nothing: 'There are too few different rows to try several numbers of clusters.',
+    k_agree_3: 'Elbow, silhouette and stability agree on {k}.', k_agree_2: 'Two of three say {k}.', k_agree_1: 'Elbow, silhouette and stability disagree; {k} has the best silhouette.',
+    k_as_model: 'The model has {k}.', k_unlike_model: 'The model has {k}, as its SQL file asks.', k_sample: 'Tried on {n} rows.',
+    elbow: 'Elbow', stability: 'Stability', picks: 'picks {k}',
+    receipt: 'Receipt: {slice}, version {version}', version: 'Version', trained_at: 'Trained', topic: 'Topic', stream_then: 'Records in the stream then', next_offsets: 'Next offsets',
+    last_record: 'Last record', starts_seed: 'Starts · seed', predecessor: 'Numbers kept from', version_of: 'version {version}, {slice}', none: 'none',
+    rows_hash: 'Hash of the rows', sql_hash: 'Hash of the SQL', check: 'Check it',
+    unreadable: 'The unreadable', unreadable_lead: 'Messages that are no JSON objects keep their place in the store, with the reason.',
+    all_readable: 'Every message could be read', all_readable_more: 'What can’t be will stand here, with its reason and its place in the topic.',
+    last_of: 'The last {n} of {all}.', when: 'When', where: 'Where', why: 'Why', began: 'How it begins', empty_message: '(empty)',
+    no_segmentations: 'No segmentations', no_segmentations_more: 'A SQL file with a header line “-- k: 3” makes one.',
+    no_models: 'No models yet', no_models_empty: 'They are trained once records are stored. Send some: tercile produce FILE.', no_models_more: 'They are trained now, or after POST /api/train.',
+    not_loaded: 'This segmentation could not be loaded', answered: 'The server answered {status}.',
+    key_title: 'This server asks for a key', key_why: 'It is kept until this tab is closed, and sent to this server alone.', key_refused: 'That key was not accepted. It must have the scope “read”.', key: 'API key', key_go: 'Continue',
+  },
+  id: {
+    skip: 'Langsung ke segmen', connecting: 'Menghubungkan', live: 'Langsung', language: 'Bahasa', theme: 'Tema gelap',
+    lost: 'Koneksi terputus, data terakhir {time}; mencoba lagi', unreachable: 'Server tidak menjawab; mencoba lagi',
+    stream: 'Aliran data', segmentations: 'Segmentasi', docs: 'Dokumentasi API',
+    records_n: '{n} rekaman',
+    summary: 'dalam {segmentations} segmentasi. {models} model melayani: untuk sepertiga pertama aliran, dua pertiga pertama, dan seluruhnya.',
+    summary_empty: 'Belum ada yang tersimpan. Halaman ini terisi sendiri begitu rekaman masuk.',
+    summary_training: 'tersimpan. Model pertama sedang dibuat.',
+    summary_refused: 'tersimpan, tetapi tidak ada model yang dapat dibuat darinya.',
+    clock_apart: 'Jam perangkat ini dan jam server berselisih {minutes} menit; umur data dihitung dengan jam server.',
+    stale: 'Penyimpanan sedang tidak dapat dibaca; angkanya lebih lama dari kelihatannya. Log server menyebut sebabnya.',
+    halted: 'Satu partisi berhenti: {gap}',
+    refused: '{name}, irisan {slice}: tidak ada model. {why}',
+    refused_old: '{name}, irisan {slice}: pelatihan terakhir tidak menghasilkan model, model lama tetap melayani. {why}',
+    fact_rate: 'Rekaman per detik', fact_lag: 'Ketertinggalan', fact_unreadable: 'Tak terbaca', fact_files: 'Berkas', fact_trained: 'Pelatihan terakhir', fact_models: 'Model melayani',
+    quiet: 'sedang sepi', partitions_n: 'di {n} partisi', no_ingest: 'tidak menyerap di proses ini',
+    none_yet: 'semua terbaca', look: 'lihat', not_yet: 'belum', of_n: 'dari {n}',
+    just_now: 'baru saja', in_future: 'di masa depan: ada jam yang salah',
+    segments: 'Segmen',
+    segments_lead: 'Setiap titik adalah satu rekaman, warna dasar menunjukkan segmen bagi rekaman baru. Ketiga irisan memakai sumbu yang sama, sehingga pergeserannya terlihat.',
+    slice_1: 'Sepertiga pertama', slice_2: 'Dua pertiga pertama', slice_3: 'Seluruh aliran',
+    segments_lead_one: 'Setiap batang menghitung rekaman sampel; garis putus-putus adalah batas antarsegmen. Ketiga irisan memakai sumbu yang sama.',
+    rows_version: '{n} baris · versi {version}', rows_n: '{n} baris', no_model: 'Belum ada model.',
+    across: 'Mendatar', up: 'Tegak', log: 'skala log', log_of: 'Log: {feature}',
+    zoom_in: 'Perbesar (Ctrl dan roda tetikus)', zoom_out: 'Perkecil', zoom_all: 'Tampilkan semua',
+    scatter_of: 'Diagram pencar {n} rekaman.', histogram_of: 'Histogram {n} rekaman.', rows_of_sample: 'rekaman dalam sampel',
+    place: 'partisi {partition}, offset {offset}',
+    changed: 'Apa yang berubah',
+    moved_2: 'Dari sepertiga pertama ke dua pertiga pertama, {n} dari {all} rekaman ({share}) berpindah segmen.',
+    moved_3: 'Dari sana ke seluruh aliran, {n} dari {all} ({share}).',
+    nothing_to_compare: 'Baru ada satu model, atau fiturnya berbeda dari sebelumnya: belum ada yang dapat dibandingkan.',
+    flow: 'Siapa pindah ke mana', flow_lead: 'Setiap kolom adalah irisan, setinggi jumlah barisnya. Pita adalah rekaman yang sudah ada; sisanya baru.',
+    moves: 'Pergeseran pusat', moves_lead: 'Dari sepertiga pertama (kecil) ke seluruh aliran (bernomor).',
+    in_figures: 'Dalam angka', slice: 'Irisan', segment: 'Segmen', centroid: 'Pusat', step: 'Langkah', from: 'Dari', to: 'Ke', records: 'Rekaman', nobody_moved: 'Tidak ada rekaman yang berpindah segmen.',
+    try: 'Coba', try_lead: 'Ketik satu rekaman dan lihat segmennya; bintang menandainya pada diagram di atas.',
+    trained_on: 'Model dari', predict: 'Segmen mana?', try_first: 'Jawaban muncul di sini, dengan alasannya dan perintah curl yang menanyakan hal yang sama.',
+    no_number: '{feature} harus berupa angka.', same_by_curl: 'Hal yang sama dengan curl', copy: 'Salin', copied: 'Tersalin',
+    distance: 'Jarak ke pusatnya: {distance}.', distances: 'Jarak ke setiap pusat', shares: 'Peran setiap fitur dalam pilihan',
+    runner_up: 'Terdekat berikutnya {name}, dengan selisih {margin}.', each_slice: 'Menurut model tiap irisan',
+    good: 'Seberapa baik', good_lead: 'Silhouette menunjukkan seberapa terpisah segmen, dari −1 sampai 1; inersia, seberapa jauh rekaman dari pusatnya.',
+    silhouette: 'Silhouette', inertia: 'Inersia', inertia_row: 'Inersia per baris', rows: 'Baris', left_out: 'Tidak diikutkan', iterations: 'Iterasi',
+    strong: 'Struktur kuat', reasonable: 'Struktur cukup', weak: 'Struktur lemah', no_structure: 'Tidak ada struktur berarti', one_cluster: 'Satu klaster: tidak ada yang dipisahkan',
+    k_title: 'Berapa segmen', k_waiting: 'Dihitung saat bagian ini terlihat.', k_working: 'Mencoba beberapa jumlah klaster pada sampel …',
+    k_nothing: 'Baris yang berbeda terlalu sedikit untuk mencoba beberapa jumlah klaster.',
+    k_agree_3: 'Siku, silhouette, dan stabilitas sepakat pada {k}.', k_agree_2: 'Dua dari tiga memilih {k}.', k_agree_1: 'Siku, silhouette, dan stabilitas tidak sepakat; {k} punya silhouette terbaik.',
+    k_as_model: 'Model ini punya {k}.', k_unlike_model: 'Model ini punya {k}, sesuai berkas SQL-nya.', k_sample: 'Dicoba pada {n} baris.',
+    elbow: 'Siku', stability: 'Stabilitas', picks: 'memilih {k}',
+    receipt: 'Tanda terima: {slice}, versi {version}', version: 'Versi', trained_at: 'Dilatih', topic: 'Topik', stream_then: 'Rekaman dalam aliran saat itu', next_offsets: 'Offset berikutnya',
+    last_record: 'Rekaman terakhir', starts_seed: 'Awal · benih', predecessor: 'Nomor diambil dari', version_of: 'versi {version}, {slice}', none: 'tidak ada',
+    rows_hash: 'Hash baris', sql_hash: 'Hash SQL', check: 'Periksa',
+    unreadable: 'Yang tak terbaca', unreadable_lead: 'Pesan yang bukan objek JSON tetap tersimpan di tempatnya, beserta alasannya.',
+    all_readable: 'Semua pesan terbaca', all_readable_more: 'Yang tidak terbaca akan muncul di sini, dengan alasan dan tempatnya dalam topik.',
+    last_of: '{n} terakhir dari {all}.', when: 'Kapan', where: 'Di mana', why: 'Mengapa', began: 'Awalnya', empty_message: '(kosong)',
+    no_segmentations: 'Tidak ada segmentasi', no_segmentations_more: 'Berkas SQL dengan baris kepala “-- k: 3” membuatnya.',
+    no_models: 'Belum ada model', no_models_empty: 'Model dilatih setelah rekaman tersimpan. Kirim: tercile produce FILE.', no_models_more: 'Model sedang dilatih, atau dilatih setelah POST /api/train.',
+    not_loaded: 'Segmentasi ini tidak dapat dimuat', answered: 'Server menjawab {status}.',
+    key_title: 'Server ini meminta kunci', key_why: 'Kunci disimpan sampai tab ini ditutup, dan hanya dikirim ke server ini.', key_refused: 'Kunci itu tidak diterima. Kunci harus punya cakupan “read”.', key: 'Kunci API', key_go: 'Lanjut',
+  },
+};
+
+function kept() {
+  try {
+    return localStorage.getItem(KEPT);
+  } catch {
+    return null;
+  }
+}
+
+let chosen = WORDS[kept()] ? kept() : navigator.language?.toLowerCase().startsWith('id') ? 'id' : 'en';
+
+export const language = () => chosen;
+
+export function setLanguage(language) {
+  chosen = language;
+  try {
+    localStorage.setItem(KEPT, language);
+  } catch {
+    // It holds until the page is closed.
+  }
+}
+
+/** A text with its {gaps} filled; `one` picks the singular where the language has one. */
+export function t(key, values = {}) {
+  const words = WORDS[chosen];
+  const text = (values.one && words[`${key}_one`]) || words[key] || WORDS.en[key] || key;
+  return text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+}
+
+/** Puts words on everything in the page that names them. */
+export function apply() {
+  document.documentElement.lang = chosen;
+  for (const element of document.querySelectorAll('[data-t]')) element.textContent = t(element.dataset.t);
+  for (const element of document.querySelectorAll('[data-t-label]')) element.setAttribute('aria-label', t(element.dataset.tLabel));
+}

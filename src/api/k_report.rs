@@ -1,0 +1,172 @@
+//! Was k a good choice? Several numbers of clusters tried on a model's sample.
+//!
+//! Input: the sample that was kept with a model. Output: what suggest.rs finds in it. That takes a while of a processor, so it
+//! is made when somebody asks, one at a time, and kept: a version never changes.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use datafusion::arrow::array::{AsArray as _, Float64Array};
+use datafusion::arrow::datatypes::Float64Type;
+use poem::web::Data;
+use poem_openapi::param::{Path, Query};
+use poem_openapi::payload::Json;
+use poem_openapi::{Object, OpenApi};
+
+use super::predict::serving;
+use super::problem::Problem;
+use super::segments::{Found, find};
+use super::{State, Tags};
+use crate::fit::Error;
+use crate::kmeans::{Limits, Settings, starts_for};
+use crate::model::{Model, SLICES, Shelf};
+use crate::suggest;
+
+/// The fewest and the most clusters that are tried.
+const KS: std::ops::RangeInclusive<usize> = 2..=8;
+/// Reports that are kept.
+const KEPT: usize = 64;
+
+/// How well several numbers of clusters fit a model's sample.
+#[derive(Debug, Clone, Object)]
+pub struct KReport {
+    pub segmentation: String,
+    pub slice: u8,
+    pub version: u64,
+    /// Rows of the sample.
+    pub rows: u64,
+    /// The number of clusters that the model has.
+    pub k: u32,
+    /// The numbers that were tried, ascending.
+    pub candidates: Vec<Candidate>,
+    /// What they speak for; not given where too few different rows left nothing to try.
+    #[oai(skip_serializing_if_is_none)]
+    pub suggestion: Option<Suggestion>,
+}
+
+/// One number of clusters.
+#[derive(Debug, Clone, Object)]
+pub struct Candidate {
+    pub k: u32,
+    /// Sum of squared distances to the centroids, in standardised units.
+    pub inertia: f64,
+    /// From -1 to 1.
+    pub silhouette: Option<f64>,
+    /// How alike the clusters are that several seeds find, from about 0 to 1: always the same.
+    pub stability: f64,
+}
+
+/// What three ways to look at the candidates pick.
+#[derive(Debug, Clone, Object)]
+pub struct Suggestion {
+    pub elbow: u32,
+    pub silhouette: u32,
+    pub stability: u32,
+    /// What two of the three pick, else what the silhouette does.
+    pub recommended: u32,
+    /// How many of the three pick it.
+    pub agree: u32,
+}
+
+/// Reports that were made.
+#[derive(Default)]
+pub struct KReports {
+    made: Mutex<Vec<Arc<KReport>>>,
+    /// Held while one is made.
+    making: tokio::sync::Mutex<()>,
+}
+
+impl KReports {
+    fn made(&self) -> MutexGuard<'_, Vec<Arc<KReport>>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, model: &Model) -> Option<KReport> {
+        let is = |report: &&Arc<KReport>| report.segmentation == model.segmentation && report.version == model.version;
+        self.made().iter().find(is).map(|report| KReport::clone(report))
+    }
+
+    fn keep(&self, report: KReport) {
+        let mut made = self.made();
+        if made.len() == KEPT {
+            made.remove(0);
+        }
+        made.push(Arc::new(report));
+    }
+}
+
+pub struct KReportApi;
+
+#[OpenApi]
+impl KReportApi {
+    /// Which number of clusters fits: elbow, silhouette, stability
+    ///
+    /// Tried on the sample that was kept with the model. The first answer for a version takes seconds.
+    #[oai(path = "/api/segments/:name/k-report", method = "get", tag = "Tags::Segments")]
+    async fn k_report(
+        &self,
+        state: Data<&Arc<State>>,
+        /// The segmentation's name.
+        name: Path<String>,
+        /// The slice: 1, 2 or 3, the whole stream (3 if not given).
+        #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
+        model: Query<Option<u8>>,
+    ) -> Found<KReport> {
+        let models = state.live.now();
+        let model = serving(find(&models, &name.0)?, model.0.unwrap_or(SLICES))?.model.clone();
+        if let Some(report) = state.reports.find(&model) {
+            return Ok(Json(report));
+        }
+        let _one = state.reports.making.lock().await;
+        if let Some(report) = state.reports.find(&model) {
+            return Ok(Json(report));
+        }
+        let shelf = Shelf::new(&state.store, &model.segmentation);
+        let made = tokio::task::spawn_blocking(move || report(&shelf, &model)).await;
+        let report = made.unwrap_or_else(|_| Err(Problem::unavailable("the report was cut off; try again")))?;
+        state.reports.keep(report.clone());
+        Ok(Json(report))
+    }
+}
+
+fn report(shelf: &Shelf, model: &Model) -> Result<KReport, Problem> {
+    let broken = |error: &dyn std::fmt::Display| {
+        tracing::error!("no k report of {} version {}: {error}", model.segmentation, model.version);
+        Problem::unavailable("the sample can't be read; train again")
+    };
+    let sample = shelf.sample(model.version).map_err(|e| broken(&e))?;
+    let column = |name: &String| sample.column_by_name(name)?.as_primitive_opt::<Float64Type>().cloned();
+    let columns: Option<Vec<Float64Array>> = model.features.iter().map(column).collect();
+    let columns = columns.ok_or_else(|| broken(&"the sample lacks a feature"))?;
+    // One thread: whoever asks for predictions meanwhile has the others.
+    let limits = Limits { iterations: 300, tolerance: 0.0 };
+    let settings = Settings { k: 0, seed: model.seed, starts: starts_for(sample.num_rows()), limits, threads: 1 };
+    let mut tried = Vec::new();
+    let all = suggest::candidates(&model.features, &columns, KS, &settings, &mut |one| tried.push(one.clone()));
+    match all {
+        // A few different rows allow for a few clusters: those were tried.
+        Ok(_) | Err(Error::TooFew(_)) => {}
+        Err(error) => return Err(broken(&error)),
+    }
+    let suggestion = (!tried.is_empty()).then(|| suggest::suggest(&tried)).map(|found| Suggestion {
+        elbow: found.elbow as u32,
+        silhouette: found.silhouette as u32,
+        stability: found.stability as u32,
+        recommended: found.recommended as u32,
+        agree: found.agree as u32,
+    });
+    let candidate = |one: suggest::Candidate| Candidate {
+        k: one.k as u32,
+        inertia: one.inertia,
+        silhouette: one.silhouette,
+        stability: one.stability,
+    };
+    Ok(KReport {
+        segmentation: model.segmentation.clone(),
+        slice: model.slice,
+        version: model.version,
+        rows: sample.num_rows() as u64,
+        k: model.k,
+        candidates: tried.into_iter().map(candidate).collect(),
+        suggestion,
+    })
+}

@@ -1,0 +1,328 @@
+//! The dashboard in a real browser: what it shows, how it hears of news, and what it says when things are not as they should be.
+//!
+//! Needs a Chromium (browser/mod.rs); with `TERCILE_AXE`, a file `axe.min.js` of axe-core, what a screen reader gets is
+//! checked as well.
+
+mod browser;
+mod common;
+
+use std::time::Duration;
+
+use browser::Browser;
+use common::{Place, Running};
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use serde_json::{Value, json};
+
+/// The widths of a phone, a tablet, a desk.
+const WIDTHS: [u32; 3] = [360, 900, 1440];
+
+/// The dashboard of a server, once there is something on it.
+fn open(browser: &mut Browser, server: &Running) {
+    browser.open(&format!("{}/dashboard", server.address));
+    browser.until("document.querySelector('.cluster, .empty')");
+}
+
+/// Scrolls to the report on k, which is made when it is looked at, and waits for it.
+fn report(browser: &mut Browser) {
+    let look = "document.querySelector('#k-card').scrollIntoView({behavior: 'instant'})";
+    browser.until(&format!("({look}, document.querySelectorAll('#k-charts svg').length === 3)"));
+}
+
+/// All that axe-core calls serious or critical.
+fn barriers(browser: &mut Browser) -> Vec<String> {
+    let Some(axe) = std::env::var_os("TERCILE_AXE") else {
+        eprintln!("skipped: TERCILE_AXE names no axe.min.js");
+        return Vec::new();
+    };
+    if browser.run("typeof axe") == "undefined" {
+        let script = std::fs::read_to_string(&axe).unwrap_or_else(|e| panic!("{}: {e}", axe.display()));
+        browser.run(&format!("{script}; 0"));
+    }
+    let found = browser.run(
+        "axe.run({resultTypes: ['violations']}).then((found) => found.violations
+           .filter((one) => ['serious', 'critical'].includes(one.impact))
+           .map((one) => `${one.id}: ${one.nodes.map((node) => node.html + ' ' + node.failureSummary).join('; ')}`))",
+    );
+    found.as_array().unwrap().iter().map(|one| one.as_str().unwrap().to_owned()).collect()
+}
+
+/// A number with separators as the page writes it, without them.
+fn digits(text: &str) -> u64 {
+    let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or_else(|_| panic!("{text}"))
+}
+
+/// Sends messages as they are, readable or not.
+fn send(server: &Running, messages: &[&[u8]]) {
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", server.broker()).create().unwrap();
+    for message in messages {
+        producer.send(BaseRecord::<(), [u8]>::to("products").payload(message)).map_err(|(e, _)| e).unwrap();
+    }
+    producer.flush(Duration::from_secs(10)).unwrap();
+}
+
+#[test]
+fn the_page_shows_what_the_api_answers() {
+    let Some(mut browser) = Browser::start() else { return };
+    let place = Place::new();
+    let server = place.up(&[]);
+    browser.resize(1440, 900);
+    open(&mut browser, &server);
+    browser.until("document.querySelectorAll('.plane canvas').length === 3");
+
+    let status = server.get("/api/status").json();
+    assert_eq!(digits(&browser.text("h1")), status["records"].as_u64().unwrap());
+    assert_eq!(digits(&browser.text("#fact-files")), status["files"].as_u64().unwrap());
+    assert_eq!((browser.text("#fact-models"), browser.text("#fact-lag")), ("9".into(), "0".into()));
+    let models = server.get("/api/segments/price_rating/models").json();
+    for (slice, model) in models.as_array().unwrap().iter().enumerate() {
+        let shown = browser.text(&format!("[data-slice='{}'] .rows", slice + 1));
+        let expected = format!("{} · version {}", model["rows"], model["version"]);
+        assert_eq!(shown.replace(',', ""), expected.replace(" ·", " rows ·"));
+        let silhouette: f64 =
+            browser.text(&format!("[data-slice='{}'] .big", slice + 1)).split(' ').next().unwrap().parse().unwrap();
+        assert!((silhouette - model["silhouette"].as_f64().unwrap()).abs() < 5e-4);
+    }
+    for cluster in models[2]["clusters"].as_array().unwrap() {
+        let card = format!("#cluster-{}", cluster["cluster"]);
+        assert_eq!(browser.text(&format!("{card} .what")), cluster["description"]);
+        let size = browser.text(&format!("{card} .share"));
+        assert_eq!(digits(size.split('·').next().unwrap()), cluster["size"].as_u64().unwrap());
+    }
+    // Who moved, out of the matrix that the training wrote.
+    let moved = models[1]["moved"].as_array().unwrap().iter().enumerate();
+    let moved =
+        moved.flat_map(|(from, row)| row.as_array().unwrap().iter().enumerate().filter(move |(to, _)| *to != from));
+    let moved: u64 = moved.map(|(_, n)| n.as_u64().unwrap()).sum();
+    assert!(browser.text("#changed-lead").contains(&format!("to the first two, {moved} of ")));
+    // The points are drawn: more colours than one in the middle of the canvas.
+    let colours = "(() => { const c = document.querySelector('.plane canvas');
+        const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; const seen = new Set();
+        for (let i = 0; i < d.length; i += 4) if (d[i + 3] > 120) seen.add(`${d[i] >> 5},${d[i + 1] >> 5},${d[i + 2] >> 5}`);
+        return seen.size; })()";
+    assert!(browser.run(colours).as_u64().unwrap() >= 3);
+
+    // The report comes when it is looked at.
+    report(&mut browser);
+    let report = server.get("/api/segments/price_rating/k-report").json();
+    let picks = ["elbow", "silhouette", "stability"].map(|name| report["suggestion"][name].to_string());
+    let shown = browser
+        .run("[...document.querySelectorAll('#k-charts .said')].map((one) => one.textContent.replace('picks ', ''))");
+    assert_eq!(shown, json!(picks));
+    browser.run("scrollTo({top: 0, behavior: 'instant'})");
+
+    // One feature has a histogram with its cuts.
+    browser.click("[data-name=discount]");
+    browser.until("document.querySelectorAll('.cut').length === 6");
+    browser.screenshot("histogram");
+    browser.click("[data-name=price_rating]");
+    browser.until("document.querySelectorAll('.centroid').length === 9");
+
+    // Nothing came from elsewhere, and little at that.
+    let loaded = browser.run("performance.getEntriesByType('resource').filter((one) => !one.name.includes('/api/events')).map((one) => [one.name, one.transferSize])");
+    let (mut bytes, mut names) = (0, Vec::new());
+    for one in loaded.as_array().unwrap() {
+        bytes += one[1].as_u64().unwrap();
+        names.push(one[0].as_str().unwrap().to_owned());
+    }
+    assert!(names.iter().all(|name| name.starts_with(&server.address)), "{names:?}");
+    assert!(bytes < 1_500_000, "{bytes}");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn languages_themes_widths_and_screen_readers() {
+    let Some(mut browser) = Browser::start() else { return };
+    let place = Place::new();
+    let server = place.up(&[]);
+    for width in WIDTHS {
+        browser.resize(width, 900);
+        open(&mut browser, &server);
+        report(&mut browser);
+        browser.run("scrollTo({top: 0, behavior: 'instant'})");
+        for theme in ["light", "dark"] {
+            if browser.run("document.documentElement.dataset.theme") != theme {
+                browser.click("#theme");
+            }
+            assert_eq!(browser.run("document.documentElement.dataset.theme"), theme);
+            assert_eq!(browser.run("document.documentElement.scrollWidth - innerWidth"), 0, "{width}");
+            assert_eq!(barriers(&mut browser), Vec::<String>::new(), "{width} {theme}");
+            browser.screenshot(&format!("{theme}-{width}"));
+        }
+    }
+    assert_eq!(browser.text("#segments-title"), "Segments");
+    browser.click("[data-language=id]");
+    assert_eq!(
+        (browser.text("#segments-title"), browser.run("document.documentElement.lang")),
+        ("Segmen".into(), json!("id"))
+    );
+    let named = server.get("/api/segments/price_rating/models/3").json()["clusters"][0]["descriptions"]["id"].clone();
+    assert_eq!(browser.text("#cluster-0 .what"), named);
+    let english =
+        browser.run("[...document.querySelectorAll('[data-t]')].filter((one) => !one.textContent.trim()).length");
+    assert_eq!(english, 0);
+    browser.screenshot("indonesian");
+    // What was chosen holds.
+    open(&mut browser, &server);
+    assert_eq!(browser.text("#segments-title"), "Segmen");
+    assert_eq!(browser.run("document.documentElement.dataset.theme"), "dark");
+    // With the keyboard: the first stop leads past the head, a plane zooms.
+    let tab = json!({"type": "keyDown", "key": "Tab", "code": "Tab", "windowsVirtualKeyCode": 9});
+    browser.call("Input.dispatchKeyEvent", tab);
+    assert_eq!(browser.run("document.activeElement.className"), "skip");
+    let dots = "document.querySelector('.plane .centroid circle').getAttribute('cx')";
+    let before = browser.run(dots);
+    browser.run("document.querySelector('.plane svg[role=img]').focus()");
+    browser.call("Input.dispatchKeyEvent", json!({"type": "keyDown", "key": "+", "text": "+"}));
+    browser.until(&format!("{dots} !== {before}"));
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn a_prediction_marks_its_point_and_explains_itself() {
+    let Some(mut browser) = Browser::start() else { return };
+    let place = Place::new();
+    let server = place.up(&[]);
+    browser.resize(1440, 900);
+    open(&mut browser, &server);
+    browser.until("document.querySelector('[name=rating]')");
+    browser.fill("[name=discounted_price]", "300");
+    browser.fill("[name=rating]", "4,5");
+    browser.click("#try button[type=submit]");
+    browser.until("document.querySelector('.verdict')");
+    let asked = r#"[{"discounted_price": 300, "rating": 4.5}]"#;
+    let answer = server.post("/api/segments/price_rating/predict", asked).json()[0].clone();
+    assert_eq!(browser.text(".verdict span:last-child"), answer["description"]);
+    assert_eq!(browser.text(".verdict .number"), answer["cluster"].to_string());
+    assert_eq!(browser.run("document.querySelectorAll('.probe').length"), 3);
+    // The command asks the same.
+    let command = browser.text("#try pre").replacen("curl ", "curl -sS ", 1);
+    let output = std::process::Command::new("sh").args(["-c", &command]).output().unwrap();
+    let same: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {command}"));
+    assert_eq!(same[0]["cluster"], answer["cluster"]);
+    assert_eq!(barriers(&mut browser), Vec::<String>::new());
+    browser.screenshot("prediction");
+
+    browser.fill("[name=rating]", "good");
+    browser.click("#try button[type=submit]");
+    browser.until("document.querySelector('#try .wrong')");
+    assert_eq!(browser.text("#try .wrong"), "rating must be a number.");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn news_are_shown_as_they_come_and_a_lost_server_is_no_secret() {
+    let Some(mut browser) = Browser::start() else { return };
+    let place = Place::new();
+    let server = place.up(&["--batch-age", "0.2"]);
+    browser.resize(1440, 900);
+    open(&mut browser, &server);
+    let before = digits(&browser.text("h1"));
+    send(&server, &[br#"{"product_id": "new", "rating": "4.0"}"#, b"\xff<b>no JSON</b>"]);
+    browser
+        .until(&format!("document.querySelector('h1').textContent.replaceAll(',', '').startsWith('{} ')", before + 2));
+    assert_eq!(browser.text("#fact-unreadable"), "1");
+    browser.until("document.querySelector('#unreadable td')");
+    let line = browser.text("#unreadable tbody tr");
+    let list = server.get("/api/unreadable").json();
+    let reason = list[0]["reason"].as_str().unwrap();
+    assert!(line.contains(reason) && line.contains("<b>no JSON</b>") && line.contains("offset 1,466"), "{line}");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+    browser.screenshot("unreadable");
+
+    let address = server.address.strip_prefix("http://").unwrap().to_owned();
+    let begun = std::time::Instant::now();
+    assert_eq!(server.interrupt().code, Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(8), "an open page held up the end: {:?}", begun.elapsed());
+    browser.until("document.querySelector('#connection').dataset.state === 'lost'");
+    let said = browser.text("#connection");
+    assert!(said.starts_with("Connection lost, last data ") && said.ends_with("; trying again"), "{said}");
+    browser.screenshot("lost");
+    let mut again = place.start(&["serve", "--bind", &address]);
+    browser.until("document.querySelector('#connection').dataset.state === 'live'");
+    assert_eq!(browser.text("#note-lag"), "no ingest in this process");
+    again.signal("-INT");
+    assert_eq!(again.wait().code(), Some(0));
+}
+
+#[test]
+fn where_keys_are_needed_it_asks_for_one_and_forgets_it() {
+    let Some(mut browser) = Browser::start() else { return };
+    let place = Place::new();
+    let key = place.ok(&["keys", "create", "page", "--scope", "read"]).trim().to_owned();
+    let server = place.up(&["--require-keys"]);
+    browser.resize(1440, 900);
+    browser.open(&format!("{}/dashboard", server.address));
+    browser.until("document.querySelector('#key[open]')");
+    assert_eq!(barriers(&mut browser), Vec::<String>::new());
+    browser.screenshot("key");
+    browser.fill("#key-input", "wrong");
+    browser.click("#key-form button");
+    browser.until("document.querySelector('#key-why').textContent.startsWith('That key was not accepted')");
+    browser.fill("#key-input", &key);
+    browser.click("#key-form button");
+    browser.until("document.querySelectorAll('.plane canvas').length === 3");
+    // It holds when the page is loaded anew, and nowhere else.
+    open(&mut browser, &server);
+    browser.until("document.querySelectorAll('.plane canvas').length === 3");
+    assert_eq!(browser.run("sessionStorage.getItem('tercile-key')"), key.as_str());
+    assert_eq!(browser.run("JSON.stringify({...localStorage}).includes(sessionStorage.getItem('tercile-key')) || document.cookie !== ''"), false);
+    browser.complaints.retain(|complaint| !complaint.contains("401"));
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn what_is_missing_or_odd_is_said_in_words() {
+    let Some(mut browser) = Browser::start() else { return };
+    let place = Place::new();
+    let serve = |args: &[&str]| {
+        let mut all = vec!["serve", "--bind", "127.0.0.1:0"];
+        all.extend(args);
+        let mut server = place.start(&all);
+        server.address = server.said("serving ").split_once(" at ").unwrap().1.split(',').next().unwrap().to_owned();
+        server
+    };
+    browser.resize(900, 900);
+    let empty = serve(&["--store", "empty"]);
+    open(&mut browser, &empty);
+    assert!(browser.text("#segments").contains("No models yet"));
+    assert_eq!(browser.text("h1"), "0 records");
+    assert_eq!(barriers(&mut browser), Vec::<String>::new());
+    browser.screenshot("empty");
+
+    // A browser whose clock is hours behind.
+    let wrong = "const now = Date.now; Date.now = () => now() - 7_200_000;";
+    let script = browser.call("Page.addScriptToEvaluateOnNewDocument", json!({"source": wrong}));
+    open(&mut browser, &empty);
+    browser.until("document.querySelector('.notice')");
+    assert!(browser.text(".notice").contains("120 minutes apart"));
+    browser.call("Page.removeScriptToEvaluateOnNewDocument", json!({"identifier": script["identifier"]}));
+
+    // Twelve features with names that a page could take for markup; and a segmentation that could not be trained.
+    let features: Vec<String> =
+        (0..12).map(|i| format!("rating * {} AS \"<img src=x onerror=alert({i})>\"", i + 1)).collect();
+    let select =
+        |what: &str| format!("-- k: 3\n\nSELECT _partition, _offset, _timestamp, _slice, {what} FROM slices\n");
+    for file in ["00_records.sql", "10_products.sql", "20_slices.sql"] {
+        let shipped = std::fs::read(format!("{}/sql/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        place.write(&format!("sql/{file}"), shipped);
+    }
+    place.write("sql/30_many.sql", select(&features.join(", ")));
+    place.write("sql/31_none.sql", select("CAST(NULL AS DOUBLE) AS nothing"));
+    let odd = place.up(&["--sql", "sql"]);
+    open(&mut browser, &odd);
+    browser.until("document.querySelectorAll('.plane canvas').length === 3");
+    assert_eq!(browser.run("document.querySelectorAll('#axis-0 option').length"), 12);
+    assert!(browser.text("#axes").contains("<img src=x onerror=alert(0)>"));
+    assert_eq!(browser.run("document.querySelectorAll('main img').length"), 0);
+    assert_eq!(browser.run("document.querySelectorAll('#try input').length"), 12);
+    // The pair that the reader wants.
+    browser.run("const pick = document.querySelector('#axis-0'); pick.selectedIndex = 5; pick.dispatchEvent(new Event('change', {bubbles: true}))");
+    browser.until("document.querySelector('.plane svg text:nth-last-of-type(2)').textContent.includes('alert(5)')");
+    assert!(browser.text("#notices").contains("none, slice 1: no model."));
+    browser.click("[data-name=none]");
+    browser.until("document.querySelector('#segments').textContent.includes('No models yet')");
+    browser.screenshot("refused");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
