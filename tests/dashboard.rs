@@ -20,7 +20,7 @@ const WIDTHS: [u32; 3] = [360, 900, 1440];
 /// The dashboard of a server, once there is something on it.
 fn open(browser: &mut Browser, server: &Running) {
     browser.open(&format!("{}/dashboard", server.address));
-    browser.until("document.querySelector('.cluster, .empty')");
+    browser.until("document.querySelector('#clusters .cluster, #planes .empty')");
 }
 
 /// Scrolls to the report on k, which is made when it is looked at, and waits for it.
@@ -146,7 +146,7 @@ fn languages_themes_widths_and_screen_readers() {
                 browser.click("#theme");
             }
             assert_eq!(browser.run("document.documentElement.dataset.theme"), theme);
-            assert_eq!(browser.run("document.documentElement.scrollWidth - innerWidth"), 0, "{width}");
+            assert_eq!(browser.run("document.documentElement.scrollWidth <= innerWidth"), true, "{width}");
             assert_eq!(barriers(&mut browser), Vec::<String>::new(), "{width} {theme}");
             browser.screenshot(&format!("{theme}-{width}"));
         }

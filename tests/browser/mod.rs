@@ -22,6 +22,8 @@ pub struct Browser {
     from: Receiver<Value>,
     session: Option<String>,
     calls: u64,
+    /// Whether the page that was opened last is there.
+    loaded: bool,
     /// What the page complained of: errors, warnings, whatever broke its policy.
     pub complaints: Vec<String>,
     _profile: TempDir,
@@ -62,7 +64,8 @@ impl Browser {
                 }
             }
         });
-        let mut browser = Self { child, to, from, session: None, calls: 0, complaints: Vec::new(), _profile: profile };
+        let mut browser =
+            Self { child, to, from, session: None, calls: 0, loaded: false, complaints: Vec::new(), _profile: profile };
         let target = browser.call("Target.createTarget", json!({"url": "about:blank"}))["targetId"].clone();
         let attached = browser.call("Target.attachToTarget", json!({"targetId": target, "flatten": true}));
         browser.session = Some(attached["sessionId"].as_str().unwrap().to_owned());
@@ -94,6 +97,10 @@ impl Browser {
     fn hear(&mut self, event: &Value) {
         let params = &event["params"];
         let complaint = match event["method"].as_str() {
+            Some("Page.loadEventFired") => {
+                self.loaded = true;
+                return;
+            }
             Some("Runtime.exceptionThrown") => params["exceptionDetails"].to_string(),
             Some("Log.entryAdded") if params["entry"]["level"] == "error" => params["entry"].to_string(),
             Some("Runtime.consoleAPICalled") if params["type"] == "error" => params["args"].to_string(),
@@ -108,9 +115,15 @@ impl Browser {
         self.call("Emulation.setDeviceMetricsOverride", size);
     }
 
+    /// Goes to an address, and waits until the page is loaded: until then the one before may answer.
     pub fn open(&mut self, url: &str) {
+        self.loaded = false;
         let opened = self.call("Page.navigate", json!({"url": url}));
         assert!(opened["errorText"].is_null(), "{opened}");
+        while !self.loaded {
+            let heard = self.from.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("{url} is not loaded: {e}"));
+            self.hear(&heard);
+        }
     }
 
     /// What a piece of JavaScript gives.
