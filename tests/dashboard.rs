@@ -320,9 +320,9 @@ fn what_is_missing_or_odd_is_said_in_words() {
     // The pair that the reader wants.
     browser.run("const pick = document.querySelector('#axis-0'); pick.selectedIndex = 5; pick.dispatchEvent(new Event('change', {bubbles: true}))");
     browser.until("document.querySelector('.plane svg text:nth-last-of-type(2)').textContent.includes('alert(5)')");
-    assert!(browser.text("#notices").contains("none, slice 1: no model."));
+    assert!(browser.text("#notices").contains("No model: none of slice 1: "));
     browser.click("[data-name=none]");
-    browser.until("document.querySelector('#segments').textContent.includes('No models yet')");
+    browser.until("document.querySelector('#segments').textContent.includes('No model could be made')");
     browser.screenshot("refused");
     assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
 }

@@ -119,7 +119,7 @@ function answer() {
   );
 }
 
-function explanation({ cluster, model, explanation }) {
+function explanation({ model, explanation }) {
   const { distances, runner_up: second, margin, shares, slices } = explanation;
   const now = shown.models.find((one) => one.slice === model);
   const names = (number) => (now?.clusters[number] ? described(now.clusters[number]) : String(number));
@@ -137,5 +137,5 @@ function explanation({ cluster, model, explanation }) {
     const lines = slices.map((one) => `${sliceName(one.slice)}: ${one.description}`);
     parts.push(el('h3', {}, t('each_slice')), el('p', { class: 'muted' }, lines.join(' · ')));
   }
-  return [said && el('p', { class: 'muted' }, said), ...parts].filter(Boolean).map((part) => part ?? cluster);
+  return said ? [el('p', { class: 'muted' }, said), ...parts] : parts;
 }

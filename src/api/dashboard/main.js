@@ -39,6 +39,7 @@ async function load() {
   const turn = ++loading;
   choices(infos, info);
   if (!info) return nothing(t('no_segmentations'), t('no_segmentations_more'));
+  if (info.slices.every((slice) => slice.refused && slice.version === undefined)) return nothing(t('no_model_possible'), info.slices.map((slice) => slice.refused).join('; '));
   if (info.slices.every((slice) => slice.version === undefined)) return nothing(t('no_models'), t(live.status().records === 0 ? 'no_models_empty' : 'no_models_more'));
   let [models, points] = [];
   try {
