@@ -18,6 +18,7 @@ parser.add_argument("--rows", type=int, default=10_000_000)
 parser.add_argument("--runs", type=int, default=3)
 parser.add_argument("--spark", action="store_true")
 parser.add_argument("--scale", action="store_true")
+parser.add_argument("--train", action="store_true")
 parser.add_argument("--only", default="")
 args = parser.parse_args()
 tercile = os.environ["TERCILE_BIN"]
@@ -158,11 +159,63 @@ compare(f"{millions} x 1, 95 values, k 3", "one", ["discount"], 3, False, tol=1e
 compare(f"{millions} x 1, all differ, k 3", "one", ["amount"], 3, False, tol=1e-4)
 compare(f"{millions} x 8, k 16, given", "eight", [f"f{i}" for i in range(8)], 16, True)
 
-if args.scale:
-    print("\nrows, seconds to fit (x 2, k 3, given)")
+def picture(lines):
+    """Seconds by rows, both logarithmic, as SVG; lines are (name, colour, [(rows, seconds)])."""
+    x = lambda rows: 70 + (np.log10(rows) - 3) * 100
+    y = lambda seconds: 330 - (np.log10(seconds) + 5) * 40
+    out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 380" font-family="sans-serif" font-size="12">',
+           '<rect width="640" height="380" fill="#fff"/>']
     for power in range(3, 9):
-        make("scale", {name: column for name, column in shop(10**power).items() if name in ("price", "rating")},
+        out.append(f'<path d="M{x(10**power):.0f} 50V330" stroke="#e3e3e3"/><text x="{x(10**power):.0f}" y="348" text-anchor="middle">{10**power:,}</text>')
+    for power in range(-5, 3):
+        out.append(f'<path d="M70 {y(10.0**power):.0f}H570" stroke="#e3e3e3"/><text x="62" y="{y(10.0**power) + 4:.0f}" text-anchor="end">{10.0**power:g} s</text>')
+    out.append('<text x="320" y="370" text-anchor="middle">rows</text>'
+               '<text x="70" y="30">20 passes over 2 features, k = 3, 2 cores, columns in memory</text>')
+    for name, colour, points in lines:
+        path = " ".join(f"{x(rows):.1f},{y(seconds):.1f}" for rows, seconds in points)
+        out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        out += [f'<circle cx="{x(rows):.1f}" cy="{y(seconds):.1f}" r="3.5" fill="{colour}"/>' for rows, seconds in points]
+        out.append(f'<text x="{x(points[-1][0]) - 10:.0f}" y="{y(points[-1][1]) - 10:.0f}" text-anchor="end" fill="{colour}">{name}</text>')
+    return "\n".join(out) + "\n</svg>\n"
+
+
+if args.train:
+    store = at("store")
+    subprocess.run([sys.executable, "benches/store.py", store, str(n // 1_000_000)], check=True)
+    out = subprocess.run([tercile, "train", "--store", store, "--sql", "sql", "--json"], check=True, capture_output=True).stdout
+    trained = {}
+    for one in json.loads(out):
+        trained.setdefault(one["segmentation"], []).append(one)
+    print("\nthree slices beside one fit of all their rows, as drawn starts find it, scores included")
+    sums = [0.0, 0.0]
+    for name, slices in trained.items():
+        features = slices[0]["model"]["features"]
+        with open(at("rows.parquet"), "wb") as file:
+            ask = f"SELECT {', '.join(features)} FROM {name} ORDER BY _timestamp, _partition, _offset"
+            subprocess.run([tercile, "sql", "--store", store, "--sql", "sql", "-f", "parquet", "-c", ask], check=True, stdout=file)
+        command = [tercile, "fit", at("rows.parquet"), "--features", ",".join(features), "--k", str(slices[0]["model"]["k"]), "--json"]
+        _, report = best(lambda: json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
+        one = report["seconds"]["fit"] + report["seconds"]["score"]
+        three = sum(found["seconds"]["train"] for found in slices)
+        sums = [sums[0] + three, sums[1] + one]
+        print(f"{name:14} SQL {slices[0]['seconds']['sql']:6.2f} s, three slices {three:6.3f} s, one fit {one:6.3f} s: {three / one:.2f} times")
+    print(f"{'all':14} three slices {sums[0]:.3f} s, one fit each {sums[1]:.3f} s: {sums[0] / sums[1]:.2f} times", flush=True)
+
+if args.scale:
+    print("\nrows, seconds for 20 passes (x 2, k 3, given)")
+    mine, theirs = [], []
+    for power in range(3, 9):
+        rows = 10**power
+        make("scale", {name: column for name, column in shop(rows).items() if name in ("price", "rating")},
              [[200, 4.0], [1500, 4.2], [8000, 4.1]])
-        _, report = best(lambda: ours("scale", ["price", "rating"], 3, True, 0.0))
-        print(f"{10**power:>11,} {report['fit']:10.6f} {report['passes']:>4} passes, "
-              f"{report['fit'] / report['passes'] / 10**power * 1e9:.3f} ns per row and pass", flush=True)
+        _, report = best(lambda: ours("scale", ["price", "rating"], 3, True, 0.0, "--max-iter", "20"), 5 if power < 8 else 2)
+        mine.append((rows, report["fit"]))
+        said = f"{rows:>11,} tercile {report['fit']:10.6f} ({report['fit'] / report['passes'] / rows * 1e9:.3f} ns per row and pass)"
+        if power < 8:
+            code = PEER.replace("max_iter=300", "max_iter=20")
+            _, peer = best(lambda: child(code, at("scale.parquet"), ["price", "rating"], 3, at("scale.json"), 0.0, at("peer.json")))
+            theirs.append((rows, peer["fit"]))
+            said += f"   scikit-learn {peer['fit']:10.6f}, {peer['fit'] / report['fit']:.1f} times as long"
+        print(said, flush=True)
+    with open("benches/scale.svg", "w") as file:
+        file.write(picture([("tercile", "#0b6e4f", mine), ("scikit-learn", "#c1440e", theirs)]))

@@ -6,10 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use datafusion::arrow::array::{Array, AsArray, Float64Array, UInt64Array};
-use datafusion::arrow::compute::take;
-use datafusion::arrow::datatypes::Float64Type;
-use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::array::{Array, Float64Array};
 use ndarray::Array2;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -20,6 +17,7 @@ use crate::kmeans::{self, Fit, Init, Points, Settings, Step};
 use crate::model::Cluster;
 use crate::model::describe::{Labels, describe};
 use crate::rows::hex;
+use crate::spool;
 use crate::train::{by_features, renumbered};
 
 /// Rows that the silhouette compares with each other; of more, rows spread evenly stand for all.
@@ -128,6 +126,7 @@ pub fn rows_hash(columns: &[Float64Array], threads: usize) -> String {
             let value = |row| if column.is_null(row) { 0.0 } else { column.value(row) };
             rows.clone().for_each(|row| bytes.extend_from_slice(&value(row).to_le_bytes()));
             hasher.update(&bytes);
+            spool::done_with(&column.values()[rows.clone()]);
         }
         hasher.finalize()
     });
@@ -160,8 +159,6 @@ pub enum Error {
     KMeans(kmeans::Error),
     #[error(transparent)]
     Features(#[from] features::Error),
-    #[error("cannot take a sample: {0}")]
-    Sample(#[from] ArrowError),
 }
 
 impl From<kmeans::Error> for Error {
@@ -186,7 +183,7 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
 
     let began = Instant::now();
     let Fit { centroids, sizes, inertia, iterations } = &found;
-    let (silhouette, silhouette_rows) = silhouette(columns, &scale, centroids, settings.threads)?;
+    let (silhouette, silhouette_rows) = silhouette(columns, &scale, centroids, settings.threads);
     let described = describe(centroids.view(), features, &Labels::new());
     let clusters = described.into_iter().enumerate().map(|(cluster, descriptions)| Cluster {
         cluster: cluster as u32,
@@ -234,25 +231,19 @@ fn linfa(
     Ok(kmeans::measure(points, original, settings.threads))
 }
 
-fn silhouette(
-    columns: &[Float64Array],
-    scale: &Scale,
-    centroids: &Array2<f64>,
-    threads: usize,
-) -> Result<(Option<f64>, u64), Error> {
-    let sample = spread(columns)?;
+fn silhouette(columns: &[Float64Array], scale: &Scale, centroids: &Array2<f64>, threads: usize) -> (Option<f64>, u64) {
+    let sample = spread(columns);
     let points = Points::new(scale, &sample);
     let labels = kmeans::assign(&points, centroids, 1);
-    Ok((kmeans::silhouette(&points, &labels, centroids.nrows(), threads), points.rows() as u64))
+    (kmeans::silhouette(&points, &labels, centroids.nrows(), threads), points.rows() as u64)
 }
 
 /// At most 5,000 rows, spread evenly over all.
-pub(crate) fn spread(columns: &[Float64Array]) -> Result<Vec<Float64Array>, Error> {
+pub(crate) fn spread(columns: &[Float64Array]) -> Vec<Float64Array> {
     let rows = columns.first().map_or(0, Array::len);
     let m = rows.min(SILHOUETTE_ROWS);
-    let places: UInt64Array = (0..m).map(|j| Some((j as u128 * rows as u128 / m as u128) as u64)).collect();
-    let taken = columns.iter().map(|column| Ok(take(column, &places, None)?.as_primitive::<Float64Type>().clone()));
-    taken.collect()
+    let places: Vec<u32> = (0..m).map(|j| (j as u128 * rows as u128 / m as u128) as u32).collect();
+    columns.iter().map(|column| spool::take(column, &places)).collect()
 }
 
 #[cfg(test)]

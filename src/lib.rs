@@ -35,6 +35,8 @@ pub mod slices;
 pub mod engine;
 
 pub mod columns;
+// Columns that may be larger than memory.
+pub mod spool;
 
 pub mod features;
 

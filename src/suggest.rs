@@ -14,9 +14,7 @@
 
 use std::ops::RangeInclusive;
 
-use datafusion::arrow::array::{AsArray, Float64Array, UInt64Array};
-use datafusion::arrow::compute::take;
-use datafusion::arrow::datatypes::Float64Type;
+use datafusion::arrow::array::Float64Array;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use serde::Serialize;
@@ -24,6 +22,7 @@ use serde::Serialize;
 use crate::features::Scale;
 use crate::fit::{Error, spread};
 use crate::kmeans::{self, Init, Points, Settings};
+use crate::spool;
 
 /// Seeds that stability compares.
 const SEEDS: u64 = 8;
@@ -66,7 +65,7 @@ pub fn candidates(
 ) -> Result<Vec<Candidate>, Error> {
     let scale = Scale::measure(features, columns, settings.threads)?;
     let points = Points::new(&scale, columns);
-    let sample = spread(columns)?;
+    let sample = spread(columns);
     let some = Points::new(&scale, &sample);
     let mut candidates: Vec<Candidate> = Vec::new();
     for k in ks {
@@ -110,9 +109,8 @@ fn stability(scale: &Scale, sample: &[Float64Array], settings: &Settings) -> Res
     for seed in 0..SEEDS {
         let seed = settings.seed.wrapping_add(seed);
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
-        let half: UInt64Array = (0..all.rows() as u64).filter(|_| rng.next_u32() % 2 == 0).map(Some).collect();
-        let taken = sample.iter().map(|column| Ok(take(column, &half, None)?.as_primitive::<Float64Type>().clone()));
-        let half = taken.collect::<Result<Vec<_>, Error>>()?;
+        let half: Vec<u32> = (0..all.rows() as u32).filter(|_| rng.next_u32() % 2 == 0).collect();
+        let half: Vec<Float64Array> = sample.iter().map(|column| spool::take(column, &half)).collect();
         let settings = Settings { seed, starts: STARTS, ..settings.clone() };
         match kmeans::fit(&Points::new(scale, &half), &settings, Init::Drawn(None), &|_| {}) {
             Ok(fit) => partitions.push(kmeans::assign(&all, &fit.centroids, 1)),

@@ -4,34 +4,34 @@
 //! stream a model on the shelf, or a recorded reason why there is none.
 
 mod numbers;
+mod rows;
 pub mod verify;
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Instant;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, UInt32Array};
-use datafusion::arrow::compute::{cast, filter, take};
-use datafusion::arrow::datatypes::{
-    DataType, Field, Float64Type, Int32Type, Int64Type, Schema, TimestampMillisecondType,
-};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, UInt32Array};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, TimestampMillisecondType};
 use datafusion::arrow::error::ArrowError;
 use datafusion::prelude::SessionContext;
 use ndarray::Array2;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
-use crate::engine::{self, quote};
+use crate::engine;
 use crate::features::chunks::processors;
 use crate::features::{self, Scale};
-use crate::kmeans::{self, Fit, Init, Limits, Points, Settings};
+use crate::kmeans::{self, Fit, Init, Limits, Points, Settings, Step};
 use crate::model::describe::describe;
 use crate::model::{
     By, Cluster, Cut, Model, Predecessor, Predictor, Receipt, SLICES, Shelf, Slices, Trained, shelf::all_slices,
 };
-use crate::rows::hex;
+use crate::spool::{self, Space};
 use crate::sql::{Files, Segmentation};
 use crate::store::{self, Snapshot, Store};
 use numbers::{newcomers, numbers};
+use rows::{Rows, Slice, rows};
 
 pub use numbers::{by_features, renumbered};
 
@@ -41,7 +41,6 @@ pub const SEED: u64 = 42;
 const LIMITS: Limits = Limits { iterations: 10_000, tolerance: 0.0 };
 /// Rows of a model's sample.
 const SAMPLE_ROWS: usize = 5_000;
-const HASHED_AT_ONCE: usize = 1 << 16;
 
 /// What stopped a training as a whole. What stops one model alone is recorded as its refusal.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +81,46 @@ pub struct Outcome {
     pub fresh: bool,
     /// Why this training made none.
     pub refused: Option<String>,
+    pub seconds: Seconds,
+}
+
+/// Where the time went.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Seconds {
+    /// Reading, cleaning and ordering, which all slices of a segmentation share.
+    pub sql: f64,
+    /// All of this slice's own.
+    pub train: f64,
+}
+
+/// What a training is up to.
+#[derive(Debug, Clone, Copy)]
+pub enum Progress<'a> {
+    /// So many rows have come out of the SQL.
+    Rows {
+        segmentation: &'a str,
+        rows: usize,
+    },
+    Pass {
+        segmentation: &'a str,
+        slice: u8,
+        step: Step,
+    },
+}
+
+/// How to train; nothing of it changes a model.
+#[derive(Clone)]
+pub struct How {
+    /// Bytes of memory to keep within: what does not fit waits in files.
+    pub memory: usize,
+    /// Who is told how it goes.
+    pub tell: Arc<dyn Fn(Progress<'_>) + Send + Sync>,
+}
+
+impl Default for How {
+    fn default() -> Self {
+        Self { memory: spool::half_of_memory(), tell: Arc::new(|_| {}) }
+    }
 }
 
 /// The stream as this training sees it.
@@ -101,18 +140,30 @@ pub struct Training {
     pub outcomes: Vec<Outcome>,
 }
 
+impl How {
+    /// A quarter of the memory is for what the SQL sorts; what it reads comes on top.
+    fn limits(&self) -> engine::Limits {
+        engine::Limits { memory: Some(self.memory / 4), ..Default::default() }
+    }
+
+    /// Half of it is for the rows that come out.
+    fn space(&self, store: &Store) -> Space {
+        Space::within(self.memory / 2, store.tmp())
+    }
+}
+
 /// Trains every segmentation on every slice, one training at a time.
-pub async fn train(store: &Store, files: &Files) -> Result<Training, Error> {
+pub async fn train(store: &Store, files: &Files, how: &How) -> Result<Training, Error> {
     let _one_at_a_time = lock(store).await?;
     let snapshot = store.snapshot()?;
-    let ctx = engine::open(&snapshot, files).await?;
+    let ctx = engine::open_within(&snapshot, files, how.limits()).await?;
     let segmentations = engine::segmentations(&ctx, files).await?;
     let stream = Arc::new(stream(&ctx, &snapshot).await?);
     let mut outcomes = Vec::new();
     for segmentation in segmentations {
-        let rows = rows(&ctx, &segmentation).await;
-        let (store, stream) = (store.clone(), Arc::clone(&stream));
-        let work = move || train_segmentation(&store, &segmentation, rows, &stream);
+        let rows = rows(&ctx, &segmentation, (stream.n as usize, how, &how.space(store))).await;
+        let (store, stream, how) = (store.clone(), Arc::clone(&stream), how.clone());
+        let work = move || train_segmentation(&store, &segmentation, rows, (&stream, &how));
         let trained = tokio::task::spawn_blocking(work).await.map_err(|e| Error::Cut(e.to_string()))?;
         outcomes.extend(trained?);
     }
@@ -155,119 +206,11 @@ async fn stream(ctx: &SessionContext, snapshot: &Snapshot) -> Result<Stream, Err
     })
 }
 
-/// All rows of a segmentation, in stream order.
-struct Rows {
-    partitions: ArrayRef,
-    offsets: ArrayRef,
-    timestamps: ArrayRef,
-    slices: ArrayRef,
-    features: Vec<Float64Array>,
-}
-
-async fn rows(ctx: &SessionContext, segmentation: &Segmentation) -> Result<Rows, engine::Error> {
-    let names: Vec<String> = (0..segmentation.features.len()).map(|i| format!("feature_{i}")).collect();
-    let names = names.join(", ");
-    let features: Vec<String> = segmentation
-        .features
-        .iter()
-        .enumerate()
-        .map(|(i, feature)| format!("CAST({} AS DOUBLE) AS feature_{i}", quote(feature)))
-        .collect();
-    let sql = format!(
-        "SELECT _partition, _offset, CAST(_timestamp AS BIGINT) AS milliseconds, _slice, {names}
-         FROM (SELECT CAST(_partition AS INT) AS _partition, CAST(_offset AS BIGINT) AS _offset,
-                 arrow_cast(_timestamp, 'Timestamp(Millisecond, None)') AS _timestamp,
-                 CAST(_slice AS BIGINT) AS _slice, {} FROM {})
-         ORDER BY _timestamp NULLS FIRST, _partition, _offset",
-        features.join(", "),
-        quote(&segmentation.name)
-    );
-    let named = |e| match e {
-        engine::Error::Query(why) => engine::Error::View { file: segmentation.file.clone(), why },
-        other => other,
-    };
-    let batch = engine::collect(ctx, &sql).await.map_err(named)?;
-    let column = |i: usize| Arc::clone(batch.column(i));
-    Ok(Rows {
-        partitions: column(0),
-        offsets: column(1),
-        timestamps: column(2),
-        slices: column(3),
-        features: (4..batch.num_columns()).map(|i| batch.column(i).as_primitive().clone()).collect(),
-    })
-}
-
-impl Rows {
-    /// The rows of the first `slice` slices.
-    fn up_to(&self, slice: u8) -> Result<Self, ArrowError> {
-        let slices = self.slices.as_primitive::<Int64Type>();
-        // As the shipped files cut slices, they are prefixes of the stream, which need no copy.
-        if slices.null_count() == 0 && slices.values().is_sorted() {
-            let end = slices.values().partition_point(|&s| s <= i64::from(slice));
-            return Ok(Self {
-                partitions: self.partitions.slice(0, end),
-                offsets: self.offsets.slice(0, end),
-                timestamps: self.timestamps.slice(0, end),
-                slices: self.slices.slice(0, end),
-                features: self.features.iter().map(|column| column.slice(0, end)).collect(),
-            });
-        }
-        let mask: BooleanArray = slices.iter().map(|s| Some(s.is_some_and(|s| s <= i64::from(slice)))).collect();
-        let kept = |column: &ArrayRef| filter(column, &mask);
-        let features: Result<_, ArrowError> =
-            self.features.iter().map(|column| Ok(filter(column, &mask)?.as_primitive().clone())).collect();
-        Ok(Self {
-            partitions: kept(&self.partitions)?,
-            offsets: kept(&self.offsets)?,
-            timestamps: kept(&self.timestamps)?,
-            slices: kept(&self.slices)?,
-            features: features?,
-        })
-    }
-
-    fn len(&self) -> usize {
-        self.offsets.len()
-    }
-
-    /// In stream order a record that comes twice stands beside itself.
-    fn check_distinct(&self) -> Result<(), Refusal> {
-        let offsets = self.offsets.as_primitive::<Int64Type>().values();
-        let partitions = self.partitions.as_primitive::<Int32Type>().values();
-        let twice = (1..self.len()).find(|&i| (partitions[i], offsets[i]) == (partitions[i - 1], offsets[i - 1]));
-        twice.map_or(Ok(()), |i| Err(Refusal::Twice { partition: partitions[i], offset: offsets[i] }))
-    }
-
-    fn hash(&self) -> String {
-        let mut hasher = Sha256::new();
-        let offsets = self.offsets.as_primitive::<Int64Type>();
-        let partitions = self.partitions.as_primitive::<Int32Type>();
-        let timestamps = self.timestamps.as_primitive::<Int64Type>();
-        // The hasher likes long pieces.
-        let mut bytes = Vec::with_capacity(HASHED_AT_ONCE);
-        for row in 0..self.len() {
-            bytes.extend(partitions.value(row).to_le_bytes());
-            bytes.extend(offsets.value(row).to_le_bytes());
-            bytes.push(u8::from(timestamps.is_null(row)));
-            bytes.extend(timestamps.value(row).to_le_bytes());
-            for feature in &self.features {
-                bytes.push(u8::from(feature.is_null(row)));
-                bytes.extend(feature.value(row).to_le_bytes());
-            }
-            if bytes.len() > HASHED_AT_ONCE - 1024 {
-                hasher.update(&bytes);
-                bytes.clear();
-            }
-        }
-        hasher.update(&bytes);
-        hex(&hasher.finalize())
-    }
-}
-
 fn train_segmentation(
     store: &Store,
     segmentation: &Segmentation,
     rows: Result<Rows, engine::Error>,
-    stream: &Stream,
+    (stream, how): (&Stream, &How),
 ) -> Result<Vec<Outcome>, Error> {
     let shelf = Shelf::new(store, &segmentation.name);
     let mut standings: Slices = shelf.slices()?;
@@ -275,6 +218,7 @@ fn train_segmentation(
     let mut before: Option<Model> = None;
     let mut warm = false;
     for slice in all_slices() {
+        let began = Instant::now();
         let standing = standings.entry(slice).or_default();
         let earlier = standing.version.map(|version| shelf.model(version)).transpose()?;
         let newest = shelf.newest(slice, standing.version)?;
@@ -284,6 +228,7 @@ fn train_segmentation(
             segmentation,
             slice,
             stream,
+            how,
             predecessor,
             before: before.as_ref(),
             earlier: earlier.as_ref(),
@@ -314,7 +259,9 @@ fn train_segmentation(
         warm = refused.is_none();
         standing.refused.clone_from(&refused);
         before = trained;
-        outcomes.push(Outcome { segmentation: segmentation.name.clone(), slice, model, fresh, refused });
+        let sql = rows.as_ref().map_or(0.0, |rows| rows.took.as_secs_f64());
+        let seconds = Seconds { sql, train: began.elapsed().as_secs_f64() };
+        outcomes.push(Outcome { segmentation: segmentation.name.clone(), slice, model, fresh, refused, seconds });
     }
     shelf.serve(&standings, By::Training)?;
     Ok(outcomes)
@@ -325,6 +272,7 @@ struct Job<'a> {
     segmentation: &'a Segmentation,
     slice: u8,
     stream: &'a Stream,
+    how: &'a How,
     /// Whose cluster numbers are kept.
     predecessor: Option<&'a Model>,
     /// The slice before's model of these records; where that slice was refused, the one that serves.
@@ -346,7 +294,7 @@ enum Ran {
 impl Job<'_> {
     /// A new model, unless one was trained on just the same.
     fn run(&self, all: &Rows) -> Result<Ran, Refusal> {
-        let rows = self.rows(all)?;
+        let rows = all.up_to(self.slice)?;
         let receipt = self.receipt(&rows);
         let known = [self.earlier, self.newest].into_iter().flatten();
         if let Some(known) = known.into_iter().find(|model| model.receipt.same_but_predecessor(&receipt)) {
@@ -355,17 +303,8 @@ impl Job<'_> {
         Ok(Ran::New(Box::new(self.fit(all, &rows, receipt)?)))
     }
 
-    fn rows(&self, all: &Rows) -> Result<Rows, Refusal> {
-        let rows = all.up_to(self.slice)?;
-        if rows.len() == 0 {
-            return Err(Refusal::NoRows);
-        }
-        rows.check_distinct()?;
-        Ok(rows)
-    }
-
     /// What a model of these rows follows from.
-    fn receipt(&self, rows: &Rows) -> Receipt {
+    fn receipt(&self, rows: &Slice<'_>) -> Receipt {
         Receipt {
             topic: self.stream.topic.clone(),
             next_offsets: self.stream.next_offsets.clone(),
@@ -373,19 +312,22 @@ impl Job<'_> {
             cut: self.stream.cuts[usize::from(self.slice) - 1].clone(),
             rows_hash: rows.hash(),
             sql_hash: self.segmentation.sql_hash.clone(),
-            starts: kmeans::starts_for(rows.len()) as u64,
+            starts: kmeans::starts_for(rows.rows) as u64,
             predecessor: self.predecessor.map(|m| Predecessor { slice: m.slice, version: m.version }),
             tercile: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 
     /// The model.
-    fn fit(&self, all: &Rows, rows: &Rows, receipt: Receipt) -> Result<Trained, Refusal> {
+    fn fit(&self, all: &Rows, rows: &Slice<'_>, receipt: Receipt) -> Result<Trained, Refusal> {
         let Segmentation { features, k, labels, .. } = self.segmentation;
         let scale = Scale::measure(features, &rows.features, processors())?;
         let points = Points::new(&scale, &rows.features);
         let warm = self.warm.map(Model::centroids);
-        let fit = kmeans::fit(&points, &settings(*k, receipt.starts as usize), Init::Drawn(warm.as_ref()), &|_| {})?;
+        let tell = |step| {
+            (self.how.tell)(Progress::Pass { segmentation: &self.segmentation.name, slice: self.slice, step });
+        };
+        let fit = kmeans::fit(&points, &settings(*k, receipt.starts as usize), Init::Drawn(warm.as_ref()), &tell)?;
         let number = numbers(&scale, &fit.centroids, self.predecessor);
         let fit = renumbered(fit, &number);
         let new = newcomers(&scale, &fit.centroids, self.predecessor);
@@ -403,14 +345,14 @@ impl Job<'_> {
                 centroid: features.iter().cloned().zip(fit.centroids.row(cluster).iter().copied()).collect(),
             })
             .collect();
-        let moved = self.moved(all, (&scale, &fit))?;
+        let moved = self.moved(all, (&scale, &fit));
         let (sample, silhouette) = sample(rows, features, (&scale, &fit))?;
         let model = Model {
             segmentation: self.segmentation.name.clone(),
             slice: self.slice,
             version: 0,
-            rows: rows.len() as u64,
-            rows_left_out: slice_end(self.stream.n, self.slice).saturating_sub(rows.len() as u64),
+            rows: rows.rows as u64,
+            rows_left_out: slice_end(self.stream.n, self.slice).saturating_sub(rows.rows as u64),
             features: features.clone(),
             mean: scale.mean,
             std: scale.std,
@@ -428,14 +370,12 @@ impl Job<'_> {
     }
 
     /// The previous slice's rows, by their cluster in its model and in this one.
-    fn moved(&self, all: &Rows, (scale, fit): (&Scale, &Fit)) -> Result<Option<Vec<Vec<u64>>>, ArrowError> {
-        let Some(before) = self.before.filter(|model| model.features == self.segmentation.features) else {
-            return Ok(None);
-        };
-        let rows = all.up_to(self.slice - 1)?;
-        let (old, new) = (before.scale(), Points::new(scale, &rows.features));
-        let from = (&Points::new(&old, &rows.features), &before.centroids());
-        Ok(Some(kmeans::cross(from, (&new, &fit.centroids), processors())))
+    fn moved(&self, all: &Rows, (scale, fit): (&Scale, &Fit)) -> Option<Vec<Vec<u64>>> {
+        let before = self.before.filter(|model| model.features == self.segmentation.features)?;
+        let features = all.features_up_to(self.slice - 1);
+        let (old, new) = (before.scale(), Points::new(scale, &features));
+        let from = (&Points::new(&old, &features), &before.centroids());
+        Some(kmeans::cross(from, (&new, &fit.centroids), processors()))
     }
 }
 
@@ -451,19 +391,20 @@ fn sample_rows(n: usize) -> Vec<u32> {
 
 /// Some of the rows with their clusters, and how well those are set apart.
 fn sample(
-    rows: &Rows,
+    rows: &Slice<'_>,
     features: &[String],
     (scale, fit): (&Scale, &Fit),
 ) -> Result<(RecordBatch, Option<f64>), ArrowError> {
-    let places = UInt32Array::from(sample_rows(rows.len()));
+    let places = sample_rows(rows.rows);
     let mut fields =
         vec![Field::new("_partition", DataType::Int32, true), Field::new("_offset", DataType::Int64, true)];
-    let mut columns = vec![take(&rows.partitions, &places, None)?, take(&rows.offsets, &places, None)?];
+    let mut columns: Vec<ArrayRef> =
+        vec![Arc::new(spool::take(&rows.all.partitions, &places)), Arc::new(spool::take(&rows.all.offsets, &places))];
     let mut values: Vec<Float64Array> = Vec::with_capacity(features.len());
     for ((name, column), mean) in features.iter().zip(&rows.features).zip(&scale.mean) {
         fields.push(Field::new(name, DataType::Float64, false));
-        let taken = take(column, &places, None)?;
-        let imputed: Float64Array = taken.as_primitive::<Float64Type>().iter().map(|v| v.or(Some(*mean))).collect();
+        let taken = spool::take(column, &places);
+        let imputed: Float64Array = taken.iter().map(|v| v.or(Some(*mean))).collect();
         columns.push(Arc::new(imputed.clone()));
         values.push(imputed);
     }

@@ -56,9 +56,15 @@ fn format_row_groups_and_threads_change_no_bit() {
     write_parquet(&place.path("many.parquet"), &rows, 1013);
     write_csv(&place, "rows.csv", &rows);
     let expected = answer(json(&place, &["one.parquet"]));
-    for args in
-        [&["many.parquet"][..], &["rows.csv"], &["one.parquet", "--threads", "1"], &["many.parquet", "--threads", "7"]]
-    {
+    let same = [
+        &["many.parquet"][..],
+        &["rows.csv"],
+        &["one.parquet", "--threads", "1"],
+        &["many.parquet", "--threads", "7"],
+        &["many.parquet", "--memory-limit", "1MB"],
+        &["rows.csv", "--memory-limit", "1MB"],
+    ];
+    for args in same {
         assert_eq!(answer(json(&place, args)), expected, "{args:?}");
     }
     let sizes: u64 = expected["clusters"].as_array().unwrap().iter().map(|c| c["size"].as_u64().unwrap()).sum();

@@ -289,3 +289,43 @@ fn a_segment_that_is_really_new_is_noted() {
     assert!(ended.stderr.contains(note), "{}", ended.stderr);
     assert!(place.ok(&["models", "diff", "discount@1", "discount@2"]).contains("Low Discount (new)"));
 }
+
+/// Slices are whatever the SQL says, also where they take turns in the stream.
+#[test]
+fn slices_that_take_turns_are_trained_on_as_they_are() {
+    let place = Place::new();
+    assert_eq!(place.up(&[]).interrupt().code, Some(0));
+    let turns =
+        "-- k: 2\n\nSELECT _partition, _offset, _timestamp, _offset % 4 + 1 AS _slice, actual_price FROM products";
+    place.write("sql/00_records.sql", include_bytes!("../sql/00_records.sql"));
+    place.write("sql/10_products.sql", include_bytes!("../sql/10_products.sql"));
+    place.write("sql/30_turns.sql", turns);
+    // The same record in two slices, which are not neighbours where it is.
+    let shared =
+        "_slice < 4 UNION ALL SELECT _partition, _offset, _timestamp, 2, actual_price FROM turns WHERE _offset = 8";
+    place.write("sql/31_shared.sql", format!("-- k: 2\n\nSELECT * FROM turns WHERE {shared}"));
+    let printed = place.ok(&["train", "--json"]);
+    let outcomes: Vec<Value> = serde_json::from_str(&printed).unwrap();
+    let [first, second, third, alone, twice, again] = &outcomes[..] else { panic!("{printed}") };
+    for (slice, outcome) in [first, second, third].into_iter().enumerate() {
+        let model = &outcome["model"];
+        let last = slice as i64;
+        let counted = place.number(&format!("SELECT count(*) FROM products WHERE _offset % 4 <= {last}"));
+        assert_eq!(model["rows"], counted);
+        let mean = place.ok(&[
+            "sql",
+            "-f",
+            "csv",
+            "-c",
+            &format!("SELECT avg(actual_price) FROM products WHERE _offset % 4 <= {last}"),
+        ]);
+        let mean: f64 = mean.lines().last().unwrap().parse().unwrap();
+        assert!((model["mean"][0].as_f64().unwrap() / mean - 1.0).abs() < 1e-12, "{model}");
+        place.ok(&["verify", &format!("turns@{}", slice + 1)]);
+    }
+    assert!(alone["refused"].is_null());
+    for refused in [twice, again] {
+        let why = refused["refused"].as_str().unwrap();
+        assert!(why.contains("offset 8 of partition 0 comes twice"), "{why}");
+    }
+}

@@ -123,7 +123,7 @@ impl TrainingApi {
 
 async fn run(state: Arc<State>, mut job: Job) {
     let trained = match state.live.files() {
-        Ok(files) => train::train(&state.store, &files).await.map_err(|e| e.to_string()),
+        Ok(files) => train::train(&state.store, &files, &train::How::default()).await.map_err(|e| e.to_string()),
         Err(error) => Err(error.to_string()),
     };
     match trained {

@@ -13,10 +13,12 @@ use serde::Serialize;
 
 use super::{Done, Terminal, table, thousands};
 use crate::columns;
+use crate::config::bytes;
 use crate::engine::MAX_FEATURES;
 use crate::features::chunks::processors;
 use crate::fit::{self, Job, Receipt, Report};
 use crate::kmeans::{self, Limits, Settings, Step};
+use crate::spool::{self, Space};
 use crate::sql::header::MAX_K;
 use crate::train::SEED;
 
@@ -90,6 +92,10 @@ pub(super) struct FileArgs {
     /// Threads to work with [default: one a processor]
     #[arg(long, env = "TERCILE_THREADS", value_name = "N")]
     threads: Option<NonZero<u16>>,
+    /// Memory to keep within, as in 512MB or 2GiB: columns that need more wait in files (in TMPDIR) and are passed over there
+    /// [default: half of the memory]
+    #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", value_parser = bytes)]
+    memory_limit: Option<usize>,
 }
 
 impl FileArgs {
@@ -102,6 +108,10 @@ impl FileArgs {
         let count = self.features.len();
         ensure!(count <= MAX_FEATURES, "--features names {count} columns; {MAX_FEATURES} are the most");
         Ok(())
+    }
+
+    pub fn space(&self) -> Space {
+        Space::within(self.memory_limit.unwrap_or_else(spool::half_of_memory), spool::scratch())
     }
 
     pub fn threads(&self) -> usize {
@@ -152,7 +162,7 @@ impl Fit {
         bar.set_message(format!("reading {}", file.display()));
         let began = Instant::now();
         let threads = job.settings.threads;
-        let columns = columns::read(file, features, threads)?;
+        let columns = columns::read(file, features, threads, &self.from.space())?;
         let read = began.elapsed().as_secs_f64();
         let starts = self.from.starts(columns.rows);
         // A table for people has no receipt in it.

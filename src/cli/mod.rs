@@ -155,7 +155,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Produce(produce) => job(produce.run(&terminal)).await,
         Command::Init(init) => job(init.run()).await,
         Command::Sql(sql) => sql.run(&terminal).await,
-        Command::Train(train) => job(train.run()).await,
+        Command::Train(train) => job(train.run(&terminal)).await,
         Command::Verify(verify) => job(verify.run()).await,
         Command::Fit(fit) => job(blocking(move || fit.run(&terminal))).await,
         Command::SuggestK(suggest) => job(blocking(move || suggest.run(&terminal))).await,

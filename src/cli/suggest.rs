@@ -61,7 +61,7 @@ impl SuggestK {
         bar.enable_steady_tick(Duration::from_millis(100));
         bar.set_message(format!("reading {}", file.display()));
         let threads = self.from.threads();
-        let columns = columns::read(file, features, threads)?;
+        let columns = columns::read(file, features, threads, &self.from.space())?;
         let starts = self.from.starts(columns.rows);
         let limits = Limits { iterations: 300, tolerance: 0.0 };
         let settings = Settings { k: low, seed: *seed, starts, limits, threads };

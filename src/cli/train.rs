@@ -1,13 +1,17 @@
 //! `tercile train`
 
 use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 
-use super::{Done, count, table, thousands};
-use crate::config::{SqlArgs, StoreArgs};
+use super::{Done, Terminal, count, table, thousands};
+use crate::config::{SqlArgs, StoreArgs, bytes};
+use crate::kmeans::Step;
 use crate::model::Cluster;
-use crate::train::{self, Outcome};
+use crate::spool;
+use crate::train::{self, How, Outcome, Progress};
 
 /// Train every segmentation on growing thirds of the stream
 ///
@@ -18,6 +22,10 @@ pub struct Train {
     #[arg(long, env = "TERCILE_JSON", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     json: bool,
+    /// Memory to keep within, as in 512MB or 2GiB: rows that need more wait in files (in the store's tmp/) and are passed over
+    /// there [default: half of the memory]
+    #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", value_parser = bytes)]
+    memory_limit: Option<usize>,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
@@ -25,19 +33,29 @@ pub struct Train {
 }
 
 impl Train {
-    pub async fn run(self) -> anyhow::Result<Done> {
+    pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Done> {
         let files = self.sql.load()?;
         if !self.store.store.is_dir() {
             anyhow::bail!("there is no store at {}; up and ingest make one", self.store.store.display());
         }
         let store = self.store.open()?;
-        let outcomes = train::train(&store, &files).await?.outcomes;
+        let bar = terminal.bar(None);
+        bar.enable_steady_tick(Duration::from_millis(100));
+        let shown = bar.clone();
+        let tell = Arc::new(move |progress: Progress<'_>| shown.set_message(message(progress)));
+        let how = How { memory: self.memory_limit.unwrap_or_else(spool::half_of_memory), tell };
+        let trained = train::train(&store, &files, &how).await;
+        bar.finish_and_clear();
+        let outcomes = trained?.outcomes;
         let mut out = std::io::stdout();
         if self.json {
             writeln!(out, "{}", serde_json::to_string_pretty(&outcomes)?)?;
         } else {
             out.write_all(models(&outcomes).as_bytes())?;
         }
+        let sql: f64 = outcomes.iter().filter(|outcome| outcome.slice == 1).map(|outcome| outcome.seconds.sql).sum();
+        let fitting: f64 = outcomes.iter().map(|outcome| outcome.seconds.train).sum();
+        tracing::info!("{sql:.2} s of SQL, {fitting:.2} s of training");
         tell_new(&outcomes);
         for why in outcomes.iter().filter_map(|outcome| outcome.refused.as_ref()) {
             tracing::warn!("no new model: {why}");
@@ -47,6 +65,15 @@ impl Train {
             tracing::error!("there is no model at all");
         }
         Ok(if nothing { Done::With(1) } else { Done::Well })
+    }
+}
+
+fn message(progress: Progress<'_>) -> String {
+    match progress {
+        Progress::Rows { segmentation, rows } => format!("{segmentation}: SQL, {} rows", thousands(rows as u64)),
+        Progress::Pass { segmentation, slice, step: Step { iteration, inertia, shift } } => {
+            format!("{segmentation}, slice {slice}, pass {iteration}: inertia {inertia:.6e}, shift {shift:.2e}")
+        }
     }
 }
 

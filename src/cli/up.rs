@@ -307,7 +307,7 @@ impl Up {
     }
 
     async fn train(&self, store: &Store, state: &State) -> anyhow::Result<train::Training> {
-        let training = train::train(store, &state.live.files()?).await?;
+        let training = train::train(store, &state.live.files()?, &train::How::default()).await?;
         state.live.reload().await?;
         Ok(training)
     }

@@ -18,6 +18,7 @@ use datafusion::config::ConfigNonZeroUsize;
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::error::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -72,7 +73,12 @@ pub struct Limits {
 
 /// A session over these files of the store. The first view that does not plan is an error.
 pub async fn open(snapshot: &Snapshot, files: &Files) -> Result<SessionContext, Error> {
-    let ctx = session(snapshot, files, Limits::default())?;
+    open_within(snapshot, files, Limits::default()).await
+}
+
+/// The same within limits.
+pub async fn open_within(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<SessionContext, Error> {
+    let ctx = session(snapshot, files, limits)?;
     for view in files.views() {
         add_view(&ctx, view).await.map_err(Error::Sql)?;
     }
@@ -235,6 +241,12 @@ pub fn tables(ctx: &SessionContext) -> Vec<String> {
 /// Plans one statement.
 pub async fn plan(ctx: &SessionContext, sql: &str) -> Result<DataFrame, Error> {
     ctx.sql(sql).await.map_err(|e| Error::Query(explain(&e)))
+}
+
+/// Runs one statement of our own and gives its rows as they come.
+pub async fn stream(ctx: &SessionContext, sql: &str) -> Result<SendableRecordBatchStream, Error> {
+    let query = |e: DataFusionError| Error::Query(explain(&e));
+    plan(ctx, sql).await?.execute_stream().await.map_err(query)
 }
 
 /// Runs one statement of our own and gives all rows as one batch.

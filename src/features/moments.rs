@@ -10,6 +10,7 @@ use datafusion::arrow::array::{Array, Float64Array};
 use fearless_simd::{Level, Select, Simd, SimdBase, SimdMask, dispatch};
 
 use super::chunks::by_chunk;
+use crate::spool::done_with;
 
 /// Partial sums that are kept apart on every machine, whatever the width of its vectors.
 pub const LANES: usize = 8;
@@ -93,6 +94,7 @@ fn known(column: &Float64Array, rows: Range<usize>, mut take: impl FnMut(&[[f64;
             take(groups, rest);
         }
     }
+    done_with(values);
 }
 
 struct ExtentLanes {

@@ -7,8 +7,9 @@
 
 #![allow(clippy::needless_range_loop, reason = "several arrays go by the same feature or cluster")]
 
-use fearless_simd::{Level, Select, Simd, SimdBase, dispatch};
+use fearless_simd::{Level, Select, Simd, SimdBase, SimdFloat, dispatch};
 
+use crate::engine::MAX_FEATURES;
 use crate::features::moments::LANES;
 
 /// One row in each lane.
@@ -49,20 +50,62 @@ impl Nearest {
     }
 }
 
-/// Lanes that a pass adds to: for each cluster the sum of each feature (counted from its origin), then the weight of each
-/// cluster, then the sum of squared distances.
-pub(super) fn lanes(k: usize, features: usize) -> Vec<Lanes> {
-    vec![[0.0; LANES]; k * features + k + 1]
+/// What a pass adds to.
+pub(super) struct Sums {
+    features: usize,
+    /// For each cluster the sum of each feature (counted from its origin), then the weight of each cluster, then the sum of
+    /// squared distances.
+    lanes: Vec<Lanes>,
+    /// The same sums where a row's features are added at once: for each cluster, eight features and lane these features. Empty
+    /// where they are not.
+    by_row: Vec<Row>,
 }
 
-/// Adds a tile to the lanes. `nearest` is made by the first tile that needs it.
+/// Eight features of a row, which no cache line cuts in two.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Row([f64; LANES]);
+
+impl Sums {
+    pub fn new(level: Level, k: usize, features: usize) -> Self {
+        let at_once = dispatch!(level, simd => width(simd)) == LANES && features > 4;
+        let by_row = if at_once { k * features.div_ceil(LANES) * LANES } else { 0 };
+        Self { features, lanes: vec![[0.0; LANES]; k * features + k + 1], by_row: vec![Row([0.0; LANES]); by_row] }
+    }
+
+    /// The lanes' sums, in the order of `lanes`.
+    pub fn fold(mut self) -> Vec<f64> {
+        let blocks = self.features.div_ceil(LANES);
+        for (i, rows) in self.by_row.chunks_exact(LANES).enumerate() {
+            let (cluster, block) = (i / blocks, i % blocks);
+            for f in block * LANES..self.features.min((block + 1) * LANES) {
+                let to = &mut self.lanes[cluster * self.features + f];
+                to.iter_mut().zip(rows).for_each(|(to, row)| *to = row.0[f - block * LANES]);
+            }
+        }
+        self.lanes.iter().map(fold).collect()
+    }
+}
+
+#[inline(always)]
+fn width<S: Simd>(_: S) -> usize {
+    S::f64s::LEN
+}
+
+/// Adds a tile to the sums. `nearest` is made by the first tile that needs it; with `kept`, only what may have changed is
+/// looked for.
 pub(super) fn sweep(
     level: Level,
     tile: &Tile<'_>,
     frame: &Frame<'_>,
+    kept: Option<Kept<'_>>,
     nearest: &mut Option<Nearest>,
-    lanes: &mut [Lanes],
+    sums: &mut Sums,
 ) {
+    if let Some(kept) = kept {
+        return sweep_kept(level, tile, frame, kept, nearest.get_or_insert_with(Nearest::new), sums);
+    }
+    let lanes = &mut sums.lanes;
     macro_rules! in_registers {
         ($($features:literal: $($k:literal)*;)*) => {
             match (tile.columns.len(), frame.k) {
@@ -70,7 +113,7 @@ pub(super) fn sweep(
                     None => dispatch!(level, simd => fused::<_, $features, $k, false>(simd, tile, frame, lanes)),
                     Some(_) => dispatch!(level, simd => fused::<_, $features, $k, true>(simd, tile, frame, lanes)),
                 },)*)*
-                _ => in_two_steps(level, tile, frame, nearest.get_or_insert_with(Nearest::new), lanes),
+                _ => in_two_steps(level, tile, frame, nearest.get_or_insert_with(Nearest::new), sums),
             }
         };
     }
@@ -186,38 +229,148 @@ fn fused<S: Simd, const D: usize, const K: usize, const WEIGHTED: bool>(
 }
 
 /// Any number of features and clusters: first who is nearest, then the sums. The same bits as [`fused`].
-fn in_two_steps(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &mut Nearest, lanes: &mut [Lanes]) {
+fn in_two_steps(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &mut Nearest, sums: &mut Sums) {
     find_nearest(level, tile, frame, nearest);
+    add_up(level, tile, frame, nearest, sums);
+}
+
+/// What is known of a tile's rows from the passes before: [`super::bounds`] tells why that may stand.
+pub(super) struct Kept<'a> {
+    /// The cluster of each row.
+    pub labels: &'a mut [[u8; LANES]],
+    /// How far the centroids may have travelled in all before a cluster of these eight rows can change.
+    pub until: &'a mut [f32],
+    /// How far they have.
+    pub travelled: f64,
+}
+
+/// Whether passes over so many features and clusters take two steps, and can keep what they found.
+pub(super) fn keeps(features: usize, k: usize) -> bool {
+    features > 4 || k > 8
+}
+
+/// The same bits again, looking only for the nearest of rows whose cluster may have changed.
+fn sweep_kept(
+    level: Level,
+    tile: &Tile<'_>,
+    frame: &Frame<'_>,
+    mut kept: Kept<'_>,
+    nearest: &mut Nearest,
+    sums: &mut Sums,
+) {
+    let kept = &mut kept;
+    macro_rules! by_features {
+        ($($features:literal)*) => {
+            match tile.columns.len() {
+                $($features => {
+                    dispatch!(level, simd => nearest_kept::<_, $features, $features>(simd, tile, frame, nearest, kept))
+                })*
+                _ => dispatch!(level, simd => nearest_kept::<_, 0, MAX_FEATURES>(simd, tile, frame, nearest, kept)),
+            }
+        };
+    }
+    by_features!(1 2 3 4 5 6 7 8);
+    add_up(level, tile, frame, nearest, sums);
+}
+
+fn add_up(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &Nearest, sums: &mut Sums) {
     let (features, k) = (tile.columns.len(), frame.k);
     let groups = tile.columns[0].len();
+    let Sums { lanes, by_row, .. } = sums;
     let (sums, rest) = lanes.split_at_mut(k * features);
     let (counts, inertia) = rest.split_at_mut(k);
     // Where each row's cluster begins among the sums.
     let mut starts = [[0; LANES]; GROUPS];
-    for i in 0..groups {
+    let stride = if by_row.is_empty() { features } else { features.div_ceil(LANES) * LANES };
+    let weights = tile.weights.map(|weights| &weights[..groups]);
+    for (i, (labels, squared)) in nearest.labels[..groups].iter().zip(&nearest.squared[..groups]).enumerate() {
+        let weights = weights.map_or([1.0; LANES], |weights| weights[i]);
         for lane in 0..LANES {
-            let cluster = nearest.labels[i][lane] as usize;
-            let weight = tile.weights.map_or(1.0, |weights| weights[i][lane]);
-            counts[cluster][lane] += weight;
-            inertia[0][lane] += nearest.squared[i][lane] * weight;
-            starts[i][lane] = cluster * features;
+            let cluster = labels[lane] as u32;
+            counts[cluster as usize][lane] += weights[lane];
+            starts[i][lane] = cluster * stride as u32;
         }
+        for lane in 0..LANES {
+            inertia[0][lane] += squared[lane] * weights[lane];
+        }
+    }
+    if !by_row.is_empty() {
+        return dispatch!(level, simd => match tile.weights {
+            None => add_rows::<_, false>(simd, tile, frame, &starts, by_row),
+            Some(_) => add_rows::<_, true>(simd, tile, frame, &starts, by_row),
+        });
     }
     for (f, (column, &origin)) in tile.columns.iter().zip(frame.origin).enumerate() {
         match tile.weights {
             None => {
                 for (starts, values) in starts.iter().zip(*column) {
                     for lane in 0..LANES {
-                        sums[starts[lane] + f][lane] += values[lane] - origin;
+                        sums[starts[lane] as usize + f][lane] += values[lane] - origin;
                     }
                 }
             }
             Some(weights) => {
                 for ((starts, values), weights) in starts.iter().zip(*column).zip(weights) {
                     for lane in 0..LANES {
-                        sums[starts[lane] + f][lane] += (values[lane] - origin) * weights[lane];
+                        sums[starts[lane] as usize + f][lane] += (values[lane] - origin) * weights[lane];
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Adds each row's features at once, eight of them, where a vector holds eight: columns are turned into rows on the way.
+#[inline(always)]
+fn add_rows<S: Simd, const WEIGHTED: bool>(
+    simd: S,
+    tile: &Tile<'_>,
+    frame: &Frame<'_>,
+    starts: &[[u32; LANES]; GROUPS],
+    by_row: &mut [Row],
+) {
+    if S::f64s::LEN != LANES {
+        return;
+    }
+    let groups = tile.columns[0].len().min(GROUPS);
+    let zero = S::f64s::splat(simd, 0.0);
+    let weights = match tile.weights {
+        Some(weights) if WEIGHTED => &weights[..groups],
+        _ => &[],
+    };
+    for first in (0..tile.columns.len()).step_by(LANES) {
+        // A feature that is missing to make eight is the first again, and is added where nobody looks.
+        let mut columns = [&tile.columns[first][..groups]; LANES];
+        let mut origin = [S::f64s::splat(simd, frame.origin[first]); LANES];
+        for f in first..tile.columns.len().min(first + LANES) {
+            columns[f - first] = &tile.columns[f][..groups];
+            origin[f - first] = S::f64s::splat(simd, frame.origin[f]);
+        }
+        for i in 0..groups {
+            let mut rows = [zero; LANES];
+            for f in 0..LANES {
+                rows[f] = S::f64s::from_slice(simd, &columns[f][i]) - origin[f];
+                if WEIGHTED {
+                    rows[f] *= S::f64s::from_slice(simd, &weights[i]);
+                }
+            }
+            // Three perfect shuffles turn eight columns into eight rows.
+            for _ in 0..3 {
+                let [a, b, c, d, e, f, g, h] = rows;
+                rows = [
+                    a.zip_low(e),
+                    a.zip_high(e),
+                    b.zip_low(f),
+                    b.zip_high(f),
+                    c.zip_low(g),
+                    c.zip_high(g),
+                    d.zip_low(h),
+                    d.zip_high(h),
+                ];
+            }
+            for lane in 0..LANES {
+                let sum = &mut by_row[starts[i][lane] as usize + first + lane].0;
+                (S::f64s::from_slice(simd, sum) + rows[lane]).store_slice(sum);
             }
         }
     }
@@ -307,6 +460,96 @@ fn nearest_of_many<S: Simd>(simd: S, tile: &Tile<'_>, frame: &Frame<'_>, nearest
             }
             least.store_slice(&mut distances[i][at.clone()]);
             label.store_slice(&mut labels[i][at]);
+        }
+    }
+}
+
+/// The nearest centroid of each row, which `kept` knows already where the centroids have not travelled far since. `D` is the
+/// number of features, or 0 for any up to `MOST`.
+#[inline(always)]
+fn nearest_kept<S: Simd, const D: usize, const MOST: usize>(
+    simd: S,
+    tile: &Tile<'_>,
+    frame: &Frame<'_>,
+    nearest: &mut Nearest,
+    kept: &mut Kept<'_>,
+) {
+    let width = S::f64s::LEN;
+    let features = if D == 0 { tile.columns.len() } else { D };
+    let groups = tile.columns[0].len();
+    let zero = S::f64s::splat(simd, 0.0);
+    let mut columns: [&[Lanes]; MOST] = [&[]; MOST];
+    for f in 0..features {
+        columns[f] = &tile.columns[f][..groups];
+    }
+    let (all_labels, distances) = (&mut nearest.labels[..groups], &mut nearest.squared[..groups]);
+    let (labels, until) = (&mut kept.labels[..groups], &mut kept.until[..groups]);
+    for i in 0..groups {
+        let known = f64::from(until[i]) > kept.travelled;
+        let mut apart_by = f64::INFINITY;
+        for first in (0..LANES).step_by(width) {
+            let at = first..first + width;
+            let mut standardised = [zero; MOST];
+            for f in 0..features {
+                let off = S::f64s::from_slice(simd, &columns[f][i][at.clone()]) - S::f64s::splat(simd, frame.origin[f]);
+                standardised[f] = off * S::f64s::splat(simd, frame.inverse[f]);
+            }
+            if known {
+                let mut squared = zero;
+                for f in 0..features {
+                    let mut centroid = [0.0; LANES];
+                    for lane in 0..width {
+                        centroid[lane] = frame.centroids[usize::from(labels[i][first + lane]) * features + f];
+                    }
+                    let apart = standardised[f] - S::f64s::from_slice(simd, &centroid[..width]);
+                    squared = if f == 0 { apart * apart } else { squared + apart * apart };
+                }
+                squared.store_slice(&mut distances[i][at.clone()]);
+                continue;
+            }
+            let infinity = S::f64s::splat(simd, f64::INFINITY);
+            let (mut least, mut second) = (infinity, infinity);
+            let mut label = zero;
+            for (c, centroid) in frame.centroids.chunks_exact(features).enumerate() {
+                let mut squared = zero;
+                for f in 0..features {
+                    let apart = standardised[f] - S::f64s::splat(simd, centroid[f]);
+                    squared = if f == 0 { apart * apart } else { squared + apart * apart };
+                }
+                let nearer = squared.simd_lt(least);
+                let loser = nearer.select(least, squared);
+                second = loser.simd_lt(second).select(loser, second);
+                least = nearer.select(squared, least);
+                label = nearer.select(S::f64s::splat(simd, c as f64), label);
+            }
+            least.store_slice(&mut distances[i][at.clone()]);
+            label.store_slice(&mut all_labels[i][at.clone()]);
+            let (least, second) = (least.sqrt(), second.sqrt());
+            // What rounding could make of a distance is far less than this share.
+            let apart = second * S::f64s::splat(simd, 1.0 - 1e-9) - least;
+            let mut by = [0.0; LANES];
+            apart.store_slice(&mut by[..width]);
+            for by in &by[..width] {
+                // Not a number, where distances leave the range of a double, is no bound.
+                apart_by = if *by < apart_by {
+                    *by
+                } else if by.is_nan() {
+                    f64::NEG_INFINITY
+                } else {
+                    apart_by
+                };
+            }
+        }
+        if known {
+            for lane in 0..LANES {
+                all_labels[i][lane] = f64::from(labels[i][lane]);
+            }
+        } else {
+            for lane in 0..LANES {
+                labels[i][lane] = all_labels[i][lane] as u8;
+            }
+            // A little less, so that what the narrower type rounds is on the safe side.
+            until[i] = ((kept.travelled + apart_by) * (1.0 - 1e-6)) as f32;
         }
     }
 }

@@ -125,8 +125,9 @@ fn values(points: &Points<'_>, threads: usize, wanted: impl Fn(f64) -> bool + Sy
 
 /// The search with a first round on bins between quantiles, so that few values are ever sorted.
 fn binned(points: &Points<'_>, k: usize, threads: usize) -> Vec<f64> {
-    let row = |j: usize| (j as u128 * points.rows() as u128 / SAMPLE as u128) as usize;
-    let mut sample: Vec<f64> = (0..SAMPLE).map(|j| points.standardise(0, points.value(0, row(j)))).collect();
+    let row = |j: usize| (j as u128 * points.rows() as u128 / SAMPLE as u128) as u32;
+    let rows: Vec<u32> = (0..SAMPLE).map(row).collect();
+    let mut sample: Vec<f64> = points.values(0, &rows).into_iter().map(|value| points.standardise(0, value)).collect();
     sample.sort_unstable_by(f64::total_cmp);
     let mut splitters: Vec<f64> = sample.into_iter().step_by(SAMPLE / BLOCKS).skip(1).collect();
     splitters.dedup();

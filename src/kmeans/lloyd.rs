@@ -4,6 +4,7 @@
 //! is. Lloyd, "Least squares quantization in PCM" (IEEE Trans. Inf. Theory 28, 1982). Centroids are kept in original units
 //! and standardised before each pass, as a model's predictor does: so each row's cluster is what the model will answer.
 
+use super::bounds::Bounds;
 use super::points::{Points, Totals};
 use crate::features::chunks::by_chunk;
 
@@ -48,8 +49,9 @@ pub(super) fn run(
 ) -> Outcome {
     let varied = (0..points.features()).filter(|&feature| points.varies(feature)).count();
     let enough = limits.tolerance * varied as f64 / points.features() as f64;
+    let mut bounds = Bounds::new(points.rows(), points.features(), centroids.len() / points.features());
     for iteration in 1.. {
-        let totals = points.pass(&centroids, threads);
+        let totals = points.pass_after(&centroids, threads, &mut bounds);
         let mut next = points.means(&totals, &centroids);
         relocate(points, &totals, &centroids, &mut next, threads);
         let shift = squared(&points.standardised(&centroids), &points.standardised(&next));
@@ -61,7 +63,7 @@ pub(super) fn run(
         }
         centroids = next;
         if iteration >= limits.iterations || shift <= enough {
-            let Totals { weights, inertia, .. } = points.pass(&centroids, threads);
+            let Totals { weights, inertia, .. } = points.pass_after(&centroids, threads, &mut bounds);
             return Outcome { centroids, weights, inertia, iterations: iteration };
         }
     }

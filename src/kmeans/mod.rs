@@ -7,6 +7,7 @@
 //! settings alone, not on threads or instruction sets.
 
 mod assignment;
+mod bounds;
 mod costs;
 mod kernel;
 mod line;

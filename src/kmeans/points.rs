@@ -11,12 +11,14 @@ use datafusion::arrow::buffer::NullBuffer;
 use datafusion::arrow::util::bit_chunk_iterator::UnalignedBitChunk;
 use fearless_simd::Level;
 
+use super::bounds::Bounds;
 use super::kernel::{self, Frame, Lanes, Nearest, TILE, Tile};
 use crate::engine::MAX_FEATURES;
 use crate::features::Scale;
-use crate::features::chunks::by_chunk;
+use crate::features::chunks::{CHUNK, by_chunk};
 use crate::features::moments::{Compensated, LANES};
 use crate::features::power_under;
+use crate::spool::done_with;
 
 /// Rows to be clustered.
 #[derive(Clone)]
@@ -185,18 +187,34 @@ impl<'a> Points<'a> {
 
     /// One pass: what the rows of each cluster sum up to. Centroids are in original units.
     pub(super) fn pass(&self, centroids: &[f64], threads: usize) -> Totals {
+        self.pass_after(centroids, threads, &mut None)
+    }
+
+    /// One of several passes, each of which remembers something for the next.
+    pub(super) fn pass_after(&self, centroids: &[f64], threads: usize, bounds: &mut Option<Bounds>) -> Totals {
         let features = self.features();
         let k = centroids.len() / features;
         let centroids = self.standardised(centroids);
+        if let Some(bounds) = bounds {
+            bounds.travel(&centroids, features);
+        }
+        let bounds = bounds.as_ref();
         let frame = Frame { origin: &self.origin, inverse: &self.inverse, centroids: &centroids, k };
         let chunks = by_chunk(self.rows, threads, |rows| {
-            let mut lanes = kernel::lanes(k, features);
+            let mut sums = kernel::Sums::new(self.level, k, features);
             let mut nearest = None;
             let mut scratch = Scratch::default();
-            for tile in tiles(rows) {
-                self.tile(tile, &mut scratch, |tile| kernel::sweep(self.level, tile, &frame, &mut nearest, &mut lanes));
+            let travelled = bounds.map_or(0.0, Bounds::travelled);
+            let mut chunk = bounds.and_then(|bounds| bounds.chunk(rows.start));
+            for tile in tiles(rows.clone()) {
+                let kept =
+                    chunk.as_mut().map(|chunk| chunk.tile(tile.start - rows.start..tile.end - rows.start, travelled));
+                self.tile(tile, &mut scratch, |tile| {
+                    kernel::sweep(self.level, tile, &frame, kept, &mut nearest, &mut sums);
+                });
             }
-            lanes.iter().map(kernel::fold).collect::<Vec<f64>>()
+            self.done_with(rows);
+            sums.fold()
         });
         let mut all = vec![Compensated::default(); k * features + k + 1];
         for chunk in chunks {
@@ -218,20 +236,40 @@ impl<'a> Points<'a> {
         let k = centroids.len() / self.features();
         let frame = Frame { origin: &self.origin, inverse: &self.inverse, centroids, k };
         let (mut nearest, mut scratch) = (Nearest::new(), Scratch::default());
-        for rows in tiles(rows) {
+        for rows in tiles(rows.clone()) {
             self.tile(rows.clone(), &mut scratch, |tile| kernel::find_nearest(self.level, tile, &frame, &mut nearest));
             let n = rows.len();
             tell(rows.start, &nearest.labels.as_flattened()[..n], &nearest.squared.as_flattened()[..n]);
         }
+        self.done_with(rows);
     }
 
     /// Shows the values of the first feature of these rows, part by part, each with its first row.
     pub(super) fn each_value(&self, rows: Range<usize>, mut show: impl FnMut(usize, &[f64])) {
         let mut scratch = Scratch::default();
-        for rows in tiles(rows) {
+        for rows in tiles(rows.clone()) {
             self.tile(rows.clone(), &mut scratch, |tile| {
                 show(rows.start, &tile.columns[0].as_flattened()[..rows.len()]);
             });
+        }
+        self.done_with(rows);
+    }
+
+    /// The values of these rows, which ascend, as [`Points::value`] gives them.
+    pub(super) fn values(&self, feature: usize, rows: &[u32]) -> Vec<f64> {
+        let near = |a: &u32, b: &u32| *a as usize / CHUNK == *b as usize / CHUNK;
+        let mut values = Vec::with_capacity(rows.len());
+        for rows in rows.chunk_by(near) {
+            values.extend(rows.iter().map(|&row| self.value(feature, row as usize)));
+            self.done_with(rows[0] as usize..rows[rows.len() - 1] as usize + 1);
+        }
+        values
+    }
+
+    /// These rows are not read again soon.
+    fn done_with(&self, rows: Range<usize>) {
+        for column in &self.columns {
+            done_with(&column.values[rows.clone()]);
         }
     }
 

@@ -30,8 +30,8 @@ pub(super) struct Starts<'a> {
 /// Where the best starts ended, the best first: on all rows it is one, on a sample a few that differ.
 pub(super) fn best(points: &Points<'_>, job: &Starts<'_>, limits: Limits, threads: usize) -> Vec<Outcome> {
     let whole = points.rows() <= START_ROWS;
-    let rows = if whole { (0..points.rows() as u32).collect() } else { sample(points.rows(), job.seed) };
-    let (columns, weights) = gather(points, rows, whole);
+    let rows: Vec<u32> = if whole { (0..points.rows() as u32).collect() } else { sample(points.rows(), job.seed) };
+    let (columns, weights) = gather(points, &rows, whole);
     let few = points.weighted(&columns, &weights);
     let urn = Urn::new(&few);
     let mut outcomes = in_parallel(job.starts + usize::from(job.warm.is_some()), threads, |start| {
@@ -66,46 +66,42 @@ fn sample(rows: usize, seed: u64) -> Vec<u32> {
 }
 
 /// The values of these rows and their weights; equal rows become one where that pays, in order of their coordinates.
-fn gather(points: &Points<'_>, mut rows: Vec<u32>, whole: bool) -> (Vec<Vec<f64>>, Vec<f64>) {
-    let compare = |a: &u32, b: &u32| {
-        let values = |feature| (points.value(feature, *a as usize), points.value(feature, *b as usize));
-        let order = |feature| {
-            let (x, y) = values(feature);
-            // Adding 0 turns a negative zero into the other one.
-            (x + 0.0).total_cmp(&(y + 0.0))
-        };
-        (0..points.features()).map(order).fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
+fn gather(points: &Points<'_>, rows: &[u32], whole: bool) -> (Vec<Vec<f64>>, Vec<f64>) {
+    // Adding 0 turns a negative zero into the other one.
+    let column = |feature| points.values(feature, rows).into_iter().map(|value| value + 0.0).collect();
+    let columns: Vec<Vec<f64>> = (0..points.features()).map(column).collect();
+    let weights: Vec<f64> = rows.iter().map(|&row| points.weight(row as usize)).collect();
+    let compare = |a: &usize, b: &usize| {
+        let order = columns.iter().map(|column| column[*a].total_cmp(&column[*b]));
+        order.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
     };
-    let mut weights: Vec<f64>;
-    if whole || many_are_equal(&rows, compare) {
-        rows.sort_unstable_by(compare);
-        weights = Vec::new();
-        let mut distinct: Vec<u32> = Vec::new();
-        for row in rows {
-            match (distinct.last(), weights.last_mut()) {
-                (Some(last), Some(weight)) if compare(last, &row).is_eq() => *weight += points.weight(row as usize),
-                _ => {
-                    distinct.push(row);
-                    weights.push(points.weight(row as usize));
-                }
+    if !whole && !many_are_equal(rows.len(), compare) {
+        return (columns, weights);
+    }
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_unstable_by(compare);
+    let (mut distinct, mut grouped): (Vec<usize>, Vec<f64>) = (Vec::new(), Vec::new());
+    for place in order {
+        match (distinct.last(), grouped.last_mut()) {
+            (Some(last), Some(weight)) if compare(last, &place).is_eq() => *weight += weights[place],
+            _ => {
+                distinct.push(place);
+                grouped.push(weights[place]);
             }
         }
-        rows = distinct;
-    } else {
-        weights = rows.iter().map(|&row| points.weight(row as usize)).collect();
     }
-    let column = |feature| rows.iter().map(|&row| points.value(feature, row as usize) + 0.0).collect();
-    ((0..points.features()).map(column).collect(), weights)
+    let column = |column: &Vec<f64>| distinct.iter().map(|&place| column[place]).collect();
+    (columns.iter().map(column).collect(), grouped)
 }
 
 /// Whether grouping would leave a quarter of the rows or fewer, judged by how often two of a thousand are equal.
-fn many_are_equal(rows: &[u32], compare: impl Fn(&u32, &u32) -> std::cmp::Ordering) -> bool {
-    let mut some: Vec<u32> = rows.iter().step_by((rows.len() / 1024).max(1)).copied().collect();
+fn many_are_equal(rows: usize, compare: impl Fn(&usize, &usize) -> std::cmp::Ordering) -> bool {
+    let mut some: Vec<usize> = (0..rows).step_by((rows / 1024).max(1)).collect();
     some.sort_unstable_by(&compare);
     let equal = some.windows(2).filter(|pair| compare(&pair[0], &pair[1]).is_eq()).count();
     // Among m draws from n values about m² / 2n repeat one before them.
     let different = (some.len() * some.len()) as f64 / (2.0 * equal as f64);
-    different < rows.len() as f64 / 4.0
+    different < rows as f64 / 4.0
 }
 
 #[cfg(test)]
@@ -117,7 +113,7 @@ mod tests {
     fn equal_rows_become_one_point() {
         let (scale, columns) = table(vec![vec![2.0, 0.0, 2.0, -0.0], vec![1.0; 4]]);
         let points = Points::new(&scale, &columns);
-        let (columns, weights) = gather(&points, vec![0, 1, 2, 3], true);
+        let (columns, weights) = gather(&points, &[0, 1, 2, 3], true);
         assert_eq!((columns, weights), (vec![vec![0.0, 2.0], vec![1.0, 1.0]], vec![2.0, 2.0]));
     }
 
@@ -127,10 +123,10 @@ mod tests {
         assert!(rows.is_sorted() && rows[0] < 20 && rows[START_ROWS - 1] > 999_980);
         let (scale, columns) = table(random(200_000, 2));
         let points = Points::new(&scale, &columns);
-        assert_eq!(gather(&points, sample(200_000, 1), false).1.len(), START_ROWS);
+        assert_eq!(gather(&points, &sample(200_000, 1), false).1.len(), START_ROWS);
         let (scale, columns) = table(vec![(0..200_000).map(|i| f64::from(i % 50)).collect()]);
         let points = Points::new(&scale, &columns);
-        assert_eq!(gather(&points, sample(200_000, 1), false).1.len(), 50);
+        assert_eq!(gather(&points, &sample(200_000, 1), false).1.len(), 50);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use ndarray::Array2;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng;
 
+use super::bounds::Bounds;
 use super::*;
 use crate::features::{Matrix, Scale, levels};
 
@@ -169,6 +170,37 @@ fn round_numbers_have_round_means() {
     let mut rows: Vec<Vec<f64>> = fit.centroids.rows().into_iter().map(|row| row.to_vec()).collect();
     rows.sort_by(|a, b| a[0].total_cmp(&b[0]));
     assert_eq!((rows, fit.inertia), (vec![vec![0.25, 4.5], vec![399.0, 4.5], vec![1099.0, 4.5]], 0.0));
+}
+
+#[test]
+fn what_passes_remember_changes_no_bit() {
+    for (features, k) in [(2, 9), (3, 20), (5, 3), (8, 16), (9, 4), (32, 2)] {
+        // More than one chunk once, for that is slow.
+        let rows = if k == 16 { 70_003 } else { 6003 };
+        for spread in [1.0, 30.0] {
+            let place = |(i, v): (usize, &f64)| (i * 13 % k) as f64 * spread + v;
+            let column = |v: Vec<f64>| -> Vec<Option<f64>> {
+                v.iter().enumerate().map(place).enumerate().map(|(i, v)| (i % 1013 != 5).then_some(v)).collect()
+            };
+            let (scale, columns) = nullable(random(rows, features).into_iter().map(column).collect());
+            for level in levels() {
+                let points = Points::new(&scale, &columns).on(level);
+                let mut bounds = Bounds::new(rows, features, k);
+                let first: Vec<Vec<f64>> =
+                    (0..k).map(|c| (0..features).map(|f| points.value(f, c * 7)).collect()).collect();
+                let mut centroids = first.concat();
+                for pass in 0..12 {
+                    // One jump, as of a cluster that lost its rows.
+                    if pass == 8 {
+                        centroids[0] += 3.0;
+                    }
+                    let totals = points.pass(&centroids, 2);
+                    assert_eq!(points.pass_after(&centroids, 2, &mut bounds), totals, "{features} {k} {rows} {pass}");
+                    centroids = points.means(&totals, &centroids);
+                }
+            }
+        }
+    }
 }
 
 #[test]

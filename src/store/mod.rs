@@ -271,6 +271,11 @@ impl Store {
         Ok(file)
     }
 
+    /// Where files on their way are.
+    pub fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
     /// A path in `tmp/` that no other process or thread uses, on this machine or another, now or later: in containers
     /// every process has the same number.
     pub(crate) fn scratch(&self) -> PathBuf {

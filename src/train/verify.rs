@@ -10,7 +10,8 @@ use crate::model::{Model, Predecessor, Receipt, Shelf};
 use crate::sql::{Files, Segmentation};
 use crate::store::{self, Store};
 
-use super::{Job, Refusal, Rows, SEED, Stream, rows, stream};
+use super::rows::{Rows, rows};
+use super::{How, Job, Refusal, SEED, Stream, stream};
 
 /// Why a model is not what its receipt says, or why that can't be told.
 #[derive(Debug, thiserror::Error)]
@@ -79,15 +80,16 @@ pub async fn verify(store: &Store, files: &Files, model: Model) -> Result<(), Er
     if found != receipt.n {
         return Err(Error::Records { found, wanted: receipt.n });
     }
-    let ctx = engine::open(&prefix.snapshot, files).await?;
+    let how = How::default();
+    let ctx = engine::open_within(&prefix.snapshot, files, how.limits()).await?;
     let segmentations = engine::segmentations(&ctx, files).await?;
     let segmentation = segmentations.into_iter().find(|segmentation| segmentation.name == model.segmentation);
     let segmentation = segmentation.ok_or_else(|| Error::NoSql(model.segmentation.clone()))?;
     let stream = stream(&ctx, &prefix.snapshot).await.map_err(|e| Error::Refused(e.to_string()))?;
-    let rows = rows(&ctx, &segmentation).await?;
+    let rows = rows(&ctx, &segmentation, (stream.n as usize, &how, &how.space(store))).await?;
     let shelf = Shelf::new(store, &model.segmentation);
     let work = move || {
-        let again = Again { shelf: &shelf, model: &model, stream: &stream };
+        let again = Again { shelf: &shelf, model: &model, stream: &stream, how: &how };
         again.compare(&segmentation, &rows)
     };
     let compared = tokio::task::spawn_blocking(work).await.map_err(|e| Error::Cut(e.to_string()))?;
@@ -99,6 +101,7 @@ struct Again<'a> {
     shelf: &'a Shelf,
     model: &'a Model,
     stream: &'a Stream,
+    how: &'a How,
 }
 
 impl Again<'_> {
@@ -111,13 +114,14 @@ impl Again<'_> {
             segmentation,
             slice: model.slice,
             stream: self.stream,
+            how: self.how,
             predecessor: predecessor.as_ref(),
             before: before.as_ref(),
             earlier: None,
             newest: None,
             warm: before.as_ref(),
         };
-        let rows = job.rows(all).map_err(refused)?;
+        let rows = all.up_to(model.slice).map_err(refused)?;
         let receipt = job.receipt(&rows);
         self.same_receipt(&receipt)?;
         let again = job.fit(all, &rows, receipt).map_err(refused)?.model;

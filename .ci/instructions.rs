@@ -1,0 +1,88 @@
+//! The inner loops of KMeans by themselves: one line of digits for each instruction set of the machine that this runs on.
+//! Equal lines mean equal bits. `.ci/full` builds it for this machine and for AArch64, where NEON is.
+
+#![allow(dead_code)]
+
+use fearless_simd::Level;
+
+mod engine {
+    pub const MAX_FEATURES: usize = 32;
+}
+mod features {
+    pub mod moments {
+        pub const LANES: usize = 8;
+    }
+}
+mod kmeans {
+    #[path = "kernel.rs"]
+    pub mod kernel;
+
+    use fearless_simd::Level;
+    use kernel::{Frame, GROUPS, Kept, Lanes, Sums, Tile};
+
+    /// Numbers that are the same everywhere.
+    fn numbers(seed: u64, n: usize) -> Vec<f64> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 11) as f64 / (1u64 << 53) as f64
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    /// The bits of all that the loops give, folded into one number.
+    pub fn digest(level: Level) -> u64 {
+        let mut digest = 0u64;
+        let mut take = |values: &[f64]| {
+            for value in values {
+                digest = (digest ^ value.to_bits()).wrapping_mul(0x0100_0000_01B3).rotate_left(7);
+            }
+        };
+        for (features, k) in [(1, 3), (2, 3), (2, 8), (3, 5), (4, 8), (5, 3), (8, 16), (9, 4), (32, 2), (3, 40)] {
+            let columns: Vec<Vec<Lanes>> = (0..features)
+                .map(|f| numbers(f as u64 + 1, GROUPS * 8).as_chunks().0.to_vec())
+                .collect();
+            let columns: Vec<&[Lanes]> = columns.iter().map(Vec::as_slice).collect();
+            let weights: Vec<Lanes> = numbers(99, GROUPS * 8).as_chunks().0.to_vec();
+            let (origin, inverse) = (numbers(5, features), numbers(6, features));
+            let (mut labels, mut until) = (vec![[0; 8]; GROUPS], vec![f32::NEG_INFINITY; GROUPS]);
+            for pass in 0..4 {
+                // The same centroids twice: then all is known already.
+                let centroids = numbers(100 + pass / 2, k * features);
+                let frame = Frame { origin: &origin, inverse: &inverse, centroids: &centroids, k };
+                for weights in [None, Some(&weights[..])] {
+                    let mut sums = Sums::new(level, k, features);
+                    let tile = Tile { columns: &columns, weights };
+                    kernel::sweep(level, &tile, &frame, None, &mut None, &mut sums);
+                    let sums = sums.fold();
+                    take(&sums);
+                    let mut again = Sums::new(level, k, features);
+                    let kept = Kept { labels: &mut labels, until: &mut until, travelled: (pass / 2) as f64 * 1e6 };
+                    kernel::sweep(level, &tile, &frame, Some(kept), &mut None, &mut again);
+                    assert_eq!(sums, again.fold(), "{features} features, {k} clusters");
+                }
+            }
+            let closest = vec![[1.0; 8]; GROUPS];
+            let mut out = closest.clone();
+            take(&[kernel::draw_nearer(level, &columns, &weights, &origin, &closest, &mut out)]);
+            take(out.as_flattened());
+        }
+        digest
+    }
+}
+
+fn main() {
+    let best = Level::new();
+    #[allow(unused_mut)]
+    let mut levels = vec![("best", best), ("baseline", Level::baseline())];
+    #[cfg(target_arch = "x86_64")]
+    {
+        levels.extend(best.as_sse4_2().map(|level| ("SSE4.2", Level::Sse4_2(level))));
+        levels.extend(best.as_avx2().map(|level| ("AVX2", Level::Avx2(level))));
+    }
+    for (name, level) in levels {
+        println!("{:016x} {} {name}: {level:?}", kmeans::digest(level), std::env::consts::ARCH);
+    }
+}
