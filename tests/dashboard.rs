@@ -63,6 +63,32 @@ fn send(server: &Running, messages: &[&[u8]]) {
 }
 
 #[test]
+fn its_files_come_with_a_policy_and_once() {
+    let place = Place::new();
+    let mut server = place.start(&["serve", "--bind", "127.0.0.1:0"]);
+    server.address = server.said("serving ").split_once(" at ").unwrap().1.split(',').next().unwrap().to_owned();
+    let ask = |path: &str, known: &str| {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        agent.get(format!("{}{path}", server.address)).header("if-none-match", known).call().unwrap()
+    };
+    for (path, kind) in
+        [("/dashboard", "text/html"), ("/dashboard/", "text/html"), ("/dashboard/main.js", "text/javascript")]
+    {
+        let answer = ask(path, "");
+        let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+        assert!(answer.status() == 200 && header("content-type").starts_with(kind), "{path}");
+        let policy = header("content-security-policy");
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'self'; ") && !policy.contains("unsafe"),
+            "{policy}"
+        );
+        assert_eq!(ask(path, &header("etag")).status(), 304, "{path}");
+    }
+    assert_eq!(ask("/dashboard/../Cargo.toml", "").status(), 404);
+    assert_eq!(ask("/dashboard/nothing.js", "").status(), 404);
+}
+
+#[test]
 fn the_page_shows_what_the_api_answers() {
     let Some(mut browser) = Browser::start() else { return };
     let place = Place::new();
