@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::api::Bodies;
 use crate::api::confined::{self, Confined};
 use crate::batch::Limits;
 use crate::broker::{self, Cluster, Settings};
@@ -196,6 +197,37 @@ pub struct BindArgs {
     /// The address and port of the API
     #[arg(long, env = "TERCILE_BIND", value_name = "ADDRESS", default_value = "127.0.0.1:5000")]
     pub bind: SocketAddr,
+}
+
+/// What bodies of rows may be at most.
+#[derive(Debug, Clone, Args)]
+pub struct BodyArgs {
+    /// Bytes of a body of rows, as in 64MiB; one that is not streamed may have 64MiB at most all the same
+    #[arg(long, env = "TERCILE_MAX_BODY_BYTES", value_name = "SIZE", default_value = "1GiB", value_parser = bytes)]
+    pub max_body_bytes: usize,
+    /// Rows of a body; one that is not streamed may have 100,000 at most all the same
+    #[arg(long, env = "TERCILE_MAX_BODY_ROWS", value_name = "N", default_value_t = 10_000_000,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_body_rows: u64,
+    /// Fields of a row
+    #[arg(long, env = "TERCILE_MAX_BODY_FIELDS", value_name = "N", default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_body_fields: u32,
+    /// Levels of objects and arrays in a row, itself among them
+    #[arg(long, env = "TERCILE_MAX_BODY_DEPTH", value_name = "N", default_value_t = 127,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_body_depth: u32,
+    /// Bodies that are streamed at the same time
+    #[arg(long, env = "TERCILE_BULK_CONCURRENCY", value_name = "N", default_value_t = 16,
+          value_parser = clap::value_parser!(u16).range(1..=400))]
+    pub bulk_concurrency: u16,
+}
+
+impl BodyArgs {
+    pub fn bodies(&self) -> Bodies {
+        let (fields, depth) = (self.max_body_fields as usize, self.max_body_depth as usize);
+        Bodies::new(self.max_body_bytes as u64, self.max_body_rows, fields, depth, self.bulk_concurrency.into())
+    }
 }
 
 /// SQL over HTTP, and what it may use.

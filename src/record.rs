@@ -101,7 +101,7 @@ fn not_json(error: serde_json::Error) -> Unreadable {
 
 fn valid_but(text: &str, what: &'static str) -> Unreadable {
     match serde_json::from_str::<&RawValue>(text) {
-        Ok(raw) if too_deep(raw.get(), 0) => Unreadable::TooDeep,
+        Ok(raw) if too_deep(raw.get(), 0, MAX_DEPTH) => Unreadable::TooDeep,
         Ok(_) => Unreadable::NotAnObject(what),
         Err(error) => not_json(error),
     }
@@ -127,7 +127,7 @@ impl<'de> Visitor<'de> for Object<'_> {
             let raw: &'de RawValue = map.next_value()?;
             let json = raw.get();
             let nested = matches!(json.as_bytes().first(), Some(b'{' | b'['));
-            deep |= nested && too_deep(json, 1);
+            deep |= nested && too_deep(json, 1, MAX_DEPTH);
             match self.fields.position(&key.0, hint) {
                 Some(i) => {
                     hint = i + 1;
@@ -208,9 +208,9 @@ pub fn push_json_string(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// Whether valid JSON nests deeper than [`MAX_DEPTH`], `around` levels standing around it already. serde_json skips
-/// values without recursion and so without a limit of its own.
-fn too_deep(json: &str, around: usize) -> bool {
+/// Whether valid JSON nests deeper than a limit, `around` levels standing around it already. serde_json skips values
+/// without recursion and so without a limit of its own.
+pub fn too_deep(json: &str, around: usize, limit: usize) -> bool {
     let mut depth = around;
     let mut bytes = json.bytes();
     while let Some(byte) = bytes.next() {
@@ -228,7 +228,7 @@ fn too_deep(json: &str, around: usize) -> bool {
             }
             b'{' | b'[' => {
                 depth += 1;
-                if depth > MAX_DEPTH {
+                if depth > limit {
                     return true;
                 }
             }

@@ -7,14 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use datafusion::arrow::array::{AsArray as _, Float64Array};
 use datafusion::arrow::datatypes::Float64Type;
+use poem::Request;
 use poem::web::Data;
 use poem_openapi::param::{Path, Query};
-use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 
 use super::predict::serving;
 use super::problem::Problem;
 use super::segments::{Found, find};
+use super::stamp::Stamped;
 use super::{State, Tags};
 use crate::fit::Error;
 use crate::kmeans::{Limits, Settings, starts_for};
@@ -104,6 +105,7 @@ impl KReportApi {
     #[oai(path = "/api/segments/:name/k-report", method = "get", tag = "Tags::Segments")]
     async fn k_report(
         &self,
+        request: &Request,
         state: Data<&Arc<State>>,
         /// The segmentation's name.
         name: Path<String>,
@@ -114,17 +116,18 @@ impl KReportApi {
         let models = state.live.now();
         let model = serving(find(&models, &name.0)?, model.0.unwrap_or(SLICES))?.model.clone();
         if let Some(report) = state.reports.find(&model) {
-            return Ok(Json(report));
+            return Ok(Stamped::of(request, &report, &model));
         }
         let _one = state.reports.making.lock().await;
         if let Some(report) = state.reports.find(&model) {
-            return Ok(Json(report));
+            return Ok(Stamped::of(request, &report, &model));
         }
         let shelf = Shelf::new(&state.store, &model.segmentation);
-        let made = tokio::task::spawn_blocking(move || report(&shelf, &model)).await;
+        let of = model.clone();
+        let made = tokio::task::spawn_blocking(move || report(&shelf, &of)).await;
         let report = made.unwrap_or_else(|_| Err(Problem::unavailable("the report was cut off; try again")))?;
         state.reports.keep(report.clone());
-        Ok(Json(report))
+        Ok(Stamped::of(request, &report, &model))
     }
 }
 

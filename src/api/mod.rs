@@ -3,6 +3,8 @@
 //! Input: a listener and the store. Output: JSON, problem+json for every error, and an OpenAPI document that says just
 //! what is served. Models are read through one swap point, live.rs.
 
+mod accept;
+mod bulk;
 mod clients;
 pub mod confined;
 mod dashboard;
@@ -17,12 +19,14 @@ pub mod keys;
 pub mod limits;
 pub mod live;
 mod metrics;
+mod pipe;
 mod posted;
 mod predict;
 mod problem;
 mod rows;
 mod segments;
 mod sql;
+mod stamp;
 mod status;
 mod training;
 mod unreadable;
@@ -39,6 +43,7 @@ use tokio::sync::watch;
 
 use crate::ingest::Control;
 use crate::store::Store;
+pub use bulk::Bodies;
 use clients::Clients;
 use confined::Confined;
 use front::Front;
@@ -79,6 +84,8 @@ pub struct State {
     pub ingest: Option<Arc<Control>>,
     /// Who runs SQL that comes over HTTP, if that is on.
     pub sql: Option<Confined>,
+    /// How much may come in a body of rows.
+    pub bodies: Bodies,
     /// Whether the server ends: answers that never do must end then.
     stopping: watch::Sender<bool>,
     watched: Watched,
@@ -95,6 +102,7 @@ impl State {
         ingest: Option<Arc<Control>>,
         warming: bool,
         sql: Option<Confined>,
+        bodies: Bodies,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             store: store.clone(),
@@ -103,6 +111,7 @@ impl State {
             draining: AtomicBool::new(false),
             ingest,
             sql,
+            bodies,
             stopping: watch::Sender::new(false),
             watched: Watched::default(),
             reports: KReports::default(),
@@ -153,7 +162,7 @@ async fn known_parameters(request: Request) -> poem::Result<Request> {
     let path = request.uri().path();
     let known: &[&str] = match path.rsplit('/').next() {
         _ if !path.starts_with("/api/") => return Ok(request),
-        Some("predict") => &["model", "lang", "fit", "as_of"],
+        Some("predict") => &["model", "lang", "fit", "as_of", "explain"],
         Some(name) if name.starts_with("cluster_products_by_") => &["model", "lang", "fit", "as_of"],
         Some("points" | "k-report") => &["model"],
         Some("unreadable") => &["limit"],

@@ -13,8 +13,8 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 use serde_json::value::RawValue;
 
 use super::problem::Problem;
-use crate::bulk::number;
-use crate::record::{Text, object_of};
+use crate::bulk::{Limits, number};
+use crate::record::{Text, object_of, too_deep};
 
 /// The most rows in one request.
 pub const MAX_ROWS: usize = 100_000;
@@ -31,8 +31,7 @@ impl<T: Type> Payload for Posted<T> {
     const CONTENT_TYPE: &'static str = "application/json";
 
     fn check_content_type(content_type: &str) -> bool {
-        let kind = content_type.split(';').next().unwrap_or_default().trim();
-        kind.eq_ignore_ascii_case("application/json")
+        media_type(content_type).eq_ignore_ascii_case("application/json")
     }
 
     fn schema_ref() -> MetaSchemaRef {
@@ -59,6 +58,11 @@ impl<T: Type> ParsePayload for Posted<T> {
 
 poem_openapi::impl_apirequest_for_payload!(Posted<T>, T: Type);
 
+/// A Content-Type without its parameters.
+pub fn media_type(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
+}
+
 /// Rows by features, and what else each row held.
 #[derive(Debug, Default, PartialEq)]
 pub struct Rows {
@@ -69,7 +73,7 @@ pub struct Rows {
 }
 
 /// Reads a body. `keep_other` keeps the fields that are no features.
-pub fn read(body: &[u8], features: &[String], keep_other: bool) -> Result<Rows, Problem> {
+pub fn read(body: &[u8], features: &[String], keep_other: bool, limits: Limits) -> Result<Rows, Problem> {
     let text = std::str::from_utf8(body)
         .map_err(|e| Problem::bad_request(format!("the body is no UTF-8 from byte {} on", e.valid_up_to())))?;
     let syntax = |e: serde_json::Error| Problem::bad_request(format!("the body is no JSON: {e}"));
@@ -77,7 +81,7 @@ pub fn read(body: &[u8], features: &[String], keep_other: bool) -> Result<Rows, 
         serde_json::from_str::<IgnoredAny>(text).map_err(syntax)?;
         return Err(Problem::unprocessable("expected an array of objects, one for each row"));
     }
-    let mut reading = Reading { features, keep_other, rows: Rows::default(), count: 0, fault: None };
+    let mut reading = Reading { features, keep_other, rows: Rows::default(), count: 0, fault: None, limits };
     let mut json = serde_json::Deserializer::from_str(text);
     let read = json.deserialize_seq(&mut reading).and_then(|()| json.end());
     // What is no JSON at all is said first, wherever a row may be at fault.
@@ -100,6 +104,7 @@ struct Reading<'f> {
     count: usize,
     /// The first fault; after it nothing is kept, only checked.
     fault: Option<Problem>,
+    limits: Limits,
 }
 
 impl Reading<'_> {
@@ -126,8 +131,9 @@ impl<'de> Visitor<'de> for &mut Reading<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut rows: A) -> Result<(), A::Error> {
         while rows.next_element_seed(Row(self))?.is_some() {
             self.count += 1;
-            if self.count > MAX_ROWS {
-                self.fault = Some(Problem::too_large(format!("at most {MAX_ROWS} rows go into one request")));
+            let most = self.limits.rows.min(MAX_ROWS as u64);
+            if self.count as u64 > most {
+                self.fault = Some(Problem::too_large(format!("at most {most} rows go into one request")));
                 return Err(A::Error::custom("too many rows"));
             }
         }
@@ -179,10 +185,20 @@ impl<'de> Visitor<'de> for Row<'_, '_> {
         let features = reading.features;
         let mut found = [None; crate::engine::MAX_FEATURES];
         let mut other = Vec::new();
+        let mut count = 0;
         while let Some(key) = map.next_key::<Text<'de>>()? {
+            count += 1;
+            if count == reading.limits.fields + 1 {
+                reading.fault(None, &format!("at most {} fields go into one row", reading.limits.fields));
+            }
             let Some(feature) = features.iter().position(|name| *name == key.0) else {
                 if reading.keep_other {
-                    other.push((key.0, map.next_value::<&RawValue>()?));
+                    let raw: &RawValue = map.next_value()?;
+                    if too_deep(raw.get(), 1, reading.limits.depth) {
+                        reading.fault(Some(&key.0), &format!("nests deeper than {}", reading.limits.depth));
+                        continue;
+                    }
+                    other.push((key.0, raw));
                 } else {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -215,19 +231,21 @@ impl<'de> Visitor<'de> for Row<'_, '_> {
 mod tests {
     use super::*;
 
+    const LIMITS: Limits = Limits { depth: 127, fields: 100, ..Limits::NONE };
+
     fn names() -> Vec<String> {
         vec!["a".into(), "b".into()]
     }
 
     fn fault(body: &str) -> (u16, Option<u64>, Option<String>) {
-        let problem = read(body.as_bytes(), &names(), false).unwrap_err();
+        let problem = read(body.as_bytes(), &names(), false, LIMITS).unwrap_err();
         (problem.status, problem.index, problem.field)
     }
 
     #[test]
     fn rows_are_read_whatever_the_order_of_fields() {
         let body = br#" [{"b": 2, "x": 1, "x": {"y": [1]}, "a": 1.5e1}, {"a":-0.0,"b":7}] "#;
-        let rows = read(body, &names(), true).unwrap();
+        let rows = read(body, &names(), true, LIMITS).unwrap();
         assert_eq!(rows.values, [15.0, 2.0, -0.0, 7.0]);
         assert_eq!(rows.other, [r#"{"x":{"y": [1]}}"#, "{}"]);
     }
@@ -240,7 +258,7 @@ mod tests {
         {
             assert_eq!(fault(no_json).0, 400, "{no_json}");
         }
-        assert_eq!(read(b"[{\"a\":\"\xff\"}]", &names(), false).unwrap_err().status, 400);
+        assert_eq!(read(b"[{\"a\":\"\xff\"}]", &names(), false, LIMITS).unwrap_err().status, 400);
         for no_array in ["{}", "1", "\"x\"", "null", "[]"] {
             assert_eq!(fault(no_array), (422, None, None), "{no_array}");
         }
@@ -266,14 +284,18 @@ mod tests {
     #[test]
     fn rows_are_counted() {
         let many = |n: usize| format!("[{}]", vec![r#"{"a":1,"b":2}"#; n].join(","));
-        assert_eq!(read(many(MAX_ROWS).as_bytes(), &names(), false).unwrap().values.len(), 2 * MAX_ROWS);
+        assert_eq!(read(many(MAX_ROWS).as_bytes(), &names(), false, LIMITS).unwrap().values.len(), 2 * MAX_ROWS);
         assert_eq!(fault(&many(MAX_ROWS + 1)).0, 413);
     }
 
     #[test]
     fn depth_is_no_danger() {
         let deep = format!("[{{\"a\":1,\"b\":2,\"x\":{}{}}}]", "[".repeat(100_000), "]".repeat(100_000));
-        assert!(read(deep.as_bytes(), &names(), true).is_ok());
+        assert!(read(deep.as_bytes(), &names(), false, LIMITS).is_ok(), "what is ignored may be as deep as it likes");
+        let problem = read(deep.as_bytes(), &names(), true, LIMITS).unwrap_err();
+        assert_eq!((problem.status, problem.field.as_deref()), (422, Some("x")));
+        let wide: String = (0..99).map(|i| format!(",\"x{i}\":1")).collect();
+        assert_eq!(fault(&format!("[{{\"a\":1,\"b\":2{wide}}}]")), (422, Some(0), None));
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(fault(&deep).0, 422);
     }

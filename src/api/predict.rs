@@ -5,23 +5,23 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::Float64Array;
 use poem::web::Data;
-use poem::{IntoResponse, Response};
+use poem::{Body, IntoResponse, Request, Response};
 use poem_openapi::param::{Path, Query};
 use poem_openapi::payload::Payload;
 use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchemaRef, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, Enum, OpenApi};
-use serde::Serialize;
-use serde_json::value::RawValue;
 
-use super::live::{Live, Served, Serving};
+use super::live::{Live, Models, Served, Serving, Slot};
 use super::posted::{self, Posted, Rows};
 use super::problem::{Problem, problems};
 use super::rows::{
-    AnyRow, DiscountPrediction, DiscountRow, Prediction, PriceRatingPrediction, PriceRatingRow, RatingCountPrediction,
+    DiscountPrediction, DiscountRow, Prediction, PriceRatingPrediction, PriceRatingRow, RatingCountPrediction,
     RatingCountRow,
 };
-use super::{State, Tags};
+use super::stamp::{self, Stamp};
+use super::{State, Tags, accept, bulk, pipe};
+use crate::bulk::{Answers, Explainer, Format, Lines, Opinion, Scorer, TOO_FAR};
 use crate::model::describe::describe;
 use crate::model::{Model, Predictor, SLICES};
 use crate::train;
@@ -62,13 +62,15 @@ pub enum FitMode {
 problems! {
     /// Why there is no prediction.
     PredictFailure {
-        /// The body is no JSON.
+        /// The body is not what its Content-Type says.
         NotJson = 400,
         /// There is no segmentation of this name, or no such version of it.
         NotFound = 404,
+        /// Answers come in other media types than those that the Accept header names.
+        NotAcceptable = 406,
         /// Too many rows, or too many bytes.
         TooLarge = 413,
-        /// The body is not sent as JSON.
+        /// The body is sent as something else than rows come in.
         MediaType = 415,
         /// A row does not fit, which `index` and `field` name; or a parameter does not.
         Unprocessable = 422,
@@ -80,6 +82,8 @@ problems! {
 /// A JSON answer that is documented as an array of `T`.
 pub struct Answer<T> {
     json: Vec<u8>,
+    /// Which model it is from, if it is from one.
+    stamp: Option<Stamp>,
     item: PhantomData<fn() -> T>,
 }
 
@@ -97,7 +101,7 @@ impl<T: Type> Payload for Answer<T> {
 
 impl<T: Type> IntoResponse for Answer<T> {
     fn into_response(self) -> Response {
-        Response::builder().content_type(Self::CONTENT_TYPE).body(self.json)
+        stamped(Self::CONTENT_TYPE, Body::from(self.json), self.stamp.as_ref())
     }
 }
 
@@ -109,7 +113,7 @@ impl<T: Type> ApiResponse for Answer<T> {
             status: Some(200),
             status_range: None,
             content,
-            headers: vec![],
+            headers: stamp::headers(),
         };
         MetaResponses { responses: vec![response] }
     }
@@ -119,37 +123,48 @@ impl<T: Type> ApiResponse for Answer<T> {
     }
 }
 
-/// One row's answer as it is written. What it looks like from outside is documented by the types of rows.rs.
-#[derive(Serialize)]
-struct Line<'a> {
-    cluster: usize,
-    description: &'a str,
-    features: Features<'a>,
-    /// To the centroid, in standardised units.
-    distance: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    model: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    version: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    other: Option<&'a RawValue>,
+fn stamped(kind: &str, body: Body, stamp: Option<&Stamp>) -> Response {
+    let mut response = Response::builder().content_type(kind).body(body);
+    if let Some(stamp) = stamp {
+        stamp.put(&mut response);
+    }
+    response
 }
 
-struct Features<'a> {
-    names: &'a [String],
-    values: &'a [f64],
-    prediction: usize,
+/// An answer in the format that was asked for.
+pub struct Predicted {
+    format: Format,
+    body: Body,
+    stamp: Option<Stamp>,
 }
 
-impl Serialize for Features<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        use serde::ser::SerializeMap as _;
-        let mut map = serializer.serialize_map(Some(self.names.len() + 1))?;
-        for (name, value) in self.names.iter().zip(self.values) {
-            map.serialize_entry(name, value)?;
-        }
-        map.serialize_entry("prediction", &self.prediction)?;
-        map.end()
+impl IntoResponse for Predicted {
+    fn into_response(self) -> Response {
+        let kind = match self.format {
+            Format::Csv => "text/csv; charset=utf-8",
+            format => bulk::kind(format),
+        };
+        stamped(kind, self.body, self.stamp.as_ref())
+    }
+}
+
+impl ApiResponse for Predicted {
+    fn meta() -> MetaResponses {
+        let response = MetaResponse {
+            description: "The rows' clusters, in the order of the rows. As JSON an array of predictions, as NDJSON one a line. As \
+                          CSV or Arrow the columns that came and three more: `cluster`, `description` and `distance`; rows that \
+                          came as JSON have a column for each feature, and themselves as the text `row`. Large answers stream \
+                          while the rows arrive; one that breaks off in the middle ended in an error.",
+            status: Some(200),
+            status_range: None,
+            content: bulk::content(Vec::<Prediction>::schema_ref()),
+            headers: stamp::headers(),
+        };
+        MetaResponses { responses: vec![response] }
+    }
+
+    fn register(registry: &mut Registry) {
+        Vec::<Prediction>::register(registry);
     }
 }
 
@@ -160,7 +175,6 @@ struct Asked {
     as_of: Option<u64>,
     language: Language,
     fit: Option<FitMode>,
-    keep_other: bool,
 }
 
 pub struct PredictApi;
@@ -186,7 +200,7 @@ impl PredictApi {
         /// A version: answer as that model would have, whatever serves now.
         as_of: Query<Option<u64>>,
     ) -> Answered<PriceRatingPrediction> {
-        answer(&state, "price_rating", rows.body, asked((model.0, as_of.0), lang.0, fit.0, false)).await
+        answer(&state, "price_rating", rows.body, asked((model.0, as_of.0), lang.0, fit.0)).await
     }
 
     /// Cluster products by rating and number of reviews
@@ -205,7 +219,7 @@ impl PredictApi {
         /// A version: answer as that model would have, whatever serves now.
         as_of: Query<Option<u64>>,
     ) -> Answered<RatingCountPrediction> {
-        answer(&state, "rating_count", rows.body, asked((model.0, as_of.0), lang.0, fit.0, false)).await
+        answer(&state, "rating_count", rows.body, asked((model.0, as_of.0), lang.0, fit.0)).await
     }
 
     /// Cluster products by discount
@@ -224,77 +238,187 @@ impl PredictApi {
         /// A version: answer as that model would have, whatever serves now.
         as_of: Query<Option<u64>>,
     ) -> Answered<DiscountPrediction> {
-        answer(&state, "discount", rows.body, asked((model.0, as_of.0), lang.0, fit.0, false)).await
+        answer(&state, "discount", rows.body, asked((model.0, as_of.0), lang.0, fit.0)).await
     }
 
     /// Predict with any segmentation
-    #[oai(path = "/api/segments/:name/predict", method = "post", tag = "Tags::Predictions")]
+    ///
+    /// Rows come as `application/json`, `application/x-ndjson`, `text/csv` or `application/vnd.apache.arrow.stream`, and go out
+    /// as the Accept header asks, else as they came. Bodies of any length stream: by default up to 1 GiB (`--max-body-bytes`),
+    /// 10,000,000 rows (`--max-body-rows`), 1,000 fields a row (`--max-body-fields`) and 127 levels (`--max-body-depth`); a row,
+    /// or a record batch of Arrow's, may have 64 MiB. With `fit=request` a body may have 64 MiB and 100,000 rows.
+    #[oai(path = "/api/segments/:name/predict", method = "post", tag = "Tags::Predictions", operation_id = "predict")]
     async fn predict(
         &self,
+        request: &Request,
         state: Data<&Arc<State>>,
         /// The segmentation's name.
         name: Path<String>,
-        rows: Posted<AnyRow>,
+        rows: bulk::Rows,
         /// The slice whose model answers: 1, 2 or 3, the whole stream (3 if not given).
         #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
         model: Query<Option<u8>>,
         /// The language of the descriptions (`en` if not given).
         lang: Query<Option<Language>>,
-        /// `request`: cluster the posted rows themselves instead of asking a model.
+        /// `request`: cluster the posted rows themselves instead of asking a model; JSON only.
         fit: Query<Option<FitMode>>,
         /// A version: answer as that model would have, whatever serves now.
         as_of: Query<Option<u64>>,
-    ) -> Answered<Prediction> {
-        answer(&state, &name.0, rows.body, asked((model.0, as_of.0), lang.0, fit.0, true)).await
+        /// `true`: each answer has an `explanation`; JSON and NDJSON only.
+        explain: Query<Option<bool>>,
+    ) -> Result<Predicted, PredictFailure> {
+        let asked = asked((model.0, as_of.0), lang.0, fit.0);
+        Ok(answer_any(&state, &name.0, request, rows, asked, explain.0.unwrap_or(false)).await?)
     }
 }
 
-fn asked(
-    (model, as_of): (Option<u8>, Option<u64>),
-    language: Option<Language>,
-    fit: Option<FitMode>,
-    keep_other: bool,
-) -> Asked {
-    Asked { model, as_of, language: language.unwrap_or_default(), fit, keep_other }
+fn asked((model, as_of): (Option<u8>, Option<u64>), language: Option<Language>, fit: Option<FitMode>) -> Asked {
+    Asked { model, as_of, language: language.unwrap_or_default(), fit }
+}
+
+impl Asked {
+    fn sound(&self) -> Result<(), Problem> {
+        let trained = [("model", self.model.is_some()), ("as_of", self.as_of.is_some())];
+        match trained.into_iter().find(|(_, given)| *given).filter(|_| self.fit.is_some()) {
+            None => Ok(()),
+            Some((field, _)) => {
+                let detail = format!("{field} picks a trained model, fit=request asks for none: give one of the two");
+                Err(Problem::unprocessable(detail).field(field))
+            }
+        }
+    }
+
+    /// The model that answers.
+    fn serving(&self, live: &Live, models: &Models, name: &str) -> Result<Arc<Serving>, Problem> {
+        let served = find(models, name)?;
+        match self.as_of {
+            Some(version) => recalled(live, name, version, self.model),
+            None => serving(served, self.model.unwrap_or(SLICES)).cloned(),
+        }
+    }
+}
+
+fn find<'m>(models: &'m Models, name: &str) -> Result<&'m Served, Problem> {
+    models.get(name).ok_or_else(|| Problem::not_found(format!("there is no segmentation {name}")))
 }
 
 async fn answer<T>(state: &State, name: &str, body: Vec<u8>, asked: Asked) -> Answered<T> {
-    let trained = [("model", asked.model.is_some()), ("as_of", asked.as_of.is_some())];
-    if let Some((field, _)) = trained.into_iter().find(|(_, given)| *given).filter(|_| asked.fit.is_some()) {
-        let detail = format!("{field} picks a trained model, fit=request asks for none: give one of the two");
-        return Err(Problem::unprocessable(detail).field(field).into());
-    }
+    asked.sound()?;
+    let (json, stamp) = whole(state, name, body, asked, false).await?;
+    Ok(Answer { json, stamp, item: PhantomData })
+}
+
+/// Answers rows of JSON that are all there.
+async fn whole(
+    state: &State,
+    name: &str,
+    body: Vec<u8>,
+    asked: Asked,
+    keep_other: bool,
+) -> Result<(Vec<u8>, Option<Stamp>), Problem> {
     let (live, models) = (Arc::clone(&state.live), state.live.now());
     let small = body.len() <= INLINE_BYTES && asked.fit.is_none() && asked.as_of.is_none();
+    let limits = state.bodies.limits;
     let name = name.to_owned();
     let work = move || {
-        let served = models.get(&name).ok_or_else(|| Problem::not_found(format!("there is no segmentation {name}")))?;
-        if let Some(version) = asked.as_of {
-            let older = recalled(&live, &name, version, asked.model)?;
-            let rows = posted::read(&body, &older.model.features, asked.keep_other)?;
-            return predict(&older, rows, asked.language);
+        if asked.fit.is_some() {
+            let served = find(&models, &name)?;
+            let rows = posted::read(&body, &served.segmentation.features, keep_other, limits)?;
+            return Ok((cluster_themselves(served, &rows, asked.language)?, None));
         }
-        let rows = posted::read(&body, &served.segmentation.features, asked.keep_other)?;
-        match asked.fit {
-            Some(FitMode::Request) => cluster_themselves(served, &rows, asked.language),
-            None => predict(serving(served, asked.model.unwrap_or(SLICES))?, rows, asked.language),
-        }
+        let features = &find(&models, &name)?.segmentation.features;
+        // What is wrong with the rows is said first, whatever serves.
+        let rows = |features: &[String]| posted::read(&body, features, keep_other, limits);
+        let rows = if asked.as_of.is_none() { Some(rows(features)?) } else { None };
+        let serving = asked.serving(&live, &models, &name)?;
+        let rows = rows.map_or_else(|| posted::read(&body, &serving.model.features, keep_other, limits), Ok)?;
+        Ok((predict(&serving, &rows, asked.language)?, Some(Stamp::of(&serving.model))))
     };
-    let json = if small {
-        work()
-    } else {
-        let done = tokio::task::spawn_blocking(work).await;
-        done.unwrap_or_else(|_| Err(Problem::unavailable("the answer was cut off; try again")))
+    if small {
+        return work();
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(Problem::unavailable("the answer was cut off; try again")))
+}
+
+/// Answers rows in any format, streaming what is large.
+async fn answer_any(
+    state: &State,
+    name: &str,
+    request: &Request,
+    rows: bulk::Rows,
+    asked: Asked,
+    explain: bool,
+) -> Result<Predicted, Problem> {
+    asked.sound()?;
+    let from = rows.format;
+    let to = form(request, from, explain)?;
+    if asked.fit.is_some() && (from, to, explain) != (Format::Json, Format::Json, false) {
+        let detail = "fit=request takes rows as application/json, gives application/json, and has nothing to explain";
+        return Err(Problem::unprocessable(detail).field("fit"));
+    }
+    let models = state.live.now();
+    find(&models, name)?;
+    let mut body = Box::pin(rows.body.into_bytes_stream());
+    let held = if asked.fit.is_some() { posted::MAX_BODY } else { INLINE_BYTES };
+    let limit = state.bodies.bytes.min(if asked.fit.is_some() { posted::MAX_BODY as u64 } else { u64::MAX });
+    let said = request.header("content-length").and_then(|length| length.parse::<u64>().ok());
+    if said.is_some_and(|length| length > limit) {
+        tokio::spawn(pipe::drain(body));
+        return Err(bulk::arrived(&pipe::too_long(limit)));
+    }
+    let (head, all) = pipe::head(&mut body, held).await.map_err(|error| bulk::arrived(&error))?;
+    if head.len() as u64 > limit || (asked.fit.is_some() && !all) {
+        tokio::spawn(pipe::drain(body));
+        return Err(bulk::arrived(&pipe::too_long(limit)));
+    }
+    if all && (from, to, explain) == (Format::Json, Format::Json, false) {
+        let (json, stamp) = whole(state, name, head, asked, true).await?;
+        return Ok(Predicted { format: to, body: Body::from(json), stamp });
+    }
+    let serving = asked.serving(&state.live, &models, name)?;
+    let language = asked.language.code();
+    let Model { features, slice, version, .. } = &serving.model;
+    let explainer = explain.then(|| {
+        let opinions = find(&models, name).map(|served| opinions(served, language)).unwrap_or_default();
+        Explainer::new(features, &serving.predictor, opinions)
+    });
+    let lines = Lines::new(features, &serving.model.descriptions(language), Some((*slice, *version)));
+    let order =
+        bulk::Order { from, to, scorer: Scorer::new(&serving.model, language), answers: Answers { lines, explainer } };
+    let rest = if all { None } else { Some(body) };
+    let body = bulk::answer(&state.bodies, order, head, rest).await?;
+    Ok(Predicted { format: to, body, stamp: Some(Stamp::of(&serving.model)) })
+}
+
+/// The format of the answer.
+fn form(request: &Request, from: Format, explain: bool) -> Result<Format, Problem> {
+    let can = |format: Format| !explain || matches!(format, Format::Json | Format::Ndjson);
+    // Who doesn't mind gets what came, where that can be.
+    let mut forms: Vec<(Format, &str)> = bulk::FORMS.into_iter().filter(|(format, _)| can(*format)).collect();
+    forms.sort_by_key(|(format, _)| *format != from);
+    accept::pick(request, &forms).ok_or_else(|| {
+        let known: Vec<&str> = forms.iter().map(|(_, kind)| *kind).collect();
+        let what = if explain { "explained answers come as" } else { "answers come as" };
+        Problem::not_acceptable(format!("{what} {}; the Accept header names none of them", known.join(", ")))
+    })
+}
+
+/// What each slice has to say, in its order.
+fn opinions(served: &Served, language: &str) -> Vec<Opinion> {
+    let opinion = |slot: &Slot| match serving(served, slot.slice) {
+        Ok(serving) => Opinion::of(&serving.model, language),
+        Err(problem) => Opinion::missing(slot.slice, problem.detail),
     };
-    Ok(Answer { json: json?, item: PhantomData })
+    served.slots.iter().map(opinion).collect()
 }
 
 /// The model of the slice that was asked for, or why there is none.
-pub(super) fn serving(served: &Served, slice: u8) -> Result<&Serving, Problem> {
+pub(super) fn serving(served: &Served, slice: u8) -> Result<&Arc<Serving>, Problem> {
     let slot = served.slots.iter().find(|slot| slot.slice == slice);
     let name = &served.segmentation.name;
     let slot = slot.ok_or_else(|| Problem::not_found(format!("{name} has the slices 1, 2 and 3, none {slice}")))?;
-    slot.serving.as_deref().ok_or_else(|| {
+    slot.serving.as_ref().ok_or_else(|| {
         Problem::unavailable(match &slot.refused {
             Some(why) => format!("there is no model: {why}"),
             None => format!("{name} of slice {slice} is not trained yet; POST /api/train, or wait for more records"),
@@ -320,11 +444,10 @@ fn recalled(live: &Live, name: &str, version: u64, slice: Option<u8>) -> Result<
     }
 }
 
-fn predict(serving: &Serving, mut rows: Rows, language: Language) -> Result<Vec<u8>, Problem> {
-    let Model { clusters, features, slice, version, .. } = &serving.model;
-    let descriptions: Vec<&str> =
-        clusters.iter().map(|c| c.descriptions.get(language.code()).unwrap_or(&c.description).as_str()).collect();
-    write(features, &mut rows, &serving.predictor, &descriptions, (Some(*slice), Some(*version)))
+fn predict(serving: &Serving, rows: &Rows, language: Language) -> Result<Vec<u8>, Problem> {
+    let Model { features, slice, version, .. } = &serving.model;
+    let lines = Lines::new(features, &serving.model.descriptions(language.code()), Some((*slice, *version)));
+    write(features, rows, &serving.predictor, &lines)
 }
 
 /// What the student system did with each request: the rows are clustered by themselves.
@@ -337,21 +460,10 @@ fn cluster_themselves(served: &Served, rows: &Rows, language: Language) -> Resul
         .map_err(|e| Problem::unprocessable(format!("these rows can't be clustered: {e}")))?;
     let described = describe(found.centroids.view(), features, &served.segmentation.labels);
     let descriptions: Vec<&str> = described.iter().map(|d| d.get(language.code()).map_or("", String::as_str)).collect();
-    let mut rows = Rows { values: rows.values.clone(), other: rows.other.clone() };
-    write(features, &mut rows, &found.predictor, &descriptions, (None, None))
+    write(features, rows, &found.predictor, &Lines::new(features, &descriptions, None))
 }
 
-fn write(
-    names: &[String],
-    rows: &mut Rows,
-    predictor: &Predictor,
-    descriptions: &[&str],
-    (model, version): (Option<u8>, Option<u64>),
-) -> Result<Vec<u8>, Problem> {
-    let broken = |e: serde_json::Error| {
-        tracing::error!("an answer could not be written: {e}");
-        Problem::unavailable("the answer could not be written")
-    };
+fn write(names: &[String], rows: &Rows, predictor: &Predictor, lines: &Lines) -> Result<Vec<u8>, Problem> {
     let mut json = Vec::with_capacity(rows.values.len() * 96 + 2);
     json.push(b'[');
     let mut scratch = vec![0.0; names.len()];
@@ -359,20 +471,15 @@ fn write(
         scratch.copy_from_slice(values);
         let (cluster, distance) = predictor.predict(&mut scratch);
         if !distance.is_finite() {
-            // Squares left the range of a double, so no cluster is nearer than another. The scratch holds the
-            // standardised row: its largest value is the one to blame.
-            let worst = (0..names.len()).max_by(|&a, &b| scratch[a].abs().total_cmp(&scratch[b].abs())).unwrap_or(0);
-            let detail = format!("row {i}: {} is too far from every cluster to tell them apart", names[worst]);
-            return Err(Problem::unprocessable(detail).at(i as u64).field(&names[worst]));
+            let field = &names[predictor.farthest(values)];
+            return Err(Problem::unprocessable(format!("row {i}: {field} {TOO_FAR}")).at(i as u64).field(field));
         }
-        let other = rows.other.get(i).map(|json| serde_json::from_str(json)).transpose().map_err(broken)?;
-        let features = Features { names, values, prediction: cluster };
-        let description = descriptions.get(cluster).copied().unwrap_or_default();
         if i > 0 {
             json.push(b',');
         }
-        let line = Line { cluster, description, features, distance, model, version, other };
-        serde_json::to_writer(&mut json, &line).map_err(broken)?;
+        let other = rows.other.get(i).map(String::as_str);
+        // Nothing is explained here, so nothing can be too far to be.
+        let _ = lines.push(&mut json, values, (cluster, distance), other, None);
     }
     json.push(b']');
     Ok(json)

@@ -69,6 +69,10 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
     }
 
+    pub fn unsupported(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
+    }
+
     pub fn unprocessable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
     }
@@ -120,6 +124,7 @@ pub async fn from_framework(error: poem::Error) -> Response {
             "lang" => "one of en, id",
             "fit" => "request, or not given",
             "as_of" => "a version, such as 1",
+            "explain" => "true or false",
             _ => "another value",
         };
         let detail = format!("the query parameter {} must be {choices}", param.name);

@@ -1,4 +1,4 @@
-//! What rows and their answers look like from outside: the types of the OpenAPI document. Answers are written in predict.rs.
+//! What rows and their answers look like from outside: the types of the OpenAPI document. Answers are written by bulk/lines.rs.
 
 use std::collections::BTreeMap;
 
@@ -102,4 +102,41 @@ pub struct Prediction {
     pub version: Option<u64>,
     /// The row's other fields, as they came.
     pub other: BTreeMap<String, serde_json::Value>,
+    /// Why this cluster; only with `explain=true`.
+    #[oai(skip_serializing_if_is_none)]
+    pub explanation: Option<Explanation>,
+}
+
+/// Why a row is in its cluster. All distances are in standardised units of the model that they belong to.
+#[derive(Debug, Clone, Object)]
+pub struct Explanation {
+    /// The distance to each cluster's centroid, by the clusters' numbers.
+    pub distances: Vec<f64>,
+    /// The cluster that is second nearest; not given where there is only one.
+    #[oai(skip_serializing_if_is_none)]
+    pub runner_up: Option<u32>,
+    /// How much farther the runner-up is: the smaller, the nearer a border.
+    #[oai(skip_serializing_if_is_none)]
+    pub margin: Option<f64>,
+    /// Each feature's part of the squared distance to the own centroid, from 0 to 1; all 0 on the centroid itself.
+    pub shares: BTreeMap<String, f64>,
+    /// What the models say that serve the slices 1, 2 and 3.
+    pub slices: Vec<SliceOpinion>,
+}
+
+/// What one slice's model says of a row. Of a slice without a model there is only `missing`.
+#[derive(Debug, Clone, Object)]
+pub struct SliceOpinion {
+    pub slice: u8,
+    #[oai(skip_serializing_if_is_none)]
+    pub version: Option<u64>,
+    #[oai(skip_serializing_if_is_none)]
+    pub cluster: Option<u32>,
+    #[oai(skip_serializing_if_is_none)]
+    pub description: Option<String>,
+    #[oai(skip_serializing_if_is_none)]
+    pub distance: Option<f64>,
+    /// Why this slice has no model.
+    #[oai(skip_serializing_if_is_none)]
+    pub missing: Option<String>,
 }

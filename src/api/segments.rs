@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::{Float64Type, Int32Type, Int64Type, UInt32Type};
+use poem::Request;
 use poem::web::Data;
 use poem_openapi::param::{Path, Query};
-use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 
 use super::live::{Models, Served};
 use super::predict::serving;
 use super::problem::{Problem, problems};
+use super::stamp::Stamped;
 use super::{State, Tags};
 use crate::model::{Model, SLICES, Shelf};
 
@@ -76,44 +77,48 @@ pub struct Point {
 
 pub struct SegmentsApi;
 
-pub(super) type Found<T> = Result<Json<T>, LookupFailure>;
+pub(super) type Found<T> = Result<Stamped<T>, LookupFailure>;
 
 #[OpenApi]
 impl SegmentsApi {
     /// All segmentations
     #[oai(path = "/api/segments", method = "get", tag = "Tags::Segments")]
-    async fn segments(&self, state: Data<&Arc<State>>) -> Json<Vec<SegmentationInfo>> {
-        Json(state.live.now().segmentations.iter().map(info).collect())
+    async fn segments(&self, request: &Request, state: Data<&Arc<State>>) -> Stamped<Vec<SegmentationInfo>> {
+        Stamped::of_many(request, &state.live.now().segmentations.iter().map(info).collect())
     }
 
     /// One segmentation
     #[oai(path = "/api/segments/:name", method = "get", tag = "Tags::Segments")]
     async fn segment(
         &self,
+        request: &Request,
         state: Data<&Arc<State>>,
         /// The segmentation's name.
         name: Path<String>,
     ) -> Found<SegmentationInfo> {
-        Ok(Json(info(find(&state.live.now(), &name.0)?)))
+        Ok(Stamped::of_many(request, &info(find(&state.live.now(), &name.0)?)))
     }
 
     /// The models that serve a segmentation
     #[oai(path = "/api/segments/:name/models", method = "get", tag = "Tags::Segments")]
     async fn models(
         &self,
+        request: &Request,
         state: Data<&Arc<State>>,
         /// The segmentation's name.
         name: Path<String>,
     ) -> Found<Vec<Model>> {
         let models = state.live.now();
         let slots = &find(&models, &name.0)?.slots;
-        Ok(Json(slots.iter().filter_map(|slot| slot.serving.as_ref()).map(|s| s.model.clone()).collect()))
+        let serving = slots.iter().filter_map(|slot| slot.serving.as_ref());
+        Ok(Stamped::of_many(request, &serving.map(|serving| serving.model.clone()).collect()))
     }
 
     /// The model that serves a slice
     #[oai(path = "/api/segments/:name/models/:slice", method = "get", tag = "Tags::Segments")]
     async fn model(
         &self,
+        request: &Request,
         state: Data<&Arc<State>>,
         /// The segmentation's name.
         name: Path<String>,
@@ -121,13 +126,15 @@ impl SegmentsApi {
         slice: Path<u8>,
     ) -> Found<Model> {
         let models = state.live.now();
-        Ok(Json(serving(find(&models, &name.0)?, slice.0)?.model.clone()))
+        let model = &serving(find(&models, &name.0)?, slice.0)?.model;
+        Ok(Stamped::of(request, model, model))
     }
 
     /// A sample of records with their clusters
     #[oai(path = "/api/segments/:name/points", method = "get", tag = "Tags::Segments")]
     async fn points(
         &self,
+        request: &Request,
         state: Data<&Arc<State>>,
         /// The segmentation's name.
         name: Path<String>,
@@ -137,10 +144,10 @@ impl SegmentsApi {
     ) -> Found<Points> {
         let models = state.live.now();
         let model = serving(find(&models, &name.0)?, model.0.unwrap_or(SLICES))?.model.clone();
-        let shelf = Shelf::new(&state.store, &model.segmentation);
-        let read = tokio::task::spawn_blocking(move || points(&shelf, &model)).await;
+        let (shelf, of) = (Shelf::new(&state.store, &model.segmentation), model.clone());
+        let read = tokio::task::spawn_blocking(move || points(&shelf, &of)).await;
         let points = read.unwrap_or_else(|_| Err(Problem::unavailable("the sample could not be read; try again")));
-        Ok(Json(points?))
+        Ok(Stamped::of(request, &points?, &model))
     }
 }
 

@@ -16,6 +16,7 @@ use poem_openapi::{ApiResponse, Object, OpenApi};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::accept;
 use super::confined::Form;
 use super::problem::Problem;
 use super::rows::AnyRow;
@@ -195,8 +196,7 @@ impl SqlApi {
         let Some(confined) = &state.sql else {
             return Err(Problem::forbidden("SQL over HTTP is off; start the server with --enable-sql").into());
         };
-        let accept: Vec<&str> = request.headers().get_all("accept").iter().filter_map(|v| v.to_str().ok()).collect();
-        let form = form(&accept.join(",")).ok_or_else(|| {
+        let form = accept::pick(request, &FORMS).ok_or_else(|| {
             let known = FORMS.map(|(_, kind)| kind).join(", ");
             Problem::not_acceptable(format!("rows come as {known}; the Accept header names none of them"))
         })?;
@@ -213,55 +213,5 @@ impl SqlApi {
             }
         };
         Ok(Rows { form, body })
-    }
-}
-
-/// The format that an Accept header likes best; of equals the first that it names.
-fn form(accept: &str) -> Option<Form> {
-    let mut best: Option<(f32, Form)> = None;
-    for range in accept.split(',') {
-        let mut parts = range.split(';').map(str::trim);
-        let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse::<f32>().ok());
-        let weight = weight.unwrap_or(0.0);
-        let matches = |known: &str| match kind.strip_suffix('*') {
-            Some("*/" | "") => true,
-            Some(start) => start.ends_with('/') && known.starts_with(start),
-            None => known == kind,
-        };
-        let found = FORMS.iter().find(|(_, known)| matches(known));
-        if let Some((form, _)) = found
-            && weight > best.map_or(0.0, |(best, _)| best)
-        {
-            best = Some((weight, *form));
-        }
-    }
-    // No header at all: anything will do.
-    if accept.trim().is_empty() { Some(Form::Json) } else { best.map(|(_, form)| form) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_accept_header_picks_the_format() {
-        for (accept, expected) in [
-            ("", Some(Form::Json)),
-            ("*/*", Some(Form::Json)),
-            ("application/*", Some(Form::Json)),
-            ("text/*", Some(Form::Csv)),
-            ("Text/CSV; charset=utf-8", Some(Form::Csv)),
-            ("application/vnd.apache.arrow.stream", Some(Form::Arrow)),
-            ("text/html, */*;q=0.1", Some(Form::Json)),
-            ("application/json;q=0.5, text/csv", Some(Form::Csv)),
-            ("text/csv;q=0, application/json;q=0.1", Some(Form::Json)),
-            ("text/csv;q=0", None),
-            ("text/html", None),
-            ("application/vnd.apache.parquet", None),
-            ("nonsense", None),
-        ] {
-            assert_eq!(form(accept), expected, "{accept}");
-        }
     }
 }

@@ -7,32 +7,120 @@ use serde::Deserializer as _;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{ADDED, Error};
-use crate::record::{Text, object_of};
+use super::{ADDED, Error, Keep, Limits};
+use crate::engine::MAX_FEATURES;
+use crate::record::{Text, object_of, too_deep};
 
-/// Reads the row of this number: its features go to `values`, and what it holds besides the columns that are added is
-/// given back as an object.
-pub fn row(json: &[u8], features: &[String], row: u64, values: &mut Vec<f64>) -> Result<String, Error> {
-    let at = |what: String| Error::Row { row, what };
-    let text = std::str::from_utf8(json).map_err(|_| at("expected UTF-8, found other bytes".to_owned()))?;
+/// Reads the row of this number: its features go to the columns, and what is kept of it is given back as an object, or as
+/// nothing.
+pub fn row(
+    json: &[u8],
+    (features, keep, limits): (&[String], Keep, Limits),
+    row: u64,
+    columns: &mut [Vec<f64>],
+) -> Result<String, Error> {
+    if keep == Keep::Other && plain(json, features, columns) {
+        return Ok(String::new());
+    }
+    let text = std::str::from_utf8(json).map_err(|_| {
+        let what = "expected UTF-8, found other bytes".to_owned();
+        Error::Syntax { row, what }
+    })?;
+    let syntax = |e: serde_json::Error| Error::Syntax { row, what: format!("no JSON: {e}") };
     if !text.starts_with('{') {
-        return Err(at(format!("expected a JSON object, found {}", shortened(text))));
+        serde_json::from_str::<&RawValue>(text).map_err(syntax)?;
+        return Err(Error::Row { row, what: format!("expected a JSON object, found {}", shortened(text)) });
     }
     let mut json = serde_json::Deserializer::from_str(text);
-    let fields: Vec<(Cow<'_, str>, &RawValue)> = json
-        .deserialize_map(Fields)
-        .and_then(|fields| json.end().map(|()| fields))
-        .map_err(|e| at(format!("no JSON: {e}")))?;
-    for name in features {
+    let fields: Vec<(Cow<'_, str>, &RawValue)> =
+        json.deserialize_map(Fields).and_then(|fields| json.end().map(|()| fields)).map_err(syntax)?;
+    if fields.len() > limits.fields {
+        return Err(Error::Row { row, what: format!("at most {} fields go into one row", limits.fields) });
+    }
+    for (name, column) in features.iter().zip(columns) {
         let field = |what: &str| Error::Field { row, field: name.clone(), what: what.to_owned() };
         let mut found = fields.iter().filter(|(key, _)| key == name);
         let (_, raw) = found.next().ok_or_else(|| field("is missing"))?;
         if found.next().is_some() {
             return Err(field("stands twice"));
         }
-        values.push(number(raw.get()).map_err(field)?);
+        column.push(number(raw.get()).map_err(field)?);
     }
-    Ok(object_of(fields.into_iter().filter(|(key, _)| !ADDED.contains(&key.as_ref())).collect()))
+    if let Some((name, _)) = fields.iter().find(|(_, raw)| too_deep(raw.get(), 1, limits.depth)) {
+        let what = format!("nests deeper than {}", limits.depth);
+        return Err(Error::Field { row, field: name.clone().into_owned(), what });
+    }
+    let kept = |name: &str| match keep {
+        Keep::Row => !ADDED.contains(&name),
+        Keep::Other => !features.iter().any(|feature| feature == name),
+    };
+    Ok(object_of(fields.into_iter().filter(|(key, _)| kept(key.as_ref())).collect()))
+}
+
+/// Whether a row is nothing but its features, each once and plainly written, as most rows are; then the columns have them. Of
+/// any other row the columns are left as they were, and whoever is slower says what it is.
+fn plain(json: &[u8], features: &[String], columns: &mut [Vec<f64>]) -> bool {
+    let mut values = [0.0; MAX_FEATURES];
+    let mut found = 0_u32;
+    let Some(mut rest) = json.strip_prefix(b"{") else { return false };
+    loop {
+        let Some(key) = trimmed(rest).strip_prefix(b"\"") else { return false };
+        let Some(end) = key.iter().position(|&byte| byte == b'"') else { return false };
+        let Some(feature) = features.iter().position(|name| name.as_bytes() == &key[..end]) else { return false };
+        let Some(value) = trimmed(&key[end + 1..]).strip_prefix(b":") else { return false };
+        let value = trimmed(value);
+        let length = number_length(value);
+        let number = std::str::from_utf8(&value[..length]).ok().and_then(|text| text.parse::<f64>().ok());
+        let Some(number) = number.filter(|number| number.is_finite() && found & (1 << feature) == 0) else {
+            return false;
+        };
+        values[feature] = number;
+        found |= 1 << feature;
+        rest = trimmed(&value[length..]);
+        match rest {
+            [b',', after @ ..] => rest = after,
+            [b'}'] => break,
+            _ => return false,
+        }
+    }
+    if found.count_ones() as usize != features.len() {
+        return false;
+    }
+    for (column, value) in columns.iter_mut().zip(values) {
+        column.push(value);
+    }
+    true
+}
+
+/// Without the white space that JSON knows.
+fn trimmed(text: &[u8]) -> &[u8] {
+    let start = text.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
+    start.map_or(&[], |start| &text[start..])
+}
+
+/// How long the number is that begins here, as JSON writes numbers; 0 if there is none.
+fn number_length(text: &[u8]) -> usize {
+    let digits = |from: usize| text[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let whole = usize::from(text.first() == Some(&b'-'));
+    let mut at = match (digits(whole), text.get(whole)) {
+        (0, _) => return 0,
+        (n, Some(b'0')) if n > 1 => return 0,
+        (n, _) => whole + n,
+    };
+    if text.get(at) == Some(&b'.') {
+        match digits(at + 1) {
+            0 => return 0,
+            n => at += 1 + n,
+        }
+    }
+    if matches!(text.get(at), Some(b'e' | b'E')) {
+        let sign = usize::from(matches!(text.get(at + 1), Some(b'+' | b'-')));
+        match digits(at + 1 + sign) {
+            0 => return 0,
+            n => at += 1 + sign + n,
+        }
+    }
+    at
 }
 
 fn shortened(text: &str) -> String {

@@ -1,22 +1,31 @@
 //! Many rows to clusters: tables and streams in the formats people have, and the same rows again, each with its cluster.
 //!
 //! Input: bytes of CSV, JSON, NDJSON, Arrow or Parquet, and a model. Output: the rows in one of these formats, with
-//! `cluster`, `description` and `distance`. A block of rows is in memory at a time, however many there are.
+//! `cluster`, `description` and `distance`, or what the API answers for each. A block of rows is in memory at a time,
+//! however many there are.
 
+mod arrow;
+mod explain;
 mod json;
+mod lines;
 mod read;
 mod split;
+mod spool;
 mod write;
 
 use std::path::Path;
+use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 
 use crate::model::{Model, Predictor};
 
+pub use explain::{Explainer, Opinion, TooFar};
 pub use json::number;
+pub use lines::Lines;
 pub use read::Reader;
-pub use write::Writer;
+pub use spool::unnamed_file;
+pub use write::{Answers, Writer};
 
 /// The columns that are added; those of the same names that come with the rows give way.
 pub const ADDED: [&str; 3] = ["cluster", "description", "distance"];
@@ -46,6 +55,32 @@ impl Format {
     }
 }
 
+/// What rows may be at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub rows: u64,
+    /// Fields of an object, columns of a table.
+    pub fields: usize,
+    /// Levels of objects and arrays in each other, the row's own among them.
+    pub depth: usize,
+    /// Bytes of what must be held in one piece: a row, a batch of Arrow's, all its dictionaries.
+    pub piece: usize,
+}
+
+impl Limits {
+    /// For those who bring their own files.
+    pub const NONE: Self = Self { rows: u64::MAX, fields: usize::MAX, depth: usize::MAX, piece: usize::MAX };
+}
+
+/// What is kept of a row beside its features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// All of it, as it came.
+    Row,
+    /// The fields that are no features.
+    Other,
+}
+
 /// Why rows could not be read, clustered or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -53,8 +88,16 @@ pub enum Error {
     Field { row: u64, field: String, what: String },
     #[error("row {row}: {what}")]
     Row { row: u64, what: String },
+    #[error("row {row}: {what}")]
+    Syntax { row: u64, what: String },
+    #[error("the column {field} {what}")]
+    Column { field: String, what: String },
     #[error("the rows have no column {0}, which the model wants; they have {1}")]
     Missing(String, String),
+    #[error("expected at least one row, there is none")]
+    Empty,
+    #[error("{0}")]
+    TooMuch(String),
     #[error("cannot read the rows: {0}")]
     Read(String),
     #[error(transparent)]
@@ -66,17 +109,26 @@ pub enum Error {
 /// Some rows, on their way.
 #[derive(Debug)]
 pub struct Block {
-    /// Features, row after row, in the model's order and units.
-    pub values: Vec<f64>,
+    /// A column for each feature, in the model's order and units; no nulls, only finite numbers.
+    pub features: Vec<Float64Array>,
     /// What else came with the rows.
     pub carried: Carried,
+}
+
+impl Block {
+    pub fn rows(&self) -> usize {
+        match &self.carried {
+            Carried::Columns(batch) => batch.num_rows(),
+            Carried::Objects(objects) => objects.len(),
+        }
+    }
 }
 
 /// The rows as they came.
 #[derive(Debug)]
 pub enum Carried {
     Columns(RecordBatch),
-    /// A JSON object each, its values verbatim, without the columns that are added.
+    /// A JSON object each, or of it what is kept, its values verbatim; empty where nothing is.
     Objects(Vec<String>),
 }
 
@@ -92,38 +144,30 @@ pub struct Found {
 pub struct Scorer {
     pub features: Vec<String>,
     pub descriptions: Vec<String>,
-    predictor: Predictor,
+    /// The descriptions as Arrow has them.
+    words: ArrayRef,
+    pub predictor: Predictor,
 }
 
 impl Scorer {
     pub fn new(model: &Model, language: &str) -> Self {
-        let words = |cluster: &crate::model::Cluster| {
-            cluster.descriptions.get(language).unwrap_or(&cluster.description).clone()
-        };
-        let descriptions = model.clusters.iter().map(words).collect();
-        Self { features: model.features.clone(), descriptions, predictor: model.predictor() }
+        let descriptions: Vec<String> = model.descriptions(language).into_iter().map(str::to_owned).collect();
+        let words = Arc::new(StringArray::from(descriptions.clone()));
+        Self { features: model.features.clone(), descriptions, words, predictor: model.predictor() }
     }
 
     /// The cluster of each row; `first` is the number of the block's first row, for errors.
     pub fn score(&self, block: &Block, first: u64) -> Result<Found, Error> {
-        let mut found = Found::default();
-        let mut scratch = vec![0.0; self.features.len()];
-        for (i, row) in block.values.chunks_exact(self.features.len()).enumerate() {
-            scratch.copy_from_slice(row);
-            let (cluster, distance) = self.predictor.predict(&mut scratch);
-            if !distance.is_finite() {
-                // Squares left the range of a double, so no cluster is nearer than another; the largest standardised
-                // value is the one to blame.
-                let worst = (0..scratch.len()).max_by(|&a, &b| scratch[a].abs().total_cmp(&scratch[b].abs()));
-                return Err(Error::Field {
-                    row: first + i as u64,
-                    field: self.features[worst.unwrap_or(0)].clone(),
-                    what: "is too far from every cluster to tell them apart".to_owned(),
-                });
-            }
-            found.clusters.push(cluster as u32);
-            found.distances.push(distance);
+        let columns: Vec<&[f64]> = block.features.iter().map(|column| &column.values()[..]).collect();
+        let (clusters, distances) = self.predictor.predict_columns(&columns);
+        if let Some(row) = distances.iter().position(|distance| !distance.is_finite()) {
+            let values: Vec<f64> = columns.iter().map(|column| column[row]).collect();
+            let field = self.features[self.predictor.farthest(&values)].clone();
+            return Err(Error::Field { row: first + row as u64, field, what: TOO_FAR.to_owned() });
         }
-        Ok(found)
+        Ok(Found { clusters, distances })
     }
 }
+
+/// Squares left the range of a double, so no cluster is nearer than another.
+pub const TOO_FAR: &str = "is too far from every cluster to tell them apart";

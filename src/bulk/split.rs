@@ -4,7 +4,7 @@
 
 use std::io::{self, Read};
 
-/// The longest value that is waited for.
+/// The longest value that is waited for, whatever is allowed.
 const MAX_VALUE: usize = 64 * 1024 * 1024;
 const CHUNK: usize = 256 * 1024;
 
@@ -18,11 +18,13 @@ pub struct Splitter<R> {
     array: Option<bool>,
     begun: bool,
     ended: bool,
+    longest: usize,
 }
 
 impl<R: Read> Splitter<R> {
-    pub fn new(input: R) -> Self {
-        Self { input, buffer: Vec::new(), at: 0, array: None, begun: false, ended: false }
+    pub fn new(input: R, longest: usize) -> Self {
+        let longest = longest.min(MAX_VALUE);
+        Self { input, buffer: Vec::new(), at: 0, array: None, begun: false, ended: false, longest }
     }
 
     /// The bytes of the next value; `None` at the end.
@@ -84,8 +86,9 @@ impl<R: Read> Splitter<R> {
         while self.buffer.len() < self.at + bytes {
             self.buffer.drain(..self.at);
             self.at = 0;
-            if self.buffer.len() > MAX_VALUE {
-                return Err(bad("a value of more than 64 MiB"));
+            if self.buffer.len() > self.longest {
+                let what = format!("a value may have {} bytes at most", self.longest);
+                return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
             }
             let before = self.buffer.len();
             self.buffer.resize(before + CHUNK, 0);
@@ -103,25 +106,28 @@ impl<R: Read> Splitter<R> {
     /// Where the object or array ends that begins here.
     fn nested(&mut self) -> io::Result<usize> {
         let (mut depth, mut ahead) = (0_usize, 0);
+        let (mut quoted, mut escaped) = (false, false);
         loop {
             if !self.fill_to(ahead + 1)? {
                 return Err(bad("the last value does not end"));
             }
-            match self.buffer[self.at + ahead] {
-                b'{' | b'[' => depth += 1,
-                b'}' | b']' => {
-                    depth -= 1;
-                    if depth == 0 {
-                        return Ok(self.at + ahead + 1);
+            for (i, byte) in self.buffer[self.at + ahead..].iter().enumerate() {
+                match byte {
+                    _ if escaped => escaped = false,
+                    b'\\' if quoted => escaped = true,
+                    b'"' => quoted = !quoted,
+                    _ if quoted => {}
+                    b'{' | b'[' => depth += 1,
+                    b'}' | b']' => {
+                        depth -= 1;
+                        if depth == 0 {
+                            return Ok(self.at + ahead + i + 1);
+                        }
                     }
+                    _ => {}
                 }
-                b'"' => {
-                    ahead = self.string(self.at + ahead + 1)? - self.at;
-                    continue;
-                }
-                _ => {}
             }
-            ahead += 1;
+            ahead = self.buffer.len() - self.at;
         }
     }
 
@@ -174,7 +180,7 @@ mod tests {
 
     fn values(text: &str) -> Result<Vec<String>, String> {
         let read = |input: Box<dyn Read + '_>| {
-            let mut splitter = Splitter::new(input);
+            let mut splitter = Splitter::new(input, usize::MAX);
             let mut values = Vec::new();
             while let Some(value) = splitter.value().map_err(|e| e.to_string())? {
                 values.push(String::from_utf8(value.to_vec()).unwrap());

@@ -1,24 +1,35 @@
 //! Blocks of rows with their clusters to bytes.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array};
+use datafusion::arrow::array::{
+    ArrayRef, DictionaryArray, Float64Array, Int32Array, RecordBatch, StringArray, UInt32Array,
+};
 use datafusion::arrow::csv::{Writer as CsvWriter, WriterBuilder};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::ipc::writer::StreamWriter;
 use datafusion::arrow::json::LineDelimitedWriter;
 use parquet::arrow::ArrowWriter;
 
-use super::{ADDED, Block, Carried, Error, Format, Found, Scorer};
+use super::lines::push_number;
+use super::{ADDED, Block, Carried, Error, Explainer, Format, Found, Limits, Lines, Scorer, TOO_FAR};
 use crate::record::push_json_string;
 
 /// Writes blocks one after the other. Columns come out as they came in, JSON objects verbatim, and the three that are
-/// added stand behind them. JSON objects become columns where columns are asked for: the features, and the object itself
-/// as the text `row`.
+/// added stand behind them; answers are what the API says to each row. JSON objects become columns where columns are asked
+/// for: the features, and the object itself as the text `row`.
 pub struct Writer<W: Write + Send> {
     sink: Sink<W>,
+    answers: Option<Answers>,
+    limits: Limits,
     any: bool,
+}
+
+/// What JSON holds instead of the rows themselves.
+pub struct Answers {
+    pub lines: Lines,
+    pub explainer: Option<Explainer>,
 }
 
 enum Sink<W: Write + Send> {
@@ -42,35 +53,25 @@ impl<W: Write + Send> Writer<W> {
             Format::Arrow => Sink::Arrow(Some(out), None),
             Format::Parquet => Sink::Parquet(Some(out), None),
         };
-        Self { sink, any: false }
+        Self { sink, answers: None, limits: Limits::NONE, any: false }
     }
 
-    pub fn write(&mut self, block: Block, found: &Found, scorer: &Scorer) -> Result<(), Error> {
+    /// Answers in the place of rows, in JSON and NDJSON; text no longer than this.
+    #[must_use]
+    pub fn with_answers(self, answers: Answers, limits: Limits) -> Self {
+        Self { answers: Some(answers), limits, ..self }
+    }
+
+    /// `first` is the number of the block's first row, for errors.
+    pub fn write(&mut self, block: Block, found: Found, scorer: &Scorer, first: u64) -> Result<(), Error> {
         match &mut self.sink {
             Sink::Json { out, array } => {
-                let objects = match block.carried {
-                    Carried::Objects(objects) => objects,
-                    Carried::Columns(batch) => as_objects(&batch)?,
+                let text = match &self.answers {
+                    Some(answers) => answers.text(block, &found, (*array, self.any), (self.limits, first, scorer))?,
+                    None => as_rows(block, &found, scorer, (*array, self.any))?,
                 };
-                let mut text = String::new();
-                for ((object, &cluster), distance) in objects.iter().zip(&found.clusters).zip(&found.distances) {
-                    text.push_str(match (*array, self.any) {
-                        (true, false) => "[",
-                        (true, true) => ",\n",
-                        (false, _) => "",
-                    });
-                    self.any = true;
-                    text.push_str(object.strip_suffix('}').unwrap_or(object));
-                    text.push_str(if object == "{}" { "\"cluster\":" } else { ",\"cluster\":" });
-                    text.push_str(&cluster.to_string());
-                    text.push_str(",\"description\":");
-                    push_json_string(&mut text, &scorer.descriptions[cluster as usize]);
-                    text.push_str(&format!(",\"distance\":{distance}}}"));
-                    if !*array {
-                        text.push('\n');
-                    }
-                }
-                Ok(out.write_all(text.as_bytes())?)
+                self.any = true;
+                Ok(out.write_all(&text)?)
             }
             Sink::Csv(csv) => csv.write(&with_clusters(block, found, scorer)?).map_err(wrote),
             Sink::Arrow(out, writer) => {
@@ -114,18 +115,125 @@ fn wrote(error: impl std::fmt::Display) -> Error {
     if text.contains("Broken pipe") {
         return std::io::Error::from(std::io::ErrorKind::BrokenPipe).into();
     }
+    if text.contains(TOO_LONG) {
+        return Error::TooMuch("the rows are too long as text; ask for them in the format they came in".to_owned());
+    }
     Error::Write(crate::sql::one_line(&text))
 }
 
-/// The rows of columns as JSON objects.
-fn as_objects(batch: &RecordBatch) -> Result<Vec<String>, Error> {
+/// What stands before an object.
+fn before(array: bool, any: bool) -> &'static [u8] {
+    match (array, any) {
+        (true, false) => b"[",
+        (true, true) => b",\n",
+        (false, _) => b"",
+    }
+}
+
+/// The rows as they came, three fields more each.
+fn as_rows(block: Block, found: &Found, scorer: &Scorer, (array, any): (bool, bool)) -> Result<Vec<u8>, Error> {
+    let objects = match block.carried {
+        Carried::Objects(objects) => objects,
+        Carried::Columns(batch) => {
+            let kept: Vec<usize> = kept(batch.schema_ref()).collect();
+            as_objects(&batch.project(&kept).map_err(wrote)?, usize::MAX)?
+        }
+    };
     let mut text = Vec::new();
-    let kept: Vec<usize> = kept(batch.schema_ref()).collect();
-    let batch = batch.project(&kept).map_err(wrote)?;
+    for (i, ((object, &cluster), &distance)) in objects.iter().zip(&found.clusters).zip(&found.distances).enumerate() {
+        text.extend_from_slice(before(array, any || i > 0));
+        text.extend_from_slice(object.strip_suffix('}').unwrap_or(object).as_bytes());
+        text.extend_from_slice(if object == "{}" { b"\"cluster\":" } else { b",\"cluster\":" });
+        let mut words = String::new();
+        push_json_string(&mut words, &scorer.descriptions[cluster as usize]);
+        text.extend_from_slice(format!("{cluster},\"description\":{words},\"distance\":").as_bytes());
+        push_number(&mut text, distance);
+        text.extend_from_slice(if array { b"}" } else { b"}\n" });
+    }
+    Ok(text)
+}
+
+impl Answers {
+    fn text(
+        &self,
+        block: Block,
+        found: &Found,
+        (array, any): (bool, bool),
+        (limits, first, scorer): (Limits, u64, &Scorer),
+    ) -> Result<Vec<u8>, Error> {
+        let others = match block.carried {
+            Carried::Objects(others) => others,
+            Carried::Columns(batch) => others(&batch, &scorer.features, limits.piece)?,
+        };
+        let mut text = Vec::with_capacity(others.len() * 192);
+        let mut values = vec![0.0; block.features.len()];
+        for (i, (other, (&cluster, &distance))) in
+            others.iter().zip(found.clusters.iter().zip(&found.distances)).enumerate()
+        {
+            for (value, column) in values.iter_mut().zip(&block.features) {
+                *value = column.value(i);
+            }
+            text.extend_from_slice(before(array, any || i > 0));
+            let nearest = (cluster as usize, distance);
+            let pushed = self.lines.push(&mut text, &values, nearest, Some(other), self.explainer.as_ref());
+            pushed.map_err(|far| Error::Field {
+                row: first + i as u64,
+                field: scorer.features[far.0].clone(),
+                what: TOO_FAR.to_owned(),
+            })?;
+            if !array {
+                text.push(b'\n');
+            }
+        }
+        Ok(text)
+    }
+}
+
+/// The columns that are no features, as a JSON object for each row; empty where there are none.
+fn others(batch: &RecordBatch, features: &[String], limit: usize) -> Result<Vec<String>, Error> {
+    let schema = batch.schema_ref();
+    let mut kept: Vec<usize> = Vec::new();
+    for (i, field) in schema.fields().iter().enumerate().filter(|(_, field)| !features.contains(field.name())) {
+        if kept.iter().any(|&other| schema.field(other).name() == field.name()) {
+            return Err(Error::Column { field: field.name().clone(), what: "stands twice".to_owned() });
+        }
+        kept.push(i);
+    }
+    if kept.is_empty() {
+        return Ok(vec![String::new(); batch.num_rows()]);
+    }
+    as_objects(&batch.project(&kept).map_err(wrote)?, limit)
+}
+
+/// The rows of columns as JSON objects, no longer than this in all. A value that stands once in Arrow may stand in a
+/// million rows.
+fn as_objects(batch: &RecordBatch, limit: usize) -> Result<Vec<String>, Error> {
+    let mut text = Bounded { text: Vec::new(), limit };
     let mut writer = LineDelimitedWriter::new(&mut text);
-    writer.write(&batch).and_then(|()| writer.finish()).map_err(wrote)?;
-    let text = String::from_utf8(text).map_err(wrote)?;
+    writer.write(batch).and_then(|()| writer.finish()).map_err(wrote)?;
+    let text = String::from_utf8(text.text).map_err(wrote)?;
     Ok(text.lines().map(str::to_owned).collect())
+}
+
+struct Bounded {
+    text: Vec<u8>,
+    limit: usize,
+}
+
+const TOO_LONG: &str = "too long as text";
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.text.len() + bytes.len() > self.limit {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, TOO_LONG));
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn kept(schema: &Schema) -> impl Iterator<Item = usize> + '_ {
@@ -133,31 +241,27 @@ fn kept(schema: &Schema) -> impl Iterator<Item = usize> + '_ {
     fields.filter(|(_, field)| !ADDED.contains(&field.name().as_str())).map(|(i, _)| i)
 }
 
-fn with_clusters(block: Block, found: &Found, scorer: &Scorer) -> Result<RecordBatch, Error> {
+fn with_clusters(block: Block, found: Found, scorer: &Scorer) -> Result<RecordBatch, Error> {
     let (mut fields, mut columns): (Vec<Field>, Vec<ArrayRef>) = match block.carried {
         Carried::Columns(batch) => {
             kept(batch.schema_ref()).map(|i| (batch.schema_ref().field(i).clone(), Arc::clone(batch.column(i)))).unzip()
         }
         Carried::Objects(objects) => {
-            let width = scorer.features.len();
-            let features = scorer.features.iter().enumerate().map(|(i, name)| {
-                let values: Float64Array =
-                    block.values.iter().skip(i).step_by(width).copied().collect::<Vec<_>>().into();
-                (Field::new(name, DataType::Float64, false), Arc::new(values) as ArrayRef)
-            });
+            let features = scorer.features.iter().zip(block.features);
+            let features = features
+                .map(|(name, column)| (Field::new(name, DataType::Float64, false), Arc::new(column) as ArrayRef));
             let rows = StringArray::from(objects);
             features.chain([(Field::new("row", DataType::Utf8, false), Arc::new(rows) as ArrayRef)]).unzip()
         }
     };
-    let descriptions: StringArray =
-        found.clusters.iter().map(|&cluster| Some(scorer.descriptions[cluster as usize].as_str())).collect();
-    let added: [(DataType, ArrayRef); 3] = [
-        (DataType::UInt32, Arc::new(UInt32Array::from(found.clusters.clone()))),
-        (DataType::Utf8, Arc::new(descriptions)),
-        (DataType::Float64, Arc::new(Float64Array::from(found.distances.clone()))),
-    ];
-    for (name, (kind, column)) in ADDED.into_iter().zip(added) {
-        fields.push(Field::new(name, kind, false));
+    // Each description stands once; rows point at it.
+    let clusters = UInt32Array::from(found.clusters);
+    let keys = Int32Array::new(clusters.values().inner().clone().into(), None);
+    let descriptions = DictionaryArray::try_new(keys, Arc::clone(&scorer.words)).map_err(wrote)?;
+    let added: [ArrayRef; 3] =
+        [Arc::new(clusters), Arc::new(descriptions), Arc::new(Float64Array::from(found.distances))];
+    for (name, column) in ADDED.into_iter().zip(added) {
+        fields.push(Field::new(name, column.data_type().clone(), false));
         columns.push(column);
     }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(wrote)

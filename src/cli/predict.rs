@@ -69,7 +69,7 @@ impl Predict {
             let first = reader.rows;
             let Some(block) = reader.block().with_context(|| name.clone())? else { break };
             let found = scorer.score(&block, first).with_context(|| name.clone())?;
-            writer.write(block, &found, &scorer)?;
+            writer.write(block, found, &scorer, first)?;
         }
         writer.finish()?;
         tracing::debug!("{} of {name} clustered", count(reader.rows, "row"));

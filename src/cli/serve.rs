@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use super::{Done, Stop};
 use crate::api::{self, State, live::Live};
-use crate::config::{BindArgs, GuardArgs, HttpSqlArgs, SqlArgs, StoreArgs};
+use crate::config::{BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, SqlArgs, StoreArgs};
 
 /// Serve the API over a store
 ///
@@ -25,6 +25,8 @@ pub struct Serve {
     guard: GuardArgs,
     #[command(flatten)]
     http_sql: HttpSqlArgs,
+    #[command(flatten)]
+    bodies: BodyArgs,
 }
 
 impl Serve {
@@ -37,7 +39,8 @@ impl Serve {
         });
         let Some((live, listener)) = prepared.await? else { return Ok(Done::Well) };
         let address = listener.local_addr()?;
-        let state = Arc::new(State::new(&store, live, None, false, self.http_sql.confined(&store, &self.sql))?);
+        let sql = self.http_sql.confined(&store, &self.sql);
+        let state = Arc::new(State::new(&store, live, None, false, sql, self.bodies.bodies())?);
         tracing::info!("serving {} at http://{address}, documented at http://{address}/docs", store.root().display());
         api::serve(listener, state, guard, async move { stop.wished().await }).await?;
         Ok(Done::Well)

@@ -14,7 +14,8 @@ use crate::api::{self, State, live::Live};
 use crate::broker::embedded::Backlog;
 use crate::broker::{Acknowledged, Cluster, Embedded, Producer};
 use crate::config::{
-    BatchArgs, BindArgs, GuardArgs, HttpSqlArgs, MaybeKafkaArgs, RollArgs, SqlArgs, StoreArgs, TopicArgs, seconds,
+    BatchArgs, BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, MaybeKafkaArgs, RollArgs, SqlArgs, StoreArgs, TopicArgs,
+    seconds,
 };
 use crate::ingest::{Control, Job};
 use crate::produce::{self, Options, Replay};
@@ -45,6 +46,8 @@ pub struct Up {
     guard: GuardArgs,
     #[command(flatten)]
     http_sql: HttpSqlArgs,
+    #[command(flatten)]
+    bodies: BodyArgs,
     #[command(flatten)]
     kafka: MaybeKafkaArgs,
     #[command(flatten)]
@@ -113,7 +116,7 @@ impl Up {
         };
         let ingesting = ingest::spawn(job, &control)?;
         let sql = self.http_sql.confined(&store, &self.sql);
-        let state = Arc::new(State::new(&store, live, Some(Arc::clone(&control)), true, sql)?);
+        let state = Arc::new(State::new(&store, live, Some(Arc::clone(&control)), true, sql, self.bodies.bodies())?);
         let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();
         let serving = tokio::spawn(api::serve(listener, Arc::clone(&state), guard, async {
             let _ = stopped.await;

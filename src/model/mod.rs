@@ -29,6 +29,9 @@ pub use shelf::{Shelf, Slices, Standing};
 /// How many slices there are; the name of the whole is the method.
 pub const SLICES: u8 = 3;
 
+/// Rows that are predicted at once.
+const TILE: usize = 256;
+
 /// A trained segmentation of one slice. The file and the API agree on it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Object)]
 pub struct Model {
@@ -164,6 +167,11 @@ impl Model {
         })
     }
 
+    /// What each cluster is like, in a language, else in English.
+    pub fn descriptions(&self, language: &str) -> Vec<&str> {
+        self.clusters.iter().map(|c| c.descriptions.get(language).unwrap_or(&c.description).as_str()).collect()
+    }
+
     /// Ready to answer.
     pub fn predictor(&self) -> Predictor {
         Predictor::new(self.scale(), &self.centroids())
@@ -195,6 +203,58 @@ impl Predictor {
         }
         let (cluster, squared) = kmeans::nearest(row, &self.centroids);
         (cluster, squared.sqrt())
+    }
+
+    /// The clusters and distances of rows that come as columns: the same to the bit as [`Predictor::predict`] finds one by one.
+    pub fn predict_columns(&self, columns: &[&[f64]]) -> (Vec<u32>, Vec<f64>) {
+        let rows = columns.first().map_or(0, |column| column.len());
+        let (mut clusters, mut distances) = (vec![0_u32; rows], vec![0.0_f64; rows]);
+        // So many rows that all scratch stays in the nearest cache.
+        let mut standardised = vec![[0.0_f64; TILE]; columns.len()];
+        let (mut best, mut of, mut squared) = ([0.0_f64; TILE], [0_u32; TILE], [0.0_f64; TILE]);
+        for start in (0..rows).step_by(TILE) {
+            let n = TILE.min(rows - start);
+            for (feature, (tile, column)) in standardised.iter_mut().zip(columns).enumerate() {
+                for (place, value) in tile.iter_mut().zip(&column[start..start + n]) {
+                    *place = self.scale.standardise(feature, *value);
+                }
+            }
+            best.fill(f64::INFINITY);
+            of.fill(0);
+            for (cluster, centroid) in self.centroids.rows().into_iter().enumerate() {
+                squared.fill(0.0);
+                for (tile, &at) in standardised.iter().zip(centroid) {
+                    for (sum, &place) in squared.iter_mut().zip(tile) {
+                        *sum += (place - at) * (place - at);
+                    }
+                }
+                for ((best, of), &squared) in best.iter_mut().zip(&mut of).zip(&squared) {
+                    let nearer = squared < *best;
+                    *best = if nearer { squared } else { *best };
+                    *of = if nearer { cluster as u32 } else { *of };
+                }
+            }
+            clusters[start..start + n].copy_from_slice(&of[..n]);
+            for (distance, best) in distances[start..start + n].iter_mut().zip(&best) {
+                *distance = best.sqrt();
+            }
+        }
+        (clusters, distances)
+    }
+
+    /// The squares that a row's distance to each cluster is the sum of: by cluster, then by feature.
+    pub fn squares(&self, values: &[f64]) -> Array2<f64> {
+        let place = |feature: usize| self.scale.standardise(feature, values[feature]);
+        Array2::from_shape_fn(self.centroids.dim(), |(cluster, feature)| {
+            let apart = place(feature) - self.centroids[(cluster, feature)];
+            apart * apart
+        })
+    }
+
+    /// The feature that puts a row farthest out.
+    pub fn farthest(&self, values: &[f64]) -> usize {
+        let out = |feature: usize| self.scale.standardise(feature, values[feature]).abs();
+        (0..values.len()).max_by(|&a, &b| out(a).total_cmp(&out(b))).unwrap_or(0)
     }
 
     /// k by features, standardised.

@@ -182,8 +182,30 @@ impl Running {
     }
 
     pub fn post_as(&self, path: &str, content_type: &str, body: &[u8]) -> Answer {
-        let url = format!("{}{path}", self.address);
-        answer(agent().post(&url).header("content-type", content_type).send(body).unwrap())
+        self.ask(path, &[("content-type", content_type)], body)
+    }
+
+    /// A POST with these headers.
+    pub fn ask(&self, path: &str, headers: &[(&str, &str)], body: impl ureq::AsSendBody) -> Answer {
+        answer(self.begin(path, headers, body))
+    }
+
+    /// A POST whose answer is still to be read.
+    pub fn begin(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl ureq::AsSendBody,
+    ) -> ureq::http::Response<ureq::Body> {
+        let request = agent().post(format!("{}{path}", self.address));
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)).send(body).unwrap()
+    }
+
+    /// A GET, or another request without a body, with these headers.
+    pub fn call(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.address));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        answer(agent().run(request.body(()).unwrap()).unwrap())
     }
 }
 
@@ -199,12 +221,19 @@ pub struct Answer {
     pub status: u16,
     pub content_type: String,
     pub location: Option<String>,
+    pub headers: ureq::http::HeaderMap,
+    pub bytes: Vec<u8>,
+    /// The bytes, where they are text.
     pub text: String,
 }
 
 impl Answer {
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 }
 
@@ -220,8 +249,10 @@ fn answer(mut response: ureq::http::Response<ureq::Body>) -> Answer {
     let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
     let (content_type, location) = (header("content-type").unwrap_or_default(), header("location"));
     let status = response.status().as_u16();
-    let text = response.body_mut().with_config().limit(1 << 30).read_to_string().unwrap();
-    Answer { status, content_type, location, text }
+    let headers = response.headers().clone();
+    let bytes = response.body_mut().with_config().limit(1 << 30).read_to_vec().unwrap();
+    let text = String::from_utf8(bytes.clone()).unwrap_or_default();
+    Answer { status, content_type, location, headers, bytes, text }
 }
 
 /// Waits for something that must come true.

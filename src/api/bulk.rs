@@ -1,0 +1,202 @@
+//! Rows for any segmentation in the formats people have, answered in the format they like.
+//!
+//! Input: a body as JSON, NDJSON, CSV or Arrow, and a model. Output: an answer that streams while the body arrives. A fault
+//! in its first mebibyte is a problem with a status; a later one breaks the answer off, so that it can't pass for a whole one.
+
+use std::io::{self, Cursor, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use futures::Stream;
+use poem::{Body, Request, RequestBody};
+use poem_openapi::payload::{Binary, Payload as _, PlainText};
+use poem_openapi::registry::{MetaMediaType, MetaRequest, MetaSchemaRef, Registry};
+use poem_openapi::types::Type;
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
+use tokio::sync::Semaphore;
+
+use super::pipe::{self, Outgoing, Shared};
+use super::posted::{self, media_type};
+use super::problem::Problem;
+use super::rows::AnyRow;
+use crate::bulk::{Answers, Error, Format, Keep, Limits, Reader, Scorer, Writer};
+
+/// The media types of rows, in and out.
+pub const FORMS: [(Format, &str); 4] = [
+    (Format::Json, "application/json"),
+    (Format::Ndjson, "application/x-ndjson"),
+    (Format::Csv, "text/csv"),
+    (Format::Arrow, "application/vnd.apache.arrow.stream"),
+];
+
+/// The media type of a format.
+pub fn kind(format: Format) -> &'static str {
+    FORMS.iter().find(|(known, _)| *known == format).map_or("application/octet-stream", |(_, kind)| kind)
+}
+
+/// Each format with the schema of what is written in it: `json` for JSON, else text or bytes.
+pub fn content(json: MetaSchemaRef) -> Vec<MetaMediaType> {
+    let schema = |format| match format {
+        Format::Json => json.clone(),
+        Format::Arrow => Binary::<Vec<u8>>::schema_ref(),
+        _ => PlainText::<String>::schema_ref(),
+    };
+    FORMS.iter().map(|(format, content_type)| MetaMediaType { content_type, schema: schema(*format) }).collect()
+}
+
+/// How much may come in a body of rows, and how many bodies at once.
+pub struct Bodies {
+    pub bytes: u64,
+    pub limits: Limits,
+    running: Arc<Semaphore>,
+}
+
+impl Bodies {
+    pub fn new(bytes: u64, rows: u64, fields: usize, depth: usize, running: usize) -> Self {
+        let limits = Limits { rows, fields, depth, piece: posted::MAX_BODY };
+        Self { bytes, limits, running: Arc::new(Semaphore::new(running)) }
+    }
+}
+
+/// The body of a request, and how it is written down. It is read when it is known who answers.
+pub struct Rows {
+    pub format: Format,
+    pub body: Body,
+}
+
+impl<'a> ApiExtractor<'a> for Rows {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        Vec::<AnyRow>::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(MetaRequest {
+            description: Some(
+                "The rows: a JSON array of objects, an object a line, a CSV with a header line, or Arrow's streaming format.",
+            ),
+            content: content(Vec::<AnyRow>::schema_ref()),
+            required: true,
+        })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let said = request.content_type().map(media_type).unwrap_or_default();
+        let Some((format, _)) = FORMS.iter().find(|(_, kind)| kind.eq_ignore_ascii_case(said)) else {
+            let known = FORMS.map(|(_, kind)| kind).join(", ");
+            return Err(Problem::unsupported(format!("send rows with a Content-Type of {known}")).into());
+        };
+        Ok(Self { format: *format, body: body.take()? })
+    }
+}
+
+/// A bulk answer's parts that are known before the first row is read.
+pub struct Order {
+    pub from: Format,
+    pub to: Format,
+    pub scorer: Scorer,
+    /// For JSON and NDJSON.
+    pub answers: Answers,
+}
+
+/// Answers a body, whose first bytes were read and are all there is if `whole`.
+pub async fn answer<S, B>(bodies: &Bodies, order: Order, head: Vec<u8>, rest: Option<S>) -> Result<Body, Problem>
+where
+    S: Stream<Item = io::Result<B>> + Send + Unpin + 'static,
+    B: AsRef<[u8]> + Send + 'static,
+{
+    let permit = begins_well(order.from, &head, rest.is_none()).and_then(|()| {
+        let permit = Arc::clone(&bodies.running).try_acquire_owned();
+        permit.map_err(|_| Problem::unavailable("as many bodies as may are being answered; try again in a moment"))
+    });
+    let permit = match permit {
+        Ok(permit) => permit,
+        Err(problem) => {
+            rest.map(|rest| tokio::spawn(pipe::drain(rest)));
+            return Err(problem);
+        }
+    };
+    let shared = Shared::default();
+    let left = bodies.bytes.saturating_sub(head.len() as u64);
+    let head = Cursor::new(head);
+    let input: Box<dyn Read + Send> = match rest {
+        Some(rest) => Box::new(head.chain(pipe::incoming(rest, left, bodies.bytes, &shared))),
+        None => Box::new(head),
+    };
+    let mut out = Outgoing::new(&shared);
+    let limits = bodies.limits;
+    tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        // Whatever a client sends, a thread that panics takes no more with it than this answer.
+        let ran = catch_unwind(AssertUnwindSafe(|| run(order, input, &mut out, limits)));
+        out.end(ran.unwrap_or_else(|_| Err(Error::Read("they are damaged".to_owned()))));
+    });
+    shared.begun().await.map_err(problem)?;
+    Ok(shared.body())
+}
+
+/// A byte-order mark, and what only looks like the format that was said.
+fn begins_well(format: Format, head: &[u8], whole: bool) -> Result<(), Problem> {
+    if format != Format::Arrow && head.starts_with(b"\xef\xbb\xbf") {
+        return Err(Problem::bad_request("the body begins with a byte-order mark; send plain UTF-8"));
+    }
+    let first = head.iter().find(|byte| !byte.is_ascii_whitespace());
+    match (format, first) {
+        (_, None) if whole => Err(Problem::bad_request("the body is empty")),
+        (Format::Json, Some(b'[') | None) => Ok(()),
+        (Format::Json, _) => Err(Problem::unprocessable("expected an array of objects, one for each row")),
+        (Format::Ndjson, Some(b'[')) => {
+            Err(Problem::unprocessable("row 0: expected an object, found an array; arrays go as application/json")
+                .at(0))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn run(order: Order, input: Box<dyn Read + Send>, out: &mut Outgoing, limits: Limits) -> Result<(), Error> {
+    let Order { from, to, scorer, answers } = order;
+    // Of columns nothing is taken away; objects become answers or, where columns are asked for, come back whole.
+    let keep = if matches!(to, Format::Json | Format::Ndjson) { Keep::Other } else { Keep::Row };
+    let mut reader = Reader::open_limited(input, Some(from), &scorer.features, limits, keep)?;
+    let mut writer = Writer::new(out, to).with_answers(answers, limits);
+    loop {
+        let first = reader.rows;
+        let Some(block) = reader.block()? else { break };
+        let found = scorer.score(&block, first)?;
+        writer.write(block, found, &scorer, first)?;
+    }
+    if reader.rows == 0 {
+        return Err(Error::Empty);
+    }
+    writer.finish()
+}
+
+fn problem(error: Error) -> Problem {
+    let detail = error.to_string();
+    match error {
+        Error::Field { row, field, .. } => Problem::unprocessable(detail).at(row).field(field),
+        Error::Row { row, .. } => Problem::unprocessable(detail).at(row),
+        Error::Syntax { row, .. } => Problem::bad_request(detail).at(row),
+        Error::Column { field, .. } | Error::Missing(field, _) => Problem::unprocessable(detail).field(field),
+        Error::Empty => Problem::unprocessable(detail),
+        Error::TooMuch(_) => Problem::too_large(detail),
+        Error::Read(_) => Problem::bad_request(detail),
+        Error::Io(error) => arrived(&error),
+        Error::Write(_) => Problem::unprocessable(detail),
+    }
+}
+
+/// Why a body did not arrive.
+pub fn arrived(error: &io::Error) -> Problem {
+    match error.kind() {
+        io::ErrorKind::FileTooLarge => Problem::too_large(error.to_string()),
+        _ => Problem::bad_request(format!("the body did not arrive: {error}")),
+    }
+}

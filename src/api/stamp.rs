@@ -1,0 +1,118 @@
+//! Which model answered, in headers: `ETag` and `Model-Version`; and answers that need not be sent again.
+
+use std::marker::PhantomData;
+
+use poem::http::{HeaderValue, StatusCode};
+use poem::{IntoResponse, Request, Response};
+use poem_openapi::ApiResponse;
+use poem_openapi::payload::{Json, Payload as _};
+use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry};
+use poem_openapi::types::{ToJSON, Type};
+use sha2::{Digest as _, Sha256};
+
+use crate::model::Model;
+use crate::rows::hex;
+
+/// What an answer was made from.
+#[derive(Debug, Clone)]
+pub struct Stamp {
+    etag: String,
+    version: Option<u64>,
+}
+
+impl Stamp {
+    /// A model, which is never changed once it has its version.
+    pub fn of(model: &Model) -> Self {
+        let Model { segmentation, slice, version, .. } = model;
+        Self { etag: format!("\"{segmentation}@{slice}@{version}\""), version: Some(*version) }
+    }
+
+    /// Several models, or none: the answer itself tells.
+    fn of_text(text: &[u8]) -> Self {
+        Self { etag: format!("\"{}\"", &hex(&Sha256::digest(text))[..16]), version: None }
+    }
+
+    /// Whether the client has just this already.
+    fn known(&self, request: &Request) -> bool {
+        let sent = request.headers().get_all("if-none-match").iter().filter_map(|value| value.to_str().ok());
+        let mut tags = sent.flat_map(|value| value.split(',')).map(str::trim);
+        tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == self.etag)
+    }
+
+    pub fn put(&self, response: &mut Response) {
+        let version = self.version.map(|version| ("model-version", version.to_string()));
+        for (name, value) in [("etag", self.etag.clone())].into_iter().chain(version) {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                response.headers_mut().insert(name, value);
+            }
+        }
+    }
+}
+
+/// The headers as the OpenAPI document has them.
+pub fn headers() -> Vec<MetaHeader> {
+    let header = |name: &str, description: &str, schema| MetaHeader {
+        name: name.to_owned(),
+        description: Some(description.to_owned()),
+        required: false,
+        deprecated: false,
+        schema,
+    };
+    let etag = header("ETag", "Changes just when the answer does; a strong validator.", String::schema_ref());
+    let version = header("Model-Version", "The version of the model that answered.", u64::schema_ref());
+    vec![etag, version]
+}
+
+/// A JSON answer with its stamp, or 304 where the client has it already.
+pub struct Stamped<T> {
+    text: Option<Vec<u8>>,
+    stamp: Stamp,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T: ToJSON> Stamped<T> {
+    pub fn of(request: &Request, answer: &T, model: &Model) -> Self {
+        Self::new(request, answer, |_| Stamp::of(model))
+    }
+
+    pub fn of_many(request: &Request, answer: &T) -> Self {
+        Self::new(request, answer, Stamp::of_text)
+    }
+
+    fn new(request: &Request, answer: &T, stamp: impl FnOnce(&[u8]) -> Stamp) -> Self {
+        let text = answer.to_json_string().into_bytes();
+        let stamp = stamp(&text);
+        let text = if stamp.known(request) { None } else { Some(text) };
+        Self { text, stamp, of: PhantomData }
+    }
+}
+
+impl<T: Type> IntoResponse for Stamped<T> {
+    fn into_response(self) -> Response {
+        let mut response = match self.text {
+            Some(text) => Response::builder().content_type(Json::<T>::CONTENT_TYPE).body(text),
+            None => StatusCode::NOT_MODIFIED.into_response(),
+        };
+        self.stamp.put(&mut response);
+        response
+    }
+}
+
+impl<T: Type> ApiResponse for Stamped<T> {
+    fn meta() -> MetaResponses {
+        let content = vec![MetaMediaType { content_type: Json::<T>::CONTENT_TYPE, schema: T::schema_ref() }];
+        let response = |status, description, content| MetaResponse {
+            description,
+            status: Some(status),
+            status_range: None,
+            content,
+            headers: headers(),
+        };
+        let unchanged = "What the client has is what there is: `If-None-Match` names its `ETag`.";
+        MetaResponses { responses: vec![response(200, "Found.", content), response(304, unchanged, vec![])] }
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}

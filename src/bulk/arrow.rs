@@ -1,0 +1,135 @@
+//! Arrow's streaming format to batches, held in one piece each and never copied again.
+//!
+//! The lengths in a stream are anybody's claim: memory is taken as bytes arrive, not before, and no more than is allowed.
+
+use std::collections::VecDeque;
+use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::buffer::Buffer;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::ipc::reader::StreamDecoder;
+use datafusion::arrow::ipc::{MessageHeader, root_as_message};
+
+use super::{Error, Limits};
+
+/// What stands before each message of today's format.
+const MARK: [u8; 4] = [0xff; 4];
+/// The message that ends a stream.
+const END: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+/// The longest description of a message.
+const MAX_HEAD: usize = 16 * 1024 * 1024;
+
+/// The batches of a stream.
+pub struct Batches<R> {
+    input: R,
+    decoder: StreamDecoder,
+    limits: Limits,
+    /// Bytes of all dictionaries so far.
+    dictionaries: usize,
+    ready: VecDeque<RecordBatch>,
+    ended: bool,
+}
+
+impl<R: Read> Batches<R> {
+    pub fn new(input: R, limits: Limits) -> Self {
+        let (decoder, ready) = (StreamDecoder::new(), VecDeque::new());
+        Self { input, decoder, limits, dictionaries: 0, ready, ended: false }
+    }
+
+    /// The next batch; `None` at the end.
+    pub fn next(&mut self) -> Result<Option<RecordBatch>, Error> {
+        while self.ready.is_empty() && !self.ended {
+            self.message()?;
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    fn message(&mut self) -> Result<(), Error> {
+        let mut prefix = self.piece(4)?;
+        if prefix == MARK {
+            prefix = self.piece(4)?;
+        } else if prefix.is_empty() {
+            // The end may go unsaid.
+            return self.end();
+        }
+        let length = match <[u8; 4]>::try_from(prefix.as_slice()) {
+            Ok(length) => u32::from_le_bytes(length) as usize,
+            Err(_) => return Err(cut_off()),
+        };
+        if length == 0 {
+            let after = self.piece(1)?;
+            return if after.is_empty() { self.end() } else { Err(damaged("something follows its end")) };
+        }
+        if length > MAX_HEAD {
+            return Err(damaged("a message's description is longer than 16 MiB"));
+        }
+        let head = self.whole(length)?;
+        let message = root_as_message(&head).map_err(|e| damaged(&e.to_string()))?;
+        let body = usize::try_from(message.bodyLength()).map_err(|_| damaged("a message has a negative length"))?;
+        let dictionary = message.header_type() == MessageHeader::DictionaryBatch;
+        let held = body.saturating_add(if dictionary { self.dictionaries } else { 0 });
+        if held > self.limits.piece {
+            let what = if dictionary { "the dictionaries of a stream" } else { "a record batch" };
+            let limit = self.limits.piece;
+            return Err(Error::TooMuch(format!("{what} may have {limit} bytes at most; write smaller batches")));
+        }
+        if dictionary {
+            self.dictionaries = held;
+        }
+        let body = self.whole(body)?;
+        let mut framed = Vec::with_capacity(8 + head.len());
+        framed.extend(MARK);
+        framed.extend((head.len() as u32).to_le_bytes());
+        framed.extend(head);
+        self.decode(framed)?;
+        self.decode(body)?;
+        let fields = self.decoder.schema().map_or(0, |schema: SchemaRef| schema.fields().len());
+        if fields > self.limits.fields {
+            return Err(Error::TooMuch(format!("rows may have {} columns at most", self.limits.fields)));
+        }
+        Ok(())
+    }
+
+    /// The decoder looks at a message without a body only when more comes.
+    fn end(&mut self) -> Result<(), Error> {
+        self.ended = true;
+        self.decode(END.to_vec())?;
+        match self.decoder.schema() {
+            Some(_) => Ok(()),
+            None => Err(damaged("it has no schema")),
+        }
+    }
+
+    fn decode(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
+        let mut buffer = Buffer::from_vec(bytes);
+        while !buffer.is_empty() {
+            // Types that it does not know make it panic.
+            let decoded = catch_unwind(AssertUnwindSafe(|| self.decoder.decode(&mut buffer)));
+            let decoded = decoded.map_err(|_| damaged("it has a type that is not known"))?;
+            self.ready.extend(decoded.map_err(|e| damaged(&e.to_string()))?);
+        }
+        Ok(())
+    }
+
+    /// So many bytes, or fewer at the end.
+    fn piece(&mut self, length: usize) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        self.input.by_ref().take(length as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn whole(&mut self, length: usize) -> Result<Vec<u8>, Error> {
+        let bytes = self.piece(length)?;
+        if bytes.len() < length { Err(cut_off()) } else { Ok(bytes) }
+    }
+}
+
+fn cut_off() -> Error {
+    damaged("it ends in the middle of a message")
+}
+
+fn damaged(why: &str) -> Error {
+    Error::Read(format!("the Arrow stream is damaged: {}", crate::sql::one_line(why)))
+}

@@ -1,0 +1,127 @@
+//! Why a row is in its cluster: how far every cluster is, what each feature adds to that, and what the other slices say.
+//!
+//! Input: a row and the models of all slices. Output: JSON, whose look from outside is documented in api/rows.rs.
+
+use serde::Serialize;
+use serde::ser::{SerializeMap as _, Serializer};
+
+use crate::model::{Model, Predictor};
+
+/// Explains the answers of one model.
+pub struct Explainer {
+    features: Vec<String>,
+    predictor: Predictor,
+    opinions: Vec<Opinion>,
+}
+
+/// What a slice has to say.
+pub struct Opinion {
+    slice: u8,
+    /// Its model's version, ready to answer with words; or why there is none.
+    model: Result<(u64, Predictor, Vec<String>), String>,
+}
+
+impl Opinion {
+    pub fn of(model: &Model, language: &str) -> Self {
+        let words = model.descriptions(language).into_iter().map(str::to_owned).collect();
+        Self { slice: model.slice, model: Ok((model.version, model.predictor(), words)) }
+    }
+
+    pub fn missing(slice: u8, why: String) -> Self {
+        Self { slice, model: Err(why) }
+    }
+}
+
+/// A row so far from some cluster that their distance is no number; the feature to blame.
+#[derive(Debug)]
+pub struct TooFar(pub usize);
+
+#[derive(Serialize)]
+struct Explanation<'a> {
+    distances: Vec<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runner_up: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    margin: Option<f64>,
+    shares: Shares<'a>,
+    slices: Vec<Said<'a>>,
+}
+
+#[derive(Serialize)]
+struct Said<'a> {
+    slice: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    distance: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing: Option<&'a str>,
+}
+
+/// By feature its part of the squared distance.
+struct Shares<'a> {
+    features: &'a [String],
+    squares: Vec<f64>,
+}
+
+impl Serialize for Shares<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let sum: f64 = self.squares.iter().sum();
+        let mut map = serializer.serialize_map(Some(self.features.len()))?;
+        for (feature, square) in self.features.iter().zip(&self.squares) {
+            // On the centroid itself nothing has a part in nothing.
+            map.serialize_entry(feature, &if sum > 0.0 { square / sum } else { 0.0 })?;
+        }
+        map.end()
+    }
+}
+
+impl Explainer {
+    pub fn new(features: &[String], predictor: &Predictor, opinions: Vec<Opinion>) -> Self {
+        Self { features: features.to_vec(), predictor: predictor.clone(), opinions }
+    }
+
+    /// Appends the explanation of a row that is in this cluster.
+    pub fn push(&self, out: &mut Vec<u8>, values: &[f64], cluster: usize) -> Result<(), TooFar> {
+        let squares = self.predictor.squares(values);
+        let distances: Vec<f64> = squares.rows().into_iter().map(|row| row.iter().sum::<f64>().sqrt()).collect();
+        if distances.iter().any(|distance| !distance.is_finite()) {
+            return Err(TooFar(self.predictor.farthest(values)));
+        }
+        let others = (0..distances.len()).filter(|&other| other != cluster);
+        let runner_up = others.min_by(|&a, &b| distances[a].total_cmp(&distances[b]));
+        let explanation = Explanation {
+            runner_up,
+            margin: runner_up.map(|other| distances[other] - distances[cluster]),
+            shares: Shares { features: &self.features, squares: squares.row(cluster).to_vec() },
+            slices: self.opinions.iter().map(|opinion| opinion.of_row(values)).collect::<Result<_, _>>()?,
+            distances,
+        };
+        // Writing finite numbers to memory can't fail.
+        let _ = serde_json::to_writer(out, &explanation);
+        Ok(())
+    }
+}
+
+impl Opinion {
+    fn of_row(&self, values: &[f64]) -> Result<Said<'_>, TooFar> {
+        let none =
+            Said { slice: self.slice, version: None, cluster: None, description: None, distance: None, missing: None };
+        match &self.model {
+            Err(why) => Ok(Said { missing: Some(why), ..none }),
+            Ok((version, predictor, words)) => {
+                let (cluster, distance) = predictor.predict(&mut values.to_vec());
+                if !distance.is_finite() {
+                    return Err(TooFar(predictor.farthest(values)));
+                }
+                let description = words.get(cluster).map(String::as_str);
+                let (version, cluster, distance) = (Some(*version), Some(cluster), Some(distance));
+                Ok(Said { version, cluster, description, distance, ..none })
+            }
+        }
+    }
+}
