@@ -222,6 +222,17 @@ fn a_prediction_marks_its_point_and_explains_itself() {
     assert_eq!(browser.text(".verdict span:last-child"), answer["description"]);
     assert_eq!(browser.text(".verdict .number"), answer["cluster"].to_string());
     assert_eq!(browser.run("document.querySelectorAll('.probe').length"), 3);
+    // Why: the distance to each centroid, and what the other slices say.
+    let explained = &server.post("/api/segments/price_rating/predict?explain=true", asked).json()[0]["explanation"];
+    let shown =
+        "[...document.querySelector('.measures').querySelectorAll('.value')].map((one) => Number(one.textContent))";
+    let shown = browser.run(shown);
+    for (shown, distance) in shown.as_array().unwrap().iter().zip(explained["distances"].as_array().unwrap()) {
+        assert!((shown.as_f64().unwrap() / distance.as_f64().unwrap() - 1.0).abs() < 0.01, "{shown} {distance}");
+    }
+    assert_eq!(shown.as_array().unwrap().len(), 3);
+    let second = explained["slices"][1]["description"].as_str().unwrap();
+    assert!(browser.text("#try-answer").contains(&format!("First two thirds: {second}")));
     // The command asks the same.
     let command = browser.text("#try pre").replacen("curl ", "curl -sS ", 1);
     let output = std::process::Command::new("sh").args(["-c", &command]).output().unwrap();

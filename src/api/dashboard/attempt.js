@@ -62,7 +62,7 @@ function row() {
   return Object.fromEntries(shown.info.features.map((feature) => [feature, Number(kept[feature].trim().replace(',', '.') || 'x')]));
 }
 
-const path = (slice) => `/api/segments/${encodeURIComponent(shown.info.name)}/predict?model=${slice}&lang=${language()}`;
+const path = (slice) => `/api/segments/${encodeURIComponent(shown.info.name)}/predict?model=${slice}&lang=${language()}&explain=true`;
 
 async function ask() {
   const asked = { name: shown.info.name, row: row(), slice: byId('try-form').querySelector('select').value };
