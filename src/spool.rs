@@ -32,9 +32,14 @@ pub struct Space {
 }
 
 impl Space {
-    /// For a process that may take so much memory.
+    /// So many bytes in memory.
+    pub fn new(memory: usize, dir: impl Into<PathBuf>) -> Self {
+        Self { memory, dir: dir.into() }
+    }
+
+    /// For a process that may take so much memory in all.
     pub fn within(limit: usize, dir: impl Into<PathBuf>) -> Self {
-        Self { memory: limit.saturating_sub(APART).max(limit / 4), dir: dir.into() }
+        Self::new(limit.saturating_sub(APART).max(limit / 4), dir)
     }
 
     /// Whether so many bytes of columns stay in memory.

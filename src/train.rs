@@ -39,6 +39,10 @@ pub use numbers::{by_features, renumbered};
 pub const SEED: u64 = 42;
 /// Until assignments stop changing; that many passes are more than that ever took.
 const LIMITS: Limits = Limits { iterations: 10_000, tolerance: 0.0 };
+/// The least memory that a training may be given.
+const LEAST_MEMORY: usize = 256_000_000;
+/// What the program and the reading of the store's files take of it.
+const READING: usize = 160 << 20;
 /// Rows of a model's sample.
 const SAMPLE_ROWS: usize = 5_000;
 
@@ -141,14 +145,18 @@ pub struct Training {
 }
 
 impl How {
-    /// A quarter of the memory is for what the SQL sorts; what it reads comes on top.
-    fn limits(&self) -> engine::Limits {
-        engine::Limits { memory: Some(self.memory / 4), ..Default::default() }
+    /// A third of what is left is for what the SQL sorts: then its merge needs some too, and chunks are on their way.
+    fn share(&self) -> usize {
+        self.memory.max(LEAST_MEMORY).saturating_sub(READING) / 3
     }
 
-    /// Half of it is for the rows that come out.
+    fn limits(&self) -> engine::Limits {
+        engine::Limits { memory: Some(self.share()), ..Default::default() }
+    }
+
+    /// Where the rows are that come out of it.
     fn space(&self, store: &Store) -> Space {
-        Space::within(self.memory / 2, store.tmp())
+        Space::new(self.share(), store.tmp())
     }
 }
 

@@ -22,9 +22,9 @@ pub struct Train {
     #[arg(long, env = "TERCILE_JSON", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     json: bool,
-    /// Memory to keep within, as in 512MB or 2GiB: rows that need more wait in files (in the store's tmp/) and are passed over
-    /// there [default: half of the memory]
-    #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", value_parser = bytes)]
+    /// Memory to keep within, as in 512MB or 2GiB, 256MB or more: rows that need more wait in files (in the store's tmp/) and
+    /// are passed over there [default: half of the memory]
+    #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", value_parser = memory)]
     memory_limit: Option<usize>,
     #[command(flatten)]
     store: StoreArgs,
@@ -66,6 +66,11 @@ impl Train {
         }
         Ok(if nothing { Done::With(1) } else { Done::Well })
     }
+}
+
+fn memory(text: &str) -> Result<usize, String> {
+    let found = bytes(text)?;
+    if found < 256_000_000 { Err("expected a size of 256MB or more".to_owned()) } else { Ok(found) }
 }
 
 fn message(progress: Progress<'_>) -> String {

@@ -194,6 +194,9 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
     parser.recursion_limit = ConfigNonZeroUsize::try_new(RECURSION).map_err(query)?;
     let mut runtime = RuntimeEnvBuilder::new();
     if let Some(bytes) = limits.memory {
+        // What each sort keeps for its merge must leave room for the others.
+        let reserved = &mut config.options_mut().execution.sort_spill_reservation_bytes;
+        *reserved = (*reserved).min(bytes / 32);
         runtime = match limits.confined {
             // Who can't spill gets no fair share, but what there is.
             true => runtime.with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes))),
