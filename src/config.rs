@@ -175,7 +175,7 @@ pub struct RollArgs {
           value_parser = clap::value_parser!(u64).range(1..))]
     pub roll_bytes: u64,
     /// Seconds that small files stay after a larger one replaced them
-    #[arg(long, env = "TERCILE_GRACE", value_name = "SECONDS", default_value = "86400", value_parser = grace)]
+    #[arg(long, env = "TERCILE_GRACE", value_name = "SECONDS", default_value = "86400", value_parser = seconds_or_none)]
     pub grace: Duration,
 }
 
@@ -187,7 +187,7 @@ impl RollArgs {
 }
 
 /// Seconds, 0 among them.
-fn grace(text: &str) -> Result<Duration, String> {
+pub fn seconds_or_none(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
 }
 

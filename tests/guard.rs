@@ -2,54 +2,14 @@
 
 mod common;
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::time::Duration;
 
+use common::wire::{Raw, raw};
 use common::{Place, Running, eventually};
 use serde_json::Value;
 
 const PRICE: &str = "/api/cluster_products_by_price_rating";
 const ROW: &str = r#"[{"discounted_price":300,"rating":4.5}]"#;
-
-/// An answer as it came off the wire.
-struct Raw {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Raw {
-    fn header(&self, name: &str) -> Option<&str> {
-        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
-    }
-
-    /// Checks that it is a problem of this status.
-    fn problem(&self, status: u16) -> Value {
-        assert_eq!(self.status, status, "{}{}", self.head, self.body);
-        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{}", self.head);
-        serde_json::from_str(&self.body).unwrap()
-    }
-}
-
-fn connect(running: &Running) -> TcpStream {
-    let stream = TcpStream::connect(running.address.strip_prefix("http://").unwrap()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    stream
-}
-
-/// Sends just these lines, and reads until the server closes.
-fn raw(running: &Running, lines: &[&str], body: &str) -> Raw {
-    let mut stream = connect(running);
-    let head = lines.join("\r\n");
-    write!(stream, "{head}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Raw { status, head: head.to_owned(), body: body.to_owned() }
-}
 
 fn with_key(running: &Running, method: &str, path: &str, key: &str) -> Raw {
     let lines = [
@@ -59,15 +19,6 @@ fn with_key(running: &Running, method: &str, path: &str, key: &str) -> Raw {
         &format!("Authorization: Bearer {key}"),
     ];
     raw(running, &lines, if method == "POST" { ROW } else { "" })
-}
-
-/// `serve` over a store that was trained, with these arguments.
-fn serve(place: &Place, args: &[&str]) -> Running {
-    let mut all = vec!["serve", "--bind", "127.0.0.1:0"];
-    all.extend(args);
-    let mut running = place.start(&all);
-    running.address = format!("http://{}", running.said("at http://").split(',').next().unwrap());
-    running
 }
 
 fn trained() -> Place {
@@ -86,7 +37,7 @@ fn keys_let_in_what_their_scope_allows() {
     let [read, train, admin] = ["read", "train", "admin"].map(|scope| create(&place, scope, scope));
     let revoked = create(&place, "gone", "admin");
     place.ok(&["keys", "revoke", "gone"]);
-    let running = serve(&place, &["--require-keys", "--enable-sql", "--log-format", "json"]);
+    let running = place.serve(&["--require-keys", "--enable-sql", "--log-format", "json"]);
 
     for path in ["/", "/docs", "/openapi.json", "/health/live", "/health/ready"] {
         assert_eq!(with_key(&running, "GET", path, "none").status, 200, "{path}");
@@ -194,7 +145,7 @@ fn keys_are_listed_and_never_shown() {
 #[test]
 fn on_loopback_names_and_origins_of_others_are_refused() {
     let place = Place::new();
-    let running = serve(&place, &["--allowed-host", "shop.test"]);
+    let running = place.serve(&["--allowed-host", "shop.test"]);
     let port = running.address.rsplit_once(':').unwrap().1;
     let asked = |host: &str| raw(&running, &["GET / HTTP/1.1", &format!("Host: {host}")], "");
     for host in ["localhost", "LocalHost:1", "127.0.0.1", &format!("127.0.0.1:{port}"), "[::1]:80", "Shop.Test:443"] {
@@ -221,7 +172,7 @@ fn on_loopback_names_and_origins_of_others_are_refused() {
 #[test]
 fn bodies_need_their_media_type_and_no_encoding() {
     let place = Place::new();
-    let running = serve(&place, &["--max-header-bytes", "1000"]);
+    let running = place.serve(&["--max-header-bytes", "1000"]);
     let post = |lines: &[&str]| {
         let first = format!("POST {PRICE} HTTP/1.1");
         raw(&running, &[&[first.as_str(), "Host: localhost"], lines].concat(), ROW)
@@ -241,7 +192,7 @@ fn bodies_need_their_media_type_and_no_encoding() {
 #[test]
 fn a_request_keeps_its_name() {
     let place = Place::new();
-    let running = serve(&place, &[]);
+    let running = place.serve(&[]);
     let named =
         |id: &str| raw(&running, &["GET /nowhere HTTP/1.1", "Host: localhost", &format!("X-Request-Id: {id}")], "");
     assert_eq!(named("shop-7.b_1").header("x-request-id"), Some("shop-7.b_1"));

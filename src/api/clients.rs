@@ -1,133 +1,243 @@
-//! Who is still there: whether the client of a request has closed its connection.
+//! The connections that are open: what each of them waits for, and which of them have waited for too long.
 //!
-//! Input: connections as they are accepted. Output: for an address, a wait for its end. The framework goes on with a
-//! request whose client is gone; where an answer is dear, its handler asks here.
+//! Input: connections as they are accepted, and requests as they begin and end. Output: for a client, a wait for its end;
+//! for those who are slow, the end. The framework goes on with a request whose client is gone; where an answer is dear, its
+//! handler asks here. Nor has it any timeout for the head of a request. So a watcher goes through all connections now and
+//! then, and shuts down those whose time is over, whatever state the protocols above are in.
 
 use std::collections::HashMap;
-use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use poem::Addr;
-use poem::http::uri::Scheme;
-use poem::listener::{Acceptor, TcpAcceptor};
-use poem::web::{LocalAddr, RemoteAddr};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use poem::web::RemoteAddr;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+/// How often all connections are looked at.
+const INTERVAL: Duration = Duration::from_millis(200);
+/// When the server is about to stop, a connection may be silent for so long before it is taken for idle.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// What a connection may take.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    /// For the TLS handshake.
+    pub handshake: Duration,
+    /// For the head of a request; the first one counts from the start.
+    pub header: Duration,
+    /// Between requests, and for a client that reads nothing of its answer.
+    pub idle: Duration,
+    /// Connections at the same time.
+    pub connections: usize,
+    /// Bytes that may come before a request is there.
+    pub head_bytes: usize,
+}
+
+/// Microseconds since the first time that somebody asked, from 1.
+fn now() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_micros() as u64 + 1
+}
+
+/// One connection. Times are those of [`now`]; 0: never.
+pub struct Connection {
+    address: SocketAddr,
+    socket: RawFd,
+    gone: watch::Sender<bool>,
+    /// Whether the handshake is still to end.
+    shaking: AtomicBool,
+    /// Requests that began.
+    requests: AtomicU64,
+    /// Requests whose answers are not made yet.
+    running: AtomicU32,
+    /// When it last was of use: it came, a request ended, bytes of an answer went out.
+    useful: AtomicU64,
+    /// When the first bytes after the last request came, and how many there are.
+    heard: AtomicU64,
+    bytes: AtomicUsize,
+    /// Since when the client has taken nothing of what waits for it.
+    stalled: AtomicU64,
+}
+
+impl Connection {
+    /// Notes the end of the handshake.
+    pub fn shaken(&self) {
+        self.shaking.store(false, Relaxed);
+        self.useful.store(now(), Relaxed);
+    }
+
+    /// Notes bytes that came. `false`: too many for the head of a request.
+    pub fn heard(&self, bytes: usize, most: usize) -> bool {
+        if self.running.load(Relaxed) > 0 {
+            return true;
+        }
+        if self.heard.load(Relaxed) == 0 {
+            self.heard.store(now(), Relaxed);
+        }
+        // What is counted came before: one read may bring a head and much of its body.
+        self.bytes.fetch_add(bytes, Relaxed) <= most
+    }
+
+    /// Notes bytes that went out, or that none could.
+    pub fn wrote(&self, moved: bool) {
+        let now = now();
+        if moved {
+            self.useful.store(now, Relaxed);
+            self.stalled.store(0, Relaxed);
+        } else if self.stalled.load(Relaxed) == 0 {
+            self.stalled.store(now, Relaxed);
+        }
+    }
+
+    pub fn ended(&self) {
+        self.gone.send_replace(true);
+    }
+
+    /// Whether its time is over.
+    fn overdue(&self, now: u64, patience: &Patience) -> bool {
+        let late = |since: u64, limit: Duration| now.saturating_sub(since) > limit.as_micros() as u64;
+        let (useful, heard, stalled) =
+            (self.useful.load(Relaxed), self.heard.load(Relaxed), self.stalled.load(Relaxed));
+        if stalled > 0 && late(stalled, patience.idle) {
+            return true;
+        }
+        match (self.shaking.load(Relaxed), self.running.load(Relaxed), heard, self.requests.load(Relaxed)) {
+            (true, ..) => late(useful, patience.handshake),
+            (_, 1.., ..) => false,
+            (_, _, 1.., _) => late(heard, patience.header),
+            (.., 0) => late(useful, patience.header),
+            _ => late(useful, patience.idle),
+        }
+    }
+
+    /// Whether nothing is to be expected of it, as far as one can tell.
+    fn idle(&self, now: u64) -> bool {
+        let quiet = now.saturating_sub(self.useful.load(Relaxed)) > QUIET.as_micros() as u64;
+        quiet && self.running.load(Relaxed) == 0 && self.heard.load(Relaxed) == 0
+    }
+
+    fn shut(&self, how: Shutdown) {
+        let how = match how {
+            Shutdown::Read => libc::SHUT_RD,
+            Shutdown::Write => libc::SHUT_WR,
+            Shutdown::Both => libc::SHUT_RDWR,
+        };
+        // SAFETY: called under the lock of all connections, which its owner takes before it closes the socket.
+        unsafe { libc::shutdown(self.socket, how) };
+    }
+}
+
+type All = HashMap<SocketAddr, Arc<Connection>>;
+
 /// All connections that are open.
 #[derive(Clone, Default)]
-pub struct Clients(Arc<Mutex<HashMap<SocketAddr, watch::Sender<bool>>>>);
+pub struct Clients(Arc<Mutex<All>>);
 
 impl Clients {
-    fn all(&self) -> MutexGuard<'_, HashMap<SocketAddr, watch::Sender<bool>>> {
+    fn all(&self) -> MutexGuard<'_, All> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, client: &RemoteAddr) -> Option<Arc<Connection>> {
+        let Addr::SocketAddr(address) = &client.0 else { return None };
+        self.all().get(address).cloned()
+    }
+
+    pub fn count(&self) -> usize {
+        self.all().len()
+    }
+
+    /// Takes a connection in. Where there are too many, the one that was of no use for longest has to go; `None`: all of
+    /// them are busy.
+    pub fn add(
+        &self,
+        stream: &TcpStream,
+        address: SocketAddr,
+        shaking: bool,
+        patience: &Patience,
+    ) -> Option<Arc<Connection>> {
+        let mut all = self.all();
+        if all.len() >= patience.connections {
+            let waiting = all.values().filter(|connection| connection.running.load(Relaxed) == 0);
+            let longest = waiting.min_by_key(|connection| connection.useful.load(Relaxed)).cloned();
+            let longest = longest?;
+            longest.shut(Shutdown::Both);
+            // Its owner finds out in a moment; until then it must not be chosen again.
+            all.remove(&longest.address);
+        }
+        let connection = Arc::new(Connection {
+            address,
+            socket: stream.as_raw_fd(),
+            gone: watch::Sender::new(false),
+            shaking: AtomicBool::new(shaking),
+            requests: AtomicU64::new(0),
+            running: AtomicU32::new(0),
+            useful: AtomicU64::new(now()),
+            heard: AtomicU64::new(0),
+            bytes: AtomicUsize::new(0),
+            stalled: AtomicU64::new(0),
+        });
+        all.insert(address, Arc::clone(&connection));
+        Some(connection)
+    }
+
+    /// Forgets a connection whose socket is about to be closed.
+    pub fn remove(&self, connection: &Arc<Connection>) {
+        let mut all = self.all();
+        if all.get(&connection.address).is_some_and(|known| Arc::ptr_eq(known, connection)) {
+            all.remove(&connection.address);
+        }
+        connection.ended();
+    }
+
+    /// Notes that a request of this client runs, as long as what is returned lives.
+    pub fn begin(&self, client: &RemoteAddr) -> Option<Busy> {
+        let connection = self.get(client)?;
+        connection.requests.fetch_add(1, Relaxed);
+        connection.running.fetch_add(1, Relaxed);
+        connection.heard.store(0, Relaxed);
+        connection.bytes.store(0, Relaxed);
+        Some(Busy(connection))
     }
 
     /// Done when a client has closed its connection. One that is not known never does.
     pub async fn gone(&self, client: &RemoteAddr) {
-        let Addr::SocketAddr(address) = &client.0 else { return std::future::pending().await };
-        let heard = self.all().get(address).map(watch::Sender::subscribe);
-        match heard {
-            // A sender that is dropped went with its connection.
-            Some(mut heard) => drop(heard.wait_for(|gone| *gone).await),
-            None => std::future::pending().await,
+        let Some(connection) = self.get(client) else { return std::future::pending().await };
+        let mut heard = connection.gone.subscribe();
+        drop(heard.wait_for(|gone| *gone).await);
+    }
+
+    /// Ends those whose time is over, as long as the server lives.
+    pub async fn watch(self, patience: Patience) {
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            let now = now();
+            for connection in self.all().values().filter(|connection| connection.overdue(now, &patience)) {
+                connection.shut(Shutdown::Both);
+            }
         }
     }
 
-    /// Connections from this acceptor are watched.
-    pub fn watch(&self, acceptor: TcpAcceptor) -> Watching {
-        Watching { acceptor, clients: self.clone() }
-    }
-}
-
-/// An acceptor whose connections are watched.
-pub struct Watching {
-    acceptor: TcpAcceptor,
-    clients: Clients,
-}
-
-impl Acceptor for Watching {
-    type Io = Watched;
-
-    fn local_addr(&self) -> Vec<LocalAddr> {
-        self.acceptor.local_addr()
-    }
-
-    async fn accept(&mut self) -> io::Result<(Watched, LocalAddr, RemoteAddr, Scheme)> {
-        let (stream, local, remote, scheme) = self.acceptor.accept().await?;
-        let address = match &remote.0 {
-            Addr::SocketAddr(address) => Some(*address),
-            _ => None,
-        };
-        if let Some(address) = address {
-            self.clients.all().insert(address, watch::Sender::new(false));
-        }
-        Ok((Watched { stream, address, clients: self.clients.clone() }, local, remote, scheme))
-    }
-}
-
-/// A connection that tells when the other side has closed it.
-pub struct Watched {
-    stream: TcpStream,
-    address: Option<SocketAddr>,
-    clients: Clients,
-}
-
-impl Watched {
-    fn ended(&mut self) {
-        if let Some(address) = self.address.take()
-            && let Some(gone) = self.clients.all().remove(&address)
-        {
-            gone.send_replace(true);
+    /// Ends those who wait for nothing. What a client sent before that is read and answered all the same: only then comes
+    /// the end of what it sends.
+    pub fn end_idle(&self) {
+        let now = now();
+        for connection in self.all().values().filter(|connection| connection.idle(now)) {
+            connection.shut(Shutdown::Read);
         }
     }
 }
 
-impl Drop for Watched {
+/// A request that runs.
+pub struct Busy(Arc<Connection>);
+
+impl Drop for Busy {
     fn drop(&mut self) {
-        self.ended();
-    }
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let (filled, room) = (buffer.filled().len(), buffer.remaining());
-        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        match &read {
-            Poll::Ready(Ok(())) if room > 0 && buffer.filled().len() == filled => self.ended(),
-            Poll::Ready(Err(_)) => self.ended(),
-            _ => {}
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.0.useful.store(now(), Relaxed);
+        self.0.running.fetch_sub(1, Relaxed);
     }
 }

@@ -13,9 +13,10 @@ use poem::http::header::{CONNECTION, HeaderName, HeaderValue};
 use poem::http::{Method, StatusCode, Version};
 use poem::{Body, Endpoint, IntoResponse as _, PathPattern, Request, Response};
 
-use super::State;
+use super::clients::Busy;
 use super::guard::{Admitted, Guard};
-use super::problem;
+use super::problem::{self, Problem};
+use super::{State, body};
 
 /// The target of access lines.
 const ACCESS: &str = "tercile::access";
@@ -33,14 +34,16 @@ pub struct Front<E> {
 impl<E: Endpoint> Endpoint for Front<E> {
     type Output = Response;
 
-    async fn call(&self, request: Request) -> poem::Result<Response> {
+    async fn call(&self, mut request: Request) -> poem::Result<Response> {
         let mut record = Record::start(&self.state, &request);
         let (id, origin) = (record.id.clone(), self.guard.allowed_origin(&request));
         let keeps_alive = request.version() < Version::HTTP_2;
         let mut response = match self.guard.admit(&request) {
             Ok(admitted) => {
                 record.admitted = admitted;
-                self.answer(request, &mut record).await
+                let late = body::hasten(&mut request, self.guard.body_timeout);
+                let response = self.answer(request, &mut record).await;
+                if late.is_some_and(|late| late.load(Ordering::Relaxed)) { too_late() } else { response }
             }
             Err(refusal) => refusal,
         };
@@ -79,6 +82,12 @@ impl<E: Endpoint> Front<E> {
     }
 }
 
+fn too_late() -> Response {
+    let mut response = Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time").into_response();
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
 /// A request, from its head to the end of its answer. What is told of it is told when this is dropped, even if the client
 /// went away before.
 struct Record {
@@ -90,6 +99,8 @@ struct Record {
     status: Option<StatusCode>,
     bytes: u64,
     start: Instant,
+    /// Tells the connection that it is of use.
+    _busy: Option<Busy>,
 }
 
 impl Record {
@@ -114,6 +125,7 @@ impl Record {
             status: None,
             bytes: 0,
             start: Instant::now(),
+            _busy: state.clients.begin(request.remote_addr()),
         }
     }
 

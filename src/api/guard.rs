@@ -5,16 +5,18 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use poem::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use poem::http::{Method, StatusCode, Version};
 use poem::web::RemoteAddr;
 use poem::{Addr, IntoResponse as _, Request, Response};
 
+use super::clients::Patience;
 use super::keys::{Key, Keys, Scope};
 use super::limits::{Caller, Limiter, Ticket};
 use super::problem::Problem;
+use super::tls::Tls;
 
 /// Where a key may stand beside `Authorization: Bearer`.
 const KEY_HEADER: &str = "x-api-key";
@@ -47,6 +49,15 @@ pub struct Guard {
     pub origins: Vec<String>,
     pub limiter: Limiter,
     pub max_header_bytes: usize,
+    /// What connections may take.
+    pub patience: Patience,
+    /// For a body that does not come on.
+    pub body_timeout: Duration,
+    pub tls: Option<Arc<Tls>>,
+    /// How long readiness is 503 before connections are refused, when the server is told to stop.
+    pub notice: Duration,
+    /// How long requests that run may go on then.
+    pub drain: Duration,
 }
 
 /// Somebody who was let in.

@@ -24,7 +24,6 @@ pub struct Metrics {
     ready: IntGauge,
     versions: IntGaugeVec,
     rows: IntGaugeVec,
-    predictions: IntCounterVec,
     connections: IntGauge,
     store_bytes: IntGauge,
     /// When the store was looked at last.
@@ -54,10 +53,6 @@ impl Metrics {
                 Opts::new("tercile_model_rows", "Rows the serving model was trained on"),
                 &["segmentation", "slice"],
             )?,
-            predictions: IntCounterVec::new(
-                Opts::new("tercile_predictions_total", "Rows predicted, by the cluster they got"),
-                &["segmentation", "slice", "cluster"],
-            )?,
             connections: IntGauge::new("tercile_connections", "Connections that are open")?,
             store_bytes: IntGauge::new("tercile_store_bytes", "Bytes of the store on disk, up to ten seconds ago")?,
             sized: Arc::default(),
@@ -66,13 +61,12 @@ impl Metrics {
             ingest: Ingesting::register(&registry)?,
             registry,
         };
-        let all: [Box<dyn Collector>; 10] = [
+        let all: [Box<dyn Collector>; 9] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.seconds.clone()),
             Box::new(metrics.ready.clone()),
             Box::new(metrics.versions.clone()),
             Box::new(metrics.rows.clone()),
-            Box::new(metrics.predictions.clone()),
             Box::new(metrics.connections.clone()),
             Box::new(metrics.store_bytes.clone()),
             Box::new(metrics.memory.clone()),
@@ -108,6 +102,7 @@ impl Metrics {
         if let Some(control) = &state.ingest {
             self.ingest.update(&control.progress);
         }
+        self.connections.set(state.clients.count() as i64);
         self.size(state.store.root());
         self.memory.set(resident_bytes());
         self.descriptors.set(fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as i64));

@@ -4,13 +4,15 @@
 //! what is served. Models are read through one swap point, live.rs.
 
 mod accept;
+mod body;
 mod bulk;
-mod clients;
+pub mod clients;
 pub mod confined;
 mod dashboard;
 mod document;
 mod events;
 mod front;
+mod gate;
 pub mod guard;
 mod health;
 pub mod ingesting;
@@ -28,15 +30,15 @@ mod segments;
 mod sql;
 mod stamp;
 mod status;
+pub mod tls;
 mod training;
 mod unreadable;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use poem::endpoint::make_sync;
-use poem::listener::TcpAcceptor;
 use poem::{EndpointExt as _, IntoEndpoint, Request, Response, Route, Server};
 use poem_openapi::{LicenseObject, OpenApiService, Tags as TagsDerive};
 use tokio::sync::watch;
@@ -47,6 +49,7 @@ pub use bulk::Bodies;
 use clients::Clients;
 use confined::Confined;
 use front::Front;
+use gate::Gate;
 use guard::Guard;
 use k_report::KReports;
 use live::Live;
@@ -55,8 +58,8 @@ use problem::Problem;
 use status::Watched;
 use training::Jobs;
 
-/// How long requests that run may go on after the signal to stop.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long connections may take to end by themselves once the server stops.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 #[derive(TagsDerive)]
 enum Tags {
@@ -215,18 +218,41 @@ pub async fn serve(
     guard: Guard,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let acceptor = state.clients.watch(TcpAcceptor::from_tokio(listener)?);
     let mut watching = tokio::task::JoinSet::new();
     watching.spawn(Arc::clone(&state.live).watch());
+    watching.spawn(state.clients.clone().watch(guard.patience.clone()));
     if let Some(keys) = &guard.keys {
         watching.spawn(Arc::clone(keys).watch());
     }
-    let ending = Arc::clone(&state);
-    let stop = async move {
+    if let Some(tls) = &guard.tls {
+        watching.spawn(Arc::clone(tls).watch());
+    }
+    let (close, closed) = watch::channel(false);
+    let gate = Gate::new(listener, state.clients.clone(), guard.tls.clone(), guard.patience.clone(), closed)?;
+    let (draining, notice, drain) = (Arc::clone(&state), guard.notice, guard.drain);
+    let stopped = async move {
         stop.await;
-        ending.stopping.send_replace(true);
+        leave(&draining, notice, drain, &close).await;
     };
-    let server = Server::new_with_acceptor(acceptor);
-    let served = server.run_with_graceful_shutdown(routes(state, guard), stop, Some(DRAIN)).await;
-    Ok(served?)
+    let server = Server::new_with_acceptor(gate);
+    Ok(server.run_with_graceful_shutdown(routes(state, guard), stopped, Some(drain)).await?)
+}
+
+/// Says goodbye, so that no request is lost: from here on readiness is 503 and answers close their connections; then nobody
+/// new is let in, and those who wait for nothing are ended. What the framework finds after that, it lets end.
+async fn leave(state: &State, notice: Duration, drain: Duration, close: &watch::Sender<bool>) {
+    state.draining.store(true, Ordering::SeqCst);
+    tokio::time::sleep(notice).await;
+    close.send_replace(true);
+    // Streams of events end, which else would go on for ever.
+    state.stopping.send_replace(true);
+    let start = Instant::now();
+    // HTTP/2 connections go on until the framework tells them.
+    while start.elapsed() < drain.min(GOODBYE) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        state.clients.end_idle();
+        if state.clients.count() == 0 {
+            break;
+        }
+    }
 }

@@ -52,7 +52,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Up(up::Up),
+    Up(Box<up::Up>),
     Produce(produce::Produce),
     Ingest(ingest::Ingest),
     Compact(compact::Compact),

@@ -41,7 +41,9 @@ impl Serve {
         let address = listener.local_addr()?;
         let sql = self.http_sql.confined(&store, &self.sql);
         let state = Arc::new(State::new(&store, live, None, false, sql, self.bodies.bodies())?);
-        tracing::info!("serving {} at http://{address}, documented at http://{address}/docs", store.root().display());
+        let scheme = self.guard.scheme();
+        let shown = store.root().display();
+        tracing::info!("serving {shown} at {scheme}://{address}, documented at {scheme}://{address}/docs");
         api::serve(listener, state, guard, async move { stop.wished().await }).await?;
         Ok(Done::Well)
     }

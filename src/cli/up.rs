@@ -383,13 +383,14 @@ impl Up {
     /// What a person does next.
     fn greet(&self, address: std::net::SocketAddr) -> anyhow::Result<()> {
         let mut out = std::io::stdout();
-        writeln!(out, "ready at http://{address}")?;
-        writeln!(out, "docs  at http://{address}/docs")?;
-        writeln!(out, "look  at http://{address}/dashboard")?;
+        let scheme = self.guard.scheme();
+        writeln!(out, "ready at {scheme}://{address}")?;
+        writeln!(out, "docs  at {scheme}://{address}/docs")?;
+        writeln!(out, "look  at {scheme}://{address}/dashboard")?;
         writeln!(
             out,
             "try: curl -H 'Content-Type: application/json' -d '[{{\"discounted_price\": 300, \"rating\": 4.5}}]' \
-             http://{address}/api/cluster_products_by_price_rating"
+             {scheme}://{address}/api/cluster_products_by_price_rating"
         )?;
         out.flush().context("cannot write to stdout")
     }

@@ -1,14 +1,19 @@
 //! Who may reach the API, how often, and how slowly.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::ensure;
 use clap::Args;
 
+use super::{seconds, seconds_or_none};
+use crate::api::clients::Patience;
 use crate::api::guard::Guard;
 use crate::api::keys::Keys;
 use crate::api::limits::Limiter;
+use crate::api::tls::Tls;
 use crate::store::Store;
 
 /// Requests a second that one caller may ask where strangers can ask too.
@@ -43,6 +48,34 @@ pub struct GuardArgs {
     #[arg(long, env = "TERCILE_MAX_HEADER_BYTES", value_name = "N", default_value_t = 16_384,
           value_parser = clap::value_parser!(u32).range(256..=262_144))]
     pub max_header_bytes: u32,
+    /// Seconds that the head of a request may take
+    #[arg(long, env = "TERCILE_HEADER_TIMEOUT", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub header_timeout: Duration,
+    /// Seconds of waiting for a body in which less than 4 KB a second come
+    #[arg(long, env = "TERCILE_BODY_TIMEOUT", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub body_timeout: Duration,
+    /// Seconds that a connection may be silent between requests, or leave an answer unread
+    #[arg(long, env = "TERCILE_IDLE_TIMEOUT", value_name = "SECONDS", default_value = "8", value_parser = seconds)]
+    pub idle_timeout: Duration,
+    /// Connections at the same time; beyond that the one that was silent for longest is closed
+    #[arg(long, env = "TERCILE_MAX_CONNECTIONS", value_name = "N", default_value_t = 8192,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections: u32,
+    /// Seconds after SIGTERM in which readiness is 503 and requests are still taken, for load balancers to notice
+    #[arg(long, env = "TERCILE_DRAIN_NOTICE", value_name = "SECONDS", default_value = "0", value_parser = seconds_or_none)]
+    pub drain_notice: Duration,
+    /// Seconds that running requests may go on after that
+    #[arg(long, env = "TERCILE_DRAIN", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub drain: Duration,
+    /// A certificate chain in PEM: serve HTTPS; it is read again when it changes
+    #[arg(long, env = "TERCILE_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key in PEM
+    #[arg(long, env = "TERCILE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Seconds that a TLS handshake may take
+    #[arg(long, env = "TERCILE_HANDSHAKE_TIMEOUT", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub handshake_timeout: Duration,
 }
 
 impl GuardArgs {
@@ -72,14 +105,60 @@ impl GuardArgs {
         let rate = limit(self.rate_limit, RATE);
         let concurrent = limit(self.max_concurrent, CONCURRENT);
         let hosts = (loopback || !self.allowed_host.is_empty()).then(|| self.allowed_host.clone());
+        let tls = match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => Some(Arc::new(Tls::open(cert, key)?)),
+            _ => None,
+        };
+        let patience = Patience {
+            handshake: self.handshake_timeout,
+            header: self.header_timeout,
+            idle: self.idle_timeout,
+            connections: descriptors(self.max_connections as usize),
+            head_bytes: self.max_header_bytes as usize,
+        };
         Ok(Guard {
             keys,
             hosts,
             origins: self.cors_origin.clone(),
             limiter: Limiter::new(rate, concurrent),
             max_header_bytes: self.max_header_bytes as usize,
+            patience,
+            body_timeout: self.body_timeout,
+            tls,
+            notice: self.drain_notice,
+            drain: self.drain,
         })
     }
+
+    /// How an address is reached.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls_cert.is_some() { "https" } else { "http" }
+    }
+}
+
+/// Makes room for so many connections, and gives how many there is room for.
+fn descriptors(connections: usize) -> usize {
+    /// What the store, the broker and processes for SQL need.
+    const OTHERS: u64 = 256;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls read or write just this struct.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
+    let wanted = connections as u64 + OTHERS;
+    if known && limit.rlim_cur < wanted {
+        let more = libc::rlimit { rlim_cur: wanted.min(limit.rlim_max), ..limit };
+        // SAFETY: as above.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const more) } == 0 {
+            limit = more;
+        }
+    }
+    let room = limit.rlim_cur.saturating_sub(OTHERS).max(limit.rlim_cur / 2);
+    if known && room < connections as u64 {
+        tracing::warn!(
+            "at most {room} connections, not {connections}: the limit of open files (ulimit -n) allows no more"
+        );
+        return room as usize;
+    }
+    connections
 }
 
 fn origin(text: &str) -> Result<String, String> {

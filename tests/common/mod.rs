@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod wire;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -89,6 +91,16 @@ impl Place {
         all.extend(args);
         let mut running = self.start(&all);
         running.address = running.line_with("ready at ");
+        running
+    }
+
+    /// `serve` on a free port, once it listens.
+    pub fn serve(&self, args: &[&str]) -> Running {
+        let mut all = vec!["serve", "--bind", "127.0.0.1:0"];
+        all.extend(args);
+        let mut running = self.start(&all);
+        let said = running.said("documented at ");
+        running.address = said.split("/docs").next().unwrap().to_owned();
         running
     }
 

@@ -1,0 +1,83 @@
+//! TLS from files, which may change while the server runs.
+//!
+//! Input: a certificate chain and its key as PEM. Output: handshakes. A new pair that is no good is told in the log, and the
+//! old one serves on.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpStream;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::{Accept, TlsAcceptor};
+
+/// How often the files are looked at.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// A certificate that serves.
+pub struct Tls {
+    cert: PathBuf,
+    key: PathBuf,
+    now: RwLock<TlsAcceptor>,
+}
+
+impl Tls {
+    pub fn open(cert: &Path, key: &Path) -> anyhow::Result<Self> {
+        let now = RwLock::new(load(cert, key)?);
+        Ok(Self { cert: cert.to_owned(), key: key.to_owned(), now })
+    }
+
+    /// Begins a handshake.
+    pub fn accept(&self, stream: TcpStream) -> Accept<TcpStream> {
+        self.now.read().unwrap_or_else(PoisonError::into_inner).accept(stream)
+    }
+
+    /// Takes over new files, as long as the server lives.
+    pub async fn watch(self: Arc<Self>) {
+        let mut seen = self.stamps();
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            let stamps = self.stamps();
+            if stamps == seen {
+                continue;
+            }
+            seen = stamps;
+            match load(&self.cert, &self.key) {
+                Ok(fresh) => {
+                    *self.now.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+                    tracing::info!("serving with the new certificate of {}", self.cert.display());
+                }
+                // One of the two may be still to come: it is looked at again then.
+                Err(error) => tracing::warn!("the certificate stays as it was: {error:#}"),
+            }
+        }
+    }
+
+    /// What changes with the files.
+    fn stamps(&self) -> [Option<(u64, i64, i64, u64)>; 2] {
+        [&self.cert, &self.key].map(|path| {
+            let meta = fs::metadata(path).ok()?;
+            Some((meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len()))
+        })
+    }
+}
+
+fn load(cert: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
+    let chain = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let chain = chain.with_context(|| format!("cannot read certificates from {}", cert.display()))?;
+    let secret = PrivateKeyDer::from_pem_file(key);
+    let secret = secret.with_context(|| format!("cannot read a private key from {}", key.display()))?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, secret)
+        .with_context(|| format!("{} and {} are no pair to serve with", cert.display(), key.display()))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}

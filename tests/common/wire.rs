@@ -1,0 +1,48 @@
+//! HTTP byte by byte: requests that no library would send.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::Running;
+
+/// An answer as it came off the wire.
+pub struct Raw {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Raw {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// Checks that it is a problem of this status.
+    pub fn problem(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}{}", self.head, self.body);
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{}", self.head);
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+pub fn connect(running: &Running) -> TcpStream {
+    let stream = TcpStream::connect(running.address.strip_prefix("http://").unwrap()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream
+}
+
+/// Sends just these lines, and reads until the server closes.
+pub fn raw(running: &Running, lines: &[&str], body: &str) -> Raw {
+    let mut stream = connect(running);
+    let head = lines.join("\r\n");
+    write!(stream, "{head}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Raw { status, head: head.to_owned(), body: body.to_owned() }
+}
