@@ -43,6 +43,8 @@ const LIMITS: Limits = Limits { iterations: 10_000, tolerance: 0.0 };
 const LEAST_MEMORY: usize = 256_000_000;
 /// What the program and the reading of the store's files take of it.
 const READING: usize = 160 << 20;
+/// Bytes that a sort takes for a record, or fewer.
+const SORTED: u64 = 128;
 /// Rows of a model's sample.
 const SAMPLE_ROWS: usize = 5_000;
 
@@ -150,8 +152,11 @@ impl How {
         self.memory.max(LEAST_MEMORY).saturating_sub(READING) / 3
     }
 
-    fn limits(&self) -> engine::Limits {
-        engine::Limits { memory: Some(self.share()), ..Default::default() }
+    /// For the SQL over so many records.
+    fn limits(&self, records: u64) -> engine::Limits {
+        // Sorts that spill side by side take the memory from each other's merges, and then fail.
+        let serial = records.saturating_mul(SORTED) > self.share() as u64;
+        engine::Limits { memory: Some(self.share()), serial, ..Default::default() }
     }
 
     /// Where the rows are that come out of it.
@@ -164,7 +169,7 @@ impl How {
 pub async fn train(store: &Store, files: &Files, how: &How) -> Result<Training, Error> {
     let _one_at_a_time = lock(store).await?;
     let snapshot = store.snapshot()?;
-    let ctx = engine::open_within(&snapshot, files, how.limits()).await?;
+    let ctx = engine::open_within(&snapshot, files, how.limits(snapshot.rows())).await?;
     let segmentations = engine::segmentations(&ctx, files).await?;
     let stream = Arc::new(stream(&ctx, &snapshot).await?);
     let mut outcomes = Vec::new();

@@ -66,6 +66,8 @@ pub struct Limits {
     pub models: Option<Store>,
     /// Bytes of memory for what queries keep; beyond it they spill to disk or fail.
     pub memory: Option<usize>,
+    /// Whether one thread does all.
+    pub serial: bool,
     /// Whether the session is for SQL of strangers: views and harmless functions are in reach and nothing else, nothing is
     /// spilled, and one thread does all.
     pub confined: bool,
@@ -186,7 +188,7 @@ fn listing_url(path: &Path) -> Result<ListingTableUrl, String> {
 fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<SessionContext, Error> {
     let query = |e: DataFusionError| Error::Query(explain(&e));
     let mut config = SessionConfig::new().with_information_schema(!limits.confined);
-    if limits.confined {
+    if limits.confined || limits.serial {
         config = config.with_target_partitions(1);
     }
     let parser = &mut config.options_mut().sql_parser;
@@ -196,7 +198,7 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
     if let Some(bytes) = limits.memory {
         // What each sort keeps for its merge must leave room for the others.
         let reserved = &mut config.options_mut().execution.sort_spill_reservation_bytes;
-        *reserved = (*reserved).min(bytes / 32);
+        *reserved = (*reserved).min(bytes / 6);
         runtime = match limits.confined {
             // Who can't spill gets no fair share, but what there is.
             true => runtime.with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes))),

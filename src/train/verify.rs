@@ -81,7 +81,7 @@ pub async fn verify(store: &Store, files: &Files, model: Model) -> Result<(), Er
         return Err(Error::Records { found, wanted: receipt.n });
     }
     let how = How::default();
-    let ctx = engine::open_within(&prefix.snapshot, files, how.limits()).await?;
+    let ctx = engine::open_within(&prefix.snapshot, files, how.limits(prefix.snapshot.rows())).await?;
     let segmentations = engine::segmentations(&ctx, files).await?;
     let segmentation = segmentations.into_iter().find(|segmentation| segmentation.name == model.segmentation);
     let segmentation = segmentation.ok_or_else(|| Error::NoSql(model.segmentation.clone()))?;

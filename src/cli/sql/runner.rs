@@ -82,7 +82,7 @@ impl Runner {
         let files = sql.load()?;
         let store = Store::at(&store.store);
         let snapshot = store.snapshot()?;
-        let limits = Limits { memory, models: Some(store.clone()), confined: false };
+        let limits = Limits { memory, models: Some(store.clone()), serial: false, confined: false };
         let ctx = engine::open_without_views(&snapshot, &files, limits)?;
         let mut runner = Self {
             ctx,

@@ -1,0 +1,22 @@
+//! An API that only echoes: what the server library alone can do, for `benches/serve` to compare with.
+//!
+//!   cargo bench --bench echo -- ADDRESS
+
+use poem::listener::TcpListener;
+use poem::{Route, Server, handler, post};
+
+#[handler]
+async fn echo(body: Vec<u8>) -> Vec<u8> {
+    body
+}
+
+#[tokio::main]
+async fn main() -> std::io::Result<()> {
+    // Cargo adds arguments of its own.
+    let Some(address) = std::env::args().skip(1).find(|argument| !argument.starts_with("--")) else {
+        println!("an address is needed: cargo bench --bench echo -- 127.0.0.1:5001");
+        return Ok(());
+    };
+    let routes = Route::new().at("/api/cluster_products_by_price_rating", post(echo));
+    Server::new(TcpListener::bind(address)).run(routes).await
+}
