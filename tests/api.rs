@@ -187,7 +187,15 @@ fn segments_and_models_are_listed() {
     problem(&post("/api/segments/nope/predict", "[{}]"), 404);
     problem(&get("/api/train/77"), 404);
     problem(&get("/nowhere"), 404);
-    problem(&get(PRICE), 405);
+    problem(&get("/api/segments/%ff"), 404);
+    for (refused, allowed) in [
+        (get(PRICE), "POST"),
+        (post("/api/segments/price_rating", "[]"), "GET, HEAD"),
+        (post("/docs", "[]"), "GET, HEAD"),
+    ] {
+        problem(&refused, 405);
+        assert_eq!(refused.headers["allow"], allowed);
+    }
 }
 
 #[test]

@@ -31,7 +31,7 @@ impl EventsApi {
     ///
     /// Events named `status` hold what `/api/status` answers: one at once, then about one a second while something changes, and
     /// one every five seconds while nothing does.
-    #[oai(path = "/api/events", method = "get", tag = "Tags::Health")]
+    #[oai(path = "/api/events", method = "get", tag = "Tags::Health", operation_id = "watchStatus")]
     async fn events(&self, state: Data<&Arc<State>>, client: &RemoteAddr) -> EventStream<Statuses> {
         let follower = Follower { state: Arc::clone(&state), client: client.clone(), last: None };
         let statuses = stream::unfold(follower, |mut follower| async {

@@ -9,11 +9,13 @@ use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use futures::{FutureExt as _, StreamExt as _, stream};
-use poem::http::header::{CONNECTION, HeaderName, HeaderValue};
+use poem::error::MethodNotAllowedError;
+use poem::http::header::{ALLOW, CONNECTION, HeaderName, HeaderValue};
 use poem::http::{Method, StatusCode, Version};
 use poem::{Body, Endpoint, IntoResponse as _, PathPattern, Request, Response};
 
 use super::clients::Busy;
+use super::document::Known;
 use super::guard::{Admitted, Guard};
 use super::problem::{self, Problem};
 use super::{State, body};
@@ -27,8 +29,8 @@ pub struct Front<E> {
     pub inner: E,
     pub state: Arc<State>,
     pub guard: Arc<Guard>,
-    /// Paths as the OpenAPI document writes them, by the router's patterns.
-    pub names: HashMap<String, String>,
+    /// Paths as the OpenAPI document has them, by the router's patterns.
+    pub known: HashMap<String, Known>,
 }
 
 impl<E: Endpoint> Endpoint for Front<E> {
@@ -68,8 +70,14 @@ impl<E: Endpoint> Front<E> {
                 response
             }
             Err(error) => {
-                record.route = self.route(error.data());
-                problem::from_framework(error).await
+                let pattern = error.data();
+                record.route = self.route(pattern);
+                let allow = error.is::<MethodNotAllowedError>().then(|| self.allow(pattern));
+                let mut response = problem::from_framework(error).await;
+                if let Some(allow) = allow {
+                    response.headers_mut().insert(ALLOW, allow);
+                }
+                response
             }
         }
     }
@@ -77,8 +85,15 @@ impl<E: Endpoint> Front<E> {
     /// What a request is counted under: labels stay few, whatever paths are asked for.
     fn route(&self, pattern: Option<&PathPattern>) -> String {
         let pattern = pattern.map(|PathPattern(pattern)| pattern.as_ref()).filter(|pattern| !pattern.is_empty());
-        let name = pattern.and_then(|pattern| self.names.get(pattern).map(String::as_str).or(Some(pattern)));
+        let name =
+            pattern.and_then(|pattern| self.known.get(pattern).map(|known| known.path.as_str()).or(Some(pattern)));
         name.unwrap_or("other").to_owned()
+    }
+
+    /// The methods of a path. What the document leaves out are pages.
+    fn allow(&self, pattern: Option<&PathPattern>) -> HeaderValue {
+        let known = pattern.and_then(|PathPattern(pattern)| self.known.get(pattern.as_ref()));
+        known.map_or(HeaderValue::from_static("GET, HEAD"), |known| known.allow.clone())
     }
 }
 

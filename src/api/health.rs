@@ -47,19 +47,19 @@ fn well(status: &str) -> Healthy {
 #[OpenApi]
 impl HealthApi {
     /// Greeting
-    #[oai(path = "/", method = "get", tag = "Tags::Health")]
+    #[oai(path = "/", method = "get", tag = "Tags::Health", operation_id = "getGreeting")]
     async fn greeting(&self) -> Json<Greeting> {
         Json(Greeting { message: "Big Data API is running.".to_owned() })
     }
 
     /// Does the process answer?
-    #[oai(path = "/health/live", method = "get", tag = "Tags::Health")]
+    #[oai(path = "/health/live", method = "get", tag = "Tags::Health", operation_id = "getLiveness")]
     async fn live(&self) -> Healthy {
         well("live")
     }
 
     /// Can it predict?
-    #[oai(path = "/health/ready", method = "get", tag = "Tags::Health")]
+    #[oai(path = "/health/ready", method = "get", tag = "Tags::Health", operation_id = "getReadiness")]
     async fn ready(&self, state: Data<&Arc<State>>) -> Result<Healthy, Unhealthy> {
         if state.draining.load(Ordering::SeqCst) {
             return Err(Problem::unavailable("the server is about to stop; ask another one").into());
@@ -78,7 +78,7 @@ impl HealthApi {
     }
 
     /// Metrics for Prometheus
-    #[oai(path = "/metrics", method = "get", tag = "Tags::Health")]
+    #[oai(path = "/metrics", method = "get", tag = "Tags::Health", operation_id = "getMetrics")]
     async fn metrics(&self, state: Data<&Arc<State>>) -> PlainText<String> {
         let state = Arc::clone(&state);
         // It looks at files.

@@ -102,7 +102,7 @@ impl KReportApi {
     /// Which number of clusters fits: elbow, silhouette, stability
     ///
     /// Tried on the sample that was kept with the model. The first answer for a version takes seconds.
-    #[oai(path = "/api/segments/:name/k-report", method = "get", tag = "Tags::Segments")]
+    #[oai(path = "/api/segments/:name/k-report", method = "get", tag = "Tags::Segments", operation_id = "getKReport")]
     async fn k_report(
         &self,
         request: &Request,

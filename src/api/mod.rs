@@ -39,7 +39,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use poem::endpoint::make_sync;
-use poem::{EndpointExt as _, IntoEndpoint, Request, Response, Route, Server};
+use poem::{EndpointExt as _, IntoEndpoint, Request, Response, Route, Server, get};
 use poem_openapi::{LicenseObject, OpenApiService, Tags as TagsDerive};
 use tokio::sync::watch;
 
@@ -193,11 +193,11 @@ pub fn routes(state: Arc<State>, guard: Guard) -> impl IntoEndpoint {
     let own = service.spec();
     let document = document::complete(&own, guard.keys.is_some());
     let docs = service.swagger_ui_html().replace(&own, &document);
-    let names = document::names(&document);
+    let known = document::known(&document);
     // They live as long as the process, and slow readers of a page this large share one copy.
     let page = |kind: &'static str, text: String| {
         let text: &'static str = text.leak();
-        make_sync(move |_| Response::builder().content_type(kind).body(text))
+        get(make_sync(move |_| Response::builder().content_type(kind).body(text)))
     };
     let docs = Arc::new(page("text/html; charset=utf-8", docs));
     let inner = Route::new()
@@ -208,7 +208,7 @@ pub fn routes(state: Arc<State>, guard: Guard) -> impl IntoEndpoint {
         .nest("/", service)
         .data(Arc::clone(&state))
         .before(known_parameters);
-    Front { inner, state, guard: Arc::new(guard), names }
+    Front { inner, state, guard: Arc::new(guard), known }
 }
 
 /// Answers until `stop` is done, then lets running requests end.

@@ -185,7 +185,12 @@ type Answered<T> = Result<Answer<T>, PredictFailure>;
 #[allow(clippy::too_many_arguments, reason = "what a request may say is an argument each")]
 impl PredictApi {
     /// Cluster products by price and rating
-    #[oai(path = "/api/cluster_products_by_price_rating", method = "post", tag = "Tags::Predictions")]
+    #[oai(
+        path = "/api/cluster_products_by_price_rating",
+        method = "post",
+        tag = "Tags::Predictions",
+        operation_id = "clusterByPriceRating"
+    )]
     async fn cluster_products_by_price_rating(
         &self,
         state: Data<&Arc<State>>,
@@ -204,7 +209,12 @@ impl PredictApi {
     }
 
     /// Cluster products by rating and number of reviews
-    #[oai(path = "/api/cluster_products_by_rating_count", method = "post", tag = "Tags::Predictions")]
+    #[oai(
+        path = "/api/cluster_products_by_rating_count",
+        method = "post",
+        tag = "Tags::Predictions",
+        operation_id = "clusterByRatingCount"
+    )]
     async fn cluster_products_by_rating_count(
         &self,
         state: Data<&Arc<State>>,
@@ -223,7 +233,12 @@ impl PredictApi {
     }
 
     /// Cluster products by discount
-    #[oai(path = "/api/cluster_products_by_discount", method = "post", tag = "Tags::Predictions")]
+    #[oai(
+        path = "/api/cluster_products_by_discount",
+        method = "post",
+        tag = "Tags::Predictions",
+        operation_id = "clusterByDiscount"
+    )]
     async fn cluster_products_by_discount(
         &self,
         state: Data<&Arc<State>>,

@@ -1,6 +1,6 @@
 //! Errors as `application/problem+json` (RFC 9457), and the one place where an error becomes a status.
 
-use poem::error::{MethodNotAllowedError, NotFoundError};
+use poem::error::{self, MethodNotAllowedError, NotFoundError};
 use poem::http::StatusCode;
 use poem::{IntoResponse, Response};
 use poem_openapi::Object;
@@ -135,7 +135,7 @@ pub async fn from_framework(error: poem::Error) -> Response {
         Problem::not_found("there is nothing under this path; /docs lists what there is")
     } else if error.is::<MethodNotAllowedError>() {
         Problem::new(status, "this path does not answer to this method; /docs lists what there is")
-    } else if error.is::<ParsePathError>() {
+    } else if error.is::<ParsePathError>() || error.is::<error::ParsePathError>() {
         Problem::not_found("there is nothing under this path: slices are 1, 2 and 3, and jobs have numbers")
     } else if error.is::<ContentTypeError>() {
         Problem::new(status, "send the body as JSON, with the header Content-Type: application/json")

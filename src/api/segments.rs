@@ -82,13 +82,13 @@ pub(super) type Found<T> = Result<Stamped<T>, LookupFailure>;
 #[OpenApi]
 impl SegmentsApi {
     /// All segmentations
-    #[oai(path = "/api/segments", method = "get", tag = "Tags::Segments")]
+    #[oai(path = "/api/segments", method = "get", tag = "Tags::Segments", operation_id = "listSegmentations")]
     async fn segments(&self, request: &Request, state: Data<&Arc<State>>) -> Stamped<Vec<SegmentationInfo>> {
         Stamped::of_many(request, &state.live.now().segmentations.iter().map(info).collect())
     }
 
     /// One segmentation
-    #[oai(path = "/api/segments/:name", method = "get", tag = "Tags::Segments")]
+    #[oai(path = "/api/segments/:name", method = "get", tag = "Tags::Segments", operation_id = "getSegmentation")]
     async fn segment(
         &self,
         request: &Request,
@@ -100,7 +100,7 @@ impl SegmentsApi {
     }
 
     /// The models that serve a segmentation
-    #[oai(path = "/api/segments/:name/models", method = "get", tag = "Tags::Segments")]
+    #[oai(path = "/api/segments/:name/models", method = "get", tag = "Tags::Segments", operation_id = "listModels")]
     async fn models(
         &self,
         request: &Request,
@@ -115,7 +115,12 @@ impl SegmentsApi {
     }
 
     /// The model that serves a slice
-    #[oai(path = "/api/segments/:name/models/:slice", method = "get", tag = "Tags::Segments")]
+    #[oai(
+        path = "/api/segments/:name/models/:slice",
+        method = "get",
+        tag = "Tags::Segments",
+        operation_id = "getModel"
+    )]
     async fn model(
         &self,
         request: &Request,
@@ -131,7 +136,7 @@ impl SegmentsApi {
     }
 
     /// A sample of records with their clusters
-    #[oai(path = "/api/segments/:name/points", method = "get", tag = "Tags::Segments")]
+    #[oai(path = "/api/segments/:name/points", method = "get", tag = "Tags::Segments", operation_id = "getPoints")]
     async fn points(
         &self,
         request: &Request,

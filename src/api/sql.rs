@@ -191,7 +191,7 @@ impl SqlApi {
     /// Off unless the server was started with `--enable-sql`. The views of the SQL files are in reach, and nothing else.
     /// The Accept header picks the rows' format: `application/json` (also for `*/*`), `text/csv` or
     /// `application/vnd.apache.arrow.stream`.
-    #[oai(path = "/api/sql", method = "post", tag = "Tags::Sql")]
+    #[oai(path = "/api/sql", method = "post", tag = "Tags::Sql", operation_id = "runSql")]
     async fn sql(&self, state: Data<&Arc<State>>, request: &Request, statement: Posted) -> Result<Rows, SqlFailure> {
         let Some(confined) = &state.sql else {
             return Err(Problem::forbidden("SQL over HTTP is off; start the server with --enable-sql").into());

@@ -209,7 +209,7 @@ pub struct StatusApi;
 #[OpenApi]
 impl StatusApi {
     /// How things stand: what is stored, what comes in, what serves
-    #[oai(path = "/api/status", method = "get", tag = "Tags::Health")]
+    #[oai(path = "/api/status", method = "get", tag = "Tags::Health", operation_id = "getStatus")]
     async fn status(&self, state: Data<&Arc<State>>) -> Json<Status> {
         Json(now(&state).await)
     }

@@ -98,7 +98,7 @@ pub struct TrainingApi;
 #[OpenApi]
 impl TrainingApi {
     /// Train all segmentations on all that is stored
-    #[oai(path = "/api/train", method = "post", tag = "Tags::Training")]
+    #[oai(path = "/api/train", method = "post", tag = "Tags::Training", operation_id = "startTraining")]
     async fn train(&self, state: Data<&Arc<State>>) -> Started {
         let (job, fresh) = state.jobs.start();
         if fresh {
@@ -109,7 +109,7 @@ impl TrainingApi {
     }
 
     /// Watch a training
-    #[oai(path = "/api/train/:job", method = "get", tag = "Tags::Training")]
+    #[oai(path = "/api/train/:job", method = "get", tag = "Tags::Training", operation_id = "getTraining")]
     async fn job(
         &self,
         state: Data<&Arc<State>>,

@@ -45,7 +45,7 @@ pub struct UnreadableApi;
 #[OpenApi]
 impl UnreadableApi {
     /// The last messages that could not be read as records, latest first
-    #[oai(path = "/api/unreadable", method = "get", tag = "Tags::Segments")]
+    #[oai(path = "/api/unreadable", method = "get", tag = "Tags::Segments", operation_id = "listUnreadable")]
     async fn unreadable(
         &self,
         state: Data<&Arc<State>>,

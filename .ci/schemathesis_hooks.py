@@ -1,0 +1,25 @@
+"""What the OpenAPI document says in words only: requests that its schemas allow and the server rightly refuses are left out."""
+
+import math
+
+import schemathesis
+from schemathesis import GenerationMode
+
+# A feature's square must be a double too.
+NEAR = range(-100, 101)
+
+
+def near(number):
+    return number == 0 or math.floor(math.log10(abs(number))) in NEAR
+
+
+@schemathesis.hook
+def filter_case(context, case):
+    query = case.query or {}
+    # `fit=request` asks for no trained model: with `model` or `as_of` it is a 422, though each is well by itself.
+    if "fit" in query and {"model", "as_of", "explain"} & set(query):
+        return False
+    if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE or not isinstance(case.body, list):
+        return True
+    values = (value for row in case.body if isinstance(row, dict) for value in row.values())
+    return all(near(value) for value in values if isinstance(value, (int, float)) and not isinstance(value, bool))
