@@ -43,7 +43,7 @@ fn now() -> u64 {
     START.elapsed().as_micros() as u64 + 1
 }
 
-/// One connection. Times are those of [`now`]; 0: never.
+/// One connection. Times are those of `now`; 0: never.
 pub struct Connection {
     address: SocketAddr,
     socket: RawFd,

@@ -35,6 +35,7 @@ pub struct GuardArgs {
     /// A name in the Host header that is ours, beside loopback's; may be said more than once [default elsewhere: any]
     #[arg(long, env = "TERCILE_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',')]
     pub allowed_host: Vec<String>,
+    #[allow(rustdoc::bare_urls, reason = "it is read at a terminal")]
     /// An origin whose pages may use the API, as in https://shop.example, or *; may be said more than once [default: none]
     #[arg(long, env = "TERCILE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub cors_origin: Vec<String>,
