@@ -39,7 +39,9 @@ pub fn connect(running: &Running) -> TcpStream {
 pub fn raw(running: &Running, lines: &[&str], body: &str) -> Raw {
     let mut stream = connect(running);
     let head = lines.join("\r\n");
-    write!(stream, "{head}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    // At once: who is refused by the head alone may find the connection closed while the body is still to be sent.
+    let request = format!("{head}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
