@@ -12,6 +12,7 @@ use crate::api::Bodies;
 use crate::api::confined::{self, Confined};
 use crate::batch::Limits;
 use crate::broker::{self, Cluster, Settings};
+use crate::engine::cluster::Engine;
 use crate::sql;
 use crate::store::{self, Policy, Store};
 pub use guard::GuardArgs;
@@ -55,6 +56,15 @@ impl SqlArgs {
     pub fn load(&self) -> Result<sql::Files, sql::Error> {
         sql::Files::load(self.dir())
     }
+}
+
+/// What runs the queries.
+#[derive(Debug, Clone, Args)]
+pub struct EngineArgs {
+    /// What runs the SQL: local, or the cluster of a scheduler, as in df://scheduler:50050
+    #[arg(long, env = "TERCILE_ENGINE", value_name = "ENGINE", default_value = "local",
+          hide = !cfg!(feature = "distributed"))]
+    pub engine: Engine,
 }
 
 /// Which topic.

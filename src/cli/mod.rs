@@ -3,6 +3,8 @@
 mod broker;
 mod compact;
 mod doctor;
+#[cfg(feature = "distributed")]
+mod executor;
 mod files;
 mod fit;
 mod generate;
@@ -16,6 +18,8 @@ mod plot;
 mod predict;
 mod produce;
 mod replay;
+#[cfg(feature = "distributed")]
+mod scheduler;
 mod serve;
 mod sql;
 mod suggest;
@@ -73,6 +77,10 @@ enum Command {
     Serve(serve::Serve),
     Keys(keys::Keys),
     Broker(broker::Broker),
+    #[cfg(feature = "distributed")]
+    Scheduler(scheduler::Scheduler),
+    #[cfg(feature = "distributed")]
+    Executor(executor::Executor),
     Generate(generate::Generate),
     Openapi(openapi::Openapi),
     Doctor(doctor::Doctor),
@@ -152,6 +160,11 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Ingest(ingest) => ingest.run(&terminal, Stop::listen()?).await,
         Command::Serve(serve) => serve.run(Stop::listen()?).await,
         Command::Broker(broker) => broker.run(Stop::listen()?).await,
+        #[cfg(feature = "distributed")]
+        Command::Scheduler(scheduler) => scheduler.run(Stop::listen()?).await,
+        // It stops by itself, and hands back what it was given.
+        #[cfg(feature = "distributed")]
+        Command::Executor(executor) => executor.run().await,
         Command::Produce(produce) => job(produce.run(&terminal)).await,
         Command::Init(init) => job(init.run()).await,
         Command::Sql(sql) => sql.run(&terminal).await,

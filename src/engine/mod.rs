@@ -3,6 +3,7 @@
 //! Input: a snapshot of the store and the SQL files. Output: a session whose tables are `records` and every view. Nobody
 //! else knows what runs the queries.
 
+pub mod cluster;
 mod records;
 pub mod segment;
 mod slice_cuts;
@@ -28,6 +29,7 @@ use crate::record::Fields;
 use crate::sql::fault::Fault;
 use crate::sql::{self, Files, RECORDS, RECURSION, Segmentation, View};
 use crate::store::{Snapshot, Store};
+use cluster::Engine;
 use slice_cuts::SliceCuts;
 
 pub use crate::sql::fault::explain;
@@ -71,6 +73,8 @@ pub struct Limits {
     /// Whether the session is for SQL of strangers: views and harmless functions are in reach and nothing else, nothing is
     /// spilled, and one thread does all.
     pub confined: bool,
+    /// What runs the queries.
+    pub engine: Engine,
 }
 
 /// A session over these files of the store. The first view that does not plan is an error.
@@ -209,7 +213,11 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
         let no_disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
         runtime = runtime.with_disk_manager_builder(no_disk);
     }
-    let ctx = SessionContext::new_with_config_rt(config, runtime.build_arc().map_err(query)?);
+    let runtime = runtime.build_arc().map_err(query)?;
+    let ctx = match &limits.engine {
+        Engine::Local => SessionContext::new_with_config_rt(config, runtime),
+        Engine::Cluster(address) => cluster::session(config, runtime, address).map_err(query)?,
+    };
     add_records(&ctx, snapshot, &files.fields)?;
     for function in segment::functions(limits.models.as_ref()) {
         ctx.register_udf(function);

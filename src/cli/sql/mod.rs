@@ -20,7 +20,8 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 
 use super::{Done, Terminal, job};
-use crate::config::{SqlArgs, StoreArgs, bytes, seconds};
+use crate::config::{EngineArgs, SqlArgs, StoreArgs, bytes, seconds};
+use crate::engine::Limits;
 use crate::sql::fault::Source;
 use given::{Param, TableFile};
 use output::Format;
@@ -69,6 +70,8 @@ pub struct Sql {
     #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", value_parser = bytes)]
     memory_limit: Option<usize>,
     #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
     sql: SqlArgs,
@@ -94,7 +97,8 @@ impl Sql {
             timeout: self.timeout,
             explain: false,
         };
-        let opened = Runner::open(self.store.clone(), self.sql.clone(), settings, self.memory_limit, terminal).await;
+        let limits = Limits { memory: self.memory_limit, engine: self.engine.engine.clone(), ..Limits::default() };
+        let opened = Runner::open(self.store.clone(), self.sql.clone(), settings, limits, terminal).await;
         let runner = opened?;
         for table in &self.tables {
             runner.add_table(table).await?;

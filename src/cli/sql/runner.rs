@@ -76,13 +76,13 @@ impl Runner {
         store: StoreArgs,
         sql: SqlArgs,
         settings: Settings,
-        memory: Option<usize>,
+        limits: Limits,
         terminal: &Terminal,
     ) -> anyhow::Result<Self> {
         let files = sql.load()?;
         let store = Store::at(&store.store);
         let snapshot = store.snapshot()?;
-        let limits = Limits { memory, models: Some(store.clone()), serial: false, confined: false };
+        let limits = Limits { models: Some(store.clone()), ..limits };
         let ctx = engine::open_without_views(&snapshot, &files, limits)?;
         let mut runner = Self {
             ctx,

@@ -1,0 +1,73 @@
+//! `tercile executor`
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Done, scheduler};
+use crate::config::bytes;
+use crate::engine::cluster::{Address, serve};
+
+/// Run an executor of a cluster
+///
+/// It does what a scheduler deals out to it, until Ctrl-C. It reads and writes the store under the same paths or URLs as
+/// whoever asks: a directory that all machines share, or an object store. Its address is the first line on stdout.
+#[derive(Args)]
+pub struct Executor {
+    /// The scheduler, as in df://scheduler:50050
+    #[arg(long, env = "TERCILE_SCHEDULER", value_name = "ADDRESS")]
+    scheduler: Address,
+    /// The address and port to listen at for tasks; port 0 takes a free one
+    #[arg(long, env = "TERCILE_BIND", value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    bind: SocketAddr,
+    /// The port at which others fetch rows, at the same address; 0 takes a free one
+    #[arg(long, env = "TERCILE_ROWS_PORT", value_name = "PORT", default_value_t = 0)]
+    rows_port: u16,
+    /// The name or address that others reach it by [default: that of --bind]
+    #[arg(long, env = "TERCILE_ADVERTISE", value_name = "HOST")]
+    advertise: Option<String>,
+    /// Tasks at a time [default: as many as there are processors]
+    #[arg(long, env = "TERCILE_THREADS", value_name = "N")]
+    threads: Option<NonZero<usize>>,
+    /// Memory for what queries keep, as in 512MB or 2GiB, shared by the tasks; beyond it they spill to disk
+    /// [default: 0.7 of the memory]
+    #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", value_parser = bytes)]
+    memory_limit: Option<usize>,
+    /// Where to keep what the stages of a query hand to each other [default: a directory of its own in TMPDIR]
+    #[arg(long, env = "TERCILE_WORK_DIR", value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+}
+
+impl Executor {
+    pub async fn run(self) -> anyhow::Result<Done> {
+        let tasks = serve::with_port(self.bind)?;
+        let rows = serve::with_port(SocketAddr::new(tasks.ip(), self.rows_port))?;
+        let host = scheduler::host(self.advertise, tasks, "executor")?;
+        let own = std::env::temp_dir().join(format!("tercile-executor-{}", std::process::id()));
+        let work = self.work_dir.clone().unwrap_or_else(|| own.clone());
+        let mut out = std::io::stdout();
+        writeln!(out, "{host}:{}", tasks.port())?;
+        out.flush()?;
+        tracing::info!("working for {}", self.scheduler);
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let ended = serve::executor(serve::Executor {
+            scheduler: self.scheduler,
+            tasks,
+            rows,
+            host,
+            threads: self.threads.map_or(processors, NonZero::get),
+            memory: self.memory_limit,
+            work,
+        });
+        let ended = ended.await;
+        if self.work_dir.is_none() {
+            // It may never have been made.
+            let _ = std::fs::remove_dir_all(own);
+        }
+        ended?;
+        Ok(Done::Well)
+    }
+}

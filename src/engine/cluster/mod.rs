@@ -1,0 +1,99 @@
+//! Which engine runs the queries: this process, or a Ballista cluster.
+//!
+//! Input: what `--engine` says. Output: an [`Engine`], and a session that runs on it. Ballista is in the tree only with the
+//! feature `distributed`; without it `disabled.rs` stands in, and an address is refused before anything else happens.
+
+use std::fmt;
+use std::str::FromStr;
+
+#[cfg(not(feature = "distributed"))]
+mod disabled;
+#[cfg(feature = "distributed")]
+mod enabled;
+#[cfg(feature = "distributed")]
+mod plan;
+#[cfg(feature = "distributed")]
+pub mod serve;
+#[cfg(feature = "distributed")]
+mod watch;
+
+#[cfg(not(feature = "distributed"))]
+pub(super) use disabled::session;
+#[cfg(feature = "distributed")]
+pub(super) use enabled::session;
+
+/// The port of a scheduler whose address names none.
+const PORT: u16 = 50050;
+
+/// What runs the queries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// This process.
+    #[default]
+    Local,
+    /// The executors of this scheduler.
+    Cluster(Address),
+}
+
+/// Where a scheduler listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    pub host: String,
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "df://{}:{}", self.host, self.port)
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("expected df://HOST:PORT, as in df://scheduler:{PORT}");
+        let url = url::Url::parse(text).map_err(|_| wrong())?;
+        let plain = matches!(url.path(), "" | "/") && url.query().is_none() && url.username().is_empty();
+        match url.host_str() {
+            Some(host) if url.scheme() == "df" && plain => {
+                Ok(Self { host: host.to_owned(), port: url.port().unwrap_or(PORT) })
+            }
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl FromStr for Engine {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "local" {
+            return Ok(Self::Local);
+        }
+        let address = Address::from_str(text).map_err(|why| format!("{why}, or local"))?;
+        match cfg!(feature = "distributed") {
+            true => Ok(Self::Cluster(address)),
+            false => Err("this tercile was built for one machine; build it with cargo build --release --features \
+                          distributed"
+                .to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_name_a_scheduler() {
+        let address = |host: &str, port| Ok(Address { host: host.to_owned(), port });
+        assert_eq!("df://scheduler:50051".parse(), address("scheduler", 50051));
+        assert_eq!("df://[::1]".parse(), address("[::1]", PORT));
+        for wrong in ["scheduler:50050", "http://scheduler:50050", "df://", "df://a:b", "df://a/b", "df://u@a"] {
+            assert!(wrong.parse::<Address>().is_err(), "{wrong}");
+        }
+        assert_eq!("local".parse(), Ok(Engine::Local));
+        assert_eq!("df://a".parse::<Engine>().is_ok(), cfg!(feature = "distributed"));
+    }
+}

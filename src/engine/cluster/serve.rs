@@ -1,0 +1,115 @@
+//! Ballista's own scheduler and executor, with our settings.
+//!
+//! Input: addresses and limits. Output: a process's work until it is told to stop. The scheduler pushes tasks, so that a
+//! small query waits for no poll; executors say every two seconds that they live, and one that is silent for fifteen is
+//! gone: its tasks run elsewhere, or their queries fail if there is nobody (`watch.rs`).
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ballista_core::config::TaskSchedulingPolicy;
+use ballista_core::error::BallistaError;
+use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
+use ballista_scheduler::cluster::BallistaCluster;
+use ballista_scheduler::config::SchedulerConfig;
+use ballista_scheduler::scheduler_process::start_server;
+
+use super::Address;
+use super::enabled::MESSAGE;
+
+/// Seconds between two signs of life, and after how many without one an executor is gone.
+const HEARTBEAT: u64 = 2;
+const SILENCE: u64 = 15;
+/// Seconds that queries wait for a first executor after the last one is gone.
+const GRACE: u64 = 15;
+/// Seconds that executors keep what stages handed to each other, after a query.
+const LEFTOVERS: u64 = 60;
+
+/// Why a scheduler or an executor stopped, or did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot listen at {address}: {why}")]
+    Bind { address: SocketAddr, why: std::io::Error },
+    #[error("cannot use {path} for what queries leave on the way: {why}", path = path.display())]
+    Work { path: PathBuf, why: std::io::Error },
+    #[error("{0}")]
+    Ballista(String),
+}
+
+impl From<BallistaError> for Error {
+    fn from(error: BallistaError) -> Self {
+        Self::Ballista(error.to_string())
+    }
+}
+
+/// An address whose port is known, a free one where 0 was asked for. Ballista tells others the port that it was told.
+pub fn with_port(address: SocketAddr) -> Result<SocketAddr, Error> {
+    let bind = |why| Error::Bind { address, why };
+    TcpListener::bind(address).and_then(|listener| listener.local_addr()).map_err(bind)
+}
+
+/// Runs a scheduler, whose port must be known. `host` is what executors call it by.
+pub async fn scheduler(address: SocketAddr, host: String) -> Result<(), Error> {
+    let config = SchedulerConfig {
+        external_host: host,
+        bind_host: address.ip().to_string(),
+        bind_port: address.port(),
+        scheduling_policy: TaskSchedulingPolicy::PushStaged,
+        finished_job_data_clean_up_interval_seconds: LEFTOVERS,
+        finished_job_state_clean_up_interval_seconds: LEFTOVERS,
+        grpc_server_max_decoding_message_size: MESSAGE,
+        grpc_server_max_encoding_message_size: MESSAGE,
+        grpc_client_max_message_size: MESSAGE,
+        executor_timeout_seconds: SILENCE,
+        expire_dead_executor_interval_seconds: HEARTBEAT,
+        no_executors_grace_period_seconds: GRACE,
+        ..SchedulerConfig::default()
+    };
+    let cluster = BallistaCluster::new_from_config(&config).await?;
+    Ok(start_server(cluster, address, Arc::new(config)).await?)
+}
+
+/// What an executor is.
+#[derive(Debug, Clone)]
+pub struct Executor {
+    pub scheduler: Address,
+    /// Where it listens for tasks, and gives rows; both ports must be known.
+    pub tasks: SocketAddr,
+    pub rows: SocketAddr,
+    /// What others call it by.
+    pub host: String,
+    /// Tasks at a time.
+    pub threads: usize,
+    /// Bytes for what queries keep, shared by the tasks.
+    pub memory: Option<usize>,
+    /// What stages hand to each other.
+    pub work: PathBuf,
+}
+
+/// Runs an executor until SIGINT or SIGTERM.
+pub async fn executor(executor: Executor) -> Result<(), Error> {
+    let work = |why| Error::Work { path: executor.work.clone(), why };
+    std::fs::create_dir_all(&executor.work).map_err(work)?;
+    let config = ExecutorProcessConfig {
+        bind_host: executor.tasks.ip().to_string(),
+        external_host: Some(executor.host),
+        port: executor.rows.port(),
+        grpc_port: executor.tasks.port(),
+        scheduler_host: executor.scheduler.host,
+        scheduler_port: executor.scheduler.port,
+        // A scheduler that starts at the same time is waited for.
+        scheduler_connect_timeout_seconds: 30,
+        vcores: executor.threads,
+        task_scheduling_policy: TaskSchedulingPolicy::PushStaged,
+        work_dir: Some(executor.work.display().to_string()),
+        job_data_ttl_seconds: 3600,
+        job_data_clean_up_interval_seconds: 600,
+        grpc_max_decoding_message_size: MESSAGE,
+        grpc_max_encoding_message_size: MESSAGE,
+        executor_heartbeat_interval_seconds: HEARTBEAT,
+        memory_pool_size: executor.memory.map(|bytes| bytes as u64),
+        ..ExecutorProcessConfig::default()
+    };
+    Ok(start_executor_process(Arc::new(config)).await?)
+}
