@@ -3,6 +3,10 @@
 //! Input: one fixed list of the store's files and the SQL files. Output: for each segmentation and each third of the
 //! stream a model on the shelf, or a recorded reason why there is none.
 
+#[cfg(feature = "distributed")]
+mod far;
+#[cfg(feature = "distributed")]
+mod far_sql;
 mod numbers;
 mod rows;
 pub mod verify;
@@ -19,7 +23,7 @@ use datafusion::prelude::SessionContext;
 use ndarray::Array2;
 use serde::Serialize;
 
-use crate::engine;
+use crate::engine::{self, cluster::Engine};
 use crate::features::chunks::processors;
 use crate::features::{self, Scale};
 use crate::kmeans::{self, Fit, Init, Limits, Points, Settings, Step};
@@ -31,7 +35,7 @@ use crate::spool::{self, Space};
 use crate::sql::{Files, Segmentation};
 use crate::store::{self, Snapshot, Store};
 use numbers::{newcomers, numbers};
-use rows::{Rows, Slice, rows};
+use rows::{Prefix, Rows, rows};
 
 pub use numbers::{by_features, renumbered};
 
@@ -74,6 +78,9 @@ enum Refusal {
     KMeans(#[from] kmeans::Error),
     #[error("{0}")]
     Arrow(#[from] ArrowError),
+    /// No refusal of these rows: the training can't go on.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
 }
 
 /// What became of one slice of one segmentation.
@@ -119,13 +126,15 @@ pub enum Progress<'a> {
 pub struct How {
     /// Bytes of memory to keep within: what does not fit waits in files.
     pub memory: usize,
+    /// What runs the SQL, and the passes over its rows.
+    pub engine: Engine,
     /// Who is told how it goes.
     pub tell: Arc<dyn Fn(Progress<'_>) + Send + Sync>,
 }
 
 impl Default for How {
     fn default() -> Self {
-        Self { memory: spool::half_of_memory(), tell: Arc::new(|_| {}) }
+        Self { memory: spool::half_of_memory(), engine: Engine::Local, tell: Arc::new(|_| {}) }
     }
 }
 
@@ -156,7 +165,7 @@ impl How {
     fn limits(&self, records: u64) -> engine::Limits {
         // Sorts that spill side by side take the memory from each other's merges, and then fail.
         let serial = records.saturating_mul(SORTED) > self.share() as u64;
-        engine::Limits { memory: Some(self.share()), serial, ..Default::default() }
+        engine::Limits { memory: Some(self.share()), serial, engine: self.engine.clone(), ..Default::default() }
     }
 
     /// Where the rows are that come out of it.
@@ -174,7 +183,9 @@ pub async fn train(store: &Store, files: &Files, how: &How) -> Result<Training, 
     let stream = Arc::new(stream(&ctx, &snapshot).await?);
     let mut outcomes = Vec::new();
     for segmentation in segmentations {
-        let rows = rows(&ctx, &segmentation, (stream.n as usize, how, &how.space(store))).await;
+        let rows = rows(&ctx, &segmentation, (stream.n as usize, how, store)).await;
+        // What a cluster does not do says nothing about the rows.
+        let rows = if how.engine == Engine::Local { rows } else { Ok(rows?) };
         let (store, stream, how) = (store.clone(), Arc::clone(&stream), how.clone());
         let work = move || train_segmentation(&store, &segmentation, rows, (&stream, &how));
         let trained = tokio::task::spawn_blocking(work).await.map_err(|e| Error::Cut(e.to_string()))?;
@@ -222,7 +233,7 @@ async fn stream(ctx: &SessionContext, snapshot: &Snapshot) -> Result<Stream, Err
 fn train_segmentation(
     store: &Store,
     segmentation: &Segmentation,
-    rows: Result<Rows, engine::Error>,
+    rows: Result<Box<dyn Rows>, engine::Error>,
     (stream, how): (&Stream, &How),
 ) -> Result<Vec<Outcome>, Error> {
     let shelf = Shelf::new(store, &segmentation.name);
@@ -249,7 +260,10 @@ fn train_segmentation(
             warm: before.as_ref().filter(|model| warm && fits(model)),
         };
         let trained = match &rows {
-            Ok(rows) => job.run(rows).map_err(|refusal| refusal.to_string()),
+            Ok(rows) => match job.run(rows.as_ref()) {
+                Err(Refusal::Engine(error)) => return Err(error.into()),
+                ran => ran.map_err(|refusal| refusal.to_string()),
+            },
             Err(error) => Err(error.to_string()),
         };
         // `trained` is the model of these records, which may not be the one that serves.
@@ -272,7 +286,7 @@ fn train_segmentation(
         warm = refused.is_none();
         standing.refused.clone_from(&refused);
         before = trained;
-        let sql = rows.as_ref().map_or(0.0, |rows| rows.took.as_secs_f64());
+        let sql = rows.as_ref().map_or(0.0, |rows| rows.took().as_secs_f64());
         let seconds = Seconds { sql, train: began.elapsed().as_secs_f64() };
         outcomes.push(Outcome { segmentation: segmentation.name.clone(), slice, model, fresh, refused, seconds });
     }
@@ -306,18 +320,19 @@ enum Ran {
 
 impl Job<'_> {
     /// A new model, unless one was trained on just the same.
-    fn run(&self, all: &Rows) -> Result<Ran, Refusal> {
+    fn run(&self, all: &dyn Rows) -> Result<Ran, Refusal> {
         let rows = all.up_to(self.slice)?;
-        let receipt = self.receipt(&rows);
+        let rows = rows.as_ref();
+        let receipt = self.receipt(rows);
         let known = [self.earlier, self.newest].into_iter().flatten();
         if let Some(known) = known.into_iter().find(|model| model.receipt.same_but_predecessor(&receipt)) {
             return Ok(Ran::Known(Box::new(known.clone())));
         }
-        Ok(Ran::New(Box::new(self.fit(all, &rows, receipt)?)))
+        Ok(Ran::New(Box::new(self.fit(all, rows, receipt)?)))
     }
 
     /// What a model of these rows follows from.
-    fn receipt(&self, rows: &Slice<'_>) -> Receipt {
+    fn receipt(&self, rows: &dyn Prefix) -> Receipt {
         Receipt {
             topic: self.stream.topic.clone(),
             next_offsets: self.stream.next_offsets.clone(),
@@ -325,22 +340,21 @@ impl Job<'_> {
             cut: self.stream.cuts[usize::from(self.slice) - 1].clone(),
             rows_hash: rows.hash(),
             sql_hash: self.segmentation.sql_hash.clone(),
-            starts: kmeans::starts_for(rows.rows) as u64,
+            starts: kmeans::starts_for(rows.rows()) as u64,
             predecessor: self.predecessor.map(|m| Predecessor { slice: m.slice, version: m.version }),
             tercile: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 
     /// The model.
-    fn fit(&self, all: &Rows, rows: &Slice<'_>, receipt: Receipt) -> Result<Trained, Refusal> {
+    fn fit(&self, all: &dyn Rows, rows: &dyn Prefix, receipt: Receipt) -> Result<Trained, Refusal> {
         let Segmentation { features, k, labels, .. } = self.segmentation;
-        let scale = Scale::measure(features, &rows.features, processors())?;
-        let points = Points::new(&scale, &rows.features);
+        let scale = rows.scale(features)?;
         let warm = self.warm.map(Model::centroids);
         let tell = |step| {
             (self.how.tell)(Progress::Pass { segmentation: &self.segmentation.name, slice: self.slice, step });
         };
-        let fit = kmeans::fit(&points, &settings(*k, receipt.starts as usize), Init::Drawn(warm.as_ref()), &tell)?;
+        let fit = rows.fit(&scale, &settings(*k, receipt.starts as usize), warm.as_ref(), &tell)?;
         let number = numbers(&scale, &fit.centroids, self.predecessor);
         let fit = renumbered(fit, &number);
         let new = newcomers(&scale, &fit.centroids, self.predecessor);
@@ -358,14 +372,14 @@ impl Job<'_> {
                 centroid: features.iter().cloned().zip(fit.centroids.row(cluster).iter().copied()).collect(),
             })
             .collect();
-        let moved = self.moved(all, (&scale, &fit));
+        let moved = self.moved(all, (&scale, &fit))?;
         let (sample, silhouette) = sample(rows, features, (&scale, &fit))?;
         let model = Model {
             segmentation: self.segmentation.name.clone(),
             slice: self.slice,
             version: 0,
-            rows: rows.rows as u64,
-            rows_left_out: slice_end(self.stream.n, self.slice).saturating_sub(rows.rows as u64),
+            rows: rows.rows() as u64,
+            rows_left_out: slice_end(self.stream.n, self.slice).saturating_sub(rows.rows() as u64),
             features: features.clone(),
             mean: scale.mean,
             std: scale.std,
@@ -383,12 +397,12 @@ impl Job<'_> {
     }
 
     /// The previous slice's rows, by their cluster in its model and in this one.
-    fn moved(&self, all: &Rows, (scale, fit): (&Scale, &Fit)) -> Option<Vec<Vec<u64>>> {
-        let before = self.before.filter(|model| model.features == self.segmentation.features)?;
-        let features = all.features_up_to(self.slice - 1);
-        let (old, new) = (before.scale(), Points::new(scale, &features));
-        let from = (&Points::new(&old, &features), &before.centroids());
-        Some(kmeans::cross(from, (&new, &fit.centroids), processors()))
+    fn moved(&self, all: &dyn Rows, (scale, fit): (&Scale, &Fit)) -> Result<Option<Vec<Vec<u64>>>, Refusal> {
+        let Some(before) = self.before.filter(|model| model.features == self.segmentation.features) else {
+            return Ok(None);
+        };
+        let rows = all.first(self.slice - 1);
+        rows.cross((&before.scale(), &before.centroids()), (scale, &fit.centroids)).map(Some)
     }
 }
 
@@ -404,20 +418,18 @@ fn sample_rows(n: usize) -> Vec<u32> {
 
 /// Some of the rows with their clusters, and how well those are set apart.
 fn sample(
-    rows: &Slice<'_>,
+    rows: &dyn Prefix,
     features: &[String],
     (scale, fit): (&Scale, &Fit),
 ) -> Result<(RecordBatch, Option<f64>), ArrowError> {
-    let places = sample_rows(rows.rows);
+    let sample = rows.sample();
     let mut fields =
         vec![Field::new("_partition", DataType::Int32, true), Field::new("_offset", DataType::Int64, true)];
-    let mut columns: Vec<ArrayRef> =
-        vec![Arc::new(spool::take(&rows.all.partitions, &places)), Arc::new(spool::take(&rows.all.offsets, &places))];
+    let mut columns: Vec<ArrayRef> = vec![Arc::new(sample.partitions), Arc::new(sample.offsets)];
     let mut values: Vec<Float64Array> = Vec::with_capacity(features.len());
-    for ((name, column), mean) in features.iter().zip(&rows.features).zip(&scale.mean) {
+    for ((name, column), mean) in features.iter().zip(&sample.features).zip(&scale.mean) {
         fields.push(Field::new(name, DataType::Float64, false));
-        let taken = spool::take(column, &places);
-        let imputed: Float64Array = taken.iter().map(|v| v.or(Some(*mean))).collect();
+        let imputed: Float64Array = column.iter().map(|v| v.or(Some(*mean))).collect();
         columns.push(Arc::new(imputed.clone()));
         values.push(imputed);
     }

@@ -43,7 +43,10 @@ pub(super) fn host(advertise: Option<String>, address: SocketAddr, what: &str) -
     match advertise {
         Some(host) => Ok(host),
         None if address.ip().is_unspecified() => {
-            anyhow::bail!("{} is no address that others can call; say --advertise HOST, by which they reach this {what}", address.ip())
+            anyhow::bail!(
+                "{} is no address that others can call; say --advertise HOST, by which they reach this {what}",
+                address.ip()
+            )
         }
         None if address.is_ipv6() => Ok(format!("[{}]", address.ip())),
         None => Ok(address.ip().to_string()),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Done, Terminal, count, table, thousands};
-use crate::config::{SqlArgs, StoreArgs, bytes};
+use crate::config::{EngineArgs, SqlArgs, StoreArgs, bytes};
 use crate::kmeans::Step;
 use crate::model::Cluster;
 use crate::spool;
@@ -27,6 +27,8 @@ pub struct Train {
     #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", value_parser = memory)]
     memory_limit: Option<usize>,
     #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
     sql: SqlArgs,
@@ -43,7 +45,8 @@ impl Train {
         bar.enable_steady_tick(Duration::from_millis(100));
         let shown = bar.clone();
         let tell = Arc::new(move |progress: Progress<'_>| shown.set_message(message(progress)));
-        let how = How { memory: self.memory_limit.unwrap_or_else(spool::half_of_memory), tell };
+        let memory = self.memory_limit.unwrap_or_else(spool::half_of_memory);
+        let how = How { memory, engine: self.engine.engine, tell };
         let trained = train::train(&store, &files, &how).await;
         bar.finish_and_clear();
         let outcomes = trained?.outcomes;

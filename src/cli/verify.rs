@@ -6,9 +6,9 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{Done, thousands};
-use crate::config::{SqlArgs, StoreArgs};
+use crate::config::{EngineArgs, SqlArgs, StoreArgs};
 use crate::model::named;
-use crate::train::verify;
+use crate::train::{How, verify};
 
 /// Train a model again from its receipt, and compare bit for bit
 ///
@@ -19,6 +19,8 @@ pub struct Verify {
     /// A model file, a segmentation, one of its slices, or a version: price_rating, price_rating@2, price_rating@2@5
     #[arg(value_name = "MODEL")]
     model: String,
+    #[command(flatten)]
+    engine: EngineArgs,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
@@ -32,7 +34,8 @@ impl Verify {
         let model = named::find_or_read(&store, &self.model).map_err(anyhow::Error::msg)?;
         let name = format!("{}@{}@{}", model.segmentation, model.slice, model.version);
         let (rows, clusters, inertia) = (model.rows, model.clusters.len(), model.inertia);
-        verify::verify(&store, &files, model).await.with_context(|| format!("cannot verify {name}"))?;
+        let how = How { engine: self.engine.engine, ..How::default() };
+        verify::verify(&store, &files, model, &how).await.with_context(|| format!("cannot verify {name}"))?;
         let line = format!(
             "{name} is what its receipt says, to the bit: {} rows, {clusters} clusters, inertia {inertia}\n",
             thousands(rows)

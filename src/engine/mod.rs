@@ -12,8 +12,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+#[cfg(feature = "distributed")]
+use datafusion::arrow::array::AsArray as _;
 use datafusion::arrow::array::RecordBatch;
+#[cfg(feature = "distributed")]
+use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
+#[cfg(feature = "distributed")]
+use datafusion::arrow::datatypes::Int64Type;
 use datafusion::common::TableReference;
 use datafusion::config::ConfigNonZeroUsize;
 use datafusion::dataframe::DataFrame;
@@ -42,6 +48,10 @@ const TABLE_FUNCTIONS: [&str; 3] = ["generate_series", "range", slice_cuts::NAME
 
 /// Rows of a text file that decide what types its columns have.
 const INFERRED: usize = 1_000_000;
+
+/// Rows of a row group of what queries leave for each other: tasks read one each, or several.
+#[cfg(feature = "distributed")]
+const ROW_GROUP: usize = 131_072;
 
 /// The most features a segmentation may have.
 pub const MAX_FEATURES: usize = 32;
@@ -269,6 +279,30 @@ pub async fn collect(ctx: &SessionContext, sql: &str) -> Result<RecordBatch, Err
     let schema = Arc::clone(frame.schema().inner());
     let batches = frame.collect().await.map_err(query)?;
     datafusion::arrow::compute::concat_batches(&schema, &batches).map_err(|e| Error::Query(e.to_string()))
+}
+
+/// Writes the rows of one statement of our own to a Parquet file, in their order, where the queries run; gives their number.
+/// Whoever does it a second time writes the same file.
+#[cfg(feature = "distributed")]
+pub async fn write(ctx: &SessionContext, sql: &str, path: &Path) -> Result<u64, Error> {
+    let url = listing_url(path).map_err(|why| Error::Table { path: path.to_owned(), why })?;
+    let copy = format!(
+        "COPY ({sql}) TO '{}' STORED AS PARQUET
+         OPTIONS ('format.compression' 'lz4_raw', 'format.max_row_group_size' '{ROW_GROUP}')",
+        url.as_str().replace('\'', "''")
+    );
+    let written = collect(ctx, &copy).await?;
+    let count = cast(written.column(0), &DataType::Int64).map_err(|e| Error::Query(e.to_string()))?;
+    Ok(count.as_primitive::<Int64Type>().iter().flatten().sum::<i64>() as u64)
+}
+
+/// Reads a Parquet file in its order, here.
+#[cfg(feature = "distributed")]
+pub async fn read_in_order(ctx: &SessionContext, path: &Path) -> Result<SendableRecordBatchStream, Error> {
+    let config = SessionConfig::new().with_target_partitions(1);
+    let here = SessionContext::new_with_config_rt(config, ctx.runtime_env());
+    add_file(&here, "rows", path).await?;
+    stream(&here, "SELECT * FROM rows").await
 }
 
 /// The segmentations of these files, with the features that their views give.

@@ -70,28 +70,46 @@ pub(super) fn run(
     unreachable!("one of the passes is the last")
 }
 
-fn squared(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn squared(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum()
 }
 
 /// Clusters that lost all their rows start again at the rows that are worst off, as in scikit-learn; a row that moves takes
 /// its weight out of the cluster where it was.
 fn relocate(points: &Points<'_>, totals: &Totals, centroids: &[f64], next: &mut [f64], threads: usize) {
-    let empty: Vec<usize> = (0..totals.weights.len()).filter(|&cluster| totals.weights[cluster] <= 0.0).collect();
-    if empty.is_empty() {
+    let empty = totals.weights.iter().filter(|&&weight| weight <= 0.0).count();
+    if empty == 0 {
         return;
     }
+    let worst = worst(points, centroids, empty, threads);
+    let rows: Vec<Vec<f64>> = worst
+        .iter()
+        .map(|(row, _)| (0..points.features()).map(|feature| points.value(feature, *row)).collect())
+        .collect();
+    let worst = worst.iter().zip(&rows).map(|((row, from), values)| (values.as_slice(), points.weight(*row), *from));
+    take_over(points, totals, centroids, next, worst);
+}
+
+/// Gives each empty cluster one of the rows that are worst off: its values in the columns' own units, its weight, and the
+/// cluster where it was.
+pub(super) fn take_over<'r>(
+    points: &Points<'_>,
+    totals: &Totals,
+    centroids: &[f64],
+    next: &mut [f64],
+    worst: impl Iterator<Item = (&'r [f64], f64, usize)>,
+) {
     let features = points.features();
+    let empty: Vec<usize> = (0..totals.weights.len()).filter(|&cluster| totals.weights[cluster] <= 0.0).collect();
     let mut totals = totals.clone();
-    for (cluster, (row, from)) in empty.iter().zip(worst(points, centroids, empty.len(), threads)) {
-        let weight = points.weight(row);
+    for (cluster, (values, weight, from)) in empty.iter().zip(worst) {
         if totals.weights[from] <= weight {
             continue;
         }
         totals.weights[from] -= weight;
         totals.weights[*cluster] = weight;
         for feature in 0..features {
-            let off = (points.value(feature, row) - points.origin(feature)) * weight;
+            let off = (values[feature] - points.origin(feature)) * weight;
             totals.sums[from * features + feature] -= off;
             totals.sums[cluster * features + feature] = off;
         }

@@ -9,6 +9,8 @@
 mod assignment;
 mod bounds;
 mod costs;
+#[cfg(feature = "distributed")]
+mod elsewhere;
 mod kernel;
 mod line;
 mod lloyd;
@@ -24,8 +26,12 @@ use ndarray::Array2;
 use crate::features::chunks::by_chunk;
 
 pub use assignment::match_rows;
+#[cfg(feature = "distributed")]
+pub use elsewhere::{Elsewhere, Worst, fit_elsewhere, start_rows};
 pub use lloyd::{Limits, Step};
 pub use points::Points;
+#[cfg(feature = "distributed")]
+pub use points::Totals;
 pub use score::{calinski_harabasz, davies_bouldin, silhouette};
 
 /// Why there are no clusters.

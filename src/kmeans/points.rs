@@ -44,7 +44,7 @@ struct Column<'a> {
 
 /// What one pass finds.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Totals {
+pub struct Totals {
     /// For each cluster the sum of each feature, counted from its origin.
     pub sums: Vec<f64>,
     /// Weight of each cluster: its number of rows, where rows have no weights.
@@ -98,6 +98,12 @@ impl<'a> Points<'a> {
     #[cfg(test)]
     pub(super) fn on(self, level: Level) -> Self {
         Self { level, ..self }
+    }
+
+    /// The same rows, each so many times.
+    #[cfg(feature = "distributed")]
+    pub fn with_weights(self, weights: Vec<f64>) -> Self {
+        Self { weights: Some(Cow::Owned(weights)), ..self }
     }
 
     /// Other points on the same scale: a column for each feature, as [`Points::value`] gives them, and their weights.

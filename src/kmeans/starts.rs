@@ -13,7 +13,7 @@ use super::seed::{Urn, unit};
 use crate::features::chunks::in_parallel;
 
 /// Rows that the starts look at.
-const START_ROWS: usize = 65_536;
+pub(super) const START_ROWS: usize = 65_536;
 /// Ends of starts on a sample that are worth trying on all rows, and how much worse than the best they may be.
 const FINALISTS: usize = 3;
 const NEARLY: f64 = 1.02;
@@ -31,7 +31,24 @@ pub(super) struct Starts<'a> {
 pub(super) fn best(points: &Points<'_>, job: &Starts<'_>, limits: Limits, threads: usize) -> Vec<Outcome> {
     let whole = points.rows() <= START_ROWS;
     let rows: Vec<u32> = if whole { (0..points.rows() as u32).collect() } else { sample(points.rows(), job.seed) };
-    let (columns, weights) = gather(points, &rows, whole);
+    best_of(points, (&rows, whole), job, limits, threads)
+}
+
+/// The same, where the points are a sample that was drawn already.
+#[cfg(feature = "distributed")]
+pub(super) fn best_of_sample(points: &Points<'_>, job: &Starts<'_>, limits: Limits, threads: usize) -> Vec<Outcome> {
+    let rows: Vec<u32> = (0..points.rows() as u32).collect();
+    best_of(points, (&rows, false), job, limits, threads)
+}
+
+fn best_of(
+    points: &Points<'_>,
+    (rows, whole): (&[u32], bool),
+    job: &Starts<'_>,
+    limits: Limits,
+    threads: usize,
+) -> Vec<Outcome> {
+    let (columns, weights) = gather(points, rows, whole);
     let few = points.weighted(&columns, &weights);
     let urn = Urn::new(&few);
     let mut outcomes = in_parallel(job.starts + usize::from(job.warm.is_some()), threads, |start| {
@@ -59,7 +76,7 @@ fn in_order(centroids: &[f64], features: usize) -> Vec<f64> {
 }
 
 /// Rows, one out of each of so many equal parts, drawn so that nothing periodic in their order shows.
-fn sample(rows: usize, seed: u64) -> Vec<u32> {
+pub(super) fn sample(rows: usize, seed: u64) -> Vec<u32> {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
     let part = rows as f64 / START_ROWS as f64;
     (0..START_ROWS).map(|j| (((j as f64 + unit(&mut rng)) * part) as usize).min(rows - 1) as u32).collect()

@@ -57,7 +57,7 @@ pub enum Error {
 }
 
 /// Trains again and compares.
-pub async fn verify(store: &Store, files: &Files, model: Model) -> Result<(), Error> {
+pub async fn verify(store: &Store, files: &Files, model: Model, how: &How) -> Result<(), Error> {
     let receipt = &model.receipt;
     if model.seed != SEED {
         return Err(Error::Seed { found: model.seed });
@@ -80,17 +80,16 @@ pub async fn verify(store: &Store, files: &Files, model: Model) -> Result<(), Er
     if found != receipt.n {
         return Err(Error::Records { found, wanted: receipt.n });
     }
-    let how = How::default();
     let ctx = engine::open_within(&prefix.snapshot, files, how.limits(prefix.snapshot.rows())).await?;
     let segmentations = engine::segmentations(&ctx, files).await?;
     let segmentation = segmentations.into_iter().find(|segmentation| segmentation.name == model.segmentation);
     let segmentation = segmentation.ok_or_else(|| Error::NoSql(model.segmentation.clone()))?;
     let stream = stream(&ctx, &prefix.snapshot).await.map_err(|e| Error::Refused(e.to_string()))?;
-    let rows = rows(&ctx, &segmentation, (stream.n as usize, &how, &how.space(store))).await?;
-    let shelf = Shelf::new(store, &model.segmentation);
+    let rows = rows(&ctx, &segmentation, (stream.n as usize, how, store)).await?;
+    let (shelf, how) = (Shelf::new(store, &model.segmentation), how.clone());
     let work = move || {
         let again = Again { shelf: &shelf, model: &model, stream: &stream, how: &how };
-        again.compare(&segmentation, &rows)
+        again.compare(&segmentation, rows.as_ref())
     };
     let compared = tokio::task::spawn_blocking(work).await.map_err(|e| Error::Cut(e.to_string()))?;
     drop(prefix);
@@ -105,7 +104,7 @@ struct Again<'a> {
 }
 
 impl Again<'_> {
-    fn compare(&self, segmentation: &Segmentation, all: &Rows) -> Result<(), Error> {
+    fn compare(&self, segmentation: &Segmentation, all: &dyn Rows) -> Result<(), Error> {
         let refused = |refusal: Refusal| Error::Refused(refusal.to_string());
         let model = self.model;
         let predecessor = self.predecessor()?;
@@ -122,9 +121,9 @@ impl Again<'_> {
             warm: before.as_ref(),
         };
         let rows = all.up_to(model.slice).map_err(refused)?;
-        let receipt = job.receipt(&rows);
+        let receipt = job.receipt(rows.as_ref());
         self.same_receipt(&receipt)?;
-        let again = job.fit(all, &rows, receipt).map_err(refused)?.model;
+        let again = job.fit(all, rows.as_ref(), receipt).map_err(refused)?.model;
         self.same_model(&again)
     }
 

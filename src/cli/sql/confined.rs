@@ -123,7 +123,13 @@ async fn answer(order: &Order, files: &Files) -> Result<(), Refusal> {
     let store = Store::at(&order.store);
     let snapshot = store.snapshot().map_err(|e| broken("the store can't be read", &e))?;
     // Half for what the engine counts itself and gives up in words, half for all that it doesn't.
-    let limits = Limits { memory: Some(order.memory / 2), models: Some(store), serial: true, confined: true, ..Limits::default() };
+    let limits = Limits {
+        memory: Some(order.memory / 2),
+        models: Some(store),
+        serial: true,
+        confined: true,
+        ..Limits::default()
+    };
     let opened = engine::open_what_plans(&snapshot, files, limits).await;
     let (ctx, unplanned) = opened.map_err(|e| broken("the store can't be opened", &e))?;
     let reads = sql::tables_of(&statement).unwrap_or_default();

@@ -55,11 +55,7 @@ impl fmt::Debug for Planner {
 
 #[async_trait]
 impl QueryPlanner for Planner {
-    async fn create_physical_plan(
-        &self,
-        plan: &LogicalPlan,
-        session: &dyn Session,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
         let scans = scans(plan)?;
         if !scans.iter().any(|scan| is_listing(scan).unwrap_or(false)) {
             return DefaultPhysicalPlanner::default().create_physical_plan(plan, session).await;
@@ -146,10 +142,7 @@ async fn rows_of(scan: &TableScan, session: &dyn Session) -> Result<Vec<RecordBa
 }
 
 /// A node with literals in place of what only this process has.
-fn with_literals(
-    node: LogicalPlan,
-    known: &HashMap<usize, Vec<RecordBatch>>,
-) -> Result<Transformed<LogicalPlan>> {
+fn with_literals(node: LogicalPlan, known: &HashMap<usize, Vec<RecordBatch>>) -> Result<Transformed<LogicalPlan>> {
     match &node {
         LogicalPlan::TableScan(scan) => match known.get(&pointer(&scan.source)) {
             Some(rows) => Ok(Transformed::yes(literals(scan, rows)?)),

@@ -79,15 +79,15 @@ impl ExecutionPlan for Watched {
         let watched = futures::stream::unfold(Some((stream, gone)), move |state| {
             let address = address.clone();
             async move {
-            let (mut stream, mut gone) = state?;
-            tokio::select! {
-                biased;
-                batch = stream.next() => match batch? {
-                    Ok(batch) => Some((Ok(batch), Some((stream, gone)))),
-                    Err(error) => Some((Err(reason(error, &address).await), None)),
-                },
-                why = &mut gone => Some((Err(DataFusionError::Execution(why)), None)),
-            }
+                let (mut stream, mut gone) = state?;
+                tokio::select! {
+                    biased;
+                    batch = stream.next() => match batch? {
+                        Ok(batch) => Some((Ok(batch), Some((stream, gone)))),
+                        Err(error) => Some((Err(reason(error, &address).await), None)),
+                    },
+                    why = &mut gone => Some((Err(DataFusionError::Execution(why)), None)),
+                }
             }
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, watched)))

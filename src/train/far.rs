@@ -1,0 +1,437 @@
+//! The rows of a segmentation on a cluster.
+//!
+//! Input: the segmentation's view. Output: what a training asks of its rows. Cleaning, slicing and features run on the
+//! executors and leave one Parquet file, in slice order, in the store's `tmp/`; it goes with the training. It is read back in
+//! order once, here, for what depends on the order: the hashes, the sample, and the rows that the starts look at, the very
+//! ones that a training in this process looks at. All else is queries over it (far_sql.rs): mean and deviation, and a GROUP
+//! BY for each pass. What has no more rows than the starts look at is solved with those.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use datafusion::arrow::array::{Array, AsArray, Float64Array, Int32Array, Int64Array, RecordBatch};
+use datafusion::arrow::compute::{cast, concat, concat_batches};
+use datafusion::arrow::datatypes::{DataType, Float64Type, Int64Type};
+use datafusion::prelude::SessionContext;
+use futures::StreamExt as _;
+use ndarray::Array2;
+use tokio::runtime::Handle;
+
+use super::far_sql::Over;
+use super::rows::{Digested, Order, Placed, Prefix, Rows, Sample, digest, hash_of, keys, named, query};
+use super::{How, Progress, Refusal, SEED, sample_rows};
+use crate::engine;
+use crate::features::chunks::{CHUNK, processors};
+use crate::features::{self, Scale};
+use crate::kmeans::{self, Elsewhere, Fit, Init, Points, Settings, Step, Totals, Worst};
+use crate::model::SLICES;
+use crate::spool;
+use crate::sql::Segmentation;
+use crate::store::Store;
+
+/// The table of the prepared rows.
+const TABLE: &str = "_prepared";
+
+/// Rows on a cluster.
+pub(super) struct Far {
+    ctx: SessionContext,
+    runtime: Handle,
+    features: usize,
+    slices: Vec<Known>,
+    order: Order,
+    took: Duration,
+    _scratch: Scratch,
+}
+
+/// What is known here about one slice.
+struct Known {
+    hash: String,
+    sample: Sample,
+    /// The rows that the starts look at; all of them, where there are few.
+    starts: Vec<Float64Array>,
+    /// Of each feature the first row whose value is no finite number.
+    odd: Vec<Option<(usize, f64)>>,
+}
+
+/// A directory that goes when nobody needs it any more.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(store: &Store) -> std::io::Result<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("train-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = store.tmp().join(name);
+        std::fs::create_dir_all(&dir)?;
+        Ok(Self(dir))
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("rows.parquet")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Whoever mends the store takes away what stays.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs a segmentation's SQL on the cluster.
+pub(super) async fn rows(
+    ctx: &SessionContext,
+    segmentation: &Segmentation,
+    (how, store): (&How, &Store),
+) -> Result<Far, engine::Error> {
+    let began = Instant::now();
+    let features = segmentation.features.len();
+    let at =
+        |path: &Path, e: &dyn std::fmt::Display| engine::Error::Table { path: path.to_owned(), why: e.to_string() };
+    let scratch = Scratch::new(store).map_err(|e| at(&store.tmp(), &e))?;
+    let file = scratch.file();
+    let tell = |rows| (how.tell)(Progress::Rows { segmentation: &segmentation.name, rows });
+    let written = engine::write(ctx, &query(segmentation), &file).await.map_err(|e| named(segmentation, e))?;
+    let mut order = Order::default();
+    let mut slices = Vec::new();
+    if written > 0 {
+        tell(written as usize);
+        // The one before it, if there was one, is gone.
+        ctx.deregister_table(TABLE).map_err(|e| engine::Error::Query(engine::explain(&e)))?;
+        engine::add_file(ctx, TABLE, &file).await?;
+        let mut reader = Reader::new(features, ends(ctx).await?);
+        let mut batches = engine::read_in_order(ctx, &file).await?;
+        while let Some(batch) = batches.next().await {
+            let batch = batch.map_err(|e| at(&file, &engine::explain(&e)))?;
+            order.see(&batch);
+            reader.see(batch).map_err(|e| at(&file, &e))?;
+        }
+        slices = reader.finish().map_err(|e| at(&file, &e))?;
+        if order.rows() as u64 != written {
+            return Err(at(&file, &format!("it holds {} rows of {written}", order.rows())));
+        }
+        if order.broken {
+            return Err(at(&file, &"its rows are not in order"));
+        }
+        order.look_everywhere(ctx, segmentation).await?;
+    }
+    let (ctx, runtime) = (ctx.clone(), Handle::current());
+    Ok(Far { ctx, runtime, features, slices, order, took: began.elapsed(), _scratch: scratch })
+}
+
+/// Rows of the first slice, of the first two, of all.
+async fn ends(ctx: &SessionContext) -> Result<[usize; SLICES as usize], engine::Error> {
+    let found = engine::collect(ctx, &format!("SELECT _slice, count(*) FROM {TABLE} GROUP BY _slice")).await?;
+    let (slices, counts) = (longs(&found, 0)?, longs(&found, 1)?);
+    let mut ends = [0; SLICES as usize];
+    for (end, slice) in ends.iter_mut().zip(1..) {
+        *end = slices.iter().zip(&counts).filter(|(of, _)| **of <= slice).map(|(_, count)| *count as usize).sum();
+    }
+    Ok(ends)
+}
+
+pub(super) fn longs(batch: &RecordBatch, column: usize) -> Result<Vec<i64>, engine::Error> {
+    let column = cast(batch.column(column), &DataType::Int64).map_err(|e| engine::Error::Query(e.to_string()))?;
+    Ok(column.as_primitive::<Int64Type>().iter().flatten().collect())
+}
+
+/// Goes through the prepared rows in their order, a chunk at a time.
+struct Reader {
+    ends: [usize; SLICES as usize],
+    features: usize,
+    /// Rows of the chunks before this one.
+    done: usize,
+    waiting: Vec<RecordBatch>,
+    held: usize,
+    pieces: Vec<Digested>,
+    slices: Vec<Gathering>,
+}
+
+/// What is gathered for one slice.
+struct Gathering {
+    rows: usize,
+    sample: Vec<u32>,
+    /// `None`: all of them.
+    starts: Option<Vec<u32>>,
+    partitions: Vec<Int32Array>,
+    offsets: Vec<Int64Array>,
+    sampled: Vec<Vec<Float64Array>>,
+    started: Vec<Vec<Float64Array>>,
+    odd: Vec<Option<(usize, f64)>>,
+    hash: String,
+}
+
+impl Reader {
+    fn new(features: usize, ends: [usize; SLICES as usize]) -> Self {
+        let gathering = |&rows: &usize| Gathering {
+            rows,
+            sample: sample_rows(rows),
+            starts: kmeans::start_rows(rows, SEED),
+            partitions: Vec::new(),
+            offsets: Vec::new(),
+            sampled: vec![Vec::new(); features],
+            started: vec![Vec::new(); features],
+            odd: vec![None; features],
+            hash: String::new(),
+        };
+        let slices = ends.iter().map(gathering).collect();
+        Self { ends, features, done: 0, waiting: Vec::new(), held: 0, pieces: Vec::new(), slices }
+    }
+
+    fn see(&mut self, mut batch: RecordBatch) -> Result<(), datafusion::arrow::error::ArrowError> {
+        while self.held + batch.num_rows() >= CHUNK {
+            let first = CHUNK - self.held;
+            self.waiting.push(batch.slice(0, first));
+            batch = batch.slice(first, batch.num_rows() - first);
+            self.chunk()?;
+        }
+        self.held += batch.num_rows();
+        self.waiting.push(batch);
+        Ok(())
+    }
+
+    fn chunk(&mut self) -> Result<(), datafusion::arrow::error::ArrowError> {
+        let Some(first) = self.waiting.first() else { return Ok(()) };
+        let batch = concat_batches(&first.schema(), &self.waiting)?;
+        (self.waiting, self.held) = (Vec::new(), 0);
+        let (_, partitions, offsets, timestamps) = keys(&batch);
+        let columns = batch.columns()[4..].iter().map(|column| column.as_primitive::<Float64Type>().clone());
+        let columns: Vec<Float64Array> = columns.collect();
+        let (start, end) = (self.done, self.done + batch.num_rows());
+        let piece = |rows| digest(partitions, (offsets, timestamps), &columns, 0..rows);
+        let whole = (batch.num_rows() == CHUNK).then(|| piece(CHUNK));
+        for slice in &mut self.slices {
+            let here = slice.rows.saturating_sub(start).min(batch.num_rows());
+            let places = |of: &[u32]| -> Vec<u32> {
+                let from = of.partition_point(|&row| (row as usize) < start);
+                let to = of.partition_point(|&row| (row as usize) < end);
+                of[from..to].iter().map(|&row| row - start as u32).collect()
+            };
+            let sampled = places(&slice.sample);
+            slice.partitions.push(spool::take(partitions, &sampled));
+            slice.offsets.push(spool::take(offsets, &sampled));
+            let started = slice.starts.as_deref().map(places);
+            for (feature, column) in columns.iter().enumerate() {
+                slice.sampled[feature].push(spool::take(column, &sampled));
+                slice.started[feature].push(match &started {
+                    Some(places) => spool::take(column, places),
+                    None => column.slice(0, here),
+                });
+                let odd =
+                    || column.slice(0, here).iter().position(|value| value.is_some_and(|value| !value.is_finite()));
+                if slice.odd[feature].is_none() {
+                    slice.odd[feature] = odd().map(|row| (start + row, column.value(row)));
+                }
+            }
+            // The slice ends in this chunk: what it has of it is the last piece.
+            if start < slice.rows && slice.rows <= end {
+                let last = if here == CHUNK { whole } else { Some(piece(here)) };
+                slice.hash = hash_of(self.pieces.iter().chain(&last));
+            }
+        }
+        self.pieces.extend(whole);
+        self.done = end;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vec<Known>, datafusion::arrow::error::ArrowError> {
+        self.chunk()?;
+        debug_assert_eq!(self.done, self.ends[SLICES as usize - 1], "all rows are in one of the slices");
+        let features = self.features;
+        let known = |slice: Gathering| {
+            let partitions: Vec<&dyn Array> = slice.partitions.iter().map(|part| part as &dyn Array).collect();
+            let offsets: Vec<&dyn Array> = slice.offsets.iter().map(|part| part as &dyn Array).collect();
+            let sample = Sample {
+                partitions: concat(&partitions)?.as_primitive().clone(),
+                offsets: concat(&offsets)?.as_primitive().clone(),
+                features: joined(&slice.sampled)?,
+            };
+            debug_assert_eq!(sample.features.len(), features);
+            Ok(Known { hash: slice.hash, sample, starts: joined(&slice.started)?, odd: slice.odd })
+        };
+        self.slices.into_iter().map(known).collect()
+    }
+}
+
+fn joined(columns: &[Vec<Float64Array>]) -> Result<Vec<Float64Array>, datafusion::arrow::error::ArrowError> {
+    let one = |parts: &Vec<Float64Array>| {
+        let parts: Vec<&dyn Array> = parts.iter().map(|part| part as &dyn Array).collect();
+        Ok(concat(&parts)?.as_primitive().clone())
+    };
+    columns.iter().map(one).collect()
+}
+
+impl Rows for Far {
+    fn up_to(&self, slice: u8) -> Result<Box<dyn Prefix + '_>, Refusal> {
+        self.order.end(slice)?;
+        Ok(self.first(slice))
+    }
+
+    fn first(&self, slice: u8) -> Box<dyn Prefix + '_> {
+        Box::new(FarUpTo { all: self, slice, known: &self.slices[usize::from(slice) - 1] })
+    }
+
+    fn took(&self) -> Duration {
+        self.took
+    }
+}
+
+/// The rows of one slice.
+struct FarUpTo<'a> {
+    all: &'a Far,
+    slice: u8,
+    known: &'a Known,
+}
+
+impl FarUpTo<'_> {
+    /// Whether the rows are all here.
+    fn few(&self) -> bool {
+        self.known.starts.first().is_some_and(|column| column.len() == self.rows())
+    }
+
+    fn ask(&self, sql: &str) -> Result<RecordBatch, Refusal> {
+        Ok(self.all.runtime.block_on(engine::collect(&self.all.ctx, sql))?)
+    }
+
+    fn over<'s>(&self, scale: &'s Scale) -> Over<'s> {
+        Over { table: TABLE, slice: self.slice, scale }
+    }
+
+    /// Numbers of one row.
+    fn numbers(&self, sql: &str) -> Result<Vec<Option<f64>>, Refusal> {
+        let row = self.ask(sql)?;
+        let number = |column: &std::sync::Arc<dyn Array>| {
+            let column = cast(column, &DataType::Float64)?;
+            let column = column.as_primitive::<Float64Type>();
+            Ok((column.len() == 1 && column.is_valid(0)).then(|| column.value(0)))
+        };
+        row.columns().iter().map(number).collect()
+    }
+}
+
+impl Prefix for FarUpTo<'_> {
+    fn rows(&self) -> usize {
+        self.all.order.ends[usize::from(self.slice) - 1]
+    }
+
+    fn hash(&self) -> String {
+        self.known.hash.clone()
+    }
+
+    fn scale(&self, names: &[String]) -> Result<Scale, Refusal> {
+        if self.few() {
+            return Ok(Scale::measure(names, &self.known.starts, processors())?);
+        }
+        for (feature, odd) in names.iter().zip(&self.known.odd) {
+            if let Some((row, value)) = *odd {
+                let (feature, value) = (feature.clone(), value.to_string());
+                return Err(features::Error::NotFinite { feature, value, row }.into());
+            }
+        }
+        let found = self.numbers(&super::far_sql::extents(TABLE, self.slice, self.all.features))?;
+        let mut mean = Vec::new();
+        for (feature, extent) in names.iter().zip(found.chunks_exact(4)) {
+            let &[Some(low), Some(high), Some(sum), Some(known)] = extent else {
+                return Err(features::Error::AllMissing { feature: feature.clone() }.into());
+            };
+            mean.push(if low == high { low } else { sum / known });
+        }
+        let squares = self.numbers(&super::far_sql::squares(TABLE, self.slice, &mean))?;
+        let mut std = Vec::new();
+        for ((feature, squares), extent) in names.iter().zip(squares).zip(found.chunks_exact(4)) {
+            let deviation =
+                if extent[0] == extent[1] { 0.0 } else { (squares.unwrap_or(0.0) / self.rows() as f64).sqrt() };
+            // Squares and their sums must stay doubles, and here no unit of its own comes to a column's help.
+            if deviation != 0.0 && !(1e-140..1e140).contains(&deviation) || extent[0] != extent[1] && deviation == 0.0 {
+                return Err(features::Error::NoDeviation { feature: feature.clone() }.into());
+            }
+            std.push(deviation);
+        }
+        Ok(Scale::new(mean, std))
+    }
+
+    fn fit(
+        &self,
+        scale: &Scale,
+        settings: &Settings,
+        warm: Option<&Array2<f64>>,
+        watch: &(dyn Fn(Step) + Sync),
+    ) -> Result<Fit, Refusal> {
+        if self.few() {
+            let points = Points::new(scale, &self.known.starts);
+            return Ok(kmeans::fit(&points, settings, Init::Drawn(warm), watch)?);
+        }
+        if self.all.features == 1 {
+            let counted = self.ask(&super::far_sql::counted(TABLE, self.slice))?;
+            let columns = [counted.column(0).as_primitive::<Float64Type>().clone()];
+            let weights = longs(&counted, 1)?.into_iter().map(|count| count as f64).collect();
+            let points = Points::new(scale, &columns).with_weights(weights);
+            return Ok(kmeans::fit(&points, settings, Init::Drawn(warm), watch)?);
+        }
+        let sample = Points::new(scale, &self.known.starts);
+        kmeans::fit_elsewhere(&Passes { rows: self, scale }, &sample, settings, warm, watch)
+    }
+
+    fn cross(&self, (old, from): Placed<'_>, (new, to): Placed<'_>) -> Result<Vec<Vec<u64>>, Refusal> {
+        if self.few() {
+            let (old, new) = (Points::new(old, &self.known.starts), Points::new(new, &self.known.starts));
+            return Ok(kmeans::cross((&old, from), (&new, to), processors()));
+        }
+        let mut all = vec![vec![0; to.nrows()]; from.nrows()];
+        let found = self.ask(&super::far_sql::cross(self.over(old), from, self.over(new), to))?;
+        let (old, new, counts) = (longs(&found, 0)?, longs(&found, 1)?, longs(&found, 2)?);
+        for ((old, new), count) in old.into_iter().zip(new).zip(counts) {
+            all[old as usize][new as usize] = count as u64;
+        }
+        Ok(all)
+    }
+
+    fn sample(&self) -> Sample {
+        self.known.sample.clone()
+    }
+}
+
+/// Passes over the rows of a slice, each a query.
+struct Passes<'a> {
+    rows: &'a FarUpTo<'a>,
+    scale: &'a Scale,
+}
+
+impl Elsewhere for Passes<'_> {
+    type Error = Refusal;
+
+    fn distinct(&self, most: usize) -> Result<usize, Refusal> {
+        Ok(self.rows.ask(&self.rows.over(self.scale).distinct(most))?.num_rows())
+    }
+
+    fn pass(&self, centroids: &[f64]) -> Result<Totals, Refusal> {
+        let features = self.rows.all.features;
+        let k = centroids.len() / features;
+        let found = self.rows.ask(&self.rows.over(self.scale).pass(centroids))?;
+        let clusters = longs(&found, 0)?;
+        let mut totals = Totals { sums: vec![0.0; k * features], weights: vec![0.0; k], inertia: 0.0 };
+        let double = |column: usize, row: usize| found.column(column).as_primitive::<Float64Type>().value(row);
+        let counts = longs(&found, 1)?;
+        for (row, (cluster, count)) in clusters.into_iter().zip(counts).enumerate() {
+            let cluster = cluster as usize;
+            totals.weights[cluster] = count as f64;
+            totals.inertia += double(2, row);
+            for feature in 0..features {
+                totals.sums[cluster * features + feature] = double(3 + feature, row);
+            }
+        }
+        Ok(totals)
+    }
+
+    fn worst(&self, centroids: &[f64], many: usize) -> Result<Vec<Worst>, Refusal> {
+        let features = self.rows.all.features;
+        let found = self.rows.ask(&self.rows.over(self.scale).worst(centroids, many))?;
+        let clusters = longs(&found, 0)?;
+        let value = |row: usize, feature: usize| found.column(1 + feature).as_primitive::<Float64Type>().value(row);
+        let worst = |(row, cluster): (usize, i64)| Worst {
+            values: (0..features).map(|feature| value(row, feature)).collect(),
+            cluster: cluster as usize,
+        };
+        Ok(clusters.into_iter().enumerate().map(worst).collect())
+    }
+}
