@@ -1,0 +1,167 @@
+//! A scheduler and two executors as processes: the answers of one machine, and what happens when executors die.
+
+#![cfg(feature = "distributed")]
+
+mod common;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::{Place, Running, eventually};
+use serde_json::Value;
+
+/// More rows than the starts look at, in every slice: all of a training's passes run on the executors.
+const ROWS: &str = "200000";
+
+/// A place with a store of many records, and a copy of it without models.
+fn place() -> Place {
+    let place = Place::new();
+    place.ok(&["generate", ROWS, "--format", "ndjson", "--output", "rows.ndjson"]);
+    place.up(&["--data", "rows.ndjson", "--store", "here"]).interrupt();
+    std::fs::remove_dir_all(place.path("here/models")).unwrap();
+    copy(&place.path("here"), &place.path("there"));
+    place
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            std::fs::copy(from, to).unwrap();
+        }
+    }
+}
+
+/// A scheduler, its address, and two executors that it knows.
+fn cluster(place: &Place) -> (Running, String, [Running; 2]) {
+    let mut scheduler = place.start(&["scheduler", "--bind", "127.0.0.1:0"]);
+    let address = format!("df://{}", scheduler.line_with("df://"));
+    let executors = [(); 2].map(|()| {
+        let mut executor = place.start(&["executor", "--scheduler", &address, "--threads", "1"]);
+        executor.line_with("127.0.0.1:");
+        executor
+    });
+    let http = address.replace("df://", "http://");
+    eventually("two executors", || {
+        ureq::get(format!("{http}/readyz"))
+            .call()
+            .is_ok_and(|mut answer| answer.body_mut().read_to_string().is_ok_and(|text| text.contains("2 executors")))
+    });
+    (scheduler, address, executors)
+}
+
+/// Fails where a model is another one; doubles may differ in the tenth digit.
+fn same(one: &Value, other: &Value, at: &str) {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            assert_eq!(one.keys().collect::<Vec<_>>(), other.keys().collect::<Vec<_>>(), "{at}");
+            let fields =
+                one.iter().filter(|(name, _)| !matches!(name.as_str(), "trained_at" | "seconds" | "iterations"));
+            fields.for_each(|(name, value)| same(value, &other[name], &format!("{at}.{name}")));
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            assert_eq!(one.len(), other.len(), "{at}");
+            one.iter().zip(other).for_each(|(one, other)| same(one, other, at));
+        }
+        (Value::Number(one), Value::Number(other)) if one.is_f64() => {
+            let (one, other) = (one.as_f64().unwrap(), other.as_f64().unwrap());
+            assert!((one - other).abs() <= 1e-9 * one.abs(), "{at}: {one} here, {other} there");
+        }
+        _ => assert_eq!(one, other, "{at}"),
+    }
+}
+
+fn models(json: &str) -> Value {
+    serde_json::from_str(json).unwrap()
+}
+
+#[test]
+fn a_cluster_gives_what_one_machine_gives_and_bears_the_death_of_an_executor() {
+    let place = place();
+    let (_scheduler, address, mut executors) = cluster(&place);
+    let ask = |engine: &str, sql: &str| {
+        place.ok(&["sql", "--store", "here", "--engine", engine, "--format", "csv", "-c", sql])
+    };
+    for sql in [
+        "SELECT rating, count(*) AS n FROM products GROUP BY rating ORDER BY n DESC, rating",
+        "SELECT _slice, count(*), sum(rating_count) FROM slices GROUP BY _slice ORDER BY 1",
+        "SELECT * FROM slice_cuts() ORDER BY slice",
+        "SELECT * FROM categories",
+        "SELECT product_id FROM products WHERE rating > 9",
+    ] {
+        assert_eq!(ask(&address, sql), ask("local", sql), "{sql}");
+    }
+    let refused = place.fails(
+        1,
+        &[
+            "sql",
+            "--store",
+            "here",
+            "--engine",
+            &address,
+            "-c",
+            "SELECT segment_name('discount', rating) FROM products",
+        ],
+    );
+    assert!(refused.contains("use --engine local"), "{refused}");
+
+    let here = models(&place.ok(&["train", "--store", "here", "--json"]));
+    let mut training = place.start(&["train", "--store", "there", "--engine", &address, "--json"]);
+    eventually("the first model", || place.path("there/models/price_rating/1.json").exists());
+    executors[0].signal("-KILL");
+    assert!(training.wait().success(), "{}", training.stderr());
+    let there = models(&place.ok(&["train", "--store", "there", "--json"]));
+    same(&strip(here), &strip(there), "models");
+    assert_eq!(std::fs::read_dir(place.path("there/tmp")).unwrap().count(), 0, "nothing stays in tmp/");
+    executors[0].wait();
+}
+
+/// Whether a model was made by this very training says nothing about it.
+fn strip(mut outcomes: Value) -> Value {
+    outcomes
+        .as_array_mut()
+        .unwrap()
+        .iter_mut()
+        .for_each(|outcome| drop(outcome.as_object_mut().unwrap().remove("fresh")));
+    outcomes
+}
+
+#[test]
+fn without_executors_a_training_ends_in_time_and_leaves_nothing_half_done() {
+    let place = place();
+    let (_scheduler, address, executors) = cluster(&place);
+    let mut training = place.start(&["train", "--store", "there", "--engine", &address]);
+    eventually("its first rows", || {
+        std::fs::read_dir(place.path("there/tmp")).is_ok_and(|mut entries| entries.next().is_some())
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    executors.iter().for_each(|executor| executor.signal("-KILL"));
+    let killed = Instant::now();
+    while training.child.try_wait().unwrap().is_none() {
+        assert!(killed.elapsed() < Duration::from_secs(40), "it still waits: {}", training.stderr());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(training.wait().code(), Some(1));
+    let said = training.stderr();
+    assert!(
+        said.lines().filter(|line| line.starts_with("error: ")).count() == 1 && said.contains("executor"),
+        "{said}"
+    );
+    assert_eq!(std::fs::read_dir(place.path("there/tmp")).unwrap().count(), 0, "nothing stays in tmp/");
+    assert!(!place.path("there/models/price_rating/slices.json").exists(), "no model serves");
+    // The same store trains here, as if nothing had been.
+    place.ok(&["train", "--store", "there"]);
+}
+
+#[test]
+fn a_scheduler_that_is_not_there_is_named() {
+    let place = Place::new();
+    place.ok(&["generate", "10", "--format", "ndjson", "--output", "rows.ndjson"]);
+    place.up(&["--data", "rows.ndjson"]).interrupt();
+    let said = place.fails(1, &["sql", "--engine", "df://127.0.0.1:9", "-c", "SELECT count(*) FROM products"]);
+    assert!(said.contains("the scheduler df://127.0.0.1:9 does not answer"), "{said}");
+}
