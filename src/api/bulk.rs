@@ -112,17 +112,10 @@ where
     S: Stream<Item = io::Result<B>> + Send + Unpin + 'static,
     B: AsRef<[u8]> + Send + 'static,
 {
-    let permit = begins_well(order.from, &head, rest.is_none()).and_then(|()| {
-        let permit = Arc::clone(&bodies.running).try_acquire_owned();
-        permit.map_err(|_| Problem::unavailable("as many bodies as may are being answered; try again in a moment"))
-    });
-    let permit = match permit {
-        Ok(permit) => permit,
-        Err(problem) => {
-            rest.map(|rest| tokio::spawn(pipe::drain(rest)));
-            return Err(problem);
-        }
-    };
+    begins_well(order.from, &head, rest.is_none())?;
+    let permit = Arc::clone(&bodies.running).try_acquire_owned();
+    let permit =
+        permit.map_err(|_| Problem::unavailable("as many bodies as may are being answered; try again in a moment"))?;
     let shared = Shared::default();
     let left = bodies.bytes.saturating_sub(head.len() as u64);
     let head = Cursor::new(head);

@@ -40,10 +40,10 @@ impl<E: Endpoint> Endpoint for Front<E> {
         let mut record = Record::start(&self.state, &request);
         let (id, origin) = (record.id.clone(), self.guard.allowed_origin(&request));
         let keeps_alive = request.version() < Version::HTTP_2;
+        let late = body::hasten(&mut request, self.guard.body_timeout, record.busy.clone());
         let mut response = match self.guard.admit(&request) {
             Ok(admitted) => {
                 record.admitted = admitted;
-                let late = body::hasten(&mut request, self.guard.body_timeout);
                 let response = self.answer(request, &mut record).await;
                 if late.is_some_and(|late| late.load(Ordering::Relaxed)) { too_late() } else { response }
             }
@@ -115,7 +115,7 @@ struct Record {
     bytes: u64,
     start: Instant,
     /// Tells the connection that it is of use.
-    _busy: Option<Busy>,
+    busy: Option<Busy>,
 }
 
 impl Record {
@@ -140,7 +140,7 @@ impl Record {
             status: None,
             bytes: 0,
             start: Instant::now(),
-            _busy: state.clients.begin(request.remote_addr()),
+            busy: state.clients.begin(request.remote_addr()),
         }
     }
 

@@ -379,12 +379,10 @@ async fn answer_any(
     let limit = state.bodies.bytes.min(if asked.fit.is_some() { posted::MAX_BODY as u64 } else { u64::MAX });
     let said = request.header("content-length").and_then(|length| length.parse::<u64>().ok());
     if said.is_some_and(|length| length > limit) {
-        tokio::spawn(pipe::drain(body));
         return Err(bulk::arrived(&pipe::too_long(limit)));
     }
     let (head, all) = pipe::head(&mut body, held).await.map_err(|error| bulk::arrived(&error))?;
     if head.len() as u64 > limit || (asked.fit.is_some() && !all) {
-        tokio::spawn(pipe::drain(body));
         return Err(bulk::arrived(&pipe::too_long(limit)));
     }
     if all && (from, to, explain) == (Format::Json, Format::Json, false) {
