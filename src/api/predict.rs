@@ -74,7 +74,7 @@ problems! {
         MediaType = 415,
         /// A row does not fit, which `index` and `field` name; or a parameter does not.
         Unprocessable = 422,
-        /// There is no model for this slice yet.
+        /// There is no model for this slice yet; or as many bodies as may are being answered: try again in a moment.
         Unavailable = 503,
     }
 }

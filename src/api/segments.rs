@@ -55,6 +55,7 @@ pub struct SliceInfo {
 
 /// A sample of a model's records.
 #[derive(Debug, Clone, Object)]
+#[oai(rename = "PointSample")]
 pub struct Points {
     pub segmentation: String,
     pub slice: u8,
