@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi/examples.json");
 
 /// Operations that are asked in another way, or can't be: of the sample every message can be read, and events go on.
-const APART: [&str; 4] = ["getMetrics", "listUnreadable", "startTraining", "watchStatus"];
+const APART: [&str; 7] = ["getMetrics", "listUnreadable", "pin", "rollBack", "startTraining", "unpin", "watchStatus"];
 
 /// What differs from run to run; there only the type is compared.
 const OF_THE_MOMENT: [&str; 10] =
@@ -217,6 +217,10 @@ fn answers_are_those_of_the_sample() {
     let rows = examples["operations"]["predict"]["request"]["application/json"].to_string();
     let explained = running.post("/api/segments/price_rating/predict?explain=true", &rows).json();
     hold("/schemas/Explanation", explained[0]["explanation"].clone());
+    for (id, method, path) in [("pin", "PUT", "pin"), ("unpin", "DELETE", "pin"), ("rollBack", "POST", "rollback")] {
+        let changed = ask(&running, method, &format!("/api/segments/price_rating/{path}/3"), &[], None).json();
+        hold(&format!("/operations/{id}/response/application~1json"), changed);
+    }
     let metrics = running.get("/metrics").text;
     for line in examples["operations"]["getMetrics"]["response"]["text/plain; charset=utf-8"].as_str().unwrap().lines()
     {

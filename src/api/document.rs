@@ -91,7 +91,8 @@ const TIMES: [(&str, &str); 4] =
     [("Model", "trained_at"), ("Status", "now"), ("Status", "trained_at"), ("Unreadable", "timestamp")];
 
 /// What a parameter looks like that is in use.
-const IN_USE: [(&str, &str); 4] = [("job", "1"), ("name", "\"price_rating\""), ("slice", "3"), ("limit", "50")];
+const IN_USE: [(&str, &str); 5] =
+    [("version", "1"), ("job", "1"), ("name", "\"price_rating\""), ("slice", "3"), ("limit", "50")];
 
 /// Headers that an answer always has where the document names them.
 const ALWAYS: [&str; 2] = ["Location", "Retry-After"];
@@ -100,7 +101,8 @@ const ALWAYS: [&str; 2] = ["Location", "Retry-After"];
 const OF_MANY: [&str; 3] = ["getSegmentation", "listModels", "listSegmentations"];
 
 /// Parameters that are numbers, and from where to where they go.
-const BOUNDS: [(&str, u64, u64); 3] = [("as_of", 1, u64::MAX), ("job", 1, u64::MAX), ("slice", 1, SLICES as u64)];
+const BOUNDS: [(&str, u64, u64); 4] =
+    [("version", 1, u64::MAX), ("as_of", 1, u64::MAX), ("job", 1, u64::MAX), ("slice", 1, SLICES as u64)];
 
 /// What a body of the three typed endpoints may be.
 const BODY_LIMITS: &str = "A body may have 64 MiB and 100,000 rows. Fields that are no features are ignored.\n\n";
@@ -272,6 +274,9 @@ fn describe(path: &str, method: &str, operation: &mut Value, required: bool) {
         }
     }
     let Some(responses) = operation["responses"].as_object_mut() else { return };
+    if let Some(unavailable) = responses.get_mut("503").filter(|answer| answer["headers"]["Retry-After"].is_null()) {
+        unavailable["headers"]["Retry-After"] = retry_after();
+    }
     let streams = |found: &&mut Value| found["content"].get("text/event-stream").is_some();
     if let Some(stream) = responses.get_mut("200").filter(streams) {
         stream["content"]["text/event-stream"]["schema"] = reference("StatusEvent");
@@ -426,6 +431,15 @@ fn may_be_null(schema: &mut Value, property: &str) {
     }
 }
 
+fn retry_after() -> Value {
+    json!({
+        "description": "Seconds after which to try again.",
+        "required": true,
+        "schema": { "type": "integer", "minimum": 1 },
+        "example": 1,
+    })
+}
+
 fn response((status, _, description, _): &(&str, &str, &str, bool), examples: &Value) -> Value {
     let mut headers = Map::new();
     headers.insert("X-Request-Id".to_owned(), json!({ "$ref": "#/components/headers/RequestId" }));
@@ -439,15 +453,7 @@ fn response((status, _, description, _): &(&str, &str, &str, bool), examples: &V
             });
             Some(("WWW-Authenticate", challenge))
         }
-        "429" => Some((
-            "Retry-After",
-            json!({
-                "description": "Seconds after which to try again.",
-                "required": true,
-                "schema": { "type": "integer", "minimum": 1 },
-                "example": 1,
-            }),
-        )),
+        "429" => Some(("Retry-After", retry_after())),
         _ => None,
     };
     headers.extend(more.map(|(name, header)| (name.to_owned(), header)));

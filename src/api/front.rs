@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use futures::{FutureExt as _, StreamExt as _, stream};
 use poem::error::MethodNotAllowedError;
-use poem::http::header::{ALLOW, CONNECTION, HeaderName, HeaderValue};
+use poem::http::header::{ALLOW, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER};
 use poem::http::{Method, StatusCode, Version};
 use poem::{Body, Endpoint, IntoResponse as _, PathPattern, Request, Response};
 
@@ -50,7 +50,11 @@ impl<E: Endpoint> Endpoint for Front<E> {
             Err(refusal) => refusal,
         };
         record.status = Some(response.status());
+        let unavailable = response.status() == StatusCode::SERVICE_UNAVAILABLE;
         let headers = response.headers_mut();
+        if unavailable && !headers.contains_key(RETRY_AFTER) {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         headers.insert(REQUEST_ID, id);
         self.guard.tell_origin(origin.as_ref(), headers);
         if keeps_alive && self.state.draining.load(Ordering::SeqCst) {

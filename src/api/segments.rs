@@ -48,6 +48,8 @@ pub struct SliceInfo {
     /// The version that serves; not given if there is none.
     #[oai(skip_serializing_if_is_none)]
     pub version: Option<u64>,
+    /// Whether that version serves whatever trainings find, until it is unpinned.
+    pub pinned: bool,
     /// Why the last training gave no model; an older one may serve all the same.
     #[oai(skip_serializing_if_is_none)]
     pub refused: Option<String>,
@@ -172,6 +174,7 @@ pub(super) fn info(served: &Served) -> SegmentationInfo {
             .map(|slot| SliceInfo {
                 slice: slot.slice,
                 version: slot.serving.as_ref().map(|serving| serving.model.version),
+                pinned: slot.pinned,
                 refused: slot.refused.clone(),
             })
             .collect(),

@@ -23,7 +23,7 @@ use crate::features::Scale;
 use crate::kmeans;
 use crate::store;
 
-pub use history::By;
+pub use history::{By, Until};
 pub use shelf::{Shelf, Slices, Standing};
 
 /// How many slices there are; the name of the whole is the method.
