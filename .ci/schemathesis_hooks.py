@@ -13,6 +13,11 @@ def near(number):
     return number == 0 or math.floor(math.log10(abs(number))) in NEAR
 
 
+@schemathesis.serializer("application/x-ndjson")
+def ndjson(context, value):
+    return str(value).encode("utf-8", "surrogatepass")
+
+
 @schemathesis.hook
 def filter_case(context, case):
     query = case.query or {}

@@ -246,6 +246,8 @@ fn train_segmentation(
         let standing = standings.entry(slice).or_default();
         let earlier = standing.version.map(|version| shelf.model(version)).transpose()?;
         let newest = shelf.newest(slice, standing.version)?;
+        // A pin holds as long as its model can answer rows as the SQL gives them now.
+        standing.pinned &= earlier.as_ref().is_some_and(|model| model.features == segmentation.features);
         let fits = |model: &&Model| model.features == segmentation.features && model.k as usize == segmentation.k;
         let predecessor = earlier.as_ref().filter(fits).or(before.as_ref().filter(fits));
         let job = Job {
@@ -269,11 +271,16 @@ fn train_segmentation(
         // `trained` is the model of these records, which may not be the one that serves.
         let (model, trained, fresh, refused) = match trained {
             Ok(Ran::New(mut new)) => {
-                standing.version = Some(shelf.put(&mut new)?);
+                let version = shelf.put(&mut new)?;
+                if !standing.pinned {
+                    standing.version = Some(version);
+                }
                 (Some(new.model.clone()), Some(new.model), true, None)
             }
-            // A rollback holds until there is something new to learn from.
-            Ok(Ran::Known(known)) if standing.by == Some(By::Rollback) => (earlier, Some(*known), false, None),
+            // A rollback holds until there is something new to learn from, a pin until it is taken away.
+            Ok(Ran::Known(known)) if standing.pinned || standing.by == Some(By::Rollback) => {
+                (earlier, Some(*known), false, None)
+            }
             Ok(Ran::Known(known)) => {
                 standing.version = Some(known.version);
                 (Some((*known).clone()), Some(*known), false, None)

@@ -313,3 +313,49 @@ fn tls_serves_from_files_and_takes_over_new_ones() {
     assert!(https(&running, &first).is_err());
     assert!(https(&running, &second).is_ok());
 }
+
+/// Sends the head, waits for the answer to be made, and only then sends the body.
+fn late_body(running: &Running, path: &str, kind: &str, bytes: usize) -> String {
+    let mut stream = connect(running);
+    let head =
+        format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {bytes}\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let piece = vec![b'x'; 64 * 1024];
+    for at in (0..bytes).step_by(piece.len()) {
+        stream.write_all(&piece[..piece.len().min(bytes - at)]).expect("the server still takes what comes");
+        if at == 0 {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    // The same connection goes on with the next request.
+    stream.write_all(request().replace("HTTP/1.1", "HTTP/1.1\r\nConnection: close").as_bytes()).unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).unwrap();
+    answers
+}
+
+#[test]
+fn who_is_refused_by_the_head_may_send_the_rest_and_reads_why() {
+    let place = Place::new();
+    place.up(&[]).interrupt();
+    let bytes = 8 * 1024 * 1024;
+    let running = place.serve(&["--max-body-bytes", "1000000"]);
+    let predict = "/api/segments/price_rating/predict";
+    for (path, kind, status) in [
+        (PRICE, "text/plain", "415"),
+        (predict, "image/png", "415"),
+        (predict, "application/json", "413"),
+        (predict, "text/csv", "413"),
+        ("/api/segments/none/predict", "text/csv", "404"),
+        ("/nowhere", "text/csv", "404"),
+    ] {
+        let answers = late_body(&running, path, kind, bytes);
+        assert!(answers.starts_with(&format!("HTTP/1.1 {status}")), "{path} {kind}: {answers}");
+        assert_eq!(answers.matches("HTTP/1.1 200").count(), 1, "{path} {kind}: {answers}");
+    }
+    drop(running);
+    place.ok(&["keys", "create", "reader", "--scope", "read"]);
+    let running = place.serve(&["--require-keys"]);
+    assert!(late_body(&running, PRICE, "application/json", bytes).starts_with("HTTP/1.1 401"));
+}

@@ -1,7 +1,9 @@
-//! Bodies that must keep coming.
+//! Bodies that must keep coming, and those that nobody needs.
 //!
 //! Input: a request's body. Output: the same, which fails once the client has sent next to nothing for too long. Only the time
-//! that is spent waiting for the client counts, not what the server does with what came.
+//! that is spent waiting for the client counts, not what the server does with what came. Whoever drops it before its end
+//! need not think of the client: one that still sends would find its connection reset and never read its answer, so that
+//! the rest is read, and thrown away, for a while.
 
 use std::io;
 use std::pin::Pin;
@@ -10,15 +12,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
+use poem::http::header::EXPECT;
 use poem::{Body, Request};
 use tokio::time::Sleep;
 
+use super::clients::Busy;
+
 /// Bytes that have to come for each second of waiting.
 const RATE: f64 = 4096.0;
+/// Bytes of a body that nobody needs and that are read all the same, and for how long.
+const DRAINED: usize = 64 * 1024 * 1024;
+const LINGER: Duration = Duration::from_secs(8);
 
-/// Has a request's body arrive in time. What is returned tells whether it was too late.
-pub fn hasten(request: &mut Request, patience: Duration) -> Option<Arc<AtomicBool>> {
+/// Has a request's body arrive in time, its connection being busy until it has. What is returned tells whether it was too
+/// late.
+pub fn hasten(request: &mut Request, patience: Duration, busy: Option<Busy>) -> Option<Arc<AtomicBool>> {
     let body = request.take_body();
     if body.is_empty() {
         return None;
@@ -33,9 +42,50 @@ pub fn hasten(request: &mut Request, patience: Duration) -> Option<Arc<AtomicBoo
         since: None,
         timer: None,
         late: Arc::clone(&late),
+        _busy: busy,
     };
-    request.set_body(Body::from_bytes_stream(hastened));
+    // Who waits for a word before the body is sent needs none but the answer.
+    let waits = request.headers().contains_key(EXPECT);
+    request.set_body(Body::from_bytes_stream(Lingering { rest: Some(hastened), begun: !waits }));
     Some(late)
+}
+
+/// A body whose rest is drained if it is dropped before its end.
+struct Lingering<B: AsRef<[u8]> + 'static, S: Stream<Item = io::Result<B>> + Send + 'static> {
+    /// `None`: it has ended.
+    rest: Option<Hastened<S>>,
+    /// Whether the client sends, as far as one can tell.
+    begun: bool,
+}
+
+impl<B: AsRef<[u8]>, S: Stream<Item = io::Result<B>> + Send> Stream for Lingering<B, S> {
+    type Item = io::Result<B>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<B>>> {
+        self.begun = true;
+        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
+        let part = ready!(rest.poll_next_unpin(cx));
+        // After an error nothing comes that is worth waiting for.
+        if !matches!(part, Some(Ok(_))) {
+            self.rest = None;
+        }
+        Poll::Ready(part)
+    }
+}
+
+impl<B: AsRef<[u8]> + 'static, S: Stream<Item = io::Result<B>> + Send + 'static> Drop for Lingering<B, S> {
+    fn drop(&mut self) {
+        let Some(mut rest) = self.rest.take().filter(|_| self.begun) else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(tokio::time::timeout(LINGER, async move {
+            let mut drained = 0;
+            while drained < DRAINED
+                && let Some(Ok(part)) = rest.next().await
+            {
+                drained += part.as_ref().len();
+            }
+        }));
+    }
 }
 
 struct Hastened<S> {
@@ -48,6 +98,7 @@ struct Hastened<S> {
     since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
     late: Arc<AtomicBool>,
+    _busy: Option<Busy>,
 }
 
 impl<B: AsRef<[u8]>, S: Stream<Item = io::Result<B>>> Stream for Hastened<S> {

@@ -15,6 +15,7 @@ use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use tokio::sync::Semaphore;
 
+use super::metrics::Tally;
 use super::pipe::{self, Outgoing, Shared};
 use super::posted::{self, media_type};
 use super::problem::Problem;
@@ -102,6 +103,8 @@ pub struct Order {
     pub from: Format,
     pub to: Format,
     pub scorer: Scorer,
+    /// What is predicted is counted.
+    pub tally: Tally,
     /// For JSON and NDJSON.
     pub answers: Answers,
 }
@@ -112,17 +115,10 @@ where
     S: Stream<Item = io::Result<B>> + Send + Unpin + 'static,
     B: AsRef<[u8]> + Send + 'static,
 {
-    let permit = begins_well(order.from, &head, rest.is_none()).and_then(|()| {
-        let permit = Arc::clone(&bodies.running).try_acquire_owned();
-        permit.map_err(|_| Problem::unavailable("as many bodies as may are being answered; try again in a moment"))
-    });
-    let permit = match permit {
-        Ok(permit) => permit,
-        Err(problem) => {
-            rest.map(|rest| tokio::spawn(pipe::drain(rest)));
-            return Err(problem);
-        }
-    };
+    begins_well(order.from, &head, rest.is_none())?;
+    let permit = Arc::clone(&bodies.running).try_acquire_owned();
+    let permit =
+        permit.map_err(|_| Problem::unavailable("as many bodies as may are being answered; try again in a moment"))?;
     let shared = Shared::default();
     let left = bodies.bytes.saturating_sub(head.len() as u64);
     let head = Cursor::new(head);
@@ -161,7 +157,7 @@ fn begins_well(format: Format, head: &[u8], whole: bool) -> Result<(), Problem> 
 }
 
 fn run(order: Order, input: Box<dyn Read + Send>, out: &mut Outgoing, limits: Limits) -> Result<(), Error> {
-    let Order { from, to, scorer, answers } = order;
+    let Order { from, to, scorer, tally, answers } = order;
     // Of columns nothing is taken away; objects become answers or, where columns are asked for, come back whole.
     let keep = if matches!(to, Format::Json | Format::Ndjson) { Keep::Other } else { Keep::Row };
     let mut reader = Reader::open_limited(input, Some(from), &scorer.features, limits, keep)?;
@@ -170,6 +166,7 @@ fn run(order: Order, input: Box<dyn Read + Send>, out: &mut Outgoing, limits: Li
         let first = reader.rows;
         let Some(block) = reader.block()? else { break };
         let found = scorer.score(&block, first)?;
+        tally.add(&found.clusters);
         writer.write(block, found, &scorer, first)?;
     }
     if reader.rows == 0 {

@@ -232,8 +232,15 @@ impl Clients {
     }
 }
 
-/// A request that runs.
+/// A request that runs, or whose body still arrives.
 pub struct Busy(Arc<Connection>);
+
+impl Clone for Busy {
+    fn clone(&self) -> Self {
+        self.0.running.fetch_add(1, Relaxed);
+        Self(Arc::clone(&self.0))
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {

@@ -1,7 +1,7 @@
-//! What the guard does with requests, as the OpenAPI document has to say it: keys, and answers that any operation may give.
+//! The OpenAPI document, completed: what the guard does with requests, limits, examples, and names for generated clients.
 //!
-//! Input: the document of the handlers. Output: the same with security schemes, what each operation needs, and the answers
-//! that come before any handler.
+//! Input: the document of the handlers, and `openapi/examples.json`. Output: the same with security schemes, what each operation
+//! needs, the answers that come before any handler, and an example of each question and answer.
 
 use std::collections::HashMap;
 
@@ -12,15 +12,69 @@ use super::guard::needed;
 use super::posted;
 use crate::model::SLICES;
 
-/// Answers that the guard gives, by status: a name, what it means, and whether only requests with a body get it.
-const ANSWERS: [(&str, &str, &str, bool); 6] = [
+/// What was asked of a server with the shipped sample, and what it said. `tests/document.rs` asks again.
+const EXAMPLES: &str = include_str!("../../openapi/examples.json");
+
+/// Answers that come before any handler, by status: a name, what it means, and whether only requests with a body get it.
+const ANSWERS: [(&str, &str, &str, bool); 7] = [
     ("401", "Unauthorized", "The server asks for keys, and this request came without a valid one.", false),
     ("403", "Forbidden", "The key's scope does not allow it; or the Host or Origin header names somebody else.", false),
-    ("408", "RequestTimeout", "The body did not arrive in time.", true),
+    ("408", "RequestTimeout", "The body did not arrive in time (`--body-timeout`).", true),
     ("415", "UnsupportedMediaType", "The body comes in a media type or an encoding that is not taken.", true),
-    ("429", "TooManyRequests", "Too many requests of this key or address.", false),
-    ("431", "HeaderFieldsTooLarge", "Path, query and headers have too many bytes.", false),
+    ("422", "UnknownParameter", "A query parameter is not known here, or stands twice; `field` names it.", false),
+    (
+        "429",
+        "TooManyRequests",
+        "Too many requests of this key or address, in this second (`--rate-limit`) or at a time (`--max-concurrent`).",
+        false,
+    ),
+    ("431", "HeaderFieldsTooLarge", "Path, query and headers have too many bytes (`--max-header-bytes`).", false),
 ];
+
+/// What bounds requests: what, the flag, its default as `tercile serve --help` has it, and what happens beyond.
+const LIMITS: [(&str, &str, &str, &str); 19] = [
+    ("Bytes of path, query and headers", "--max-header-bytes", "16384", "431"),
+    ("Bytes of a body of `…/predict`", "--max-body-bytes", "1GiB", "413"),
+    ("Rows of it", "--max-body-rows", "10000000", "413"),
+    ("Fields of a row", "--max-body-fields", "1000", "422; 413 of columns"),
+    ("Levels of objects and arrays in a row", "--max-body-depth", "127", "422"),
+    ("Bodies of more than 64 KiB, or not JSON to JSON, at a time", "--bulk-concurrency", "16", "503"),
+    ("Bytes of a body of `…/cluster_products_by_…`, or with `fit=request`", "", "64MiB", "413"),
+    ("Rows of it", "", "100000", "413"),
+    ("Bytes of a row, or of a record batch of Arrow's", "", "64MiB", "413"),
+    ("Bytes of a body of `/api/sql`", "", "256KiB", "413"),
+    ("Seconds of a statement", "--sql-timeout", "10", "422"),
+    ("Memory of a statement", "--sql-memory", "256MB", "422"),
+    ("Bytes of its rows", "--sql-bytes", "10MB", "422"),
+    ("Statements at a time", "--sql-concurrency", "2", "503, `Retry-After`"),
+    ("Requests a second of a key or address", "--rate-limit", "1000; none on loopback", "429, `Retry-After`"),
+    ("Requests at a time of a key or address", "--max-concurrent", "256; none on loopback", "429, `Retry-After`"),
+    ("Seconds for a body that hardly comes on", "--body-timeout", "5", "408"),
+    ("Seconds for the head of a request", "--header-timeout", "5", "the connection is closed"),
+    ("Seconds of silence between requests", "--idle-timeout", "8", "the connection is closed"),
+];
+
+/// What can't be said with a flag or a schema.
+const RULES: &str = "\
+## Keys
+
+Where the server asks for keys, send one as `Authorization: Bearer KEY` or `X-API-Key: KEY`; `tercile keys create NAME --scope \
+read` makes one. `read` is for predictions, segments and metrics, `train` for trainings as well, `admin` for everything. The \
+greeting, this document and `/health` need none. Without a valid key: 401; with one of a lesser scope: 403.
+
+## Requests and answers
+
+- Each answer carries `X-Request-Id`: what the request named itself, or a new name. The server's log has it too.
+- An unknown query parameter is a 422, not passed over. A path answers 405 with `Allow` to methods that it doesn't have.
+- Bodies come without a `Content-Encoding`; any other is a 415.
+- `ETag` changes just when an answer does; with `If-None-Match` what is known already is a 304 without a body.
+- Browsers of other origins are let in by `--cors-origin`.
+
+## Limits
+
+| what | at most, by default | flag | beyond |
+|---|---|---|---|
+";
 
 /// Properties that are always there and may be null: the framework takes them for some that may be missing.
 const NULLABLE: [(&str, &str); 6] = [
@@ -32,16 +86,39 @@ const NULLABLE: [(&str, &str); 6] = [
     ("Receipt", "predecessor"),
 ];
 
+/// Texts that are times.
+const TIMES: [(&str, &str); 4] =
+    [("Model", "trained_at"), ("Status", "now"), ("Status", "trained_at"), ("Unreadable", "timestamp")];
+
+/// What a parameter looks like that is in use.
+const IN_USE: [(&str, &str); 5] =
+    [("version", "1"), ("job", "1"), ("name", "\"price_rating\""), ("slice", "3"), ("limit", "50")];
+
+/// Headers that an answer always has where the document names them.
+const ALWAYS: [&str; 2] = ["Location", "Retry-After"];
+
+/// Operations that tell of several models, or of none: no version answers, and none is missing.
+const OF_MANY: [&str; 3] = ["getSegmentation", "listModels", "listSegmentations"];
+
 /// Parameters that are numbers, and from where to where they go.
-const BOUNDS: [(&str, u64, u64); 3] = [("as_of", 1, u64::MAX), ("job", 1, u64::MAX), ("slice", 1, SLICES as u64)];
+const BOUNDS: [(&str, u64, u64); 4] =
+    [("version", 1, u64::MAX), ("as_of", 1, u64::MAX), ("job", 1, u64::MAX), ("slice", 1, SLICES as u64)];
+
+/// What a body of the three typed endpoints may be.
+const BODY_LIMITS: &str = "A body may have 64 MiB and 100,000 rows. Fields that are no features are ignored.\n\n";
 
 /// Completes the document. `required`: this server asks for keys.
 pub fn complete(spec: &str, required: bool) -> String {
     let Ok(mut document) = serde_json::from_str::<Value>(spec) else { return spec.to_owned() };
+    let examples: Value = serde_json::from_str(EXAMPLES).unwrap_or_default();
+    let intro = document["info"]["description"].as_str().unwrap_or_default();
+    document["info"]["description"] = format!("{intro}\n\n{RULES}{}", limits()).into();
+    plain_references(&mut document);
     if let Some(paths) = document["paths"].as_object_mut() {
         for (path, operations) in paths {
             for (method, operation) in operations.as_object_mut().into_iter().flatten() {
                 describe(path, method, operation, required);
+                show(operation, &examples);
             }
         }
     }
@@ -51,6 +128,20 @@ pub fn complete(spec: &str, required: bool) -> String {
     not_negative(&mut components["schemas"]);
     for (schema, property) in NULLABLE {
         may_be_null(&mut components["schemas"][schema], property);
+    }
+    for (schema, property) in TIMES {
+        components["schemas"][schema]["properties"][property]["format"] = "date-time".into();
+    }
+    components["schemas"]["Health"]["properties"]["status"]["enum"] = json!(["live", "ready"]);
+    for (name, schema) in named() {
+        components["schemas"][name] = schema;
+    }
+    for (name, schema) in components["schemas"].as_object_mut().into_iter().flatten() {
+        // Operations have examples, and those are held to what a server says.
+        schema.as_object_mut().and_then(|schema| schema.remove("example"));
+        if let Some(example) = examples["schemas"].get(name) {
+            schema["examples"] = json!([example]);
+        }
     }
     components["securitySchemes"] = json!({
         "bearer": {
@@ -68,10 +159,12 @@ pub fn complete(spec: &str, required: bool) -> String {
     components["headers"] = json!({
         "RequestId": {
             "description": "Names this request in the server's log: the X-Request-Id it came with, or a new one.",
-            "schema": { "type": "string" },
+            "required": true,
+            "schema": { "type": "string", "pattern": "^[A-Za-z0-9_.-]{1,128}$" },
+            "example": "5f0c9a3e-0000002a",
         },
     });
-    components["responses"] = ANSWERS.iter().map(|answer| (answer.1.to_owned(), response(answer))).collect();
+    components["responses"] = ANSWERS.iter().map(|answer| (answer.1.to_owned(), response(answer, &examples))).collect();
     let mut text = serde_json::to_string_pretty(&document).unwrap_or_default();
     text.push('\n');
     text
@@ -126,10 +219,41 @@ fn describe(path: &str, method: &str, operation: &mut Value, required: bool) {
     }
     // The three typed endpoints read their rows whole, the others as they come.
     let most = path.starts_with("/api/cluster_products_by_").then_some(posted::MAX_ROWS);
+    if most.is_some() {
+        let before = operation["description"].as_str().unwrap_or_default();
+        operation["description"] = format!("{BODY_LIMITS}{before}").into();
+        // They answer as JSON, whatever is asked for.
+        operation["responses"].as_object_mut().and_then(|responses| responses.remove("406"));
+    }
+    if OF_MANY.iter().any(|id| operation["operationId"] == *id) {
+        operation["responses"].as_object_mut().and_then(|responses| responses.remove("503"));
+        for status in ["200", "304"] {
+            let headers = operation["responses"][status]["headers"].as_object_mut();
+            headers.and_then(|headers| headers.remove("Model-Version"));
+        }
+    }
+    if operation["responses"].get("304").is_some() {
+        for status in ["200", "304"] {
+            operation["responses"][status]["headers"]["ETag"]["required"] = true.into();
+        }
+        let known = json!({
+            "name": "If-None-Match",
+            "in": "header",
+            "description": "The `ETag` of an earlier answer: if that is still right, the answer is a 304 without a body.",
+            "schema": { "type": "string" },
+        });
+        match operation.get_mut("parameters").and_then(Value::as_array_mut) {
+            Some(parameters) => parameters.push(known),
+            None => operation["parameters"] = json!([known]),
+        }
+    }
     for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some((_, least, most)) = BOUNDS.iter().find(|(name, ..)| parameter["name"] == *name) {
             parameter["schema"]["minimum"] = (*least).into();
             parameter["schema"]["maximum"] = (*most).into();
+        }
+        if let Some((_, example)) = IN_USE.iter().find(|(name, _)| parameter["name"] == *name) {
+            parameter["example"] = serde_json::from_str(example).unwrap_or_default();
         }
     }
     let contents = operation.pointer_mut("/requestBody/content").and_then(Value::as_object_mut);
@@ -138,6 +262,9 @@ fn describe(path: &str, method: &str, operation: &mut Value, required: bool) {
         match schema.get("type").and_then(Value::as_str) {
             Some("array") => {
                 schema["minItems"] = 1.into();
+                if schema["items"]["additionalProperties"].is_object() {
+                    schema["items"] = reference("Row");
+                }
                 if let Some(most) = most {
                     schema["maxItems"] = most.into();
                 }
@@ -147,18 +274,46 @@ fn describe(path: &str, method: &str, operation: &mut Value, required: bool) {
         }
     }
     let Some(responses) = operation["responses"].as_object_mut() else { return };
-    if let Some(stream) = responses.get_mut("200").and_then(|found| found["content"].get_mut("text/event-stream")) {
-        stream["schema"] = event(&stream["schema"]["items"]);
+    if let Some(unavailable) = responses.get_mut("503").filter(|answer| answer["headers"]["Retry-After"].is_null()) {
+        unavailable["headers"]["Retry-After"] = retry_after();
+    }
+    let streams = |found: &&mut Value| found["content"].get("text/event-stream").is_some();
+    if let Some(stream) = responses.get_mut("200").filter(streams) {
+        stream["content"]["text/event-stream"]["schema"] = reference("StatusEvent");
+        let header = |description: &str, value: &str| json!({ "description": description, "required": true, "schema": { "type": "string", "const": value } });
+        stream["headers"]["Cache-Control"] = header("Events are not kept.", "no-cache");
+        stream["headers"]["X-Accel-Buffering"] = header("Proxies hand each event on at once.", "no");
+    }
+    // As media types go, its parameters are no part of it.
+    for content in responses.values_mut().filter_map(|response| response.get_mut("content")?.as_object_mut()) {
+        if let Some(json) = content.remove("application/json; charset=utf-8") {
+            content.insert("application/json".to_owned(), json);
+        }
+        for schema in content.values_mut().map(|content| &mut content["schema"]) {
+            if schema["items"]["additionalProperties"].is_object() {
+                schema["items"] = reference("ResultRow");
+            }
+        }
     }
     for (status, name, _, body) in ANSWERS {
         let may = (posts || !body)
             && (status != "401" || scope.is_some())
+            && (status != "422" || path.starts_with("/api/"))
             && (status != "429" || !path.starts_with("/health"));
         if may && !responses.contains_key(status) {
             responses.insert(status.to_owned(), json!({ "$ref": format!("#/components/responses/{name}") }));
         }
     }
     for response in responses.values_mut().filter(|response| response.get("$ref").is_none()) {
+        let headers = response.get_mut("headers").and_then(Value::as_object_mut);
+        for (_, header) in headers.into_iter().flatten() {
+            header.as_object_mut().and_then(|header| header.remove("deprecated"));
+        }
+        for name in ALWAYS {
+            if let Some(header) = response.get_mut("headers").and_then(|headers| headers.get_mut(name)) {
+                header["required"] = true.into();
+            }
+        }
         response["headers"]["X-Request-Id"] = json!({ "$ref": "#/components/headers/RequestId" });
     }
     let mut sorted: Vec<_> = std::mem::take(responses).into_iter().collect();
@@ -166,17 +321,86 @@ fn describe(path: &str, method: &str, operation: &mut Value, required: bool) {
     responses.extend(sorted);
 }
 
-/// One of the server's events: a stream of them is no array.
-fn event(data: &Value) -> Value {
-    json!({
+/// Puts examples into an operation: of its body, of its answer, and of each problem.
+fn show(operation: &mut Value, examples: &Value) {
+    let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+    let example = &examples["operations"][&id];
+    let put = |contents: Option<&mut Value>, given: &Value| {
+        let contents = contents.and_then(|of| of.get_mut("content")).and_then(Value::as_object_mut);
+        for (kind, content) in contents.into_iter().flatten() {
+            if let Some(value) = given.get(kind) {
+                content["example"] = value.clone();
+            }
+        }
+    };
+    put(operation.get_mut("requestBody"), &example["request"]);
+    for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
+        if status.starts_with('2') {
+            put(Some(&mut *response), &example["response"]);
+        } else if let Some(problem) = problem(examples, status, Some(&id)) {
+            put(Some(&mut *response), &json!({ "application/problem+json": problem }));
+        }
+    }
+}
+
+/// An example of a problem that an operation answers with; of `None`, one that comes before any operation.
+fn problem<'e>(examples: &'e Value, status: &str, operation: Option<&str>) -> Option<&'e Value> {
+    let of = |example: &&Value| {
+        let of = example["of"].as_array();
+        let named = match operation {
+            Some(id) => of.is_some_and(|of| of.iter().any(|one| one == id)),
+            None => of.is_none(),
+        };
+        named && example["problem"]["status"].as_u64() == status.parse().ok()
+    };
+    examples["problems"].as_array()?.iter().find(of).map(|example| &example["problem"])
+}
+
+/// The limits as rows of a table.
+fn limits() -> String {
+    let row = |(what, flag, default, beyond): &(&str, &str, &str, &str)| {
+        let flag = if flag.is_empty() { "fixed".to_owned() } else { format!("`{flag}`") };
+        format!("| {what} | {default} | {flag} | {beyond} |\n")
+    };
+    LIMITS.iter().map(row).collect()
+}
+
+fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+/// Schemas that the framework has no names for.
+fn named() -> [(&'static str, Value); 3] {
+    let open = |description: &str| json!({ "type": "object", "description": description, "additionalProperties": {} });
+    let row =
+        "A row: a finite number for each feature of the segmentation, and other fields, which come back as `other`.";
+    let event = json!({
         "type": "object",
         "description": "One event of the stream.",
         "required": ["event", "data"],
         "properties": {
-            "event": { "type": "string", "enum": ["status"] },
-            "data": { "type": "string", "contentMediaType": "application/json", "contentSchema": data },
+            "event": { "type": "string", "const": "status" },
+            "data": { "type": "string", "contentMediaType": "application/json", "contentSchema": reference("Status") },
         },
-    })
+    });
+    [("ResultRow", open("A row of a result: its columns by their names.")), ("Row", open(row)), ("StatusEvent", event)]
+}
+
+/// The framework wraps a reference that has a description; since 3.1 the two stand side by side.
+fn plain_references(schema: &mut Value) {
+    match schema {
+        Value::Object(object) => {
+            let wrapped =
+                object.get("allOf").and_then(Value::as_array).and_then(|all| all.first()?.get("$ref").cloned());
+            if let Some(wrapped) = wrapped {
+                object.remove("allOf");
+                object.insert("$ref".to_owned(), wrapped);
+            }
+            object.values_mut().for_each(plain_references);
+        }
+        Value::Array(all) => all.iter_mut().for_each(plain_references),
+        _ => {}
+    }
 }
 
 /// The framework says of unsigned numbers only what they are called.
@@ -197,30 +421,45 @@ fn may_be_null(schema: &mut Value, property: &str) {
     let one = &mut schema["properties"][property];
     match one.get("type").cloned() {
         Some(kind) => one["type"] = json!([kind, "null"]),
-        None => *one = json!({ "anyOf": [one.take(), { "type": "null" }] }),
+        None => {
+            let words = one.as_object_mut().and_then(|one| one.remove("description"));
+            *one = json!({ "description": words, "anyOf": [one.take(), { "type": "null" }] });
+        }
     }
     if let Some(required) = schema["required"].as_array_mut() {
         required.push(property.into());
     }
 }
 
-fn response((status, _, description, _): &(&str, &str, &str, bool)) -> Value {
+fn retry_after() -> Value {
+    json!({
+        "description": "Seconds after which to try again.",
+        "required": true,
+        "schema": { "type": "integer", "minimum": 1 },
+        "example": 1,
+    })
+}
+
+fn response((status, _, description, _): &(&str, &str, &str, bool), examples: &Value) -> Value {
     let mut headers = Map::new();
     headers.insert("X-Request-Id".to_owned(), json!({ "$ref": "#/components/headers/RequestId" }));
     let more = match *status {
         "401" => {
-            Some(("WWW-Authenticate", json!({ "description": "How to bring a key.", "schema": { "type": "string" } })))
+            let challenge = json!({
+                "description": "How to bring a key.",
+                "required": true,
+                "schema": { "type": "string" },
+                "example": "Bearer realm=\"tercile\"",
+            });
+            Some(("WWW-Authenticate", challenge))
         }
-        "429" => Some((
-            "Retry-After",
-            json!({ "description": "Seconds after which to try again.", "schema": { "type": "integer" } }),
-        )),
+        "429" => Some(("Retry-After", retry_after())),
         _ => None,
     };
     headers.extend(more.map(|(name, header)| (name.to_owned(), header)));
-    json!({
-        "description": description,
-        "headers": headers,
-        "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
-    })
+    let mut content = json!({ "schema": reference("Problem") });
+    if let Some(example) = problem(examples, status, None) {
+        content["example"] = example.clone();
+    }
+    json!({ "description": description, "headers": headers, "content": { "application/problem+json": content } })
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use futures::{FutureExt as _, StreamExt as _, stream};
 use poem::error::MethodNotAllowedError;
-use poem::http::header::{ALLOW, CONNECTION, HeaderName, HeaderValue};
+use poem::http::header::{ALLOW, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER};
 use poem::http::{Method, StatusCode, Version};
 use poem::{Body, Endpoint, IntoResponse as _, PathPattern, Request, Response};
 
@@ -40,17 +40,21 @@ impl<E: Endpoint> Endpoint for Front<E> {
         let mut record = Record::start(&self.state, &request);
         let (id, origin) = (record.id.clone(), self.guard.allowed_origin(&request));
         let keeps_alive = request.version() < Version::HTTP_2;
+        let late = body::hasten(&mut request, self.guard.body_timeout, record.busy.clone());
         let mut response = match self.guard.admit(&request) {
             Ok(admitted) => {
                 record.admitted = admitted;
-                let late = body::hasten(&mut request, self.guard.body_timeout);
                 let response = self.answer(request, &mut record).await;
                 if late.is_some_and(|late| late.load(Ordering::Relaxed)) { too_late() } else { response }
             }
             Err(refusal) => refusal,
         };
         record.status = Some(response.status());
+        let unavailable = response.status() == StatusCode::SERVICE_UNAVAILABLE;
         let headers = response.headers_mut();
+        if unavailable && !headers.contains_key(RETRY_AFTER) {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         headers.insert(REQUEST_ID, id);
         self.guard.tell_origin(origin.as_ref(), headers);
         if keeps_alive && self.state.draining.load(Ordering::SeqCst) {
@@ -115,7 +119,7 @@ struct Record {
     bytes: u64,
     start: Instant,
     /// Tells the connection that it is of use.
-    _busy: Option<Busy>,
+    busy: Option<Busy>,
 }
 
 impl Record {
@@ -140,7 +144,7 @@ impl Record {
             status: None,
             bytes: 0,
             start: Instant::now(),
-            _busy: state.clients.begin(request.remote_addr()),
+            busy: state.clients.begin(request.remote_addr()),
         }
     }
 

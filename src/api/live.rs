@@ -26,6 +26,8 @@ pub struct Serving {
 pub struct Slot {
     pub slice: u8,
     pub serving: Option<Arc<Serving>>,
+    /// Whether it serves whatever trainings find.
+    pub pinned: bool,
     /// Why the last training gave no model.
     pub refused: Option<String>,
 }
@@ -155,7 +157,7 @@ impl Live {
             };
             // A model of other features than the SQL file gives now can't answer for it.
             let serving = serving.filter(|serving| serving.model.features == segmentation.features);
-            slots.push(Slot { slice, serving, refused: standing.refused });
+            slots.push(Slot { slice, serving, pinned: standing.pinned, refused: standing.refused });
         }
         Ok(Served { segmentation, slots })
     }

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::core::Collector;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::State;
 use super::ingesting::{self, Ingesting};
+use crate::model::Model;
 
 /// How long the size of the store is taken for true: adding it up looks at every file.
 const SIZE_AGE: Duration = Duration::from_secs(10);
@@ -22,6 +23,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     seconds: HistogramVec,
     ready: IntGauge,
+    predictions: IntCounterVec,
     versions: IntGaugeVec,
     rows: IntGaugeVec,
     connections: IntGauge,
@@ -44,6 +46,10 @@ impl Metrics {
                 &["endpoint", "method", "status"],
             )?,
             seconds: HistogramVec::new(seconds, &["endpoint"])?,
+            predictions: IntCounterVec::new(
+                Opts::new("tercile_predictions_total", "Rows that a model found a cluster for"),
+                &["segmentation", "slice", "cluster"],
+            )?,
             ready: IntGauge::new("tercile_ready", "1 if every segmentation has its models or a recorded refusal")?,
             versions: IntGaugeVec::new(
                 Opts::new("tercile_model_version", "The version that serves"),
@@ -61,9 +67,10 @@ impl Metrics {
             ingest: Ingesting::register(&registry)?,
             registry,
         };
-        let all: [Box<dyn Collector>; 9] = [
+        let all: [Box<dyn Collector>; 10] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.seconds.clone()),
+            Box::new(metrics.predictions.clone()),
             Box::new(metrics.ready.clone()),
             Box::new(metrics.versions.clone()),
             Box::new(metrics.rows.clone()),
@@ -82,6 +89,15 @@ impl Metrics {
     pub fn answered(&self, endpoint: &str, method: &str, status: u16, elapsed: Duration) {
         self.seconds.with_label_values(&[endpoint]).observe(elapsed.as_secs_f64());
         self.requests.with_label_values(&[endpoint, method, &status.to_string()]).inc();
+    }
+
+    /// Counts what a model predicts.
+    pub fn tally(&self, model: &Model) -> Tally {
+        let slice = model.slice.to_string();
+        let counter = |cluster: u32| {
+            self.predictions.with_label_values(&[model.segmentation.as_str(), &slice, &cluster.to_string()])
+        };
+        Tally((0..model.k).map(counter).collect())
     }
 
     /// All metrics as text, the gauges as they stand now.
@@ -115,6 +131,21 @@ impl Metrics {
         if sized.is_none_or(|at| at.elapsed() > SIZE_AGE) {
             self.store_bytes.set(bytes_below(root).cast_signed());
             *sized = Some(Instant::now());
+        }
+    }
+}
+
+/// Predictions of one model, by cluster.
+pub struct Tally(Vec<IntCounter>);
+
+impl Tally {
+    pub fn add(&self, clusters: &[u32]) {
+        let mut counts = vec![0; self.0.len()];
+        for &cluster in clusters {
+            counts[cluster as usize] += 1;
+        }
+        for (counter, count) in self.0.iter().zip(counts).filter(|(_, count)| *count > 0) {
+            counter.inc_by(count);
         }
     }
 }

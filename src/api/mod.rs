@@ -27,6 +27,7 @@ mod predict;
 mod problem;
 mod rows;
 mod segments;
+mod serving;
 mod sql;
 mod stamp;
 mod status;
@@ -132,6 +133,7 @@ type Apis = (
     unreadable::UnreadableApi,
     training::TrainingApi,
     sql::SqlApi,
+    serving::ServingApi,
     (status::StatusApi, events::EventsApi, health::HealthApi),
 );
 
@@ -143,6 +145,7 @@ fn service() -> OpenApiService<Apis, ()> {
         unreadable::UnreadableApi,
         training::TrainingApi,
         sql::SqlApi,
+        serving::ServingApi,
         (status::StatusApi, events::EventsApi, health::HealthApi),
     );
     OpenApiService::new(apis, "tercile", env!("CARGO_PKG_VERSION"))

@@ -16,8 +16,6 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::bulk::{Error, unnamed_file};
 
-/// Bytes of a body that nobody needs and that are read all the same.
-const DRAINED: usize = 64 * 1024 * 1024;
 /// Chunks of a body that wait to be read.
 const CHUNKS: usize = 8;
 /// Bytes of an answer before its first piece goes out: a fault up to there still gets a status of its own.
@@ -48,20 +46,6 @@ pub fn too_long(limit: u64) -> io::Error {
     io::Error::new(io::ErrorKind::FileTooLarge, format!("the body may have {limit} bytes at most"))
 }
 
-/// Reads what nobody needs: a client that still sends would find its connection reset, and never read why.
-pub async fn drain<S, B>(mut body: S)
-where
-    S: Stream<Item = io::Result<B>> + Unpin,
-    B: AsRef<[u8]>,
-{
-    let mut drained = 0;
-    while drained < DRAINED
-        && let Some(Ok(chunk)) = body.next().await
-    {
-        drained += chunk.as_ref().len();
-    }
-}
-
 /// A body that arrives, for a thread to read. `left` is how many bytes may still come, of `limit` in all.
 pub fn incoming<S, B>(mut body: S, mut left: u64, limit: u64, answer: &Shared) -> impl Read + Send + use<S, B>
 where
@@ -84,8 +68,6 @@ where
         }
         answer.0.arriving.store(false, Ordering::SeqCst);
         answer.0.room.notify_all();
-        drop(sender);
-        drain(body).await;
     });
     Incoming { chunks, chunk: None, at: 0 }
 }

@@ -13,6 +13,7 @@ use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, Enum, OpenApi};
 
 use super::live::{Live, Models, Served, Serving, Slot};
+use super::metrics::Tally;
 use super::posted::{self, Posted, Rows};
 use super::problem::{Problem, problems};
 use super::rows::{
@@ -74,7 +75,7 @@ problems! {
         MediaType = 415,
         /// A row does not fit, which `index` and `field` name; or a parameter does not.
         Unprocessable = 422,
-        /// There is no model for this slice yet.
+        /// There is no model for this slice yet; or as many bodies as may are being answered: try again in a moment.
         Unavailable = 503,
     }
 }
@@ -334,6 +335,7 @@ async fn whole(
     let (live, models) = (Arc::clone(&state.live), state.live.now());
     let small = body.len() <= INLINE_BYTES && asked.fit.is_none() && asked.as_of.is_none();
     let limits = state.bodies.limits;
+    let metrics = state.metrics.clone();
     let name = name.to_owned();
     let work = move || {
         if asked.fit.is_some() {
@@ -347,7 +349,8 @@ async fn whole(
         let rows = if asked.as_of.is_none() { Some(rows(features)?) } else { None };
         let serving = asked.serving(&live, &models, &name)?;
         let rows = rows.map_or_else(|| posted::read(&body, &serving.model.features, keep_other, limits), Ok)?;
-        Ok((predict(&serving, &rows, asked.language)?, Some(Stamp::of(&serving.model))))
+        let json = predict(&serving, &rows, asked.language, &metrics.tally(&serving.model))?;
+        Ok((json, Some(Stamp::of(&serving.model))))
     };
     if small {
         return work();
@@ -379,12 +382,10 @@ async fn answer_any(
     let limit = state.bodies.bytes.min(if asked.fit.is_some() { posted::MAX_BODY as u64 } else { u64::MAX });
     let said = request.header("content-length").and_then(|length| length.parse::<u64>().ok());
     if said.is_some_and(|length| length > limit) {
-        tokio::spawn(pipe::drain(body));
         return Err(bulk::arrived(&pipe::too_long(limit)));
     }
     let (head, all) = pipe::head(&mut body, held).await.map_err(|error| bulk::arrived(&error))?;
     if head.len() as u64 > limit || (asked.fit.is_some() && !all) {
-        tokio::spawn(pipe::drain(body));
         return Err(bulk::arrived(&pipe::too_long(limit)));
     }
     if all && (from, to, explain) == (Format::Json, Format::Json, false) {
@@ -399,8 +400,13 @@ async fn answer_any(
         Explainer::new(features, &serving.predictor, opinions)
     });
     let lines = Lines::new(features, &serving.model.descriptions(language), Some((*slice, *version)));
-    let order =
-        bulk::Order { from, to, scorer: Scorer::new(&serving.model, language), answers: Answers { lines, explainer } };
+    let order = bulk::Order {
+        from,
+        to,
+        scorer: Scorer::new(&serving.model, language),
+        tally: state.metrics.tally(&serving.model),
+        answers: Answers { lines, explainer },
+    };
     let rest = if all { None } else { Some(body) };
     let body = bulk::answer(&state.bodies, order, head, rest).await?;
     Ok(Predicted { format: to, body, stamp: Some(Stamp::of(&serving.model)) })
@@ -459,10 +465,12 @@ fn recalled(live: &Live, name: &str, version: u64, slice: Option<u8>) -> Result<
     }
 }
 
-fn predict(serving: &Serving, rows: &Rows, language: Language) -> Result<Vec<u8>, Problem> {
+fn predict(serving: &Serving, rows: &Rows, language: Language, tally: &Tally) -> Result<Vec<u8>, Problem> {
     let Model { features, slice, version, .. } = &serving.model;
     let lines = Lines::new(features, &serving.model.descriptions(language.code()), Some((*slice, *version)));
-    write(features, rows, &serving.predictor, &lines)
+    let (json, clusters) = write(features, rows, &serving.predictor, &lines)?;
+    tally.add(&clusters);
+    Ok(json)
 }
 
 /// What the student system did with each request: the rows are clustered by themselves.
@@ -475,13 +483,15 @@ fn cluster_themselves(served: &Served, rows: &Rows, language: Language) -> Resul
         .map_err(|e| Problem::unprocessable(format!("these rows can't be clustered: {e}")))?;
     let described = describe(found.centroids.view(), features, &served.segmentation.labels);
     let descriptions: Vec<&str> = described.iter().map(|d| d.get(language.code()).map_or("", String::as_str)).collect();
-    write(features, rows, &found.predictor, &Lines::new(features, &descriptions, None))
+    Ok(write(features, rows, &found.predictor, &Lines::new(features, &descriptions, None))?.0)
 }
 
-fn write(names: &[String], rows: &Rows, predictor: &Predictor, lines: &Lines) -> Result<Vec<u8>, Problem> {
+/// The answer, and the cluster of each row.
+fn write(names: &[String], rows: &Rows, predictor: &Predictor, lines: &Lines) -> Result<(Vec<u8>, Vec<u32>), Problem> {
     let mut json = Vec::with_capacity(rows.values.len() * 96 + 2);
     json.push(b'[');
     let mut scratch = vec![0.0; names.len()];
+    let mut clusters = Vec::with_capacity(rows.values.len() / names.len());
     for (i, values) in rows.values.chunks_exact(names.len()).enumerate() {
         scratch.copy_from_slice(values);
         let (cluster, distance) = predictor.predict(&mut scratch);
@@ -492,10 +502,11 @@ fn write(names: &[String], rows: &Rows, predictor: &Predictor, lines: &Lines) ->
         if i > 0 {
             json.push(b',');
         }
+        clusters.push(cluster as u32);
         let other = rows.other.get(i).map(String::as_str);
         // Nothing is explained here, so nothing can be too far to be.
         let _ = lines.push(&mut json, values, (cluster, distance), other, None);
     }
     json.push(b']');
-    Ok(json)
+    Ok((json, clusters))
 }

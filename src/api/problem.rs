@@ -125,6 +125,7 @@ pub async fn from_framework(error: poem::Error) -> Response {
             "fit" => "request, or not given",
             "as_of" => "a version, such as 1",
             "explain" => "true or false",
+            "limit" => "a number from 1 to 500",
             _ => "another value",
         };
         let detail = format!("the query parameter {} must be {choices}", param.name);

@@ -48,6 +48,8 @@ pub struct SliceInfo {
     /// The version that serves; not given if there is none.
     #[oai(skip_serializing_if_is_none)]
     pub version: Option<u64>,
+    /// Whether that version serves whatever trainings find, until it is unpinned.
+    pub pinned: bool,
     /// Why the last training gave no model; an older one may serve all the same.
     #[oai(skip_serializing_if_is_none)]
     pub refused: Option<String>,
@@ -55,6 +57,7 @@ pub struct SliceInfo {
 
 /// A sample of a model's records.
 #[derive(Debug, Clone, Object)]
+#[oai(rename = "PointSample")]
 pub struct Points {
     pub segmentation: String,
     pub slice: u8,
@@ -171,6 +174,7 @@ pub(super) fn info(served: &Served) -> SegmentationInfo {
             .map(|slot| SliceInfo {
                 slice: slot.slice,
                 version: slot.serving.as_ref().map(|serving| serving.model.version),
+                pinned: slot.pinned,
                 refused: slot.refused.clone(),
             })
             .collect(),

@@ -190,7 +190,8 @@ impl SqlApi {
     ///
     /// Off unless the server was started with `--enable-sql`. The views of the SQL files are in reach, and nothing else.
     /// The Accept header picks the rows' format: `application/json` (also for `*/*`), `text/csv` or
-    /// `application/vnd.apache.arrow.stream`.
+    /// `application/vnd.apache.arrow.stream`. A body may have 256 KiB. By default a statement may take 10 s (`--sql-timeout`),
+    /// 256 MB (`--sql-memory`) and give 10 MB (`--sql-bytes`), and two run at a time (`--sql-concurrency`).
     #[oai(path = "/api/sql", method = "post", tag = "Tags::Sql", operation_id = "runSql")]
     async fn sql(&self, state: Data<&Arc<State>>, request: &Request, statement: Posted) -> Result<Rows, SqlFailure> {
         let Some(confined) = &state.sql else {

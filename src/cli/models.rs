@@ -10,15 +10,15 @@ use super::fit::short;
 use super::{Done, count, table, thousands};
 use crate::config::StoreArgs;
 use crate::model::diff::{Counted, Diff, Moved, Pair, diff};
-use crate::model::history::{By, Period, periods};
-use crate::model::{Model, Shelf, named};
+use crate::model::history::{By, Period, RollbackError, periods};
+use crate::model::{Model, Shelf, Until, named};
 use crate::store::Store;
 
-/// List models, compare two, or let an older one serve again
+/// List models, compare two, let an older one serve again, or pin one
 ///
 /// Without a segmentation: what serves. With one: all its versions, and when each of them served. A rollback holds until a
-/// training finds other records or other SQL than the newest model was made of; its model serves then. A serve or up that
-/// runs notices within a second.
+/// training finds other records or other SQL than the newest model was made of; its model serves then. A pin holds until it is
+/// taken away. A serve or up that runs notices within a second.
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Models {
@@ -34,7 +34,12 @@ pub struct Models {
 #[derive(Subcommand)]
 enum Action {
     Diff(DiffArgs),
-    Rollback(Rollback),
+    /// Let an older version serve its slice again
+    Rollback(Version),
+    /// Let a version serve its slice, whatever trainings find, until it is unpinned
+    Pin(Version),
+    /// Let the newest version serve again in place of a pinned one
+    Unpin(Version),
 }
 
 /// Compare two models: centroids, sizes, and how many records are in another segment
@@ -53,9 +58,8 @@ struct DiffArgs {
     out: Out,
 }
 
-/// Let an older version serve its slice again
 #[derive(Args)]
-struct Rollback {
+struct Version {
     /// The segmentation: price_rating, ...
     #[arg(value_name = "SEGMENTATION")]
     segmentation: String,
@@ -80,7 +84,9 @@ impl Models {
     pub fn run(self) -> anyhow::Result<Done> {
         let text = match self.action {
             Some(Action::Diff(args)) => args.text()?,
-            Some(Action::Rollback(args)) => args.text()?,
+            Some(Action::Rollback(args)) => args.rollback()?,
+            Some(Action::Pin(args)) => args.pin()?,
+            Some(Action::Unpin(args)) => args.unpin()?,
             None => match &self.segmentation {
                 Some(name) => self.out.versions(name)?,
                 None => self.out.serving()?,
@@ -102,6 +108,7 @@ struct Listed {
     trained_at: Option<String>,
     since: Option<String>,
     by: Option<By>,
+    pinned: bool,
     /// Why the last training gave none.
     refused: Option<String>,
 }
@@ -137,6 +144,7 @@ impl Out {
                     trained_at: model.map(|model| model.trained_at),
                     since: began.map(|began| began.at.clone()),
                     by: began.map(|began| began.by),
+                    pinned: standing.pinned,
                     refused: standing.refused,
                 });
             }
@@ -148,7 +156,11 @@ impl Out {
         let header = ["segmentation", "slice", "version", "rows", "inertia", "trained at", "serves since"];
         let row = |one: &Listed| {
             let text = |value: Option<String>| value.unwrap_or_default();
-            let back = if one.by == Some(By::Rollback) { " (rolled back)" } else { "" };
+            let back = match one.by {
+                _ if one.pinned => " (pinned)",
+                Some(By::Rollback) => " (rolled back)",
+                _ => "",
+            };
             vec![
                 one.segmentation.clone(),
                 one.slice.to_string(),
@@ -217,14 +229,43 @@ impl DiffArgs {
     }
 }
 
-impl Rollback {
-    fn text(&self) -> anyhow::Result<String> {
-        let store = self.out.store.look();
+impl Version {
+    fn pin(&self) -> anyhow::Result<String> {
         let name = &self.segmentation;
-        let shelf = shelf(&store, name)?;
+        let cannot = || format!("cannot pin version {} of {name}", self.version);
+        let done = self.alone(|shelf| shelf.roll_back(name, self.version, Until::Unpinned)).with_context(cannot)?;
+        if self.out.json {
+            return json(&done);
+        }
+        let (slice, version) = (done.model.slice, self.version);
+        Ok(format!(
+            "{name} of slice {slice} is served by version {version}, whatever trainings find, until it is unpinned\n"
+        ))
+    }
+
+    fn unpin(&self) -> anyhow::Result<String> {
+        let name = &self.segmentation;
+        let cannot = || format!("cannot unpin version {} of {name}", self.version);
+        let done = self.alone(|shelf| shelf.unpin(name, self.version)).with_context(cannot)?;
+        if self.out.json {
+            return json(&done);
+        }
+        let (slice, version) = (done.model.slice, done.model.version);
+        Ok(format!("{name} of slice {slice} is served by version {version}, and by the next that a training makes\n"))
+    }
+
+    /// Does something to a shelf while nobody else changes what serves.
+    fn alone<T>(&self, change: impl FnOnce(&Shelf) -> Result<T, RollbackError>) -> anyhow::Result<T> {
+        let store = self.out.store.look();
+        let shelf = shelf(&store, &self.segmentation)?;
         let _alone = store.lock_models()?;
+        Ok(change(&shelf)?)
+    }
+
+    fn rollback(&self) -> anyhow::Result<String> {
+        let name = &self.segmentation;
         let cannot = || format!("cannot roll {name} back to version {}", self.version);
-        let done = shelf.roll_back(name, self.version).with_context(cannot)?;
+        let done = self.alone(|shelf| shelf.roll_back(name, self.version, Until::NewModel)).with_context(cannot)?;
         if self.out.json {
             return json(&done);
         }

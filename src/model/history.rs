@@ -121,13 +121,24 @@ impl Shelf {
     }
 }
 
-/// What a rollback did.
+/// What a rollback, a pin or its end did.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RolledBack {
     /// The model that serves now.
     pub model: Model,
     /// The version that served before; the same if nothing changed.
     pub before: Option<u64>,
+    /// Whether it serves whatever trainings find.
+    pub pinned: bool,
+}
+
+/// How long an older version is to serve again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Until a training finds other records or SQL.
+    NewModel,
+    /// Until it is unpinned, whatever trainings find.
+    Unpinned,
 }
 
 /// Why an older version can't serve again.
@@ -139,11 +150,13 @@ pub enum RollbackError {
     NoVersion { segmentation: String, version: u64 },
     #[error("version {version} is by {had}, and what serves is by {now}; rows that are sent now don't fit it")]
     OtherFeatures { version: u64, had: String, now: String },
+    #[error("version {version} of {segmentation} is not pinned; tercile models tells which are")]
+    NotPinned { segmentation: String, version: u64 },
 }
 
 impl Shelf {
     /// Lets a version serve its slice again. Whoever calls it holds the lock of the trainings.
-    pub fn roll_back(&self, segmentation: &str, version: u64) -> Result<RolledBack, RollbackError> {
+    pub fn roll_back(&self, segmentation: &str, version: u64, until: Until) -> Result<RolledBack, RollbackError> {
         let model = self.version(version)?;
         let none = || RollbackError::NoVersion { segmentation: segmentation.to_owned(), version };
         let model = model.ok_or_else(none)?;
@@ -152,9 +165,30 @@ impl Shelf {
             return Err(RollbackError::OtherFeatures { version, had, now });
         }
         let mut slices = self.slices()?;
-        let before = slices.entry(model.slice).or_default().version.replace(version);
+        let standing = slices.entry(model.slice).or_default();
+        let before = standing.version.replace(version);
+        let pinned = until == Until::Unpinned;
+        standing.pinned = pinned;
         self.serve(&slices, By::Rollback)?;
-        Ok(RolledBack { model, before })
+        Ok(RolledBack { model, before, pinned })
+    }
+
+    /// Ends a pin: the newest model of the slice serves, if rows that are sent now fit it. Whoever calls it holds the lock of
+    /// the trainings.
+    pub fn unpin(&self, segmentation: &str, version: u64) -> Result<RolledBack, RollbackError> {
+        let none = || RollbackError::NoVersion { segmentation: segmentation.to_owned(), version };
+        let pinned = self.version(version)?.ok_or_else(none)?;
+        let mut slices = self.slices()?;
+        let standing = slices.entry(pinned.slice).or_default();
+        if !standing.pinned || standing.version != Some(version) {
+            return Err(RollbackError::NotPinned { segmentation: segmentation.to_owned(), version });
+        }
+        let newest = self.newest(pinned.slice, Some(version))?.filter(|newest| newest.features == pinned.features);
+        let model = newest.unwrap_or(pinned);
+        standing.pinned = false;
+        standing.version = Some(model.version);
+        self.serve(&slices, By::Training)?;
+        Ok(RolledBack { model, before: Some(version), pinned: false })
     }
 }
 

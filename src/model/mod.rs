@@ -23,7 +23,7 @@ use crate::features::Scale;
 use crate::kmeans;
 use crate::store;
 
-pub use history::By;
+pub use history::{By, Until};
 pub use shelf::{Shelf, Slices, Standing};
 
 /// How many slices there are; the name of the whole is the method.
@@ -152,7 +152,39 @@ impl Model {
     /// A model file, to the last bit.
     pub fn read(path: &Path) -> Result<Self, store::Error> {
         let bytes = fs::read(path).map_err(store::Error::io("read", path))?;
-        serde_json::from_slice(&bytes).map_err(|e| store::Error::Damaged { path: path.to_owned(), why: e.to_string() })
+        Self::parse(&bytes).map_err(|why| store::Error::Damaged { path: path.to_owned(), why })
+    }
+
+    /// The content of a model file, of which all parts fit each other.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let model: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        model.sound().map(|()| model).map_err(str::to_owned)
+    }
+
+    /// What whoever asks the model leans on.
+    fn sound(&self) -> Result<(), &'static str> {
+        let (features, k) = (self.features.len(), self.k as usize);
+        let whole = |cluster: &Cluster| {
+            let at = |feature| cluster.centroid.get(feature).is_some_and(|value| value.is_finite());
+            cluster.centroid.len() == features && self.features.iter().all(at)
+        };
+        let numbered = self.clusters.iter().enumerate().all(|(i, cluster)| cluster.cluster as usize == i);
+        if !(1..=SLICES).contains(&self.slice) {
+            Err("its slice is none")
+        } else if features == 0 || self.mean.len() != features || self.std.len() != features {
+            Err("it has not a mean and a deviation for each feature")
+        } else if !self.mean.iter().chain(&self.std).all(|value| value.is_finite()) || self.std.iter().any(|s| *s < 0.0)
+        {
+            Err("a mean or deviation is none")
+        } else if k == 0 || self.clusters.len() != k || !numbered {
+            Err("it has not k clusters, numbered from 0")
+        } else if !self.clusters.iter().all(whole) {
+            Err("a centroid has not a number for each feature")
+        } else if self.moved.iter().flatten().any(|row| row.len() != k) {
+            Err("its matrix of what moved has not k columns")
+        } else {
+            Ok(())
+        }
     }
 
     /// What standardises a row for this model.

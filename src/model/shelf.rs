@@ -26,6 +26,9 @@ pub struct Standing {
     /// What made it serve.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<By>,
+    /// Whether the version goes on serving, whatever trainings find.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
     /// Why the last training gave none; an older version may serve all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
