@@ -90,7 +90,7 @@ fn a_cluster_gives_what_one_machine_gives_and_bears_the_death_of_an_executor() {
         "SELECT rating, count(*) AS n FROM products GROUP BY rating ORDER BY n DESC, rating",
         "SELECT _slice, count(*), sum(rating_count) FROM slices GROUP BY _slice ORDER BY 1",
         "SELECT * FROM slice_cuts() ORDER BY slice",
-        "SELECT * FROM categories",
+        "SELECT * FROM categories ORDER BY main_category",
         "SELECT product_id FROM products WHERE rating > 9",
     ] {
         assert_eq!(ask(&address, sql), ask("local", sql), "{sql}");

@@ -13,8 +13,8 @@ use crate::engine::cluster::{Address, serve};
 
 /// Run an executor of a cluster
 ///
-/// It does what a scheduler deals out to it, until Ctrl-C. It reads and writes the store under the same paths or URLs as
-/// whoever asks: a directory that all machines share, or an object store. Its address is the first line on stdout.
+/// It does what a scheduler deals out to it, until Ctrl-C. It reads and writes the store under the same paths as
+/// whoever asks: a directory that all machines share. Its address is the first line on stdout.
 #[derive(Args)]
 pub struct Executor {
     /// The scheduler, as in df://scheduler:50050
