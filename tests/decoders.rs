@@ -1,5 +1,5 @@
 //! Whatever comes in is read the same however it is cut, agrees with another reader, or is refused with a reason: rows in each
-//! format, records, headers of SQL files, model files. `.ci/fuzz` looks for more, guided by what the code does.
+//! format, records, headers of SQL files, model files. `TERCILE_TEST_CASES` and `TERCILE_TEST_SEED` try others.
 
 mod common;
 
@@ -11,6 +11,7 @@ use common::Place;
 use datafusion::arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 use datafusion::arrow::ipc::writer::StreamWriter;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tercile::bulk::{Error, Format, Keep, Limits, Reader};
@@ -23,6 +24,10 @@ const FORMATS: [Format; 4] = [Format::Json, Format::Ndjson, Format::Csv, Format:
 
 fn features() -> Vec<String> {
     vec!["a".to_owned(), "b".to_owned()]
+}
+
+fn many(variable: &str, otherwise: u32) -> u32 {
+    std::env::var(variable).ok().and_then(|n| n.parse().ok()).unwrap_or(otherwise)
 }
 
 /// Gives at most so many bytes at a time.
@@ -164,7 +169,8 @@ static MODEL: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: many("TERCILE_TEST_CASES", 400), failure_persistence: None,
+        rng_seed: RngSeed::Fixed(many("TERCILE_TEST_SEED", 42).into()), ..ProptestConfig::default() })]
 
     #[test]
     fn rows_come_through_to_the_bit(rows in rows(), at_once in 1_usize..200) {
@@ -225,7 +231,12 @@ proptest! {
                 prop_assert!(opened > MAX_DEPTH);
             }
             (Err(why), None) => prop_assert!(!why.to_string().contains('\n')),
-            (Err(why), Some(_)) => prop_assert!(std::str::from_utf8(&bytes).is_err(), "refused as {why}"),
+            (Err(why), Some(other)) => {
+                // Half of a surrogate pair is no text, which that reader does not look for.
+                let half = |raw: &&RawValue| raw.get().starts_with('"') && serde_json::from_str::<String>(raw.get()).is_err();
+                let half = fields.names().iter().filter_map(|name| other.get(name)).any(half);
+                prop_assert!(half || std::str::from_utf8(&bytes).is_err(), "refused as {why}");
+            }
             (Ok(found), None) => prop_assert!(false, "taken as {found:?}: {}", String::from_utf8_lossy(&bytes)),
         }
     }
