@@ -108,8 +108,8 @@ pub(super) fn take_over<'r>(
         }
         totals.weights[from] -= weight;
         totals.weights[*cluster] = weight;
-        for feature in 0..features {
-            let off = (values[feature] - points.origin(feature)) * weight;
+        for (feature, value) in values.iter().enumerate() {
+            let off = (value - points.origin(feature)) * weight;
             totals.sums[from * features + feature] -= off;
             totals.sums[cluster * features + feature] = off;
         }

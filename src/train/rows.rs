@@ -15,6 +15,7 @@ use ndarray::Array2;
 use sha2::{Digest, Sha256};
 
 use super::{How, Progress, Refusal, sample_rows};
+#[cfg(feature = "distributed")]
 use crate::engine::cluster::Engine;
 use crate::engine::{self, quote};
 use crate::features::Scale;
@@ -74,11 +75,11 @@ pub(super) async fn rows(
     segmentation: &Segmentation,
     (most, how, store): (usize, &How, &Store),
 ) -> Result<Box<dyn Rows>, engine::Error> {
-    match &how.engine {
-        #[cfg(feature = "distributed")]
-        Engine::Cluster(_) => Ok(Box::new(super::far::rows(ctx, segmentation, (how, store)).await?)),
-        _ => Ok(Box::new(here(ctx, segmentation, (most, how, &how.space(store))).await?)),
+    #[cfg(feature = "distributed")]
+    if how.engine != Engine::Local {
+        return Ok(Box::new(super::far::rows(ctx, segmentation, (how, store)).await?));
     }
+    Ok(Box::new(here(ctx, segmentation, (most, how, &how.space(store))).await?))
 }
 
 /// Rows in this process.
