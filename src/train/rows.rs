@@ -15,8 +15,6 @@ use ndarray::Array2;
 use sha2::{Digest, Sha256};
 
 use super::{How, Progress, Refusal, sample_rows};
-#[cfg(feature = "distributed")]
-use crate::engine::cluster::Engine;
 use crate::engine::{self, quote};
 use crate::features::Scale;
 use crate::features::chunks::{CHUNK, by_chunk, processors};
@@ -76,7 +74,7 @@ pub(super) async fn rows(
     (most, how, store): (usize, &How, &Store),
 ) -> Result<Box<dyn Rows>, engine::Error> {
     #[cfg(feature = "distributed")]
-    if how.engine != Engine::Local {
+    if how.engine != engine::cluster::Engine::Local {
         return Ok(Box::new(super::far::rows(ctx, segmentation, (how, store)).await?));
     }
     Ok(Box::new(here(ctx, segmentation, (most, how, &how.space(store))).await?))
