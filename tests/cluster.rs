@@ -116,6 +116,8 @@ fn a_cluster_gives_what_one_machine_gives_and_bears_the_death_of_an_executor() {
     assert!(training.wait().success(), "{}", training.stderr());
     let there = models(&place.ok(&["train", "--store", "there", "--json"]));
     same(&strip(here), &strip(there), "models");
+    let verified = place.ok(&["verify", "price_rating@3", "--store", "there", "--engine", &address]);
+    assert!(verified.contains("to nine digits"), "{verified}");
     assert_eq!(std::fs::read_dir(place.path("there/tmp")).unwrap().count(), 0, "nothing stays in tmp/");
     executors[0].wait();
 }
