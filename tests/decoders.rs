@@ -308,3 +308,29 @@ fn parts_of_a_model_file_fit_each_other() {
         assert!(Model::parse(changed.to_string().as_bytes()).is_err(), "{at}");
     }
 }
+
+#[test]
+fn a_compressed_buffer_is_not_taken_at_its_word() {
+    use datafusion::arrow::ipc::CompressionType;
+    use datafusion::arrow::ipc::writer::IpcWriteOptions;
+    for kind in [CompressionType::LZ4_FRAME, CompressionType::ZSTD] {
+        let numbers: ArrayRef = Arc::new(Float64Array::from(vec![1.5; 4000]));
+        let batch = RecordBatch::try_from_iter([("a", Arc::clone(&numbers)), ("b", numbers)]).unwrap();
+        let options = IpcWriteOptions::default().try_with_compression(Some(kind)).unwrap();
+        let mut writer = StreamWriter::try_new_with_options(Vec::new(), &batch.schema(), options).unwrap();
+        writer.write(&batch).unwrap();
+        let mut bytes = writer.into_inner().unwrap();
+        let limits = Limits { rows: 5000, ..LIMITS };
+        let open = |bytes: &[u8]| {
+            let input = Box::new(Cursor::new(bytes.to_vec()));
+            let mut reader = Reader::open_limited(input, Some(Format::Arrow), &features(), limits, Keep::Row)?;
+            reader.block().map(|block| block.map_or(0, |block| block.rows()))
+        };
+        // 2 × 32,000 bytes are just within the limit.
+        assert_eq!(open(&bytes).unwrap(), 4000);
+        let claim = 32_000_i64.to_le_bytes();
+        let at = bytes.windows(8).rposition(|eight| eight == claim).unwrap();
+        bytes[at..at + 8].copy_from_slice(&(1_i64 << 45).to_le_bytes());
+        assert!(matches!(open(&bytes), Err(Error::TooMuch(_))), "{kind:?}");
+    }
+}

@@ -62,6 +62,10 @@ impl Reader {
         let source = match format {
             Format::Json | Format::Ndjson => Source::Json(Splitter::new(whole, limits.piece)),
             Format::Csv => Source::columns(csv_rows(whole, limits)?),
+            // Its lengths are taken at their word, which only who brings their own files may ask for.
+            Format::Arrow if file && limits.piece != usize::MAX => {
+                return Err(Error::Read("they are in Arrow's file format; send its streaming format".to_owned()));
+            }
             Format::Arrow if file => {
                 let reader = FileReader::try_new(spooled(whole)?, None).map_err(read)?;
                 Source::columns(reader.map(|batch| batch.map_err(read)))
