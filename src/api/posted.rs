@@ -192,15 +192,11 @@ impl<'de> Visitor<'de> for Row<'_, '_> {
                 reading.fault(None, &format!("at most {} fields go into one row", reading.limits.fields));
             }
             let Some(feature) = features.iter().position(|name| *name == key.0) else {
-                if reading.keep_other {
-                    let raw: &RawValue = map.next_value()?;
-                    if too_deep(raw.get(), 1, reading.limits.depth) {
-                        reading.fault(Some(&key.0), &format!("nests deeper than {}", reading.limits.depth));
-                        continue;
-                    }
+                let raw: &RawValue = map.next_value()?;
+                if too_deep(raw.get(), 1, reading.limits.depth) {
+                    reading.fault(Some(&key.0), &format!("nests deeper than {}", reading.limits.depth));
+                } else if reading.keep_other {
                     other.push((key.0, raw));
-                } else {
-                    map.next_value::<IgnoredAny>()?;
                 }
                 continue;
             };

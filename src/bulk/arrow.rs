@@ -3,14 +3,15 @@
 //! The lengths in a stream are anybody's claim: memory is taken as bytes arrive, not before, and no more than is allowed.
 
 use std::collections::VecDeque;
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::buffer::Buffer;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::ipc::reader::StreamDecoder;
-use datafusion::arrow::ipc::{MessageHeader, root_as_message};
+use datafusion::arrow::ipc::{CompressionType, Message, MessageHeader, root_as_message};
+use lz4_flex::frame::FrameDecoder;
 
 use super::{Error, Limits};
 
@@ -20,6 +21,9 @@ const MARK: [u8; 4] = [0xff; 4];
 const END: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 /// The longest description of a message.
 const MAX_HEAD: usize = 16 * 1024 * 1024;
+/// What a byte of LZ4 and of Zstandard becomes at most.
+const MAX_LZ4: usize = 255;
+const MAX_ZSTD: usize = 32 * 1024;
 
 /// The batches of a stream.
 pub struct Batches<R> {
@@ -69,16 +73,12 @@ impl<R: Read> Batches<R> {
         let message = root_as_message(&head).map_err(|e| damaged(&e.to_string()))?;
         let body = usize::try_from(message.bodyLength()).map_err(|_| damaged("a message has a negative length"))?;
         let dictionary = message.header_type() == MessageHeader::DictionaryBatch;
-        let held = body.saturating_add(if dictionary { self.dictionaries } else { 0 });
-        if held > self.limits.piece {
-            let what = if dictionary { "the dictionaries of a stream" } else { "a record batch" };
-            let limit = self.limits.piece;
-            return Err(Error::TooMuch(format!("{what} may have {limit} bytes at most; write smaller batches")));
-        }
-        if dictionary {
-            self.dictionaries = held;
-        }
+        self.held(dictionary, body)?;
         let body = self.whole(body)?;
+        let unpacked = unpacked(&message, &body, |bytes| self.held(dictionary, bytes).map(drop))?;
+        if dictionary {
+            self.dictionaries = self.held(dictionary, body.len().max(unpacked))?;
+        }
         let mut framed = Vec::with_capacity(8 + head.len());
         framed.extend(MARK);
         framed.extend((head.len() as u32).to_le_bytes());
@@ -90,6 +90,17 @@ impl<R: Read> Batches<R> {
             return Err(Error::TooMuch(format!("rows may have {} columns at most", self.limits.fields)));
         }
         Ok(())
+    }
+
+    /// How much would be held with a message of so many bytes, if that is allowed.
+    fn held(&self, dictionary: bool, bytes: usize) -> Result<usize, Error> {
+        let held = bytes.saturating_add(if dictionary { self.dictionaries } else { 0 });
+        if held > self.limits.piece {
+            let what = if dictionary { "the dictionaries of a stream" } else { "a record batch" };
+            let limit = self.limits.piece;
+            return Err(Error::TooMuch(format!("{what} may have {limit} bytes at most; write smaller batches")));
+        }
+        Ok(held)
     }
 
     /// The decoder looks at a message without a body only when more comes.
@@ -123,6 +134,53 @@ impl<R: Read> Batches<R> {
     fn whole(&mut self, length: usize) -> Result<Vec<u8>, Error> {
         let bytes = self.piece(length)?;
         if bytes.len() < length { Err(cut_off()) } else { Ok(bytes) }
+    }
+}
+
+/// How many bytes the compressed buffers of a message become. Each says it of itself, and the decoder takes that much memory on
+/// its word; of LZ4 it also unpacks more than was said.
+fn unpacked(message: &Message<'_>, body: &[u8], allowed: impl Fn(usize) -> Result<(), Error>) -> Result<usize, Error> {
+    let dictionary = message.header_as_dictionary_batch().and_then(|batch| batch.data());
+    let Some(batch) = message.header_as_record_batch().or(dictionary) else { return Ok(0) };
+    let Some(compression) = batch.compression() else { return Ok(0) };
+    let lz4 = compression.codec() == CompressionType::LZ4_FRAME;
+    let mut sum = 0_usize;
+    for buffer in batch.buffers().iter().flatten() {
+        let place = usize::try_from(buffer.offset()).ok().zip(usize::try_from(buffer.length()).ok());
+        let bytes = place.and_then(|(start, length)| body.get(start..start.checked_add(length)?));
+        let bytes = bytes.ok_or_else(|| damaged("a buffer lies outside its message"))?;
+        let Some((claim, packed)) = bytes.split_first_chunk::<8>() else { continue };
+        // -1: not compressed.
+        let claim = match i64::from_le_bytes(*claim) {
+            -1 | 0 => continue,
+            claim => usize::try_from(claim).map_err(|_| damaged("a buffer has a negative length"))?,
+        };
+        sum = sum.saturating_add(claim);
+        allowed(sum)?;
+        let possible = packed.len().saturating_mul(if lz4 { MAX_LZ4 } else { MAX_ZSTD });
+        if claim > possible || (lz4 && !unpacks_to(packed, claim)) {
+            return Err(damaged("a compressed buffer is not as long as it says"));
+        }
+    }
+    Ok(sum)
+}
+
+/// Whether so many bytes come out, without keeping them.
+fn unpacks_to(lz4: &[u8], claim: usize) -> bool {
+    let (mut decoder, mut sum) = (FrameDecoder::new(lz4), 0);
+    loop {
+        match decoder.fill_buf() {
+            Ok([]) => return sum == claim,
+            Ok(bytes) => {
+                let length = bytes.len();
+                sum += length;
+                if sum > claim {
+                    return false;
+                }
+                decoder.consume(length);
+            }
+            Err(_) => return false,
+        }
     }
 }
 
