@@ -22,7 +22,7 @@ pub mod limits;
 pub mod live;
 mod metrics;
 mod pipe;
-mod posted;
+pub mod posted;
 mod predict;
 mod problem;
 mod rows;
