@@ -42,11 +42,13 @@ pub(super) struct Nearest {
     pub labels: Vec<Lanes>,
     pub squared: Vec<Lanes>,
     standardised: Vec<Lanes>,
+    gaps: Vec<Lanes>,
 }
 
 impl Nearest {
     pub fn new() -> Self {
-        Self { labels: vec![[0.0; LANES]; GROUPS], squared: vec![[0.0; LANES]; GROUPS], standardised: Vec::new() }
+        let lanes = || vec![[0.0; LANES]; GROUPS];
+        Self { labels: lanes(), squared: lanes(), standardised: Vec::new(), gaps: Vec::new() }
     }
 }
 
@@ -92,19 +94,13 @@ fn width<S: Simd>(_: S) -> usize {
     S::f64s::LEN
 }
 
-/// Adds a tile to the sums. `nearest` is made by the first tile that needs it; with `kept`, only what may have changed is
-/// looked for.
-pub(super) fn sweep(
-    level: Level,
-    tile: &Tile<'_>,
-    frame: &Frame<'_>,
-    kept: Option<Kept<'_>>,
-    nearest: &mut Option<Nearest>,
-    sums: &mut Sums,
-) {
-    if let Some(kept) = kept {
-        return sweep_kept(level, tile, frame, kept, nearest.get_or_insert_with(Nearest::new), sums);
-    }
+/// Whether a pass over so many features and clusters keeps all its sums in registers.
+pub(super) fn in_registers(features: usize, k: usize) -> bool {
+    (1..=4).contains(&features) && (2..=8).contains(&k)
+}
+
+/// Adds a tile to the sums. `nearest` is made by the first tile that needs it.
+pub(super) fn sweep(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &mut Option<Nearest>, sums: &mut Sums) {
     let lanes = &mut sums.lanes;
     macro_rules! in_registers {
         ($($features:literal: $($k:literal)*;)*) => {
@@ -244,33 +240,120 @@ pub(super) struct Kept<'a> {
     pub travelled: f64,
 }
 
-/// Whether passes over so many features and clusters take two steps, and can keep what they found.
-pub(super) fn keeps(features: usize, k: usize) -> bool {
-    features > 4 || k > 8
+/// Groups of eight rows of a tile.
+pub(super) struct Groups {
+    which: [u8; GROUPS],
+    many: usize,
 }
 
-/// The same bits again, looking only for the nearest of rows whose cluster may have changed.
-fn sweep_kept(
+impl Groups {
+    pub fn len(&self) -> usize {
+        self.many
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = usize> {
+        self.which[..self.many].iter().map(|&group| usize::from(group))
+    }
+}
+
+impl Kept<'_> {
+    /// The groups whose clusters may have changed.
+    pub fn due(&self) -> Groups {
+        // What rounding takes from it is less than what was taken from `until` to begin with.
+        let travelled = self.travelled as f32;
+        let (mut which, mut many) = ([0; GROUPS], 0);
+        for (group, &until) in self.until.iter().enumerate() {
+            which[many] = group as u8;
+            // What is not a number is no bound.
+            many += usize::from(!matches!(until.partial_cmp(&travelled), Some(std::cmp::Ordering::Greater)));
+        }
+        Groups { which, many }
+    }
+}
+
+/// Adds a tile to the sums as [`sweep`] does, and remembers which cluster each row is in, and how surely.
+pub(super) fn sweep_and_keep(
     level: Level,
     tile: &Tile<'_>,
     frame: &Frame<'_>,
-    mut kept: Kept<'_>,
+    kept: &mut Kept<'_>,
     nearest: &mut Nearest,
     sums: &mut Sums,
 ) {
-    let kept = &mut kept;
+    let all = Groups { which: std::array::from_fn(|group| group as u8), many: tile.columns[0].len() };
+    find_and_keep(level, tile, frame, &all, kept, nearest);
+    for (kept, found) in kept.labels.iter_mut().zip(&nearest.labels) {
+        *kept = found.map(whole);
+    }
+    if in_registers(tile.columns.len(), frame.k) {
+        // Quicker, though it finds the nearest once more; and the same bits.
+        return sweep(level, tile, frame, &mut None, sums);
+    }
+    add_up(level, tile, frame, nearest, sums);
+}
+
+/// Looks at these groups again: rows that are in another cluster now take what they add to the sums along. Those are each
+/// cluster's features, then the weights.
+pub(super) fn look_again(
+    level: Level,
+    tile: &Tile<'_>,
+    frame: &Frame<'_>,
+    due: &Groups,
+    kept: &mut Kept<'_>,
+    nearest: &mut Nearest,
+    sums: &mut [f64],
+) {
+    find_and_keep(level, tile, frame, due, kept, nearest);
+    let features = tile.columns.len();
+    let (sums, counts) = sums.split_at_mut(frame.k * features);
+    for group in due.iter() {
+        let found = nearest.labels[group].map(whole);
+        let before = std::mem::replace(&mut kept.labels[group], found);
+        if before == found {
+            continue;
+        }
+        for lane in (0..LANES).filter(|&lane| before[lane] != found[lane]) {
+            let (from, to) = (usize::from(before[lane]), usize::from(found[lane]));
+            let weight = tile.weights.map_or(1.0, |weights| weights[group][lane]);
+            counts[from] -= weight;
+            counts[to] += weight;
+            for f in 0..features {
+                let off = (tile.columns[f][group][lane] - frame.origin[f]) * weight;
+                sums[from * features + f] -= off;
+                sums[to * features + f] += off;
+            }
+        }
+    }
+}
+
+/// A small whole number out of a double, as `as` would give it, without its care for those that are none.
+#[inline(always)]
+pub(super) fn whole(number: f64) -> u8 {
+    // From 2⁵² on doubles are the whole numbers, the last bits of each its ones.
+    (number + 4_503_599_627_370_496.0).to_bits() as u8
+}
+
+fn find_and_keep(
+    level: Level,
+    tile: &Tile<'_>,
+    frame: &Frame<'_>,
+    which: &Groups,
+    kept: &mut Kept<'_>,
+    nearest: &mut Nearest,
+) {
     macro_rules! by_features {
         ($($features:literal)*) => {
             match tile.columns.len() {
-                $($features => {
-                    dispatch!(level, simd => nearest_kept::<_, $features, $features>(simd, tile, frame, nearest, kept))
-                })*
-                _ => dispatch!(level, simd => nearest_kept::<_, 0, MAX_FEATURES>(simd, tile, frame, nearest, kept)),
+                $($features => dispatch!(level, simd => {
+                    nearest_two::<_, $features, $features>(simd, tile, frame, which, kept, nearest)
+                }),)*
+                _ => dispatch!(level, simd => {
+                    nearest_two::<_, 0, MAX_FEATURES>(simd, tile, frame, which, kept, nearest)
+                }),
             }
         };
     }
     by_features!(1 2 3 4 5 6 7 8);
-    add_up(level, tile, frame, nearest, sums);
 }
 
 fn add_up(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &Nearest, sums: &mut Sums) {
@@ -286,7 +369,7 @@ fn add_up(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &Nearest, s
     for (i, (labels, squared)) in nearest.labels[..groups].iter().zip(&nearest.squared[..groups]).enumerate() {
         let weights = weights.map_or([1.0; LANES], |weights| weights[i]);
         for lane in 0..LANES {
-            let cluster = labels[lane] as u32;
+            let cluster = u32::from(whole(labels[lane]));
             counts[cluster as usize][lane] += weights[lane];
             starts[i][lane] = cluster * stride as u32;
         }
@@ -436,7 +519,7 @@ fn nearest_of_many<S: Simd>(simd: S, tile: &Tile<'_>, frame: &Frame<'_>, nearest
     let groups = tile.columns[0].len();
     let zero = S::f64s::splat(simd, 0.0);
     nearest.standardised.resize(features, [0.0; LANES]);
-    let Nearest { labels, squared: distances, standardised } = nearest;
+    let Nearest { labels, squared: distances, standardised, .. } = nearest;
     for i in 0..groups {
         for first in (0..LANES).step_by(width) {
             let at = first..first + width;
@@ -464,15 +547,16 @@ fn nearest_of_many<S: Simd>(simd: S, tile: &Tile<'_>, frame: &Frame<'_>, nearest
     }
 }
 
-/// The nearest centroid of each row, which `kept` knows already where the centroids have not travelled far since. `D` is the
-/// number of features, or 0 for any up to `MOST`.
+/// The nearest centroid of each row of these groups, and how much farther the second is. `D` is the number of features, or
+/// 0 for any up to `MOST`.
 #[inline(always)]
-fn nearest_kept<S: Simd, const D: usize, const MOST: usize>(
+fn nearest_two<S: Simd, const D: usize, const MOST: usize>(
     simd: S,
     tile: &Tile<'_>,
     frame: &Frame<'_>,
-    nearest: &mut Nearest,
+    which: &Groups,
     kept: &mut Kept<'_>,
+    nearest: &mut Nearest,
 ) {
     let width = S::f64s::LEN;
     let features = if D == 0 { tile.columns.len() } else { D };
@@ -482,30 +566,20 @@ fn nearest_kept<S: Simd, const D: usize, const MOST: usize>(
     for f in 0..features {
         columns[f] = &tile.columns[f][..groups];
     }
-    let (all_labels, distances) = (&mut nearest.labels[..groups], &mut nearest.squared[..groups]);
-    let (labels, until) = (&mut kept.labels[..groups], &mut kept.until[..groups]);
-    for i in 0..groups {
-        let known = f64::from(until[i]) > kept.travelled;
-        let mut apart_by = f64::INFINITY;
+    let Nearest { labels, squared: distances, gaps, .. } = nearest;
+    gaps.resize(GROUPS, [0.0; LANES]);
+    let (labels, distances, gaps) = (&mut labels[..groups], &mut distances[..groups], &mut gaps[..GROUPS]);
+    let until = &mut kept.until[..groups];
+    // First the squares of half the differences of all, then what follows: each step waits for the one before it, and so
+    // those of many groups go side by side.
+    for (&i, gap) in which.which[..which.many].iter().zip(&mut *gaps) {
+        let i = usize::from(i);
         for first in (0..LANES).step_by(width) {
             let at = first..first + width;
             let mut standardised = [zero; MOST];
             for f in 0..features {
                 let off = S::f64s::from_slice(simd, &columns[f][i][at.clone()]) - S::f64s::splat(simd, frame.origin[f]);
                 standardised[f] = off * S::f64s::splat(simd, frame.inverse[f]);
-            }
-            if known {
-                let mut squared = zero;
-                for f in 0..features {
-                    let mut centroid = [0.0; LANES];
-                    for lane in 0..width {
-                        centroid[lane] = frame.centroids[usize::from(labels[i][first + lane]) * features + f];
-                    }
-                    let apart = standardised[f] - S::f64s::from_slice(simd, &centroid[..width]);
-                    squared = if f == 0 { apart * apart } else { squared + apart * apart };
-                }
-                squared.store_slice(&mut distances[i][at.clone()]);
-                continue;
             }
             let infinity = S::f64s::splat(simd, f64::INFINITY);
             let (mut least, mut second) = (infinity, infinity);
@@ -523,34 +597,25 @@ fn nearest_kept<S: Simd, const D: usize, const MOST: usize>(
                 label = nearer.select(S::f64s::splat(simd, c as f64), label);
             }
             least.store_slice(&mut distances[i][at.clone()]);
-            label.store_slice(&mut all_labels[i][at.clone()]);
-            let (least, second) = (least.sqrt(), second.sqrt());
-            // What rounding could make of a distance is far less than this share.
-            let apart = second * S::f64s::splat(simd, 1.0 - 1e-9) - least;
-            let mut by = [0.0; LANES];
-            apart.store_slice(&mut by[..width]);
-            for by in &by[..width] {
-                // Not a number, where distances leave the range of a double, is no bound.
-                apart_by = if *by < apart_by {
-                    *by
-                } else if by.is_nan() {
-                    f64::NEG_INFINITY
-                } else {
-                    apart_by
-                };
-            }
+            label.store_slice(&mut labels[i][at.clone()]);
+            // For the distances' difference, half of the squares' over the greater one: no greater, and near it where they are
+            // near each other. What rounding could make of a square is far less than that share.
+            let apart = second * S::f64s::splat(simd, 1.0 - 2e-9) - least;
+            let squared = apart * apart / second;
+            // Not a number, where distances leave the range of a double, is no bound.
+            let bound = apart.simd_ge(zero) & squared.simd_ge(zero);
+            bound.select(squared, S::f64s::splat(simd, -1.0)).store_slice(&mut gap[at]);
         }
-        if known {
-            for lane in 0..LANES {
-                all_labels[i][lane] = f64::from(labels[i][lane]);
-            }
-        } else {
-            for lane in 0..LANES {
-                labels[i][lane] = all_labels[i][lane] as u8;
-            }
-            // A little less, so that what the narrower type rounds is on the safe side.
-            until[i] = ((kept.travelled + apart_by) * (1.0 - 1e-6)) as f32;
+    }
+    for (&i, gap) in which.which[..which.many].iter().zip(&*gaps) {
+        let i = usize::from(i);
+        let mut least = gap[0];
+        for lane in 1..LANES {
+            least = if gap[lane] < least { gap[lane] } else { least };
         }
+        let apart = if least < 0.0 { f64::NEG_INFINITY } else { 0.5 * least.sqrt() };
+        // A little less, so that what the narrower type rounds is on the safe side.
+        until[i] = ((kept.travelled + apart) * (1.0 - 1e-6)) as f32;
     }
 }
 
@@ -595,6 +660,32 @@ fn nearer<S: Simd>(
         sum.store_slice(&mut sums[at]);
     }
     fold(&sums)
+}
+
+/// The distance of each row from row `from`; columns are standardised.
+pub(super) fn distances(level: Level, columns: &[Vec<f64>], from: usize, out: &mut [f64]) {
+    dispatch!(level, simd => distances_from(simd, columns, from, out));
+}
+
+#[inline(always)]
+fn distances_from<S: Simd>(simd: S, columns: &[Vec<f64>], from: usize, out: &mut [f64]) {
+    let width = S::f64s::LEN;
+    let whole = out.len() / width * width;
+    for at in (0..whole).step_by(width) {
+        let mut squared = S::f64s::splat(simd, 0.0);
+        for column in columns {
+            let apart = S::f64s::splat(simd, column[from]) - S::f64s::from_slice(simd, &column[at..at + width]);
+            squared += apart * apart;
+        }
+        squared.sqrt().store_slice(&mut out[at..at + width]);
+    }
+    for row in whole..out.len() {
+        let squared = columns.iter().fold(0.0, |sum, column| {
+            let apart = column[from] - column[row];
+            sum + apart * apart
+        });
+        out[row] = squared.sqrt();
+    }
 }
 
 /// The lanes' sum, two by two.
