@@ -297,6 +297,8 @@ fn tls_serves_from_files_and_takes_over_new_ones() {
 
     // Handshakes that don't go on hold nobody up, and come to an end.
     let address = running.address.strip_prefix("https://").unwrap();
+    let doctor = place.run(&["doctor", "--bind", address]).stdout;
+    assert!(doctor.contains(&format!("a tercile serves at {address}")), "{doctor}");
     let mut silent: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
     let start = Instant::now();
     assert!(https(&running, &first).is_ok() && start.elapsed() < Duration::from_secs(1));

@@ -165,6 +165,7 @@ pub fn spec() -> String {
 
 /// A parameter that is not known, or stands twice, would be passed over in silence.
 async fn known_parameters(request: Request) -> poem::Result<Request> {
+    let Some(query) = request.uri().query() else { return Ok(request) };
     let path = request.uri().path();
     let known: &[&str] = match path.rsplit('/').next() {
         _ if !path.starts_with("/api/") => return Ok(request),
@@ -175,7 +176,7 @@ async fn known_parameters(request: Request) -> poem::Result<Request> {
         _ => &[],
     };
     let mut seen = Vec::new();
-    for (name, _) in url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
+    for (name, _) in url::form_urlencoded::parse(query.as_bytes()) {
         let problem = if !known.contains(&name.as_ref()) {
             let known = if known.is_empty() { "takes none".to_owned() } else { format!("takes {}", known.join(", ")) };
             Problem::unprocessable(format!("there is no query parameter {name}; this path {known}"))

@@ -16,8 +16,11 @@ use tercile::model::Model;
 use tercile::record::{Fields, MAX_DEPTH, Unreadable, decode, too_deep};
 use tercile::sql::header::{self, MAX_K};
 
+/// Panics unless some bytes are read as they should be.
+type Check = fn(&[u8]);
+
 /// All checks, by the decoders' names.
-pub const ALL: [(&str, fn(&[u8])); 8] = [
+pub const ALL: [(&str, Check); 8] = [
     ("json", |bytes| objects(Format::Json, bytes)),
     ("ndjson", |bytes| objects(Format::Ndjson, bytes)),
     ("csv", csv),
