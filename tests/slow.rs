@@ -102,6 +102,7 @@ fn slow_and_silent_clients_are_closed_and_honest_ones_hardly_notice() {
             (stream, trickle[i % 3])
         })
         .collect();
+    let many_at_once = slow.len() + idle;
     let mut idle: Vec<TcpStream> = (0..idle).map(|_| connect(&running)).collect();
     assert!(ask(idle.last_mut().unwrap()).is_some(), "one of them has asked something before");
     let mut during = Vec::new();
@@ -123,7 +124,9 @@ fn slow_and_silent_clients_are_closed_and_honest_ones_hardly_notice() {
     let during = during[during.len() / 2];
     eprintln!("all closed after {took:.1?}; p99 {before:.1?} before, {during:.1?} beside them; {memory} kB, {peak} kB");
     assert!(took < Duration::from_secs(12), "{took:?}");
-    assert!(peak - memory < 64 * 1024, "{memory} kB before, {peak} kB at most");
+    // A connection has its task and the buffer that its head is read into; of more than 8,192 the others are gone.
+    let most = 32 * 1024 + 12 * many_at_once.min(8192) as u64;
+    assert!(peak - memory < most, "{memory} kB before, {peak} kB at most, not {most} more");
     assert!(during < before * 2 + Duration::from_millis(20), "{before:?} before, {during:?} beside them");
 }
 
