@@ -272,7 +272,7 @@ fn numbers(batch: &RecordBatch, name: &str, first: u64) -> Result<Float64Array, 
     let mut found = schema.fields().iter().zip(batch.columns()).filter(|(field, _)| field.name() == name);
     let Some((_, column)) = found.next() else {
         let there: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        return Err(Error::Missing(name.to_owned(), there.join(", ")));
+        return Err(Error::Missing(name.to_owned(), crate::sql::one_line(&there.join(", "))));
     };
     let of_column = |what: String| Error::Column { field: name.to_owned(), what };
     if found.next().is_some() {
