@@ -11,7 +11,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::kernel::{self, Kept};
+use super::kept::Kept;
+use super::kernel;
 use super::points::Totals;
 use crate::features::chunks::CHUNK;
 use crate::features::moments::LANES;

@@ -11,6 +11,7 @@ mod bounds;
 mod costs;
 #[cfg(feature = "distributed")]
 mod elsewhere;
+mod kept;
 mod kernel;
 mod line;
 mod lloyd;

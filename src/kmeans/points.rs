@@ -12,7 +12,8 @@ use datafusion::arrow::util::bit_chunk_iterator::UnalignedBitChunk;
 use fearless_simd::Level;
 
 use super::bounds::{Bounds, Chunk};
-use super::kernel::{self, Frame, Groups, Lanes, Nearest, TILE, Tile};
+use super::kept::{self, Groups};
+use super::kernel::{self, Frame, Lanes, Nearest, TILE, Tile};
 use crate::engine::MAX_FEATURES;
 use crate::features::Scale;
 use crate::features::chunks::{CHUNK, by_chunk};
@@ -244,7 +245,7 @@ impl<'a> Points<'a> {
         for tile in tiles(rows.clone()) {
             let (mut kept, _) = chunk.tile(tile.start - rows.start..tile.end - rows.start, travelled);
             self.tile(tile, &mut scratch, |tile| {
-                kernel::sweep_and_keep(self.level, tile, frame, &mut kept, &mut nearest, &mut sums);
+                kept::sweep_and_keep(self.level, tile, frame, &mut kept, &mut nearest, &mut sums);
             });
         }
         self.done_with(rows);
@@ -267,7 +268,7 @@ impl<'a> Points<'a> {
                 let nearest = nearest.get_or_insert_with(Nearest::new);
                 let (mut kept, sums) = chunk.tile(tile.start - rows.start..tile.end - rows.start, travelled);
                 self.tile(tile, &mut scratch, |tile| {
-                    kernel::look_again(self.level, tile, frame, due, &mut kept, nearest, sums);
+                    kept::look_again(self.level, tile, frame, due, &mut kept, nearest, sums);
                 });
             }
         }
