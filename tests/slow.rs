@@ -1,7 +1,7 @@
 //! Clients that are slow, silent, endless or many, TLS, limits, and a server that stops while it is asked.
 //!
-//! `TERCILE_TEST_SLOW` and `TERCILE_TEST_IDLE` are how many slow clients and idle connections there are; what they are told
-//! otherwise is for any machine.
+//! `TERCILE_TEST_SLOW` and `TERCILE_TEST_IDLE` are how many slow clients and idle connections there are, `TERCILE_TEST_STOPS`
+//! how often the server stops under load; what they are told otherwise is for any machine.
 
 mod common;
 
@@ -172,7 +172,7 @@ fn one_connection_too_many_ends_the_one_that_is_idle_longest() {
 fn no_request_is_dropped_when_the_server_stops() {
     let place = Place::new();
     place.up(&[]).interrupt();
-    for round in 0..3 {
+    for round in 0..many("TERCILE_TEST_STOPS", 3) {
         let mut running = place.serve(&["--drain-notice", "0.3"]);
         let (stop, answered, told) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
         std::thread::scope(|scope| {

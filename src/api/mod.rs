@@ -50,7 +50,7 @@ pub use bulk::Bodies;
 use clients::Clients;
 use confined::Confined;
 use front::Front;
-use gate::Gate;
+use gate::{Gate, Phase};
 use guard::Guard;
 use k_report::KReports;
 use live::Live;
@@ -231,12 +231,13 @@ pub async fn serve(
     if let Some(tls) = &guard.tls {
         watching.spawn(Arc::clone(tls).watch());
     }
-    let (close, closed) = watch::channel(false);
-    let gate = Gate::new(listener, state.clients.clone(), guard.tls.clone(), guard.patience.clone(), closed)?;
+    let phase = Arc::new(watch::Sender::new(Phase::Open));
+    let (clients, patience) = (state.clients.clone(), guard.patience.clone());
+    let gate = Gate::new(listener, clients, guard.tls.clone(), patience, Arc::clone(&phase))?;
     let (draining, notice, drain) = (Arc::clone(&state), guard.notice, guard.drain);
     let stopped = async move {
         stop.await;
-        leave(&draining, notice, drain, &close).await;
+        leave(&draining, notice, drain, &phase).await;
     };
     let server = Server::new_with_acceptor(gate);
     Ok(server.run_with_graceful_shutdown(routes(state, guard), stopped, Some(drain)).await?)
@@ -244,10 +245,10 @@ pub async fn serve(
 
 /// Says goodbye, so that no request is lost: from here on readiness is 503 and answers close their connections; then nobody
 /// new is let in, and those who wait for nothing are ended. What the framework finds after that, it lets end.
-async fn leave(state: &State, notice: Duration, drain: Duration, close: &watch::Sender<bool>) {
+async fn leave(state: &State, notice: Duration, drain: Duration, gate: &watch::Sender<Phase>) {
     state.draining.store(true, Ordering::SeqCst);
     tokio::time::sleep(notice).await;
-    close.send_replace(true);
+    gate.send_replace(Phase::Closing);
     // Streams of events end, which else would go on for ever.
     state.stopping.send_replace(true);
     let start = Instant::now();
@@ -255,7 +256,7 @@ async fn leave(state: &State, notice: Duration, drain: Duration, close: &watch::
     while start.elapsed() < drain.min(GOODBYE) {
         tokio::time::sleep(Duration::from_millis(20)).await;
         state.clients.end_idle();
-        if state.clients.count() == 0 {
+        if state.clients.count() == 0 && *gate.borrow() == Phase::Closed {
             break;
         }
     }
