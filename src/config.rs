@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::TypedValueParser as _;
 use clap::{Args, ValueEnum};
 
 use crate::api::Bodies;
@@ -20,8 +21,13 @@ pub use guard::GuardArgs;
 /// Where the store is.
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgs {
-    /// The store's directory
-    #[arg(long, env = "TERCILE_STORE", value_name = "DIR", default_value = "store")]
+    #[cfg_attr(not(feature = "object-stores"), doc = "The store's directory")]
+    #[cfg_attr(
+        feature = "object-stores",
+        doc = "The store: a directory, or s3://bucket/prefix, gs://bucket/prefix, az://container/prefix"
+    )]
+    #[arg(long, env = "TERCILE_STORE", value_name = "DIR", default_value = "store",
+          value_parser = clap::builder::PathBufValueParser::new().try_map(place))]
     pub store: PathBuf,
 }
 
@@ -32,11 +38,29 @@ impl StoreArgs {
     }
 
     /// Looks at it without making it: a mistyped name must not become a store.
-    pub fn look(&self) -> Store {
-        if !self.store.is_dir() {
+    pub fn look(&self) -> Result<Store, store::Error> {
+        let store = Store::at(&self.store)?;
+        if !store.exists()? {
             tracing::warn!("there is no store at {}: it has no records", self.store.display());
         }
-        Store::at(&self.store)
+        Ok(store)
+    }
+}
+
+/// A directory, or a URL of a kind that this program knows. `file://` names a directory.
+fn place(root: PathBuf) -> Result<PathBuf, String> {
+    if store::scheme(&root) == Some("file") {
+        let url = url::Url::parse(&root.to_string_lossy()).map_err(|e| e.to_string())?;
+        return url.to_file_path().map_err(|()| "expected file:///a/directory".to_owned());
+    }
+    if store::scheme(&root).is_none() {
+        return Ok(root);
+    }
+    let root = PathBuf::from(root.to_string_lossy().trim_end_matches('/'));
+    match store::Place::check(&root) {
+        Ok(()) => Ok(root),
+        Err(store::Error::Url { why, .. }) => Err(why),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -264,14 +288,18 @@ pub struct HttpSqlArgs {
 
 impl HttpSqlArgs {
     /// Who runs the statements, if it is on.
-    pub fn confined(&self, store: &Store, sql: &SqlArgs) -> Option<Confined> {
+    pub fn confined(&self, store: &Store, sql: &SqlArgs) -> Result<Option<Confined>, String> {
+        if self.enable_sql && !store.place().is_disk() {
+            // Its process is kept from the network.
+            return Err("--enable-sql needs a store in a directory; leave it away, or serve a copy".to_owned());
+        }
         let limits = confined::Limits {
             timeout: self.sql_timeout,
             memory: self.sql_memory,
             bytes: self.sql_bytes,
             concurrency: self.sql_concurrency.into(),
         };
-        self.enable_sql.then(|| Confined::new(store.root(), sql.dir(), limits))
+        Ok(self.enable_sql.then(|| Confined::new(store.root(), sql.dir(), limits)))
     }
 }
 

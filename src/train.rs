@@ -11,7 +11,6 @@ mod numbers;
 mod rows;
 pub mod verify;
 
-use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,11 +28,11 @@ use crate::features::{self, Scale};
 use crate::kmeans::{self, Fit, Init, Limits, Points, Settings, Step};
 use crate::model::describe::describe;
 use crate::model::{
-    By, Cluster, Cut, Model, Predecessor, Predictor, Receipt, SLICES, Shelf, Slices, Trained, shelf::all_slices,
+    By, Cluster, Cut, Model, Predecessor, Predictor, Receipt, SLICES, Shelf, Trained, shelf::all_slices,
 };
 use crate::spool::{self, Space};
 use crate::sql::{Files, Segmentation};
-use crate::store::{self, Snapshot, Store};
+use crate::store::{self, Held, Snapshot, Store};
 use numbers::{newcomers, numbers};
 use rows::{Prefix, Rows, rows};
 
@@ -194,7 +193,7 @@ pub async fn train(store: &Store, files: &Files, how: &How) -> Result<Training, 
     Ok(Training { n: stream.n, outcomes })
 }
 
-async fn lock(store: &Store) -> Result<File, Error> {
+async fn lock(store: &Store) -> Result<Held, Error> {
     let store = store.clone();
     let locked = tokio::task::spawn_blocking(move || store.lock_models());
     Ok(locked.await.map_err(|e| Error::Cut(e.to_string()))??)
@@ -237,7 +236,7 @@ fn train_segmentation(
     (stream, how): (&Stream, &How),
 ) -> Result<Vec<Outcome>, Error> {
     let shelf = Shelf::new(store, &segmentation.name);
-    let mut standings: Slices = shelf.slices()?;
+    let (mut standings, read) = shelf.slices_as_read()?;
     let mut outcomes = Vec::new();
     let mut before: Option<Model> = None;
     let mut warm = false;
@@ -297,7 +296,7 @@ fn train_segmentation(
         let seconds = Seconds { sql, train: began.elapsed().as_secs_f64() };
         outcomes.push(Outcome { segmentation: segmentation.name.clone(), slice, model, fresh, refused, seconds });
     }
-    shelf.serve(&standings, By::Training)?;
+    shelf.serve(&standings, &read, By::Training)?;
     Ok(outcomes)
 }
 

@@ -20,7 +20,7 @@ pub struct Compact {
 
 impl Compact {
     pub fn run(self) -> anyhow::Result<Done> {
-        let store = self.store.look();
+        let store = self.store.look()?;
         let mut sum = Rolled::default();
         for log in store.logs()? {
             let Rolled { small, large, deleted } = log.compact(&self.roll.policy(true))?;

@@ -4,6 +4,8 @@
 //! else knows what runs the queries.
 
 pub mod cluster;
+#[cfg(feature = "object-stores")]
+mod known;
 mod records;
 pub mod segment;
 mod slice_cuts;
@@ -226,6 +228,12 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
     let runtime = runtime.build_arc().map_err(query)?;
     let ctx = match &limits.engine {
         Engine::Local => SessionContext::new_with_config_rt(config, runtime),
+        // Its executors open files by their paths.
+        Engine::Cluster(_) if snapshot.files.iter().any(|file| !file.place.is_disk()) => {
+            let why =
+                "a cluster reads a store in a directory that all its machines mount, none at a URL; say --engine local";
+            return Err(Error::Query(why.to_owned()));
+        }
         Engine::Cluster(address) => cluster::session(config, runtime, address).map_err(query)?,
     };
     add_records(&ctx, snapshot, &files.fields)?;

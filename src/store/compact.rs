@@ -3,8 +3,8 @@
 //! The larger file is named by its start and its end, and published like any other. From then on the reader's rule passes
 //! over the small ones, which stay for a while: for readers that listed the directory before, and for globs.
 
-use std::fs::{self, File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use datafusion::arrow::array::RecordBatch;
@@ -13,8 +13,12 @@ use datafusion::arrow::error::ArrowError;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 
-use super::Error;
-use super::log::{DataFile, Log, Span, covering, effective, properties};
+use super::footer::DataFile;
+use super::log::Log;
+use super::name::Name;
+use super::rule::{covering, effective};
+use super::write::properties;
+use super::{Error, Held, Input};
 
 /// Bytes of a row group that is being written, at most: what rolling keeps in memory.
 const GROUP_BYTES: usize = 32 * 1024 * 1024;
@@ -47,32 +51,35 @@ impl Log {
     /// Rolls what is worth rolling, and deletes what was replaced long enough ago. Any number may do so at once, beside
     /// writers and readers.
     pub fn compact(&self, policy: &Policy) -> Result<Rolled, Error> {
-        let Some(_alone) = self.alone()? else { return Ok(Rolled::default()) };
+        if !self.store.place.is_disk() && !self.has_work(policy)? {
+            return Ok(Rolled::default());
+        }
+        let Some(alone) = self.alone()? else { return Ok(Rolled::default()) };
         let mut rolled = Rolled { deleted: self.delete_replaced(policy.grace)?, ..Rolled::default() };
         for run in plan(&self.files()?, policy) {
             for alike in self.alike(run)? {
-                if self.roll(&alike)? {
+                if self.roll(&alike, &alone)? {
                     rolled.small += alike.len() as u64;
                     rolled.large += 1;
                 }
             }
         }
+        #[cfg(feature = "object-stores")]
+        if self.index_is_old() {
+            self.write_index()?;
+        }
         Ok(rolled)
     }
 
-    /// Keeps every other process and thread from replacing files of this partition: two that plan at once would cover
-    /// each other's files in part. `None` if somebody is at it. The lock dies with the process.
-    pub(super) fn alone(&self) -> Result<Option<File>, Error> {
-        let dir = match File::open(&self.dir) {
-            Ok(dir) => dir,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io("open", &self.dir)(e)),
-        };
-        match dir.try_lock() {
-            Ok(()) => Ok(Some(dir)),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(e)) => Err(Error::io("lock", &self.dir)(e)),
+    /// Whether there is anything to roll or to delete. On an object store that is cheaper to ask than a lock is to take.
+    fn has_work(&self, policy: &Policy) -> Result<bool, Error> {
+        let all = self.all_files()?;
+        let counting = effective(all.clone());
+        #[cfg(feature = "object-stores")]
+        if self.index_is_old() {
+            return Ok(true);
         }
+        Ok(counting.len() < all.len() || !plan(&counting, policy).is_empty())
     }
 
     fn delete_replaced(&self, grace: Duration) -> Result<u64, Error> {
@@ -87,11 +94,11 @@ impl Log {
             }
             let mut replaced_long_ago = true;
             for by in by {
-                let made = fs::metadata(&by.path).and_then(|m| m.modified()).map_err(Error::io("read", &by.path))?;
+                let made = by.place.modified(&by.path).map_err(Error::io("read", &by.path))?;
                 replaced_long_ago &= now.duration_since(made).is_ok_and(|age| age >= grace);
             }
             if replaced_long_ago {
-                match fs::remove_file(&file.path) {
+                match file.place.delete(&file.path) {
                     Ok(()) => deleted += 1,
                     // Somebody else was faster.
                     Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
@@ -117,7 +124,7 @@ impl Log {
     }
 
     /// Writes one file in place of a run; `false` if somebody else did.
-    fn roll(&self, run: &[DataFile]) -> Result<bool, Error> {
+    fn roll(&self, run: &[DataFile], alone: &Held) -> Result<bool, Error> {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(false) };
         let (start, next) = (first.start, last.next);
         let scratch = self.store.scratch();
@@ -126,12 +133,27 @@ impl Log {
             let _ = fs::remove_file(&scratch);
             return written;
         }
-        self.store.link(&scratch, &self.large(start, next))
+        self.replace_range(&scratch, Name::large(start, next), alone)
     }
 
-    /// Where a file stands that covers others.
-    pub(super) fn large(&self, start: i64, next: i64) -> PathBuf {
-        self.dir.join(format!("{start:020}-{next:020}.parquet"))
+    /// Puts a file that covers others under its name; `false` if somebody else did.
+    ///
+    /// A lease can be lost. Where another large file covers a part of the same range by now, ours goes again: readers pass
+    /// over the one that starts later, and what it holds beyond the other one must still stand in small files.
+    pub(super) fn replace_range(&self, scratch: &Path, name: Name, alone: &Held) -> Result<bool, Error> {
+        if !alone.holds() {
+            let _ = fs::remove_file(scratch);
+            return Err(Error::Rolling);
+        }
+        let path = self.path(name);
+        if self.store.link(scratch, &path)?.is_none() {
+            return Ok(false);
+        }
+        if !self.store.place.is_disk() && self.names()?.iter().any(|other| crosses(name, *other)) {
+            self.store.place.delete(&path).map_err(Error::io("take back", &path))?;
+            return Err(Error::Rolling);
+        }
+        Ok(true)
     }
 
     /// Writes the records of a run into one file, each batch changed on the way; `false` if a file of the run is gone.
@@ -156,8 +178,7 @@ impl Log {
                     Some(writer) => writer,
                     None => {
                         let output = File::create_new(scratch).map_err(Error::io("write", scratch))?;
-                        let span = Span { partition: self.partition, start, next };
-                        let properties = properties(&span, rows, &batch);
+                        let properties = properties(&self.span(start, next), rows, &batch);
                         let made = ArrowWriter::try_new(output, batch.schema(), Some(properties));
                         writer.insert(made.map_err(parquet)?)
                     }
@@ -189,12 +210,19 @@ fn worthwhile(run: &[DataFile]) -> usize {
     from
 }
 
+/// Whether the ranges of two large files have a part in common, and each a part of its own.
+fn crosses(one: Name, other: Name) -> bool {
+    let (Some(end), Some(other_end)) = (one.next, other.next) else { return false };
+    let (first, second) = if one.start < other.start { (end, other_end) } else { (other_end, end) };
+    one.start != other.start && one.start.max(other.start) < first && first < second
+}
+
 /// A file's footer; `None` if somebody else rolled and deleted it.
-pub(super) fn open(file: &DataFile) -> Result<Option<(File, ArrowReaderMetadata)>, Error> {
-    let input = match File::open(&file.path) {
+pub(super) fn open(file: &DataFile) -> Result<Option<(Input, ArrowReaderMetadata)>, Error> {
+    let input = match file.open() {
         Ok(input) => input,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io("open", &file.path)(e)),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
     };
     let metadata = ArrowReaderMetadata::load(&input, Default::default())
         .map_err(|e| Error::Damaged { path: file.path.clone(), why: e.to_string() })?;
@@ -236,7 +264,7 @@ mod tests {
     const POLICY: Policy = Policy { target: 100, grace: Duration::ZERO, eager: false };
 
     fn file(start: i64, next: i64, size: u64) -> DataFile {
-        DataFile { path: PathBuf::new(), partition: 0, start, next, rows: 1, size, fields: std::sync::Arc::default() }
+        DataFile { start, next, rows: 1, size, ..DataFile::default() }
     }
 
     #[test]
@@ -256,6 +284,16 @@ mod tests {
         // The small ones behind a middling one need not wait until they are as large together.
         let tiers: Vec<DataFile> = (0..17).map(|i| file(i, i + 1, if i == 0 { 50 } else { 1 })).collect();
         assert_eq!(ranges(&tiers, &POLICY), [(1, 17)]);
+    }
+
+    #[test]
+    fn ranges_cross_where_none_holds_the_other() {
+        let range = Name::large;
+        assert!(crosses(range(0, 10), range(5, 15)) && crosses(range(5, 15), range(0, 10)));
+        for other in [range(0, 10), range(0, 20), range(2, 8), range(5, 10), range(10, 20), range(20, 30)] {
+            assert!(!crosses(range(0, 10), other) && !crosses(other, range(0, 10)), "{other}");
+        }
+        assert!(!crosses(range(0, 10), Name::small(5)));
     }
 
     #[test]
