@@ -56,7 +56,9 @@ fn place(root: PathBuf) -> Result<PathBuf, String> {
     if store::scheme(&root).is_none() {
         return Ok(root);
     }
-    let root = PathBuf::from(root.to_string_lossy().trim_end_matches('/'));
+    let text = root.to_string_lossy();
+    let (scheme, path) = text.split_once("://").unwrap_or_default();
+    let root = PathBuf::from(format!("{scheme}://{}", path.trim_end_matches('/')));
     match store::Place::check(&root) {
         Ok(()) => Ok(root),
         Err(store::Error::Url { why, .. }) => Err(why),

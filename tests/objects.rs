@@ -291,3 +291,15 @@ fn keys_that_are_made_on_many_machines_at_once_are_all_there() {
     let keys = machines[0].ok(&["keys", "list"]);
     assert!((0..4).all(|i| keys.contains(&format!("shop-{i}"))), "{keys}");
 }
+
+#[test]
+fn what_names_no_bucket_is_refused_in_one_line() {
+    let Some(bucket) = Bucket::new() else { return };
+    let place = bucket.machine();
+    for url in ["s3://", "s3:///a/store"] {
+        let error = place.fails(1, &["files", "--store", url]);
+        assert!(error.contains("it names no bucket; expected s3://bucket/prefix"), "{error}");
+    }
+    let error = place.fails(1, &["up", "--bind", "127.0.0.1:0", "--store", "s3://no-such-bucket/a"]);
+    assert!(error.contains("s3://no-such-bucket/a") && error.contains("does the bucket exist?"), "{error}");
+}

@@ -92,12 +92,15 @@ mod on_a_shaky_object_store {
 
     use std::time::Instant;
 
+    use datafusion::arrow::array::AsArray as _;
+    use datafusion::arrow::datatypes::Int64Type;
     use parquet::arrow::ArrowWriter;
 
     use super::super::name::Name;
     use super::super::objects::{Objects, shaky::Shaky};
     use super::super::write::properties;
     use super::*;
+    use crate::engine;
 
     /// A store as a process that has just started knows it.
     fn store(shaky: &Shaky) -> Store {
@@ -203,6 +206,26 @@ mod on_a_shaky_object_store {
         objects.replace_if(other, &changed, Some(version)).unwrap();
         let error = store(&shaky).snapshot().unwrap_err().to_string();
         assert!(error.contains("1499.parquet is damaged: its footer says 1498 to 1499"), "{error}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_query_over_a_file_that_is_gone_fails() {
+        let store = store(&Shaky::slow(Duration::ZERO, 1));
+        store.claim("products", "id", 1).unwrap();
+        let log = store.log("products", 0);
+        log.begin(0).unwrap();
+        fill(&log, 0..3);
+        let snapshot = store.snapshot().unwrap();
+        let files = crate::sql::Files::load(None).unwrap();
+        let sum = async || {
+            let ctx = engine::open_without_views(&snapshot, &files, engine::Limits::default()).unwrap();
+            let sum = engine::collect(&ctx, "SELECT sum(_offset) FROM records").await?;
+            Ok::<_, engine::Error>(sum.column(0).as_primitive::<Int64Type>().value(0))
+        };
+        assert_eq!(sum().await.unwrap(), 3);
+        store.place.delete(&snapshot.files[1].path).unwrap();
+        let error = sum().await.unwrap_err().to_string();
+        assert!(error.contains("00001.parquet"), "{error}");
     }
 
     /// How long a process takes that starts on a large store, and how long the next look takes.

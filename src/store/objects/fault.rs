@@ -82,7 +82,7 @@ pub(super) fn plain(fault: Fault) -> io::Error {
 /// The innermost reason, on one line.
 pub(super) fn short(fault: &Fault) -> String {
     if let Fault::NotFound { .. } = fault {
-        return "it is not there, or the bucket is not".to_owned();
+        return "it is not there; does the bucket exist?".to_owned();
     }
     // Where the environment holds no credentials, a machine in a cloud is asked for its own.
     if fault.to_string().contains(METADATA_SERVICE) {

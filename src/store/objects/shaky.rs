@@ -1,7 +1,7 @@
 //! An object store in memory that does to requests what networks and services do: they take their time, puts fail before or
 //! after they were done, reads fail, lists come in pages and lag behind for a few questions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Bound, Range};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -205,12 +205,23 @@ impl ObjectStore for Shaky {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Key>) -> Result<ListResult> {
+        self.asked().await?;
         let depth = prefix.map_or(0, |prefix| prefix.parts().count()) + 1;
-        let all: Vec<ObjectMeta> = self.list(prefix).try_collect().await?;
-        let (objects, below): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|meta| meta.location.parts().count() == depth);
-        let dirs: BTreeSet<Key> = below.iter().map(|meta| meta.location.parts().take(depth).collect()).collect();
-        Ok(ListResult { objects, common_prefixes: dirs.into_iter().collect() })
+        let (mut objects, mut dirs) = (Vec::new(), Vec::<Key>::new());
+        for (key, named) in &mut self.state().names {
+            if prefix.is_some_and(|prefix| !key.prefix_matches(prefix)) {
+                continue;
+            }
+            if key.parts().count() == depth {
+                objects.extend(named.shown());
+            } else if dirs.last().is_none_or(|dir| !key.prefix_matches(dir)) {
+                dirs.push(key.parts().take(depth).collect());
+            }
+        }
+        // What is below a directory takes no room in a page.
+        let pages = (objects.len() + dirs.len()) / PAGE;
+        tokio::time::sleep(self.takes * u32::try_from(pages).unwrap()).await;
+        Ok(ListResult { objects, common_prefixes: dirs })
     }
 
     async fn copy_opts(&self, from: &Key, to: &Key, options: CopyOptions) -> Result<()> {
