@@ -120,12 +120,20 @@ pub fn rows_hash(columns: &[Float64Array], threads: usize) -> String {
         let mut bytes = Vec::with_capacity(rows.len() * size_of::<f64>());
         for column in columns {
             bytes.clear();
-            bytes.extend(rows.clone().map(|row| u8::from(column.is_null(row))));
+            bytes.resize(rows.len(), 0);
+            if column.null_count() > 0 {
+                bytes.iter_mut().zip(rows.clone()).for_each(|(byte, row)| *byte = u8::from(column.is_null(row)));
+            }
             hasher.update(&bytes);
-            bytes.clear();
-            let value = |row| if column.is_null(row) { 0.0 } else { column.value(row) };
-            rows.clone().for_each(|row| bytes.extend_from_slice(&value(row).to_le_bytes()));
-            hasher.update(&bytes);
+            if column.null_count() == 0 && cfg!(target_endian = "little") {
+                let size = size_of::<f64>();
+                hasher.update(&column.values().inner()[rows.start * size..rows.end * size]);
+            } else {
+                bytes.clear();
+                let value = |row| if column.is_null(row) { 0.0 } else { column.value(row) };
+                rows.clone().for_each(|row| bytes.extend_from_slice(&value(row).to_le_bytes()));
+                hasher.update(&bytes);
+            }
             spool::done_with(&column.values()[rows.clone()]);
         }
         hasher.finalize()

@@ -208,8 +208,8 @@ impl Rows {
 
 /// Watches the quotes of CSV as it is read: the csv crate takes what RFC 4180 does not allow, and an open quote would
 /// swallow the rest of a file as one field. A quote inside an unquoted field harms nobody, and stays what it is.
-struct Quotes {
-    inner: Box<dyn Read + Send>,
+pub(crate) struct Quotes<R> {
+    inner: R,
     state: Quoting,
     line: u64,
     /// Where the quoted field began.
@@ -227,13 +227,13 @@ enum Quoting {
 
 #[derive(Debug, thiserror::Error)]
 #[error("line {line}: {why}")]
-struct QuoteFault {
+pub(crate) struct QuoteFault {
     line: u64,
     why: &'static str,
 }
 
-impl Quotes {
-    fn around(inner: Box<dyn Read + Send>) -> Self {
+impl<R> Quotes<R> {
+    pub(crate) fn around(inner: R) -> Self {
         Self { inner, state: Quoting::FieldStart, line: 1, opened: 1 }
     }
 
@@ -260,7 +260,7 @@ impl Quotes {
     }
 }
 
-impl Read for Quotes {
+impl<R: Read> Read for Quotes<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         if read == 0 && self.state == Quoting::Quoted && !buffer.is_empty() {

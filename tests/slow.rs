@@ -1,7 +1,7 @@
 //! Clients that are slow, silent, endless or many, TLS, limits, and a server that stops while it is asked.
 //!
-//! `TERCILE_TEST_SLOW` and `TERCILE_TEST_IDLE` are how many slow clients and idle connections there are; what they are told
-//! otherwise is for any machine.
+//! `TERCILE_TEST_SLOW` and `TERCILE_TEST_IDLE` are how many slow clients and idle connections there are, `TERCILE_TEST_STOPS`
+//! how often the server stops under load; what they are told otherwise is for any machine.
 
 mod common;
 
@@ -102,6 +102,7 @@ fn slow_and_silent_clients_are_closed_and_honest_ones_hardly_notice() {
             (stream, trickle[i % 3])
         })
         .collect();
+    let many_at_once = slow.len() + idle;
     let mut idle: Vec<TcpStream> = (0..idle).map(|_| connect(&running)).collect();
     assert!(ask(idle.last_mut().unwrap()).is_some(), "one of them has asked something before");
     let mut during = Vec::new();
@@ -123,7 +124,9 @@ fn slow_and_silent_clients_are_closed_and_honest_ones_hardly_notice() {
     let during = during[during.len() / 2];
     eprintln!("all closed after {took:.1?}; p99 {before:.1?} before, {during:.1?} beside them; {memory} kB, {peak} kB");
     assert!(took < Duration::from_secs(12), "{took:?}");
-    assert!(peak - memory < 64 * 1024, "{memory} kB before, {peak} kB at most");
+    // A connection has its task and the buffer that its head is read into; of more than 8,192 the others are gone.
+    let most = 32 * 1024 + 12 * many_at_once.min(8192) as u64;
+    assert!(peak - memory < most, "{memory} kB before, {peak} kB at most, not {most} more");
     assert!(during < before * 2 + Duration::from_millis(20), "{before:?} before, {during:?} beside them");
 }
 
@@ -169,7 +172,7 @@ fn one_connection_too_many_ends_the_one_that_is_idle_longest() {
 fn no_request_is_dropped_when_the_server_stops() {
     let place = Place::new();
     place.up(&[]).interrupt();
-    for round in 0..3 {
+    for round in 0..many("TERCILE_TEST_STOPS", 3) {
         let mut running = place.serve(&["--drain-notice", "0.3"]);
         let (stop, answered, told) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
         std::thread::scope(|scope| {
@@ -297,6 +300,8 @@ fn tls_serves_from_files_and_takes_over_new_ones() {
 
     // Handshakes that don't go on hold nobody up, and come to an end.
     let address = running.address.strip_prefix("https://").unwrap();
+    let doctor = place.run(&["doctor", "--bind", address]).stdout;
+    assert!(doctor.contains(&format!("a tercile serves at {address}")), "{doctor}");
     let mut silent: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
     let start = Instant::now();
     assert!(https(&running, &first).is_ok() && start.elapsed() < Duration::from_secs(1));

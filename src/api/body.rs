@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use futures::{Stream, StreamExt as _};
-use poem::http::header::EXPECT;
+use futures::{FutureExt as _, Stream, StreamExt as _, stream};
+use poem::http::header::{CONTENT_LENGTH, EXPECT};
 use poem::{Body, Request};
 use tokio::time::Sleep;
 
@@ -27,25 +27,35 @@ const LINGER: Duration = Duration::from_secs(8);
 
 /// Has a request's body arrive in time, its connection being busy until it has. What is returned tells whether it was too
 /// late.
-pub fn hasten(request: &mut Request, patience: Duration, busy: Option<Busy>) -> Option<Arc<AtomicBool>> {
+pub fn hasten(request: &mut Request, patience: Duration, busy: Option<&Busy>) -> Option<Arc<AtomicBool>> {
     let body = request.take_body();
     if body.is_empty() {
         return None;
     }
+    // Who waits for a word before the body is sent needs none but the answer.
+    let waits = request.headers().contains_key(EXPECT);
+    let mut parts = Box::pin(body.into_bytes_stream());
+    // Most bodies came along with their heads: of those there is nothing left to wait for.
+    let first = if waits { None } else { parts.next().now_or_never() };
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let first = match first {
+        Some(Some(Ok(all))) if Some(all.len()) == length => {
+            request.set_body(all);
+            return None;
+        }
+        first => first.flatten(),
+    };
     let late = Arc::new(AtomicBool::new(false));
-    let parts = Box::pin(body.into_bytes_stream());
     let hastened = Hastened {
-        parts,
+        parts: Box::pin(stream::iter(first).chain(parts)),
         patience,
         bytes: 0,
         waited: Duration::ZERO,
         since: None,
         timer: None,
         late: Arc::clone(&late),
-        _busy: busy,
+        _busy: busy.cloned(),
     };
-    // Who waits for a word before the body is sent needs none but the answer.
-    let waits = request.headers().contains_key(EXPECT);
     request.set_body(Body::from_bytes_stream(Lingering { rest: Some(hastened), begun: !waits }));
     Some(late)
 }

@@ -22,6 +22,9 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// When the server is about to stop, a connection may be silent for so long before it is taken for idle.
 const QUIET: Duration = Duration::from_millis(250);
 
+/// One connection in so many has to go where there are too many.
+const SHARE: usize = 64;
+
 /// What a connection may take.
 #[derive(Debug, Clone)]
 pub struct Patience {
@@ -151,7 +154,7 @@ impl Clients {
         self.all().len()
     }
 
-    /// Takes a connection in. Where there are too many, the one that was of no use for longest has to go; `None`: all of
+    /// Takes a connection in. Where there are too many, those that were of no use for longest have to go; `None`: all of
     /// them are busy.
     pub fn add(
         &self,
@@ -163,11 +166,19 @@ impl Clients {
         let mut all = self.all();
         if all.len() >= patience.connections {
             let waiting = all.values().filter(|connection| connection.running.load(Relaxed) == 0);
-            let longest = waiting.min_by_key(|connection| connection.useful.load(Relaxed)).cloned();
-            let longest = longest?;
-            longest.shut(Shutdown::Both);
-            // Its owner finds out in a moment; until then it must not be chosen again.
-            all.remove(&longest.address);
+            let mut waiting: Vec<(u64, Arc<Connection>)> =
+                waiting.map(|connection| (connection.useful.load(Relaxed), Arc::clone(connection))).collect();
+            // Finding many takes no longer than finding one, and whoever connects next finds room.
+            let many = (patience.connections / SHARE).clamp(1, waiting.len().max(1));
+            if waiting.is_empty() {
+                return None;
+            }
+            waiting.select_nth_unstable_by_key(many - 1, |(useful, _)| *useful);
+            for (_, longest) in waiting.drain(..many) {
+                longest.shut(Shutdown::Both);
+                // Its owner finds out in a moment; until then it must not be chosen again.
+                all.remove(&longest.address);
+            }
         }
         let connection = Arc::new(Connection {
             address,

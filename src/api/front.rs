@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
-use futures::{FutureExt as _, StreamExt as _, stream};
+use futures::{StreamExt as _, stream};
+use http_body::Body as _;
+use http_body_util::combinators::BoxBody;
 use poem::error::MethodNotAllowedError;
 use poem::http::header::{ALLOW, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER};
 use poem::http::{Method, StatusCode, Version};
@@ -40,7 +42,7 @@ impl<E: Endpoint> Endpoint for Front<E> {
         let mut record = Record::start(&self.state, &request);
         let (id, origin) = (record.id.clone(), self.guard.allowed_origin(&request));
         let keeps_alive = request.version() < Version::HTTP_2;
-        let late = body::hasten(&mut request, self.guard.body_timeout, record.busy.clone());
+        let late = body::hasten(&mut request, self.guard.body_timeout, record.busy.as_ref());
         let mut response = match self.guard.admit(&request) {
             Ok(admitted) => {
                 record.admitted = admitted;
@@ -150,29 +152,15 @@ impl Record {
 
     /// Stays with an answer until it was handed over.
     fn follow(mut self, response: &mut Response) {
-        let body = response.take_body();
-        if body.is_empty() {
-            response.set_body(body);
-            return;
-        }
-        let mut parts = Box::pin(body.into_bytes_stream());
+        let body: BoxBody<_, _> = response.take_body().into();
         // Most bodies are there whole: they keep their length. The others go on as the stream they are.
-        let first = parts.next().now_or_never();
-        let Some(Some(Ok(first))) = first else {
-            let begun = stream::iter(first.flatten());
-            response.set_body(Body::from_bytes_stream(self.counted(begun.chain(parts))));
+        if let Some(length) = body.size_hint().exact() {
+            self.bytes = length;
+            response.set_body(Body::from(body));
             return;
-        };
-        match parts.next().now_or_never() {
-            Some(None) => {
-                self.count(first.len());
-                response.set_body(first);
-            }
-            second => {
-                let begun = stream::iter([Ok(first)].into_iter().chain(second.flatten()));
-                response.set_body(Body::from_bytes_stream(self.counted(begun.chain(parts))));
-            }
         }
+        let parts = Box::pin(Body::from(body).into_bytes_stream());
+        response.set_body(Body::from_bytes_stream(self.counted(parts)));
     }
 
     fn count(&mut self, bytes: usize) {
@@ -192,11 +180,11 @@ impl Drop for Record {
         let Self { id, method, route, status, bytes, .. } = self;
         let elapsed = self.start.elapsed();
         // Who went away before there was an answer got none: proxies call that 499.
-        let status = status.map_or(499, |status| status.as_u16());
-        self.state.metrics.answered(route, method, status, elapsed);
+        self.state.metrics.answered(route, method, status.as_ref().map_or("499", StatusCode::as_str), elapsed);
         if !tracing::enabled!(target: ACCESS, tracing::Level::INFO) {
             return;
         }
+        let status = status.map_or(499, |status| status.as_u16());
         let (id, key, ms) =
             (id.to_str().unwrap_or_default(), self.admitted.key.as_deref(), elapsed.as_secs_f64() * 1e3);
         macro_rules! line {
@@ -226,6 +214,19 @@ fn request_id(request: &Request) -> HeaderValue {
     let given = request.headers().get(REQUEST_ID).filter(sane).cloned();
     given.unwrap_or_else(|| {
         let n = COUNTER.fetch_add(1, Ordering::Relaxed);
-        HeaderValue::try_from(format!("{:08x}-{n:08x}", *PROCESS)).unwrap_or(HeaderValue::from_static("none"))
+        let mut name = [b'-'; 8 + 1 + 16];
+        digits(u64::from(*PROCESS), &mut name[..8]);
+        // Longer only once there were four thousand million.
+        let length = if n >> 32 == 0 { 17 } else { 25 };
+        digits(n, &mut name[9..length]);
+        HeaderValue::from_bytes(&name[..length]).unwrap_or(HeaderValue::from_static("none"))
     })
+}
+
+/// The last digits of a number, in hex.
+fn digits(mut number: u64, out: &mut [u8]) {
+    for digit in out.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number % 16) as usize];
+        number /= 16;
+    }
 }

@@ -4,6 +4,8 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -16,6 +18,7 @@ use poem::web::{LocalAddr, RemoteAddr};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 use super::clients::{Clients, Connection, Patience};
@@ -23,11 +26,26 @@ use super::tls::Tls;
 
 /// How long to wait when there is no descriptor or no memory for one more connection.
 const EXHAUSTED: Duration = Duration::from_millis(50);
+/// How long those who had begun to connect when the server closes may take to have done so: the third packet of a handshake
+/// comes a round trip after the second.
+const HANDSHAKES: Duration = Duration::from_millis(200);
+
+/// How far the gate is on its way from open to closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Open,
+    /// Nobody may begin to connect.
+    Closing,
+    /// Everybody who had connected has been let in.
+    Closed,
+}
 
 /// Where connections come from.
 enum Source {
     Open(TcpListener),
-    /// The server stops: what stands in the kernel's queue is still taken.
+    /// The server stops: those who had begun to connect are waited for.
+    Closing(TcpListener, Instant),
+    /// What stands in the kernel's queue is still taken.
     Draining(StdListener),
     Closed,
 }
@@ -39,7 +57,7 @@ pub struct Gate {
     clients: Clients,
     tls: Option<Arc<Tls>>,
     patience: Patience,
-    stop: watch::Receiver<bool>,
+    phase: Arc<watch::Sender<Phase>>,
 }
 
 impl Gate {
@@ -48,10 +66,10 @@ impl Gate {
         clients: Clients,
         tls: Option<Arc<Tls>>,
         patience: Patience,
-        stop: watch::Receiver<bool>,
+        phase: Arc<watch::Sender<Phase>>,
     ) -> io::Result<Self> {
         let local = LocalAddr(Addr::SocketAddr(listener.local_addr()?));
-        Ok(Self { source: Source::Open(listener), local, clients, tls, patience, stop })
+        Ok(Self { source: Source::Open(listener), local, clients, tls, patience, phase })
     }
 
     async fn next(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
@@ -59,7 +77,11 @@ impl Gate {
             match &self.source {
                 Source::Open(listener) => tokio::select! {
                     accepted = listener.accept() => return accepted,
-                    _ = self.stop.wait_for(|stop| *stop) => {}
+                    _ = closing(&self.phase) => {}
+                },
+                Source::Closing(listener, since) => tokio::select! {
+                    accepted = listener.accept() => return accepted,
+                    () = tokio::time::sleep_until(*since + HANDSHAKES) => {}
                 },
                 Source::Draining(listener) => match listener.accept() {
                     Ok((stream, address)) => {
@@ -72,13 +94,57 @@ impl Gate {
                 Source::Closed => std::future::pending().await,
             }
             self.source = match std::mem::replace(&mut self.source, Source::Closed) {
-                Source::Open(listener) => Source::Draining(listener.into_std()?),
+                Source::Open(listener) => {
+                    ignore_newcomers(&listener);
+                    Source::Closing(listener, Instant::now())
+                }
+                Source::Closing(listener, _) => Source::Draining(listener.into_std()?),
                 // Nobody new is waiting, and nobody can come any more.
-                Source::Draining(_) | Source::Closed => Source::Closed,
+                Source::Draining(_) | Source::Closed => {
+                    self.phase.send_replace(Phase::Closed);
+                    Source::Closed
+                }
             };
         }
     }
 }
+
+async fn closing(phase: &watch::Sender<Phase>) {
+    drop(phase.subscribe().wait_for(|phase| *phase != Phase::Open).await);
+}
+
+/// Lets the kernel drop packets that would begin a connection. Whoever connects between the last look at the queue and the
+/// closing of the socket would be reset with the request already sent; so nobody new may come before it closes. Who tries
+/// again a second later is refused, and knows that nothing of the request was read.
+#[cfg(target_os = "linux")]
+fn ignore_newcomers(listener: &TcpListener) {
+    // The filter sees packets from their TCP header on: byte 13 has the flags, of which SYN without ACK opens.
+    let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut steps = [
+        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 13),
+        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, 0x12),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, 0x02),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    // SAFETY: the program and its steps live through the call, which copies them; the length is that of the program.
+    let done = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of_val(&program) as libc::socklen_t,
+        )
+    };
+    if done != 0 {
+        tracing::debug!("newcomers are not held off while the server stops: {}", io::Error::last_os_error());
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ignore_newcomers(_: &TcpListener) {}
 
 impl Acceptor for Gate {
     type Io = Watched;

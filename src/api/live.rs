@@ -2,9 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use super::metrics::{Metrics, Tally};
+use super::predict::{LANGUAGES, Language};
+use super::stamp;
+use crate::bulk::Lines;
 use crate::engine;
 use crate::model::{Model, Predictor, Shelf, shelf::all_slices};
 use crate::sql::{Files, Segmentation};
@@ -20,6 +24,27 @@ const RECALLED: usize = 32;
 pub struct Serving {
     pub model: Model,
     pub predictor: Predictor,
+    /// What answers to rows of JSON have in common, by language.
+    lines: [Lines; LANGUAGES.len()],
+    tally: OnceLock<Tally>,
+    pub stamp: stamp::Stamp,
+}
+
+impl Serving {
+    fn new(model: Model) -> Self {
+        let from = Some((model.slice, model.version));
+        let lines = LANGUAGES.map(|language| Lines::new(&model.features, &model.descriptions(language), from));
+        Self { predictor: model.predictor(), stamp: stamp::Stamp::of(&model), model, lines, tally: OnceLock::new() }
+    }
+
+    pub fn lines(&self, language: Language) -> &Lines {
+        &self.lines[language as usize]
+    }
+
+    /// Where its predictions are counted.
+    pub fn tally(&self, metrics: &Metrics) -> &Tally {
+        self.tally.get_or_init(|| metrics.tally(&self.model))
+    }
 }
 
 /// One slice of a segmentation.
@@ -104,8 +129,7 @@ impl Live {
             Some(serving) => serving,
             None => {
                 let Some(model) = Shelf::new(&self.store, name).version(version)? else { return Ok(None) };
-                let predictor = model.predictor();
-                Arc::new(Serving { model, predictor })
+                Arc::new(Serving::new(model))
             }
         };
         let mut recalled = lock();
@@ -151,8 +175,7 @@ impl Live {
                 (None, None) => None,
                 (None, Some(version)) => {
                     let model = shelf.model(version)?;
-                    let predictor = model.predictor();
-                    Some(Arc::new(Serving { model, predictor }))
+                    Some(Arc::new(Serving::new(model)))
                 }
             };
             // A model of other features than the SQL file gives now can't answer for it.

@@ -86,9 +86,9 @@ impl Metrics {
     }
 
     /// Counts an answer.
-    pub fn answered(&self, endpoint: &str, method: &str, status: u16, elapsed: Duration) {
+    pub fn answered(&self, endpoint: &str, method: &str, status: &str, elapsed: Duration) {
         self.seconds.with_label_values(&[endpoint]).observe(elapsed.as_secs_f64());
-        self.requests.with_label_values(&[endpoint, method, &status.to_string()]).inc();
+        self.requests.with_label_values(&[endpoint, method, status]).inc();
     }
 
     /// Counts what a model predicts.

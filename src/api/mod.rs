@@ -22,7 +22,7 @@ pub mod limits;
 pub mod live;
 mod metrics;
 mod pipe;
-mod posted;
+pub mod posted;
 mod predict;
 mod problem;
 mod rows;
@@ -50,7 +50,7 @@ pub use bulk::Bodies;
 use clients::Clients;
 use confined::Confined;
 use front::Front;
-use gate::Gate;
+use gate::{Gate, Phase};
 use guard::Guard;
 use k_report::KReports;
 use live::Live;
@@ -165,6 +165,7 @@ pub fn spec() -> String {
 
 /// A parameter that is not known, or stands twice, would be passed over in silence.
 async fn known_parameters(request: Request) -> poem::Result<Request> {
+    let Some(query) = request.uri().query() else { return Ok(request) };
     let path = request.uri().path();
     let known: &[&str] = match path.rsplit('/').next() {
         _ if !path.starts_with("/api/") => return Ok(request),
@@ -175,7 +176,7 @@ async fn known_parameters(request: Request) -> poem::Result<Request> {
         _ => &[],
     };
     let mut seen = Vec::new();
-    for (name, _) in url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
+    for (name, _) in url::form_urlencoded::parse(query.as_bytes()) {
         let problem = if !known.contains(&name.as_ref()) {
             let known = if known.is_empty() { "takes none".to_owned() } else { format!("takes {}", known.join(", ")) };
             Problem::unprocessable(format!("there is no query parameter {name}; this path {known}"))
@@ -230,12 +231,13 @@ pub async fn serve(
     if let Some(tls) = &guard.tls {
         watching.spawn(Arc::clone(tls).watch());
     }
-    let (close, closed) = watch::channel(false);
-    let gate = Gate::new(listener, state.clients.clone(), guard.tls.clone(), guard.patience.clone(), closed)?;
+    let phase = Arc::new(watch::Sender::new(Phase::Open));
+    let (clients, patience) = (state.clients.clone(), guard.patience.clone());
+    let gate = Gate::new(listener, clients, guard.tls.clone(), patience, Arc::clone(&phase))?;
     let (draining, notice, drain) = (Arc::clone(&state), guard.notice, guard.drain);
     let stopped = async move {
         stop.await;
-        leave(&draining, notice, drain, &close).await;
+        leave(&draining, notice, drain, &phase).await;
     };
     let server = Server::new_with_acceptor(gate);
     Ok(server.run_with_graceful_shutdown(routes(state, guard), stopped, Some(drain)).await?)
@@ -243,10 +245,10 @@ pub async fn serve(
 
 /// Says goodbye, so that no request is lost: from here on readiness is 503 and answers close their connections; then nobody
 /// new is let in, and those who wait for nothing are ended. What the framework finds after that, it lets end.
-async fn leave(state: &State, notice: Duration, drain: Duration, close: &watch::Sender<bool>) {
+async fn leave(state: &State, notice: Duration, drain: Duration, gate: &watch::Sender<Phase>) {
     state.draining.store(true, Ordering::SeqCst);
     tokio::time::sleep(notice).await;
-    close.send_replace(true);
+    gate.send_replace(Phase::Closing);
     // Streams of events end, which else would go on for ever.
     state.stopping.send_replace(true);
     let start = Instant::now();
@@ -254,7 +256,7 @@ async fn leave(state: &State, notice: Duration, drain: Duration, close: &watch::
     while start.elapsed() < drain.min(GOODBYE) {
         tokio::time::sleep(Duration::from_millis(20)).await;
         state.clients.end_idle();
-        if state.clients.count() == 0 {
+        if state.clients.count() == 0 && *gate.borrow() == Phase::Closed {
             break;
         }
     }

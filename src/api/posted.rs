@@ -192,15 +192,11 @@ impl<'de> Visitor<'de> for Row<'_, '_> {
                 reading.fault(None, &format!("at most {} fields go into one row", reading.limits.fields));
             }
             let Some(feature) = features.iter().position(|name| *name == key.0) else {
-                if reading.keep_other {
-                    let raw: &RawValue = map.next_value()?;
-                    if too_deep(raw.get(), 1, reading.limits.depth) {
-                        reading.fault(Some(&key.0), &format!("nests deeper than {}", reading.limits.depth));
-                        continue;
-                    }
+                let raw: &RawValue = map.next_value()?;
+                if too_deep(raw.get(), 1, reading.limits.depth) {
+                    reading.fault(Some(&key.0), &format!("nests deeper than {}", reading.limits.depth));
+                } else if reading.keep_other {
                     other.push((key.0, raw));
-                } else {
-                    map.next_value::<IgnoredAny>()?;
                 }
                 continue;
             };
@@ -291,9 +287,10 @@ mod tests {
     #[test]
     fn depth_is_no_danger() {
         let deep = format!("[{{\"a\":1,\"b\":2,\"x\":{}{}}}]", "[".repeat(100_000), "]".repeat(100_000));
-        assert!(read(deep.as_bytes(), &names(), false, LIMITS).is_ok(), "what is ignored may be as deep as it likes");
-        let problem = read(deep.as_bytes(), &names(), true, LIMITS).unwrap_err();
-        assert_eq!((problem.status, problem.field.as_deref()), (422, Some("x")));
+        for keep_other in [false, true] {
+            let problem = read(deep.as_bytes(), &names(), keep_other, LIMITS).unwrap_err();
+            assert_eq!((problem.status, problem.field.as_deref()), (422, Some("x")));
+        }
         let wide: String = (0..99).map(|i| format!(",\"x{i}\":1")).collect();
         assert_eq!(fault(&format!("[{{\"a\":1,\"b\":2{wide}}}]")), (422, Some(0), None));
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));

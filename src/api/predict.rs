@@ -43,12 +43,12 @@ pub enum Language {
     Id,
 }
 
+/// The codes of the languages, in their order.
+pub const LANGUAGES: [&str; 2] = ["en", "id"];
+
 impl Language {
     fn code(self) -> &'static str {
-        match self {
-            Self::En => "en",
-            Self::Id => "id",
-        }
+        LANGUAGES[self as usize]
     }
 }
 
@@ -349,8 +349,8 @@ async fn whole(
         let rows = if asked.as_of.is_none() { Some(rows(features)?) } else { None };
         let serving = asked.serving(&live, &models, &name)?;
         let rows = rows.map_or_else(|| posted::read(&body, &serving.model.features, keep_other, limits), Ok)?;
-        let json = predict(&serving, &rows, asked.language, &metrics.tally(&serving.model))?;
-        Ok((json, Some(Stamp::of(&serving.model))))
+        let json = predict(&serving, &rows, asked.language, serving.tally(&metrics))?;
+        Ok((json, Some(serving.stamp.clone())))
     };
     if small {
         return work();
@@ -409,7 +409,7 @@ async fn answer_any(
     };
     let rest = if all { None } else { Some(body) };
     let body = bulk::answer(&state.bodies, order, head, rest).await?;
-    Ok(Predicted { format: to, body, stamp: Some(Stamp::of(&serving.model)) })
+    Ok(Predicted { format: to, body, stamp: Some(serving.stamp.clone()) })
 }
 
 /// The format of the answer.
@@ -466,9 +466,7 @@ fn recalled(live: &Live, name: &str, version: u64, slice: Option<u8>) -> Result<
 }
 
 fn predict(serving: &Serving, rows: &Rows, language: Language, tally: &Tally) -> Result<Vec<u8>, Problem> {
-    let Model { features, slice, version, .. } = &serving.model;
-    let lines = Lines::new(features, &serving.model.descriptions(language.code()), Some((*slice, *version)));
-    let (json, clusters) = write(features, rows, &serving.predictor, &lines)?;
+    let (json, clusters) = write(&serving.model.features, rows, &serving.predictor, serving.lines(language))?;
     tally.add(&clusters);
     Ok(json)
 }

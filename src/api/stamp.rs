@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 
+use poem::http::header::{ETAG, HeaderName};
 use poem::http::{HeaderValue, StatusCode};
 use poem::{IntoResponse, Request, Response};
 use poem_openapi::ApiResponse;
@@ -13,23 +14,28 @@ use sha2::{Digest as _, Sha256};
 use crate::model::Model;
 use crate::rows::hex;
 
+const MODEL_VERSION: HeaderName = HeaderName::from_static("model-version");
+
 /// What an answer was made from.
 #[derive(Debug, Clone)]
 pub struct Stamp {
-    etag: String,
-    version: Option<u64>,
+    etag: HeaderValue,
+    version: Option<HeaderValue>,
 }
 
 impl Stamp {
     /// A model, which is never changed once it has its version.
     pub fn of(model: &Model) -> Self {
         let Model { segmentation, slice, version, .. } = model;
-        Self { etag: format!("\"{segmentation}@{slice}@{version}\""), version: Some(*version) }
+        let etag = format!("\"{segmentation}@{slice}@{version}\"");
+        // Names of segmentations are those of SQL files, and may be of any letters.
+        let etag = HeaderValue::from_str(&etag).unwrap_or_else(|_| of_bytes(etag.as_bytes()));
+        Self { etag, version: Some((*version).into()) }
     }
 
     /// Several models, or none: the answer itself tells.
     fn of_text(text: &[u8]) -> Self {
-        Self { etag: format!("\"{}\"", &hex(&Sha256::digest(text))[..16]), version: None }
+        Self { etag: of_bytes(text), version: None }
     }
 
     /// Whether the client has just this already.
@@ -40,13 +46,17 @@ impl Stamp {
     }
 
     pub fn put(&self, response: &mut Response) {
-        let version = self.version.map(|version| ("model-version", version.to_string()));
-        for (name, value) in [("etag", self.etag.clone())].into_iter().chain(version) {
-            if let Ok(value) = HeaderValue::from_str(&value) {
-                response.headers_mut().insert(name, value);
-            }
+        let headers = response.headers_mut();
+        headers.insert(ETAG, self.etag.clone());
+        if let Some(version) = &self.version {
+            headers.insert(MODEL_VERSION, version.clone());
         }
     }
+}
+
+fn of_bytes(bytes: &[u8]) -> HeaderValue {
+    let etag = format!("\"{}\"", &hex(&Sha256::digest(bytes))[..16]);
+    HeaderValue::try_from(etag).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
 /// The headers as the OpenAPI document has them.

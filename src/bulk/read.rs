@@ -14,6 +14,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use super::arrow::Batches;
 use super::split::Splitter;
 use super::{Block, Carried, Error, Format, Keep, Limits, json, unnamed_file};
+use crate::rows::{QuoteFault, Quotes};
 
 /// Rows of a block of text, at most.
 const ROWS: usize = 8192;
@@ -63,7 +64,7 @@ impl Reader {
             Format::Json | Format::Ndjson => Source::Json(Splitter::new(whole, limits.piece)),
             Format::Csv => Source::columns(csv_rows(whole, limits)?),
             // Its lengths are taken at their word, which only who brings their own files may ask for.
-            Format::Arrow if file && limits.piece != usize::MAX => {
+            Format::Arrow if file && limits.piece != Limits::NONE.piece => {
                 return Err(Error::Read("they are in Arrow's file format; send its streaming format".to_owned()));
             }
             Format::Arrow if file => {
@@ -179,10 +180,12 @@ fn csv_rows(
     let unused = Arc::new(AtomicUsize::new(0));
     let metered = Metered { inner: input, unused: Arc::clone(&unused), limit: limits.piece };
     let mut input = BufReader::with_capacity(256 * 1024, metered);
-    if input.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
+    // The csv crate would pass over a second one, and the quote after it.
+    while input.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
         input.consume(3);
     }
-    let mut rows = csv::ReaderBuilder::new().has_headers(false).from_reader(input);
+    let input = Quotes::around(input);
+    let mut rows = csv::ReaderBuilder::new().has_headers(false).buffer_capacity(64 * 1024).from_reader(input);
     let mut header = csv::StringRecord::new();
     if !rows.read_record(&mut header).map_err(csv_fault)? {
         return Err(Error::Read("expected a header line with the columns' names, there is nothing".to_owned()));
@@ -228,6 +231,7 @@ fn csv_fault(error: csv::Error) -> Error {
         csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::InvalidData && text.contains(TOO_LONG) => {
             Error::TooMuch(TOO_LONG.to_owned())
         }
+        csv::ErrorKind::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<QuoteFault>()) => read(error),
         csv::ErrorKind::Io(error) => Error::Io(error),
         _ => read(text),
     }
@@ -268,7 +272,7 @@ fn numbers(batch: &RecordBatch, name: &str, first: u64) -> Result<Float64Array, 
     let mut found = schema.fields().iter().zip(batch.columns()).filter(|(field, _)| field.name() == name);
     let Some((_, column)) = found.next() else {
         let there: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        return Err(Error::Missing(name.to_owned(), there.join(", ")));
+        return Err(Error::Missing(name.to_owned(), crate::sql::one_line(&there.join(", "))));
     };
     let of_column = |what: String| Error::Column { field: name.to_owned(), what };
     if found.next().is_some() {
@@ -280,18 +284,10 @@ fn numbers(batch: &RecordBatch, name: &str, first: u64) -> Result<Float64Array, 
         what: what.to_owned(),
     };
     let column: Float64Array = match column.data_type() {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
-            let text = cast(column, &DataType::Utf8).map_err(read)?;
-            let text = text.as_string::<i32>();
-            let parsed: Result<Vec<f64>, Error> = (0..text.len())
-                .map(|row| match text.value(row).trim() {
-                    _ if text.is_null(row) => Err(fault(row, "must be a number, is null")),
-                    "" => Err(fault(row, "must be a number, is empty")),
-                    value => value.parse().map_err(|_| fault(row, &format!("must be a number, is {value:?}"))),
-                })
-                .collect();
-            parsed?.into()
-        }
+        // Never copied: views of one long text may be many.
+        DataType::Utf8 => parsed(column.as_string::<i32>().iter(), fault)?,
+        DataType::LargeUtf8 => parsed(column.as_string::<i64>().iter(), fault)?,
+        DataType::Utf8View => parsed(column.as_string_view().iter(), fault)?,
         kind if kind.is_numeric() => cast(column, &DataType::Float64).map_err(read)?.as_primitive().clone(),
         kind => return Err(of_column(format!("must hold numbers, it is {kind}"))),
     };
@@ -305,4 +301,16 @@ fn numbers(batch: &RecordBatch, name: &str, first: u64) -> Result<Float64Array, 
         return Err(fault(row, "must be a finite number"));
     }
     Ok(column)
+}
+
+fn parsed<'t>(
+    texts: impl Iterator<Item = Option<&'t str>>,
+    fault: impl Fn(usize, &str) -> Error,
+) -> Result<Float64Array, Error> {
+    let value = |(row, text): (usize, Option<&str>)| match text.map(str::trim) {
+        None => Err(fault(row, "must be a number, is null")),
+        Some("") => Err(fault(row, "must be a number, is empty")),
+        Some(text) => text.parse().map_err(|_| fault(row, &format!("must be a number, is {text:?}"))),
+    };
+    texts.enumerate().map(value).collect::<Result<Vec<f64>, Error>>().map(Float64Array::from)
 }

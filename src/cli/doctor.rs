@@ -2,13 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::net::SocketAddr;
-use std::time::Duration;
 
 use clap::Args;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
+use super::alive::alive;
 use super::{Done, count, table};
 use crate::api::live::Live;
 use crate::broker::Embedded;
@@ -31,20 +29,6 @@ pub struct Doctor {
     sql: SqlArgs,
     #[command(flatten)]
     bind: BindArgs,
-}
-
-/// Whether a tercile answers at this address.
-async fn live(address: SocketAddr) -> bool {
-    let ask = async {
-        let mut stream = TcpStream::connect(address).await.ok()?;
-        let request = format!("GET /health/live HTTP/1.0\r\nHost: {address}\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.ok()?;
-        let mut answer = Vec::new();
-        stream.take(4096).read_to_end(&mut answer).await.ok()?;
-        String::from_utf8(answer).ok()
-    };
-    let answer = tokio::time::timeout(Duration::from_secs(2), ask).await;
-    answer.ok().flatten().is_some_and(|answer| answer.contains(r#""status":"live""#))
 }
 
 /// How a check went: what is, or what is wrong and what to do.
@@ -147,7 +131,7 @@ impl Doctor {
         let address = self.bind.bind;
         match TcpListener::bind(address).await {
             Ok(_) => Ok(format!("{address} is free")),
-            Err(_) if live(address).await => Ok(format!("a tercile serves at {address}")),
+            Err(_) if alive(address).await => Ok(format!("a tercile serves at {address}")),
             Err(error) => Err(format!("{address}: {error}; stop what listens there, or choose another --bind")),
         }
     }

@@ -1,5 +1,6 @@
 //! The commands, one file each: arguments in, rooms called, words out.
 
+mod alive;
 mod broker;
 mod compact;
 mod doctor;

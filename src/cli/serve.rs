@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use clap::Args;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::{Done, Stop};
 use crate::api::{self, State, live::Live};
@@ -35,7 +35,7 @@ impl Serve {
         let guard = self.guard.guard(self.bind.bind, &store)?;
         let prepared = stop.unless(async {
             let live = Live::start(&store, self.sql.dir()).await?;
-            Ok((live, listen(self.bind.bind).await?))
+            Ok((live, listen(self.bind.bind)?))
         });
         let Some((live, listener)) = prepared.await? else { return Ok(Done::Well) };
         let address = listener.local_addr()?;
@@ -49,8 +49,18 @@ impl Serve {
     }
 }
 
-pub(super) async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
+/// Connections that may wait to be accepted; the kernel refuses those beyond by silence, and their clients try again a second
+/// later. It takes no more than net.core.somaxconn says.
+const BACKLOG: u32 = 4096;
+
+pub(super) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let listening = socket.and_then(|socket| {
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    });
+    listening.map_err(|error| {
         anyhow::anyhow!("cannot listen at {address}: {error}; stop what listens there, or choose another --bind")
     })
 }

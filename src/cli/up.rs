@@ -86,7 +86,7 @@ impl Up {
         let _only_one = store.lock()?;
         let prepared = stop.unless(async {
             let live = Live::start(&store, self.sql.dir()).await?;
-            let listener = serve::listen(self.bind.bind).await?;
+            let listener = serve::listen(self.bind.bind)?;
             let file = self.file(&store, files.fields.names()).await?;
             let stream = self.stream(&store).await?;
             if let Some(file) = &file {

@@ -58,7 +58,7 @@ pub struct GuardArgs {
     /// Seconds that a connection may be silent between requests, or leave an answer unread
     #[arg(long, env = "TERCILE_IDLE_TIMEOUT", value_name = "SECONDS", default_value = "8", value_parser = seconds)]
     pub idle_timeout: Duration,
-    /// Connections at the same time; beyond that the one that was silent for longest is closed
+    /// Connections at the same time; beyond that those that were silent for longest are closed
     #[arg(long, env = "TERCILE_MAX_CONNECTIONS", value_name = "N", default_value_t = 8192,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,

@@ -9,7 +9,6 @@
 
 use fearless_simd::{Level, Select, Simd, SimdBase, SimdFloat, dispatch};
 
-use crate::engine::MAX_FEATURES;
 use crate::features::moments::LANES;
 
 /// One row in each lane.
@@ -42,11 +41,14 @@ pub(super) struct Nearest {
     pub labels: Vec<Lanes>,
     pub squared: Vec<Lanes>,
     standardised: Vec<Lanes>,
+    /// For kept.rs, which fills it.
+    pub gaps: Vec<Lanes>,
 }
 
 impl Nearest {
     pub fn new() -> Self {
-        Self { labels: vec![[0.0; LANES]; GROUPS], squared: vec![[0.0; LANES]; GROUPS], standardised: Vec::new() }
+        let lanes = || vec![[0.0; LANES]; GROUPS];
+        Self { labels: lanes(), squared: lanes(), standardised: Vec::new(), gaps: Vec::new() }
     }
 }
 
@@ -92,19 +94,13 @@ fn width<S: Simd>(_: S) -> usize {
     S::f64s::LEN
 }
 
-/// Adds a tile to the sums. `nearest` is made by the first tile that needs it; with `kept`, only what may have changed is
-/// looked for.
-pub(super) fn sweep(
-    level: Level,
-    tile: &Tile<'_>,
-    frame: &Frame<'_>,
-    kept: Option<Kept<'_>>,
-    nearest: &mut Option<Nearest>,
-    sums: &mut Sums,
-) {
-    if let Some(kept) = kept {
-        return sweep_kept(level, tile, frame, kept, nearest.get_or_insert_with(Nearest::new), sums);
-    }
+/// Whether a pass over so many features and clusters keeps all its sums in registers.
+pub(super) fn in_registers(features: usize, k: usize) -> bool {
+    (1..=4).contains(&features) && (2..=8).contains(&k)
+}
+
+/// Adds a tile to the sums. `nearest` is made by the first tile that needs it.
+pub(super) fn sweep(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &mut Option<Nearest>, sums: &mut Sums) {
     let lanes = &mut sums.lanes;
     macro_rules! in_registers {
         ($($features:literal: $($k:literal)*;)*) => {
@@ -234,46 +230,14 @@ fn in_two_steps(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &mut 
     add_up(level, tile, frame, nearest, sums);
 }
 
-/// What is known of a tile's rows from the passes before: [`super::bounds`] tells why that may stand.
-pub(super) struct Kept<'a> {
-    /// The cluster of each row.
-    pub labels: &'a mut [[u8; LANES]],
-    /// How far the centroids may have travelled in all before a cluster of these eight rows can change.
-    pub until: &'a mut [f32],
-    /// How far they have.
-    pub travelled: f64,
+/// A small whole number out of a double, as `as` would give it, without its care for those that are none.
+#[inline(always)]
+pub(super) fn whole(number: f64) -> u8 {
+    // From 2⁵² on doubles are the whole numbers, the last bits of each its ones.
+    (number + 4_503_599_627_370_496.0).to_bits() as u8
 }
 
-/// Whether passes over so many features and clusters take two steps, and can keep what they found.
-pub(super) fn keeps(features: usize, k: usize) -> bool {
-    features > 4 || k > 8
-}
-
-/// The same bits again, looking only for the nearest of rows whose cluster may have changed.
-fn sweep_kept(
-    level: Level,
-    tile: &Tile<'_>,
-    frame: &Frame<'_>,
-    mut kept: Kept<'_>,
-    nearest: &mut Nearest,
-    sums: &mut Sums,
-) {
-    let kept = &mut kept;
-    macro_rules! by_features {
-        ($($features:literal)*) => {
-            match tile.columns.len() {
-                $($features => {
-                    dispatch!(level, simd => nearest_kept::<_, $features, $features>(simd, tile, frame, nearest, kept))
-                })*
-                _ => dispatch!(level, simd => nearest_kept::<_, 0, MAX_FEATURES>(simd, tile, frame, nearest, kept)),
-            }
-        };
-    }
-    by_features!(1 2 3 4 5 6 7 8);
-    add_up(level, tile, frame, nearest, sums);
-}
-
-fn add_up(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &Nearest, sums: &mut Sums) {
+pub(super) fn add_up(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &Nearest, sums: &mut Sums) {
     let (features, k) = (tile.columns.len(), frame.k);
     let groups = tile.columns[0].len();
     let Sums { lanes, by_row, .. } = sums;
@@ -286,7 +250,7 @@ fn add_up(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &Nearest, s
     for (i, (labels, squared)) in nearest.labels[..groups].iter().zip(&nearest.squared[..groups]).enumerate() {
         let weights = weights.map_or([1.0; LANES], |weights| weights[i]);
         for lane in 0..LANES {
-            let cluster = labels[lane] as u32;
+            let cluster = u32::from(whole(labels[lane]));
             counts[cluster as usize][lane] += weights[lane];
             starts[i][lane] = cluster * stride as u32;
         }
@@ -436,7 +400,7 @@ fn nearest_of_many<S: Simd>(simd: S, tile: &Tile<'_>, frame: &Frame<'_>, nearest
     let groups = tile.columns[0].len();
     let zero = S::f64s::splat(simd, 0.0);
     nearest.standardised.resize(features, [0.0; LANES]);
-    let Nearest { labels, squared: distances, standardised } = nearest;
+    let Nearest { labels, squared: distances, standardised, .. } = nearest;
     for i in 0..groups {
         for first in (0..LANES).step_by(width) {
             let at = first..first + width;
@@ -460,96 +424,6 @@ fn nearest_of_many<S: Simd>(simd: S, tile: &Tile<'_>, frame: &Frame<'_>, nearest
             }
             least.store_slice(&mut distances[i][at.clone()]);
             label.store_slice(&mut labels[i][at]);
-        }
-    }
-}
-
-/// The nearest centroid of each row, which `kept` knows already where the centroids have not travelled far since. `D` is the
-/// number of features, or 0 for any up to `MOST`.
-#[inline(always)]
-fn nearest_kept<S: Simd, const D: usize, const MOST: usize>(
-    simd: S,
-    tile: &Tile<'_>,
-    frame: &Frame<'_>,
-    nearest: &mut Nearest,
-    kept: &mut Kept<'_>,
-) {
-    let width = S::f64s::LEN;
-    let features = if D == 0 { tile.columns.len() } else { D };
-    let groups = tile.columns[0].len();
-    let zero = S::f64s::splat(simd, 0.0);
-    let mut columns: [&[Lanes]; MOST] = [&[]; MOST];
-    for f in 0..features {
-        columns[f] = &tile.columns[f][..groups];
-    }
-    let (all_labels, distances) = (&mut nearest.labels[..groups], &mut nearest.squared[..groups]);
-    let (labels, until) = (&mut kept.labels[..groups], &mut kept.until[..groups]);
-    for i in 0..groups {
-        let known = f64::from(until[i]) > kept.travelled;
-        let mut apart_by = f64::INFINITY;
-        for first in (0..LANES).step_by(width) {
-            let at = first..first + width;
-            let mut standardised = [zero; MOST];
-            for f in 0..features {
-                let off = S::f64s::from_slice(simd, &columns[f][i][at.clone()]) - S::f64s::splat(simd, frame.origin[f]);
-                standardised[f] = off * S::f64s::splat(simd, frame.inverse[f]);
-            }
-            if known {
-                let mut squared = zero;
-                for f in 0..features {
-                    let mut centroid = [0.0; LANES];
-                    for lane in 0..width {
-                        centroid[lane] = frame.centroids[usize::from(labels[i][first + lane]) * features + f];
-                    }
-                    let apart = standardised[f] - S::f64s::from_slice(simd, &centroid[..width]);
-                    squared = if f == 0 { apart * apart } else { squared + apart * apart };
-                }
-                squared.store_slice(&mut distances[i][at.clone()]);
-                continue;
-            }
-            let infinity = S::f64s::splat(simd, f64::INFINITY);
-            let (mut least, mut second) = (infinity, infinity);
-            let mut label = zero;
-            for (c, centroid) in frame.centroids.chunks_exact(features).enumerate() {
-                let mut squared = zero;
-                for f in 0..features {
-                    let apart = standardised[f] - S::f64s::splat(simd, centroid[f]);
-                    squared = if f == 0 { apart * apart } else { squared + apart * apart };
-                }
-                let nearer = squared.simd_lt(least);
-                let loser = nearer.select(least, squared);
-                second = loser.simd_lt(second).select(loser, second);
-                least = nearer.select(squared, least);
-                label = nearer.select(S::f64s::splat(simd, c as f64), label);
-            }
-            least.store_slice(&mut distances[i][at.clone()]);
-            label.store_slice(&mut all_labels[i][at.clone()]);
-            let (least, second) = (least.sqrt(), second.sqrt());
-            // What rounding could make of a distance is far less than this share.
-            let apart = second * S::f64s::splat(simd, 1.0 - 1e-9) - least;
-            let mut by = [0.0; LANES];
-            apart.store_slice(&mut by[..width]);
-            for by in &by[..width] {
-                // Not a number, where distances leave the range of a double, is no bound.
-                apart_by = if *by < apart_by {
-                    *by
-                } else if by.is_nan() {
-                    f64::NEG_INFINITY
-                } else {
-                    apart_by
-                };
-            }
-        }
-        if known {
-            for lane in 0..LANES {
-                all_labels[i][lane] = f64::from(labels[i][lane]);
-            }
-        } else {
-            for lane in 0..LANES {
-                labels[i][lane] = all_labels[i][lane] as u8;
-            }
-            // A little less, so that what the narrower type rounds is on the safe side.
-            until[i] = ((kept.travelled + apart_by) * (1.0 - 1e-6)) as f32;
         }
     }
 }
@@ -595,6 +469,32 @@ fn nearer<S: Simd>(
         sum.store_slice(&mut sums[at]);
     }
     fold(&sums)
+}
+
+/// The distance of each row from row `from`; columns are standardised.
+pub(super) fn distances(level: Level, columns: &[Vec<f64>], from: usize, out: &mut [f64]) {
+    dispatch!(level, simd => distances_from(simd, columns, from, out));
+}
+
+#[inline(always)]
+fn distances_from<S: Simd>(simd: S, columns: &[Vec<f64>], from: usize, out: &mut [f64]) {
+    let width = S::f64s::LEN;
+    let whole = out.len() / width * width;
+    for at in (0..whole).step_by(width) {
+        let mut squared = S::f64s::splat(simd, 0.0);
+        for column in columns {
+            let apart = S::f64s::splat(simd, column[from]) - S::f64s::from_slice(simd, &column[at..at + width]);
+            squared += apart * apart;
+        }
+        squared.sqrt().store_slice(&mut out[at..at + width]);
+    }
+    for row in whole..out.len() {
+        let squared = columns.iter().fold(0.0, |sum, column| {
+            let apart = column[from] - column[row];
+            sum + apart * apart
+        });
+        out[row] = squared.sqrt();
+    }
 }
 
 /// The lanes' sum, two by two.

@@ -22,6 +22,7 @@ pub struct Limits {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
     pub iteration: usize,
+    /// Of a pass that left rows out it follows from the sums, to some ten digits.
     pub inertia: f64,
     /// The sum of the squared shifts of the centroids that came out of it.
     pub shift: f64,
@@ -49,25 +50,44 @@ pub(super) fn run(
 ) -> Outcome {
     let varied = (0..points.features()).filter(|&feature| points.varies(feature)).count();
     let enough = limits.tolerance * varied as f64 / points.features() as f64;
-    let mut bounds = Bounds::new(points.rows(), points.features(), centroids.len() / points.features());
+    let mut bounds = Some(Bounds::new(points.rows(), points.features(), centroids.len() / points.features()));
     for iteration in 1.. {
-        let totals = points.pass_after(&centroids, threads, &mut bounds);
-        let mut next = points.means(&totals, &centroids);
-        relocate(points, &totals, &centroids, &mut next, threads);
+        let totals = match &mut bounds {
+            Some(bounds) => points.pass_after(&centroids, threads, bounds),
+            None => points.pass(&centroids, threads),
+        };
+        let kept = bounds.as_ref().is_some_and(Bounds::kept);
+        let mut next = moved(points, &totals, &centroids, threads);
         let shift = squared(&points.standardised(&centroids), &points.standardised(&next));
         watch(Step { iteration, inertia: totals.inertia, shift });
         // Sums depend on the assignment alone: where it did not change, neither did they, nor will they.
-        if next == centroids {
+        let settled = next == centroids;
+        if settled && !kept {
             let Totals { weights, inertia, .. } = totals;
             return Outcome { centroids, weights, inertia, iterations: iteration };
         }
-        centroids = next;
-        if iteration >= limits.iterations || shift <= enough {
-            let Totals { weights, inertia, .. } = points.pass_after(&centroids, threads, &mut bounds);
-            return Outcome { centroids, weights, inertia, iterations: iteration };
+        if settled || iteration >= limits.iterations || shift <= enough {
+            if kept {
+                next = moved(points, &points.pass(&centroids, threads), &centroids, threads);
+            }
+            let totals = points.pass(&next, threads);
+            if !settled || moved(points, &totals, &next, threads) == next {
+                let Totals { weights, inertia, .. } = totals;
+                return Outcome { centroids: next, weights, inertia, iterations: iteration };
+            }
+            // The rounding of what was kept had hidden that some row still moves.
+            bounds = None;
         }
+        centroids = next;
     }
     unreachable!("one of the passes is the last")
+}
+
+/// Where the centroids go after a pass.
+fn moved(points: &Points<'_>, totals: &Totals, centroids: &[f64], threads: usize) -> Vec<f64> {
+    let mut next = points.means(totals, centroids);
+    relocate(points, totals, centroids, &mut next, threads);
+    next
 }
 
 pub(super) fn squared(a: &[f64], b: &[f64]) -> f64 {

@@ -3,14 +3,15 @@
 //! Input: rows as Arrow's own columns with what standardises them ([`Points`]). Output: k centroids in original units, how
 //! many rows each has, and how good that is. One feature is solved exactly (line.rs, costs.rs). Otherwise many starts run on distinct
 //! weighted points or a sample (starts.rs, seed.rs), and the best is polished by passes over all rows until no assignment
-//! changes (lloyd.rs): each pass reads the columns once (points.rs, kernel.rs). The answer depends on the rows and the
-//! settings alone, not on threads or instruction sets.
+//! changes (lloyd.rs): each pass reads the columns once (points.rs, kernel.rs), and later ones only where something may have
+//! changed (bounds.rs). The answer depends on the rows and the settings alone, not on threads or instruction sets.
 
 mod assignment;
 mod bounds;
 mod costs;
 #[cfg(feature = "distributed")]
 mod elsewhere;
+mod kept;
 mod kernel;
 mod line;
 mod lloyd;

@@ -11,7 +11,8 @@ use datafusion::arrow::buffer::NullBuffer;
 use datafusion::arrow::util::bit_chunk_iterator::UnalignedBitChunk;
 use fearless_simd::Level;
 
-use super::bounds::Bounds;
+use super::bounds::{Bounds, Chunk};
+use super::kept::{self, Groups};
 use super::kernel::{self, Frame, Lanes, Nearest, TILE, Tile};
 use crate::engine::MAX_FEATURES;
 use crate::features::Scale;
@@ -19,6 +20,9 @@ use crate::features::chunks::{CHUNK, by_chunk};
 use crate::features::moments::{Compensated, LANES};
 use crate::features::power_under;
 use crate::spool::done_with;
+
+/// Tiles whose rows are fetched before they are looked at.
+const AT_ONCE: usize = 8;
 
 /// Rows to be clustered.
 #[derive(Clone)]
@@ -193,43 +197,98 @@ impl<'a> Points<'a> {
 
     /// One pass: what the rows of each cluster sum up to. Centroids are in original units.
     pub(super) fn pass(&self, centroids: &[f64], threads: usize) -> Totals {
-        self.pass_after(centroids, threads, &mut None)
+        let (features, k) = (self.features(), centroids.len() / self.features());
+        let centroids = self.standardised(centroids);
+        let frame = Frame { origin: &self.origin, inverse: &self.inverse, centroids: &centroids, k };
+        let chunks = by_chunk(self.rows, threads, |rows| self.add_up(rows, &frame));
+        totals(features, k, chunks)
     }
 
     /// One of several passes, each of which remembers something for the next.
-    pub(super) fn pass_after(&self, centroids: &[f64], threads: usize, bounds: &mut Option<Bounds>) -> Totals {
-        let features = self.features();
-        let k = centroids.len() / features;
+    pub(super) fn pass_after(&self, centroids: &[f64], threads: usize, bounds: &mut Bounds) -> Totals {
+        let (features, k) = (self.features(), centroids.len() / self.features());
         let centroids = self.standardised(centroids);
-        if let Some(bounds) = bounds {
-            bounds.travel(&centroids, features);
-        }
-        let bounds = bounds.as_ref();
+        bounds.travel(&centroids, features);
         let frame = Frame { origin: &self.origin, inverse: &self.inverse, centroids: &centroids, k };
-        let chunks = by_chunk(self.rows, threads, |rows| {
-            let mut sums = kernel::Sums::new(self.level, k, features);
-            let mut nearest = None;
-            let mut scratch = Scratch::default();
-            let travelled = bounds.map_or(0.0, Bounds::travelled);
-            let mut chunk = bounds.and_then(|bounds| bounds.chunk(rows.start));
-            for tile in tiles(rows.clone()) {
-                let kept =
-                    chunk.as_mut().map(|chunk| chunk.tile(tile.start - rows.start..tile.end - rows.start, travelled));
+        let chunks = by_chunk(self.rows, threads, |rows| match bounds.chunk(rows.start) {
+            None => self.add_up(rows, &frame),
+            Some(mut chunk) if chunk.sums.is_empty() => {
+                self.add_up_and_keep(rows, &frame, &mut chunk, bounds.travelled())
+            }
+            Some(mut chunk) => {
+                bounds.looked(self.look_again(rows, &frame, &mut chunk, bounds.travelled()));
+                // The distances were not looked at.
+                chunk.sums.iter().copied().chain([0.0]).collect()
+            }
+        });
+        let mut totals = totals(features, k, chunks);
+        bounds.complete(&mut totals, &self.inverse);
+        totals
+    }
+
+    /// What the rows of a chunk sum up to.
+    fn add_up(&self, rows: Range<usize>, frame: &Frame<'_>) -> Vec<f64> {
+        let mut sums = kernel::Sums::new(self.level, frame.k, self.features());
+        let (mut nearest, mut scratch) = (None, Scratch::default());
+        for tile in tiles(rows.clone()) {
+            self.tile(tile, &mut scratch, |tile| kernel::sweep(self.level, tile, frame, &mut nearest, &mut sums));
+        }
+        self.done_with(rows);
+        sums.fold()
+    }
+
+    /// The same, to be remembered.
+    fn add_up_and_keep(&self, rows: Range<usize>, frame: &Frame<'_>, chunk: &mut Chunk, travelled: f64) -> Vec<f64> {
+        chunk.begin(rows.len());
+        let mut sums = kernel::Sums::new(self.level, frame.k, self.features());
+        let (mut nearest, mut scratch) = (Nearest::new(), Scratch::default());
+        for tile in tiles(rows.clone()) {
+            let (mut kept, _) = chunk.tile(tile.start - rows.start..tile.end - rows.start, travelled);
+            self.tile(tile, &mut scratch, |tile| {
+                kept::sweep_and_keep(self.level, tile, frame, &mut kept, &mut nearest, &mut sums);
+            });
+        }
+        self.done_with(rows);
+        let sums = sums.fold();
+        chunk.sums = sums[..sums.len() - 1].to_vec();
+        sums
+    }
+
+    /// Brings the sums that are remembered of a chunk up to date; gives how many groups of eight rows it had to look at.
+    fn look_again(&self, rows: Range<usize>, frame: &Frame<'_>, chunk: &mut Chunk, travelled: f64) -> usize {
+        let (mut nearest, mut scratch) = (None, Scratch::default());
+        let mut looked = 0;
+        for few in strides(rows.clone(), AT_ONCE * TILE) {
+            let due: Vec<Groups> = tiles(few.clone())
+                .map(|tile| chunk.tile(tile.start - rows.start..tile.end - rows.start, travelled).0.due())
+                .collect();
+            self.fetch(tiles(few.clone()).zip(&due));
+            for (tile, due) in tiles(few).zip(&due).filter(|(_, due)| due.len() > 0) {
+                looked += due.len();
+                let nearest = nearest.get_or_insert_with(Nearest::new);
+                let (mut kept, sums) = chunk.tile(tile.start - rows.start..tile.end - rows.start, travelled);
                 self.tile(tile, &mut scratch, |tile| {
-                    kernel::sweep(self.level, tile, &frame, kept, &mut nearest, &mut sums);
+                    kept::look_again(self.level, tile, frame, due, &mut kept, nearest, sums);
                 });
             }
-            self.done_with(rows);
-            sums.fold()
-        });
-        let mut all = vec![Compensated::default(); k * features + k + 1];
-        for chunk in chunks {
-            all.iter_mut().zip(chunk).for_each(|(sum, part)| sum.add(part));
         }
-        let mut sums: Vec<f64> = all.into_iter().map(Compensated::total).collect();
-        let inertia = sums.pop().unwrap_or(0.0);
-        let weights = sums.split_off(k * features);
-        Totals { sums, weights, inertia }
+        if looked > 0 {
+            self.done_with(rows);
+        }
+        looked
+    }
+
+    /// Touches what is to be looked at, which lies far apart: so that it comes all at once, and is not waited for one by one.
+    fn fetch<'g>(&self, tiles: impl Iterator<Item = (Range<usize>, &'g Groups)>) {
+        let mut touched = 0;
+        for (tile, due) in tiles {
+            for row in due.iter().map(|group| tile.start + group * LANES) {
+                for column in &self.columns {
+                    touched ^= column.values[row].to_bits();
+                }
+            }
+        }
+        std::hint::black_box(touched);
     }
 
     /// Tells for each tile of these rows the cluster of each row and the square of its distance. Centroids are standardised.
@@ -319,6 +378,18 @@ impl<'a> Points<'a> {
     }
 }
 
+/// What the chunks sum up to in all.
+fn totals(features: usize, k: usize, chunks: Vec<Vec<f64>>) -> Totals {
+    let mut all = vec![Compensated::default(); k * features + k + 1];
+    for chunk in chunks {
+        all.iter_mut().zip(chunk).for_each(|(sum, part)| sum.add(part));
+    }
+    let mut sums: Vec<f64> = all.into_iter().map(Compensated::total).collect();
+    let inertia = sums.pop().unwrap_or(0.0);
+    let weights = sums.split_off(k * features);
+    Totals { sums, weights, inertia }
+}
+
 /// Whether any of the rows is null.
 fn misses(valid: &NullBuffer, rows: &Range<usize>) -> bool {
     // Not `slice`: that counts references, over which threads would fight.
@@ -326,6 +397,10 @@ fn misses(valid: &NullBuffer, rows: &Range<usize>) -> bool {
 }
 
 fn tiles(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    strides(rows, TILE)
+}
+
+fn strides(rows: Range<usize>, many: usize) -> impl Iterator<Item = Range<usize>> {
     let end = rows.end;
-    rows.step_by(TILE).map(move |start| start..end.min(start + TILE))
+    rows.step_by(many).map(move |start| start..end.min(start + many))
 }

@@ -5,9 +5,10 @@
 use ndarray::Array2;
 
 use super::flat;
+use super::kernel::{self, Lanes};
 use super::points::Points;
 use crate::features::chunks::{by_chunk, in_parallel};
-use crate::features::moments::Compensated;
+use crate::features::moments::{Compensated, LANES};
 
 /// Rows whose silhouettes one job computes.
 const SHARE: usize = 256;
@@ -21,30 +22,39 @@ pub fn silhouette(points: &Points<'_>, labels: &[u8], k: usize, threads: usize) 
     if sizes.iter().filter(|&&size| size > 0).count() < 2 {
         return None;
     }
-    let n = points.rows();
-    let column = |f| (0..n).map(|row| points.standardise(f, points.value(f, row))).collect();
+    // Cluster after cluster, so that each one's distances are summed up in one go.
+    let mut order: Vec<usize> = (0..points.rows()).collect();
+    order.sort_by_key(|&row| labels[row]);
+    let n = order.len();
+    let column = |f| order.iter().map(|&row| points.standardise(f, points.value(f, row))).collect();
     let columns: Vec<Vec<f64>> = (0..points.features()).map(column).collect();
     let shares = in_parallel(n.div_ceil(SHARE), threads, |share| {
         let mut distances = vec![0.0_f64; n];
+        let mut sums = vec![0.0; k];
         let mut total = 0.0;
         for i in share * SHARE..n.min((share + 1) * SHARE) {
-            distances.fill(0.0);
-            for column in &columns {
-                let x = column[i];
-                for (sum, y) in distances.iter_mut().zip(column) {
-                    *sum += (x - y) * (x - y);
-                }
+            kernel::distances(points.level(), &columns, i, &mut distances);
+            let mut rest = &distances[..];
+            for (sum, &size) in sums.iter_mut().zip(&sizes) {
+                let (cluster, others) = rest.split_at(size);
+                *sum = in_lanes(cluster);
+                rest = others;
             }
-            distances.iter_mut().for_each(|squared| *squared = squared.sqrt());
-            let mut sums = vec![0.0; k];
-            for (&distance, &label) in distances.iter().zip(labels) {
-                sums[usize::from(label)] += distance;
-            }
-            total += of_one(usize::from(labels[i]), &sums, &sizes);
+            total += of_one(usize::from(labels[order[i]]), &sums, &sizes);
         }
         total
     });
     Some(shares.into_iter().sum::<f64>() / n as f64)
+}
+
+/// The sum of numbers, eight at a time.
+fn in_lanes(numbers: &[f64]) -> f64 {
+    let (eights, rest) = numbers.as_chunks::<LANES>();
+    let mut lanes: Lanes = [0.0; LANES];
+    for eight in eights {
+        lanes.iter_mut().zip(eight).for_each(|(lane, number)| *lane += number);
+    }
+    kernel::fold(&lanes) + rest.iter().sum::<f64>()
 }
 
 /// The silhouette of a row, from the sums of its distances to the rows of each cluster.
@@ -70,9 +80,11 @@ pub fn davies_bouldin(points: &Points<'_>, centroids: &Array2<f64>, sizes: &[u64
     let chunks = by_chunk(points.rows(), threads, |rows| {
         let mut sums = vec![Compensated::default(); sizes.len()];
         points.each_nearest(rows, &at, |first, labels, squared| {
+            let mut lanes: Vec<Lanes> = vec![[0.0; LANES]; sizes.len()];
             for (i, (&label, squared)) in labels.iter().zip(squared).enumerate() {
-                sums[label as usize].add(squared.sqrt() * points.weight(first + i));
+                lanes[usize::from(kernel::whole(label))][i % LANES] += squared.sqrt() * points.weight(first + i);
             }
+            sums.iter_mut().zip(&lanes).for_each(|(sum, lanes)| sum.add(kernel::fold(lanes)));
         });
         sums
     });

@@ -172,34 +172,75 @@ fn round_numbers_have_round_means() {
     assert_eq!((rows, fit.inertia), (vec![vec![0.25, 4.5], vec![399.0, 4.5], vec![1099.0, 4.5]], 0.0));
 }
 
+/// Rows around k places, some values missing, and centroids to start from.
+fn scattered(rows: usize, features: usize, k: usize, spread: f64) -> (Scale, Vec<Float64Array>) {
+    let place = |(i, v): (usize, &f64)| (i * 13 % k) as f64 * spread + v;
+    let column = |v: Vec<f64>| -> Vec<Option<f64>> {
+        v.iter().enumerate().map(place).enumerate().map(|(i, v)| (i % 1013 != 5).then_some(v)).collect()
+    };
+    nullable(random(rows, features).into_iter().map(column).collect())
+}
+
+fn first_rows(points: &Points<'_>, k: usize) -> Vec<f64> {
+    (0..k).flat_map(|c| (0..points.features()).map(move |f| points.value(f, c * 7))).collect()
+}
+
 #[test]
-fn what_passes_remember_changes_no_bit() {
+fn what_passes_remember_is_what_they_would_find() {
     for (features, k) in [(2, 9), (3, 20), (5, 3), (8, 16), (9, 4), (32, 2)] {
         // More than one chunk once, for that is slow.
         let rows = if k == 16 { 70_003 } else { 6003 };
         for spread in [1.0, 30.0] {
-            let place = |(i, v): (usize, &f64)| (i * 13 % k) as f64 * spread + v;
-            let column = |v: Vec<f64>| -> Vec<Option<f64>> {
-                v.iter().enumerate().map(place).enumerate().map(|(i, v)| (i % 1013 != 5).then_some(v)).collect()
-            };
-            let (scale, columns) = nullable(random(rows, features).into_iter().map(column).collect());
+            let (scale, columns) = scattered(rows, features, k, spread);
+            let mut found = Vec::new();
             for level in levels() {
                 let points = Points::new(&scale, &columns).on(level);
                 let mut bounds = Bounds::new(rows, features, k);
-                let first: Vec<Vec<f64>> =
-                    (0..k).map(|c| (0..features).map(|f| points.value(f, c * 7)).collect()).collect();
-                let mut centroids = first.concat();
+                let mut centroids = first_rows(&points, k);
                 for pass in 0..12 {
                     // One jump, as of a cluster that lost its rows.
                     if pass == 8 {
                         centroids[0] += 3.0;
                     }
                     let totals = points.pass(&centroids, 2);
-                    assert_eq!(points.pass_after(&centroids, 2, &mut bounds), totals, "{features} {k} {rows} {pass}");
+                    let kept = points.pass_after(&centroids, 1 + pass % 2, &mut bounds);
+                    assert_eq!(bounds.kept(), pass > 0);
+                    assert_eq!(kept.weights, totals.weights, "{features} {k} {rows} {pass}");
+                    let near = |a: f64, b: f64| (a - b).abs() <= 1e-9 * (1.0 + a.abs().max(b.abs()));
+                    assert!(kept.sums.iter().zip(&totals.sums).all(|(a, b)| near(*a, *b)), "{kept:?} {totals:?}");
+                    assert!(near(kept.inertia, totals.inertia), "{} {}", kept.inertia, totals.inertia);
                     centroids = points.means(&totals, &centroids);
+                    found.push(kept);
                 }
             }
+            let (one, others) = found.split_at(12);
+            assert!(others.chunks(12).all(|other| other == one), "instructions make no difference");
         }
+    }
+}
+
+#[test]
+fn the_end_is_that_of_plain_passes_to_the_bit() {
+    for (rows, features, k) in [(40_003, 2, 3), (140_000, 3, 8), (30_000, 6, 5), (20_000, 2, 12)] {
+        let (scale, columns) = scattered(rows, features, k, 0.4);
+        let points = Points::new(&scale, &columns);
+        let mut bounds = Bounds::new(rows, features, k);
+        let (mut centroids, mut passes, mut kept) = (first_rows(&points, k), 0, 0);
+        let totals = loop {
+            let totals = points.pass(&centroids, 2);
+            points.pass_after(&centroids, 2, &mut bounds);
+            kept += usize::from(bounds.kept());
+            passes += 1;
+            let next = points.means(&totals, &centroids);
+            if next == centroids {
+                break totals;
+            }
+            centroids = next;
+        };
+        assert!(kept > 3, "{kept} of {passes} passes left something out");
+        let ended = lloyd::run(&points, first_rows(&points, k), limits(0.0), 2, &|_| {});
+        assert_eq!((ended.centroids, ended.iterations), (centroids, passes), "{rows} {features} {k}");
+        assert_eq!((ended.weights, ended.inertia), (totals.weights, totals.inertia));
     }
 }
 
