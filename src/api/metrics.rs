@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use prometheus::core::Collector;
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
-use super::State;
 use super::ingesting::{self, Ingesting};
+use super::{State, memory};
 use crate::model::Model;
 
 /// How long the size of the store is taken for true: adding it up looks at every file.
@@ -120,7 +120,7 @@ impl Metrics {
         }
         self.connections.set(state.clients.count() as i64);
         self.size(state.store.root());
-        self.memory.set(resident_bytes());
+        self.memory.set(memory::resident());
         self.descriptors.set(fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as i64));
         ingesting::text(&self.registry)
     }
@@ -159,11 +159,4 @@ fn bytes_below(dir: &Path) -> u64 {
         Err(_) => 0,
     };
     entries.map(size).sum()
-}
-
-fn resident_bytes() -> i64 {
-    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: i64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
-    // SAFETY: it reads a number that the C library knows.
-    pages * unsafe { libc::sysconf(libc::_SC_PAGESIZE) }
 }

@@ -20,6 +20,7 @@ mod k_report;
 pub mod keys;
 pub mod limits;
 pub mod live;
+mod memory;
 mod metrics;
 mod pipe;
 pub mod posted;
@@ -239,8 +240,9 @@ pub async fn serve(
         stop.await;
         leave(&draining, notice, drain, &phase).await;
     };
-    let server = Server::new_with_acceptor(gate);
-    Ok(server.run_with_graceful_shutdown(routes(state, guard), stopped, Some(drain)).await?)
+    let (server, routes) = (Server::new_with_acceptor(gate), routes(state, guard));
+    memory::forget_start();
+    Ok(server.run_with_graceful_shutdown(routes, stopped, Some(drain)).await?)
 }
 
 /// Says goodbye, so that no request is lost: from here on readiness is 503 and answers close their connections; then nobody

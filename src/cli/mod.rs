@@ -89,6 +89,9 @@ enum Command {
 
 /// Bytes of a thread's stack: planning SQL recurses, deepest in the quick profile. What is not used costs nothing.
 const STACK: usize = 64 << 20;
+/// How many threads answer, where the runtime's own variable says it. `serve` else leaves a core to the kernel and to what runs beside
+/// it: a thread that must wait for its turn on a core holds up the answers of all connections that it has at hand.
+const WORKERS: &str = "TOKIO_WORKER_THREADS";
 
 /// How a command ended that did not fail.
 enum Done {
@@ -141,6 +144,10 @@ pub fn main() -> ExitCode {
     let terminal = Terminal { bars: MultiProgress::with_draw_target(target) };
     log::start(&cli.log, &terminal.bars);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if matches!(command, Command::Serve(_)) && std::env::var_os(WORKERS).is_none() {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        runtime.worker_threads((cores - 1).max(1));
+    }
     let runtime = match runtime.enable_all().thread_stack_size(STACK).build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("cannot start the runtime")),
