@@ -36,7 +36,7 @@ use datafusion::prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, S
 use crate::record::Fields;
 use crate::sql::fault::Fault;
 use crate::sql::{self, Files, RECORDS, RECURSION, Segmentation, View};
-use crate::store::{Snapshot, Store};
+use crate::store::{Snapshot, Store, scheme};
 use cluster::Engine;
 use slice_cuts::SliceCuts;
 
@@ -161,7 +161,9 @@ pub async fn add_what_plans<'v>(
 /// A file as a table: Parquet, CSV, TSV or NDJSON, by the ending of its name.
 pub async fn add_file(ctx: &SessionContext, name: &str, path: &Path) -> Result<(), Error> {
     let fault = |why: String| Error::Table { path: path.to_owned(), why };
-    std::fs::metadata(path).map_err(|e| fault(e.to_string()))?;
+    if scheme(path).is_none() {
+        std::fs::metadata(path).map_err(|e| fault(e.to_string()))?;
+    }
     if tables(ctx).iter().any(|known| known == name) {
         return Err(fault(format!("there is a table or view {name} already; choose another name")));
     }
@@ -195,6 +197,9 @@ pub async fn add_file(ctx: &SessionContext, name: &str, path: &Path) -> Result<(
 }
 
 fn listing_url(path: &Path) -> Result<ListingTableUrl, String> {
+    if scheme(path).is_some() {
+        return ListingTableUrl::parse(path.to_string_lossy()).map_err(|e| explain(&e));
+    }
     // As a URL, so that no character of the path is taken for a pattern.
     let path = std::path::absolute(path).map_err(|e| e.to_string())?;
     let url = url::Url::from_file_path(&path).map_err(|()| "its path is no URL".to_owned())?;
@@ -228,12 +233,6 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
     let runtime = runtime.build_arc().map_err(query)?;
     let ctx = match &limits.engine {
         Engine::Local => SessionContext::new_with_config_rt(config, runtime),
-        // Its executors open files by their paths.
-        Engine::Cluster(_) if snapshot.files.iter().any(|file| !file.place.is_disk()) => {
-            let why =
-                "a cluster reads a store in a directory that all its machines mount, none at a URL; say --engine local";
-            return Err(Error::Query(why.to_owned()));
-        }
         Engine::Cluster(address) => cluster::session(config, runtime, address).map_err(query)?,
     };
     add_records(&ctx, snapshot, &files.fields)?;

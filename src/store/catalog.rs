@@ -106,13 +106,15 @@ impl Log {
     pub(super) fn all_objects(&self, objects: &Arc<Objects>) -> Result<Vec<DataFile>, Error> {
         let catalog = &self.store.catalog;
         self.read_index()?;
-        let listed = self.listed(objects.list_all(&self.dir, &self.marks()))?;
+        let expired = self.expired()?;
+        let mut listed = self.listed(objects.list_all(&self.dir, &self.marks()))?;
+        listed.retain(|listed| expired.is_none_or(|before| before <= listed.name.start));
         self.read_footers(&listed)?;
         let mut files = catalog.with(&self.dir, |partition| {
             partition.forget_others(&listed);
             partition.files(&listed)
         });
-        let first = self.known_first()?;
+        let first = self.known_first()?.max(expired);
         loop {
             let counting = effective(files.clone());
             let mut found = false;
@@ -132,6 +134,11 @@ impl Log {
                 return Ok(files);
             }
         }
+    }
+
+    /// Lists all files when they are asked for next.
+    pub(super) fn list_anew(&self) {
+        self.store.catalog.with(&self.dir, |partition| partition.listed = None);
     }
 
     /// The files that count, where a list of the log's end alone tells; `None` where all must be listed.

@@ -13,6 +13,7 @@ use datafusion::arrow::error::ArrowError;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 
+use super::expire::Keep;
 use super::footer::DataFile;
 use super::log::Log;
 use super::name::Name;
@@ -26,14 +27,16 @@ const GROUP_BYTES: usize = 32 * 1024 * 1024;
 const WORTHWHILE: usize = 16;
 
 /// When to roll, and when to delete.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Policy {
     /// Bytes on disk that a rolled file should have.
     pub target: u64,
-    /// How long replaced files stay.
+    /// How long files stay that were replaced, or whose records expired.
     pub grace: Duration,
     /// Roll the newest run too, however short it is.
     pub eager: bool,
+    /// What is kept at all.
+    pub keep: Keep,
 }
 
 /// What was done.
@@ -43,19 +46,23 @@ pub struct Rolled {
     pub small: u64,
     /// Larger files that came of them.
     pub large: u64,
-    /// Replaced files that were deleted.
+    /// Records that count no more.
+    pub expired: u64,
+    /// Files that were deleted, replaced or expired.
     pub deleted: u64,
 }
 
 impl Log {
-    /// Rolls what is worth rolling, and deletes what was replaced long enough ago. Any number may do so at once, beside
+    /// Rolls what is worth rolling, lets old records expire, and deletes what was replaced or has expired long enough ago. Any number may do so at once, beside
     /// writers and readers.
     pub fn compact(&self, policy: &Policy) -> Result<Rolled, Error> {
         if !self.store.place.is_disk() && !self.has_work(policy)? {
             return Ok(Rolled::default());
         }
         let Some(alone) = self.alone()? else { return Ok(Rolled::default()) };
-        let mut rolled = Rolled { deleted: self.delete_replaced(policy.grace)?, ..Rolled::default() };
+        let (expired, gone) = self.expire(policy, &alone)?;
+        let replaced = self.delete_replaced(policy.grace)?;
+        let mut rolled = Rolled { expired, deleted: gone + replaced, ..Rolled::default() };
         for run in plan(&self.files()?, policy) {
             for alike in self.alike(run)? {
                 if self.roll(&alike, &alone)? {
@@ -79,7 +86,9 @@ impl Log {
         if self.index_is_old() {
             return Ok(true);
         }
-        Ok(counting.len() < all.len() || !plan(&counting, policy).is_empty())
+        Ok(counting.len() < all.len()
+            || !plan(&counting, policy).is_empty()
+            || self.has_expiring(&counting, &policy.keep)?)
     }
 
     fn delete_replaced(&self, grace: Duration) -> Result<u64, Error> {
@@ -261,7 +270,8 @@ mod tests {
     use super::super::{Published, Store};
     use super::*;
 
-    const POLICY: Policy = Policy { target: 100, grace: Duration::ZERO, eager: false };
+    const POLICY: Policy =
+        Policy { target: 100, grace: Duration::ZERO, eager: false, keep: Keep { age: None, bytes: None } };
 
     fn file(start: i64, next: i64, size: u64) -> DataFile {
         DataFile { start, next, rows: 1, size, ..DataFile::default() }
@@ -323,12 +333,12 @@ mod tests {
         for i in 0..4 {
             log.publish(&records(i..i + 1), i, i + 1).unwrap();
         }
-        let policy = Policy { target: 1 << 20, grace: Duration::ZERO, eager: true };
+        let policy = Policy { target: 1 << 20, grace: Duration::ZERO, eager: true, ..POLICY };
         let alone = log.alone().unwrap();
         assert_eq!(log.compact(&policy).unwrap(), Rolled::default());
         assert_eq!(log.mend().unwrap(), None);
         drop(alone);
-        assert_eq!(log.compact(&policy).unwrap(), Rolled { small: 4, large: 1, deleted: 0 });
+        assert_eq!(log.compact(&policy).unwrap(), Rolled { small: 4, large: 1, ..Rolled::default() });
     }
 
     #[test]
@@ -341,14 +351,14 @@ mod tests {
         for i in 0..20 {
             assert!(matches!(log.publish(&records(i * 5..i * 5 + 5), i * 5, i * 5 + 5).unwrap(), Published::File(_)));
         }
-        let policy = Policy { target: 1 << 20, grace: Duration::from_secs(3600), eager: false };
-        assert_eq!(log.compact(&policy).unwrap(), Rolled { small: 20, large: 1, deleted: 0 });
+        let policy = Policy { target: 1 << 20, grace: Duration::from_secs(3600), ..POLICY };
+        assert_eq!(log.compact(&policy).unwrap(), Rolled { small: 20, large: 1, ..Rolled::default() });
         assert_eq!(log.compact(&policy).unwrap(), Rolled::default(), "nothing is left to do");
         let files = log.files().unwrap();
         assert_eq!(files.iter().map(|f| (f.start, f.next, f.rows)).collect::<Vec<_>>(), [(0, 100, 100)]);
         assert_eq!(log.all_files().unwrap().len(), 21);
         let policy = Policy { grace: Duration::ZERO, ..policy };
-        assert_eq!(log.compact(&policy).unwrap(), Rolled { small: 0, large: 0, deleted: 20 });
+        assert_eq!(log.compact(&policy).unwrap(), Rolled { deleted: 20, ..Rolled::default() });
         assert_eq!(log.files().unwrap(), files);
         assert_eq!(log.next().unwrap(), Some(100));
         // A worker that slept through all of it finds its name free, and must not have it.

@@ -45,6 +45,10 @@ impl Log {
         Self { store, dir, partition }
     }
 
+    pub fn partition(&self) -> i32 {
+        self.partition
+    }
+
     /// Sets newest files aside that can't be read, so that their range is read again from the topic. Whoever publishes
     /// syncs before the name is there, so this is the work of a broken disk or of somebody's hands.
     /// One file at most: where several can't be read, somebody should look before more is moved.
@@ -76,12 +80,12 @@ impl Log {
     pub fn next(&self) -> Result<Option<i64>, Error> {
         if !self.store.place.is_disk() {
             // A list may lag behind what is there: the rule that finds what it left out finds the end.
-            return Ok(self.files()?.last().map(|file| file.next).or(self.first()?));
+            return Ok(self.files()?.last().map(|file| file.next).or(self.begins()?));
         }
         loop {
             let names = self.names()?;
             // Only the footer of the highest name is opened: this is asked before each file that is published.
-            let Some(name) = names.last() else { return self.first() };
+            let Some(name) = names.last() else { return self.begins() };
             let covered = names.iter().filter_map(|name| name.next).max();
             // Readers pass over what starts inside a covered range, whatever it says of its end.
             if covered.is_some_and(|covered| name.start < covered) {
@@ -121,14 +125,15 @@ impl Log {
         Ok(effective(self.all_files()?))
     }
 
-    /// All files, those that larger ones replaced among them.
+    /// All files whose records have not expired, those that larger ones replaced among them.
     pub(super) fn all_files(&self) -> Result<Vec<DataFile>, Error> {
         #[cfg(feature = "object-stores")]
         if let Place::Objects(objects) = &self.store.place {
             return self.all_objects(objects);
         }
         let mut files: Vec<DataFile> = Vec::new();
-        for name in self.names()? {
+        let expired = self.expired()?;
+        for name in self.names()?.into_iter().filter(|name| expired.is_none_or(|before| before <= name.start)) {
             match self.footer(name) {
                 Ok(file) => push(&mut files, file),
                 // Replaced by a larger one and deleted since the directory was listed: the larger one is there.
@@ -218,7 +223,7 @@ impl Log {
         Ok(self.next()? == Some(start))
     }
 
-    /// Whether a large file covers what a file that starts here holds.
+    /// Whether a large file covers what a file that starts here holds, or it has expired.
     fn is_covered(&self, start: i64) -> Result<bool, Error> {
         #[cfg(feature = "object-stores")]
         if let Place::Objects(objects) = &self.store.place
@@ -226,7 +231,9 @@ impl Log {
         {
             return Ok(false);
         }
-        Ok(self.names()?.iter().any(|name| name.covers(start)))
+        // A name whose file expired is no longer taken, either.
+        let expired = self.expired()?.is_some_and(|before| start < before);
+        Ok(expired || self.names()?.iter().any(|name| name.covers(start)))
     }
 }
 
@@ -248,10 +255,19 @@ pub(super) mod tests {
     }
 
     pub(in crate::store) fn records_at(offsets: &[i64]) -> RecordBatch {
+        batch(offsets, None)
+    }
+
+    /// Records of one time, in milliseconds of the epoch.
+    pub(in crate::store) fn records_at_time(offsets: std::ops::Range<i64>, millis: i64) -> RecordBatch {
+        batch(&offsets.collect::<Vec<_>>(), Some(millis))
+    }
+
+    fn batch(offsets: &[i64], timestamp: Option<i64>) -> RecordBatch {
         let fields = Fields::new(vec!["a".into()]);
         let mut batch = Batch::new(0, &fields);
         for &offset in offsets {
-            let record = Record { offset, timestamp: None, key: None, payload: Some(b"{}") };
+            let record = Record { offset, timestamp, key: None, payload: Some(b"{}") };
             batch.push(&record, std::iter::empty(), &record::decode(Some(b"{}"), &fields), Instant::now());
         }
         batch.take().unwrap().unwrap().records

@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(log.next().unwrap(), Some(24));
         log.verify().unwrap();
         assert_eq!(log.mend().unwrap(), Some(Mended { unreadable: 6, ..Mended::default() }), "nothing is left to do");
-        let policy = Policy { target: 1, grace: Duration::ZERO, eager: false };
+        let policy = Policy { target: 1, grace: Duration::ZERO, eager: false, ..Policy::default() };
         assert_eq!(log.compact(&policy).unwrap().deleted, 3);
         assert_eq!(rows(&log), after);
     }
@@ -277,7 +277,7 @@ mod tests {
         for start in [0, 4] {
             log.publish(&by_an_older_decoder(start..start + 4), start, start + 4).unwrap();
         }
-        let policy = Policy { target: 1 << 20, grace: Duration::ZERO, eager: true };
+        let policy = Policy { target: 1 << 20, grace: Duration::ZERO, eager: true, ..Policy::default() };
         assert_eq!(log.compact(&policy).unwrap().large, 1);
         assert_eq!(log.mend().unwrap(), Some(Mended { waiting: 4, unreadable: 2, ..Mended::default() }));
         log.publish(&by_an_older_decoder(8..9), 8, 9).unwrap();

@@ -6,7 +6,7 @@
 //! ```text
 //! store/
 //!   source.json       what feeds this store (source.rs)
-//!   records/          log.rs: the files; name.rs: their names; rule.rs: the reader's rule
+//!   records/          log.rs: the files; name.rs: their names; rule.rs: the reader's rule; expire.rs: retention
 //!   models/           written by the model room
 //!   keys.json         hashes of the API's keys, for the owner alone
 //!   tmp/              files on their way; nothing in it counts (of an object store: in this machine's own)
@@ -19,6 +19,7 @@
 #[cfg(feature = "object-stores")]
 mod catalog;
 mod compact;
+mod expire;
 mod footer;
 #[cfg(feature = "object-stores")]
 mod index;
@@ -43,12 +44,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use compact::{Policy, Rolled};
+pub use expire::Keep;
 pub use footer::DataFile;
 pub use lock::Held;
 pub use log::{Changed, Log, Published};
 pub use mend::Mended;
+#[cfg(all(feature = "distributed", feature = "object-stores"))]
+pub use objects::client_of as client;
 pub use place::{Input, Place, Revision, scheme};
 pub use prefix::Prefix;
+pub(crate) use publish::LEFTOVER;
 pub use source::{EMBEDDED, Replayed, Source};
 pub use unreadable::Unreadable;
 

@@ -280,6 +280,12 @@ async fn whole(store: &dyn ObjectStore, key: &Key) -> Result<(Bytes, Version), F
     .await
 }
 
+/// A client of a URL's bucket, for whoever is not a store.
+#[cfg(feature = "distributed")]
+pub fn client_of(url: &Url) -> Result<Arc<dyn ObjectStore>, String> {
+    client(url).map_err(|e| short(&e))
+}
+
 fn client(url: &Url) -> Result<Arc<dyn ObjectStore>, Fault> {
     // Whoever says AWS_ALLOW_HTTP means all of them.
     let http = std::env::var("AWS_ALLOW_HTTP").is_ok_and(|says| says == "true" || says == "1");

@@ -94,7 +94,7 @@ mod tests {
                 log.publish(&records(start..start + 10), start, start + 10).unwrap();
             }
         }
-        let policy = Policy { target: 1 << 30, grace: std::time::Duration::ZERO, eager: true };
+        let policy = Policy { target: 1 << 30, grace: std::time::Duration::ZERO, eager: true, ..Policy::default() };
         assert_eq!(store.log("products", 1).compact(&policy).unwrap().large, 1);
 
         let prefix = store.snapshot_until(&BTreeMap::from([(0, 20), (1, 13)])).unwrap();

@@ -19,6 +19,9 @@ use super::{Error, Store};
 const SHARED: u32 = 0o666;
 const SECRET: u32 = 0o600;
 
+/// What those who were killed left behind goes after so long; whoever still writes a file has touched it by then.
+pub(crate) const LEFTOVER: Duration = Duration::from_secs(24 * 3600);
+
 impl Store {
     /// Where files on their way are. Those of an object store are written on this machine first.
     pub fn tmp(&self) -> PathBuf {
@@ -42,6 +45,38 @@ impl Store {
     /// A path in `tmp/` that no other process or thread uses, on this machine or another, now or later.
     pub(crate) fn scratch(&self) -> PathBuf {
         self.tmp().join(unique())
+    }
+
+    /// A path for a Parquet file on its way that other machines write and read. On a disk it has a directory of its own: who dies
+    /// while writing leaves a file of another name. Of an object store what was left long ago goes.
+    #[cfg(feature = "distributed")]
+    pub(crate) fn shared_scratch(&self) -> Result<PathBuf, Error> {
+        if self.place.is_disk() {
+            let dir = self.scratch();
+            fs::create_dir(&dir).map_err(Error::io("make", &dir))?;
+            return Ok(dir.join("rows.parquet"));
+        }
+        let dir = self.root.join("tmp");
+        for entry in self.place.list(&dir).map_err(Error::io("list", &dir))? {
+            let age = entry.modified.and_then(|at| at.elapsed().ok());
+            if age.is_some_and(|age| age > LEFTOVER) {
+                let path = dir.join(entry.name);
+                match self.place.delete(&path) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io("delete", &path)(e)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(dir.join(unique()).with_extension("parquet"))
+    }
+
+    /// Takes it away.
+    #[cfg(feature = "distributed")]
+    pub(crate) fn forget_shared(&self, path: &Path) -> io::Result<()> {
+        match path.parent() {
+            Some(dir) if self.place.is_disk() => fs::remove_dir_all(dir),
+            _ => self.place.delete(path),
+        }
     }
 
     /// Deletes what processes that were killed left in `tmp/`, once nothing has been written to it for so long.

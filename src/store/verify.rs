@@ -16,7 +16,7 @@ impl Log {
     pub fn verify(&self) -> Result<Vec<DataFile>, Error> {
         let all = self.all_files()?;
         let files = effective(all.clone());
-        let mut expected = self.first()?;
+        let mut expected = self.begins()?;
         for file in &files {
             let expected = expected.replace(file.next).unwrap_or(file.start);
             if file.start != expected {
