@@ -87,12 +87,13 @@ class Plan:
         rewrites = 1 + max(0, math.log2(u.roll_bytes / file_bytes / max(ROLL_FILES, u.upkeep / seconds)))
         self.rolling = self.cores * u.parquet_share * u.roll_reading * rewrites
         waiting = self.files_s * u.grace
-        self.asking = waiting / processes * u.request_ms / 1000  # one request a round for each, one after the other
+        rolled = rewrites * self.parquet * u.grace / u.roll_bytes  # those that cover what is still there
+        self.asking = rolled / processes * u.request_ms / 1000  # one request a round for each, one after the other
         rounds, pages = self.partitions / (u.upkeep + self.asking), math.ceil(waiting / self.partitions / PAGE_NAMES)
         self.leases = 2 * rounds + processes / BEAT
         self.puts = 2 * self.files_s + rewrites * self.parquet / u.roll_bytes + self.leases
         self.reads = self.files_s * (2 + rewrites * (2 + math.ceil(file_bytes / 2**22)))  # lists, and what is rolled
-        self.reads += rounds * (3 * pages + waiting / self.partitions)
+        self.reads += rounds * (3 * pages + rolled / self.partitions)
 
     def passes_s(self, rows):
         return rows * self.u.segmentations * self.u.passes * SLICES * self.u.pass_ns / 1e9 * self.u.features / 2
@@ -110,12 +111,12 @@ WALLS = [  # name, how far beyond it a plan with one process is, what to do
     ("ingest: one machine's cores", lambda p: p.by_cores, "more machines, `--group`"),
     ("ingest: its network card", lambda p: p.by_network, "more machines, `--group`"),
     ("rolling: one thread of a process", lambda p: p.rolling / p.u.headroom, "more workers, also on one machine"),
-    ("object store: a round asks for each file in its grace", lambda p: p.asking / p.u.upkeep, "`--grace 900`, larger files"),
+    ("object store: a round asks for each rolled file in its grace", lambda p: p.asking / p.u.upkeep, "a shorter `--grace`, more workers"),
     ("object store: one prefix", lambda p: max(p.puts / p.u.put_limit, p.reads / p.u.get_limit), "larger files; S3 splits it"),
-    ("one machine's disks", lambda p: p.disk / p.u.disk / p.u.headroom, "an object store; dropping old files (not built)"),
+    ("one machine's disks", lambda p: p.disk / p.u.disk / p.u.headroom, "an object store; `--keep-for`"),
     ("training: sorts spill, so one thread", lambda p: p.rows * SORT_BYTES / p.share, "`train --memory-limit`; a sampled topic"),
     ("training: features beyond memory", lambda p: p.rows * 8 * p.u.features / p.u.memory, "memory; a sampled topic"),
-    ("training: 2^32 rows", lambda p: p.rows / MOST_ROWS, "a sampled topic: row numbers in samples have 32 bits"),
+    ("training: 2^32 rows", lambda p: p.rows / MOST_ROWS, "a sampled topic; more are refused"),
     ("training: one machine, in time", lambda p: p.train_s / p.u.deadline, "a sampled topic; a cluster"),
     ("training at each tenth, one machine", lambda p: p.retrain, "`train` at set times, not `up`"),
     ("cluster: its parts, in time", lambda p: p.cluster_s / p.u.deadline, "a sampled topic; more parts (not built)"),

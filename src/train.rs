@@ -360,6 +360,7 @@ impl Job<'_> {
         let tell = |step| {
             (self.how.tell)(Progress::Pass { segmentation: &self.segmentation.name, slice: self.slice, step });
         };
+        kmeans::check_rows(rows.rows())?;
         let fit = rows.fit(&scale, &settings(*k, receipt.starts as usize), warm.as_ref(), &tell)?;
         let number = numbers(&scale, &fit.centroids, self.predecessor);
         let fit = renumbered(fit, &number);

@@ -3,8 +3,9 @@
 //! The larger file is named by its start and its end, and published like any other. From then on the reader's rule passes
 //! over the small ones, which stay for a while: for readers that listed the directory before, and for globs.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use datafusion::arrow::array::RecordBatch;
@@ -95,6 +96,8 @@ impl Log {
         let all = self.all_files()?;
         let counting = effective(all.clone());
         let now = SystemTime::now();
+        // A large file covers many, and when it was made is a request on an object store.
+        let mut ages: HashMap<PathBuf, bool> = HashMap::new();
         let mut deleted = 0;
         for file in &all {
             let by = covering(&counting, file);
@@ -103,8 +106,16 @@ impl Log {
             }
             let mut replaced_long_ago = true;
             for by in by {
-                let made = by.place.modified(&by.path).map_err(Error::io("read", &by.path))?;
-                replaced_long_ago &= now.duration_since(made).is_ok_and(|age| age >= grace);
+                let old = match ages.get(&by.path) {
+                    Some(&old) => old,
+                    None => {
+                        let made = by.place.modified(&by.path).map_err(Error::io("read", &by.path))?;
+                        let old = now.duration_since(made).is_ok_and(|age| age >= grace);
+                        ages.insert(by.path.clone(), old);
+                        old
+                    }
+                };
+                replaced_long_ago &= old;
             }
             if replaced_long_ago {
                 match file.place.delete(&file.path) {
