@@ -20,17 +20,14 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, TimestampMillisecondType};
 use datafusion::arrow::error::ArrowError;
 use datafusion::prelude::SessionContext;
-use ndarray::Array2;
 use serde::Serialize;
 
 use crate::engine::{self, cluster::Engine};
 use crate::features::chunks::processors;
 use crate::features::{self, Scale};
-use crate::kmeans::{self, Fit, Init, Limits, Points, Settings, Step};
+use crate::kmeans::{self, Fit, Limits, Points, Settings, Step};
 use crate::model::describe::describe;
-use crate::model::{
-    By, Cluster, Cut, Model, Predecessor, Predictor, Receipt, SLICES, Shelf, Trained, shelf::all_slices,
-};
+use crate::model::{By, Cluster, Cut, Model, Predecessor, Receipt, SLICES, Shelf, Trained, shelf::all_slices};
 use crate::spool::{self, Space};
 use crate::sql::{Files, Segmentation};
 use crate::store::{self, Held, Snapshot, Store};
