@@ -1,11 +1,13 @@
 # Two stages: the builder has Rust, a C compiler, make and perl (for librdkafka and OpenSSL); the image has the binary alone.
 # The cache mounts need BuildKit, which Docker and Podman use by default.
 FROM rust:1.95-bookworm AS builder
+# As in --build-arg FEATURES=object-stores,distributed; none of them by default.
+ARG FEATURES=""
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
-    cargo build --release --locked \
+    cargo build --release --locked --features "$FEATURES" \
     && cp target/release/tercile /usr/local/bin/tercile
 
 FROM debian:bookworm-slim

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::TypedValueParser as _;
 use clap::{Args, ValueEnum};
 
 use crate::api::Bodies;
@@ -14,14 +15,19 @@ use crate::batch::Limits;
 use crate::broker::{self, Cluster, Settings};
 use crate::engine::cluster::Engine;
 use crate::sql;
-use crate::store::{self, Policy, Store};
+use crate::store::{self, Keep, Policy, Store};
 pub use guard::GuardArgs;
 
 /// Where the store is.
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgs {
-    /// The store's directory
-    #[arg(long, env = "TERCILE_STORE", value_name = "DIR", default_value = "store")]
+    #[cfg_attr(not(feature = "object-stores"), doc = "The store's directory")]
+    #[cfg_attr(
+        feature = "object-stores",
+        doc = "The store: a directory, or s3://bucket/prefix, gs://bucket/prefix, az://container/prefix"
+    )]
+    #[arg(long, env = "TERCILE_STORE", value_name = "DIR", default_value = "store",
+          value_parser = clap::builder::PathBufValueParser::new().try_map(place))]
     pub store: PathBuf,
 }
 
@@ -32,11 +38,31 @@ impl StoreArgs {
     }
 
     /// Looks at it without making it: a mistyped name must not become a store.
-    pub fn look(&self) -> Store {
-        if !self.store.is_dir() {
+    pub fn look(&self) -> Result<Store, store::Error> {
+        let store = Store::at(&self.store)?;
+        if !store.exists()? {
             tracing::warn!("there is no store at {}: it has no records", self.store.display());
         }
-        Store::at(&self.store)
+        Ok(store)
+    }
+}
+
+/// A directory, or a URL of a kind that this program knows. `file://` names a directory.
+fn place(root: PathBuf) -> Result<PathBuf, String> {
+    if store::scheme(&root) == Some("file") {
+        let url = url::Url::parse(&root.to_string_lossy()).map_err(|e| e.to_string())?;
+        return url.to_file_path().map_err(|()| "expected file:///a/directory".to_owned());
+    }
+    if store::scheme(&root).is_none() {
+        return Ok(root);
+    }
+    let text = root.to_string_lossy();
+    let (scheme, path) = text.split_once("://").unwrap_or_default();
+    let root = PathBuf::from(format!("{scheme}://{}", path.trim_end_matches('/')));
+    match store::Place::check(&root) {
+        Ok(()) => Ok(root),
+        Err(store::Error::Url { why, .. }) => Err(why),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -184,15 +210,22 @@ pub struct RollArgs {
     #[arg(long, env = "TERCILE_ROLL_BYTES", value_name = "BYTES", default_value_t = 134_217_728,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub roll_bytes: u64,
-    /// Seconds that small files stay after a larger one replaced them
+    /// Seconds that files stay after a larger one replaced them, or after their records expired
     #[arg(long, env = "TERCILE_GRACE", value_name = "SECONDS", default_value = "86400", value_parser = seconds_or_none)]
     pub grace: Duration,
+    /// Let records expire that are older, as in 90d or 12h: whole files, but never the newest of a partition
+    #[arg(long, env = "TERCILE_KEEP_FOR", value_name = "AGE", value_parser = age)]
+    pub keep_for: Option<Duration>,
+    /// Let the oldest records of a partition expire while its files have more bytes, as in 100GB
+    #[arg(long, env = "TERCILE_KEEP_BYTES", value_name = "SIZE", value_parser = bytes)]
+    pub keep_bytes: Option<usize>,
 }
 
 impl RollArgs {
     /// `eager` rolls the newest run too, however short it is.
     pub fn policy(&self, eager: bool) -> Policy {
-        Policy { target: self.roll_bytes, grace: self.grace, eager }
+        let keep = Keep { age: self.keep_for, bytes: self.keep_bytes.map(|bytes| bytes as u64) };
+        Policy { target: self.roll_bytes, grace: self.grace, eager, keep }
     }
 }
 
@@ -264,14 +297,18 @@ pub struct HttpSqlArgs {
 
 impl HttpSqlArgs {
     /// Who runs the statements, if it is on.
-    pub fn confined(&self, store: &Store, sql: &SqlArgs) -> Option<Confined> {
+    pub fn confined(&self, store: &Store, sql: &SqlArgs) -> Result<Option<Confined>, String> {
+        if self.enable_sql && !store.place().is_disk() {
+            // Its process is kept from the network.
+            return Err("--enable-sql needs a store in a directory; leave it away, or serve a copy".to_owned());
+        }
         let limits = confined::Limits {
             timeout: self.sql_timeout,
             memory: self.sql_memory,
             bytes: self.sql_bytes,
             concurrency: self.sql_concurrency.into(),
         };
-        self.enable_sql.then(|| Confined::new(store.root(), sql.dir(), limits))
+        Ok(self.enable_sql.then(|| Confined::new(store.root(), sql.dir(), limits)))
     }
 }
 
@@ -313,6 +350,20 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
+/// A time, as in `90d`, `12h`, `30m` or `45s`.
+fn age(text: &str) -> Result<Duration, String> {
+    let wrong = || "expected an age such as 90d, 12h, 30m or 45s".to_owned();
+    let unit = match text.chars().last() {
+        Some('d') => 86_400,
+        Some('h') => 3600,
+        Some('m') => 60,
+        Some('s') => 1,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).filter(|&seconds| seconds > 0).map(Duration::from_secs).ok_or_else(wrong)
+}
+
 /// Bytes, as in `512MB`, `2GiB` or `1000000`.
 pub fn bytes(text: &str) -> Result<usize, String> {
     let wrong = || "expected a size such as 512MB or 2GiB".to_owned();
@@ -338,7 +389,9 @@ pub fn bytes(text: &str) -> Result<usize, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::bytes;
+    use std::time::Duration;
+
+    use super::{age, bytes};
 
     #[test]
     fn sizes_have_units() {
@@ -346,6 +399,15 @@ mod tests {
         assert_eq!(bytes("1000000"), Ok(1_000_000));
         for wrong in ["", "MB", "12", "-1GB", "1XB", "1.2.3GB", "1e9"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn ages_have_units() {
+        let seconds = |n| Ok(Duration::from_secs(n));
+        assert_eq!(["90d", "12h", "30m", "45s"].map(age), [7_776_000, 43_200, 1800, 45].map(seconds));
+        for wrong in ["", "d", "0d", "90", "-1d", "1.5d", "1w", "90é", "18446744073709551615d"] {
+            assert!(age(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -32,8 +32,6 @@ use identity::Identity;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long upkeep waits for a broker: it must not hold up an end.
 const UPKEEP_TIMEOUT: Duration = Duration::from_secs(3);
-/// What lies in `tmp/` for so long was left there by a process that was killed.
-const LEFTOVER: Duration = Duration::from_secs(24 * 3600);
 /// Bytes of fetched records that wait in a partition's queue, at most.
 const QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
@@ -255,7 +253,7 @@ fn session(
 fn upkeep(shared: &Shared<'_>, partitions: i32, over: Receiver<()>) {
     let Shared { job, control, .. } = shared;
     let mut gone = false;
-    if let Err(error) = job.store.sweep(LEFTOVER) {
+    if let Err(error) = job.store.sweep(store::LEFTOVER) {
         tracing::warn!("{error}");
     }
     while over.recv_timeout(job.upkeep) == Err(RecvTimeoutError::Timeout) {
@@ -264,9 +262,9 @@ fn upkeep(shared: &Shared<'_>, partitions: i32, over: Receiver<()>) {
                 return;
             }
             match job.store.log(&job.topic, partition).compact(&job.roll) {
-                Ok(Rolled { small: 0, deleted: 0, .. }) => {}
-                Ok(Rolled { small, large, deleted }) => {
-                    tracing::debug!(partition, small, large, deleted, "rolled small files");
+                Ok(rolled) if rolled == Rolled::default() => {}
+                Ok(Rolled { small, large, expired, deleted }) => {
+                    tracing::debug!(partition, small, large, expired, deleted, "rolled small files");
                 }
                 Err(error) => tracing::warn!("small files of partition {partition} stay as they are: {error}"),
             }

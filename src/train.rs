@@ -3,6 +3,7 @@
 //! Input: one fixed list of the store's files and the SQL files. Output: for each segmentation and each third of the
 //! stream a model on the shelf, or a recorded reason why there is none.
 
+mod adhoc;
 #[cfg(feature = "distributed")]
 mod far;
 #[cfg(feature = "distributed")]
@@ -11,7 +12,6 @@ mod numbers;
 mod rows;
 pub mod verify;
 
-use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,23 +20,21 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, TimestampMillisecondType};
 use datafusion::arrow::error::ArrowError;
 use datafusion::prelude::SessionContext;
-use ndarray::Array2;
 use serde::Serialize;
 
 use crate::engine::{self, cluster::Engine};
 use crate::features::chunks::processors;
 use crate::features::{self, Scale};
-use crate::kmeans::{self, Fit, Init, Limits, Points, Settings, Step};
+use crate::kmeans::{self, Fit, Limits, Points, Settings, Step};
 use crate::model::describe::describe;
-use crate::model::{
-    By, Cluster, Cut, Model, Predecessor, Predictor, Receipt, SLICES, Shelf, Slices, Trained, shelf::all_slices,
-};
+use crate::model::{By, Cluster, Cut, Model, Predecessor, Receipt, SLICES, Shelf, Trained, shelf::all_slices};
 use crate::spool::{self, Space};
 use crate::sql::{Files, Segmentation};
-use crate::store::{self, Snapshot, Store};
+use crate::store::{self, Held, Snapshot, Store};
 use numbers::{newcomers, numbers};
 use rows::{Prefix, Rows, rows};
 
+pub use adhoc::{Adhoc, AdhocError, fit_adhoc};
 pub use numbers::{by_features, renumbered};
 
 /// What the starts are drawn with.
@@ -194,7 +192,7 @@ pub async fn train(store: &Store, files: &Files, how: &How) -> Result<Training, 
     Ok(Training { n: stream.n, outcomes })
 }
 
-async fn lock(store: &Store) -> Result<File, Error> {
+async fn lock(store: &Store) -> Result<Held, Error> {
     let store = store.clone();
     let locked = tokio::task::spawn_blocking(move || store.lock_models());
     Ok(locked.await.map_err(|e| Error::Cut(e.to_string()))??)
@@ -237,7 +235,7 @@ fn train_segmentation(
     (stream, how): (&Stream, &How),
 ) -> Result<Vec<Outcome>, Error> {
     let shelf = Shelf::new(store, &segmentation.name);
-    let mut standings: Slices = shelf.slices()?;
+    let (mut standings, read) = shelf.slices_as_read()?;
     let mut outcomes = Vec::new();
     let mut before: Option<Model> = None;
     let mut warm = false;
@@ -297,7 +295,7 @@ fn train_segmentation(
         let seconds = Seconds { sql, train: began.elapsed().as_secs_f64() };
         outcomes.push(Outcome { segmentation: segmentation.name.clone(), slice, model, fresh, refused, seconds });
     }
-    shelf.serve(&standings, By::Training)?;
+    shelf.serve(&standings, &read, By::Training)?;
     Ok(outcomes)
 }
 
@@ -361,6 +359,7 @@ impl Job<'_> {
         let tell = |step| {
             (self.how.tell)(Progress::Pass { segmentation: &self.segmentation.name, slice: self.slice, step });
         };
+        kmeans::check_rows(rows.rows())?;
         let fit = rows.fit(&scale, &settings(*k, receipt.starts as usize), warm.as_ref(), &tell)?;
         let number = numbers(&scale, &fit.centroids, self.predecessor);
         let fit = renumbered(fit, &number);
@@ -448,41 +447,6 @@ fn sample(
     Ok((RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?, silhouette))
 }
 
-/// Clusters of rows that came with a request: no store, no version, numbered by the first feature.
-pub struct Adhoc {
-    pub predictor: Predictor,
-    /// k by features, in original units.
-    pub centroids: Array2<f64>,
-    pub labels: Vec<u32>,
-}
-
-/// Clusters columns of the same length in `k` clusters, or in as many as there are different rows.
-pub fn fit_adhoc(names: &[String], columns: &[Float64Array], k: usize) -> Result<Adhoc, AdhocError> {
-    let scale = Scale::measure(names, columns, processors())?;
-    let points = Points::new(&scale, columns);
-    let starts = kmeans::starts_for(points.rows());
-    let mut k = k;
-    let fit = loop {
-        match kmeans::fit(&points, &settings(k, starts), Init::Drawn(None), &|_| {}) {
-            Err(kmeans::Error::TooFew { distinct, .. }) if distinct > 0 => k = distinct,
-            other => break other?,
-        }
-    };
-    let number = by_features(&fit.centroids);
-    let Fit { centroids, .. } = renumbered(fit, &number);
-    let labels = kmeans::assign(&points, &centroids, processors()).into_iter().map(u32::from).collect();
-    Ok(Adhoc { predictor: Predictor::new(scale, &centroids), centroids, labels })
-}
-
-/// Why rows of a request could not be clustered.
-#[derive(Debug, thiserror::Error)]
-pub enum AdhocError {
-    #[error(transparent)]
-    Features(#[from] features::Error),
-    #[error(transparent)]
-    KMeans(#[from] kmeans::Error),
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -499,15 +463,5 @@ mod tests {
         assert_eq!(sample_rows(3), [0, 1, 2]);
         let sample = sample_rows(12_500);
         assert_eq!((sample.len(), &sample[..5]), (5000, &[0, 2, 5, 7, 10][..]));
-    }
-
-    #[test]
-    fn the_examples_of_a_request_get_their_own_clusters() {
-        let names = ["price".to_owned(), "rating".to_owned()];
-        let columns = [Float64Array::from(vec![300.0, 1200.0, 700.0]), Float64Array::from(vec![4.5, 3.5, 4.0])];
-        let found = fit_adhoc(&names, &columns, 3).unwrap();
-        assert_eq!(found.labels, [0, 2, 1]);
-        let two = [Float64Array::from(vec![60.0, 25.0, 60.0])];
-        assert_eq!(fit_adhoc(&names[..1], &two, 3).unwrap().labels, [1, 0, 1]);
     }
 }

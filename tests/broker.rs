@@ -41,7 +41,7 @@ fn a_replay_never_has_more_unread_than_its_limit() {
         until_end: false,
         group: None,
         accept_gap: false,
-        roll: Policy { target: 1 << 27, grace: Duration::from_secs(86_400), eager: false },
+        roll: Policy { target: 1 << 27, grace: Duration::from_secs(86_400), eager: false, ..Policy::default() },
         embedded: true,
         backlog: Some(Arc::clone(&backlog)),
     };

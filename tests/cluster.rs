@@ -167,3 +167,52 @@ fn a_scheduler_that_is_not_there_is_named() {
     let said = place.fails(1, &["sql", "--engine", "df://127.0.0.1:9", "-c", "SELECT count(*) FROM products"]);
     assert!(said.contains("the scheduler df://127.0.0.1:9 does not answer"), "{said}");
 }
+
+/// The store is where no machine has a directory of it; everything else is as above.
+#[cfg(feature = "object-stores")]
+#[test]
+fn a_cluster_over_an_object_store_gives_what_one_machine_gives() {
+    let Ok(server) = std::env::var("TERCILE_TEST_S3") else {
+        eprintln!("skipped: TERCILE_TEST_S3 names no S3-compatible server; .ci/s3 starts one");
+        return;
+    };
+    let bucket = format!("{server}/cluster-{}", std::process::id());
+    ureq::put(&bucket).send_empty().unwrap();
+    let mut place = place();
+    put(&place.path("there"), &format!("{bucket}/a/store"));
+    let settings = [
+        ("AWS_ENDPOINT_URL", server.as_str()),
+        ("AWS_ALLOW_HTTP", "true"),
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_REGION", "us-east-1"),
+    ];
+    place.settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let far = format!("s3://cluster-{}/a/store", std::process::id());
+    let (_scheduler, address, _executors) = cluster(&place);
+    let ask = |engine: &str| {
+        let sql = "SELECT _slice, count(*), sum(rating_count) FROM slices GROUP BY _slice ORDER BY 1";
+        place.ok(&["sql", "--store", &far, "--engine", engine, "--format", "csv", "-c", sql])
+    };
+    assert_eq!(ask(&address), ask("local"));
+    let here = models(&place.ok(&["train", "--store", "here", "--json"]));
+    let there = models(&place.ok(&["train", "--store", &far, "--json", "--engine", &address]));
+    same(&here, &there, "models");
+    let verified = place.ok(&["verify", "price_rating@3", "--store", &far, "--engine", &address]);
+    assert!(verified.contains("to nine digits"), "{verified}");
+    let left = ureq::get(&format!("{bucket}?list-type=2&prefix=a/store/tmp/")).call().unwrap();
+    assert!(!left.into_body().read_to_string().unwrap().contains("<Key>"), "nothing stays in tmp/");
+}
+
+/// Puts the files of a directory below a URL.
+#[cfg(feature = "object-stores")]
+fn put(from: &Path, to: &str) {
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = format!("{to}/{}", entry.file_name().to_str().unwrap());
+        if entry.path().is_dir() {
+            put(&entry.path(), &to);
+        } else {
+            ureq::put(&to).send(&std::fs::read(entry.path()).unwrap()[..]).unwrap();
+        }
+    }
+}

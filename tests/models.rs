@@ -329,3 +329,22 @@ fn slices_that_take_turns_are_trained_on_as_they_are() {
         assert!(why.contains("offset 8 of partition 0 comes twice"), "{why}");
     }
 }
+
+#[test]
+fn a_model_whose_records_expired_says_so_and_the_next_one_stands_on_what_is_left() {
+    let place = Place::new();
+    assert_eq!(place.up(&["--batch-rows", "500"]).interrupt().code, Some(0));
+    let done = place.run(&["compact", "--keep-bytes", "1", "--grace", "0"]);
+    assert!(done.stderr.contains("let 1000 records expire, deleted 2 files"), "{}", done.stderr);
+    let error = place.fails(1, &["verify", "discount"]);
+    let said = "retention let those before offset 1000 of partition 0 expire, and 465 are left of the 1465";
+    assert!(error.contains(said), "{error}");
+    let left = place.ok(&["sql", "-f", "csv", "-c", "SELECT count(*) AS n, min(_offset) AS first FROM records"]);
+    assert_eq!(left, "n,first\n465,1000\n");
+    place.ok(&["train"]);
+    assert!(place.ok(&["verify", "discount"]).starts_with("discount@3@6 "));
+    // What came before goes on where it was, and what comes is stored behind it.
+    place.ok(&["generate", "100", "-o", "more.csv"]);
+    assert_eq!(place.up(&["--data", "more.csv", "--append"]).interrupt().code, Some(0));
+    assert_eq!(place.ok(&["sql", "-f", "csv", "-c", "SELECT count(*) AS n FROM records"]), "n\n565\n");
+}

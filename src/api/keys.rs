@@ -4,8 +4,7 @@
 //! scope. The file holds hashes only, and each key is shown once, when it is made. A key is 256 random bits, so there is
 //! nothing to guess and plain SHA-256 hides it: slow, salted hashes are for passwords, which people choose.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -19,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use crate::store::{self, Store};
+use crate::store::{self, Revision, Store};
 
 /// What every key begins with, so that people and scanners know one when they see it.
 const PREFIX: &str = "tercile_";
@@ -93,33 +92,31 @@ fn path(store: &Store) -> PathBuf {
     store.root().join("keys.json")
 }
 
-fn read(store: &Store) -> Result<Content, store::Error> {
+fn read(store: &Store) -> Result<(Content, Revision), store::Error> {
     let path = path(store);
-    match fs::read(&path) {
-        Ok(bytes) => {
-            serde_json::from_slice(&bytes).map_err(|e| store::Error::Damaged { path, why: format!("no keys: {e}") })
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Content::default()),
-        Err(e) => Err(store::Error::io("read", &path)(e)),
-    }
+    let (bytes, revision) = store.read_revision(&path)?;
+    let content = bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose();
+    let content = content.map_err(|e| store::Error::Damaged { path, why: format!("no keys: {e}") })?;
+    Ok((content.unwrap_or_default(), revision))
 }
 
 /// Changes the keys, one process at a time.
 fn change<T>(store: &Store, change: impl FnOnce(&mut Content) -> Result<T, Error>) -> Result<T, Error> {
-    let lock = store.root().join("keys.lock");
-    let held = File::create(&lock).map_err(store::Error::io("write", &lock))?;
-    held.lock().map_err(store::Error::io("lock", &lock))?;
-    let mut content = read(store)?;
+    let _alone = store.lock_keys()?;
+    let (mut content, revision) = read(store)?;
     let result = change(&mut content)?;
     let mut text = serde_json::to_vec_pretty(&content).unwrap_or_default();
     text.push(b'\n');
-    store.replace_secret(&text, &path(store))?;
+    // A lock on an object store can be lost.
+    if !store.replace_secret_if(&text, &path(store), &revision)? {
+        return Err(store::Error::Changed { path: path(store) }.into());
+    }
     Ok(result)
 }
 
 /// All keys, in the order in which they were made.
 pub fn list(store: &Store) -> Result<Vec<Key>, Error> {
-    Ok(read(store)?.keys)
+    Ok(read(store)?.0.keys)
 }
 
 /// Makes a key, and gives it: nobody can tell it again.
@@ -202,7 +199,7 @@ impl Keys {
     pub async fn watch(self: Arc<Self>) {
         let mut seen = self.stamp();
         loop {
-            tokio::time::sleep(INTERVAL).await;
+            tokio::time::sleep(self.store.place().patience(INTERVAL)).await;
             let stamp = self.stamp();
             if stamp == seen {
                 continue;
@@ -218,9 +215,12 @@ impl Keys {
     }
 
     /// What changes with the file: each change makes a new one.
-    fn stamp(&self) -> Option<(u64, i64, u64)> {
+    fn stamp(&self) -> Option<Vec<u8>> {
+        if !self.store.place().is_disk() {
+            return self.store.place().stamp(&path(&self.store)).ok();
+        }
         let meta = fs::metadata(path(&self.store)).ok()?;
-        Some((meta.ino(), meta.mtime_nsec(), meta.len()))
+        Some([meta.ino(), meta.mtime_nsec().cast_unsigned(), meta.len()].map(u64::to_ne_bytes).concat())
     }
 }
 

@@ -211,7 +211,7 @@ impl Live {
                 // Taken before the reading: what changed in between is seen the next time.
                 seen = stamp;
             }
-            tokio::time::sleep(INTERVAL).await;
+            tokio::time::sleep(self.store.place().patience(INTERVAL)).await;
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use poem::web::Data;
 use poem_openapi::payload::Json;
@@ -15,7 +15,7 @@ use poem_openapi::{Object, OpenApi};
 
 use super::segments::{SegmentationInfo, info};
 use super::{State, Tags};
-use crate::store::{self, Store};
+use crate::store::{self, Changed, Store};
 
 /// What a rate looks back on.
 const RATE_OVER: Duration = Duration::from_secs(5);
@@ -86,7 +86,7 @@ pub struct Watched(Mutex<Kept>);
 
 #[derive(Default)]
 struct Kept {
-    stamp: Option<Vec<SystemTime>>,
+    stamp: Option<Vec<Changed>>,
     stored: Stored,
     /// Unreadable ones of each file that counts.
     counted: HashMap<PathBuf, u64>,
@@ -110,7 +110,7 @@ impl Kept {
             if self.stamp.as_ref() != Some(&stamp) {
                 self.stored = self.count(store)?;
                 // A clock has ticks: what just changed may change again in the same one.
-                let settled = |at: &SystemTime| at.elapsed().is_ok_and(|since| since > SETTLED);
+                let settled = |(at, _): &Changed| at.elapsed().is_ok_and(|since| since > SETTLED);
                 self.stamp = Some(stamp).filter(|stamp| stamp.iter().all(settled));
             }
             Ok(())

@@ -69,9 +69,8 @@ impl Doctor {
 
     fn stored(&self) -> Finding {
         let store = self.open()?;
-        let probe = store.root().join(format!(".doctor-{}", std::process::id()));
-        std::fs::write(&probe, b"").map_err(|e| format!("cannot write into it: {e}; check its owner and the disk"))?;
-        let _ = std::fs::remove_file(&probe);
+        let hint = if store.place().is_disk() { "; check its owner and the disk" } else { "" };
+        store.probe().map_err(|e| format!("cannot write into it: {e}{hint}"))?;
         let shown = store.root().display();
         let Some(source) = store.source().map_err(|e| e.to_string())? else {
             return Ok(format!("{shown} is empty and can be written"));
@@ -110,10 +109,11 @@ impl Doctor {
     /// Opens the store only if it is there: a check makes nothing.
     fn open(&self) -> Result<Store, String> {
         let path = &self.store.store;
-        if !path.is_dir() {
+        let store = Store::at(path).map_err(|e| e.to_string())?;
+        if !store.exists().map_err(|e| e.to_string())? {
             return Err(format!("{} is not there; up and ingest make it", path.display()));
         }
-        Ok(Store::at(path))
+        Ok(store)
     }
 
     async fn files(&self) -> Finding {

@@ -19,7 +19,7 @@ pub struct Files {
 
 impl Files {
     pub fn run(self) -> anyhow::Result<Done> {
-        let snapshot = self.store.look().snapshot()?;
+        let snapshot = self.store.look()?.snapshot()?;
         let mut out = io::BufWriter::new(io::stdout());
         for file in snapshot.files {
             writeln!(out, "{}", file.path.display())?;

@@ -90,7 +90,7 @@ impl Create {
 
 impl List {
     fn run(self) -> anyhow::Result<Done> {
-        let keys = keys::list(&self.store.look())?;
+        let keys = keys::list(&self.store.look()?)?;
         let row = |key: keys::Key| {
             let expired = if key.expired() { " (over)" } else { "" };
             let expires = key.expires_at.map_or_else(|| "never".to_owned(), |at| format!("{at}{expired}"));
@@ -105,7 +105,7 @@ impl List {
 
 impl Revoke {
     fn run(self) -> anyhow::Result<Done> {
-        keys::revoke(&self.store.look(), &self.name)?;
+        keys::revoke(&self.store.look()?, &self.name)?;
         tracing::info!("{} is worth nothing from now on", self.name);
         Ok(Done::Well)
     }

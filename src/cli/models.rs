@@ -127,7 +127,7 @@ struct Versioned {
 
 impl Out {
     fn serving(&self) -> anyhow::Result<String> {
-        let store = self.store.look();
+        let store = self.store.look()?;
         let mut all = Vec::new();
         for segmentation in store.segmentations()? {
             let shelf = Shelf::new(&store, &segmentation);
@@ -179,7 +179,7 @@ impl Out {
     }
 
     fn versions(&self, name: &str) -> anyhow::Result<String> {
-        let shelf = shelf(&self.store.look(), name)?;
+        let shelf = shelf(&self.store.look()?, name)?;
         let history = shelf.history()?;
         let of = |model: Model| Versioned {
             served: periods(&history, model.version),
@@ -214,7 +214,7 @@ impl Out {
 
 impl DiffArgs {
     fn text(&self) -> anyhow::Result<String> {
-        let store = self.out.store.look();
+        let store = self.out.store.look()?;
         let find = |name| named::find_or_read(&store, name).map_err(anyhow::Error::msg);
         let (a, b) = (find(&self.a)?, find(&self.b)?);
         let sample = || match Shelf::new(&store, &b.segmentation).sample(b.version) {
@@ -256,7 +256,7 @@ impl Version {
 
     /// Does something to a shelf while nobody else changes what serves.
     fn alone<T>(&self, change: impl FnOnce(&Shelf) -> Result<T, RollbackError>) -> anyhow::Result<T> {
-        let store = self.out.store.look();
+        let store = self.out.store.look()?;
         let shelf = shelf(&store, &self.segmentation)?;
         let _alone = store.lock_models()?;
         Ok(change(&shelf)?)

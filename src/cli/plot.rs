@@ -34,7 +34,7 @@ pub struct Plot {
 
 impl Plot {
     pub fn run(self) -> anyhow::Result<Done> {
-        let store = self.store.look();
+        let store = self.store.look()?;
         let model = named::find(&store, &self.name).map_err(anyhow::Error::msg)?;
         let sample = Shelf::new(&store, &model.segmentation).sample(model.version)?;
         let svg = plot::svg(&model, &sample, &self.axes, &self.lang)?;

@@ -78,7 +78,7 @@ impl Predict {
 
     fn scorer(&self) -> anyhow::Result<Scorer> {
         let name = &self.segmentation;
-        let store = self.store.look();
+        let store = self.store.look()?;
         let trained = store.segmentations()?;
         if !trained.contains(name) {
             let there = if trained.is_empty() { "none".to_owned() } else { trained.join(", ") };

@@ -32,7 +32,7 @@ fn mend(log: &Log) -> Result<Mended, store::Error> {
 impl Replay {
     pub fn run(self) -> anyhow::Result<Done> {
         let mut sum = Mended::default();
-        for log in self.store.look().logs()? {
+        for log in self.store.look()?.logs()? {
             let Mended { records, files, unreadable, waiting } = mend(&log)?;
             sum.records += records;
             sum.files += files;

@@ -39,7 +39,7 @@ impl Serve {
         });
         let Some((live, listener)) = prepared.await? else { return Ok(Done::Well) };
         let address = listener.local_addr()?;
-        let sql = self.http_sql.confined(&store, &self.sql);
+        let sql = self.http_sql.confined(&store, &self.sql).map_err(anyhow::Error::msg)?;
         let state = Arc::new(State::new(&store, live, None, false, sql, self.bodies.bodies())?);
         let scheme = self.guard.scheme();
         let shown = store.root().display();

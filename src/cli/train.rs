@@ -11,6 +11,7 @@ use crate::config::{EngineArgs, SqlArgs, StoreArgs, bytes};
 use crate::kmeans::Step;
 use crate::model::Cluster;
 use crate::spool;
+use crate::store::Store;
 use crate::train::{self, How, Outcome, Progress};
 
 /// Train every segmentation on growing thirds of the stream
@@ -37,7 +38,7 @@ pub struct Train {
 impl Train {
     pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Done> {
         let files = self.sql.load()?;
-        if !self.store.store.is_dir() {
+        if !Store::at(&self.store.store)?.exists()? {
             anyhow::bail!("there is no store at {}; up and ingest make one", self.store.store.display());
         }
         let store = self.store.open()?;

@@ -20,7 +20,7 @@ use crate::config::{
 use crate::ingest::{Control, Job};
 use crate::produce::{self, Options, Replay};
 use crate::rows::{self, Checked, Rows};
-use crate::store::{EMBEDDED, Error as StoreError, Replayed, Source, Store};
+use crate::store::{EMBEDDED, Replayed, Source, Store};
 use crate::{engine, replay, train};
 
 /// The whole job: broker, replay, ingest, train, serve
@@ -115,7 +115,7 @@ impl Up {
             backlog: stream.backlog.clone(),
         };
         let ingesting = ingest::spawn(job, &control)?;
-        let sql = self.http_sql.confined(&store, &self.sql);
+        let sql = self.http_sql.confined(&store, &self.sql).map_err(anyhow::Error::msg)?;
         let state = Arc::new(State::new(&store, live, Some(Arc::clone(&control)), true, sql, self.bodies.bodies())?);
         let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();
         let serving = tokio::spawn(api::serve(listener, Arc::clone(&state), guard, async {
@@ -231,9 +231,7 @@ impl Up {
                 last.name
             );
         }
-        let mut source = source.clone();
-        source.files.push(Replayed { name, hash: file.checked.hash.clone() });
-        Ok(store.write_source(&source).map_err(|e: StoreError| e)?)
+        Ok(store.add_file(&Replayed { name, hash: file.checked.hash.clone() })?)
     }
 
     /// All that happens until somebody says stop.

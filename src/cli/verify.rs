@@ -32,7 +32,7 @@ pub struct Verify {
 impl Verify {
     pub async fn run(self) -> anyhow::Result<Done> {
         let files = self.sql.load()?;
-        let store = self.store.look();
+        let store = self.store.look()?;
         let model = named::find_or_read(&store, &self.model).map_err(anyhow::Error::msg)?;
         let name = format!("{}@{}@{}", model.segmentation, model.slice, model.version);
         let (rows, clusters, inertia) = (model.rows, model.clusters.len(), model.inertia);

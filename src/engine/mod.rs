@@ -4,6 +4,8 @@
 //! else knows what runs the queries.
 
 pub mod cluster;
+#[cfg(feature = "object-stores")]
+mod known;
 mod records;
 pub mod segment;
 mod slice_cuts;
@@ -34,7 +36,7 @@ use datafusion::prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, S
 use crate::record::Fields;
 use crate::sql::fault::Fault;
 use crate::sql::{self, Files, RECORDS, RECURSION, Segmentation, View};
-use crate::store::{Snapshot, Store};
+use crate::store::{Snapshot, Store, scheme};
 use cluster::Engine;
 use slice_cuts::SliceCuts;
 
@@ -159,7 +161,9 @@ pub async fn add_what_plans<'v>(
 /// A file as a table: Parquet, CSV, TSV or NDJSON, by the ending of its name.
 pub async fn add_file(ctx: &SessionContext, name: &str, path: &Path) -> Result<(), Error> {
     let fault = |why: String| Error::Table { path: path.to_owned(), why };
-    std::fs::metadata(path).map_err(|e| fault(e.to_string()))?;
+    if scheme(path).is_none() {
+        std::fs::metadata(path).map_err(|e| fault(e.to_string()))?;
+    }
     if tables(ctx).iter().any(|known| known == name) {
         return Err(fault(format!("there is a table or view {name} already; choose another name")));
     }
@@ -193,6 +197,9 @@ pub async fn add_file(ctx: &SessionContext, name: &str, path: &Path) -> Result<(
 }
 
 fn listing_url(path: &Path) -> Result<ListingTableUrl, String> {
+    if scheme(path).is_some() {
+        return ListingTableUrl::parse(path.to_string_lossy()).map_err(|e| explain(&e));
+    }
     // As a URL, so that no character of the path is taken for a pattern.
     let path = std::path::absolute(path).map_err(|e| e.to_string())?;
     let url = url::Url::from_file_path(&path).map_err(|()| "its path is no URL".to_owned())?;

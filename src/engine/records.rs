@@ -13,7 +13,7 @@ use datafusion::dataframe::DataFrame;
 use datafusion::datasource::TableProvider;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
-use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig};
+use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::functions::core::expr_fn::get_field;
 use datafusion::logical_expr::{
@@ -24,7 +24,7 @@ use datafusion::prelude::{SessionContext, ident};
 use super::{Error, explain, listing_url};
 use crate::batch;
 use crate::record::{self, Fields};
-use crate::store::{DataFile, Snapshot};
+use crate::store::{DataFile, Place, Snapshot};
 
 /// What a record holds beside the declared fields.
 const EXTRA: &str = "_extra";
@@ -34,9 +34,15 @@ const MOVED: &str = "_moved";
 /// The records of these files.
 pub fn table(ctx: &SessionContext, snapshot: &Snapshot, fields: &Fields) -> Result<Arc<dyn TableProvider>, Error> {
     let query = |e: DataFusionError| Error::Query(explain(&e));
+    #[cfg(feature = "object-stores")]
+    super::known::register(ctx, &snapshot.files).map_err(Error::Query)?;
+    // By fields and by place: a part of a file that was copied is on this machine's disk.
     let mut groups: Vec<(&Fields, Vec<&DataFile>)> = Vec::new();
     for file in &snapshot.files {
-        match groups.iter_mut().find(|(had, _)| **had == *file.fields) {
+        let with = |(had, group): &&mut (&Fields, Vec<&DataFile>)| {
+            **had == *file.fields && group.first().is_none_or(|first| first.place == file.place)
+        };
+        match groups.iter_mut().find(with) {
             Some((_, group)) => group.push(file),
             None => groups.push((&file.fields, vec![file])),
         }
@@ -62,13 +68,22 @@ pub fn table(ctx: &SessionContext, snapshot: &Snapshot, fields: &Fields) -> Resu
 fn listing(files: &[&DataFile], had: &Fields) -> Result<Arc<dyn TableProvider>, Error> {
     let mut urls = Vec::with_capacity(files.len());
     for file in files {
-        let url = listing_url(&file.path);
+        let url = file_url(file);
         urls.push(url.map_err(|why| Error::File { path: file.path.clone(), why })?);
     }
     let options = ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension(".parquet");
     let schema = batch::schema(had);
     let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(schema);
     Ok(Arc::new(ListingTable::try_new(config).map_err(|e| Error::Query(explain(&e)))?))
+}
+
+/// Where a query finds a file.
+fn file_url(file: &DataFile) -> Result<ListingTableUrl, String> {
+    match &file.place {
+        Place::Disk => listing_url(&file.path),
+        #[cfg(feature = "object-stores")]
+        Place::Objects(_) => ListingTableUrl::parse(super::known::url(file)?).map_err(|e| explain(&e)),
+    }
 }
 
 /// Records that had these fields, with the fields that are wanted.

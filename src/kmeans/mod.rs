@@ -40,10 +40,20 @@ pub use score::{calinski_harabasz, davies_bouldin, silhouette};
 pub enum Error {
     #[error("{k} clusters need at least {k} different rows, there are {distinct}")]
     TooFew { k: usize, distinct: usize },
+    #[error("{rows} rows are more than the {MAX_ROWS} that can be told apart here; let the SQL keep a part of them")]
+    TooMany { rows: usize },
     #[error("linfa refused the parameters: {0}")]
     Linfa(#[from] KMeansParamsError),
     #[error("linfa gave up: {0}")]
     LinfaGaveUp(String),
+}
+
+/// The most rows that a fit may have: samples and starts name rows by 32 bits.
+pub const MAX_ROWS: usize = u32::MAX as usize;
+
+/// Refuses more rows than that.
+pub fn check_rows(rows: usize) -> Result<(), Error> {
+    if rows <= MAX_ROWS { Ok(()) } else { Err(Error::TooMany { rows }) }
 }
 
 /// What clusters follow from, beside the rows.
@@ -94,6 +104,7 @@ pub fn fit(
     watch: &(dyn Fn(Step) + Sync),
 ) -> Result<Fit, Error> {
     let Settings { k, seed, starts, limits, threads } = *settings;
+    check_rows(points.rows())?;
     let distinct = distinct(points, k);
     if distinct < k {
         return Err(Error::TooFew { k, distinct });

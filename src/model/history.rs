@@ -4,13 +4,10 @@
 //! not. `served.ndjson` keeps what `slices.json` said before, a line for each change, and lines are only ever added: if a
 //! process dies between the two, the next change adds the line that is missing.
 
-use std::fs;
-use std::io;
-
 use serde::{Deserialize, Serialize};
 
 use super::{Model, Shelf, Slices};
-use crate::store::Error;
+use crate::store::{Error, Revision};
 
 /// What let a version serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,17 +49,18 @@ pub fn periods(history: &[Began], version: u64) -> Vec<Period> {
 impl Shelf {
     /// What served when, in the order of time, up to what serves now.
     pub fn history(&self) -> Result<Vec<Began>, Error> {
-        let kept = self.kept()?;
+        let (kept, _) = self.kept()?;
         self.with_now(kept, &self.slices()?)
     }
 
-    /// Lets these versions serve, all slices at once; since when and by what is filled in here. Whoever calls it holds the
-    /// lock of the trainings.
-    pub fn serve(&self, slices: &Slices, by: By) -> Result<(), Error> {
+    /// Lets these versions serve, all slices at once, in place of those that were read; since when and by what is filled in
+    /// here. Whoever calls it holds the lock of the trainings. A lock on an object store can be lost: then it is refused
+    /// where somebody else changed what serves.
+    pub fn serve(&self, slices: &Slices, read: &Revision, by: By) -> Result<(), Error> {
         let before = self.slices()?;
-        let kept = self.kept()?;
-        let known = kept.len();
-        let history = self.with_now(kept, &before)?;
+        let (kept, mut revision) = self.kept()?;
+        let mut known = kept.len();
+        let mut history = self.with_now(kept, &before)?;
         let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
         let mut slices = slices.clone();
         for (slice, standing) in &mut slices {
@@ -74,25 +72,30 @@ impl Shelf {
             }
         }
         if slices != before {
-            self.replace_slices(&slices)?;
+            self.replace_slices(&slices, read)?;
         }
-        let history = self.with_now(history, &slices)?;
-        if history.len() > known { self.keep(&history) } else { Ok(()) }
+        loop {
+            history = self.with_now(history, &slices)?;
+            if history.len() == known || self.keep(&history, &revision)? {
+                return Ok(());
+            }
+            // Somebody else added lines meanwhile: ours go after theirs.
+            (history, revision) = self.kept()?;
+            known = history.len();
+        }
     }
 
     /// The lines of `served.ndjson`.
-    fn kept(&self) -> Result<Vec<Began>, Error> {
+    fn kept(&self) -> Result<(Vec<Began>, Revision), Error> {
         let path = self.history_file();
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(Error::io("read", &path)(e)),
-        };
-        let read = text.lines().map(serde_json::from_str).collect::<Result<_, _>>();
-        read.map_err(|e| Error::Damaged { path, why: e.to_string() })
+        let (bytes, revision) = self.read_revision(&path)?;
+        let damaged = |why: String| Error::Damaged { path: path.clone(), why };
+        let text = String::from_utf8(bytes.unwrap_or_default()).map_err(|e| damaged(e.to_string()))?;
+        let lines = text.lines().map(serde_json::from_str).collect::<Result<_, _>>();
+        Ok((lines.map_err(|e| damaged(e.to_string()))?, revision))
     }
 
-    fn keep(&self, history: &[Began]) -> Result<(), Error> {
+    fn keep(&self, history: &[Began], read: &Revision) -> Result<bool, Error> {
         let path = self.history_file();
         let mut text = String::new();
         for began in history {
@@ -100,7 +103,7 @@ impl Shelf {
                 &serde_json::to_string(began).map_err(|e| Error::Damaged { path: path.clone(), why: e.to_string() })?;
             text.push('\n');
         }
-        self.replace(text.as_bytes(), &path)
+        self.replace_if(text.as_bytes(), &path, read)
     }
 
     /// Adds what serves where the last line of its slice says otherwise. A store from before this was kept knows no better
@@ -164,12 +167,12 @@ impl Shelf {
             let (had, now) = (model.features.join(", "), now.features.join(", "));
             return Err(RollbackError::OtherFeatures { version, had, now });
         }
-        let mut slices = self.slices()?;
+        let (mut slices, read) = self.slices_as_read()?;
         let standing = slices.entry(model.slice).or_default();
         let before = standing.version.replace(version);
         let pinned = until == Until::Unpinned;
         standing.pinned = pinned;
-        self.serve(&slices, By::Rollback)?;
+        self.serve(&slices, &read, By::Rollback)?;
         Ok(RolledBack { model, before, pinned })
     }
 
@@ -178,7 +181,7 @@ impl Shelf {
     pub fn unpin(&self, segmentation: &str, version: u64) -> Result<RolledBack, RollbackError> {
         let none = || RollbackError::NoVersion { segmentation: segmentation.to_owned(), version };
         let pinned = self.version(version)?.ok_or_else(none)?;
-        let mut slices = self.slices()?;
+        let (mut slices, read) = self.slices_as_read()?;
         let standing = slices.entry(pinned.slice).or_default();
         if !standing.pinned || standing.version != Some(version) {
             return Err(RollbackError::NotPinned { segmentation: segmentation.to_owned(), version });
@@ -187,13 +190,15 @@ impl Shelf {
         let model = newest.unwrap_or(pinned);
         standing.pinned = false;
         standing.version = Some(model.version);
-        self.serve(&slices, By::Training)?;
+        self.serve(&slices, &read, By::Training)?;
         Ok(RolledBack { model, before: Some(version), pinned: false })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::Standing;
     use super::*;
     use crate::store::Store;
@@ -220,7 +225,7 @@ mod tests {
         let shelf = Shelf::new(&store, "a");
         let serve = |version, by| {
             let standing = Standing { version: Some(version), ..Standing::default() };
-            shelf.serve(&Slices::from([(1, standing)]), by).unwrap();
+            shelf.serve(&Slices::from([(1, standing)]), &Revision::default(), by).unwrap();
         };
         let versions = || -> Vec<(u64, By)> { shelf.history().unwrap().iter().map(|b| (b.version, b.by)).collect() };
         serve(1, By::Training);

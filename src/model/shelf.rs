@@ -2,7 +2,7 @@
 //! which of them serve. When each of them did, history.rs keeps.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::{By, Model, SLICES, Trained};
-use crate::store::{Error, Store};
+use crate::store::{Error, Revision, Store};
 
 /// What stands behind one slice of a segmentation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,38 +51,49 @@ impl Shelf {
 
     /// What serves now; empty before the first training.
     pub fn slices(&self) -> Result<Slices, Error> {
+        Ok(self.slices_as_read()?.0)
+    }
+
+    /// The same, for whoever will replace it.
+    pub fn slices_as_read(&self) -> Result<(Slices, Revision), Error> {
         let path = self.dir.join("slices.json");
-        match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| Error::Damaged { path, why: e.to_string() }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Slices::new()),
-            Err(e) => Err(Error::io("read", &path)(e)),
-        }
+        let (bytes, revision) = self.store.read_revision(&path)?;
+        let slices = bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose();
+        Ok((slices.map_err(|e| Error::Damaged { path, why: e.to_string() })?.unwrap_or_default(), revision))
     }
 
     /// Bytes that change whenever other models serve; `None` before the first training.
     pub fn stamp(&self) -> Option<Vec<u8>> {
-        fs::read(self.dir.join("slices.json")).ok()
+        self.store.place().stamp(&self.dir.join("slices.json")).ok()
     }
 
-    pub(super) fn replace_slices(&self, slices: &Slices) -> Result<(), Error> {
+    /// Replaces what was read, or says that somebody else did.
+    pub(super) fn replace_slices(&self, slices: &Slices, read: &Revision) -> Result<(), Error> {
         let path = self.dir.join("slices.json");
         let mut json = serde_json::to_string_pretty(slices)
             .map_err(|e| Error::Damaged { path: path.clone(), why: e.to_string() })?;
         json.push('\n');
-        self.replace(json.as_bytes(), &path)
+        let replaced = self.replace_if(json.as_bytes(), &path, read)?;
+        if replaced { Ok(()) } else { Err(Error::Changed { path }) }
     }
 
     pub(super) fn history_file(&self) -> PathBuf {
         self.dir.join("served.ndjson")
     }
 
-    pub(super) fn replace(&self, bytes: &[u8], path: &Path) -> Result<(), Error> {
-        fs::create_dir_all(&self.dir).map_err(Error::io("make", &self.dir))?;
-        self.store.replace(bytes, path)
+    pub(super) fn read_revision(&self, path: &Path) -> Result<(Option<Vec<u8>>, Revision), Error> {
+        self.store.read_revision(path)
+    }
+
+    pub(super) fn replace_if(&self, bytes: &[u8], path: &Path, read: &Revision) -> Result<bool, Error> {
+        self.store.place().make_dir(&self.dir).map_err(Error::io("make", &self.dir))?;
+        self.store.replace_if(bytes, path, read)
     }
 
     pub fn model(&self, version: u64) -> Result<Model, Error> {
-        Model::read(&self.dir.join(format!("{version}.json")))
+        let path = self.dir.join(format!("{version}.json"));
+        let bytes = self.store.read(&path).map_err(Error::io("read", &path))?;
+        Model::parse(&bytes).map_err(|why| Error::Damaged { path, why })
     }
 
     /// A version, if there is one of this number.
@@ -105,7 +116,7 @@ impl Shelf {
     pub fn sample(&self, version: u64) -> Result<RecordBatch, Error> {
         let path = self.dir.join(format!("{version}.sample.parquet"));
         let damaged = |why: String| Error::Damaged { path: path.clone(), why };
-        let file = File::open(&path).map_err(Error::io("read", &path))?;
+        let file = self.store.place().open(&path).map_err(Error::io("read", &path))?;
         let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(e.to_string()))?;
         let schema = reader.schema().clone();
         let batches: Result<Vec<_>, _> = reader.build().map_err(|e| damaged(e.to_string()))?.collect();
@@ -115,7 +126,7 @@ impl Shelf {
 
     /// Writes a model under the next free version, its sample first, so that whoever sees the one finds the other.
     pub fn put(&self, trained: &mut Trained) -> Result<u64, Error> {
-        fs::create_dir_all(&self.dir).map_err(Error::io("make", &self.dir))?;
+        self.store.place().make_dir(&self.dir).map_err(Error::io("make", &self.dir))?;
         let mut version = self.last_version()? + 1;
         loop {
             trained.model.version = version;
@@ -141,7 +152,7 @@ impl Shelf {
             Ok(())
         };
         write().map_err(|source| Error::Parquet { path: path.to_owned(), source })?;
-        self.store.link(&scratch, path)
+        Ok(self.store.link(&scratch, path)?.is_some())
     }
 
     /// The newest version of a slice, if it is newer than this one.
@@ -162,15 +173,10 @@ impl Shelf {
 
     /// The highest version there is, 0 if there is none.
     pub fn last_version(&self) -> Result<u64, Error> {
-        let entries = match fs::read_dir(&self.dir) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
-            Err(e) => return Err(Error::io("list", &self.dir)(e)),
-        };
-        let versions = entries.flatten().filter_map(|entry| {
-            let name = entry.file_name();
-            let stem = name.to_str()?.strip_suffix(".json").or(name.to_str()?.strip_suffix(".sample.parquet"))?;
-            stem.parse().ok()
+        let entries = self.store.place().list(&self.dir).map_err(Error::io("list", &self.dir))?;
+        let versions = entries.iter().filter_map(|entry| {
+            let stem = entry.name.strip_suffix(".json").or(entry.name.strip_suffix(".sample.parquet"))?;
+            stem.parse::<u64>().ok()
         });
         Ok(versions.max().unwrap_or(0))
     }

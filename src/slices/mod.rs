@@ -106,7 +106,7 @@ mod tests {
     use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
     use super::*;
-    use crate::store::DataFile;
+    use crate::store::{DataFile, Place};
 
     #[test]
     fn a_slice_is_a_third_rounded_up() {
@@ -168,6 +168,7 @@ mod tests {
                     let statistics = [EnabledStatistics::Chunk, EnabledStatistics::None][usize::from(below(6) == 0)];
                     write(&path, &rows, 1 + below(20) as usize, statistics);
                     files.push(DataFile {
+                        place: Place::Disk,
                         path,
                         partition,
                         start,
@@ -199,6 +200,7 @@ mod tests {
     #[test]
     fn a_file_that_is_gone_is_named() {
         let file = DataFile {
+            place: Place::Disk,
             path: "gone.parquet".into(),
             partition: 0,
             start: 0,

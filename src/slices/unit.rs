@@ -2,8 +2,7 @@
 //!
 //! Input: the store's files. Output: bounds and counts of each row group, and its times and offsets, batch by batch.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::array::{Array, AsArray, RecordBatch};
@@ -15,7 +14,7 @@ use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::statistics::Statistics;
 
 use super::narrow::each;
-use crate::store::Snapshot;
+use crate::store::{DataFile, Snapshot};
 
 /// Rows that are looked at together.
 const BATCH: usize = 65_536;
@@ -32,7 +31,7 @@ pub enum Error {
 /// A row group.
 #[derive(Debug, Clone)]
 pub struct Unit {
-    path: Arc<Path>,
+    file: Arc<DataFile>,
     group: usize,
     pub partition: i32,
     pub rows: u64,
@@ -45,10 +44,7 @@ pub struct Unit {
 
 /// All row groups of a snapshot that hold rows.
 pub fn all(snapshot: &Snapshot) -> Result<Vec<Unit>, Error> {
-    let groups = on_all_cores(snapshot.files.len(), |i| {
-        let file = &snapshot.files[i];
-        of_file(&file.path, file.partition)
-    })?;
+    let groups = on_all_cores(snapshot.files.len(), |i| of_file(&snapshot.files[i]))?;
     Ok(groups.into_iter().flatten().collect())
 }
 
@@ -73,16 +69,16 @@ fn on_all_cores<R: Send>(n: usize, f: impl Fn(usize) -> Result<R, Error> + Sync)
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-fn of_file(path: &Path, partition: i32) -> Result<Vec<Unit>, Error> {
-    let path: Arc<Path> = path.into();
-    let fault = |why: String| Error::File { path: path.to_path_buf(), why };
-    let file = File::open(&path).map_err(|e| fault(e.to_string()))?;
-    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| fault(e.to_string()))?;
+fn of_file(file: &DataFile) -> Result<Vec<Unit>, Error> {
+    let (of, partition) = (Arc::new(file.clone()), file.partition);
+    let fault = |why: String| Error::File { path: of.path.clone(), why };
+    let input = file.place.open(&file.path).map_err(|e| fault(e.to_string()))?;
+    let metadata = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new()).map_err(|e| fault(e.to_string()))?;
     let mut units = Vec::new();
     for (i, group) in metadata.metadata().row_groups().iter().enumerate().filter(|(_, group)| group.num_rows() > 0) {
         let rows = u64::try_from(group.num_rows()).map_err(|e| fault(e.to_string()))?;
         let mut unit =
-            Unit { path: Arc::clone(&path), group: i, partition, rows, timeless: 0, times: None, offsets: (0, 0) };
+            Unit { file: Arc::clone(&of), group: i, partition, rows, timeless: 0, times: None, offsets: (0, 0) };
         match (bounds(group, "_timestamp"), bounds(group, "_offset")) {
             (Some((times, timeless)), Some((Some(offsets), _))) if times.is_some() || timeless == rows => {
                 (unit.times, unit.timeless, unit.offsets) = (times, timeless, offsets);
@@ -158,9 +154,9 @@ impl Unit {
 
     /// Times and offsets, row by row; a column that is not wanted comes as `None` or 0.
     fn read(&self, times: bool, offsets: bool, mut sees: impl FnMut(Option<i64>, i64)) -> Result<(), Error> {
-        let fault = |why: String| Error::File { path: self.path.to_path_buf(), why };
-        let file = File::open(&self.path).map_err(|e| fault(e.to_string()))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| fault(e.to_string()))?;
+        let fault = |why: String| Error::File { path: self.file.path.clone(), why };
+        let input = self.file.place.open(&self.file.path).map_err(|e| fault(e.to_string()))?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(input).map_err(|e| fault(e.to_string()))?;
         let wanted = [("_timestamp", times), ("_offset", offsets)];
         let names = wanted.iter().filter(|(_, wanted)| *wanted).map(|(name, _)| *name);
         let mask = ProjectionMask::columns(builder.parquet_schema(), names);

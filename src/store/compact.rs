@@ -3,7 +3,8 @@
 //! The larger file is named by its start and its end, and published like any other. From then on the reader's rule passes
 //! over the small ones, which stay for a while: for readers that listed the directory before, and for globs.
 
-use std::fs::{self, File, TryLockError};
+use std::collections::HashMap;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -13,8 +14,13 @@ use datafusion::arrow::error::ArrowError;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 
-use super::Error;
-use super::log::{DataFile, Log, Span, covering, effective, properties};
+use super::expire::Keep;
+use super::footer::DataFile;
+use super::log::Log;
+use super::name::Name;
+use super::rule::{covering, effective};
+use super::write::properties;
+use super::{Error, Held, Input};
 
 /// Bytes of a row group that is being written, at most: what rolling keeps in memory.
 const GROUP_BYTES: usize = 32 * 1024 * 1024;
@@ -22,14 +28,16 @@ const GROUP_BYTES: usize = 32 * 1024 * 1024;
 const WORTHWHILE: usize = 16;
 
 /// When to roll, and when to delete.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Policy {
     /// Bytes on disk that a rolled file should have.
     pub target: u64,
-    /// How long replaced files stay.
+    /// How long files stay that were replaced, or whose records expired.
     pub grace: Duration,
     /// Roll the newest run too, however short it is.
     pub eager: bool,
+    /// What is kept at all.
+    pub keep: Keep,
 }
 
 /// What was done.
@@ -39,46 +47,57 @@ pub struct Rolled {
     pub small: u64,
     /// Larger files that came of them.
     pub large: u64,
-    /// Replaced files that were deleted.
+    /// Records that count no more.
+    pub expired: u64,
+    /// Files that were deleted, replaced or expired.
     pub deleted: u64,
 }
 
 impl Log {
-    /// Rolls what is worth rolling, and deletes what was replaced long enough ago. Any number may do so at once, beside
+    /// Rolls what is worth rolling, lets old records expire, and deletes what was replaced or has expired long enough ago. Any number may do so at once, beside
     /// writers and readers.
     pub fn compact(&self, policy: &Policy) -> Result<Rolled, Error> {
-        let Some(_alone) = self.alone()? else { return Ok(Rolled::default()) };
-        let mut rolled = Rolled { deleted: self.delete_replaced(policy.grace)?, ..Rolled::default() };
+        if !self.store.place.is_disk() && !self.has_work(policy)? {
+            return Ok(Rolled::default());
+        }
+        let Some(alone) = self.alone()? else { return Ok(Rolled::default()) };
+        let (expired, gone) = self.expire(policy, &alone)?;
+        let replaced = self.delete_replaced(policy.grace)?;
+        let mut rolled = Rolled { expired, deleted: gone + replaced, ..Rolled::default() };
         for run in plan(&self.files()?, policy) {
             for alike in self.alike(run)? {
-                if self.roll(&alike)? {
+                if self.roll(&alike, &alone)? {
                     rolled.small += alike.len() as u64;
                     rolled.large += 1;
                 }
             }
         }
+        #[cfg(feature = "object-stores")]
+        if self.index_is_old() {
+            self.write_index()?;
+        }
         Ok(rolled)
     }
 
-    /// Keeps every other process and thread from replacing files of this partition: two that plan at once would cover
-    /// each other's files in part. `None` if somebody is at it. The lock dies with the process.
-    pub(super) fn alone(&self) -> Result<Option<File>, Error> {
-        let dir = match File::open(&self.dir) {
-            Ok(dir) => dir,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io("open", &self.dir)(e)),
-        };
-        match dir.try_lock() {
-            Ok(()) => Ok(Some(dir)),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(e)) => Err(Error::io("lock", &self.dir)(e)),
+    /// Whether there is anything to roll or to delete. On an object store that is cheaper to ask than a lock is to take.
+    fn has_work(&self, policy: &Policy) -> Result<bool, Error> {
+        let all = self.all_files()?;
+        let counting = effective(all.clone());
+        #[cfg(feature = "object-stores")]
+        if self.index_is_old() {
+            return Ok(true);
         }
+        Ok(counting.len() < all.len()
+            || !plan(&counting, policy).is_empty()
+            || self.has_expiring(&counting, &policy.keep)?)
     }
 
     fn delete_replaced(&self, grace: Duration) -> Result<u64, Error> {
         let all = self.all_files()?;
         let counting = effective(all.clone());
         let now = SystemTime::now();
+        // A large file covers many, and when it was made is a request on an object store.
+        let mut ages: HashMap<PathBuf, bool> = HashMap::new();
         let mut deleted = 0;
         for file in &all {
             let by = covering(&counting, file);
@@ -87,11 +106,19 @@ impl Log {
             }
             let mut replaced_long_ago = true;
             for by in by {
-                let made = fs::metadata(&by.path).and_then(|m| m.modified()).map_err(Error::io("read", &by.path))?;
-                replaced_long_ago &= now.duration_since(made).is_ok_and(|age| age >= grace);
+                let old = match ages.get(&by.path) {
+                    Some(&old) => old,
+                    None => {
+                        let made = by.place.modified(&by.path).map_err(Error::io("read", &by.path))?;
+                        let old = now.duration_since(made).is_ok_and(|age| age >= grace);
+                        ages.insert(by.path.clone(), old);
+                        old
+                    }
+                };
+                replaced_long_ago &= old;
             }
             if replaced_long_ago {
-                match fs::remove_file(&file.path) {
+                match file.place.delete(&file.path) {
                     Ok(()) => deleted += 1,
                     // Somebody else was faster.
                     Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
@@ -117,7 +144,7 @@ impl Log {
     }
 
     /// Writes one file in place of a run; `false` if somebody else did.
-    fn roll(&self, run: &[DataFile]) -> Result<bool, Error> {
+    fn roll(&self, run: &[DataFile], alone: &Held) -> Result<bool, Error> {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(false) };
         let (start, next) = (first.start, last.next);
         let scratch = self.store.scratch();
@@ -126,12 +153,27 @@ impl Log {
             let _ = fs::remove_file(&scratch);
             return written;
         }
-        self.store.link(&scratch, &self.large(start, next))
+        self.replace_range(&scratch, Name::large(start, next), alone)
     }
 
-    /// Where a file stands that covers others.
-    pub(super) fn large(&self, start: i64, next: i64) -> PathBuf {
-        self.dir.join(format!("{start:020}-{next:020}.parquet"))
+    /// Puts a file that covers others under its name; `false` if somebody else did.
+    ///
+    /// A lease can be lost. Where another large file covers a part of the same range by now, ours goes again: readers pass
+    /// over the one that starts later, and what it holds beyond the other one must still stand in small files.
+    pub(super) fn replace_range(&self, scratch: &Path, name: Name, alone: &Held) -> Result<bool, Error> {
+        if !alone.holds() {
+            let _ = fs::remove_file(scratch);
+            return Err(Error::Rolling);
+        }
+        let path = self.path(name);
+        if self.store.link(scratch, &path)?.is_none() {
+            return Ok(false);
+        }
+        if !self.store.place.is_disk() && self.names()?.iter().any(|other| crosses(name, *other)) {
+            self.store.place.delete(&path).map_err(Error::io("take back", &path))?;
+            return Err(Error::Rolling);
+        }
+        Ok(true)
     }
 
     /// Writes the records of a run into one file, each batch changed on the way; `false` if a file of the run is gone.
@@ -156,8 +198,7 @@ impl Log {
                     Some(writer) => writer,
                     None => {
                         let output = File::create_new(scratch).map_err(Error::io("write", scratch))?;
-                        let span = Span { partition: self.partition, start, next };
-                        let properties = properties(&span, rows, &batch);
+                        let properties = properties(&self.span(start, next), rows, &batch);
                         let made = ArrowWriter::try_new(output, batch.schema(), Some(properties));
                         writer.insert(made.map_err(parquet)?)
                     }
@@ -189,12 +230,19 @@ fn worthwhile(run: &[DataFile]) -> usize {
     from
 }
 
+/// Whether the ranges of two large files have a part in common, and each a part of its own.
+fn crosses(one: Name, other: Name) -> bool {
+    let (Some(end), Some(other_end)) = (one.next, other.next) else { return false };
+    let (first, second) = if one.start < other.start { (end, other_end) } else { (other_end, end) };
+    one.start != other.start && one.start.max(other.start) < first && first < second
+}
+
 /// A file's footer; `None` if somebody else rolled and deleted it.
-pub(super) fn open(file: &DataFile) -> Result<Option<(File, ArrowReaderMetadata)>, Error> {
-    let input = match File::open(&file.path) {
+pub(super) fn open(file: &DataFile) -> Result<Option<(Input, ArrowReaderMetadata)>, Error> {
+    let input = match file.open() {
         Ok(input) => input,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io("open", &file.path)(e)),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
     };
     let metadata = ArrowReaderMetadata::load(&input, Default::default())
         .map_err(|e| Error::Damaged { path: file.path.clone(), why: e.to_string() })?;
@@ -233,10 +281,11 @@ mod tests {
     use super::super::{Published, Store};
     use super::*;
 
-    const POLICY: Policy = Policy { target: 100, grace: Duration::ZERO, eager: false };
+    const POLICY: Policy =
+        Policy { target: 100, grace: Duration::ZERO, eager: false, keep: Keep { age: None, bytes: None } };
 
     fn file(start: i64, next: i64, size: u64) -> DataFile {
-        DataFile { path: PathBuf::new(), partition: 0, start, next, rows: 1, size, fields: std::sync::Arc::default() }
+        DataFile { start, next, rows: 1, size, ..DataFile::default() }
     }
 
     #[test]
@@ -256,6 +305,16 @@ mod tests {
         // The small ones behind a middling one need not wait until they are as large together.
         let tiers: Vec<DataFile> = (0..17).map(|i| file(i, i + 1, if i == 0 { 50 } else { 1 })).collect();
         assert_eq!(ranges(&tiers, &POLICY), [(1, 17)]);
+    }
+
+    #[test]
+    fn ranges_cross_where_none_holds_the_other() {
+        let range = Name::large;
+        assert!(crosses(range(0, 10), range(5, 15)) && crosses(range(5, 15), range(0, 10)));
+        for other in [range(0, 10), range(0, 20), range(2, 8), range(5, 10), range(10, 20), range(20, 30)] {
+            assert!(!crosses(range(0, 10), other) && !crosses(other, range(0, 10)), "{other}");
+        }
+        assert!(!crosses(range(0, 10), Name::small(5)));
     }
 
     #[test]
@@ -285,12 +344,12 @@ mod tests {
         for i in 0..4 {
             log.publish(&records(i..i + 1), i, i + 1).unwrap();
         }
-        let policy = Policy { target: 1 << 20, grace: Duration::ZERO, eager: true };
+        let policy = Policy { target: 1 << 20, grace: Duration::ZERO, eager: true, ..POLICY };
         let alone = log.alone().unwrap();
         assert_eq!(log.compact(&policy).unwrap(), Rolled::default());
         assert_eq!(log.mend().unwrap(), None);
         drop(alone);
-        assert_eq!(log.compact(&policy).unwrap(), Rolled { small: 4, large: 1, deleted: 0 });
+        assert_eq!(log.compact(&policy).unwrap(), Rolled { small: 4, large: 1, ..Rolled::default() });
     }
 
     #[test]
@@ -303,14 +362,14 @@ mod tests {
         for i in 0..20 {
             assert!(matches!(log.publish(&records(i * 5..i * 5 + 5), i * 5, i * 5 + 5).unwrap(), Published::File(_)));
         }
-        let policy = Policy { target: 1 << 20, grace: Duration::from_secs(3600), eager: false };
-        assert_eq!(log.compact(&policy).unwrap(), Rolled { small: 20, large: 1, deleted: 0 });
+        let policy = Policy { target: 1 << 20, grace: Duration::from_secs(3600), ..POLICY };
+        assert_eq!(log.compact(&policy).unwrap(), Rolled { small: 20, large: 1, ..Rolled::default() });
         assert_eq!(log.compact(&policy).unwrap(), Rolled::default(), "nothing is left to do");
         let files = log.files().unwrap();
         assert_eq!(files.iter().map(|f| (f.start, f.next, f.rows)).collect::<Vec<_>>(), [(0, 100, 100)]);
         assert_eq!(log.all_files().unwrap().len(), 21);
         let policy = Policy { grace: Duration::ZERO, ..policy };
-        assert_eq!(log.compact(&policy).unwrap(), Rolled { small: 0, large: 0, deleted: 20 });
+        assert_eq!(log.compact(&policy).unwrap(), Rolled { deleted: 20, ..Rolled::default() });
         assert_eq!(log.files().unwrap(), files);
         assert_eq!(log.next().unwrap(), Some(100));
         // A worker that slept through all of it finds its name free, and must not have it.

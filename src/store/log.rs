@@ -1,41 +1,23 @@
-//! One partition's files: their names, what their footers say, the reader's rule, and how a file comes to be.
+//! One partition's files: which there are, and how one comes to be.
 //!
 //! A file is named by where it was expected to start, the `next` of the file before it. That makes the name a claim:
-//! whoever links it in first owns the range, and whoever finds it taken has lost the partition.
+//! whoever takes it first owns the range, and whoever finds it taken has lost the partition.
 
-use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch};
-use datafusion::arrow::datatypes::DataType;
-use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, Encoding, ZstdLevel};
-use parquet::errors::ParquetError;
-use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader};
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use parquet::schema::types::ColumnPath;
+use datafusion::arrow::array::RecordBatch;
 
-use super::{Error, Store};
-use crate::record::Fields;
-
-/// A file of records, as its footer describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DataFile {
-    pub path: PathBuf,
-    pub partition: i32,
-    /// Where it was expected to start.
-    pub start: i64,
-    /// The position after its last record.
-    pub next: i64,
-    pub rows: u64,
-    /// Bytes on disk.
-    pub size: u64,
-    /// The fields that `00_records.sql` declared when it was written.
-    pub fields: Arc<Fields>,
-}
+#[cfg(feature = "object-stores")]
+use super::Place;
+use super::footer::{DataFile, declared, push};
+use super::name::Name;
+use super::rule::effective;
+use super::write::{Span, write_parquet};
+use super::{Error, Store, publish};
 
 /// How publishing ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,24 +28,8 @@ pub enum Published {
     Taken,
 }
 
-/// What a name in a partition's directory says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Name {
-    start: i64,
-    /// Larger files that replace small ones name their end as well.
-    next: Option<i64>,
-}
-
-impl Name {
-    fn parse(name: &str) -> Option<Self> {
-        let stem = name.strip_suffix(".parquet")?;
-        let digits = |text: &str| if text.len() == 20 { text.parse::<i64>().ok() } else { None };
-        match stem.split_once('-') {
-            Some((start, next)) => Some(Self { start: digits(start)?, next: Some(digits(next)?) }),
-            None => Some(Self { start: digits(stem)?, next: None }),
-        }
-    }
-}
+/// When files last came to a partition, or went; and where the list of them is what tells, how many there are.
+pub type Changed = (SystemTime, usize);
 
 /// The log of one partition.
 #[derive(Debug, Clone)]
@@ -79,17 +45,20 @@ impl Log {
         Self { store, dir, partition }
     }
 
+    pub fn partition(&self) -> i32 {
+        self.partition
+    }
+
     /// Sets newest files aside that can't be read, so that their range is read again from the topic. Whoever publishes
     /// syncs before the name is there, so this is the work of a broken disk or of somebody's hands.
     /// One file at most: where several can't be read, somebody should look before more is moved.
     pub fn set_damaged_aside(&self) -> Result<(), Error> {
-        if let Some((name, path)) = self.names()?.pop() {
-            let Err(Error::Damaged { why, .. }) = self.footer(&path, name) else { return Ok(()) };
+        if let Some(name) = self.names()?.pop() {
+            let path = self.path(name);
+            let Err(Error::Damaged { why, .. }) = self.footer(name) else { return Ok(()) };
             let aside = self.store.root.join("aside");
-            fs::create_dir_all(&aside).map_err(Error::io("make", &aside))?;
-            let file = path.file_name().unwrap_or_default().to_string_lossy();
-            let to = aside.join(format!("{}-{}-{file}", self.partition, std::process::id()));
-            fs::rename(&path, &to).map_err(Error::io("set aside", &path))?;
+            let to = aside.join(format!("{}-{}-{name}", self.partition, std::process::id()));
+            self.store.place.set_aside(&path, &to).map_err(Error::io("set aside", &path))?;
             tracing::warn!(
                 "{} is damaged ({why}): set aside as {}, its range is read again",
                 path.display(),
@@ -102,26 +71,30 @@ impl Log {
     /// Makes the directory, and fixes where the partition's very first file starts. If that is fixed already, by an
     /// earlier run or by somebody faster, the earlier word stands.
     pub fn begin(&self, first: i64) -> Result<(), Error> {
-        fs::create_dir_all(&self.dir).map_err(Error::io("make", &self.dir))?;
+        self.store.place.make_dir(&self.dir).map_err(Error::io("make", &self.dir))?;
         self.store.publish_bytes(first.to_string().as_bytes(), &self.dir.join("_start"))?;
         Ok(())
     }
 
     /// Where the next file starts; `None` if the log has not begun.
     pub fn next(&self) -> Result<Option<i64>, Error> {
+        if !self.store.place.is_disk() {
+            // A list may lag behind what is there: the rule that finds what it left out finds the end.
+            return Ok(self.files()?.last().map(|file| file.next).or(self.begins()?));
+        }
         loop {
             let names = self.names()?;
             // Only the footer of the highest name is opened: this is asked before each file that is published.
-            let Some((name, path)) = names.last() else { return self.first() };
-            let covered = names.iter().filter_map(|(name, _)| name.next).max();
+            let Some(name) = names.last() else { return self.begins() };
+            let covered = names.iter().filter_map(|name| name.next).max();
             // Readers pass over what starts inside a covered range, whatever it says of its end.
             if covered.is_some_and(|covered| name.start < covered) {
                 return Ok(covered);
             }
-            match self.footer(path, *name) {
+            match self.footer(*name) {
                 Ok(file) => return Ok(Some(file.next)),
                 // Replaced by a larger one and deleted since the directory was listed.
-                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.is_gone() => {}
                 Err(error) => return Err(error),
             }
         }
@@ -130,11 +103,12 @@ impl Log {
     /// Where the very first file starts; `None` if the log has not begun.
     pub fn first(&self) -> Result<Option<i64>, Error> {
         let path = self.dir.join("_start");
-        match fs::read_to_string(&path) {
-            Ok(text) => match text.trim().parse() {
-                Ok(first) => Ok(Some(first)),
-                Err(_) => Err(Error::Damaged { path, why: format!("expected an offset, found {text:?}") }),
-            },
+        match self.store.read(&path) {
+            Ok(bytes) => {
+                let text = String::from_utf8_lossy(&bytes);
+                let first = text.trim().parse().map(Some);
+                first.map_err(|_| Error::Damaged { path, why: format!("expected an offset, found {text:?}") })
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io("read", &path)(e)),
         }
@@ -142,232 +116,136 @@ impl Log {
 
     /// The files that count, by start: the reader's rule.
     pub fn files(&self) -> Result<Vec<DataFile>, Error> {
+        #[cfg(feature = "object-stores")]
+        if let Place::Objects(objects) = &self.store.place
+            && let Some(files) = self.continued(objects)?
+        {
+            return Ok(files);
+        }
         Ok(effective(self.all_files()?))
     }
 
-    /// All files, those that larger ones replaced among them.
+    /// All files whose records have not expired, those that larger ones replaced among them.
     pub(super) fn all_files(&self) -> Result<Vec<DataFile>, Error> {
+        #[cfg(feature = "object-stores")]
+        if let Place::Objects(objects) = &self.store.place {
+            return self.all_objects(objects);
+        }
         let mut files: Vec<DataFile> = Vec::new();
-        for (name, path) in self.names()? {
-            match self.footer(&path, name) {
-                Ok(mut file) => {
-                    // Most files have the fields of the one before: they are kept once.
-                    if let Some(DataFile { fields, .. }) = files.last()
-                        && *fields == file.fields
-                    {
-                        file.fields = Arc::clone(fields);
-                    }
-                    files.push(file);
-                }
+        let expired = self.expired()?;
+        for name in self.names()?.into_iter().filter(|name| expired.is_none_or(|before| before <= name.start)) {
+            match self.footer(name) {
+                Ok(file) => push(&mut files, file),
                 // Replaced by a larger one and deleted since the directory was listed: the larger one is there.
-                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                    return self.all_files();
-                }
+                Err(error) if error.is_gone() => return self.all_files(),
                 Err(error) => return Err(error),
             }
         }
         Ok(files)
     }
 
-    fn names(&self) -> Result<Vec<(Name, PathBuf)>, Error> {
-        let entries = match fs::read_dir(&self.dir) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(Error::io("list", &self.dir)(e)),
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(Error::io("list", &self.dir))?;
-            if let Some(name) = entry.file_name().to_str().and_then(Name::parse) {
-                names.push((name, entry.path()));
-            }
+    /// When files last came or went.
+    pub(super) fn changed(&self) -> Result<Changed, Error> {
+        if self.store.place.is_disk() {
+            let modified =
+                fs::metadata(&self.dir).and_then(|of| of.modified()).map_err(Error::io("read", &self.dir))?;
+            return Ok((modified, 0));
         }
-        names.sort_by_key(|(name, _)| (name.start, name.next));
+        let entries = self.store.place.list(&self.dir).map_err(Error::io("list", &self.dir))?;
+        let newest = entries.iter().filter_map(|entry| entry.modified).max();
+        Ok((newest.unwrap_or(SystemTime::UNIX_EPOCH), entries.len()))
+    }
+
+    /// The names that are there, in order.
+    pub(super) fn names(&self) -> Result<Vec<Name>, Error> {
+        let entries = self.store.place.list(&self.dir).map_err(Error::io("list", &self.dir))?;
+        let mut names: Vec<Name> = entries.iter().filter_map(|entry| Name::parse(&entry.name)).collect();
+        names.sort_unstable();
         Ok(names)
     }
 
-    fn footer(&self, path: &Path, name: Name) -> Result<DataFile, Error> {
-        let damaged = |why: String| Error::Damaged { path: path.to_owned(), why };
-        let file = File::open(path).map_err(Error::io("open", path))?;
-        let size = file.metadata().map_err(Error::io("read", path))?.len();
-        let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).map_err(|e| unreadable(path, e))?;
-        let number = |key: &str| {
-            footer_value(&metadata, key)
-                .and_then(|value| value.parse::<i64>().ok())
-                .ok_or_else(|| damaged(format!("its footer holds no {key}")))
-        };
-        let (start, next, rows) = (number("start")?, number("next")?, number("rows")?);
-        if start != name.start || name.next.is_some_and(|named| named != next) {
-            return Err(damaged(format!("its footer says {start} to {next}, its name says otherwise")));
-        }
-        let partition = footer_value(&metadata, "partition").map(str::parse::<i32>);
-        if partition.is_some_and(|partition| partition != Ok(self.partition)) {
-            return Err(damaged("its footer says that it is another partition's".to_owned()));
-        }
-        Ok(DataFile {
-            path: path.to_owned(),
-            partition: self.partition,
-            start,
-            next,
-            rows: u64::try_from(rows).map_err(|_| damaged("its footer counts less than no rows".to_owned()))?,
-            size,
-            fields: Arc::new(declared(metadata.file_metadata().schema().get_fields().iter().map(|f| f.name()))),
-        })
+    pub(super) fn path(&self, name: Name) -> PathBuf {
+        self.dir.join(name.to_string())
+    }
+
+    pub(super) fn footer(&self, name: Name) -> Result<DataFile, Error> {
+        DataFile::read(&self.store.place, &self.path(name), name, self.partition)
+    }
+
+    /// What a new file covers, and on an object store who writes it.
+    pub(super) fn span(&self, start: i64, next: i64) -> Span {
+        let writer = (!self.store.place.is_disk()).then(publish::unique);
+        Span { partition: self.partition, start, next, writer }
     }
 
     /// Writes the records from `start` up to `next`, and publishes them if their name is still free.
     ///
-    /// The order is the guarantee: written outside `records/`, synced, linked in only if the name is free, directory
-    /// synced. Only after that may the broker be told.
+    /// The order is the guarantee: written outside `records/`, synced, published only if the name is free, durably. Only
+    /// after that may the broker be told.
     pub fn publish(&self, records: &RecordBatch, start: i64, next: i64) -> Result<Published, Error> {
         // A log that ends sooner than the writer believes, for somebody set a damaged file aside, is not its own either.
-        if self.next()? != Some(start) {
+        if !self.ends_at(start)? {
             return Ok(Published::Taken);
         }
-        let path = self.dir.join(format!("{start:020}.parquet"));
+        let path = self.path(Name::small(start));
         let scratch = self.store.scratch();
-        let size =
-            write_parquet(&scratch, records, &Span { partition: self.partition, start, next }).inspect_err(|_| {
-                let _ = fs::remove_file(&scratch);
-            })?;
-        if !self.store.link(&scratch, &path)? {
-            return Ok(Published::Taken);
-        }
+        let size = write_parquet(&scratch, records, &self.span(start, next)).inspect_err(|_| {
+            let _ = fs::remove_file(&scratch);
+        })?;
+        self.store.check_fed_by_us().inspect_err(|_| {
+            let _ = fs::remove_file(&scratch);
+        })?;
+        #[cfg_attr(not(feature = "object-stores"), allow(unused_variables, reason = "a disk tells none"))]
+        let Some(revision) = self.store.link(&scratch, &path)? else { return Ok(Published::Taken) };
         // Whoever slept between the look above and the link may have found a name free that was replaced and deleted
         // meanwhile. Readers pass over such a file, but nothing may be built on it.
-        if self.names()?.iter().any(|(name, _)| name.next.is_some_and(|end| name.start <= start && start < end)) {
-            fs::remove_file(&path).map_err(Error::io("take back", &path))?;
+        if self.is_covered(start)? {
+            self.store.place.delete(&path).map_err(Error::io("take back", &path))?;
             return Ok(Published::Taken);
         }
         let rows = records.num_rows() as u64;
         let fields = Arc::new(declared(records.schema_ref().fields().iter().map(|field| field.name().as_str())));
-        Ok(Published::File(DataFile { path, partition: self.partition, start, next, rows, size, fields }))
+        let (place, partition) = (self.store.place.clone(), self.partition);
+        let file = DataFile { place, path, partition, start, next, rows, size, fields };
+        #[cfg(feature = "object-stores")]
+        self.remember(&file, &revision);
+        Ok(Published::File(file))
     }
-}
 
-/// Of a file's columns those that hold fields of the records; the others are the store's own.
-fn declared<'c>(columns: impl Iterator<Item = &'c str>) -> Fields {
-    Fields::new(columns.filter(|name| !name.starts_with('_')).map(str::to_owned).collect())
-}
-
-fn footer_value<'m>(metadata: &'m ParquetMetaData, key: &str) -> Option<&'m str> {
-    let pairs = metadata.file_metadata().key_value_metadata()?;
-    pairs.iter().find(|pair| pair.key == key)?.value.as_deref()
-}
-
-/// Of files with the same start the one that reaches furthest; of those that start inside a range already covered,
-/// none. Small files that wait to be deleted after a larger one replaced them are passed over by this.
-pub(super) fn effective(mut files: Vec<DataFile>) -> Vec<DataFile> {
-    files.sort_by(|a, b| (a.start, b.next, &a.path).cmp(&(b.start, a.next, &b.path)));
-    let mut covered = i64::MIN;
-    files.retain(|file| {
-        let counts = file.start >= covered;
-        if counts {
-            covered = file.next;
+    /// Whether the log ends here.
+    fn ends_at(&self, start: i64) -> Result<bool, Error> {
+        #[cfg(feature = "object-stores")]
+        if let Place::Objects(objects) = &self.store.place
+            && self.last_object_ends_at(objects, start)?
+        {
+            return Ok(true);
         }
-        counts
-    });
-    files
-}
-
-/// Of files that count, by start, those that cover another's whole range without a gap; none if they don't.
-pub(super) fn covering<'f>(files: &'f [DataFile], other: &DataFile) -> &'f [DataFile] {
-    let after = files.partition_point(|file| file.start <= other.start);
-    let Some(first) = after.checked_sub(1) else { return &[] };
-    let mut end = files[first].start;
-    for (i, file) in files.iter().enumerate().skip(first) {
-        if file.start != end {
-            return &[];
-        }
-        end = file.next;
-        if other.next <= end {
-            return &files[first..=i];
-        }
+        Ok(self.next()? == Some(start))
     }
-    &[]
-}
 
-/// A file that can't be read may be damaged; or the disk may only fail to give it now.
-fn unreadable(path: &Path, error: ParquetError) -> Error {
-    match error {
-        ParquetError::External(source) => match source.downcast::<io::Error>() {
-            Ok(source) => Error::io("read", path)(*source),
-            Err(source) => Error::Damaged { path: path.to_owned(), why: source.to_string() },
-        },
-        error => Error::Damaged { path: path.to_owned(), why: error.to_string() },
-    }
-}
-
-/// What a file covers.
-pub(super) struct Span {
-    pub partition: i32,
-    pub start: i64,
-    pub next: i64,
-}
-
-/// How files are written: compressed, with statistics, and with a footer that says what they cover.
-pub(super) fn properties(span: &Span, rows: u64, like: &RecordBatch) -> WriterProperties {
-    let pair = |key: &str, value: String| KeyValue::new(key.to_owned(), value);
-    let mut properties = WriterProperties::builder()
-        .set_created_by(concat!("tercile ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_key_value_metadata(Some(vec![
-            pair("partition", span.partition.to_string()),
-            pair("start", span.start.to_string()),
-            pair("next", span.next.to_string()),
-            pair("rows", rows.to_string()),
-        ]));
-    for name in ["_offset", "_timestamp"] {
-        properties = properties
-            .set_column_encoding(ColumnPath::from(name), Encoding::DELTA_BINARY_PACKED)
-            .set_column_dictionary_enabled(ColumnPath::from(name), false);
-    }
-    for (field, column) in like.schema_ref().fields().iter().zip(like.columns()) {
-        if !repeats(column) {
-            properties = properties.set_column_dictionary_enabled(ColumnPath::new(vec![field.name().clone()]), false);
+    /// Whether a large file covers what a file that starts here holds, or it has expired.
+    fn is_covered(&self, start: i64) -> Result<bool, Error> {
+        #[cfg(feature = "object-stores")]
+        if let Place::Objects(objects) = &self.store.place
+            && self.last_object_stands(objects, start)?
+        {
+            return Ok(false);
         }
+        // A name whose file expired is no longer taken, either.
+        let expired = self.expired()?.is_some_and(|before| start < before);
+        Ok(expired || self.names()?.iter().any(|name| name.covers(start)))
     }
-    properties.build()
-}
-
-/// Whether a dictionary pays: values that hardly repeat only fill it up, and building it is most of the time of writing.
-fn repeats(column: &ArrayRef) -> bool {
-    let values: Vec<&[u8]> = match column.data_type() {
-        DataType::Utf8 => {
-            let column = column.as_string::<i32>();
-            sampled(column.len()).filter(|&row| column.is_valid(row)).map(|row| column.value(row).as_bytes()).collect()
-        }
-        DataType::Binary => {
-            let column = column.as_binary::<i32>();
-            sampled(column.len()).filter(|&row| column.is_valid(row)).map(|row| column.value(row)).collect()
-        }
-        _ => return true,
-    };
-    let distinct: HashSet<&[u8]> = values.iter().copied().collect();
-    distinct.len() * 2 <= values.len() || values.len() < 16
-}
-
-/// Up to a thousand rows, evenly spread.
-fn sampled(rows: usize) -> impl Iterator<Item = usize> {
-    (0..rows).step_by((rows / 1000).max(1))
-}
-
-fn write_parquet(path: &Path, records: &RecordBatch, span: &Span) -> Result<u64, Error> {
-    let parquet = |source| Error::Parquet { path: path.to_owned(), source };
-    let properties = properties(span, records.num_rows() as u64, records);
-    let file = File::create_new(path).map_err(Error::io("write", path))?;
-    let mut writer = ArrowWriter::try_new(file, records.schema(), Some(properties)).map_err(parquet)?;
-    writer.write(records).map_err(parquet)?;
-    let file = writer.into_inner().map_err(parquet)?;
-    file.sync_all().map_err(Error::io("sync", path))?;
-    Ok(file.metadata().map_err(Error::io("read", path))?.len())
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::*;
+    use std::fs::File;
     use std::time::Instant;
+
+    use parquet::arrow::ArrowWriter;
+
+    use super::super::write::properties;
+    use super::*;
 
     use crate::batch::{Batch, Record};
     use crate::record::{self, Fields};
@@ -377,38 +255,22 @@ pub(super) mod tests {
     }
 
     pub(in crate::store) fn records_at(offsets: &[i64]) -> RecordBatch {
+        batch(offsets, None)
+    }
+
+    /// Records of one time, in milliseconds of the epoch.
+    pub(in crate::store) fn records_at_time(offsets: std::ops::Range<i64>, millis: i64) -> RecordBatch {
+        batch(&offsets.collect::<Vec<_>>(), Some(millis))
+    }
+
+    fn batch(offsets: &[i64], timestamp: Option<i64>) -> RecordBatch {
         let fields = Fields::new(vec!["a".into()]);
         let mut batch = Batch::new(0, &fields);
         for &offset in offsets {
-            let record = Record { offset, timestamp: None, key: None, payload: Some(b"{}") };
+            let record = Record { offset, timestamp, key: None, payload: Some(b"{}") };
             batch.push(&record, std::iter::empty(), &record::decode(Some(b"{}"), &fields), Instant::now());
         }
         batch.take().unwrap().unwrap().records
-    }
-
-    fn file(start: i64, next: i64) -> DataFile {
-        DataFile { path: PathBuf::new(), partition: 0, start, next, rows: 0, size: 0, fields: Arc::default() }
-    }
-
-    #[test]
-    fn names_parse_or_are_none_of_ours() {
-        let plain = Name { start: 42, next: None };
-        assert_eq!(Name::parse("00000000000000000042.parquet"), Some(plain));
-        let large = Name { start: 0, next: Some(42) };
-        assert_eq!(Name::parse("00000000000000000000-00000000000000000042.parquet"), Some(large));
-        for other in ["42.parquet", "_start", "00000000000000000042.tmp", "0000000000000000004x.parquet"] {
-            assert_eq!(Name::parse(other), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn the_readers_rule() {
-        let ranges = |files: Vec<DataFile>| files.iter().map(|f| (f.start, f.next)).collect::<Vec<_>>();
-        assert_eq!(ranges(effective(vec![file(5, 9), file(0, 5)])), [(0, 5), (5, 9)]);
-        let compacted = vec![file(0, 5), file(5, 9), file(0, 9), file(9, 12)];
-        assert_eq!(ranges(effective(compacted)), [(0, 9), (9, 12)]);
-        let twice = vec![file(0, 5), file(5, 9), file(0, 9), file(9, 12), file(12, 20), file(9, 20), file(0, 20)];
-        assert_eq!(ranges(effective(twice)), [(0, 20)]);
     }
 
     #[test]
@@ -444,6 +306,7 @@ pub(super) mod tests {
         assert_eq!(log.next().unwrap(), Some(0));
         assert_eq!(fs::read_dir(dir.path().join("aside")).unwrap().count(), 1);
     }
+
     #[test]
     fn nothing_is_built_on_a_log_that_ends_sooner_or_on_a_file_that_readers_pass_over() {
         let dir = tempfile::tempdir().unwrap();
@@ -458,8 +321,8 @@ pub(super) mod tests {
         assert_eq!(log.publish(&records(20..25), 20, 25).unwrap(), Published::Taken);
         assert!(matches!(log.publish(&records(10..20), 10, 20).unwrap(), Published::File(_)));
         // A large file covers all; one that starts inside it was linked by a writer that slept, and then died.
-        let large = Span { partition: 0, start: 0, next: 20 };
-        let path = log.large(0, 20);
+        let large = log.span(0, 20);
+        let path = log.path(Name::large(0, 20));
         let mut writer = ArrowWriter::try_new(
             File::create(&path).unwrap(),
             records(0..20).schema(),
@@ -468,7 +331,7 @@ pub(super) mod tests {
         .unwrap();
         writer.write(&records(0..20)).unwrap();
         writer.close().unwrap();
-        let stray = Span { partition: 0, start: 15, next: 30 };
+        let stray = log.span(15, 30);
         write_parquet(&log.dir.join("00000000000000000015.parquet"), &records(15..30), &stray).unwrap();
         assert_eq!(log.next().unwrap(), Some(20));
     }
@@ -484,15 +347,5 @@ pub(super) mod tests {
         fs::copy(&file.path, other.dir.join("00000000000000000000.parquet")).unwrap();
         let error = other.files().unwrap_err().to_string();
         assert!(error.contains("another partition"), "{error}");
-    }
-
-    #[test]
-    fn several_files_may_cover_one() {
-        let files = [file(0, 5), file(5, 9), file(9, 12), file(13, 20)];
-        let covered = |other: DataFile| covering(&files, &other).iter().map(|f| f.start).collect::<Vec<_>>();
-        assert_eq!(covered(file(5, 9)), [5]);
-        assert_eq!(covered(file(3, 10)), [0, 5, 9]);
-        assert!(covered(file(9, 14)).is_empty(), "offset 12 is nowhere");
-        assert!(covered(file(13, 21)).is_empty());
     }
 }

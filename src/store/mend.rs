@@ -13,9 +13,11 @@ use datafusion::arrow::error::ArrowError;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::Error;
 use super::compact::open;
-use super::log::{DataFile, Log};
+use super::footer::DataFile;
+use super::log::Log;
+use super::name::Name;
+use super::{Error, Held};
 use crate::record::{self, Decoded, Fields};
 
 /// What came of another try.
@@ -35,7 +37,7 @@ impl Log {
     /// Tries every unreadable record again. Writers and readers may go on meanwhile. `None` if somebody rolls files of this
     /// partition just now, or there is no such partition.
     pub fn mend(&self) -> Result<Option<Mended>, Error> {
-        let Some(_alone) = self.alone()? else { return Ok(None) };
+        let Some(alone) = self.alone()? else { return Ok(None) };
         let mut sum = Mended::default();
         let mut done: HashSet<std::path::PathBuf> = HashSet::new();
         loop {
@@ -52,7 +54,7 @@ impl Log {
                 sum.unreadable += unreadable;
                 continue;
             };
-            if self.rewrite(&run)? {
+            if self.rewrite(&run, &alone)? {
                 sum.files += 1;
                 sum.records += readable;
                 sum.unreadable += unreadable;
@@ -63,7 +65,7 @@ impl Log {
                     sum.unreadable += unreadable;
                 }
                 if let (Some(first), Some(last)) = (run.first(), run.last()) {
-                    done.insert(self.large(first.start, last.next));
+                    done.insert(self.path(Name::large(first.start, last.next)));
                 }
             } else {
                 // Somebody else wrote a file of this name, over the same files.
@@ -79,7 +81,7 @@ impl Log {
         if i + 1 < files.len() && files[i + 1].start == file.next && alike(&files[i..i + 2])? {
             return Ok(Some(files[i..i + 2].to_vec()));
         }
-        if file.path != self.large(file.start, file.next) {
+        if file.path != self.path(Name::large(file.start, file.next)) {
             return Ok(Some(vec![file.clone()]));
         }
         if i > 0 && files[i - 1].next == file.start && alike(&files[i - 1..=i])? {
@@ -88,7 +90,7 @@ impl Log {
         Ok(None)
     }
 
-    fn rewrite(&self, run: &[DataFile]) -> Result<bool, Error> {
+    fn rewrite(&self, run: &[DataFile], alone: &Held) -> Result<bool, Error> {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(false) };
         let (start, next) = (first.start, last.next);
         let scratch = self.store.scratch();
@@ -98,7 +100,7 @@ impl Log {
             let _ = fs::remove_file(&scratch);
             return written;
         }
-        self.store.link(&scratch, &self.large(start, next))
+        self.replace_range(&scratch, Name::large(start, next), alone)
     }
 }
 
@@ -260,7 +262,7 @@ mod tests {
         assert_eq!(log.next().unwrap(), Some(24));
         log.verify().unwrap();
         assert_eq!(log.mend().unwrap(), Some(Mended { unreadable: 6, ..Mended::default() }), "nothing is left to do");
-        let policy = Policy { target: 1, grace: Duration::ZERO, eager: false };
+        let policy = Policy { target: 1, grace: Duration::ZERO, eager: false, ..Policy::default() };
         assert_eq!(log.compact(&policy).unwrap().deleted, 3);
         assert_eq!(rows(&log), after);
     }
@@ -275,7 +277,7 @@ mod tests {
         for start in [0, 4] {
             log.publish(&by_an_older_decoder(start..start + 4), start, start + 4).unwrap();
         }
-        let policy = Policy { target: 1 << 20, grace: Duration::ZERO, eager: true };
+        let policy = Policy { target: 1 << 20, grace: Duration::ZERO, eager: true, ..Policy::default() };
         assert_eq!(log.compact(&policy).unwrap().large, 1);
         assert_eq!(log.mend().unwrap(), Some(Mended { waiting: 4, unreadable: 2, ..Mended::default() }));
         log.publish(&by_an_older_decoder(8..9), 8, 9).unwrap();

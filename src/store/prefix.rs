@@ -14,7 +14,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
 
-use super::{DataFile, Error, Snapshot, Store};
+use super::{DataFile, Error, Place, Snapshot, Store};
 
 /// An earlier state of the stream.
 #[derive(Debug, Default)]
@@ -44,9 +44,9 @@ impl Store {
             } else if file.start < next {
                 let path = self.scratch().with_extension("parquet");
                 prefix.copies.push(path.clone());
-                let rows = copy_until(&file.path, &path, next)?;
+                let rows = copy_until(&file, &path, next)?;
                 let size = fs::metadata(&path).map_err(Error::io("read", &path))?.len();
-                prefix.snapshot.files.push(DataFile { path, next, rows, size, ..file });
+                prefix.snapshot.files.push(DataFile { place: Place::Disk, path, next, rows, size, ..file });
             }
         }
         Ok(prefix)
@@ -54,11 +54,10 @@ impl Store {
 }
 
 /// Copies the records before an offset, and tells how many they are.
-fn copy_until(from: &Path, to: &Path, next: i64) -> Result<u64, Error> {
-    let damaged = |why: String| Error::Damaged { path: from.to_owned(), why };
+fn copy_until(file: &DataFile, to: &Path, next: i64) -> Result<u64, Error> {
+    let damaged = |why: String| Error::Damaged { path: file.path.clone(), why };
     let wrote = |source: ParquetError| Error::Parquet { path: to.to_owned(), source };
-    let input = File::open(from).map_err(Error::io("open", from))?;
-    let reader = ParquetRecordBatchReaderBuilder::try_new(input).map_err(|e| damaged(e.to_string()))?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file.open()?).map_err(|e| damaged(e.to_string()))?;
     let output = File::create_new(to).map_err(Error::io("write", to))?;
     let mut writer = ArrowWriter::try_new(output, reader.schema().clone(), None).map_err(wrote)?;
     let mut rows = 0;
@@ -95,7 +94,7 @@ mod tests {
                 log.publish(&records(start..start + 10), start, start + 10).unwrap();
             }
         }
-        let policy = Policy { target: 1 << 30, grace: std::time::Duration::ZERO, eager: true };
+        let policy = Policy { target: 1 << 30, grace: std::time::Duration::ZERO, eager: true, ..Policy::default() };
         assert_eq!(store.log("products", 1).compact(&policy).unwrap().large, 1);
 
         let prefix = store.snapshot_until(&BTreeMap::from([(0, 20), (1, 13)])).unwrap();

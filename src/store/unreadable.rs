@@ -3,8 +3,6 @@
 //! Input: files of records. Output: counts out of their footers, and rows out of those parts of the files alone that hold
 //! some; in a store of millions that are all well nothing but footers is read.
 
-use std::fs::File;
-
 use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch};
 use datafusion::arrow::datatypes::{Int64Type, TimestampMillisecondType};
 use parquet::arrow::ProjectionMask;
@@ -12,7 +10,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 
-use super::{DataFile, Error, Snapshot};
+use super::{DataFile, Error, Input, Snapshot};
 
 /// Bytes of a message that are shown of it.
 const SHOWN: usize = 240;
@@ -99,9 +97,8 @@ impl DataFile {
         Some(rows.map(unreadable).collect())
     }
 
-    fn reader(&self) -> Result<ParquetRecordBatchReaderBuilder<File>, Error> {
-        let file = File::open(&self.path).map_err(Error::io("open", &self.path))?;
-        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| self.damaged(&e))
+    fn reader(&self) -> Result<ParquetRecordBatchReaderBuilder<Input>, Error> {
+        ParquetRecordBatchReaderBuilder::try_new(self.open()?).map_err(|e| self.damaged(&e))
     }
 
     /// What has a reason why it could not be read, as the footer counts it.

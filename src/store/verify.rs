@@ -1,14 +1,14 @@
 //! Proof that a partition's files are one unbroken chain.
 
-use std::fs::File;
-
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::Int64Type;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::Error;
-use super::log::{DataFile, Log, covering, effective};
+use super::footer::DataFile;
+use super::log::Log;
+use super::rule::{covering, effective};
 
 impl Log {
     /// Checks that the files follow each other without a gap or an overlap, that their footers agree with their names,
@@ -16,7 +16,7 @@ impl Log {
     pub fn verify(&self) -> Result<Vec<DataFile>, Error> {
         let all = self.all_files()?;
         let files = effective(all.clone());
-        let mut expected = self.first()?;
+        let mut expected = self.begins()?;
         for file in &files {
             let expected = expected.replace(file.next).unwrap_or(file.start);
             if file.start != expected {
@@ -43,8 +43,7 @@ fn damaged(file: &DataFile, why: String) -> Error {
 /// Decodes every value of a file, and compares its offsets with its footer.
 fn read_through(file: &DataFile) -> Result<(), Error> {
     let broken = |e: &dyn std::fmt::Display| damaged(file, e.to_string());
-    let input = File::open(&file.path).map_err(Error::io("open", &file.path))?;
-    let reader = ParquetRecordBatchReaderBuilder::try_new(input).map_err(|e| broken(&e))?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file.open()?).map_err(|e| broken(&e))?;
     let mask = ProjectionMask::all();
     let (mut rows, mut last) = (0, file.start - 1);
     for batch in reader.with_projection(mask).build().map_err(|e| broken(&e))? {

@@ -7,7 +7,6 @@
 //! BY for each pass. What has no more rows than the starts look at is solved with those.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::{Array, AsArray, Float64Array, Int32Array, Int64Array, RecordBatch};
@@ -28,7 +27,7 @@ use crate::kmeans::{self, Elsewhere, Fit, Init, Points, Settings, Step, Totals, 
 use crate::model::SLICES;
 use crate::spool;
 use crate::sql::Segmentation;
-use crate::store::Store;
+use crate::store::{self, Store};
 
 /// The table of the prepared rows.
 const TABLE: &str = "_prepared";
@@ -54,27 +53,23 @@ struct Known {
     odd: Vec<Option<(usize, f64)>>,
 }
 
-/// A directory that goes when nobody needs it any more.
-struct Scratch(PathBuf);
+/// A file that goes when nobody needs it any more, where executors can write it and read it.
+struct Scratch {
+    store: Store,
+    file: PathBuf,
+}
 
 impl Scratch {
-    fn new(store: &Store) -> std::io::Result<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("train-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let dir = store.tmp().join(name);
-        std::fs::create_dir_all(&dir)?;
-        Ok(Self(dir))
-    }
-
-    fn file(&self) -> PathBuf {
-        self.0.join("rows.parquet")
+    fn new(store: &Store) -> Result<Self, store::Error> {
+        let (store, file) = (store.clone(), store.shared_scratch()?);
+        Ok(Self { store, file })
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
         // Whoever mends the store takes away what stays.
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = self.store.forget_shared(&self.file);
     }
 }
 
@@ -88,8 +83,8 @@ pub(super) async fn rows(
     let features = segmentation.features.len();
     let at =
         |path: &Path, e: &dyn std::fmt::Display| engine::Error::Table { path: path.to_owned(), why: e.to_string() };
-    let scratch = Scratch::new(store).map_err(|e| at(&store.tmp(), &e))?;
-    let file = scratch.file();
+    let scratch = Scratch::new(store).map_err(|e| at(store.root(), &e))?;
+    let file = scratch.file.clone();
     let tell = |rows| (how.tell)(Progress::Rows { segmentation: &segmentation.name, rows });
     let written = engine::write(ctx, &query(segmentation), &file).await.map_err(|e| named(segmentation, e))?;
     let mut order = Order::default();

@@ -37,6 +37,10 @@ pub enum Error {
     )]
     Records { found: u64, wanted: u64 },
     #[error(
+        "records are gone: retention let those before {before} expire, and {found} are left of the {wanted} that the receipt names; the model can't be verified any more, and answers as before"
+    )]
+    Expired { before: String, found: u64, wanted: u64 },
+    #[error(
         "it was trained with the seed {found}, and this tercile trains with {SEED}; verify it with the tercile that made it"
     )]
     Seed { found: u64 },
@@ -78,7 +82,7 @@ pub async fn verify(store: &Store, files: &Files, model: Model, how: &How) -> Re
         return Err(Error::Topic { found: topic.clone(), wanted: receipt.topic.clone() });
     }
     if found != receipt.n {
-        return Err(Error::Records { found, wanted: receipt.n });
+        return Err(gone(store, found, receipt.n)?);
     }
     let ctx = engine::open_within(&prefix.snapshot, files, how.limits(prefix.snapshot.rows())).await?;
     let segmentations = engine::segmentations(&ctx, files).await?;
@@ -94,6 +98,16 @@ pub async fn verify(store: &Store, files: &Files, model: Model, how: &How) -> Re
     let compared = tokio::task::spawn_blocking(work).await.map_err(|e| Error::Cut(e.to_string()))?;
     drop(prefix);
     compared
+}
+
+/// Why there are fewer records than the receipt names.
+fn gone(store: &Store, found: u64, wanted: u64) -> Result<Error, store::Error> {
+    let mut before = Vec::new();
+    for log in store.logs()? {
+        before.extend(log.expired()?.map(|offset| format!("offset {offset} of partition {}", log.partition())));
+    }
+    let before = before.join(", ");
+    Ok(if before.is_empty() { Error::Records { found, wanted } } else { Error::Expired { before, found, wanted } })
 }
 
 struct Again<'a> {

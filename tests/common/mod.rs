@@ -16,6 +16,8 @@ use tempfile::TempDir;
 /// A directory where commands run, without any setting from outside.
 pub struct Place {
     pub dir: TempDir,
+    /// Variables that its commands see.
+    pub settings: Vec<(String, String)>,
 }
 
 /// How a command ended.
@@ -27,7 +29,7 @@ pub struct Ended {
 
 impl Place {
     pub fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self { dir: tempfile::tempdir().unwrap(), settings: Vec::new() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -47,6 +49,7 @@ impl Place {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TERCILE_")) {
             command.env_remove(name);
         }
+        command.envs(self.settings.iter().map(|(name, value)| (name, value)));
         command
     }
 

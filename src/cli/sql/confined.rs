@@ -120,7 +120,7 @@ async fn answer(order: &Order, files: &Files) -> Result<(), Refusal> {
         return Err(Refusal::statement(format!("the parameter {name} is given, but the statement has no ${name}")));
     }
 
-    let store = Store::at(&order.store);
+    let store = Store::at(&order.store).map_err(|e| broken("the store can't be read", &e))?;
     let snapshot = store.snapshot().map_err(|e| broken("the store can't be read", &e))?;
     // Half for what the engine counts itself and gives up in words, half for all that it doesn't.
     let limits = Limits {

@@ -80,7 +80,7 @@ impl Runner {
         terminal: &Terminal,
     ) -> anyhow::Result<Self> {
         let files = sql.load()?;
-        let store = Store::at(&store.store);
+        let store = Store::at(&store.store)?;
         let snapshot = store.snapshot()?;
         let limits = Limits { models: Some(store.clone()), ..limits };
         let ctx = engine::open_without_views(&snapshot, &files, limits)?;
@@ -269,7 +269,7 @@ impl Runner {
             return Err(fault.clone());
         }
         let ours = |name: &String| name == sql::RECORDS || self.files.view(name).is_some();
-        if !self.warned && reads.iter().any(ours) && !self.store.root().is_dir() {
+        if !self.warned && reads.iter().any(ours) && !self.store.exists().unwrap_or(true) {
             tracing::warn!("there is no store at {}: it has no records", self.store.root().display());
             self.warned = true;
         }

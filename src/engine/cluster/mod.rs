@@ -10,6 +10,8 @@ use std::str::FromStr;
 mod disabled;
 #[cfg(feature = "distributed")]
 mod enabled;
+#[cfg(all(feature = "distributed", feature = "object-stores"))]
+mod places;
 #[cfg(feature = "distributed")]
 mod plan;
 #[cfg(feature = "distributed")]

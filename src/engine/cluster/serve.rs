@@ -10,10 +10,14 @@ use std::sync::Arc;
 
 use ballista_core::config::TaskSchedulingPolicy;
 use ballista_core::error::BallistaError;
+#[cfg(feature = "object-stores")]
+use ballista_core::utils::default_session_builder;
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
 use ballista_scheduler::cluster::BallistaCluster;
 use ballista_scheduler::config::SchedulerConfig;
 use ballista_scheduler::scheduler_process::start_server;
+#[cfg(feature = "object-stores")]
+use datafusion::execution::SessionStateBuilder;
 
 use super::Address;
 use super::enabled::MESSAGE;
@@ -66,6 +70,15 @@ pub async fn scheduler(address: SocketAddr, host: String) -> Result<(), Error> {
         no_executors_grace_period_seconds: GRACE,
         ..SchedulerConfig::default()
     };
+    #[cfg(feature = "object-stores")]
+    let config = {
+        let runtime = super::places::runtimes();
+        let session = move |config| {
+            let state = SessionStateBuilder::new_from_existing(default_session_builder(config)?);
+            Ok(state.with_runtime_env(Arc::new(runtime().build()?)).build())
+        };
+        SchedulerConfig { override_session_builder: Some(Arc::new(session)), ..config }
+    };
     let cluster = BallistaCluster::new_from_config(&config).await?;
     Ok(start_server(cluster, address, Arc::new(config)).await?)
 }
@@ -110,6 +123,12 @@ pub async fn executor(executor: Executor) -> Result<(), Error> {
         executor_heartbeat_interval_seconds: HEARTBEAT,
         memory_pool_size: executor.memory.map(|bytes| bytes as u64),
         ..ExecutorProcessConfig::default()
+    };
+    #[cfg(feature = "object-stores")]
+    let config = {
+        let (runtime, spilled) = (super::places::runtimes(), executor.work);
+        let runtime = move |_: &_| Ok(Arc::new(runtime().with_temp_file_path(spilled.clone()).build()?));
+        ExecutorProcessConfig { override_runtime_producer: Some(Arc::new(runtime)), ..config }
     };
     Ok(start_executor_process(Arc::new(config)).await?)
 }

@@ -1,0 +1,307 @@
+//! What a process knows of the files of an object store, where each footer is a request and a list may lag.
+//!
+//! Files never change, so a footer is read once, and counts as long as the list gives the file the same tag. A list that
+//! lags leaves out what was put lately: what follows a file has the name of its end, and is asked for.
+
+use std::collections::HashMap;
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Error;
+use super::footer::{DataFile, push};
+use super::log::Log;
+use super::name::Name;
+use super::objects::Objects;
+use super::place::{Entry, Revision};
+use super::rule::effective;
+
+/// Footers that are asked for at the same time.
+const AT_ONCE: usize = 64;
+/// For so long only the end of a log is listed again: much shorter than replaced files should stay.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// By the partitions' directories.
+#[derive(Debug, Default)]
+pub(super) struct Catalog(Mutex<HashMap<PathBuf, Partition>>);
+
+#[derive(Debug, Default)]
+pub(super) struct Partition {
+    pub footers: HashMap<Name, Known>,
+    /// The files that counted when all were listed, and those that came after them.
+    chain: Vec<DataFile>,
+    /// When all were listed.
+    listed: Option<Instant>,
+    /// Where the very first file starts.
+    first: Option<i64>,
+    /// How many files the index tells of; `None` before one looked.
+    pub indexed: Option<usize>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    /// What the list calls the object's version; not known of a file that no list has shown yet.
+    pub tag: Option<String>,
+    pub file: DataFile,
+    /// Whether the index has it, too.
+    pub indexed: bool,
+}
+
+impl Known {
+    fn new(tag: Option<String>, file: DataFile) -> Self {
+        Self { tag, file, indexed: false }
+    }
+}
+
+/// A file in a list.
+#[derive(Debug)]
+struct Listed {
+    name: Name,
+    tag: Option<String>,
+}
+
+impl Catalog {
+    /// Does something with what is known of a partition.
+    pub fn with<T>(&self, dir: &Path, work: impl FnOnce(&mut Partition) -> T) -> T {
+        let mut partitions: MutexGuard<'_, _> = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        work(partitions.entry(dir.to_owned()).or_default())
+    }
+}
+
+impl Partition {
+    /// Whether a list shows a file as it is known.
+    fn knows(&mut self, listed: &Listed) -> bool {
+        match self.footers.get_mut(&listed.name) {
+            Some(Known { tag: tag @ None, .. }) => {
+                tag.clone_from(&listed.tag);
+                true
+            }
+            Some(known) => known.tag == listed.tag,
+            None => false,
+        }
+    }
+
+    /// The files of a list, as far as they are known.
+    fn files(&self, listed: &[Listed]) -> Vec<DataFile> {
+        let mut files = Vec::with_capacity(listed.len());
+        let known = listed.iter().filter_map(|listed| self.footers.get(&listed.name));
+        known.for_each(|known| push(&mut files, known.file.clone()));
+        files
+    }
+
+    /// Forgets what a list of all files does not show.
+    fn forget_others(&mut self, listed: &[Listed]) {
+        let mut kept = HashMap::with_capacity(listed.len());
+        for Listed { name, .. } in listed {
+            kept.extend(self.footers.remove_entry(name));
+        }
+        self.footers = kept;
+    }
+}
+
+impl Log {
+    /// All files: those that the list shows, and those that follow them.
+    pub(super) fn all_objects(&self, objects: &Arc<Objects>) -> Result<Vec<DataFile>, Error> {
+        let catalog = &self.store.catalog;
+        self.read_index()?;
+        let expired = self.expired()?;
+        let mut listed = self.listed(objects.list_all(&self.dir, &self.marks()))?;
+        listed.retain(|listed| expired.is_none_or(|before| before <= listed.name.start));
+        self.read_footers(&listed)?;
+        let mut files = catalog.with(&self.dir, |partition| {
+            partition.forget_others(&listed);
+            partition.files(&listed)
+        });
+        let first = self.known_first()?.max(expired);
+        loop {
+            let counting = effective(files.clone());
+            let mut found = false;
+            let ends = open_ends(first, &counting);
+            for start in &ends {
+                if let Some(file) = self.follows(*start)? {
+                    push(&mut files, file);
+                    found = true;
+                }
+            }
+            if !found {
+                catalog.with(&self.dir, |partition| {
+                    // One with a hole is looked at again: a list may have left out what fills it.
+                    let listed = (ends.len() < 2).then(Instant::now);
+                    (partition.chain, partition.listed) = (counting, listed);
+                });
+                return Ok(files);
+            }
+        }
+    }
+
+    /// Lists all files when they are asked for next.
+    pub(super) fn list_anew(&self) {
+        self.store.catalog.with(&self.dir, |partition| partition.listed = None);
+    }
+
+    /// The files that count, where a list of the log's end alone tells; `None` where all must be listed.
+    pub(super) fn continued(&self, objects: &Arc<Objects>) -> Result<Option<Vec<DataFile>>, Error> {
+        let catalog = &self.store.catalog;
+        let last = catalog.with(&self.dir, |partition| {
+            let fresh = partition.listed.is_some_and(|at| at.elapsed() < FRESH);
+            partition.chain.last().cloned().filter(|_| fresh)
+        });
+        let Some(last) = last else { return Ok(None) };
+        let Some(tail) = self.tail(objects, &last)? else { return Ok(None) };
+        // What was rolled is found where all are listed.
+        if tail.iter().any(|listed| listed.name.start >= last.next && listed.name.next.is_some()) {
+            return Ok(None);
+        }
+        let news: Vec<Listed> = tail.into_iter().filter(|listed| listed.name.start >= last.next).collect();
+        self.read_footers(&news)?;
+        let mut more = catalog.with(&self.dir, |partition| partition.files(&news));
+        let mut end = last.next;
+        for file in &more {
+            if file.start != end {
+                return Ok(None);
+            }
+            end = file.next;
+        }
+        while let Some(file) = self.follows(end)? {
+            end = file.next;
+            push(&mut more, file);
+        }
+        Ok(catalog.with(&self.dir, |partition| {
+            // Another thread may have been here meanwhile.
+            let same = partition.chain.last().is_some_and(|now| *now == last);
+            same.then(|| {
+                more.into_iter().for_each(|file| push(&mut partition.chain, file));
+                partition.chain.clone()
+            })
+        }))
+    }
+
+    /// The names from this file on; `None` where the file does not stand any more.
+    fn tail(&self, objects: &Arc<Objects>, file: &DataFile) -> Result<Option<Vec<Listed>>, Error> {
+        let tail = self.listed(objects.list_from(&self.dir, &format!("{:020}", file.start)))?;
+        let stands =
+            |partition: &mut Partition| tail.iter().any(|listed| file.is_named(listed.name) && partition.knows(listed));
+        Ok(self.store.catalog.with(&self.dir, stands).then_some(tail))
+    }
+
+    /// Where the very first file starts, which never changes.
+    fn known_first(&self) -> Result<Option<i64>, Error> {
+        if let Some(first) = self.store.catalog.with(&self.dir, |partition| partition.first) {
+            return Ok(Some(first));
+        }
+        let first = self.first()?;
+        self.store.catalog.with(&self.dir, |partition| partition.first = first);
+        Ok(first)
+    }
+
+    /// The small file that starts here, if there is one.
+    fn follows(&self, start: i64) -> Result<Option<DataFile>, Error> {
+        let name = Name::small(start);
+        match self.footer(name) {
+            Ok(file) => {
+                let known = Known::new(None, file.clone());
+                self.store.catalog.with(&self.dir, |partition| partition.footers.insert(name, known));
+                Ok(Some(file))
+            }
+            Err(error) if error.is_gone() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn listed(&self, entries: std::io::Result<Vec<Entry>>) -> Result<Vec<Listed>, Error> {
+        let entries = entries.map_err(Error::io("list", &self.dir))?;
+        let named = |entry: Entry| Some(Listed { name: Name::parse(&entry.name)?, tag: entry.tag });
+        let mut listed: Vec<Listed> = entries.into_iter().filter_map(named).collect();
+        listed.sort_unstable_by_key(|listed| listed.name);
+        Ok(listed)
+    }
+
+    /// Some names that a list of all can be cut at, to be asked for side by side.
+    fn marks(&self) -> Vec<String> {
+        let mut names =
+            self.store.catalog.with(&self.dir, |partition| partition.footers.keys().copied().collect::<Vec<_>>());
+        names.sort_unstable();
+        names.chunks(super::objects::PAGE).skip(1).map(|page| page[0].to_string()).collect()
+    }
+
+    /// Reads the footers that are not known, side by side.
+    fn read_footers(&self, listed: &[Listed]) -> Result<(), Error> {
+        let catalog = &self.store.catalog;
+        let unknown: Vec<&Listed> =
+            catalog.with(&self.dir, |partition| listed.iter().filter(|listed| !partition.knows(listed)).collect());
+        let asked = AtomicUsize::new(0);
+        let read = || -> Result<(), Error> {
+            while let Some(Listed { name, tag }) = unknown.get(asked.fetch_add(1, Ordering::Relaxed)) {
+                match self.footer(*name) {
+                    Ok(file) => {
+                        let known = Known::new(tag.clone(), file);
+                        catalog.with(&self.dir, |partition| partition.footers.insert(*name, known));
+                    }
+                    // Replaced by a larger one since, or the list still shows what is deleted already.
+                    Err(error) if error.is_gone() => {
+                        catalog.with(&self.dir, |partition| partition.footers.remove(name));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..unknown.len().min(AT_ONCE)).map(|_| scope.spawn(read)).collect();
+            read()?;
+            others.into_iter().try_for_each(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })
+    }
+
+    /// Keeps in mind what this process wrote.
+    pub(super) fn remember(&self, file: &DataFile, revision: &Revision) {
+        let Some(version) = &revision.of_object else { return };
+        let known = Known::new(version.e_tag.clone(), file.clone());
+        self.store.catalog.with(&self.dir, |partition| {
+            partition.footers.insert(Name::small(file.start), known);
+            match partition.chain.last() {
+                Some(last) if last.next == file.start => push(&mut partition.chain, file.clone()),
+                // A log that has just begun, or one that somebody else wrote further: it is listed when somebody asks.
+                _ => (partition.chain, partition.listed) = (vec![file.clone()], None),
+            }
+        });
+    }
+
+    /// Whether the log surely ends here, told by a list of its end alone. `false` says nothing.
+    ///
+    /// Replaced files are deleted in the order of their names. So as long as the file stands that the log ended with, those
+    /// that came after it stand too, or larger ones that begin at their starts, and all of them are in the list from there.
+    pub(super) fn last_object_ends_at(&self, objects: &Arc<Objects>, start: i64) -> Result<bool, Error> {
+        let tail = self.tail_before(objects, start)?;
+        Ok(tail.is_some_and(|tail| !tail.iter().any(|listed| listed.name.start >= start || listed.name.covers(start))))
+    }
+
+    /// Whether a file that was put here stands on one that still stands, and no large one holds its range: then it counts.
+    /// `false` says nothing.
+    pub(super) fn last_object_stands(&self, objects: &Arc<Objects>, start: i64) -> Result<bool, Error> {
+        let tail = self.tail_before(objects, start)?;
+        Ok(tail.is_some_and(|tail| !tail.iter().any(|listed| listed.name.covers(start))))
+    }
+
+    /// The names from the file on that ends here, if the log is known to end with it.
+    fn tail_before(&self, objects: &Arc<Objects>, start: i64) -> Result<Option<Vec<Listed>>, Error> {
+        let last = self.store.catalog.with(&self.dir, |partition| partition.chain.last().cloned());
+        match last.filter(|last| last.next == start) {
+            Some(last) => self.tail(objects, &last),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Where a file should start that is not there: at the ends of the log, and of its parts.
+fn open_ends(first: Option<i64>, counting: &[DataFile]) -> Vec<i64> {
+    let (mut expected, mut ends) = (first, Vec::new());
+    for file in counting {
+        ends.extend(expected.filter(|expected| *expected < file.start));
+        expected = Some(file.next);
+    }
+    ends.extend(expected);
+    ends
+}

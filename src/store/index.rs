@@ -1,0 +1,125 @@
+//! What the footers of a partition's files say, in one object: a process that starts on a store of many files reads this
+//! instead of all of them.
+//!
+//! It is written by whoever rolls files, and only ever believed of a file whose tag the list confirms: one that is old, or
+//! missing, costs time and nothing else.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use super::catalog::Known;
+use super::footer::DataFile;
+use super::log::Log;
+use super::name::Name;
+use super::place::Revision;
+use crate::record::Fields;
+
+/// Files that came since the index was written, and make it worth while to write it again.
+const WORTHWHILE: usize = 1000;
+
+/// The content of `_index.json`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Index {
+    /// The different lists of declared fields.
+    fields: Vec<Vec<String>>,
+    files: Vec<Indexed>,
+}
+
+/// A file: its name, its tag, next, rows, size, and which of the lists of fields it has.
+#[derive(Debug, Serialize, Deserialize)]
+struct Indexed(String, String, i64, u64, u64, usize);
+
+impl Log {
+    fn index_file(&self) -> PathBuf {
+        self.dir.join("_index.json")
+    }
+
+    /// Reads the index, once.
+    pub(super) fn read_index(&self) -> Result<(), Error> {
+        let catalog = &self.store.catalog;
+        if catalog.with(&self.dir, |partition| partition.indexed.is_some()) {
+            return Ok(());
+        }
+        let (index, _) = self.index()?;
+        catalog.with(&self.dir, |partition| {
+            partition.indexed = Some(index.files.len());
+            for (name, known) in index.known(self) {
+                partition.footers.entry(name).or_insert(known);
+            }
+        });
+        Ok(())
+    }
+
+    fn index(&self) -> Result<(Index, Revision), Error> {
+        let (bytes, revision) = self.store.read_revision(&self.index_file())?;
+        // One that a later version wrote in another way is none.
+        let index = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        Ok((index, revision))
+    }
+
+    /// Whether many files have come since the index was written, or most that it tells of have gone.
+    pub(super) fn index_is_old(&self) -> bool {
+        self.store.catalog.with(&self.dir, |partition| {
+            let Some(indexed) = partition.indexed else { return false };
+            let news = partition.footers.values().filter(|known| !known.indexed).count();
+            news >= WORTHWHILE || indexed >= 2 * partition.footers.len() + WORTHWHILE
+        })
+    }
+
+    /// Writes what is known. Where somebody else wrote meanwhile, theirs is as good.
+    pub(super) fn write_index(&self) -> Result<(), Error> {
+        let (_, revision) = self.index()?;
+        let index = self.store.catalog.with(&self.dir, |partition| {
+            let index = Index::of(&mut partition.footers);
+            partition.indexed = Some(index.files.len());
+            index
+        });
+        let bytes =
+            serde_json::to_vec(&index).map_err(|e| Error::Damaged { path: self.index_file(), why: e.to_string() })?;
+        self.store.replace_if(&bytes, &self.index_file(), &revision)?;
+        Ok(())
+    }
+}
+
+impl Index {
+    fn of(footers: &mut HashMap<Name, Known>) -> Self {
+        let mut index = Self::default();
+        for (name, Known { tag, file, indexed }) in footers {
+            // A file that no list has shown has no tag yet, and is indexed the next time.
+            let Some(tag) = tag else { continue };
+            *indexed = true;
+            let names = file.fields.names();
+            let number = index.fields.iter().position(|known| known == names).unwrap_or_else(|| {
+                index.fields.push(names.to_vec());
+                index.fields.len() - 1
+            });
+            index.files.push(Indexed(name.to_string(), tag.clone(), file.next, file.rows, file.size, number));
+        }
+        index
+    }
+
+    /// What it says of the files of a log; nothing of one that it describes as none of ours.
+    fn known(self, log: &Log) -> Vec<(Name, Known)> {
+        let fields: Vec<Arc<Fields>> = self.fields.into_iter().map(|names| Arc::new(Fields::new(names))).collect();
+        let known = |Indexed(name, tag, next, rows, size, number): Indexed| {
+            let name = Name::parse(&name)?;
+            let file = DataFile {
+                place: log.store.place.clone(),
+                path: log.path(name),
+                partition: log.partition,
+                start: name.start,
+                next,
+                rows,
+                size,
+                fields: Arc::clone(fields.get(number)?),
+            };
+            (name.next.is_none_or(|named| named == next))
+                .then_some((name, Known { tag: Some(tag), file, indexed: true }))
+        };
+        self.files.into_iter().filter_map(known).collect()
+    }
+}

@@ -1,0 +1,144 @@
+//! Who may do alone what only one may do at a time. On a disk the locks are the system's, on an object store leases.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::Path;
+#[cfg(feature = "object-stores")]
+use std::time::Duration;
+
+use super::{Error, Log, Store};
+#[cfg(feature = "object-stores")]
+use super::{Place, objects::Lease};
+
+/// What keeps others away as long as it lives; it dies with the process.
+#[derive(Debug)]
+pub enum Held {
+    File(#[allow(dead_code, reason = "its lock is what counts")] File),
+    #[cfg(feature = "object-stores")]
+    Lease(Lease),
+}
+
+impl Held {
+    /// Whether nobody else can have it by now.
+    pub(super) fn holds(&self) -> bool {
+        match self {
+            Self::File(_) => true,
+            #[cfg(feature = "object-stores")]
+            Self::Lease(lease) => lease.holds(),
+        }
+    }
+}
+
+impl Store {
+    /// Keeps a second `up` away. The lock lives as long as what is returned, and dies with the process.
+    pub fn lock(&self) -> Result<Held, Error> {
+        let path = self.root.join("up.lock");
+        #[cfg(feature = "object-stores")]
+        if let Place::Objects(objects) = &self.place {
+            let take = |patience| Lease::take(objects, &path, patience).map_err(Error::io("lock", &path));
+            let lease = match take(Duration::ZERO)? {
+                Some(lease) => lease,
+                None => {
+                    tracing::info!("somebody holds {}; looking whether they live", path.display());
+                    take(Lease::TELLS)?.ok_or_else(|| Error::Busy { path: self.root.clone() })?
+                }
+            };
+            objects.feeds(&lease);
+            return Ok(Held::Lease(lease));
+        }
+        let file = File::create(&path).map_err(Error::io("write", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Held::File(file)),
+            Err(TryLockError::WouldBlock) => Err(Error::Busy { path: self.root.clone() }),
+            Err(TryLockError::Error(e)) => Err(Error::io("lock", &path)(e)),
+        }
+    }
+
+    /// Refuses where this process took the lock above and may have lost it since: nothing of what its own broker handed
+    /// out may come beside what another one's does.
+    pub(super) fn check_fed_by_us(&self) -> Result<(), Error> {
+        #[cfg(feature = "object-stores")]
+        if let Place::Objects(objects) = &self.place
+            && objects.lost()
+        {
+            return Err(Error::Busy { path: self.root.clone() });
+        }
+        Ok(())
+    }
+
+    /// Waits until nobody else changes what serves, and keeps others from it as long as what is returned lives.
+    pub fn lock_models(&self) -> Result<Held, Error> {
+        self.wait_for(&self.models().join("train.lock"), || {
+            tracing::info!("a training of this store runs; waiting for its end");
+        })
+    }
+
+    /// The same for what says who may use the API.
+    pub fn lock_keys(&self) -> Result<Held, Error> {
+        self.wait_for(&self.root.join("keys.lock"), || {})
+    }
+
+    fn wait_for(&self, path: &Path, waits: impl FnOnce()) -> Result<Held, Error> {
+        #[cfg(feature = "object-stores")]
+        if let Place::Objects(objects) = &self.place {
+            let take = |patience| Lease::take(objects, path, patience).map_err(Error::io("lock", path));
+            if let Some(lease) = take(Duration::ZERO)? {
+                return Ok(Held::Lease(lease));
+            }
+            waits();
+            loop {
+                if let Some(lease) = take(Duration::MAX)? {
+                    return Ok(Held::Lease(lease));
+                }
+            }
+        }
+        let dir = path.parent().unwrap_or(&self.root);
+        fs::create_dir_all(dir).map_err(Error::io("make", dir))?;
+        let file = File::create(path).map_err(Error::io("write", path))?;
+        match file.try_lock() {
+            Ok(()) => return Ok(Held::File(file)),
+            Err(TryLockError::WouldBlock) => waits(),
+            Err(TryLockError::Error(e)) => return Err(Error::io("lock", path)(e)),
+        }
+        file.lock().map_err(Error::io("lock", path))?;
+        Ok(Held::File(file))
+    }
+}
+
+impl Log {
+    /// Keeps every other process and thread from replacing files of this partition: two that plan at once would cover
+    /// each other's files in part. `None` if somebody is at it. The lock dies with the process.
+    pub(super) fn alone(&self) -> Result<Option<Held>, Error> {
+        #[cfg(feature = "object-stores")]
+        if let Place::Objects(objects) = &self.store.place {
+            let path = self.dir.join("_rolling");
+            let lease = Lease::take(objects, &path, Lease::TELLS).map_err(Error::io("lock", &path))?;
+            return Ok(lease.map(Held::Lease));
+        }
+        let dir = match File::open(&self.dir) {
+            Ok(dir) => dir,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io("open", &self.dir)(e)),
+        };
+        match dir.try_lock() {
+            Ok(()) => Ok(Some(Held::File(dir))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(Error::io("lock", &self.dir)(e)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_up_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let lock = store.lock().unwrap();
+        assert!(matches!(store.lock(), Err(Error::Busy { .. })));
+        drop(lock);
+        store.lock().unwrap();
+    }
+}

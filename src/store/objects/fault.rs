@@ -1,0 +1,144 @@
+//! What fails on the way to an object store: tried again within bounds, and then told in one line.
+
+use std::future::Future;
+use std::io;
+use std::time::{Duration, Instant};
+
+use object_store::Error as Fault;
+
+use super::RETRYING;
+
+/// Further tries of what `object_store` does not try again by itself: a put that was cut off, an answer whose body was.
+const TRIES: u32 = 4;
+
+/// Where clouds tell a machine its credentials.
+const METADATA_SERVICE: &str = "169.254.169.254";
+
+/// The first pause between two tries; the next is twice as long.
+const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 200 });
+
+/// How often something was tried.
+pub(super) struct Tries {
+    done: u32,
+    began: Instant,
+}
+
+impl Tries {
+    pub fn new() -> Self {
+        Self { done: 0, began: Instant::now() }
+    }
+
+    /// Waits for a while, longer each time; `false` if it was tried often or long enough.
+    pub async fn another(&mut self) -> bool {
+        self.done += 1;
+        if self.done > TRIES || self.began.elapsed() >= RETRYING {
+            return false;
+        }
+        tokio::time::sleep(PAUSE * (1 << (self.done - 1))).await;
+        true
+    }
+}
+
+/// Asks for what may be asked for twice, until there is an answer.
+pub(super) async fn again<T, A>(mut ask: impl FnMut() -> A) -> Result<T, Fault>
+where
+    A: Future<Output = Result<T, Fault>>,
+{
+    let mut tries = Tries::new();
+    loop {
+        match ask().await {
+            Err(fault) if passes(&fault) && tries.another().await => {}
+            done => return done,
+        }
+    }
+}
+
+/// Whether it may be well the next time. A refusal is one every time.
+pub(super) fn passes(fault: &Fault) -> bool {
+    matches!(fault, Fault::Generic { .. })
+}
+
+pub(super) fn gone() -> io::Error {
+    io::Error::other("the client of the object store has ended")
+}
+
+/// A fault as whoever knows files only understands it.
+pub(super) fn plain(fault: Fault) -> io::Error {
+    let (kind, hint) = match &fault {
+        Fault::NotFound { .. } => (io::ErrorKind::NotFound, ""),
+        Fault::AlreadyExists { .. } => (io::ErrorKind::AlreadyExists, ""),
+        Fault::PermissionDenied { .. } | Fault::Unauthenticated { .. } => {
+            (io::ErrorKind::PermissionDenied, "; check the credentials in the environment")
+        }
+        Fault::Generic { .. } if fault.to_string().contains(METADATA_SERVICE) => {
+            (io::ErrorKind::PermissionDenied, "; set the variables of its service: AWS_…, GOOGLE_… or AZURE_…")
+        }
+        Fault::Generic { .. } => (io::ErrorKind::Other, "; check that the service can be reached, or try again later"),
+        _ => (io::ErrorKind::Other, ""),
+    };
+    io::Error::new(kind, short(&fault) + hint)
+}
+
+/// The innermost reason, on one line.
+pub(super) fn short(fault: &Fault) -> String {
+    if let Fault::NotFound { .. } = fault {
+        return "it is not there; does the bucket exist?".to_owned();
+    }
+    // Where the environment holds no credentials, a machine in a cloud is asked for its own.
+    if fault.to_string().contains(METADATA_SERVICE) {
+        return "there are no credentials, neither in the environment nor of this machine".to_owned();
+    }
+    let mut reason: &dyn std::error::Error = fault;
+    while let Some(inner) = reason.source() {
+        reason = inner;
+    }
+    one_line(&reason.to_string())
+}
+
+/// Services answer in XML, whose message is what people want to read.
+fn one_line(text: &str) -> String {
+    let within = |tag: &str| {
+        let (_, after) = text.split_once(&format!("<{tag}>"))?;
+        Some(after.split_once(&format!("</{tag}>"))?.0)
+    };
+    let text = match (text.split_once('<'), within("Code"), within("Message")) {
+        (Some((status, _)), Some(code), Some(message)) => format!("{status}{code}: {message}"),
+        _ => text.to_owned(),
+    };
+    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.trim_end_matches(['.', ':']).chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_told_on_one_line() {
+        let xml = "Server returned non-2xx status code: 400 Bad Request: <?xml version=\"1.0\"?>\n<Error><Code>InvalidRequest</Code>\n\
+                   <Message>It is no\n good.</Message></Error>";
+        assert_eq!(
+            one_line(xml),
+            "Server returned non-2xx status code: 400 Bad Request: InvalidRequest: It is no good"
+        );
+        assert_eq!(one_line("503 Slow Down: "), "503 Slow Down");
+    }
+
+    #[tokio::test]
+    async fn what_passes_is_tried_again_and_a_refusal_is_not() {
+        let generic = || Fault::Generic { store: "test", source: "cut".into() };
+        let mut asked = 0;
+        let answer = again(|| {
+            asked += 1;
+            std::future::ready(if asked < 3 { Err(generic()) } else { Ok(asked) })
+        });
+        assert_eq!(answer.await.unwrap(), 3);
+        let mut asked = 0;
+        let answer: Result<(), Fault> = again(|| {
+            asked += 1;
+            std::future::ready(Err(Fault::PermissionDenied { path: "a".to_owned(), source: "no".into() }))
+        })
+        .await;
+        assert_eq!((plain(answer.unwrap_err()).kind(), asked), (io::ErrorKind::PermissionDenied, 1));
+    }
+}

@@ -1,0 +1,275 @@
+//! Where a store is: a directory, or a prefix of an object store.
+//!
+//! Input: paths below the store's root. Output: bytes, lists, and names that are taken once. What a path is called on an
+//! object store is its URL, held as a path, so that whoever shows or joins paths need not know. On a disk a name is taken by
+//! linking a synced file (mod.rs); on an object store by a put that is refused where something has the name (objects.rs).
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+#[cfg(feature = "object-stores")]
+use parquet::errors::ParquetError;
+use parquet::errors::Result as ParquetResult;
+use parquet::file::reader::{ChunkReader, Length};
+
+use super::Error;
+#[cfg(feature = "object-stores")]
+use super::objects::{Object, Objects, Version};
+
+/// The schemes of URLs that name an object store.
+const SCHEMES: [&str; 8] = ["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl"];
+
+/// Where a store is.
+#[derive(Debug, Clone, Default)]
+pub enum Place {
+    #[default]
+    Disk,
+    #[cfg(feature = "object-stores")]
+    Objects(std::sync::Arc<Objects>),
+}
+
+/// Files of one place are the same files by their paths; two handles of one prefix are one place.
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_disk() == other.is_disk()
+    }
+}
+
+impl Eq for Place {}
+
+/// A file in a list.
+#[derive(Debug, Clone, Default)]
+pub struct Entry {
+    pub name: String,
+    /// When it was written, where the list tells.
+    pub modified: Option<SystemTime>,
+    /// What its version is called, where the list tells.
+    #[cfg_attr(not(feature = "object-stores"), allow(dead_code, reason = "directories tell no such thing"))]
+    pub tag: Option<String>,
+}
+
+/// What a file that is replaced in place was when it was read: whoever replaces it says what must not have changed.
+#[derive(Debug, Clone, Default)]
+pub struct Revision {
+    /// `None`: it was not there.
+    #[cfg(feature = "object-stores")]
+    pub(super) of_object: Option<Version>,
+}
+
+/// Whether a store's name is a URL rather than a directory's path.
+pub fn scheme(root: &Path) -> Option<&str> {
+    let (scheme, _) = root.to_str()?.split_once("://")?;
+    let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+    (!scheme.is_empty() && scheme.chars().all(letter)).then_some(scheme)
+}
+
+impl Place {
+    /// Whether this program can go to such a place.
+    pub fn check(root: &Path) -> Result<(), Error> {
+        let known = scheme(root).is_none_or(|scheme| SCHEMES.contains(&scheme));
+        if known && (cfg!(feature = "object-stores") || scheme(root).is_none()) {
+            return Ok(());
+        }
+        Self::of(root).map(drop)
+    }
+
+    /// The place of a store's root. `file://` is a directory, and read as one by whoever parsed the arguments.
+    pub fn of(root: &Path) -> Result<Self, Error> {
+        match scheme(root) {
+            None => Ok(Self::Disk),
+            Some(scheme) if SCHEMES.contains(&scheme) => Self::objects(root),
+            Some(_) => Err(Error::Url {
+                url: root.to_owned(),
+                why: if cfg!(feature = "object-stores") {
+                    "expected a directory, s3://bucket/prefix, gs://, az:// or file://".to_owned()
+                } else {
+                    "expected a directory, or file:///a/directory".to_owned()
+                },
+            }),
+        }
+    }
+
+    #[cfg(feature = "object-stores")]
+    fn objects(root: &Path) -> Result<Self, Error> {
+        Ok(Self::Objects(std::sync::Arc::new(Objects::open(root)?)))
+    }
+
+    #[cfg(not(feature = "object-stores"))]
+    fn objects(root: &Path) -> Result<Self, Error> {
+        Err(Error::Url {
+            url: root.to_owned(),
+            why: "this tercile was built without object stores; build it with --features object-stores".to_owned(),
+        })
+    }
+
+    /// How often to look for changes, where a disk is looked at so often: requests cost money, and a second is soon enough.
+    pub fn patience(&self, on_disk: Duration) -> Duration {
+        if self.is_disk() { on_disk } else { on_disk.max(Duration::from_secs(1)) }
+    }
+
+    pub fn is_disk(&self) -> bool {
+        matches!(self, Self::Disk)
+    }
+
+    /// The files of a directory, in no order; none if there is no such directory.
+    pub fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        match self {
+            Self::Disk => {
+                let entries = match fs::read_dir(dir) {
+                    Ok(entries) => entries,
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                    Err(e) => return Err(e),
+                };
+                let mut found = Vec::new();
+                for entry in entries {
+                    if let Ok(name) = entry?.file_name().into_string() {
+                        found.push(Entry { name, ..Entry::default() });
+                    }
+                }
+                Ok(found)
+            }
+            #[cfg(feature = "object-stores")]
+            Self::Objects(objects) => objects.list(dir),
+        }
+    }
+
+    /// The names of a directory's directories.
+    pub fn dirs(&self, dir: &Path) -> io::Result<Vec<String>> {
+        match self {
+            Self::Disk => {
+                let entries = match fs::read_dir(dir) {
+                    Ok(entries) => entries,
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                    Err(e) => return Err(e),
+                };
+                let dirs = entries.flatten().filter(|entry| entry.path().is_dir());
+                Ok(dirs.filter_map(|entry| entry.file_name().into_string().ok()).collect())
+            }
+            #[cfg(feature = "object-stores")]
+            Self::Objects(objects) => objects.dirs(dir),
+        }
+    }
+
+    pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Disk => fs::read(path),
+            #[cfg(feature = "object-stores")]
+            Self::Objects(objects) => objects.read(path),
+        }
+    }
+
+    /// Reads what is replaced in place, and what it is then; an empty revision where there is none.
+    pub fn read_revision(&self, path: &Path) -> io::Result<(Option<Vec<u8>>, Revision)> {
+        match self {
+            Self::Disk => match fs::read(path) {
+                Ok(bytes) => Ok((Some(bytes), Revision::default())),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok((None, Revision::default())),
+                Err(e) => Err(e),
+            },
+            #[cfg(feature = "object-stores")]
+            Self::Objects(objects) => Ok(match objects.read_version(path)? {
+                Some((bytes, version)) => (Some(bytes), Revision { of_object: Some(version) }),
+                None => (None, Revision::default()),
+            }),
+        }
+    }
+
+    /// A file to read parts of.
+    pub fn open(&self, path: &Path) -> io::Result<Input> {
+        match self {
+            Self::Disk => File::open(path).map(Input::File),
+            #[cfg(feature = "object-stores")]
+            Self::Objects(objects) => objects.open_object(path).map(Input::Object),
+        }
+    }
+
+    pub fn delete(&self, path: &Path) -> io::Result<()> {
+        match self {
+            Self::Disk => fs::remove_file(path),
+            #[cfg(feature = "object-stores")]
+            Self::Objects(objects) => objects.delete(path),
+        }
+    }
+
+    /// When a file was written.
+    pub fn modified(&self, path: &Path) -> io::Result<SystemTime> {
+        match self {
+            Self::Disk => fs::metadata(path).and_then(|meta| meta.modified()),
+            #[cfg(feature = "object-stores")]
+            Self::Objects(objects) => objects.modified(path),
+        }
+    }
+
+    /// Bytes that change whenever a small file does.
+    pub fn stamp(&self, path: &Path) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Disk => fs::read(path),
+            #[cfg(feature = "object-stores")]
+            Self::Objects(objects) => objects.stamp(path),
+        }
+    }
+
+    /// Takes files out of the way, under a name of their own.
+    pub fn set_aside(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match self {
+            Self::Disk => {
+                fs::create_dir_all(to.parent().unwrap_or(to))?;
+                fs::rename(from, to)
+            }
+            #[cfg(feature = "object-stores")]
+            Self::Objects(objects) => objects.set_aside(from, to),
+        }
+    }
+
+    /// Makes a directory; object stores have none.
+    pub fn make_dir(&self, dir: &Path) -> io::Result<()> {
+        match self {
+            Self::Disk => fs::create_dir_all(dir),
+            #[cfg(feature = "object-stores")]
+            Self::Objects(_) => Ok(()),
+        }
+    }
+}
+
+/// A file that is read in parts.
+#[derive(Debug)]
+pub enum Input {
+    File(File),
+    #[cfg(feature = "object-stores")]
+    Object(Object),
+}
+
+impl Length for Input {
+    fn len(&self) -> u64 {
+        match self {
+            Self::File(file) => file.len(),
+            #[cfg(feature = "object-stores")]
+            Self::Object(object) => object.size(),
+        }
+    }
+}
+
+impl ChunkReader for Input {
+    type T = Box<dyn Read>;
+
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        match self {
+            Self::File(file) => Ok(Box::new(file.get_read(start)?)),
+            #[cfg(feature = "object-stores")]
+            Self::Object(object) => Ok(Box::new(object.reader(start))),
+        }
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<bytes::Bytes> {
+        match self {
+            Self::File(file) => file.get_bytes(start, length),
+            #[cfg(feature = "object-stores")]
+            Self::Object(object) => object.bytes(start, length).map_err(|e| match e.kind() {
+                io::ErrorKind::UnexpectedEof => ParquetError::EOF("it is shorter than it says".to_owned()),
+                _ => ParquetError::External(Box::new(e)),
+            }),
+        }
+    }
+}

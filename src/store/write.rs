@@ -1,0 +1,86 @@
+//! How files of records are written: compressed, with statistics, and with a footer that says what they cover.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::path::Path;
+
+use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch};
+use datafusion::arrow::datatypes::DataType;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+
+use super::Error;
+
+/// What a file covers.
+pub(super) struct Span {
+    pub partition: i32,
+    pub start: i64,
+    pub next: i64,
+    /// On an object store who writes it: no two files may be alike there.
+    pub writer: Option<String>,
+}
+
+/// How a file like this is written.
+pub(super) fn properties(span: &Span, rows: u64, like: &RecordBatch) -> WriterProperties {
+    let pair = |key: &str, value: String| KeyValue::new(key.to_owned(), value);
+    let mut said = vec![
+        pair("partition", span.partition.to_string()),
+        pair("start", span.start.to_string()),
+        pair("next", span.next.to_string()),
+        pair("rows", rows.to_string()),
+    ];
+    said.extend(span.writer.as_ref().map(|writer| pair("writer", writer.clone())));
+    let mut properties = WriterProperties::builder()
+        .set_created_by(concat!("tercile ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_key_value_metadata(Some(said));
+    for name in ["_offset", "_timestamp"] {
+        properties = properties
+            .set_column_encoding(ColumnPath::from(name), Encoding::DELTA_BINARY_PACKED)
+            .set_column_dictionary_enabled(ColumnPath::from(name), false);
+    }
+    for (field, column) in like.schema_ref().fields().iter().zip(like.columns()) {
+        if !repeats(column) {
+            properties = properties.set_column_dictionary_enabled(ColumnPath::new(vec![field.name().clone()]), false);
+        }
+    }
+    properties.build()
+}
+
+/// Whether a dictionary pays: values that hardly repeat only fill it up, and building it is most of the time of writing.
+fn repeats(column: &ArrayRef) -> bool {
+    let values: Vec<&[u8]> = match column.data_type() {
+        DataType::Utf8 => {
+            let column = column.as_string::<i32>();
+            sampled(column.len()).filter(|&row| column.is_valid(row)).map(|row| column.value(row).as_bytes()).collect()
+        }
+        DataType::Binary => {
+            let column = column.as_binary::<i32>();
+            sampled(column.len()).filter(|&row| column.is_valid(row)).map(|row| column.value(row)).collect()
+        }
+        _ => return true,
+    };
+    let distinct: HashSet<&[u8]> = values.iter().copied().collect();
+    distinct.len() * 2 <= values.len() || values.len() < 16
+}
+
+/// Up to a thousand rows, evenly spread.
+fn sampled(rows: usize) -> impl Iterator<Item = usize> {
+    (0..rows).step_by((rows / 1000).max(1))
+}
+
+/// Writes a file whole, and syncs it; its size.
+pub(super) fn write_parquet(path: &Path, records: &RecordBatch, span: &Span) -> Result<u64, Error> {
+    let parquet = |source| Error::Parquet { path: path.to_owned(), source };
+    let properties = properties(span, records.num_rows() as u64, records);
+    let file = File::create_new(path).map_err(Error::io("write", path))?;
+    let mut writer = ArrowWriter::try_new(file, records.schema(), Some(properties)).map_err(parquet)?;
+    writer.write(records).map_err(parquet)?;
+    let file = writer.into_inner().map_err(parquet)?;
+    file.sync_all().map_err(Error::io("sync", path))?;
+    Ok(file.metadata().map_err(Error::io("read", path))?.len())
+}
