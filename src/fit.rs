@@ -22,6 +22,8 @@ use crate::train::{by_features, renumbered};
 
 /// Rows that the silhouette compares with each other; of more, rows spread evenly stand for all.
 const SILHOUETTE_ROWS: usize = 5_000;
+/// Rows of a cluster in that sample that say enough of it.
+const RARE: usize = 50;
 
 /// Who does the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -191,7 +193,7 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
 
     let began = Instant::now();
     let Fit { centroids, sizes, inertia, iterations } = &found;
-    let (silhouette, silhouette_rows) = silhouette(columns, &scale, centroids, settings.threads);
+    let (silhouette, silhouette_rows) = silhouette(columns, &scale, &found, settings.threads);
     let described = describe(centroids.view(), features, &Labels::new());
     let clusters = described.into_iter().enumerate().map(|(cluster, descriptions)| Cluster {
         cluster: cluster as u32,
@@ -239,19 +241,43 @@ fn linfa(
     Ok(kmeans::measure(points, original, settings.threads))
 }
 
-fn silhouette(columns: &[Float64Array], scale: &Scale, centroids: &Array2<f64>, threads: usize) -> (Option<f64>, u64) {
-    let sample = spread(columns);
+/// The silhouette of a sample, and how many rows that is: rows spread evenly, and where so few of them are of a rare cluster that
+/// they say nothing of it, more of that cluster's. Then each cluster counts by its size.
+pub(crate) fn silhouette(columns: &[Float64Array], scale: &Scale, fit: &Fit, threads: usize) -> (Option<f64>, u64) {
+    let mut places = evenly(columns.first().map_or(0, Array::len), SILHOUETTE_ROWS);
+    let take = |places: &[u32]| columns.iter().map(|column| spool::take(column, places)).collect::<Vec<_>>();
+    let sample = take(&places);
     let points = Points::new(scale, &sample);
-    let labels = kmeans::assign(&points, centroids, 1);
-    (kmeans::silhouette(&points, &labels, centroids.nrows(), threads), points.rows() as u64)
+    let labels = kmeans::assign(&points, &fit.centroids, 1);
+    let drawn = |cluster: usize| labels.iter().filter(|&&label| usize::from(label) == cluster).count() as u64;
+    let rare: Vec<usize> = (0..fit.sizes.len()).filter(|&c| drawn(c) < fit.sizes[c].min(RARE as u64)).collect();
+    if rare.is_empty() {
+        return (kmeans::silhouette(&points, &labels, fit.sizes.len(), threads), places.len() as u64);
+    }
+    let all = kmeans::assign(&Points::new(scale, columns), &fit.centroids, threads);
+    for cluster in rare {
+        let rows = (0_u32..).zip(&all).filter(|(_, label)| usize::from(**label) == cluster);
+        let rows: Vec<u32> = rows.map(|(row, _)| row).collect();
+        places.extend(evenly(rows.len(), RARE).into_iter().map(|place| rows[place as usize]));
+    }
+    places.sort_unstable();
+    places.dedup();
+    let sample = take(&places);
+    let labels: Vec<u8> = places.iter().map(|&row| all[row as usize]).collect();
+    (kmeans::silhouette_of(&Points::new(scale, &sample), &labels, &fit.sizes, threads), places.len() as u64)
 }
 
 /// At most 5,000 rows, spread evenly over all.
 pub(crate) fn spread(columns: &[Float64Array]) -> Vec<Float64Array> {
     let rows = columns.first().map_or(0, Array::len);
-    let m = rows.min(SILHOUETTE_ROWS);
-    let places: Vec<u32> = (0..m).map(|j| (j as u128 * rows as u128 / m as u128) as u32).collect();
+    let places = evenly(rows, SILHOUETTE_ROWS);
     columns.iter().map(|column| spool::take(column, &places)).collect()
+}
+
+/// Rows ⌊j·n/m⌋ for m = min(n, most).
+fn evenly(n: usize, most: usize) -> Vec<u32> {
+    let m = n.min(most);
+    (0..m).map(|j| (j as u128 * n as u128 / m as u128) as u32).collect()
 }
 
 #[cfg(test)]
@@ -292,6 +318,30 @@ mod tests {
         assert_eq!((same.inertia, same.silhouette, same.davies_bouldin), (0.0, None, None));
         let all = done(vec![some(&[1.0, 2.0, 3.0]), some(&[1.0, 5.0, 2.0])], 3).unwrap();
         assert_eq!(all.inertia, 0.0, "as many clusters as rows");
+    }
+
+    #[test]
+    fn a_rare_cluster_counts_in_a_sampled_silhouette() {
+        // One row of 20,000 far away, where no even sample looks.
+        let mut values: Vec<Option<f64>> = (0..20_000).map(|i| Some(f64::from(i * 7919 % 1009) / 1009.0)).collect();
+        values[13] = Some(1e6);
+        let found = done(vec![values], 2).unwrap();
+        assert_eq!(found.clusters.iter().map(|cluster| cluster.size).collect::<Vec<_>>(), [19_999, 1]);
+        assert!(found.silhouette.is_some_and(|score| score > 0.99), "{:?}", found.silhouette);
+        // Three blobs, one of them with a row in five hundred: the sample's score is that of all rows.
+        let blob = |i: u32| if i % 500 == 7 { 50.0 } else { f64::from(i % 2) * 10.0 };
+        let values: Vec<f64> = (0..20_000).map(|i| blob(i) + f64::from(i * 7919 % 1009) / 500.0).collect();
+        let columns = [Float64Array::from(values)];
+        let names = ["f0".to_owned()];
+        let scale = Scale::measure(&names, &columns, 2).unwrap();
+        let points = Points::new(&scale, &columns);
+        let fit = kmeans::fit(&points, &job(1, 3).settings, Init::Drawn(None), &|_| {}).unwrap();
+        let (sampled, rows) = silhouette(&columns, &scale, &fit, 2);
+        let all = kmeans::silhouette(&points, &kmeans::assign(&points, &fit.centroids, 1), 3, 2);
+        assert!(
+            rows < 5_100 && (sampled.unwrap() - all.unwrap()).abs() < 1e-3,
+            "{sampled:?} of {rows}, {all:?} of all"
+        );
     }
 
     #[test]

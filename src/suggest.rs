@@ -20,7 +20,7 @@ use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use serde::Serialize;
 
 use crate::features::Scale;
-use crate::fit::{Error, spread};
+use crate::fit::{Error, silhouette, spread};
 use crate::kmeans::{self, Init, Points, Settings};
 use crate::spool;
 
@@ -66,13 +66,16 @@ pub fn candidates(
     let scale = Scale::measure(features, columns, settings.threads)?;
     let points = Points::new(&scale, columns);
     let sample = spread(columns);
-    let some = Points::new(&scale, &sample);
     let mut candidates: Vec<Candidate> = Vec::new();
     for k in ks {
         let settings = Settings { k, ..settings.clone() };
-        let fit = kmeans::fit(&points, &settings, Init::Drawn(None), &|_| {})?;
-        let labels = kmeans::assign(&some, &fit.centroids, 1);
-        let silhouette = kmeans::silhouette(&some, &labels, k, settings.threads);
+        let fit = match kmeans::fit(&points, &settings, Init::Drawn(None), &|_| {}) {
+            Ok(fit) => fit,
+            // More clusters than different rows: those before it still stand.
+            Err(kmeans::Error::TooFew { .. }) if !candidates.is_empty() => break,
+            Err(error) => return Err(error.into()),
+        };
+        let (silhouette, _) = silhouette(columns, &scale, &fit, settings.threads);
         let candidate =
             Candidate { k, inertia: fit.inertia, silhouette, stability: stability(&scale, &sample, &settings)? };
         told(&candidate);
@@ -107,7 +110,7 @@ fn stability(scale: &Scale, sample: &[Float64Array], settings: &Settings) -> Res
     let all = Points::new(scale, sample);
     let mut partitions: Vec<Vec<u8>> = Vec::new();
     for seed in 0..SEEDS {
-        let seed = settings.seed.wrapping_add(seed);
+        let seed = kmeans::further(settings.seed, seed);
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let half: Vec<u32> = (0..all.rows() as u32).filter(|_| rng.next_u32() % 2 == 0).collect();
         let half: Vec<Float64Array> = sample.iter().map(|column| spool::take(column, &half)).collect();

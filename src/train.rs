@@ -34,11 +34,11 @@ use crate::store::{self, Held, Snapshot, Store};
 use numbers::{newcomers, numbers};
 use rows::{Prefix, Rows, rows};
 
+/// What the starts are drawn with.
+pub use crate::kmeans::SEED;
 pub use adhoc::{Adhoc, AdhocError, fit_adhoc};
 pub use numbers::{by_features, renumbered};
 
-/// What the starts are drawn with.
-pub const SEED: u64 = 42;
 /// Until assignments stop changing; that many passes are more than that ever took.
 const LIMITS: Limits = Limits { iterations: 10_000, tolerance: 0.0 };
 /// The least memory that a training may be given.

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
+use common::wire::raw;
 use common::{Answer, Place, Running};
 use datafusion::arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{Float64Type, UInt32Type};
@@ -14,6 +15,7 @@ use datafusion::arrow::ipc::writer::StreamWriter;
 use serde_json::{Value, json};
 
 const PATH: &str = "/api/segments/price_rating/predict";
+const TYPED: &str = "/api/cluster_products_by_price_rating";
 const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
 const CSV: &str = "text/csv";
@@ -229,12 +231,23 @@ fn an_error_in_the_middle_breaks_the_answer_off() {
 }
 
 #[test]
+fn over_http_1_0_no_half_answer_looks_like_a_whole_one() {
+    let (_place, up) = up(&[]);
+    let rows = |n: usize| "{\"discounted_price\":1,\"rating\":1}\n".repeat(n);
+    let asked = |body: &str| raw(&up, &[&format!("POST {PATH} HTTP/1.0"), &format!("Content-Type: {NDJSON}")], body);
+    let few = asked(&rows(3));
+    assert_eq!((few.status, few.body.lines().count()), (200, 3));
+    let many = asked(&rows(60_000)).problem(505);
+    assert!(many["detail"].as_str().unwrap().contains("ask again with HTTP/1.1"), "{many}");
+}
+
+#[test]
 fn limits_hold_with_and_without_a_length() {
     let (_place, up) =
         up(&["--max-body-bytes", "1MB", "--max-body-rows", "1000", "--max-body-fields", "10", "--max-body-depth", "5"]);
     let row = "{\"discounted_price\":1,\"rating\":1}";
     let array = |rows: usize| format!("[{}]", vec![row; rows].join(","));
-    for path in [PATH, "/api/cluster_products_by_price_rating"] {
+    for path in [PATH, TYPED] {
         assert_eq!(up.post(path, &array(1000)).status, 200, "{path}");
         problem(&up.post(path, &array(1001)), 413, None, "at most 1000 rows");
     }
@@ -248,6 +261,14 @@ fn limits_hold_with_and_without_a_length() {
     let deep = "{\"discounted_price\":1,\"rating\":1,\"x\":[[[[[]]]]]}";
     problem(&up.post_as(PATH, NDJSON, deep.as_bytes()), 422, Some("x"), "nests deeper than 5");
     problem(&up.post(PATH, &format!("[{deep}]")), 422, Some("x"), "nests deeper than 5");
+
+    // The endpoints that hold a body whole say so before it comes.
+    let said = raw(
+        &up,
+        &[&format!("POST {TYPED} HTTP/1.1"), "Host: localhost", "Content-Type: application/json"],
+        &format!("[{}]", " ".repeat(1_000_000)),
+    );
+    assert!(said.problem(413)["detail"].as_str().unwrap().contains("1000000 bytes at most"));
 
     // With a length and without one. Whoever goes on sending may be cut off before the answer is read.
     let blank = " ".repeat(1_000_001);

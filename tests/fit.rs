@@ -164,7 +164,7 @@ fn what_cannot_be_clustered_is_refused_in_one_line() {
             "--k must go from a smaller to a greater number, from 1 to 64",
         ),
         (
-            &["rows.csv", "--features", "a", "--k", "29..31"],
+            &["rows.csv", "--features", "a", "--k", "31..33"],
             "31 clusters need at least 31 different rows, there are 30",
         ),
     ];
@@ -199,5 +199,5 @@ fn three_blobs_are_suggested_as_three_and_drawn() {
     assert_eq!((&found["suggestion"]["recommended"], &found["suggestion"]["agree"]), (&3.into(), &3.into()));
     assert_eq!(found["candidates"].as_array().unwrap().len(), 4);
     let error = place.fails(1, &["suggest-k", "rows.csv", "--features", "a,b", "--min-k", "9", "--max-k", "4"]);
-    assert!(error.contains("--min-k and --max-k must be from 2 to 64, found 9 and 4"), "{error}");
+    assert!(error.contains("--min-k 9 is more than --max-k 4"), "{error}");
 }

@@ -2,9 +2,10 @@
 
 mod common;
 
-use std::time::Duration;
+use std::io::{Read as _, Write as _};
+use std::time::{Duration, Instant};
 
-use common::wire::{Raw, raw};
+use common::wire::{Raw, connect, raw};
 use common::{Place, Running, eventually};
 use serde_json::Value;
 
@@ -148,7 +149,15 @@ fn on_loopback_names_and_origins_of_others_are_refused() {
     let running = place.serve(&["--allowed-host", "shop.test"]);
     let port = running.address.rsplit_once(':').unwrap().1;
     let asked = |host: &str| raw(&running, &["GET / HTTP/1.1", &format!("Host: {host}")], "");
-    for host in ["localhost", "LocalHost:1", "127.0.0.1", &format!("127.0.0.1:{port}"), "[::1]:80", "Shop.Test:443"] {
+    for host in [
+        "localhost",
+        "LocalHost:1",
+        "127.0.0.1",
+        &format!("127.0.0.1:{port}"),
+        "127.8.0.1",
+        "[::1]:80",
+        "Shop.Test:443",
+    ] {
         assert_eq!(asked(host).status, 200, "{host}");
     }
     for host in
@@ -208,4 +217,21 @@ fn a_request_keeps_its_name() {
             .lines()
             .any(|l| l.starts_with("GET /api/segments/{name}/models/{slice} 404,") && l.ends_with("seen"))
     });
+}
+
+#[test]
+fn an_answer_that_goes_on_ends_with_its_key() {
+    let place = trained();
+    let key = create(&place, "shop", "read");
+    let running = place.serve(&["--require-keys"]);
+    let mut events = connect(&running);
+    events.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(events, "GET /api/events HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n\r\n").unwrap();
+    let mut some = [0; 64];
+    assert!(events.read(&mut some).unwrap() > 0 && some.starts_with(b"HTTP/1.1 200"));
+    place.ok(&["keys", "revoke", "shop"]);
+    let revoked = Instant::now();
+    let mut rest = Vec::new();
+    events.read_to_end(&mut rest).unwrap_or_else(|e| panic!("it goes on after {:?}: {e}", revoked.elapsed()));
+    assert!(rest.ends_with(b"0\r\n\r\n"), "it ends as events do");
 }

@@ -210,6 +210,14 @@ fn no_request_is_dropped_when_the_server_stops() {
 }
 
 #[test]
+fn a_terminal_that_closes_is_no_sudden_end() {
+    let place = Place::new();
+    let mut running = place.serve(&[]);
+    running.signal("-HUP");
+    assert_eq!(running.wait().code(), Some(0));
+}
+
+#[test]
 fn limits_hold_for_each_caller() {
     let place = Place::new();
     let keys = ["a", "b"].map(|name| place.ok(&["keys", "create", name, "--scope", "read"]).trim_end().to_owned());

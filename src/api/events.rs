@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream;
+use poem::Request;
 use poem::web::sse::Event;
 use poem::web::{Data, RemoteAddr};
 use poem_openapi::OpenApi;
 use poem_openapi::payload::EventStream;
 use poem_openapi::types::ToJSON as _;
 
+use super::guard::Pass;
 use super::status::{self, Status};
 use super::{State, Tags};
 
@@ -20,6 +22,9 @@ use super::{State, Tags};
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Looks without a change after which the status is sent all the same, so that a client knows that we are there.
 const HEARTBEAT: u32 = 5;
+
+/// Where they are.
+pub const PATH: &str = "/api/events";
 
 type Statuses = stream::BoxStream<'static, Status>;
 
@@ -32,8 +37,9 @@ impl EventsApi {
     /// Events named `status` hold what `/api/status` answers: one at once, then about one a second while something changes, and
     /// one every five seconds while nothing does.
     #[oai(path = "/api/events", method = "get", tag = "Tags::Health", operation_id = "watchStatus")]
-    async fn events(&self, state: Data<&Arc<State>>, client: &RemoteAddr) -> EventStream<Statuses> {
-        let follower = Follower { state: Arc::clone(&state), client: client.clone(), last: None };
+    async fn events(&self, state: Data<&Arc<State>>, request: &Request) -> EventStream<Statuses> {
+        let (client, pass) = (request.remote_addr().clone(), request.extensions().get().cloned());
+        let follower = Follower { state: Arc::clone(&state), client, pass, last: None };
         let statuses = stream::unfold(follower, |mut follower| async {
             let status = follower.next().await?;
             Some((status, follower))
@@ -47,11 +53,13 @@ impl EventsApi {
 struct Follower {
     state: Arc<State>,
     client: RemoteAddr,
+    /// What it was let in with, if it takes a key.
+    pass: Option<Pass>,
     last: Option<Status>,
 }
 
 impl Follower {
-    /// What it is told next; `None` when it has gone, or the server ends.
+    /// What it is told next; `None` when it has gone, its key was revoked or is over, or the server ends.
     async fn next(&mut self) -> Option<Status> {
         let mut stopping = self.state.stopping.subscribe();
         for silent in 0.. {
@@ -61,6 +69,9 @@ impl Follower {
                     _ = stopping.wait_for(|stopping| *stopping) => return None,
                     () = self.state.clients.gone(&self.client) => return None,
                 }
+            }
+            if self.pass.as_ref().is_some_and(|pass| !pass.holds()) {
+                return None;
             }
             let status = status::now(&self.state).await;
             let same = |last: &Status| Status { now: status.now.clone(), ..last.clone() } == status;

@@ -14,10 +14,11 @@ use http_body_util::combinators::BoxBody;
 use poem::error::MethodNotAllowedError;
 use poem::http::header::{ALLOW, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER};
 use poem::http::{Method, StatusCode, Version};
-use poem::{Body, Endpoint, IntoResponse as _, PathPattern, Request, Response};
+use poem::{Addr, Body, Endpoint, IntoResponse as _, PathPattern, Request, Response};
 
 use super::clients::Busy;
 use super::document::Known;
+use super::events;
 use super::guard::{Admitted, Guard};
 use super::problem::{self, Problem};
 use super::{State, body};
@@ -41,16 +42,25 @@ impl<E: Endpoint> Endpoint for Front<E> {
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
         let mut record = Record::start(&self.state, &request);
         let (id, origin) = (record.id.clone(), self.guard.allowed_origin(&request));
-        let keeps_alive = request.version() < Version::HTTP_2;
+        let (keeps_alive, old) = (request.version() < Version::HTTP_2, request.version() < Version::HTTP_11);
         let late = body::hasten(&mut request, self.guard.body_timeout, record.busy.as_ref());
         let mut response = match self.guard.admit(&request) {
             Ok(admitted) => {
                 record.admitted = admitted;
+                if request.uri().path() == events::PATH
+                    && let Some(pass) = self.guard.pass(&request)
+                {
+                    request.extensions_mut().insert(pass);
+                }
                 let response = self.answer(request, &mut record).await;
                 if late.is_some_and(|late| late.load(Ordering::Relaxed)) { too_late() } else { response }
             }
             Err(refusal) => refusal,
         };
+        // Older than chunks, it ends where the connection does: one that breaks off would look whole.
+        if old && response_length(&mut response).is_none() {
+            response = Problem::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, ONLY_WHOLE).into_response();
+        }
         record.status = Some(response.status());
         let unavailable = response.status() == StatusCode::SERVICE_UNAVAILABLE;
         let headers = response.headers_mut();
@@ -103,6 +113,18 @@ impl<E: Endpoint> Front<E> {
     }
 }
 
+/// Why an answer does not come over HTTP/1.0.
+const ONLY_WHOLE: &str =
+    "this answer comes in pieces, and HTTP/1.0 can't tell whether the last one came; ask again with HTTP/1.1";
+
+/// How long an answer's body is, if that is known.
+fn response_length(response: &mut Response) -> Option<u64> {
+    let body: BoxBody<_, _> = response.take_body().into();
+    let length = body.size_hint().exact();
+    response.set_body(Body::from(body));
+    length
+}
+
 fn too_late() -> Response {
     let mut response = Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time").into_response();
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -119,6 +141,9 @@ struct Record {
     admitted: Admitted,
     status: Option<StatusCode>,
     bytes: u64,
+    /// Whether the answer has begun, and its end has not come.
+    cut: bool,
+    client: String,
     start: Instant,
     /// Tells the connection that it is of use.
     busy: Option<Busy>,
@@ -145,6 +170,8 @@ impl Record {
             admitted: Admitted::default(),
             status: None,
             bytes: 0,
+            cut: false,
+            client: client(request),
             start: Instant::now(),
             busy: state.clients.begin(request.remote_addr()),
         }
@@ -159,6 +186,8 @@ impl Record {
             response.set_body(Body::from(body));
             return;
         }
+        // Who follows events leaves when it has seen enough.
+        self.cut = !response.content_type().is_some_and(|kind| kind.starts_with("text/event-stream"));
         let parts = Box::pin(Body::from(body).into_bytes_stream());
         response.set_body(Body::from_bytes_stream(self.counted(parts)));
     }
@@ -171,15 +200,22 @@ impl Record {
         mut self,
         parts: S,
     ) -> impl stream::Stream<Item = std::io::Result<B>> {
-        parts.inspect(move |part| self.count(part.as_ref().map_or(0, |part| part.as_ref().len())))
+        parts.map(Some).chain(stream::iter([None])).filter_map(move |part| {
+            match &part {
+                Some(part) => self.count(part.as_ref().map_or(0, |part| part.as_ref().len())),
+                None => self.cut = false,
+            }
+            std::future::ready(part)
+        })
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let Self { id, method, route, status, bytes, .. } = self;
+        let Self { id, client, method, route, status, bytes, .. } = self;
         let elapsed = self.start.elapsed();
-        // Who went away before there was an answer got none: proxies call that 499.
+        // Who went away before the answer, or its end, came got none: proxies call that 499.
+        let status = status.filter(|_| !self.cut);
         self.state.metrics.answered(route, method, status.as_ref().map_or("499", StatusCode::as_str), elapsed);
         if !tracing::enabled!(target: ACCESS, tracing::Level::INFO) {
             return;
@@ -191,15 +227,25 @@ impl Drop for Record {
             ($level:ident) => {
                 tracing::$level!(
                     target: ACCESS,
-                    id, method, route, status, bytes, ms, key,
-                    "{method} {route} {status}, {bytes} bytes in {ms:.1} ms{}{}, {id}",
-                    if key.is_some() { " for " } else { "" },
+                    id, client, method, route, status, bytes, ms, key,
+                    "{method} {route} {status}, {bytes} bytes in {ms:.1} ms for {client}{}{}, {id}",
+                    if key.is_some() { " with " } else { "" },
                     key.unwrap_or_default(),
                 )
             };
         }
         // Probes come every few seconds, whoever else comes.
         if route.starts_with("/health/") || route == "/metrics" { line!(debug) } else { line!(info) }
+    }
+}
+
+/// Where a request comes from; empty where no line is written.
+fn client(request: &Request) -> String {
+    match &request.remote_addr().0 {
+        Addr::SocketAddr(address) if tracing::enabled!(target: ACCESS, tracing::Level::INFO) => {
+            address.ip().to_string()
+        }
+        _ => String::new(),
     }
 }
 

@@ -22,7 +22,7 @@ use super::tls::Tls;
 const KEY_HEADER: &str = "x-api-key";
 /// What pages of an allowed origin may send and read.
 const CORS_ALLOWED: &str = "authorization, content-type, accept, if-none-match, x-api-key, x-request-id";
-const CORS_EXPOSED: &str = "etag, location, retry-after, x-request-id";
+const CORS_EXPOSED: &str = "etag, location, model-version, retry-after, x-request-id";
 
 /// What a request needs; `None`: nothing. Whatever is not listed is for readers, and what changes something for admins.
 pub fn needed(method: &Method, path: &str) -> Option<Scope> {
@@ -60,6 +60,20 @@ pub struct Guard {
     pub drain: Duration,
 }
 
+/// What an answer that goes on needs in order to see that its key goes.
+#[derive(Clone)]
+pub struct Pass {
+    keys: Arc<Keys>,
+    key: String,
+}
+
+impl Pass {
+    /// Whether the key is still good.
+    pub fn holds(&self) -> bool {
+        self.keys.find(&self.key).is_some()
+    }
+}
+
 /// Somebody who was let in.
 #[derive(Default)]
 pub struct Admitted {
@@ -70,6 +84,12 @@ pub struct Admitted {
 }
 
 impl Guard {
+    /// For a request that was let in with a key.
+    pub fn pass(&self, request: &Request) -> Option<Pass> {
+        let (keys, key) = (self.keys.as_ref()?, presented(request.headers())?);
+        Some(Pass { keys: Arc::clone(keys), key: key.to_owned() })
+    }
+
     /// Lets a request in, or answers it.
     pub fn admit(&self, request: &Request) -> Result<Admitted, Response> {
         let refuse = Problem::into_response;
@@ -122,7 +142,7 @@ impl Guard {
         let Some(hosts) = &self.hosts else { return Ok(()) };
         let ours = |host: &str| {
             let host = without_port(host);
-            ["localhost", "127.0.0.1", "[::1]"].contains(&host) || hosts.iter().any(|h| h.eq_ignore_ascii_case(host))
+            loopback(host) || hosts.iter().any(|h| h.eq_ignore_ascii_case(host))
         };
         let target = request.uri().authority().map(|authority| authority.as_str().as_bytes());
         let headers = request.headers().get_all(header::HOST).iter().map(HeaderValue::as_bytes);
@@ -130,7 +150,9 @@ impl Guard {
         // No browser speaks HTTP/1.0, which has no such header.
         let nameless = named.peek().is_none() && request.version() > Version::HTTP_10;
         if nameless || named.any(|host| !std::str::from_utf8(host).is_ok_and(|host| ours(&host.to_ascii_lowercase()))) {
-            return Err(Problem::forbidden("this is not the host that was asked for"));
+            return Err(Problem::forbidden(
+                "this is none of the hosts that this server answers for; --allowed-host NAME adds one",
+            ));
         }
         Ok(())
     }
@@ -196,7 +218,8 @@ fn allowed(key: Option<&Key>, scope: Scope) -> Result<(), Response> {
         return Err(with_header(problem.into_response(), header::WWW_AUTHENTICATE, challenge));
     };
     if key.scope < scope {
-        return Err(Problem::forbidden("the scope of this key does not allow that").into_response());
+        let detail = format!("the scope of this key does not allow that: it takes a key of the scope {}", scope.word());
+        return Err(Problem::forbidden(detail).into_response());
     }
     Ok(())
 }
@@ -208,6 +231,12 @@ fn presented(headers: &HeaderMap) -> Option<&str> {
         scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
     });
     bearer.or_else(|| headers.get(KEY_HEADER)?.to_str().ok())
+}
+
+/// Whether a Host header names this very machine. What is an address can be no page's name.
+fn loopback(host: &str) -> bool {
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn with_header(mut answer: Response, name: HeaderName, value: HeaderValue) -> Response {

@@ -96,7 +96,7 @@ fn read(store: &Store) -> Result<(Content, Revision), store::Error> {
     let path = path(store);
     let (bytes, revision) = store.read_revision(&path)?;
     let content = bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose();
-    let content = content.map_err(|e| store::Error::Damaged { path, why: format!("no keys: {e}") })?;
+    let content = content.map_err(|e| store::Error::Spoiled { path, why: e.to_string() })?;
     Ok((content.unwrap_or_default(), revision))
 }
 
@@ -210,6 +210,11 @@ impl Keys {
                 tracing::error!("no key is accepted any more: {error}");
                 Vec::new()
             });
+            match (keys.is_empty(), self.all().is_empty()) {
+                (true, false) => tracing::warn!("there are no keys any more: whatever needs one is refused"),
+                (false, true) => tracing::info!("there are keys again"),
+                _ => {}
+            }
             *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
         }
     }

@@ -202,7 +202,11 @@ pub fn routes(state: Arc<State>, guard: Guard) -> impl IntoEndpoint {
     // They live as long as the process, and slow readers of a page this large share one copy.
     let page = |kind: &'static str, text: String| {
         let text: &'static str = text.leak();
-        get(make_sync(move |_| Response::builder().content_type(kind).body(text)))
+        let answer = move |_| {
+            let answer = Response::builder().content_type(kind).header("X-Content-Type-Options", "nosniff");
+            answer.header("Content-Security-Policy", "frame-ancestors 'none'").body(text)
+        };
+        get(make_sync(answer))
     };
     let docs = Arc::new(page("text/html; charset=utf-8", docs));
     let inner = Route::new()

@@ -171,7 +171,7 @@ impl Shared {
 /// after that has failed, and hyper then ends the answer as if it were whole. What unwinds takes the connection with it, in
 /// silence: poem catches it.
 fn break_off(error: &Error) -> ! {
-    tracing::debug!("an answer was broken off: {error}");
+    tracing::warn!("an answer that had begun was broken off: {error}");
     std::panic::resume_unwind(Box::new(error.to_string()))
 }
 

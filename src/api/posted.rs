@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use poem::error::ReadBodyError;
+use poem::http::header::CONTENT_LENGTH;
 use poem::{Request, RequestBody};
 use poem_openapi::payload::{ParsePayload, Payload};
 use poem_openapi::registry::{MetaSchemaRef, Registry};
@@ -12,6 +14,7 @@ use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::State;
 use super::problem::Problem;
 use crate::bulk::{Limits, number};
 use crate::record::{Text, object_of, too_deep};
@@ -46,9 +49,16 @@ impl<T: Type> Payload for Posted<T> {
 impl<T: Type> ParsePayload for Posted<T> {
     const IS_REQUIRED: bool = true;
 
-    async fn from_request(_: &Request, body: &mut RequestBody) -> poem::Result<Self> {
-        let too_large = || Problem::too_large(format!("the body may have {MAX_BODY} bytes at most"));
-        let body = body.take()?.into_bytes_limit(MAX_BODY).await.map_err(|error| match error {
+    async fn from_request(request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
+        let most =
+            request.data::<Arc<State>>().map_or(MAX_BODY, |state| state.bodies.bytes.min(MAX_BODY as u64) as usize);
+        let too_large = || Problem::too_large(format!("the body may have {most} bytes at most"));
+        // Who says so much is told at once.
+        let said = request.header(CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+        if said.is_some_and(|said| said > most as u64) {
+            return Err(too_large().into());
+        }
+        let body = body.take()?.into_bytes_limit(most).await.map_err(|error| match error {
             ReadBodyError::PayloadTooLarge => poem::Error::from(too_large()),
             other => Problem::bad_request(format!("the body did not arrive: {other}")).into(),
         })?;
@@ -76,6 +86,12 @@ pub struct Rows {
 pub fn read(body: &[u8], features: &[String], keep_other: bool, limits: Limits) -> Result<Rows, Problem> {
     let text = std::str::from_utf8(body)
         .map_err(|e| Problem::bad_request(format!("the body is no UTF-8 from byte {} on", e.valid_up_to())))?;
+    if text.starts_with('\u{feff}') {
+        return Err(Problem::bad_request("the body begins with a byte-order mark; send plain UTF-8"));
+    }
+    if text.trim_ascii().is_empty() {
+        return Err(Problem::bad_request("the body is empty"));
+    }
     let syntax = |e: serde_json::Error| Problem::bad_request(format!("the body is no JSON: {e}"));
     if !text.trim_ascii_start().starts_with('[') {
         serde_json::from_str::<IgnoredAny>(text).map_err(syntax)?;

@@ -24,7 +24,7 @@ use super::stamp::{self, Stamp};
 use super::{State, Tags, accept, bulk, pipe};
 use crate::bulk::{Answers, Explainer, Format, Lines, Opinion, Scorer, TOO_FAR};
 use crate::model::describe::describe;
-use crate::model::{Model, Predictor, SLICES};
+use crate::model::{self, Model, Predictor, SLICES};
 use crate::train;
 
 /// Bodies above this are read and answered on a thread of their own, so that small requests need not wait for them.
@@ -493,7 +493,7 @@ fn write(names: &[String], rows: &Rows, predictor: &Predictor, lines: &Lines) ->
     for (i, values) in rows.values.chunks_exact(names.len()).enumerate() {
         scratch.copy_from_slice(values);
         let (cluster, distance) = predictor.predict(&mut scratch);
-        if !distance.is_finite() {
+        if !model::tells(distance) {
             let field = &names[predictor.farthest(values)];
             return Err(Problem::unprocessable(format!("row {i}: {field} {TOO_FAR}")).at(i as u64).field(field));
         }

@@ -5,7 +5,7 @@
 use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
 
-use crate::model::{Model, Predictor};
+use crate::model::{self, Model, Predictor};
 
 /// Explains the answers of one model.
 pub struct Explainer {
@@ -89,7 +89,7 @@ impl Explainer {
     pub fn push(&self, out: &mut Vec<u8>, values: &[f64], cluster: usize) -> Result<(), TooFar> {
         let squares = self.predictor.squares(values);
         let distances: Vec<f64> = squares.rows().into_iter().map(|row| row.iter().sum::<f64>().sqrt()).collect();
-        if distances.iter().any(|distance| !distance.is_finite()) {
+        if distances.iter().any(|&distance| !model::tells(distance)) {
             return Err(TooFar(self.predictor.farthest(values)));
         }
         let others = (0..distances.len()).filter(|&other| other != cluster);
@@ -115,7 +115,7 @@ impl Opinion {
             Err(why) => Ok(Said { missing: Some(why), ..none }),
             Ok((version, predictor, words)) => {
                 let (cluster, distance) = predictor.predict(&mut values.to_vec());
-                if !distance.is_finite() {
+                if !model::tells(distance) {
                     return Err(TooFar(predictor.farthest(values)));
                 }
                 let description = words.get(cluster).map(String::as_str);

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 
-use crate::model::{Model, Predictor};
+use crate::model::{self, Model, Predictor};
 
 pub use explain::{Explainer, Opinion, TooFar};
 pub use json::number;
@@ -160,7 +160,7 @@ impl Scorer {
     pub fn score(&self, block: &Block, first: u64) -> Result<Found, Error> {
         let columns: Vec<&[f64]> = block.features.iter().map(|column| &column.values()[..]).collect();
         let (clusters, distances) = self.predictor.predict_columns(&columns);
-        if let Some(row) = distances.iter().position(|distance| !distance.is_finite()) {
+        if let Some(row) = distances.iter().position(|&distance| !model::tells(distance)) {
             let values: Vec<f64> = columns.iter().map(|column| column[row]).collect();
             let field = self.features[self.predictor.farthest(&values)].clone();
             return Err(Error::Field { row: first + row as u64, field, what: TOO_FAR.to_owned() });
@@ -169,5 +169,5 @@ impl Scorer {
     }
 }
 
-/// Squares left the range of a double, so no cluster is nearer than another.
+/// So far out, at 2^52 deviations and beyond, doubles can't tell which cluster is nearer.
 pub const TOO_FAR: &str = "is too far from every cluster to tell them apart";

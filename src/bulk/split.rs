@@ -31,7 +31,8 @@ impl<R: Read> Splitter<R> {
     pub fn value(&mut self) -> io::Result<Option<&[u8]>> {
         if !self.begun {
             self.begun = true;
-            if self.peek()? == Some(0xef) && self.fill_to(3)? && self.buffer[self.at..].starts_with(b"\xef\xbb\xbf") {
+            // Nowhere else but at the very start.
+            if self.fill_to(3)? && self.buffer.starts_with(b"\xef\xbb\xbf") {
                 self.at += 3;
             }
             if self.peek()? == Some(b'[') {

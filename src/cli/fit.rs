@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
 use ndarray::Array2;
 use serde::Serialize;
@@ -184,7 +184,7 @@ impl Fit {
         };
         let done = match ks {
             Ks::One(k) => one(k).and_then(|printed| Ok((serde_json::to_string_pretty(&printed)?, words(&printed)))),
-            Ks::Each(ks) => ks.map(one).collect::<Result<Vec<_>, _>>().and_then(|fits| {
+            Ks::Each(ks) => each(ks, one).and_then(|fits| {
                 let best = fit::best_by_silhouette(fits.iter().map(|printed| &printed.report));
                 let several = Several { file, rows: columns.rows as u64, features, best, fits };
                 Ok((serde_json::to_string_pretty(&several)?, scores(&several)))
@@ -194,7 +194,7 @@ impl Fit {
         let (json, words) = done?;
         let json = json + "\n";
         if let Some(path) = &self.output {
-            std::fs::write(path, &json).with_context(|| format!("cannot write {}", path.display()))?;
+            std::fs::write(path, &json).map_err(|e| anyhow!("cannot write {}: {e}", path.display()))?;
         }
         let text = if self.json { json } else { words };
         std::io::stdout().write_all(text.as_bytes())?;
@@ -234,7 +234,7 @@ impl Fit {
     }
 
     fn centroids(&self, path: &Path) -> anyhow::Result<Array2<f64>> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = std::fs::read_to_string(path).map_err(|e| anyhow!("cannot read {}: {e}", path.display()))?;
         let shape =
             || format!("{}: expected a JSON array of arrays of {} numbers", path.display(), self.from.features.len());
         let rows: Vec<Vec<f64>> = serde_json::from_str(&text).with_context(shape)?;
@@ -251,6 +251,21 @@ fn ks(text: &str) -> Result<Ks, String> {
         Some((low, high)) => Ok(Ks::Each(number(low)?..=number(high.strip_prefix('=').unwrap_or(high))?)),
         None => Ok(Ks::One(number(text)?)),
     }
+}
+
+/// A fit for each number of clusters, up to as many as there are different rows.
+fn each<T>(ks: RangeInclusive<usize>, one: impl Fn(usize) -> anyhow::Result<T>) -> anyhow::Result<Vec<T>> {
+    let mut fits = Vec::new();
+    for k in ks {
+        match one(k) {
+            Err(error) if !fits.is_empty() && matches!(error.downcast_ref(), Some(fit::Error::TooFew(_))) => {
+                tracing::warn!("no more than {} clusters: {error:#}", k - 1);
+                break;
+            }
+            fit => fits.push(fit?),
+        }
+    }
+    Ok(fits)
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -285,6 +300,13 @@ fn words(printed: &Printed<'_>) -> String {
     let missing = report.features.iter().zip(&report.missing).filter(|(_, n)| **n > 0);
     for (name, n) in missing {
         line(format!("{} of {name} are missing or no finite number; its mean stands in", thousands(*n)));
+    }
+    let empty = report.clusters.iter().filter(|cluster| cluster.size == 0).count();
+    if empty > 0 {
+        line(format!("{empty} of the clusters are empty: they stand where others do, or no row is nearest to them"));
+    }
+    if report.iterations == Some(printed.receipt.max_iter) {
+        line(format!("stopped at --max-iter {}: more passes may change it", printed.receipt.max_iter));
     }
     let passes = report.iterations.map_or_else(String::new, |n| format!("{n} passes; "));
     line(format!(

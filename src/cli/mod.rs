@@ -216,6 +216,8 @@ impl Stop {
     fn listen() -> anyhow::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        // A terminal that was closed wants no less of an end; `nohup` has it ignored, and that stays.
+        let mut hangup = if ignored(libc::SIGHUP) { None } else { Some(signal(SignalKind::hangup())?) };
         let (wish, stop) = watch::channel(false);
         tokio::spawn(async move {
             let mut first: Option<Instant> = None;
@@ -223,6 +225,7 @@ impl Stop {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
+                    Some(_) = async { hangup.as_mut()?.recv().await } => {}
                 }
                 let _ = wish.send(true);
                 // A second one, from somebody who lost patience, ends the process on the spot. But the same wish may
@@ -247,6 +250,15 @@ impl Stop {
             done = work => done.map(Some),
             () = self.wished() => Ok(None),
         }
+    }
+}
+
+/// Whether whoever started this process had it ignore a signal.
+fn ignored(signal: libc::c_int) -> bool {
+    // SAFETY: all zeroes is an action, and with no new one given the call only writes the present one there.
+    unsafe {
+        let mut now: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut now) == 0 && now.sa_sigaction == libc::SIG_IGN
     }
 }
 

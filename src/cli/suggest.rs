@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use clap::Args;
 use serde::Serialize;
 
@@ -53,8 +53,8 @@ struct Printed<'a> {
 impl SuggestK {
     pub fn run(self, terminal: &Terminal) -> anyhow::Result<Done> {
         let (low, high) = (self.min_k, self.max_k);
-        let fine = 2 <= low && low <= high && high <= MAX_K;
-        ensure!(fine, "--min-k and --max-k must be from 2 to {MAX_K}, found {low} and {high}");
+        ensure!(low <= high, "--min-k {low} is more than --max-k {high}");
+        ensure!(2 <= low && high <= MAX_K, "--min-k and --max-k must be from 2 to {MAX_K}, found {low} and {high}");
         let FileArgs { file, features, seed, .. } = &self.from;
         self.from.check()?;
         let bar = terminal.bar(None);
@@ -73,9 +73,12 @@ impl SuggestK {
         bar.finish_and_clear();
         let candidates = found.with_context(|| format!("cannot cluster {}", file.display()))?;
         let suggestion = suggest::suggest(&candidates);
+        if let Some(last) = candidates.last().filter(|last| last.k < high) {
+            tracing::warn!("no more than {} clusters: there are not that many different rows", last.k);
+        }
         if let Some(path) = &self.svg {
             let drawn = std::fs::write(path, picture(&candidates, &suggestion));
-            drawn.with_context(|| format!("cannot write {}", path.display()))?;
+            drawn.map_err(|e| anyhow!("cannot write {}: {e}", path.display()))?;
         }
         let printed = Printed { file, rows: columns.rows, features, candidates: &candidates, suggestion };
         let text = if self.json { serde_json::to_string_pretty(&printed)? + "\n" } else { words(&printed) };
@@ -96,6 +99,7 @@ fn words(printed: &Printed<'_>) -> String {
     };
     let all: Vec<Vec<String>> = candidates.iter().map(row).collect();
     let told = match agree {
+        _ if candidates.len() == 1 => format!("{recommended} clusters is all that was tried"),
         3 => format!("{recommended} clusters: elbow, silhouette and stability agree"),
         2 => format!(
             "{recommended} clusters, as two of three say; elbow {elbow}, silhouette {silhouette}, stability {stability}"

@@ -2,6 +2,15 @@
 
 /// Lines of a table under its header; columns that hold only numbers stand to the right.
 pub fn render(header: &[&str], rows: &[Vec<String>]) -> String {
+    // Names and values are whatever a file holds, and must move no cursor.
+    let plain = |cell: &str| match cell.contains(char::is_control) {
+        true => {
+            cell.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+        }
+        false => cell.to_owned(),
+    };
+    let header: Vec<String> = header.iter().map(|cell| plain(cell)).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect()).collect();
     let number = |text: &str| text.is_empty() || text.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit());
     let widths: Vec<usize> = (0..header.len())
         .map(|i| rows.iter().map(|row| row[i].chars().count()).chain([header[i].chars().count()]).max().unwrap_or(0))
@@ -17,8 +26,8 @@ pub fn render(header: &[&str], rows: &[Vec<String>]) -> String {
             .collect();
         format!("{}\n", cells.join("  ").trim_end())
     };
-    let mut out = line(&mut header.iter().copied());
-    for row in rows {
+    let mut out = line(&mut header.iter().map(String::as_str));
+    for row in &rows {
         out.push_str(&line(&mut row.iter().map(String::as_str)));
     }
     out
@@ -30,5 +39,6 @@ mod tests {
     fn columns_line_up() {
         let rows = [vec!["a".into(), "1".into()], vec!["bcd".into(), "200".into()]];
         assert_eq!(super::render(&["name", "n"], &rows), "name    n\na       1\nbcd   200\n");
+        assert_eq!(super::render(&["a\nb"], &[vec!["\u{1b}[31m".into()]]), "a\\nb\n\\u{1b}[31m\n");
     }
 }

@@ -33,7 +33,8 @@ pub use lloyd::{Limits, Step};
 pub use points::Points;
 #[cfg(feature = "distributed")]
 pub use points::Totals;
-pub use score::{calinski_harabasz, davies_bouldin, silhouette};
+pub use score::{calinski_harabasz, davies_bouldin, silhouette, silhouette_of};
+pub use seed::{SEED, further};
 
 /// Why there are no clusters.
 #[derive(Debug, thiserror::Error)]

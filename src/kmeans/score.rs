@@ -17,6 +17,25 @@ const SHARE: usize = 256;
 /// `None` with fewer than two clusters among the labels. Rousseeuw, "Silhouettes" (J. Comput. Appl. Math. 20, 1987); a row
 /// alone in its cluster counts 0. Compares every pair: meant for samples.
 pub fn silhouette(points: &Points<'_>, labels: &[u8], k: usize, threads: usize) -> Option<f64> {
+    let (totals, sizes) = silhouettes(points, labels, k, threads)?;
+    Some(totals.iter().map(|(total, _)| total).sum::<f64>() / sizes.iter().sum::<usize>() as f64)
+}
+
+/// The same of rows that stand for more: each cluster counts by how many rows it has in truth.
+pub fn silhouette_of(points: &Points<'_>, labels: &[u8], of: &[u64], threads: usize) -> Option<f64> {
+    let (totals, sizes) = silhouettes(points, labels, of.len(), threads)?;
+    let known = (0..of.len()).filter(|&cluster| sizes[cluster] > 0);
+    let mean = |cluster: usize| totals.iter().map(|(_, each)| each[cluster]).sum::<f64>() / sizes[cluster] as f64;
+    let (sum, rows) =
+        known.fold((0.0, 0), |(sum, rows), cluster| (sum + mean(cluster) * of[cluster] as f64, rows + of[cluster]));
+    Some(sum / rows as f64)
+}
+
+/// Sums of silhouettes, share after share: of all rows, and of each cluster's.
+type Shares = Vec<(f64, Vec<f64>)>;
+
+/// The rows' silhouettes summed up, and how many rows each cluster has.
+fn silhouettes(points: &Points<'_>, labels: &[u8], k: usize, threads: usize) -> Option<(Shares, Vec<usize>)> {
     let mut sizes = vec![0_usize; k];
     labels.iter().for_each(|&label| sizes[usize::from(label)] += 1);
     if sizes.iter().filter(|&&size| size > 0).count() < 2 {
@@ -31,7 +50,7 @@ pub fn silhouette(points: &Points<'_>, labels: &[u8], k: usize, threads: usize) 
     let shares = in_parallel(n.div_ceil(SHARE), threads, |share| {
         let mut distances = vec![0.0_f64; n];
         let mut sums = vec![0.0; k];
-        let mut total = 0.0;
+        let (mut total, mut each) = (0.0, vec![0.0; k]);
         for i in share * SHARE..n.min((share + 1) * SHARE) {
             kernel::distances(points.level(), &columns, i, &mut distances);
             let mut rest = &distances[..];
@@ -40,11 +59,14 @@ pub fn silhouette(points: &Points<'_>, labels: &[u8], k: usize, threads: usize) 
                 *sum = in_lanes(cluster);
                 rest = others;
             }
-            total += of_one(usize::from(labels[order[i]]), &sums, &sizes);
+            let own = usize::from(labels[order[i]]);
+            let one = of_one(own, &sums, &sizes);
+            total += one;
+            each[own] += one;
         }
-        total
+        (total, each)
     });
-    Some(shares.into_iter().sum::<f64>() / n as f64)
+    Some((shares, sizes))
 }
 
 /// The sum of numbers, eight at a time.

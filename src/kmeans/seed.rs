@@ -10,6 +10,9 @@ use super::kernel::{self, Lanes};
 use super::points::Points;
 use crate::features::moments::LANES;
 
+/// The seed where nobody says another.
+pub const SEED: u64 = 42;
+
 /// Points made ready for drawing from them: standardised, their number rounded up to eights with weightless ones.
 pub(super) struct Urn<'a> {
     points: &'a Points<'a>,
@@ -65,6 +68,15 @@ impl<'a> Urn<'a> {
         let value = |row: usize, feature| self.points.original(feature, self.points.value(feature, row));
         chosen.iter().flat_map(|&row| (0..self.points.features()).map(move |feature| value(row, feature))).collect()
     }
+}
+
+/// The seed of the start after so many others of this seed, for a generator that makes strangers of neighbours. Each seed has a
+/// stream of its own: else the starts of one would be those of its neighbours, and trying several seeds would say nothing. That of
+/// [`SEED`] begins at itself.
+pub fn further(seed: u64, start: u64) -> u64 {
+    // Multiplied by 2^64 divided by the golden ratio, neighbours are far apart.
+    let stream = (seed ^ SEED).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ SEED;
+    stream.wrapping_add(start)
 }
 
 fn accumulate(cumulative: &mut [f64], values: impl Iterator<Item = f64>) {

@@ -9,7 +9,7 @@ use rand_xoshiro::rand_core::SeedableRng;
 
 use super::lloyd::{self, Limits, Outcome};
 use super::points::Points;
-use super::seed::{Urn, unit};
+use super::seed::{Urn, further, unit};
 use crate::features::chunks::in_parallel;
 
 /// Rows that the starts look at.
@@ -54,8 +54,7 @@ fn best_of(
     let mut outcomes = in_parallel(job.starts + usize::from(job.warm.is_some()), threads, |start| {
         let from = match job.warm {
             Some(warm) if start == job.starts => in_order(warm, points.features()),
-            // SplitMix64 inside `seed_from_u64` makes neighbouring seeds strangers.
-            _ => urn.draw(job.k, &mut Xoshiro256PlusPlus::seed_from_u64(job.seed.wrapping_add(start as u64))),
+            _ => urn.draw(job.k, &mut Xoshiro256PlusPlus::seed_from_u64(further(job.seed, start as u64))),
         };
         lloyd::run(&few, from, limits, 1, &|_| {})
     });

@@ -210,6 +210,14 @@ impl Model {
     }
 }
 
+/// Doubles this far from zero are one apart: no cluster is surely nearer than another whose centroid is within a deviation of its.
+const FAR: f64 = (1_u64 << 52) as f64;
+
+/// Whether a distance in standardised units still says which cluster is nearest.
+pub fn tells(distance: f64) -> bool {
+    distance < FAR
+}
+
 /// A model made ready to answer: centroids in standardised units.
 #[derive(Debug, Clone)]
 pub struct Predictor {

@@ -68,6 +68,8 @@ pub enum Error {
     Parquet { path: PathBuf, source: parquet::errors::ParquetError },
     #[error("{path} is damaged: {why}; the next ingest reads it again if it is the newest, else bring it back from a copy", path = path.display())]
     Damaged { path: PathBuf, why: String },
+    #[error("{path} can't be read: {why}; bring it back from a copy", path = path.display())]
+    Spoiled { path: PathBuf, why: String },
     #[error("the store {store} is fed from {had}, not from {asked}; choose another --store, or the topic it was fed from", store = store.display())]
     OtherTopic { store: PathBuf, had: String, asked: String },
     #[error("somebody else has been rolling files of this partition; try again later")]
