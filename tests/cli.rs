@@ -88,11 +88,14 @@ fn a_closed_pipe_is_no_error() {
 }
 
 #[test]
-fn a_job_that_is_cut_off_is_130() {
+fn a_job_that_is_cut_off_says_by_what() {
     let place = Place::new();
-    let running = place.start(&["generate", "1000000000", "-o", "/dev/null"]);
-    std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(running.interrupt().code, Some(130));
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let mut running = place.start(&["generate", "1000000000", "-o", "/dev/null"]);
+        std::thread::sleep(Duration::from_millis(300));
+        running.signal(signal);
+        assert_eq!(running.wait().code(), Some(code));
+    }
 }
 
 #[test]

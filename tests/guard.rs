@@ -79,7 +79,8 @@ fn keys_let_in_what_their_scope_allows() {
         ("GET", "/api/train/99", [403, 404, 404]),
         ("POST", "/api/train", [403, 202, 202]),
         ("POST", "/api/sql", [403, 403, 422]),
-        ("POST", "/api/%73ql", [403, 403, 404]),
+        ("POST", "/api/%73ql", [404, 404, 404]),
+        ("POST", "/api/segments/price_rating/predict/", [404, 404, 404]),
         ("POST", "/api/segments/a%2fb/predict", [404, 404, 404]),
     ] {
         for (key, status) in [&read, &train, &admin].into_iter().zip(statuses) {

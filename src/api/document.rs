@@ -39,8 +39,13 @@ const LIMITS: [(&str, &str, &str, &str); 19] = [
     ("Fields of a row", "--max-body-fields", "1000", "422; 413 of columns"),
     ("Levels of objects and arrays in a row", "--max-body-depth", "127", "422"),
     ("Bodies of more than 64 KiB, or not JSON to JSON, at a time", "--bulk-concurrency", "16", "503"),
-    ("Bytes of a body of `…/cluster_products_by_…`, or with `fit=request`", "", "64MiB", "413"),
-    ("Rows of it", "", "100000", "413"),
+    (
+        "Bytes of a body of `…/cluster_products_by_…`, or with `fit=request`, if `--max-body-bytes` is not less",
+        "",
+        "64MiB",
+        "413",
+    ),
+    ("Rows of it, if `--max-body-rows` is not less", "", "100000", "413"),
     ("Bytes of a row, or of a record batch of Arrow's", "", "64MiB", "413"),
     ("Bytes of a body of `/api/sql`", "", "256KiB", "413"),
     ("Seconds of a statement", "--sql-timeout", "10", "422"),
@@ -67,7 +72,7 @@ greeting, this document and `/health` need none. Without a valid key: 401; with 
 - Each answer carries `X-Request-Id`: what the request named itself, or a new name. The server's log has it too.
 - An unknown query parameter is a 422, not passed over. A path answers 405 with `Allow` to methods that it doesn't have.
 - Bodies come without a `Content-Encoding`; any other is a 415.
-- `ETag` changes just when an answer does; with `If-None-Match` what is known already is a 304 without a body.
+- `ETag` of a GET changes just when its answer does, of a prediction when the models that answer do; with `If-None-Match` what is known already is a 304 without a body.
 - Browsers of other origins are let in by `--cors-origin`.
 
 ## Limits

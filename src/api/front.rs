@@ -44,7 +44,7 @@ impl<E: Endpoint> Endpoint for Front<E> {
         let (id, origin) = (record.id.clone(), self.guard.allowed_origin(&request));
         let (keeps_alive, old) = (request.version() < Version::HTTP_2, request.version() < Version::HTTP_11);
         let late = body::hasten(&mut request, self.guard.body_timeout, record.busy.as_ref());
-        let mut response = match self.guard.admit(&request) {
+        let mut response = match self.guard.admit(&request, || self.exists(request.uri().path())) {
             Ok(admitted) => {
                 record.admitted = admitted;
                 if request.uri().path() == events::PATH
@@ -104,6 +104,17 @@ impl<E: Endpoint> Front<E> {
         let name =
             pattern.and_then(|pattern| self.known.get(pattern).map(|known| known.path.as_str()).or(Some(pattern)));
         name.unwrap_or("other").to_owned()
+    }
+
+    /// Whether the document has this path, or it is one of the pages.
+    fn exists(&self, path: &str) -> bool {
+        let fits = |known: &Known| {
+            let (known, asked) = (known.path.split('/'), path.split('/'));
+            known.clone().count() == asked.clone().count()
+                && known.zip(asked).all(|(known, asked)| known == asked || known.starts_with('{'))
+        };
+        let page = matches!(path.split('/').nth(1), Some("" | "docs" | "dashboard" | "openapi.json"));
+        page || self.known.values().any(fits)
     }
 
     /// The methods of a path. What the document leaves out are pages.

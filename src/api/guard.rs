@@ -15,7 +15,7 @@ use poem::{Addr, IntoResponse as _, Request, Response};
 use super::clients::Patience;
 use super::keys::{Key, Keys, Scope};
 use super::limits::{Caller, Limiter, Ticket};
-use super::problem::Problem;
+use super::problem::{self, Problem};
 use super::tls::Tls;
 
 /// Where a key may stand beside `Authorization: Bearer`.
@@ -90,8 +90,8 @@ impl Guard {
         Some(Pass { keys: Arc::clone(keys), key: key.to_owned() })
     }
 
-    /// Lets a request in, or answers it.
-    pub fn admit(&self, request: &Request) -> Result<Admitted, Response> {
+    /// Lets a request in, or answers it. `exists` tells whether there is anything under its path.
+    pub fn admit(&self, request: &Request, exists: impl Fn() -> bool) -> Result<Admitted, Response> {
         let refuse = Problem::into_response;
         self.check_head(request).map_err(refuse)?;
         self.check_host(request).map_err(refuse)?;
@@ -116,7 +116,11 @@ impl Guard {
         if self.keys.is_some()
             && let Some(scope) = needed(request.method(), path)
         {
-            allowed(key.as_ref(), scope)?;
+            allowed(key.as_ref(), scope).map_err(|refused| match &key {
+                // A mistyped path is no matter of scopes. It gets no further than here.
+                Some(_) if !exists() => refuse(Problem::not_found(problem::NOTHING)),
+                _ => refused,
+            })?;
         }
         Ok(Admitted { key: key.map(|key| key.name), ticket })
     }

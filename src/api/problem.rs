@@ -6,6 +6,9 @@ use poem::{IntoResponse, Response};
 use poem_openapi::Object;
 use poem_openapi::error::{ContentTypeError, ParseParamError, ParsePathError};
 
+/// What is said where there is nothing.
+pub const NOTHING: &str = "there is nothing under this path; /docs lists what there is";
+
 /// The media type of every error.
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
@@ -133,7 +136,7 @@ pub async fn from_framework(error: poem::Error) -> Response {
     }
     let status = error.status();
     let problem = if error.is::<NotFoundError>() {
-        Problem::not_found("there is nothing under this path; /docs lists what there is")
+        Problem::not_found(NOTHING)
     } else if error.is::<MethodNotAllowedError>() {
         Problem::new(status, "this path does not answer to this method; /docs lists what there is")
     } else if error.is::<ParsePathError>() || error.is::<error::ParsePathError>() {

@@ -68,7 +68,11 @@ pub fn headers() -> Vec<MetaHeader> {
         deprecated: false,
         schema,
     };
-    let etag = header("ETag", "Changes just when the answer does; a strong validator.", String::schema_ref());
+    let etag = header(
+        "ETag",
+        "Changes when the models that answer do; of a GET just when the answer does, so a strong validator there.",
+        String::schema_ref(),
+    );
     let version = header("Model-Version", "The version of the model that answered.", u64::schema_ref());
     vec![etag, version]
 }

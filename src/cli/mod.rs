@@ -195,11 +195,14 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
     }
 }
 
-/// Runs a job that Ctrl-C cuts off.
+/// Runs a job that SIGINT or SIGTERM cuts off. The first process of a container has to ask for them.
 async fn job(work: impl Future<Output = anyhow::Result<Done>>) -> anyhow::Result<Done> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         ended = work => ended,
         _ = tokio::signal::ctrl_c() => Ok(Done::With(130)),
+        _ = terminate.recv() => Ok(Done::With(143)),
     }
 }
 
@@ -208,7 +211,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + 
     tokio::task::spawn_blocking(work).await?
 }
 
-/// The wish to stop: SIGINT or SIGTERM. It is listened for from the start, so that no phase is killed by one.
+/// The wish to stop: SIGINT, SIGTERM or SIGHUP. It is listened for from the start, so that no phase is killed by one.
 #[derive(Clone)]
 struct Stop(watch::Receiver<bool>);
 
