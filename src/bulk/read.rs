@@ -181,8 +181,13 @@ fn csv_rows(
     let metered = Metered { inner: input, unused: Arc::clone(&unused), limit: limits.piece };
     let mut input = BufReader::with_capacity(256 * 1024, metered);
     // The csv crate would pass over a second one, and the quote after it.
-    while input.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
-        input.consume(3);
+    for already in [false, true] {
+        if input.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
+            if already {
+                return Err(Error::Read("they begin with two byte-order marks; send plain UTF-8".to_owned()));
+            }
+            input.consume(3);
+        }
     }
     let input = Quotes::around(input);
     let mut rows = csv::ReaderBuilder::new().has_headers(false).buffer_capacity(64 * 1024).from_reader(input);

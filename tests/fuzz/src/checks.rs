@@ -89,12 +89,15 @@ fn said(error: Error) -> String {
     said
 }
 
-/// Reads whole, and in pieces of a size that follows from the bytes: both say the same.
+/// Reads whole, and in pieces of a size that follows from the bytes: both give the same rows, or both refuse. Of several faults
+/// either may be told: quotes are looked at as far as the bytes have come, which may be rows ahead.
 fn read_both_ways(format: Format, bytes: &[u8]) -> Outcome {
     let at_once =
         bytes.iter().fold(bytes.len(), |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte))) % 61;
     let whole = read(format, bytes, usize::MAX);
-    assert_eq!(whole, read(format, bytes, at_once + 1), "{} bytes at a time", at_once + 1);
+    let pieces = read(format, bytes, at_once + 1);
+    let alike = whole == pieces || format == Format::Csv && whole.is_err() && pieces.is_err();
+    assert!(alike, "{whole:?} at once, {pieces:?} {} bytes at a time", at_once + 1);
     whole
 }
 
