@@ -244,7 +244,7 @@ fn linfa(
 /// The silhouette of a sample, and how many rows that is: rows spread evenly, and where so few of them are of a rare cluster that
 /// they say nothing of it, more of that cluster's. Then each cluster counts by its size.
 pub(crate) fn silhouette(columns: &[Float64Array], scale: &Scale, fit: &Fit, threads: usize) -> (Option<f64>, u64) {
-    let mut places = evenly(columns.first().map_or(0, Array::len), SILHOUETTE_ROWS);
+    let mut places = spool::evenly(columns.first().map_or(0, Array::len), SILHOUETTE_ROWS);
     let take = |places: &[u32]| columns.iter().map(|column| spool::take(column, places)).collect::<Vec<_>>();
     let sample = take(&places);
     let points = Points::new(scale, &sample);
@@ -258,7 +258,7 @@ pub(crate) fn silhouette(columns: &[Float64Array], scale: &Scale, fit: &Fit, thr
     for cluster in rare {
         let rows = (0_u32..).zip(&all).filter(|(_, label)| usize::from(**label) == cluster);
         let rows: Vec<u32> = rows.map(|(row, _)| row).collect();
-        places.extend(evenly(rows.len(), RARE).into_iter().map(|place| rows[place as usize]));
+        places.extend(spool::evenly(rows.len(), RARE).into_iter().map(|place| rows[place as usize]));
     }
     places.sort_unstable();
     places.dedup();
@@ -270,14 +270,8 @@ pub(crate) fn silhouette(columns: &[Float64Array], scale: &Scale, fit: &Fit, thr
 /// At most 5,000 rows, spread evenly over all.
 pub(crate) fn spread(columns: &[Float64Array]) -> Vec<Float64Array> {
     let rows = columns.first().map_or(0, Array::len);
-    let places = evenly(rows, SILHOUETTE_ROWS);
+    let places = spool::evenly(rows, SILHOUETTE_ROWS);
     columns.iter().map(|column| spool::take(column, &places)).collect()
-}
-
-/// Rows ⌊j·n/m⌋ for m = min(n, most).
-fn evenly(n: usize, most: usize) -> Vec<u32> {
-    let m = n.min(most);
-    (0..m).map(|j| (j as u128 * n as u128 / m as u128) as u32).collect()
 }
 
 #[cfg(test)]

@@ -163,6 +163,12 @@ pub fn done_with<T>(values: &[T]) {
     }
 }
 
+/// Rows ⌊j·n/m⌋ for m = min(n, most).
+pub fn evenly(n: usize, most: usize) -> Vec<u32> {
+    let m = n.min(most);
+    (0..m).map(|j| (j as u128 * n as u128 / m as u128) as u32).collect()
+}
+
 /// The values of these rows, which ascend.
 pub fn take<P: ArrowPrimitiveType>(column: &PrimitiveArray<P>, rows: &[u32]) -> PrimitiveArray<P> {
     let mut taken = Vec::with_capacity(rows.len());

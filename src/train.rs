@@ -416,10 +416,9 @@ fn settings(k: usize, starts: usize) -> Settings {
     Settings { k, seed: SEED, starts, limits: LIMITS, threads: processors() }
 }
 
-/// Rows ⌊j·n/m⌋ for m = min(n, 5,000).
+/// The rows of a model's sample.
 fn sample_rows(n: usize) -> Vec<u32> {
-    let m = n.min(SAMPLE_ROWS);
-    (0..m).map(|j| (j as u128 * n as u128 / m as u128) as u32).collect()
+    spool::evenly(n, SAMPLE_ROWS)
 }
 
 /// Some of the rows with their clusters, and how well those are set apart.

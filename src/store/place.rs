@@ -117,18 +117,8 @@ impl Place {
     pub fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
         match self {
             Self::Disk => {
-                let entries = match fs::read_dir(dir) {
-                    Ok(entries) => entries,
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-                    Err(e) => return Err(e),
-                };
-                let mut found = Vec::new();
-                for entry in entries {
-                    if let Ok(name) = entry?.file_name().into_string() {
-                        found.push(Entry { name, ..Entry::default() });
-                    }
-                }
-                Ok(found)
+                let names = entries(dir)?.into_iter().filter_map(|entry| entry.file_name().into_string().ok());
+                Ok(names.map(|name| Entry { name, ..Entry::default() }).collect())
             }
             #[cfg(feature = "object-stores")]
             Self::Objects(objects) => objects.list(dir),
@@ -139,12 +129,7 @@ impl Place {
     pub fn dirs(&self, dir: &Path) -> io::Result<Vec<String>> {
         match self {
             Self::Disk => {
-                let entries = match fs::read_dir(dir) {
-                    Ok(entries) => entries,
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-                    Err(e) => return Err(e),
-                };
-                let dirs = entries.flatten().filter(|entry| entry.path().is_dir());
+                let dirs = entries(dir)?.into_iter().filter(|entry| entry.path().is_dir());
                 Ok(dirs.filter_map(|entry| entry.file_name().into_string().ok()).collect())
             }
             #[cfg(feature = "object-stores")]
@@ -230,6 +215,15 @@ impl Place {
             #[cfg(feature = "object-stores")]
             Self::Objects(_) => Ok(()),
         }
+    }
+}
+
+/// What is in a directory; nothing if there is no such directory.
+fn entries(dir: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(dir) {
+        Ok(entries) => entries.collect(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e),
     }
 }
 
