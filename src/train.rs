@@ -21,6 +21,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema
 use datafusion::arrow::error::ArrowError;
 use datafusion::prelude::SessionContext;
 use serde::Serialize;
+use tokio::task::JoinSet;
 
 use crate::engine::{self, cluster::Engine};
 use crate::features::chunks::processors;
@@ -179,17 +180,45 @@ pub async fn train(store: &Store, files: &Files, how: &How) -> Result<Training, 
     let ctx = engine::open_within(&snapshot, files, how.limits(snapshot.rows())).await?;
     let segmentations = engine::segmentations(&ctx, files).await?;
     let stream = Arc::new(stream(&ctx, &snapshot).await?);
+    let mut preparing = JoinSet::new();
+    let outcomes = train_all((ctx, store), segmentations, (&stream, how), &mut preparing).await;
+    // What was being prepared when a training failed takes its files away.
+    preparing.shutdown().await;
+    Ok(Training { n: stream.n, outcomes: outcomes? })
+}
+
+type Prepared = (Segmentation, Result<Box<dyn Rows>, engine::Error>);
+
+async fn train_all(
+    (ctx, store): (SessionContext, &Store),
+    segmentations: Vec<Segmentation>,
+    (stream, how): (&Arc<Stream>, &How),
+    preparing: &mut JoinSet<Prepared>,
+) -> Result<Vec<Outcome>, Error> {
+    let most = stream.n as usize;
+    let mut coming = segmentations.into_iter().map(|segmentation| {
+        let (ctx, store, how) = (ctx.clone(), store.clone(), how.clone());
+        async move {
+            let rows = rows(&ctx, &segmentation, (most, &how, &store)).await;
+            (segmentation, rows)
+        }
+    });
+    // One prepares while another trains, where that takes none of this machine's memory, and neither keeps all cores busy.
+    let ahead = usize::from(how.engine != Engine::Local);
     let mut outcomes = Vec::new();
-    for segmentation in segmentations {
-        let rows = rows(&ctx, &segmentation, (stream.n as usize, how, store)).await;
+    coming.by_ref().take(1).for_each(|first| drop(preparing.spawn(first)));
+    while let Some(prepared) = preparing.join_next().await {
+        let (segmentation, rows) = prepared.map_err(|e| Error::Cut(e.to_string()))?;
         // What a cluster does not do says nothing about the rows.
         let rows = if how.engine == Engine::Local { rows } else { Ok(rows?) };
-        let (store, stream, how) = (store.clone(), Arc::clone(&stream), how.clone());
+        coming.by_ref().take(ahead).for_each(|next| drop(preparing.spawn(next)));
+        let (store, stream, how) = (store.clone(), Arc::clone(stream), how.clone());
         let work = move || train_segmentation(&store, &segmentation, rows, (&stream, &how));
         let trained = tokio::task::spawn_blocking(work).await.map_err(|e| Error::Cut(e.to_string()))?;
         outcomes.extend(trained?);
+        coming.by_ref().take(1 - ahead).for_each(|next| drop(preparing.spawn(next)));
     }
-    Ok(Training { n: stream.n, outcomes })
+    Ok(outcomes)
 }
 
 async fn lock(store: &Store) -> Result<Held, Error> {

@@ -7,11 +7,13 @@ mod common;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{Place, Running, eventually};
+use common::{Place, Running, eventually, within};
 use serde_json::Value;
 
 /// More rows than the starts look at, in every slice: all of a training's passes run on the executors.
 const ROWS: &str = "200000";
+/// How long the quick build may take until a first model.
+const TRAINING: Duration = Duration::from_secs(240);
 
 /// A place with a store of many records, and a copy of it without models.
 fn place() -> Place {
@@ -92,9 +94,24 @@ fn a_cluster_gives_what_one_machine_gives_and_bears_the_death_of_an_executor() {
         "SELECT * FROM slice_cuts() ORDER BY slice",
         "SELECT * FROM categories ORDER BY main_category",
         "SELECT product_id FROM products WHERE rating > 9",
+        "SELECT array_length(array_agg(rating)) FROM products",
     ] {
         assert_eq!(ask(&address, sql), ask("local", sql), "{sql}");
     }
+    // Fields that are declared no more, or only since.
+    copy(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/sql")), &place.path("changed"));
+    let declared = std::fs::read_to_string(place.path("changed/00_records.sql")).unwrap();
+    let changed = declared.replace("  img_link            TEXT,\n", "  weight TEXT,\n");
+    assert_ne!(changed, declared);
+    place.write("changed/00_records.sql", changed);
+    let moved = |engine: &str| {
+        let sql = "SELECT count(*), count(weight), min(_extra), max(_extra) FROM records";
+        let (store, files) = (["--store", "here"], ["--sql", "changed"]);
+        let rest = ["--engine", engine, "--format", "csv", "-c", sql];
+        place.ok(&[&["sql"], &store[..], &files, &rest].concat())
+    };
+    assert_eq!(moved(&address), moved("local"));
+    assert!(moved(&address).contains("img_link"), "{}", moved(&address));
     let refused = place.fails(
         1,
         &[
@@ -111,7 +128,7 @@ fn a_cluster_gives_what_one_machine_gives_and_bears_the_death_of_an_executor() {
 
     let here = models(&place.ok(&["train", "--store", "here", "--json"]));
     let mut training = place.start(&["train", "--store", "there", "--engine", &address, "--json"]);
-    eventually("the first model", || place.path("there/models/price_rating/1.json").exists());
+    within(TRAINING, "the first model", || place.path("there/models/price_rating/1.json").exists());
     executors[0].signal("-KILL");
     assert!(training.wait().success(), "{}", training.stderr());
     let there = models(&place.ok(&["train", "--store", "there", "--json"]));
@@ -137,7 +154,7 @@ fn without_executors_a_training_ends_in_time_and_leaves_nothing_half_done() {
     let place = place();
     let (_scheduler, address, executors) = cluster(&place);
     let mut training = place.start(&["train", "--store", "there", "--engine", &address]);
-    eventually("its first rows", || {
+    within(TRAINING, "its first rows", || {
         std::fs::read_dir(place.path("there/tmp")).is_ok_and(|mut entries| entries.next().is_some())
     });
     std::thread::sleep(Duration::from_millis(500));

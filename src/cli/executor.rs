@@ -3,18 +3,23 @@
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::num::NonZero;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
 
+use anyhow::anyhow;
 use clap::Args;
 
-use super::{Done, scheduler};
+use super::{Done, Stop, scheduler};
 use crate::config::bytes;
 use crate::engine::cluster::{Address, serve};
 
 /// Run an executor of a cluster
 ///
 /// It does what a scheduler deals out to it, until Ctrl-C. It reads and writes the store under the same paths as
-/// whoever asks: a directory that all machines share. Its address is the first line on stdout.
+/// whoever asks: a directory that all machines share. Its address is the first line on stdout. A scheduler that goes away is
+/// waited for and joined again.
 #[derive(Args)]
 pub struct Executor {
     /// The scheduler, as in df://scheduler:50050
@@ -42,10 +47,10 @@ pub struct Executor {
 }
 
 impl Executor {
-    pub async fn run(self) -> anyhow::Result<Done> {
+    pub async fn run(self, mut stop: Stop) -> anyhow::Result<Done> {
         let tasks = serve::with_port(self.bind)?;
         let rows = serve::with_port(SocketAddr::new(tasks.ip(), self.rows_port))?;
-        let host = scheduler::host(self.advertise, tasks, "executor")?;
+        let host = scheduler::host(self.advertise.clone(), tasks, "executor")?;
         let own = std::env::temp_dir().join(format!("tercile-executor-{}", std::process::id()));
         let work = self.work_dir.clone().unwrap_or_else(|| own.clone());
         let mut out = std::io::stdout();
@@ -54,7 +59,7 @@ impl Executor {
         tracing::info!("working for {}", self.scheduler);
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
         let ended = serve::executor(serve::Executor {
-            scheduler: self.scheduler,
+            scheduler: self.scheduler.clone(),
             tasks,
             rows,
             host,
@@ -68,6 +73,20 @@ impl Executor {
             let _ = std::fs::remove_dir_all(own);
         }
         ended?;
+        // Ballista hears signals by itself, perhaps a little before we do.
+        if tokio::time::timeout(Duration::from_millis(200), stop.wished()).await.is_err() {
+            return Err(join_again(&self.scheduler));
+        }
         Ok(Done::Well)
     }
+}
+
+/// Where a scheduler was out of reach for some seconds, or has given this executor up, Ballista ends, and what it remembers of
+/// that lives as long as the process: so the process becomes a new one. Says why it can't.
+fn join_again(scheduler: &Address) -> anyhow::Error {
+    tracing::warn!("the scheduler {scheduler} was out of reach; waiting for it");
+    let program = std::env::current_exe();
+    let error = program.map(|program| Command::new(program).args(std::env::args_os().skip(1)).exec());
+    let (Ok(error) | Err(error)) = error;
+    anyhow!("cannot join {scheduler} again: {error}")
 }

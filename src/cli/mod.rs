@@ -172,7 +172,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Scheduler(scheduler) => scheduler.run(Stop::listen()?).await,
         // It stops by itself, and hands back what it was given.
         #[cfg(feature = "distributed")]
-        Command::Executor(executor) => executor.run().await,
+        Command::Executor(executor) => executor.run(Stop::listen()?).await,
         Command::Produce(produce) => job(produce.run(&terminal)).await,
         Command::Init(init) => job(init.run()).await,
         Command::Sql(sql) => sql.run(&terminal).await,

@@ -1,7 +1,8 @@
-//! The object store of a snapshot, which knows the snapshot's files.
+//! The places of a snapshot's files, which know those files.
 //!
-//! How large they are is not asked again, one request for each. And a file that is gone is an error: asked for its size the
-//! store would say that there is none, and DataFusion would go on without its records.
+//! How large they are is not asked again, a request for each on an object store; on a disk DataFusion would open all of them at
+//! once, more than a process may. And a file that is gone is an error: asked for its size the place would say that there is
+//! none, and DataFusion would go on without its records.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,41 +14,73 @@ use chrono::DateTime;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
+use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
+use tokio::sync::Semaphore;
 use url::Url;
 
 use crate::store::{DataFile, Place};
 
-/// Lets a session read the files of a snapshot that are on no disk.
+/// Sizes that are asked for at once.
+#[cfg(feature = "distributed")]
+const AT_ONCE: usize = 64;
+
+/// Lets a session read the files of a snapshot.
 pub(super) fn register(ctx: &SessionContext, files: &[DataFile]) -> std::result::Result<(), String> {
-    let mut sizes = HashMap::new();
-    let mut place = None;
+    let mut places: HashMap<Url, Known> = HashMap::new();
     for file in files {
-        if let Place::Objects(objects) = &file.place {
-            sizes.insert(Key::from_url_path(url(file)?.path()).map_err(|e| e.to_string())?, file.size);
-            place = Some(objects);
-        }
+        let url = url(file)?;
+        let mut root = url.clone();
+        root.set_path("");
+        let known = places.entry(root).or_insert_with(|| Known { inner: inner(&file.place), ..Known::default() });
+        let key = Key::from_url_path(url.path()).map_err(|e| e.to_string())?;
+        known.sizes.insert(key, file.size);
     }
-    if let Some(objects) = place {
-        let (bucket, inner) = objects.for_queries();
-        ctx.register_object_store(&bucket, Arc::new(Known { inner, sizes }));
+    for (root, known) in places {
+        ctx.register_object_store(&root, Arc::new(known));
     }
     Ok(())
 }
 
-/// Where a file is that is on no disk.
+fn inner(place: &Place) -> Arc<dyn ObjectStore> {
+    match place {
+        Place::Disk => Arc::new(LocalFileSystem::new()),
+        #[cfg(feature = "object-stores")]
+        Place::Objects(objects) => objects.for_queries(),
+    }
+}
+
+/// Where a query finds a file.
 pub(super) fn url(file: &DataFile) -> std::result::Result<Url, String> {
-    Url::parse(&file.path.to_string_lossy()).map_err(|e| e.to_string())
+    match &file.place {
+        Place::Disk => super::file_url(&file.path),
+        #[cfg(feature = "object-stores")]
+        Place::Objects(_) => Url::parse(&file.path.to_string_lossy()).map_err(|e| e.to_string()),
+    }
+}
+
+/// A place for whoever runs plans of others, and knows no files but those that they name: they must be there, too.
+#[cfg(feature = "distributed")]
+pub(super) fn named(inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+    Arc::new(Known { inner, turns: Some(Semaphore::new(AT_ONCE)), ..Known::default() })
 }
 
 #[derive(Debug)]
 struct Known {
     inner: Arc<dyn ObjectStore>,
     sizes: HashMap<Key, u64>,
+    /// Where sizes are asked for: so many at once.
+    turns: Option<Semaphore>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self { inner: Arc::new(LocalFileSystem::new()), sizes: HashMap::new(), turns: None }
+    }
 }
 
 impl fmt::Display for Known {
@@ -56,13 +89,21 @@ impl fmt::Display for Known {
     }
 }
 
+fn nothing() -> GetResultPayload {
+    GetResultPayload::Stream(stream::empty().boxed())
+}
+
+fn failed(source: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    Error::Generic { store: "files of a plan", source }
+}
+
 #[async_trait::async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl ObjectStore for Known {
     async fn get_opts(&self, key: &Key, options: GetOptions) -> Result<GetResult> {
         match self.sizes.get(key) {
             Some(&size) if options.head => Ok(GetResult {
-                payload: GetResultPayload::Stream(stream::empty().boxed()),
+                payload: nothing(),
                 // Files never change.
                 meta: ObjectMeta {
                     location: key.clone(),
@@ -74,6 +115,17 @@ impl ObjectStore for Known {
                 range: 0..size,
                 attributes: Default::default(),
             }),
+            None if options.head
+                && let Some(turns) = &self.turns =>
+            {
+                let _turn = turns.acquire().await.map_err(|e| failed(e.into()))?;
+                match self.inner.get_opts(key, options).await {
+                    // Nobody reads it now, and an open file would wait until somebody looks at the answer.
+                    Ok(found) => Ok(GetResult { payload: nothing(), ..found }),
+                    Err(Error::NotFound { path, .. }) => Err(failed(format!("{path} is gone").into())),
+                    Err(error) => Err(error),
+                }
+            }
             _ => self.inner.get_opts(key, options).await,
         }
     }
@@ -112,5 +164,27 @@ impl ObjectStore for Known {
 
     async fn rename_opts(&self, from: &Key, to: &Key, options: RenameOptions) -> Result<()> {
         self.inner.rename_opts(from, to, options).await
+    }
+}
+
+#[cfg(all(test, feature = "distributed"))]
+mod tests {
+    use object_store::ObjectStoreExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_of_a_plan_is_there_or_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("one");
+        std::fs::write(&path, "12345").unwrap();
+        let place = named(Arc::new(LocalFileSystem::new()));
+        let key = Key::from_filesystem_path(&path).unwrap();
+        assert_eq!(place.head(&key).await.unwrap().size, 5);
+        assert_eq!(place.get(&key).await.unwrap().bytes().await.unwrap(), "12345");
+        std::fs::remove_file(&path).unwrap();
+        let error = place.head(&key).await.unwrap_err();
+        // What is not found would be listed as a directory, and found empty.
+        assert!(matches!(error, Error::Generic { .. }) && error.to_string().contains("one is gone"), "{error}");
     }
 }

@@ -4,7 +4,6 @@
 //! else knows what runs the queries.
 
 pub mod cluster;
-#[cfg(feature = "object-stores")]
 mod known;
 mod records;
 pub mod segment;
@@ -21,10 +20,14 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
 #[cfg(feature = "distributed")]
-use datafusion::arrow::datatypes::Int64Type;
+use datafusion::arrow::datatypes::UInt64Type;
 use datafusion::common::TableReference;
 use datafusion::config::ConfigNonZeroUsize;
+#[cfg(feature = "distributed")]
+use datafusion::config::TableParquetOptions;
 use datafusion::dataframe::DataFrame;
+#[cfg(feature = "distributed")]
+use datafusion::dataframe::DataFrameWriteOptions;
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
@@ -32,6 +35,8 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionConfig, SessionContext};
+
+use url::Url;
 
 use crate::record::Fields;
 use crate::sql::fault::Fault;
@@ -50,6 +55,9 @@ const TABLE_FUNCTIONS: [&str; 3] = ["generate_series", "range", slice_cuts::NAME
 
 /// Rows of a text file that decide what types its columns have.
 const INFERRED: usize = 1_000_000;
+
+/// Files whose footers are all looked at before a query runs: what they say makes for a better plan, but each must be read.
+const FOOTERS: usize = 1_000;
 
 /// Rows of a row group of what queries leave for each other: tasks read one each, or several.
 #[cfg(feature = "distributed")]
@@ -200,15 +208,20 @@ fn listing_url(path: &Path) -> Result<ListingTableUrl, String> {
     if scheme(path).is_some() {
         return ListingTableUrl::parse(path.to_string_lossy()).map_err(|e| explain(&e));
     }
-    // As a URL, so that no character of the path is taken for a pattern.
+    ListingTableUrl::parse(file_url(path)?).map_err(|e| explain(&e))
+}
+
+/// A path as a URL, so that no character of it is taken for a pattern.
+fn file_url(path: &Path) -> Result<Url, String> {
     let path = std::path::absolute(path).map_err(|e| e.to_string())?;
-    let url = url::Url::from_file_path(&path).map_err(|()| "its path is no URL".to_owned())?;
-    ListingTableUrl::parse(url).map_err(|e| explain(&e))
+    Url::from_file_path(&path).map_err(|()| "its path is no URL".to_owned())
 }
 
 fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<SessionContext, Error> {
     let query = |e: DataFusionError| Error::Query(explain(&e));
-    let mut config = SessionConfig::new().with_information_schema(!limits.confined);
+    let mut config = SessionConfig::new()
+        .with_information_schema(!limits.confined)
+        .with_collect_statistics(snapshot.files.len() <= FOOTERS);
     if limits.confined || limits.serial {
         config = config.with_target_partitions(1);
     }
@@ -292,15 +305,18 @@ pub async fn collect(ctx: &SessionContext, sql: &str) -> Result<RecordBatch, Err
 /// Whoever does it a second time writes the same file.
 #[cfg(feature = "distributed")]
 pub async fn write(ctx: &SessionContext, sql: &str, path: &Path) -> Result<u64, Error> {
+    let query = |e: DataFusionError| Error::Query(explain(&e));
     let url = listing_url(path).map_err(|why| Error::Table { path: path.to_owned(), why })?;
-    let copy = format!(
-        "COPY ({sql}) TO '{}' STORED AS PARQUET
-         OPTIONS ('format.compression' 'lz4_raw', 'format.max_row_group_size' '{ROW_GROUP}')",
-        url.as_str().replace('\'', "''")
-    );
-    let written = collect(ctx, &copy).await?;
-    let count = cast(written.column(0), &DataType::Int64).map_err(|e| Error::Query(e.to_string()))?;
-    Ok(count.as_primitive::<Int64Type>().iter().flatten().sum::<i64>() as u64)
+    // Options of a COPY get lost on their way to a scheduler, these don't. It is read a few times and then thrown away.
+    let mut options = TableParquetOptions::default();
+    options.global.compression = Some("lz4_raw".to_owned());
+    options.global.dictionary_enabled = Some(false);
+    options.global.max_row_group_size = ROW_GROUP;
+    let one = DataFrameWriteOptions::new().with_single_file_output(true);
+    let written = plan(ctx, sql).await?.write_parquet(url.as_str(), one, Some(options)).await.map_err(query)?;
+    let counts = written.iter().map(|batch| cast(batch.column(0), &DataType::UInt64));
+    let counts = counts.collect::<Result<Vec<_>, _>>().map_err(|e| Error::Query(e.to_string()))?;
+    Ok(counts.iter().flat_map(|counts| counts.as_primitive::<UInt64Type>().iter().flatten()).sum())
 }
 
 /// Reads a Parquet file in its order, here.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, StringArray, StringBuilder, StructArray};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Field, Fields as Columns};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields as Columns};
+use datafusion::common::ScalarValue;
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::TableProvider;
 use datafusion::datasource::empty::EmptyTable;
@@ -17,14 +18,14 @@ use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTable
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::functions::core::expr_fn::get_field;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, lit,
 };
 use datafusion::prelude::{SessionContext, ident};
 
-use super::{Error, explain, listing_url};
+use super::{Error, explain, known};
 use crate::batch;
 use crate::record::{self, Fields};
-use crate::store::{DataFile, Place, Snapshot};
+use crate::store::{DataFile, Snapshot};
 
 /// What a record holds beside the declared fields.
 const EXTRA: &str = "_extra";
@@ -34,8 +35,7 @@ const MOVED: &str = "_moved";
 /// The records of these files.
 pub fn table(ctx: &SessionContext, snapshot: &Snapshot, fields: &Fields) -> Result<Arc<dyn TableProvider>, Error> {
     let query = |e: DataFusionError| Error::Query(explain(&e));
-    #[cfg(feature = "object-stores")]
-    super::known::register(ctx, &snapshot.files).map_err(Error::Query)?;
+    known::register(ctx, &snapshot.files).map_err(Error::Query)?;
     // By fields and by place: a part of a file that was copied is on this machine's disk.
     let mut groups: Vec<(&Fields, Vec<&DataFile>)> = Vec::new();
     for file in &snapshot.files {
@@ -68,22 +68,13 @@ pub fn table(ctx: &SessionContext, snapshot: &Snapshot, fields: &Fields) -> Resu
 fn listing(files: &[&DataFile], had: &Fields) -> Result<Arc<dyn TableProvider>, Error> {
     let mut urls = Vec::with_capacity(files.len());
     for file in files {
-        let url = file_url(file);
+        let url = known::url(file).and_then(|url| ListingTableUrl::parse(url).map_err(|e| explain(&e)));
         urls.push(url.map_err(|why| Error::File { path: file.path.clone(), why })?);
     }
     let options = ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension(".parquet");
     let schema = batch::schema(had);
     let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(schema);
     Ok(Arc::new(ListingTable::try_new(config).map_err(|e| Error::Query(explain(&e)))?))
-}
-
-/// Where a query finds a file.
-fn file_url(file: &DataFile) -> Result<ListingTableUrl, String> {
-    match &file.place {
-        Place::Disk => listing_url(&file.path),
-        #[cfg(feature = "object-stores")]
-        Place::Objects(_) => ListingTableUrl::parse(super::known::url(file)?).map_err(|e| explain(&e)),
-    }
 }
 
 /// Records that had these fields, with the fields that are wanted.
@@ -94,7 +85,9 @@ fn reshaped(records: DataFrame, had: &Fields, wanted: &Fields) -> DataFusionResu
         return records.select(columns);
     }
     let mut inner: Vec<Expr> = batch::schema(had).fields().iter().map(|field| ident(field.name())).collect();
-    let arguments = std::iter::once(EXTRA).chain(gone.iter().map(String::as_str)).map(ident).collect();
+    let names = [&added, &gone].map(|names| lit(serde_json::json!(names).to_string()));
+    let texts = std::iter::once(EXTRA).chain(gone.iter().map(String::as_str)).map(ident);
+    let arguments = names.into_iter().chain(texts).collect();
     for column in &mut columns {
         if let Expr::Column(name) = column
             && (name.name == EXTRA || added.contains(&name.name))
@@ -103,29 +96,31 @@ fn reshaped(records: DataFrame, had: &Fields, wanted: &Fields) -> DataFusionResu
             *column = get_field(ident(MOVED), name.clone()).alias(name);
         }
     }
-    inner.push(ScalarUDF::new_from_impl(Move::new(added, gone)).call(arguments).alias(MOVED));
+    inner.push(function().call(arguments).alias(MOVED));
     records.select(inner)?.select(columns)
 }
 
-/// `_extra` and the texts of fields that are declared no more, to `_extra` with those and the fields declared since, taken
-/// out of it.
+/// The function that moves fields. It knows nothing but what it is called with, so that any process can stand in for another.
+pub(super) fn function() -> ScalarUDF {
+    ScalarUDF::new_from_impl(Move { signature: Signature::variadic_any(Volatility::Immutable) })
+}
+
+/// The names of the fields declared since and of those declared no more, each as a JSON list; `_extra`; and the texts of the
+/// latter: to `_extra` with those and the fields declared since, taken out of it.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Move {
-    added: Vec<String>,
-    gone: Vec<String>,
     signature: Signature,
 }
 
-impl Move {
-    fn new(added: Vec<String>, gone: Vec<String>) -> Self {
-        let signature = Signature::any(1 + gone.len(), Volatility::Immutable);
-        Self { added, gone, signature }
-    }
+/// What comes out where these fields were declared since.
+fn moved(added: &[String]) -> Columns {
+    let names = added.iter().map(String::as_str).chain([EXTRA]);
+    names.map(|name| Field::new(name, DataType::Utf8, true)).collect()
+}
 
-    fn columns(&self) -> Columns {
-        let names = self.added.iter().map(String::as_str).chain([EXTRA]);
-        names.map(|name| Field::new(name, DataType::Utf8, true)).collect()
-    }
+fn names(list: Option<&ScalarValue>) -> DataFusionResult<Vec<String>> {
+    let names = list.and_then(|list| serde_json::from_str(list.try_as_str()??).ok());
+    names.ok_or_else(|| DataFusionError::Internal("move_fields without its lists of names".to_owned()))
 }
 
 impl ScalarUDFImpl for Move {
@@ -138,18 +133,27 @@ impl ScalarUDFImpl for Move {
     }
 
     fn return_type(&self, _: &[DataType]) -> DataFusionResult<DataType> {
-        Ok(DataType::Struct(self.columns()))
+        Err(DataFusionError::Internal("what move_fields gives depends on its lists of names".to_owned()))
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> DataFusionResult<FieldRef> {
+        let added = names(args.scalar_arguments.first().copied().flatten())?;
+        Ok(Arc::new(Field::new(self.name(), DataType::Struct(moved(&added)), true)))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
-        let texts = ColumnarValue::values_to_arrays(&args.args)?;
+        let [ColumnarValue::Scalar(added), ColumnarValue::Scalar(gone_names), texts @ ..] = args.args.as_slice() else {
+            return Err(DataFusionError::Internal("move_fields without its lists of names".to_owned()));
+        };
+        let (added, gone_names) = (names(Some(added))?, names(Some(gone_names))?);
+        let texts = ColumnarValue::values_to_arrays(texts)?;
         let texts = texts.iter().map(|text| Ok(cast(text, &DataType::Utf8)?.as_string::<i32>().clone()));
         let texts = texts.collect::<DataFusionResult<Vec<StringArray>>>()?;
         let [extra, gone @ ..] = texts.as_slice() else {
             return Err(DataFusionError::Internal("move_fields without a column".to_owned()));
         };
-        let fields = Fields::new(self.added.clone());
-        let mut found: Vec<StringBuilder> = self.added.iter().map(|_| StringBuilder::new()).collect();
+        let fields = Fields::new(added.clone());
+        let mut found: Vec<StringBuilder> = added.iter().map(|_| StringBuilder::new()).collect();
         let mut rest = StringBuilder::new();
         for row in 0..extra.len() {
             let before = extra.is_valid(row).then(|| extra.value(row));
@@ -159,28 +163,26 @@ impl ScalarUDFImpl for Move {
                 column.append_option(decoded.as_ref().and_then(|decoded| decoded.values[i].as_deref()));
             }
             let left = decoded.as_ref().map(|decoded| decoded.extra.as_ref()).or(before);
-            rest.append_option(left.map(|left| self.with_gone(left, gone, row)));
+            rest.append_option(left.map(|left| with_gone(left, (&gone_names, gone), row)));
         }
         let mut columns: Vec<ArrayRef> = found.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef).collect();
         columns.push(Arc::new(rest.finish()));
-        Ok(ColumnarValue::Array(Arc::new(StructArray::try_new(self.columns(), columns, None)?)))
+        Ok(ColumnarValue::Array(Arc::new(StructArray::try_new(moved(&added), columns, None)?)))
     }
 }
 
-impl Move {
-    /// The object with what a row holds of fields that are declared no more.
-    fn with_gone(&self, object: &str, gone: &[StringArray], row: usize) -> String {
-        let object = object.trim_end();
-        let mut text = object.strip_suffix('}').unwrap_or(object).to_owned();
-        for (name, values) in self.gone.iter().zip(gone) {
-            if values.is_valid(row) {
-                let comma = if text.ends_with('{') { "" } else { "," };
-                let (name, value) = (serde_json::json!(name), serde_json::json!(values.value(row)));
-                text.push_str(&format!("{comma}{name}:{value}"));
-            }
+/// The object with what a row holds of fields that are declared no more.
+fn with_gone(object: &str, (names, gone): (&[String], &[StringArray]), row: usize) -> String {
+    let object = object.trim_end();
+    let mut text = object.strip_suffix('}').unwrap_or(object).to_owned();
+    for (name, values) in names.iter().zip(gone) {
+        if values.is_valid(row) {
+            let comma = if text.ends_with('{') { "" } else { "," };
+            let (name, value) = (serde_json::json!(name), serde_json::json!(values.value(row)));
+            text.push_str(&format!("{comma}{name}:{value}"));
         }
-        text + "}"
     }
+    text + "}"
 }
 
 #[cfg(test)]
@@ -188,13 +190,16 @@ mod tests {
     use super::*;
     use datafusion::config::ConfigOptions;
 
-    fn moved(added: &[&str], gone: &[(&str, Option<&str>)], extra: Option<&str>) -> Vec<Option<String>> {
-        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    fn after(added: &[&str], gone: &[(&str, Option<&str>)], extra: Option<&str>) -> Vec<Option<String>> {
         let names: Vec<&str> = gone.iter().map(|(name, _)| *name).collect();
-        let function = Move::new(texts(added), texts(&names));
+        let lists = [added, &names].map(|names| ScalarValue::from(serde_json::json!(names).to_string()));
         let values = std::iter::once(extra).chain(gone.iter().map(|(_, value)| *value));
-        let args = values.map(|value| ColumnarValue::Array(Arc::new(StringArray::from(vec![value])))).collect();
-        let return_field = Arc::new(Field::new(MOVED, DataType::Struct(function.columns()), true));
+        let texts = values.map(|value| ColumnarValue::Array(Arc::new(StringArray::from(vec![value]))));
+        let function = function();
+        let scalars: Vec<Option<&ScalarValue>> = lists.iter().map(Some).collect();
+        let fields = ReturnFieldArgs { arg_fields: &[], scalar_arguments: &scalars };
+        let return_field = function.return_field_from_args(fields).unwrap();
+        let args = lists.iter().cloned().map(ColumnarValue::Scalar).chain(texts).collect();
         let config_options = Arc::new(ConfigOptions::default());
         let args = ScalarFunctionArgs { args, arg_fields: Vec::new(), number_rows: 1, return_field, config_options };
         let ColumnarValue::Array(answer) = function.invoke_with_args(args).unwrap() else { panic!("no array") };
@@ -207,18 +212,18 @@ mod tests {
         let extra = Some(r#"{"a":1.50,"b":"te\u0078t","c":null,"d":{"e":[1]},"f":"stays"}"#);
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(
-            moved(&["a", "b", "c", "d", "x"], &[], extra),
+            after(&["a", "b", "c", "d", "x"], &[], extra),
             [some("1.50"), some("text"), None, some(r#"{"e":[1]}"#), None, some(r#"{"f":"stays"}"#)]
         );
-        assert_eq!(moved(&["a"], &[], None), [None, None]);
+        assert_eq!(after(&["a"], &[], None), [None, None]);
     }
 
     #[test]
     fn a_field_taken_out_goes_to_extra() {
         let gone = [("old", Some("it's \"quoted\"")), ("none", None)];
-        let one = |extra| moved(&[], &gone, Some(extra)).remove(0).unwrap();
+        let one = |extra| after(&[], &gone, Some(extra)).remove(0).unwrap();
         assert_eq!(one("{}"), r#"{"old":"it's \"quoted\""}"#);
         assert_eq!(one(r#"{"a":{"b":{}}}"#), r#"{"a":{"b":{}},"old":"it's \"quoted\""}"#);
-        assert_eq!(moved(&[], &gone, None), [None]);
+        assert_eq!(after(&[], &gone, None), [None]);
     }
 }

@@ -80,6 +80,52 @@ pub fn squares(column: &Float64Array, unit: f64, middle: f64, threads: usize, le
     total.total()
 }
 
+/// What one part of a column says of its mean and deviation, for where no more than a part is at hand.
+#[cfg(feature = "distributed")]
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    pub extent: Extent,
+    /// The sum of the squared distances from the part's own mean.
+    squares: f64,
+}
+
+#[cfg(feature = "distributed")]
+impl Part {
+    pub fn of(column: &Float64Array) -> Self {
+        let level = Level::new();
+        let extent = extent(column, 1.0, 1, level);
+        let squares = match extent.known {
+            0 => 0.0,
+            known => squares(column, 1.0, extent.sum / known as f64, 1, level),
+        };
+        Self { extent, squares }
+    }
+
+    /// The range and sum of all parts together, and the squared distances from the mean of all: Chan, Golub and LeVeque,
+    /// "Algorithms for computing the sample variance" (The American Statistician 37, 1983).
+    pub fn join<'a>(parts: impl Iterator<Item = &'a Self> + Clone) -> (Extent, f64) {
+        let mut all = Extent { least: f64::INFINITY, greatest: f64::NEG_INFINITY, sum: 0.0, known: 0, finite: true };
+        let mut sum = Compensated::default();
+        for Self { extent, .. } in parts.clone() {
+            all.least = all.least.min(extent.least);
+            all.greatest = all.greatest.max(extent.greatest);
+            all.known += extent.known;
+            all.finite &= extent.finite;
+            sum.add(extent.sum);
+        }
+        all.sum = sum.total();
+        let mean = all.sum / all.known as f64;
+        let mut squares = Compensated::default();
+        for part in parts.filter(|part| part.extent.known > 0) {
+            let known = part.extent.known as f64;
+            let off = part.extent.sum / known - mean;
+            squares.add(part.squares);
+            squares.add(known * off * off);
+        }
+        (all, squares.total())
+    }
+}
+
 /// Hands out the values of a range that are there, eight by eight, and what is left over.
 fn known(column: &Float64Array, rows: Range<usize>, mut take: impl FnMut(&[[f64; LANES]], &[f64])) {
     let values = &column.values()[rows.clone()];
@@ -222,6 +268,21 @@ mod tests {
             let exact: f64 = column.iter().flatten().map(|value| (value * 10.0).round()).sum();
             assert!((best.sum * 10.0 / exact - 1.0).abs() < 1e-15);
         }
+    }
+
+    #[cfg(feature = "distributed")]
+    #[test]
+    fn parts_say_what_the_whole_says() {
+        let column = column(200_003, true);
+        let cuts = [0, 1, 4, 4, 70_000, 200_003];
+        let parts: Vec<Part> = cuts.windows(2).map(|cut| Part::of(&column.slice(cut[0], cut[1] - cut[0]))).collect();
+        let (joined, squared) = Part::join(parts.iter());
+        let whole = extent(&column, 1.0, 1, Level::new());
+        let expected = squares(&column, 1.0, whole.sum / whole.known as f64, 1, Level::new());
+        assert_eq!((joined.least, joined.greatest, joined.known), (whole.least, whole.greatest, whole.known));
+        assert!((joined.sum / whole.sum - 1.0).abs() < 1e-15 && (squared / expected - 1.0).abs() < 1e-14);
+        let (none, _) = Part::join([Part::of(&Float64Array::new_null(3))].iter());
+        assert!(none.least > none.greatest && none.known == 0);
     }
 
     #[test]

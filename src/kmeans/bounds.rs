@@ -126,17 +126,10 @@ impl Bounds {
         if self.chunks.is_empty() {
             return;
         }
-        let features = inverse.len();
-        let mut gone = 0.0;
-        for (cluster, centroid) in self.centroids.chunks(features).enumerate() {
-            for (feature, place) in centroid.iter().enumerate() {
-                let sum = totals.sums[cluster * features + feature] * inverse[feature];
-                gone += place * (2.0 * sum - totals.weights[cluster] * place);
-            }
-        }
+        let saved = totals.saved(&self.centroids, inverse);
         match self.kept {
-            true => totals.inertia = (self.spread - gone).max(0.0),
-            false => self.spread = totals.inertia + gone,
+            true => totals.inertia = (self.spread - saved).max(0.0),
+            false => self.spread = totals.inertia + saved,
         }
     }
 }

@@ -57,6 +57,22 @@ pub struct Totals {
     pub inertia: f64,
 }
 
+impl Totals {
+    /// How much less the squared distances from these centroids, standardised, sum up to than those from the origin, whoever is
+    /// nearest to them.
+    pub(super) fn saved(&self, centroids: &[f64], inverse: &[f64]) -> f64 {
+        let features = inverse.len();
+        let mut saved = 0.0;
+        for (cluster, centroid) in centroids.chunks(features).enumerate() {
+            for (feature, place) in centroid.iter().enumerate() {
+                let sum = self.sums[cluster * features + feature] * inverse[feature];
+                saved += place * (2.0 * sum - self.weights[cluster] * place);
+            }
+        }
+        saved
+    }
+}
+
 /// Tiles that had to be put together.
 #[derive(Default)]
 struct Scratch {
@@ -193,6 +209,12 @@ impl<'a> Points<'a> {
             if weight > 0.0 { self.original(feature, self.origin[feature] + off) } else { before }
         };
         before.iter().enumerate().map(mean).collect()
+    }
+
+    /// [`Totals::saved`], with the centroids in original units.
+    #[cfg(feature = "distributed")]
+    pub(super) fn saved(&self, totals: &Totals, centroids: &[f64]) -> f64 {
+        totals.saved(&self.standardised(centroids), &self.inverse)
     }
 
     /// One pass: what the rows of each cluster sum up to. Centroids are in original units.

@@ -176,6 +176,7 @@ mod tests {
                         rows: rows.len() as u64,
                         size: 0,
                         fields: Arc::default(),
+                        bounds: None,
                     });
                     all.extend(rows);
                 }
@@ -208,6 +209,7 @@ mod tests {
             rows: 1,
             size: 0,
             fields: Arc::default(),
+            bounds: None,
         };
         let error = cuts(&Snapshot { topic: "t".to_owned(), files: vec![file] }).unwrap_err();
         assert!(error.to_string().starts_with("cannot read gone.parquet"), "{error}");

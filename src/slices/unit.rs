@@ -10,11 +10,9 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int64Type};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
-use parquet::file::metadata::RowGroupMetaData;
-use parquet::file::statistics::Statistics;
 
 use super::narrow::each;
-use crate::store::{DataFile, Snapshot};
+use crate::store::{Bounds, DataFile, Snapshot};
 
 /// Rows that are looked at together.
 const BATCH: usize = 65_536;
@@ -71,31 +69,28 @@ fn on_all_cores<R: Send>(n: usize, f: impl Fn(usize) -> Result<R, Error> + Sync)
 
 fn of_file(file: &DataFile) -> Result<Vec<Unit>, Error> {
     let (of, partition) = (Arc::new(file.clone()), file.partition);
+    let unit = |group, rows, bounds: Option<Bounds>| {
+        let Bounds { timeless, times, offsets } =
+            bounds.unwrap_or(Bounds { timeless: 0, times: None, offsets: (0, 0) });
+        let mut unit = Unit { file: Arc::clone(&of), group, partition, rows, timeless, times, offsets };
+        if bounds.is_none() {
+            unit.measure()?;
+        }
+        Ok(unit)
+    };
+    // Of most files it is known already: they have one row group.
+    if let Some(bounds) = file.bounds {
+        return Ok(vec![unit(0, file.rows, Some(bounds))?]);
+    }
     let fault = |why: String| Error::File { path: of.path.clone(), why };
     let input = file.place.open(&file.path).map_err(|e| fault(e.to_string()))?;
     let metadata = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new()).map_err(|e| fault(e.to_string()))?;
-    let mut units = Vec::new();
-    for (i, group) in metadata.metadata().row_groups().iter().enumerate().filter(|(_, group)| group.num_rows() > 0) {
+    let groups = metadata.metadata().row_groups().iter().enumerate().filter(|(_, group)| group.num_rows() > 0);
+    let units = groups.map(|(i, group)| {
         let rows = u64::try_from(group.num_rows()).map_err(|e| fault(e.to_string()))?;
-        let mut unit =
-            Unit { file: Arc::clone(&of), group: i, partition, rows, timeless: 0, times: None, offsets: (0, 0) };
-        match (bounds(group, "_timestamp"), bounds(group, "_offset")) {
-            (Some((times, timeless)), Some((Some(offsets), _))) if times.is_some() || timeless == rows => {
-                (unit.times, unit.timeless, unit.offsets) = (times, timeless, offsets);
-            }
-            _ => unit.measure()?,
-        }
-        units.push(unit);
-    }
-    Ok(units)
-}
-
-/// The bounds of a column, and how many of its values are missing; `None` where the statistics don't say.
-fn bounds(group: &RowGroupMetaData, column: &str) -> Option<(Option<(i64, i64)>, u64)> {
-    let chunk = group.columns().iter().find(|chunk| chunk.column_path().string() == column)?;
-    let Some(Statistics::Int64(values)) = chunk.statistics() else { return None };
-    let missing = values.null_count_opt()?;
-    Some((values.min_opt().copied().zip(values.max_opt().copied()), missing))
+        unit(i, rows, Bounds::of_group(group))
+    });
+    units.collect()
 }
 
 impl Unit {

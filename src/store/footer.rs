@@ -4,9 +4,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch};
+use datafusion::arrow::compute::{max, min};
+use datafusion::arrow::datatypes::{Int64Type, TimestampMillisecondType};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::reader::Length as _;
+use parquet::file::statistics::Statistics;
+use serde::{Deserialize, Serialize};
 
 use super::name::Name;
 use super::{Error, Input, Place};
@@ -28,6 +33,46 @@ pub struct DataFile {
     pub size: u64,
     /// The fields that `00_records.sql` declared when it was written.
     pub fields: Arc<Fields>,
+    /// Of a file with one row group what its statistics say of it.
+    pub bounds: Option<Bounds>,
+}
+
+/// Between what times and offsets records lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// Records without a time.
+    pub timeless: u64,
+    /// The least and the greatest time; `None` if no record has one.
+    pub times: Option<(i64, i64)>,
+    pub offsets: (i64, i64),
+}
+
+impl Bounds {
+    /// What a row group's statistics say, if they do.
+    pub fn of_group(group: &RowGroupMetaData) -> Option<Self> {
+        let ((times, timeless), (offsets, _)) = (of_column(group, "_timestamp")?, of_column(group, "_offset")?);
+        let said = times.is_some() || u64::try_from(group.num_rows()) == Ok(timeless);
+        said.then_some(Self { timeless, times, offsets: offsets? })
+    }
+
+    /// Those of records at hand.
+    pub(super) fn of_records(records: &RecordBatch) -> Option<Self> {
+        let times = records.column_by_name("_timestamp")?.as_primitive_opt::<TimestampMillisecondType>()?;
+        let offsets = records.column_by_name("_offset")?.as_primitive_opt::<Int64Type>()?;
+        Some(Self {
+            timeless: times.null_count() as u64,
+            times: min(times).zip(max(times)),
+            offsets: min(offsets).zip(max(offsets))?,
+        })
+    }
+}
+
+/// The bounds of a column, and how many of its values are missing; `None` where the statistics don't say.
+fn of_column(group: &RowGroupMetaData, column: &str) -> Option<(Option<(i64, i64)>, u64)> {
+    let chunk = group.columns().iter().find(|chunk| chunk.column_path().string() == column)?;
+    let Some(Statistics::Int64(values)) = chunk.statistics() else { return None };
+    let missing = values.null_count_opt()?;
+    Some((values.min_opt().copied().zip(values.max_opt().copied()), missing))
 }
 
 impl DataFile {
@@ -69,6 +114,10 @@ impl DataFile {
             next,
             rows: u64::try_from(rows).map_err(|_| damaged("its footer counts less than no rows".to_owned()))?,
             size,
+            bounds: match metadata.row_groups() {
+                [only] => Bounds::of_group(only),
+                _ => None,
+            },
             fields: Arc::new(declared(metadata.file_metadata().schema().get_fields().iter().map(|f| f.name()))),
         })
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::catalog::Known;
-use super::footer::DataFile;
+use super::footer::{Bounds, DataFile};
 use super::log::Log;
 use super::name::Name;
 use super::place::Revision;
@@ -29,9 +29,9 @@ struct Index {
     files: Vec<Indexed>,
 }
 
-/// A file: its name, its tag, next, rows, size, and which of the lists of fields it has.
+/// A file: its name, its tag, next, rows, size, which of the lists of fields it has, and its bounds.
 #[derive(Debug, Serialize, Deserialize)]
-struct Indexed(String, String, i64, u64, u64, usize);
+struct Indexed(String, String, i64, u64, u64, usize, Option<Bounds>);
 
 impl Log {
     fn index_file(&self) -> PathBuf {
@@ -97,7 +97,15 @@ impl Index {
                 index.fields.push(names.to_vec());
                 index.fields.len() - 1
             });
-            index.files.push(Indexed(name.to_string(), tag.clone(), file.next, file.rows, file.size, number));
+            index.files.push(Indexed(
+                name.to_string(),
+                tag.clone(),
+                file.next,
+                file.rows,
+                file.size,
+                number,
+                file.bounds,
+            ));
         }
         index
     }
@@ -105,7 +113,7 @@ impl Index {
     /// What it says of the files of a log; nothing of one that it describes as none of ours.
     fn known(self, log: &Log) -> Vec<(Name, Known)> {
         let fields: Vec<Arc<Fields>> = self.fields.into_iter().map(|names| Arc::new(Fields::new(names))).collect();
-        let known = |Indexed(name, tag, next, rows, size, number): Indexed| {
+        let known = |Indexed(name, tag, next, rows, size, number, bounds): Indexed| {
             let name = Name::parse(&name)?;
             let file = DataFile {
                 place: log.store.place.clone(),
@@ -116,6 +124,7 @@ impl Index {
                 rows,
                 size,
                 fields: Arc::clone(fields.get(number)?),
+                bounds,
             };
             (name.next.is_none_or(|named| named == next))
                 .then_some((name, Known { tag: Some(tag), file, indexed: true }))

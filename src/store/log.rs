@@ -13,7 +13,7 @@ use datafusion::arrow::array::RecordBatch;
 
 #[cfg(feature = "object-stores")]
 use super::Place;
-use super::footer::{DataFile, declared, push};
+use super::footer::{Bounds, DataFile, declared, push};
 use super::name::Name;
 use super::rule::effective;
 use super::write::{Span, write_parquet};
@@ -206,7 +206,8 @@ impl Log {
         let rows = records.num_rows() as u64;
         let fields = Arc::new(declared(records.schema_ref().fields().iter().map(|field| field.name().as_str())));
         let (place, partition) = (self.store.place.clone(), self.partition);
-        let file = DataFile { place, path, partition, start, next, rows, size, fields };
+        let bounds = Bounds::of_records(records);
+        let file = DataFile { place, path, partition, start, next, rows, size, fields, bounds };
         #[cfg(feature = "object-stores")]
         self.remember(&file, &revision);
         Ok(Published::File(file))

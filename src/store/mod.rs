@@ -45,7 +45,7 @@ use std::path::{Path, PathBuf};
 
 pub use compact::{Policy, Rolled};
 pub use expire::Keep;
-pub use footer::DataFile;
+pub use footer::{Bounds, DataFile};
 pub use lock::Held;
 pub use log::{Changed, Log, Published};
 pub use mend::Mended;

@@ -97,11 +97,9 @@ impl Objects {
         Self { root, url, prefix, store, for_queries, runtime: Some(runtime), feeding: Mutex::default() }
     }
 
-    /// What a query engine reads this place with, and the URL of its bucket.
-    pub fn for_queries(&self) -> (Url, Arc<dyn ObjectStore>) {
-        let mut bucket = self.url.clone();
-        bucket.set_path("");
-        (bucket, Arc::clone(&self.for_queries))
+    /// What a query engine reads this place with.
+    pub fn for_queries(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.for_queries)
     }
 
     /// Does something on the runtime, and waits for it. Where that would stop a runtime of somebody else's, it is told.

@@ -46,7 +46,15 @@ impl Store {
                 prefix.copies.push(path.clone());
                 let rows = copy_until(&file, &path, next)?;
                 let size = fs::metadata(&path).map_err(Error::io("read", &path))?.len();
-                prefix.snapshot.files.push(DataFile { place: Place::Disk, path, next, rows, size, ..file });
+                prefix.snapshot.files.push(DataFile {
+                    place: Place::Disk,
+                    path,
+                    next,
+                    rows,
+                    size,
+                    bounds: None,
+                    ..file
+                });
             }
         }
         Ok(prefix)

@@ -185,6 +185,21 @@ mod on_a_shaky_object_store {
         }
     }
 
+    /// Where slices end.
+    fn places(snapshot: &Snapshot) -> Vec<u64> {
+        crate::slices::cuts(snapshot).unwrap().iter().map(|cut| cut.place).collect()
+    }
+
+    /// Plans a query over all of them.
+    fn plan(snapshot: &Snapshot) {
+        let files = crate::sql::Files::load(None).unwrap();
+        let planned = async {
+            let ctx = engine::open(snapshot, &files).await?;
+            engine::collect(&ctx, "EXPLAIN SELECT sum(rating) FROM slices GROUP BY _slice").await
+        };
+        tokio::runtime::Runtime::new().unwrap().block_on(planned).unwrap();
+    }
+
     #[test]
     fn a_process_that_starts_reads_an_index_and_only_what_came_since() {
         let shaky = Shaky::slow(Duration::ZERO, 1);
@@ -204,6 +219,11 @@ mod on_a_shaky_object_store {
         assert_eq!((snapshot.files.len(), snapshot.rows()), (1510, 1510));
         let cold = shaky.gets() - asked;
         assert!(cold < 30, "{cold} requests");
+        // Nor is any file opened to find out where slices end, or to plan a query.
+        let asked = shaky.gets();
+        assert_eq!(places(&snapshot), [504, 1008, 1510]);
+        plan(&snapshot);
+        assert_eq!(shaky.gets(), asked);
         assert_eq!(snapshot.files, writer.snapshot().unwrap().files);
         // A file that changed under its name is not what the index says.
         let changed = log.path(Name::small(1499));
@@ -256,6 +276,15 @@ mod on_a_shaky_object_store {
         let slow = store(&shaky);
         timed("20 ms a request, cold", &slow);
         timed("20 ms a request, warm", &slow);
+        let snapshot = slow.snapshot().unwrap();
+        let began = Instant::now();
+        places(&snapshot);
+        eprintln!("where slices end: {:?}", began.elapsed());
+        for again in ["a query's plan", "another's"] {
+            let began = Instant::now();
+            plan(&snapshot);
+            eprintln!("{again}: {:?}", began.elapsed());
+        }
         timed("no latency, cold", &store(&shaky.quick()));
     }
 }

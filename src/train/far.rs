@@ -3,8 +3,8 @@
 //! Input: the segmentation's view. Output: what a training asks of its rows. Cleaning, slicing and features run on the
 //! executors and leave one Parquet file, in slice order, in the store's `tmp/`; it goes with the training. It is read back in
 //! order once, here, for what depends on the order: the hashes, the sample, and the rows that the starts look at, the very
-//! ones that a training in this process looks at. All else is queries over it (far_sql.rs): mean and deviation, and a GROUP
-//! BY for each pass. What has no more rows than the starts look at is solved with those.
+//! ones that a training in this process looks at; mean and deviation come along. All else is queries over it (far_sql.rs),
+//! a GROUP BY for each pass. What has no more rows than the starts look at is solved with those.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,8 +20,9 @@ use tokio::runtime::Handle;
 use super::far_sql::Over;
 use super::rows::{Digested, Order, Placed, Prefix, Rows, Sample, digest, hash_of, keys, named, query};
 use super::{How, Progress, Refusal, SEED, sample_rows};
-use crate::engine;
+use crate::engine::{self, quote};
 use crate::features::chunks::{CHUNK, processors};
+use crate::features::moments::{Extent, Part};
 use crate::features::{self, Scale};
 use crate::kmeans::{self, Elsewhere, Fit, Init, Points, Settings, Step, Totals, Worst};
 use crate::model::SLICES;
@@ -29,12 +30,11 @@ use crate::spool;
 use crate::sql::Segmentation;
 use crate::store::{self, Store};
 
-/// The table of the prepared rows.
-const TABLE: &str = "_prepared";
-
 /// Rows on a cluster.
 pub(super) struct Far {
     ctx: SessionContext,
+    /// The table of the prepared rows, quoted.
+    table: String,
     runtime: Handle,
     features: usize,
     slices: Vec<Known>,
@@ -49,6 +49,10 @@ struct Known {
     sample: Sample,
     /// The rows that the starts look at; all of them, where there are few.
     starts: Vec<Float64Array>,
+    /// Of each feature its range and sum, and the sum of its squares about the mean.
+    moments: Vec<(Extent, f64)>,
+    /// Whether some rows have none of it.
+    missing: Vec<bool>,
     /// Of each feature the first row whose value is no finite number.
     odd: Vec<Option<(usize, f64)>>,
 }
@@ -83,6 +87,7 @@ pub(super) async fn rows(
     let features = segmentation.features.len();
     let at =
         |path: &Path, e: &dyn std::fmt::Display| engine::Error::Table { path: path.to_owned(), why: e.to_string() };
+    let table = format!("_prepared_{}", segmentation.name);
     let scratch = Scratch::new(store).map_err(|e| at(store.root(), &e))?;
     let file = scratch.file.clone();
     let tell = |rows| (how.tell)(Progress::Rows { segmentation: &segmentation.name, rows });
@@ -91,10 +96,8 @@ pub(super) async fn rows(
     let mut slices = Vec::new();
     if written > 0 {
         tell(written as usize);
-        // The one before it, if there was one, is gone.
-        ctx.deregister_table(TABLE).map_err(|e| engine::Error::Query(engine::explain(&e)))?;
-        engine::add_file(ctx, TABLE, &file).await?;
-        let mut reader = Reader::new(features, ends(ctx).await?);
+        engine::add_file(ctx, &table, &file).await?;
+        let mut reader = Reader::new(features, ends(ctx, &quote(&table)).await?);
         let mut batches = engine::read_in_order(ctx, &file).await?;
         while let Some(batch) = batches.next().await {
             let batch = batch.map_err(|e| at(&file, &engine::explain(&e)))?;
@@ -110,13 +113,13 @@ pub(super) async fn rows(
         }
         order.look_everywhere(ctx, segmentation).await?;
     }
-    let (ctx, runtime) = (ctx.clone(), Handle::current());
-    Ok(Far { ctx, runtime, features, slices, order, took: began.elapsed(), _scratch: scratch })
+    let (ctx, table, runtime) = (ctx.clone(), quote(&table), Handle::current());
+    Ok(Far { ctx, table, runtime, features, slices, order, took: began.elapsed(), _scratch: scratch })
 }
 
 /// Rows of the first slice, of the first two, of all.
-async fn ends(ctx: &SessionContext) -> Result<[usize; SLICES as usize], engine::Error> {
-    let found = engine::collect(ctx, &format!("SELECT _slice, count(*) FROM {TABLE} GROUP BY _slice")).await?;
+async fn ends(ctx: &SessionContext, table: &str) -> Result<[usize; SLICES as usize], engine::Error> {
+    let found = engine::collect(ctx, &format!("SELECT _slice, count(*) FROM {table} GROUP BY _slice")).await?;
     let (slices, counts) = (longs(&found, 0)?, longs(&found, 1)?);
     let mut ends = [0; SLICES as usize];
     for (end, slice) in ends.iter_mut().zip(1..) {
@@ -138,8 +141,16 @@ struct Reader {
     done: usize,
     waiting: Vec<RecordBatch>,
     held: usize,
-    pieces: Vec<Digested>,
+    pieces: Vec<Piece>,
     slices: Vec<Gathering>,
+}
+
+/// What a chunk of rows says of itself.
+#[derive(Clone)]
+struct Piece {
+    digest: Digested,
+    /// Of each feature.
+    moments: Vec<Part>,
 }
 
 /// What is gathered for one slice.
@@ -154,6 +165,7 @@ struct Gathering {
     started: Vec<Vec<Float64Array>>,
     odd: Vec<Option<(usize, f64)>>,
     hash: String,
+    moments: Vec<(Extent, f64)>,
 }
 
 impl Reader {
@@ -168,6 +180,7 @@ impl Reader {
             started: vec![Vec::new(); features],
             odd: vec![None; features],
             hash: String::new(),
+            moments: Vec::new(),
         };
         let slices = ends.iter().map(gathering).collect();
         Self { ends, features, done: 0, waiting: Vec::new(), held: 0, pieces: Vec::new(), slices }
@@ -193,7 +206,10 @@ impl Reader {
         let columns = batch.columns()[4..].iter().map(|column| column.as_primitive::<Float64Type>().clone());
         let columns: Vec<Float64Array> = columns.collect();
         let (start, end) = (self.done, self.done + batch.num_rows());
-        let piece = |rows| digest(partitions, (offsets, timestamps), &columns, 0..rows);
+        let piece = |rows| Piece {
+            digest: digest(partitions, (offsets, timestamps), &columns, 0..rows),
+            moments: columns.iter().map(|column| Part::of(&column.slice(0, rows))).collect(),
+        };
         let whole = (batch.num_rows() == CHUNK).then(|| piece(CHUNK));
         for slice in &mut self.slices {
             let here = slice.rows.saturating_sub(start).min(batch.num_rows());
@@ -220,8 +236,11 @@ impl Reader {
             }
             // The slice ends in this chunk: what it has of it is the last piece.
             if start < slice.rows && slice.rows <= end {
-                let last = if here == CHUNK { whole } else { Some(piece(here)) };
-                slice.hash = hash_of(self.pieces.iter().chain(&last));
+                let last = if here == CHUNK { whole.clone() } else { Some(piece(here)) };
+                let pieces = || self.pieces.iter().chain(&last);
+                slice.hash = hash_of(pieces().map(|piece| &piece.digest));
+                let moments = |f| Part::join(pieces().map(move |piece: &Piece| &piece.moments[f]));
+                slice.moments = (0..columns.len()).map(moments).collect();
             }
         }
         self.pieces.extend(whole);
@@ -242,7 +261,9 @@ impl Reader {
                 features: joined(&slice.sampled)?,
             };
             debug_assert_eq!(sample.features.len(), features);
-            Ok(Known { hash: slice.hash, sample, starts: joined(&slice.started)?, odd: slice.odd })
+            let Gathering { rows, hash, moments, odd, .. } = slice;
+            let missing = moments.iter().map(|(extent, _)| extent.known < rows).collect();
+            Ok(Known { hash, sample, starts: joined(&slice.started)?, moments, missing, odd })
         };
         self.slices.into_iter().map(known).collect()
     }
@@ -288,19 +309,8 @@ impl FarUpTo<'_> {
         Ok(self.all.runtime.block_on(engine::collect(&self.all.ctx, sql))?)
     }
 
-    fn over<'s>(&self, scale: &'s Scale) -> Over<'s> {
-        Over { table: TABLE, slice: self.slice, scale }
-    }
-
-    /// Numbers of one row.
-    fn numbers(&self, sql: &str) -> Result<Vec<Option<f64>>, Refusal> {
-        let row = self.ask(sql)?;
-        let number = |column: &std::sync::Arc<dyn Array>| {
-            let column = cast(column, &DataType::Float64)?;
-            let column = column.as_primitive::<Float64Type>();
-            Ok((column.len() == 1 && column.is_valid(0)).then(|| column.value(0)))
-        };
-        row.columns().iter().map(number).collect()
+    fn over<'s>(&'s self, scale: &'s Scale) -> Over<'s> {
+        Over { table: &self.all.table, slice: self.slice, scale, missing: &self.known.missing }
     }
 }
 
@@ -323,23 +333,19 @@ impl Prefix for FarUpTo<'_> {
                 return Err(features::Error::NotFinite { feature, value, row }.into());
             }
         }
-        let found = self.numbers(&super::far_sql::extents(TABLE, self.slice, self.all.features))?;
-        let mut mean = Vec::new();
-        for (feature, extent) in names.iter().zip(found.chunks_exact(4)) {
-            let &[Some(low), Some(high), Some(sum), Some(known)] = extent else {
+        let (mut mean, mut std) = (Vec::new(), Vec::new());
+        for (feature, (extent, squares)) in names.iter().zip(&self.known.moments) {
+            let Extent { least, greatest, sum, known, .. } = *extent;
+            if least > greatest {
                 return Err(features::Error::AllMissing { feature: feature.clone() }.into());
-            };
-            mean.push(if low == high { low } else { sum / known });
-        }
-        let squares = self.numbers(&super::far_sql::squares(TABLE, self.slice, &mean))?;
-        let mut std = Vec::new();
-        for ((feature, squares), extent) in names.iter().zip(squares).zip(found.chunks_exact(4)) {
-            let deviation =
-                if extent[0] == extent[1] { 0.0 } else { (squares.unwrap_or(0.0) / self.rows() as f64).sqrt() };
+            }
+            let same = least == greatest;
+            let deviation = if same { 0.0 } else { (squares / self.rows() as f64).sqrt() };
             // Squares and their sums must stay doubles, and here no unit of its own comes to a column's help.
-            if deviation != 0.0 && !(1e-140..1e140).contains(&deviation) || extent[0] != extent[1] && deviation == 0.0 {
+            if !same && !(1e-140..1e140).contains(&deviation) {
                 return Err(features::Error::NoDeviation { feature: feature.clone() }.into());
             }
+            mean.push(if same { least } else { sum / known as f64 });
             std.push(deviation);
         }
         Ok(Scale::new(mean, std))
@@ -357,7 +363,7 @@ impl Prefix for FarUpTo<'_> {
             return Ok(kmeans::fit(&points, settings, Init::Drawn(warm), watch)?);
         }
         if self.all.features == 1 {
-            let counted = self.ask(&super::far_sql::counted(TABLE, self.slice))?;
+            let counted = self.ask(&super::far_sql::counted(&self.all.table, self.slice))?;
             let columns = [counted.column(0).as_primitive::<Float64Type>().clone()];
             let weights = longs(&counted, 1)?.into_iter().map(|count| count as f64).collect();
             let points = Points::new(scale, &columns).with_weights(weights);
@@ -399,10 +405,14 @@ impl Elsewhere for Passes<'_> {
         Ok(self.rows.ask(&self.rows.over(self.scale).distinct(most))?.num_rows())
     }
 
-    fn pass(&self, centroids: &[f64]) -> Result<Totals, Refusal> {
+    fn rows(&self) -> usize {
+        self.rows.rows()
+    }
+
+    fn pass(&self, centroids: &[f64], others: &[Vec<f64>]) -> Result<(Totals, Vec<f64>), Refusal> {
         let features = self.rows.all.features;
         let k = centroids.len() / features;
-        let found = self.rows.ask(&self.rows.over(self.scale).pass(centroids))?;
+        let found = self.rows.ask(&self.rows.over(self.scale).pass(centroids, others))?;
         let clusters = longs(&found, 0)?;
         let mut totals = Totals { sums: vec![0.0; k * features], weights: vec![0.0; k], inertia: 0.0 };
         let double = |column: usize, row: usize| found.column(column).as_primitive::<Float64Type>().value(row);
@@ -415,7 +425,19 @@ impl Elsewhere for Passes<'_> {
                 totals.sums[cluster * features + feature] = double(3 + feature, row);
             }
         }
-        Ok(totals)
+        let worth = |other| (0..found.num_rows()).map(|row| double(3 + features + other, row)).sum();
+        Ok((totals, (0..others.len()).map(worth).collect()))
+    }
+
+    fn near(&self, centroids: &[f64], margin: f64) -> Result<Vec<Vec<f64>>, Refusal> {
+        let found = self.rows.ask(&self.rows.over(self.scale).near(centroids, margin))?;
+        let list = found.column(0).as_list::<i32>();
+        let near = (list.len() == 1 && list.is_valid(0)).then(|| list.value(0));
+        let column = |f| match &near {
+            Some(rows) => rows.as_struct().column(f).as_primitive::<Float64Type>().values().to_vec(),
+            None => Vec::new(),
+        };
+        Ok((0..self.rows.all.features).map(column).collect())
     }
 
     fn worst(&self, centroids: &[f64], many: usize) -> Result<Vec<Worst>, Refusal> {

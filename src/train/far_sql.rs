@@ -15,6 +15,8 @@ pub(super) struct Over<'a> {
     pub table: &'a str,
     pub slice: u8,
     pub scale: &'a Scale,
+    /// Whether some of the rows have none of a feature.
+    pub missing: &'a [bool],
 }
 
 /// The shortest text that stands for a double and no other.
@@ -24,25 +26,6 @@ fn number(value: f64) -> String {
 
 fn list(many: usize, text: impl Fn(usize) -> String) -> String {
     (0..many).map(text).collect::<Vec<_>>().join(", ")
-}
-
-/// Of each feature: least, greatest, sum, and how many rows have it; of a feature that no row has, no least.
-pub(super) fn extents(table: &str, slice: u8, features: usize) -> String {
-    let extent = |f: usize| {
-        format!(
-            "min(feature_{f}) AS low_{f}, max(feature_{f}) AS high_{f}, sum(feature_{f}) AS sum_{f}, count(feature_{f}) AS known_{f}"
-        )
-    };
-    format!("SELECT {} FROM {table} WHERE _slice <= {slice}", list(features, extent))
-}
-
-/// Of each feature the sum of its squares about the mean.
-pub(super) fn squares(table: &str, slice: u8, mean: &[f64]) -> String {
-    let square = |f: usize| {
-        let off = format!("(feature_{f} - {})", number(mean[f]));
-        format!("sum({off} * {off}) AS squares_{f}")
-    };
-    format!("SELECT {} FROM {table} WHERE _slice <= {slice}", list(mean.len(), square))
 }
 
 /// The values of the first feature, and how many rows have each.
@@ -57,22 +40,31 @@ impl Over<'_> {
         self.scale.mean.len()
     }
 
+    /// A feature, its mean in place of none.
+    fn value(&self, f: usize) -> String {
+        match self.missing[f] {
+            true => format!("coalesce(feature_{f}, {})", number(self.scale.mean[f])),
+            false => format!("feature_{f}"),
+        }
+    }
+
     /// The rows, with the features counted from their origins (`off`).
     fn offsets(&self, suffix: &str) -> String {
-        list(self.features(), |f| {
-            let (mean, origin) = (number(self.scale.mean[f]), number(self.scale.origin[f]));
-            format!("coalesce(feature_{f}, {mean}) - {origin} AS off{suffix}_{f}")
-        })
+        list(self.features(), |f| format!("{} - {} AS off{suffix}_{f}", self.value(f), number(self.scale.origin[f])))
     }
 
     /// The squared distances to each centroid, out of `off`.
     fn distances(&self, suffix: &str, centroids: &[f64]) -> String {
+        self.distances_of(suffix, suffix, centroids)
+    }
+
+    fn distances_of(&self, of: &str, suffix: &str, centroids: &[f64]) -> String {
         let features = self.features();
         list(centroids.len() / features, |cluster| {
             let mut sum = String::new();
             for f in 0..features {
                 let at = number(centroids[cluster * features + f]);
-                let off = format!("(off{suffix}_{f} * {} - {at})", number(self.scale.inverse[f]));
+                let off = format!("(off{of}_{f} * {} - {at})", number(self.scale.inverse[f]));
                 let plus = if f == 0 { "" } else { " + " };
                 let _ = write!(sum, "{plus}{off} * {off}");
             }
@@ -80,32 +72,65 @@ impl Over<'_> {
         })
     }
 
-    /// The rows with the square of the distance to the nearest centroid (`least`), and its number (`cluster`).
-    fn nearest(&self, centroids: &[f64]) -> String {
+    /// The rows with the squares of the distances to all centroids (`far`), and to the nearest (`least`).
+    fn distant(&self, centroids: &[f64]) -> String {
         let k = centroids.len() / self.features();
         format!(
-            "SELECT *, {} AS cluster FROM (SELECT *, {} AS least FROM (SELECT *, {} FROM (SELECT {} FROM {} WHERE _slice <= {})))",
-            first("", k),
+            "SELECT *, {} AS least FROM (SELECT *, {} FROM (SELECT {}, {} FROM {} WHERE _slice <= {}))",
             least("", k),
             self.distances("", centroids),
             self.offsets(""),
+            list(self.features(), |f| format!("{} AS value_{f}", self.value(f))),
             self.table,
             self.slice
         )
     }
 
-    /// Of each cluster: its rows, the sum of their squared distances, and of their features counted from the origins.
-    pub fn pass(&self, centroids: &[f64]) -> String {
-        let sums = list(self.features(), |f| format!("sum(off_{f}) AS sum_{f}"));
-        let nearest = self.nearest(centroids);
+    /// The same, with the number of the nearest centroid (`cluster`).
+    fn nearest(&self, centroids: &[f64]) -> String {
+        let k = centroids.len() / self.features();
+        format!("SELECT *, {} AS cluster FROM ({})", first("", k), self.distant(centroids))
+    }
+
+    /// The rows to which the second of the nearest centroids is less than `margin` farther than the first: their features, as
+    /// one list of all. A WHERE in its place would work out all distances again for each place where they stand.
+    pub fn near(&self, centroids: &[f64], margin: f64) -> String {
+        let k = centroids.len() / self.features();
+        let second = list(k - 1, |c| format!("greatest({}, far_{})", least("", c + 1), c + 1));
+        // What rounding could make of it is far less than that share.
+        let share = number(1.0 - 2e-9);
         format!(
-            "SELECT cluster, count(*) AS rows, sum(least) AS inertia, {sums} FROM ({nearest}) GROUP BY cluster ORDER BY cluster"
+            "SELECT array_agg(struct({})) FILTER (WHERE sqrt(second) * {share} - sqrt(least) < {}) AS near
+             FROM (SELECT *, least({second}) AS second FROM ({}))",
+            list(self.features(), |f| format!("value_{f}")),
+            number(margin),
+            self.distant(centroids)
+        )
+    }
+
+    /// Of each cluster: its rows, the sum of their squared distances, and of their features counted from the origins; then for
+    /// each other set of centroids the sum of their squared distances from the nearest of those.
+    pub fn pass(&self, centroids: &[f64], others: &[Vec<f64>]) -> String {
+        let features = self.features();
+        let suffix = |i: usize| format!("_of_{i}");
+        let sums = (0..features).map(|f| format!(", sum(off_{f}) AS sum_{f}"));
+        let worth = others.iter().enumerate().map(|(i, other)| {
+            let least = least(&suffix(i), other.len() / features);
+            format!(", sum({least}) AS inertia_{i}")
+        });
+        let mut rows = self.nearest(centroids);
+        for (i, other) in others.iter().enumerate() {
+            rows = format!("SELECT *, {} FROM ({rows})", self.distances_of("", &suffix(i), other));
+        }
+        format!(
+            "SELECT cluster, count(*) AS rows, sum(least) AS inertia{} FROM ({rows}) GROUP BY cluster ORDER BY cluster",
+            sums.chain(worth).collect::<String>()
         )
     }
 
     /// The rows that are farthest from their centroids: their clusters, and their features.
     pub fn worst(&self, centroids: &[f64], many: usize) -> String {
-        let values = list(self.features(), |f| format!("off_{f} + {} AS value_{f}", number(self.scale.origin[f])));
+        let values = list(self.features(), |f| format!("value_{f}"));
         let nearest = self.nearest(centroids);
         format!("SELECT cluster, {values} FROM ({nearest}) WHERE least > 0 ORDER BY least DESC LIMIT {many}")
     }

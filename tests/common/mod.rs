@@ -81,8 +81,26 @@ impl Place {
 
     /// Starts a command that runs until it is stopped.
     pub fn start(&self, args: &[&str]) -> Running {
-        let log = self.path(&format!("stderr-{}", args[0]));
-        let mut command = self.command(args);
+        self.start_with(self.command(args), args[0])
+    }
+
+    /// The same, started by another program.
+    pub fn start_by(&self, starter: &[&str], args: &[&str]) -> Running {
+        let ours = self.command(args);
+        let mut command = Command::new(starter[0]);
+        command.args(&starter[1..]).arg(ours.get_program()).args(ours.get_args());
+        command.current_dir(self.dir.path()).stdin(Stdio::null());
+        for (name, value) in ours.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        self.start_with(command, args[0])
+    }
+
+    fn start_with(&self, mut command: Command, name: &str) -> Running {
+        let log = self.path(&format!("stderr-{name}"));
         let mut child = command.stdout(Stdio::piped()).stderr(File::create(&log).unwrap()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         Running { child, stdout, log, address: String::new() }
@@ -271,10 +289,15 @@ fn answer(mut response: ureq::http::Response<ureq::Body>) -> Answer {
 }
 
 /// Waits for something that must come true.
-pub fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
+pub fn eventually(what: &str, happened: impl FnMut() -> bool) {
+    within(Duration::from_secs(60), what, happened);
+}
+
+/// The same, where it may take so long.
+pub fn within(patience: Duration, what: &str, mut happened: impl FnMut() -> bool) {
     let start = Instant::now();
     while !happened() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{what} did not come");
+        assert!(start.elapsed() < patience, "{what} did not come");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

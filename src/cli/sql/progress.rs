@@ -22,24 +22,28 @@ pub struct Progress {
     began: Instant,
     bar: Option<ProgressBar>,
     total: Option<u64>,
+    /// When it is looked at again. A plan of very many files counts for each of them: looking must not cost more than it shows.
+    next: Instant,
 }
 
 impl Progress {
     pub fn new(plan: &Arc<dyn ExecutionPlan>, terminal: &Terminal) -> Self {
         let (plan, terminal) = (Arc::clone(plan), terminal.clone());
-        Self { plan, terminal, began: Instant::now(), bar: None, total: None }
+        let began = Instant::now();
+        Self { plan, terminal, began, bar: None, total: None, next: began + PATIENCE }
     }
 
     /// Draws it as it is now, if it is time.
     pub fn tick(&mut self) {
-        if self.began.elapsed() < PATIENCE {
+        let now = Instant::now();
+        if now < self.next {
             return;
         }
         if self.bar.is_none() {
             self.total = expected(&self.plan).filter(|total| *total > 0);
             self.bar = Some(self.terminal.rows(self.total, self.began.elapsed()));
         }
-        let Some(bar) = &self.bar else { return };
+        let Some(bar) = self.bar.as_ref().filter(|bar| !bar.is_hidden()) else { return };
         let read = read(&self.plan);
         match self.total {
             Some(total) => {
@@ -49,6 +53,7 @@ impl Progress {
             None => bar.set_message(format!("{} rows read", thousands(read))),
         }
         bar.tick();
+        self.next = Instant::now() + 20 * now.elapsed();
     }
 }
 

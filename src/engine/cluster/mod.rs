@@ -10,7 +10,7 @@ use std::str::FromStr;
 mod disabled;
 #[cfg(feature = "distributed")]
 mod enabled;
-#[cfg(all(feature = "distributed", feature = "object-stores"))]
+#[cfg(feature = "distributed")]
 mod places;
 #[cfg(feature = "distributed")]
 mod plan;

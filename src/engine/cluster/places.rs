@@ -1,6 +1,6 @@
-//! Object stores as a scheduler and its executors come to them: by the URLs of the files that a plan names.
+//! Files as a scheduler and its executors come to them: by the URLs that a plan names.
 //!
-//! Input: a URL. Output: a client of its bucket, made from this process's environment when it is first asked for.
+//! Input: a URL. Output: the disk, or a client of its bucket, made from this process's environment when it is first asked for.
 
 use std::sync::Arc;
 
@@ -8,9 +8,10 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::object_store::{DefaultObjectStoreRegistry, ObjectStoreRegistry};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
 use url::Url;
 
-use crate::store;
+use super::super::known;
 
 /// The clients of this process.
 #[derive(Debug, Default)]
@@ -25,14 +26,26 @@ impl ObjectStoreRegistry for Places {
         if let Ok(known) = self.0.get_store(url) {
             return Ok(known);
         }
-        let made = store::client(url).map_err(|why| DataFusionError::Execution(format!("{url}: {why}")))?;
+        let made = known::named(client(url)?);
         self.0.register_store(url, Arc::clone(&made));
         Ok(made)
     }
 }
 
-/// Lets sessions find object stores; all of them share their clients.
-pub fn runtimes() -> impl Fn() -> RuntimeEnvBuilder {
+#[cfg(feature = "object-stores")]
+fn client(url: &Url) -> Result<Arc<dyn ObjectStore>> {
+    crate::store::client(url).map_err(|why| DataFusionError::Execution(format!("{url}: {why}")))
+}
+
+#[cfg(not(feature = "object-stores"))]
+fn client(url: &Url) -> Result<Arc<dyn ObjectStore>> {
+    Err(DataFusionError::Execution(format!("{url}: this tercile was built without the feature object-stores")))
+}
+
+/// Lets sessions find files; all of them share their clients.
+pub fn runtimes() -> Result<impl Fn() -> RuntimeEnvBuilder> {
+    let disk = Url::parse("file:///").map_err(|e| DataFusionError::External(e.into()))?;
     let places = Arc::new(Places::default());
-    move || RuntimeEnvBuilder::new().with_object_store_registry(Arc::clone(&places) as _)
+    places.register_store(&disk, known::named(Arc::new(LocalFileSystem::new())));
+    Ok(move || RuntimeEnvBuilder::new().with_object_store_registry(Arc::clone(&places) as _))
 }

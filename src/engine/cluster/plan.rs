@@ -2,7 +2,7 @@
 //!
 //! Input: a plan as it comes out of the optimizer. Output: a plan that runs. Files are read by the executors, from the same
 //! paths; the few rows that only this process has (where slices end, tables made in a shell) go along as literals; what
-//! reads no file at all runs here. Functions of our own stay here as well, and are refused in one line.
+//! reads no file at all runs here. Functions that answer from models stay here as well, and are refused in one line.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -31,9 +31,8 @@ use super::watch::Watched;
 /// Rows that may go along as literals.
 const LITERAL_ROWS: usize = 10_000;
 
-/// The functions of `segment.rs`, and that of `records.rs`.
+/// The functions of `segment.rs`, which need the models of a store.
 const MODELS: [&str; 2] = ["segment", "segment_name"];
-const FIELDS: &str = "move_fields";
 
 /// Plans for a cluster.
 pub struct Planner {
@@ -93,7 +92,7 @@ fn pointer(source: &Arc<dyn TableSource>) -> usize {
     Arc::as_ptr(source).cast::<()>() as usize
 }
 
-/// Executors know none of our functions.
+/// Executors know no models.
 fn check_functions(plan: &LogicalPlan) -> Result<()> {
     let mut ours = None;
     plan.apply_with_subqueries(|node| {
@@ -101,23 +100,16 @@ fn check_functions(plan: &LogicalPlan) -> Result<()> {
             expr.apply(|expr| {
                 if let Expr::ScalarFunction(call) = expr {
                     let name = call.func.name();
-                    let known = MODELS.contains(&name) || name == FIELDS;
-                    ours = ours.take().or(known.then(|| name.to_owned()));
+                    ours = ours.take().or(MODELS.contains(&name).then(|| name.to_owned()));
                 }
                 Ok(TreeNodeRecursion::Continue)
             })
         })
     })?;
-    let why = match ours.as_deref() {
-        None => return Ok(()),
-        Some(FIELDS) => {
-            "some files were written while other fields were declared, and only --engine local finds those in _extra"
-                .to_owned()
-        }
-        Some(name) => format!(
-            "{name}() answers from models that executors don't have; use --engine local, or the SQL that tercile model show NAME --format sql prints"
-        ),
-    };
+    let Some(name) = ours else { return Ok(()) };
+    let why = format!(
+        "{name}() answers from models that executors don't have; use --engine local, or the SQL that tercile model show NAME --format sql prints"
+    );
     Err(DataFusionError::Plan(why))
 }
 

@@ -10,17 +10,18 @@ use std::sync::Arc;
 
 use ballista_core::config::TaskSchedulingPolicy;
 use ballista_core::error::BallistaError;
-#[cfg(feature = "object-stores")]
+use ballista_core::registry::BallistaFunctionRegistry;
 use ballista_core::utils::default_session_builder;
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
 use ballista_scheduler::cluster::BallistaCluster;
 use ballista_scheduler::config::SchedulerConfig;
 use ballista_scheduler::scheduler_process::start_server;
-#[cfg(feature = "object-stores")]
-use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::{FunctionRegistry as _, SessionStateBuilder};
 
+use super::super::records;
 use super::Address;
 use super::enabled::MESSAGE;
+use super::places::runtimes;
 
 /// Seconds between two signs of life, and after how many without one an executor is gone.
 const HEARTBEAT: u64 = 2;
@@ -70,15 +71,15 @@ pub async fn scheduler(address: SocketAddr, host: String) -> Result<(), Error> {
         no_executors_grace_period_seconds: GRACE,
         ..SchedulerConfig::default()
     };
-    #[cfg(feature = "object-stores")]
-    let config = {
-        let runtime = super::places::runtimes();
-        let session = move |config| {
-            let state = SessionStateBuilder::new_from_existing(default_session_builder(config)?);
-            Ok(state.with_runtime_env(Arc::new(runtime().build()?)).build())
-        };
-        SchedulerConfig { override_session_builder: Some(Arc::new(session)), ..config }
+    let runtime = runtimes().map_err(BallistaError::from)?;
+    let session = move |config| {
+        let mut state = SessionStateBuilder::new_from_existing(default_session_builder(config)?)
+            .with_runtime_env(Arc::new(runtime().build()?))
+            .build();
+        state.register_udf(Arc::new(records::function()))?;
+        Ok(state)
     };
+    let config = SchedulerConfig { override_session_builder: Some(Arc::new(session)), ..config };
     let cluster = BallistaCluster::new_from_config(&config).await?;
     Ok(start_server(cluster, address, Arc::new(config)).await?)
 }
@@ -111,8 +112,8 @@ pub async fn executor(executor: Executor) -> Result<(), Error> {
         grpc_port: executor.tasks.port(),
         scheduler_host: executor.scheduler.host,
         scheduler_port: executor.scheduler.port,
-        // A scheduler that starts at the same time is waited for.
-        scheduler_connect_timeout_seconds: 30,
+        // One that is away is waited for.
+        scheduler_connect_timeout_seconds: u16::MAX,
         vcores: executor.threads,
         task_scheduling_policy: TaskSchedulingPolicy::PushStaged,
         work_dir: Some(executor.work.display().to_string()),
@@ -124,11 +125,20 @@ pub async fn executor(executor: Executor) -> Result<(), Error> {
         memory_pool_size: executor.memory.map(|bytes| bytes as u64),
         ..ExecutorProcessConfig::default()
     };
-    #[cfg(feature = "object-stores")]
-    let config = {
-        let (runtime, spilled) = (super::places::runtimes(), executor.work);
-        let runtime = move |_: &_| Ok(Arc::new(runtime().with_temp_file_path(spilled.clone()).build()?));
-        ExecutorProcessConfig { override_runtime_producer: Some(Arc::new(runtime)), ..config }
+    let (runtime, spilled) = (runtimes().map_err(BallistaError::from)?, executor.work);
+    let runtime = move |_: &_| Ok(Arc::new(runtime().with_temp_file_path(spilled.clone()).build()?));
+    let config = ExecutorProcessConfig {
+        override_runtime_producer: Some(Arc::new(runtime)),
+        override_function_registry: Some(Arc::new(functions())),
+        ..config
     };
     Ok(start_executor_process(Arc::new(config)).await?)
+}
+
+/// The functions that a session of ours has, but for those that answer from models.
+fn functions() -> BallistaFunctionRegistry {
+    let mut known = BallistaFunctionRegistry::from(&SessionStateBuilder::new().with_default_features().build());
+    let ours = records::function();
+    known.scalar_functions.insert(ours.name().to_owned(), Arc::new(ours));
+    known
 }
