@@ -1,6 +1,6 @@
 """A store as README has it, made without a broker: files named by where they start, footers that say what they cover.
 
-    store.py DIRECTORY MILLIONS     five narrow fields in four partitions
+    store.py DIRECTORY MILLIONS [ROWS]     five narrow fields in four partitions, in files of a million rows, or of so many
 """
 
 import json, pathlib, sys
@@ -16,7 +16,7 @@ counts = pa.array([f"{i:,}" for i in range(1, 500_000)])
 percents = pa.array([f"{i}%" for i in range(0, 96)])
 ratings = pa.array([f"{i / 10}" for i in range(10, 51)])
 stamp = pa.timestamp("ms", tz="UTC")
-rows, partitions = 1_000_000, 4
+rows, partitions = int(sys.argv[3]) if len(sys.argv) > 3 else 1_000_000, 4
 for partition in range(partitions):
     directory = root / "records" / "products" / str(partition)
     directory.mkdir(parents=True)
