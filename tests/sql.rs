@@ -120,6 +120,19 @@ fn any_file_is_a_table() {
 }
 
 #[test]
+fn a_store_is_found_by_any_path() {
+    let place = sample();
+    std::fs::create_dir(place.path("sub")).unwrap();
+    std::fs::rename(place.path("store"), place.path("a 100% #store?")).unwrap();
+    std::os::unix::fs::symlink(place.path("a 100% #store?"), place.path("link")).unwrap();
+    let absolute = place.path("sub/../a 100% #store?");
+    for path in ["a 100% #store?", "./sub/../a 100% #store?", "sub/../link", absolute.to_str().unwrap()] {
+        let count = place.ok(&["sql", "--store", path, "-f", "csv", "-c", "SELECT count(rating) > 0 FROM records"]);
+        assert_eq!(count.lines().last(), Some("true"), "{path}");
+    }
+}
+
+#[test]
 fn parameters_are_values() {
     let place = Place::new();
     let bound = |value: &str| {

@@ -4,9 +4,9 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use clap::Args;
@@ -15,11 +15,14 @@ use super::{Done, Stop, scheduler};
 use crate::config::bytes;
 use crate::engine::cluster::{Address, serve};
 
+/// An executor that ends sooner, unasked, had no scheduler to lose: it misses one for longer before it gives up.
+const LASTING: Duration = Duration::from_secs(5);
+
 /// Run an executor of a cluster
 ///
 /// It does what a scheduler deals out to it, until Ctrl-C. It reads and writes the store under the same paths as
 /// whoever asks: a directory that all machines share. Its address is the first line on stdout. A scheduler that goes away is
-/// waited for and joined again.
+/// waited for and joined again, by a port that may be another one and is told again.
 #[derive(Args)]
 pub struct Executor {
     /// The scheduler, as in df://scheduler:50050
@@ -48,6 +51,9 @@ pub struct Executor {
 
 impl Executor {
     pub async fn run(self, mut stop: Stop) -> anyhow::Result<Done> {
+        if self.rows_port != 0 && self.rows_port == self.bind.port() {
+            anyhow::bail!("--bind and --rows-port are both {}; choose two ports", self.rows_port);
+        }
         let tasks = serve::with_port(self.bind)?;
         let rows = serve::with_port(SocketAddr::new(tasks.ip(), self.rows_port))?;
         let host = scheduler::host(self.advertise.clone(), tasks, "executor")?;
@@ -58,6 +64,7 @@ impl Executor {
         out.flush()?;
         tracing::info!("working for {}", self.scheduler);
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let began = Instant::now();
         let ended = serve::executor(serve::Executor {
             scheduler: self.scheduler.clone(),
             tasks,
@@ -75,6 +82,9 @@ impl Executor {
         ended?;
         // Ballista hears signals by itself, perhaps a little before we do.
         if tokio::time::timeout(Duration::from_millis(200), stop.wished()).await.is_err() {
+            if began.elapsed() < LASTING {
+                anyhow::bail!("the executor ended as soon as it had begun; are {tasks} and {rows} free? -v tells more");
+            }
             return Err(join_again(&self.scheduler));
         }
         Ok(Done::Well)
@@ -85,8 +95,11 @@ impl Executor {
 /// that lives as long as the process: so the process becomes a new one. Says why it can't.
 fn join_again(scheduler: &Address) -> anyhow::Error {
     tracing::warn!("the scheduler {scheduler} was out of reach; waiting for it");
-    let program = std::env::current_exe();
-    let error = program.map(|program| Command::new(program).args(std::env::args_os().skip(1)).exec());
-    let (Ok(error) | Err(error)) = error;
+    let again = |program: &Path| Command::new(program).args(std::env::args_os().skip(1)).exec();
+    // On Linux also a program whose file is gone, or another one by now.
+    let error = match std::env::current_exe().map(|program| again(&program)) {
+        Ok(_) | Err(_) if cfg!(target_os = "linux") => again(Path::new("/proc/self/exe")),
+        Ok(error) | Err(error) => error,
+    };
     anyhow!("cannot join {scheduler} again: {error}")
 }

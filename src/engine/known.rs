@@ -63,7 +63,7 @@ pub(super) fn url(file: &DataFile) -> std::result::Result<Url, String> {
     }
 }
 
-/// A place for whoever runs plans of others, and knows no files but those that they name: they must be there, too.
+/// A place for whoever runs plans of others, and knows no files but those that they name: those of a store must be there, too.
 #[cfg(feature = "distributed")]
 pub(super) fn named(inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
     Arc::new(Known { inner, turns: Some(Semaphore::new(AT_ONCE)), ..Known::default() })
@@ -87,6 +87,12 @@ impl fmt::Display for Known {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.inner.fmt(f)
     }
+}
+
+/// Whether a name is one that only files of records have: other tables may be directories.
+fn is_of_a_store(key: &Key) -> bool {
+    let digits = |name: &str| name.bytes().take(20).filter(u8::is_ascii_digit).count() == 20;
+    key.filename().is_some_and(|name| digits(name) && name.ends_with(".parquet"))
 }
 
 fn nothing() -> GetResultPayload {
@@ -122,7 +128,9 @@ impl ObjectStore for Known {
                 match self.inner.get_opts(key, options).await {
                     // Nobody reads it now, and an open file would wait until somebody looks at the answer.
                     Ok(found) => Ok(GetResult { payload: nothing(), ..found }),
-                    Err(Error::NotFound { path, .. }) => Err(failed(format!("{path} is gone").into())),
+                    Err(Error::NotFound { path, .. }) if is_of_a_store(key) => {
+                        Err(failed(format!("{path} is gone").into()))
+                    }
                     Err(error) => Err(error),
                 }
             }
@@ -176,7 +184,7 @@ mod tests {
     #[tokio::test]
     async fn a_file_of_a_plan_is_there_or_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("one");
+        let path = dir.path().join("00000000000000000001.parquet");
         std::fs::write(&path, "12345").unwrap();
         let place = named(Arc::new(LocalFileSystem::new()));
         let key = Key::from_filesystem_path(&path).unwrap();
@@ -184,7 +192,10 @@ mod tests {
         assert_eq!(place.get(&key).await.unwrap().bytes().await.unwrap(), "12345");
         std::fs::remove_file(&path).unwrap();
         let error = place.head(&key).await.unwrap_err();
-        // What is not found would be listed as a directory, and found empty.
-        assert!(matches!(error, Error::Generic { .. }) && error.to_string().contains("one is gone"), "{error}");
+        // What is not found is listed as a directory; that would be empty.
+        assert!(matches!(error, Error::Generic { .. }) && error.to_string().contains("1.parquet is gone"), "{error}");
+        let table = Key::from_absolute_path(dir.path().join("table.parquet")).unwrap();
+        std::fs::create_dir(dir.path().join("table.parquet")).unwrap();
+        assert!(matches!(place.head(&table).await, Err(Error::NotFound { .. })));
     }
 }

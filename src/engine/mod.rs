@@ -214,7 +214,9 @@ fn listing_url(path: &Path) -> Result<ListingTableUrl, String> {
 /// A path as a URL, so that no character of it is taken for a pattern.
 fn file_url(path: &Path) -> Result<Url, String> {
     let path = std::path::absolute(path).map_err(|e| e.to_string())?;
-    Url::from_file_path(&path).map_err(|()| "its path is no URL".to_owned())
+    let url = Url::from_file_path(&path).map_err(|()| "its path is no URL".to_owned())?;
+    // Read again, so that no `..` is left in it.
+    Url::parse(url.as_str()).map_err(|e| e.to_string())
 }
 
 fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<SessionContext, Error> {

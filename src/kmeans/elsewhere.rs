@@ -22,6 +22,10 @@ const ONE_OF: usize = 16;
 const FEW: usize = 1 << 14;
 const VALUES: usize = 1 << 22;
 
+/// What rounding could make of a distance is far less than what is missing here. Rows alike have the same gap, here and where
+/// the rows are, to the bit: however many they are, those at the margin itself are not fetched.
+pub const SURELY: f64 = 1.0 - 2e-9;
+
 /// A row that is far from its centroid.
 pub struct Worst {
     /// In original units.
@@ -40,8 +44,8 @@ pub trait Elsewhere {
     /// What the rows of each cluster sum up to; and for each other set of centroids the sum of the squared distances from the
     /// nearest of those.
     fn pass(&self, centroids: &[f64], others: &[Vec<f64>]) -> Result<(Totals, Vec<f64>), Self::Error>;
-    /// The rows that are less than `margin` farther from the second of their nearest centroids than from the first: a column
-    /// for each feature, in original units.
+    /// The rows whose second distance times [`SURELY`] is less than `margin` greater than the distance to the nearest centroid: a
+    /// column for each feature, in original units.
     fn near(&self, centroids: &[f64], margin: f64) -> Result<Vec<Vec<f64>>, Self::Error>;
     /// The rows that are farthest from their centroids; none that stands on its centroid.
     fn worst(&self, centroids: &[f64], many: usize) -> Result<Vec<Worst>, Self::Error>;
@@ -156,7 +160,7 @@ fn margin(sample: &Points<'_>, centroids: &[f64], rows: usize) -> f64 {
                 second = second.min(far.max(least));
                 least = least.min(far);
             }
-            second.sqrt() - least.sqrt()
+            second.sqrt() * SURELY - least.sqrt()
         })
         .collect();
     let place = (most as f64 / rows as f64 * gaps.len() as f64) as usize;
@@ -188,7 +192,8 @@ impl Near<'_> {
         let settled = plus(all, -1.0, &points.pass(first, *threads));
         let (mut at, spread) = (points.standardised(first), all.inertia + points.saved(all, first));
         let mut far = 0.0;
-        while *iteration < limits.iterations {
+        // One is left for a pass over all.
+        while *iteration + 1 < limits.iterations {
             let to = points.standardised(&centroids);
             far += travelled(&at, &to, features);
             if far >= *margin {
@@ -224,6 +229,20 @@ fn plus(some: &Totals, times: f64, others: &Totals) -> Totals {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+
+    #[test]
+    fn rows_that_are_alike_are_not_fetched_by_the_million() {
+        // Half of all rows are one, and stand where the quantile falls.
+        let column: Vec<f64> =
+            (0..100_000).map(|i| if i % 2 == 0 { 0.4 } else { f64::from(i % 1000) / 1000.0 }).collect();
+        let (scale, columns) = table(vec![column.clone(), column]);
+        let points = Points::new(&scale, &columns);
+        let centroids = points.standardised(&[0.2, 0.2, 0.8, 0.8]);
+        let margin = margin(&points, &centroids, points.rows());
+        let rows = Counted { points: &points, passes: Cell::default(), fetched: Cell::default() };
+        let near = rows.near(&centroids, margin).unwrap();
+        assert!(near[0].len() <= FEW && !near[0].contains(&0.4), "{}", near[0].len());
+    }
 
     use super::super::tests::{limits, random, table};
     use super::super::{Init, SEED, fit};
@@ -284,7 +303,7 @@ mod tests {
             let mut near = vec![Vec::new(); self.points.features()];
             self.each(centroids, |values, mut far| {
                 far.sort_by(f64::total_cmp);
-                if far[1].sqrt() - far[0].sqrt() < margin {
+                if far[1].sqrt() * SURELY - far[0].sqrt() < margin {
                     near.iter_mut().zip(values).for_each(|(near, value)| near.push(value));
                 }
             });

@@ -28,7 +28,7 @@ use crate::features::chunks::by_chunk;
 
 pub use assignment::match_rows;
 #[cfg(feature = "distributed")]
-pub use elsewhere::{Elsewhere, Worst, fit_elsewhere, start_rows};
+pub use elsewhere::{Elsewhere, SURELY, Worst, fit_elsewhere, start_rows};
 pub use lloyd::{Limits, Step};
 pub use points::Points;
 #[cfg(feature = "distributed")]

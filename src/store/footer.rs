@@ -9,6 +9,7 @@ use datafusion::arrow::compute::{max, min};
 use datafusion::arrow::datatypes::{Int64Type, TimestampMillisecondType};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::properties::DEFAULT_MAX_ROW_GROUP_ROW_COUNT;
 use parquet::file::reader::Length as _;
 use parquet::file::statistics::Statistics;
 use serde::{Deserialize, Serialize};
@@ -55,8 +56,11 @@ impl Bounds {
         said.then_some(Self { timeless, times, offsets: offsets? })
     }
 
-    /// Those of records at hand.
+    /// Those of records at hand, if a file has them in one row group.
     pub(super) fn of_records(records: &RecordBatch) -> Option<Self> {
+        if records.num_rows() > DEFAULT_MAX_ROW_GROUP_ROW_COUNT {
+            return None;
+        }
         let times = records.column_by_name("_timestamp")?.as_primitive_opt::<TimestampMillisecondType>()?;
         let offsets = records.column_by_name("_offset")?.as_primitive_opt::<Int64Type>()?;
         Some(Self {

@@ -9,7 +9,7 @@ use datafusion::arrow::datatypes::DataType;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::properties::{DEFAULT_MAX_ROW_GROUP_ROW_COUNT, EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use super::Error;
@@ -36,6 +36,7 @@ pub(super) fn properties(span: &Span, rows: u64, like: &RecordBatch) -> WriterPr
     let mut properties = WriterProperties::builder()
         .set_created_by(concat!("tercile ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_max_row_group_row_count(Some(DEFAULT_MAX_ROW_GROUP_ROW_COUNT))
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_key_value_metadata(Some(said));
     for name in ["_offset", "_timestamp"] {

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use ndarray::Array2;
 
 use crate::features::Scale;
+use crate::kmeans::SURELY;
 
 /// The rows of a slice, and what standardises them.
 #[derive(Clone, Copy)]
@@ -92,13 +93,12 @@ impl Over<'_> {
         format!("SELECT *, {} AS cluster FROM ({})", first("", k), self.distant(centroids))
     }
 
-    /// The rows to which the second of the nearest centroids is less than `margin` farther than the first: their features, as
-    /// one list of all. A WHERE in its place would work out all distances again for each place where they stand.
+    /// The rows to which the second of the nearest centroids is less than `margin` farther than the first, but for [`SURELY`]: their
+    /// features, as one list of all. A WHERE in its place would work out all distances again for each place where they stand.
     pub fn near(&self, centroids: &[f64], margin: f64) -> String {
         let k = centroids.len() / self.features();
         let second = list(k - 1, |c| format!("greatest({}, far_{})", least("", c + 1), c + 1));
-        // What rounding could make of it is far less than that share.
-        let share = number(1.0 - 2e-9);
+        let share = number(SURELY);
         format!(
             "SELECT array_agg(struct({})) FILTER (WHERE sqrt(second) * {share} - sqrt(least) < {}) AS near
              FROM (SELECT *, least({second}) AS second FROM ({}))",
