@@ -244,16 +244,15 @@ impl Outgoing {
 
     /// After an error, what has not gone out is let go.
     pub fn end(mut self, result: Result<(), Error>) {
-        let result = result.and_then(|()| Ok(self.push()?));
-        self.piece.clear();
-        self.shared.pipe().end = Some(result);
+        if let Err(error) = result.and_then(|()| Ok(self.push(true)?)) {
+            self.piece.clear();
+            self.shared.pipe().end = Some(Err(error));
+        }
     }
 
-    fn push(&mut self) -> io::Result<()> {
+    /// The last piece comes together with the end: who saw the one without the other would take a whole answer for a part.
+    fn push(&mut self, last: bool) -> io::Result<()> {
         let piece = std::mem::take(&mut self.piece);
-        if piece.is_empty() {
-            return Ok(());
-        }
         self.size = PIECE;
         let inner = Arc::clone(&self.shared.0);
         let mut pipe = inner.pipe.lock().unwrap_or_else(PoisonError::into_inner);
@@ -264,7 +263,9 @@ impl Outgoing {
             let spooled = pipe.spool.as_ref().is_some_and(|spool| spool.read < spool.written);
             if !spooled && pipe.held < ROOM {
                 pipe.held += piece.len();
-                pipe.ready.push_back(piece);
+                if !piece.is_empty() {
+                    pipe.ready.push_back(piece);
+                }
                 break;
             }
             if inner.arriving.load(Ordering::SeqCst) {
@@ -272,6 +273,9 @@ impl Outgoing {
                 break;
             }
             pipe = inner.room.wait(pipe).unwrap_or_else(PoisonError::into_inner);
+        }
+        if last {
+            pipe.end = Some(Ok(()));
         }
         drop(pipe);
         inner.readable.notify_one();
@@ -295,7 +299,7 @@ impl Write for Outgoing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.piece.extend_from_slice(bytes);
         if self.piece.len() >= self.size {
-            self.push()?;
+            self.push(false)?;
         }
         Ok(bytes.len())
     }
