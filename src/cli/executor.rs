@@ -1,12 +1,13 @@
 //! `tercile executor`
 
-use std::io::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::anyhow;
 use clap::Args;
@@ -17,6 +18,12 @@ use crate::engine::cluster::{Address, serve};
 
 /// An executor that ends sooner, unasked, had no scheduler to lose: it misses one for longer before it gives up.
 const LASTING: Duration = Duration::from_secs(5);
+
+/// How the directories of executors are called, and what ends the names of their locks.
+const OWN: &str = "tercile-executor-";
+const LOCK: &str = "lock";
+/// How long a lock may have been there before it is held.
+const BEGINNING: Duration = Duration::from_secs(60);
 
 /// Run an executor of a cluster
 ///
@@ -57,8 +64,11 @@ impl Executor {
         let tasks = serve::with_port(self.bind)?;
         let rows = serve::with_port(SocketAddr::new(tasks.ip(), self.rows_port))?;
         let host = scheduler::host(self.advertise.clone(), tasks, "executor")?;
-        let own = std::env::temp_dir().join(format!("tercile-executor-{}", std::process::id()));
-        let work = self.work_dir.clone().unwrap_or_else(|| own.clone());
+        let own = match &self.work_dir {
+            Some(_) => None,
+            None => Some(Own::new(&std::env::temp_dir()).map_err(|(path, why)| serve::Error::Work { path, why })?),
+        };
+        let work = own.as_ref().map(|own| own.dir.clone()).or(self.work_dir);
         let mut out = std::io::stdout();
         writeln!(out, "{host}:{}", tasks.port())?;
         out.flush()?;
@@ -72,13 +82,10 @@ impl Executor {
             host,
             threads: self.threads.map_or(processors, NonZero::get),
             memory: self.memory_limit,
-            work,
+            work: work.unwrap_or_default(),
         });
         let ended = ended.await;
-        if self.work_dir.is_none() {
-            // It may never have been made.
-            let _ = std::fs::remove_dir_all(own);
-        }
+        drop(own);
         ended?;
         // Ballista hears signals by itself, perhaps a little before we do.
         if tokio::time::timeout(Duration::from_millis(200), stop.wished()).await.is_err() {
@@ -88,6 +95,52 @@ impl Executor {
             return Err(join_again(&self.scheduler));
         }
         Ok(Done::Well)
+    }
+}
+
+/// A directory of an executor's own, which goes with it; where it was killed, the next one takes it away.
+struct Own {
+    dir: PathBuf,
+    /// Beside the directory. Its lock says that somebody uses that, and dies with the process.
+    lock: PathBuf,
+    _locked: File,
+}
+
+impl Own {
+    fn new(at: &Path) -> Result<Self, (PathBuf, io::Error)> {
+        sweep(at);
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let dir = at.join(format!("{OWN}{}-{:x}", std::process::id(), since.as_nanos()));
+        let lock = dir.with_extension(LOCK);
+        let locked = File::create_new(&lock).and_then(|file| file.lock().map(|()| file));
+        match locked {
+            Ok(locked) => Ok(Self { dir, lock, _locked: locked }),
+            Err(error) => Err((lock, error)),
+        }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        // It may never have been made.
+        let _ = fs::remove_dir_all(&self.dir);
+        let _ = fs::remove_file(&self.lock);
+    }
+}
+
+/// Takes away what executors that were killed left here. What can't be is in nobody's way.
+fn sweep(at: &Path) {
+    for entry in fs::read_dir(at).into_iter().flatten().flatten() {
+        let lock = entry.path();
+        let named = entry.file_name().to_str().is_some_and(|name| name.starts_with(OWN))
+            && lock.extension().is_some_and(|of| of == LOCK);
+        // Whoever begins just now has not locked it yet.
+        let old =
+            || entry.metadata().and_then(|of| of.modified()).ok().and_then(|at| at.elapsed().ok()) > Some(BEGINNING);
+        if named && old() && File::open(&lock).is_ok_and(|file| file.try_lock().is_ok()) {
+            let _ = fs::remove_dir_all(lock.with_extension(""));
+            let _ = fs::remove_file(&lock);
+        }
     }
 }
 
@@ -102,4 +155,32 @@ fn join_again(scheduler: &Address) -> anyhow::Error {
         Ok(error) | Err(error) => error,
     };
     anyhow!("cannot join {scheduler} again: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_executor_left_goes_with_the_next_one() {
+        let at = tempfile::tempdir().unwrap();
+        let begin = || Own::new(at.path()).map_err(|(_, error)| error).unwrap();
+        let left = |name: &str| {
+            let (dir, lock) = (at.path().join(name), at.path().join(format!("{name}.lock")));
+            fs::create_dir_all(dir.join("job")).unwrap();
+            fs::write(dir.join("job/rows"), "rows").unwrap();
+            File::create(&lock).unwrap().set_modified(SystemTime::now() - 2 * BEGINNING).unwrap();
+            (dir, lock)
+        };
+        let (killed, lock) = left("tercile-executor-1-2");
+        let (other, _) = left("somebody-else");
+        let living = begin();
+        File::open(&living.lock).unwrap().set_modified(SystemTime::now() - 2 * BEGINNING).unwrap();
+        fs::create_dir(&living.dir).unwrap();
+        assert!(!killed.exists() && !lock.exists());
+        let next = begin();
+        assert!(living.dir.exists() && other.exists());
+        drop((living, next));
+        assert_eq!(fs::read_dir(at.path()).unwrap().count(), 2);
+    }
 }
