@@ -5,6 +5,7 @@
 
 pub mod cluster;
 mod known;
+mod many;
 mod records;
 pub mod segment;
 mod slice_cuts;
@@ -57,6 +58,7 @@ const TABLE_FUNCTIONS: [&str; 3] = ["generate_series", "range", slice_cuts::NAME
 const INFERRED: usize = 1_000_000;
 
 /// Files whose footers are all looked at before a query runs: what they say makes for a better plan, but each must be read.
+/// Beyond them the snapshot alone tells which files a query needs.
 const FOOTERS: usize = 1_000;
 
 /// Rows of a row group of what queries leave for each other: tasks read one each, or several.
@@ -223,7 +225,8 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
     let query = |e: DataFusionError| Error::Query(explain(&e));
     let mut config = SessionConfig::new()
         .with_information_schema(!limits.confined)
-        .with_collect_statistics(snapshot.files.len() <= FOOTERS);
+        .with_collect_statistics(snapshot.files.len() <= FOOTERS)
+        .with_extension(Arc::new(limits.engine.clone()));
     if limits.confined || limits.serial {
         config = config.with_target_partitions(1);
     }

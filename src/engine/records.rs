@@ -22,7 +22,9 @@ use datafusion::logical_expr::{
 };
 use datafusion::prelude::{SessionContext, ident};
 
-use super::{Error, explain, known};
+use super::cluster::Engine;
+use super::many::Many;
+use super::{Error, FOOTERS, explain, known};
 use crate::batch;
 use crate::record::{self, Fields};
 use crate::store::{DataFile, Snapshot};
@@ -49,12 +51,12 @@ pub fn table(ctx: &SessionContext, snapshot: &Snapshot, fields: &Fields) -> Resu
     }
     match groups.as_slice() {
         [] => return Ok(Arc::new(EmptyTable::new(batch::schema(fields)))),
-        [(had, files)] if *had == fields => return listing(files, had),
+        [(had, files)] if *had == fields => return listing(ctx, files, had),
         _ => {}
     }
     let mut all: Option<DataFrame> = None;
     for (had, files) in groups {
-        let group = ctx.read_table(listing(&files, had)?).map_err(query)?;
+        let group = ctx.read_table(listing(ctx, &files, had)?).map_err(query)?;
         let group = reshaped(group, had, fields).map_err(query)?;
         all = Some(match all {
             Some(before) => before.union(group).map_err(query)?,
@@ -65,7 +67,12 @@ pub fn table(ctx: &SessionContext, snapshot: &Snapshot, fields: &Fields) -> Resu
 }
 
 /// Files that were written with the same fields.
-fn listing(files: &[&DataFile], had: &Fields) -> Result<Arc<dyn TableProvider>, Error> {
+fn listing(ctx: &SessionContext, files: &[&DataFile], had: &Fields) -> Result<Arc<dyn TableProvider>, Error> {
+    // A cluster knows DataFusion's own tables alone.
+    let here = ctx.state().config().get_extension::<Engine>().is_none_or(|engine| *engine == Engine::Local);
+    if here && files.len() > FOOTERS {
+        return Ok(Arc::new(Many::new(files, batch::schema(had)).map_err(Error::Query)?));
+    }
     let mut urls = Vec::with_capacity(files.len());
     for file in files {
         let url = known::url(file).and_then(|url| ListingTableUrl::parse(url).map_err(|e| explain(&e)));
