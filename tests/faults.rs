@@ -111,8 +111,8 @@ impl Stream {
     }
 }
 
-/// Death at every step of publishing: strace, attached to the thread that publishes, kills the process as it enters the nth of
-/// these system calls there.
+/// Death at every step of publishing: strace, attached to a thread, kills the process as it enters the first of these system
+/// calls there.
 #[test]
 fn death_at_each_step_of_publishing_loses_nothing() {
     let Some(servers) = kafka() else { return };
@@ -124,25 +124,31 @@ fn death_at_each_step_of_publishing_loses_nothing() {
     stream.fill(0, 5_000, "1");
     stream.place.ok(&stream.args(&["ingest", "--until-end"]));
     let mut n = 5_000;
-    // It asks the broker for the topic's id, which writes to a pipe, lists the directory, reads the last footer, then opens
-    // the new file, writes it, syncs it, links it in, forgets its first name, and syncs the directory.
-    for (calls, nth) in
-        [("openat", 4), ("write", 1), ("fsync", 1), ("link,linkat", 1), ("unlink,unlinkat", 1), ("fsync", 2)]
-    {
+    // One thread opens the new file, writes it and syncs it. The other asks the broker for the topic's id, which writes to a
+    // pipe, lists the directory, links the file in, syncs the directory, and forgets the file's first name.
+    for (name, calls) in [
+        ("write-0", "openat"),
+        ("write-0", "write"),
+        ("write-0", "fsync"),
+        ("publish-0", "write"),
+        ("publish-0", "openat"),
+        ("publish-0", "link,linkat"),
+        ("publish-0", "fsync"),
+        ("publish-0", "unlink,unlinkat"),
+    ] {
         let mut worker = stream.ingest(&["--batch-age", "1"]);
         let tasks = format!("/proc/{}/task", worker.child.id());
-        let publishes =
-            |task: &PathBuf| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "publish-0");
+        let named = |task: &PathBuf| std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name);
         let mut thread = None;
-        eventually("the thread that publishes", || {
+        eventually(name, || {
             let mut all = std::fs::read_dir(&tasks).unwrap().map(|task| task.unwrap().path());
-            thread = all.find(publishes);
+            thread = all.find(named);
             thread.is_some()
         });
         let log = stream.place.path("strace.log");
         let mut strace = Command::new("strace")
             .args(["-p", thread.unwrap().file_name().unwrap().to_str().unwrap(), "-o", log.to_str().unwrap()])
-            .args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:signal=SIGKILL:when={nth}")])
+            .args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:signal=SIGKILL:when=1")])
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -151,7 +157,7 @@ fn death_at_each_step_of_publishing_loses_nothing() {
         assert!(said.contains("attached"), "{said}");
         stream.fill(n, 1_000, "1");
         n += 1_000;
-        assert_eq!(worker.wait().code(), None, "{calls} was never reached");
+        assert_eq!(worker.wait().code(), None, "{calls} of {name} was never reached");
         strace.wait().unwrap();
         eprintln!("{}", std::fs::read_to_string(&log).unwrap().lines().rev().nth(1).unwrap_or("nothing"));
         stream.exact_after_kills(n);

@@ -1,7 +1,7 @@
 //! A lane: one partition on its way from messages to files.
 //!
-//! Two threads. One takes messages from the partition's queue, decodes and batches them; the other publishes the
-//! partition's files, one after the other. The reading thread steers them through a [`Gate`].
+//! Three threads. One takes messages from the partition's queue, decodes and batches them; the next writes batches as
+//! Parquet; the last publishes the partition's files, one after the other. The reading thread steers them through [`State`].
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
@@ -14,7 +14,7 @@ use super::{Error, Report, Shared};
 use crate::batch::{Batch, Limits, Ready};
 use crate::broker::{CHUNK, Item, Message, Queue, Start};
 use crate::record;
-use crate::store::{self, DataFile, Log, Published};
+use crate::store::{self, Log, Prepared, Published};
 
 /// How long a lane waits for a message before it looks around.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -22,11 +22,17 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How long whoever takes a partition away waits for a file that is being written.
 const WRITING: Duration = Duration::from_secs(2);
 
-/// What the decoding thread of a lane hands to the publishing one.
-enum Output {
+/// What one thread of a lane hands to the next.
+enum Output<T> {
     /// A batch, whose last record was read before this moment.
-    File(Ready, Instant),
+    File(T, Instant),
     Flush(Sender<Word>),
+}
+
+/// A batch that was written, with the records in it that could not be read.
+struct File {
+    prepared: Prepared,
+    unreadable: u64,
 }
 
 /// A lane, as the reading thread holds it.
@@ -56,7 +62,7 @@ struct State {
 }
 
 impl<'c> Lane<'c> {
-    /// Starts both threads of a lane.
+    /// Starts the threads of a lane.
     pub(super) fn open<'scope>(
         scope: &'scope Scope<'scope, 'c>,
         shared: &'c Shared<'c>,
@@ -66,14 +72,17 @@ impl<'c> Lane<'c> {
         let state = State { position: AtomicI64::new(start.offset), ..State::default() };
         let queue = shared.consumer.queue(start)?;
         let lane = Arc::new(Self { start, queue, state, end, taking: Mutex::default(), flushes: Mutex::default() });
-        // No batch waits between the two threads: one is built while one is written.
+        // No batch waits between the threads: one is built while one is written and one published.
         let (output, ready) = sync_channel(0);
+        let (file, written) = sync_channel(0);
         let spawn = |name: &str| thread::Builder::new().name(format!("{name}-{}", start.partition));
         let failed = |source| Error::Thread { partition: start.partition, source };
         let own = Arc::clone(&lane);
         spawn("decode").spawn_scoped(scope, move || own.decode(shared, &output)).map_err(failed)?;
         let own = Arc::clone(&lane);
-        spawn("publish").spawn_scoped(scope, move || own.publish(shared, &ready)).map_err(failed)?;
+        spawn("write").spawn_scoped(scope, move || own.write(shared, &ready, &file)).map_err(failed)?;
+        let own = Arc::clone(&lane);
+        spawn("publish").spawn_scoped(scope, move || own.publish(shared, &written)).map_err(failed)?;
         Ok(lane)
     }
 
@@ -135,7 +144,7 @@ impl<'c> Lane<'c> {
     }
 
     /// The decoding thread: messages to batches.
-    fn decode(&self, shared: &Shared<'_>, output: &SyncSender<Output>) {
+    fn decode(&self, shared: &Shared<'_>, output: &SyncSender<Output<Ready>>) {
         let Shared { job, control, .. } = shared;
         let partition = self.start.partition;
         let mut batch = Batch::new(partition, &job.fields);
@@ -194,7 +203,7 @@ impl<'c> Lane<'c> {
             if due && !self.hand_on(shared, &mut batch, output) {
                 return;
             }
-            // The publishing thread is gone where it does not take a word: it has reported why.
+            // The next thread is gone where it does not take a word: it, or the last one, has reported why.
             if finishing || asked.into_iter().any(|done| output.send(Output::Flush(done)).is_err()) {
                 return;
             }
@@ -211,9 +220,9 @@ impl<'c> Lane<'c> {
         }
     }
 
-    /// Hands a batch to the publishing thread, which may take a while: the queue fills up meanwhile, and librdkafka
+    /// Hands a batch to the writing thread, which may take a while: the queue fills up meanwhile, and librdkafka
     /// stops fetching by itself. `false` if nobody takes it.
-    fn hand_on(&self, shared: &Shared<'_>, batch: &mut Batch, output: &SyncSender<Output>) -> bool {
+    fn hand_on(&self, shared: &Shared<'_>, batch: &mut Batch, output: &SyncSender<Output<Ready>>) -> bool {
         match batch.take() {
             Ok(Some(ready)) => output.send(Output::File(ready, Instant::now())).is_ok(),
             Ok(None) => true,
@@ -224,15 +233,37 @@ impl<'c> Lane<'c> {
         }
     }
 
-    /// The publishing thread: batches to files.
-    fn publish(&self, shared: &Shared<'_>, ready: &Receiver<Output>) {
-        let partition = self.start.partition;
-        let log = shared.job.store.log(&shared.job.topic, partition);
-        let mut expected = self.start.next;
-        for output in ready {
+    /// The writing thread: batches to files without a name, where each begins with the end of the one before.
+    fn write(&self, shared: &Shared<'_>, ready: &Receiver<Output<Ready>>, output: &SyncSender<Output<File>>) {
+        let log = shared.job.store.log(&shared.job.topic, self.start.partition);
+        let mut start = self.start.next;
+        for given in ready {
+            let written = match given {
+                Output::Flush(done) => Output::Flush(done),
+                Output::File(ready, read) => {
+                    match self.until_it_works(shared, || log.prepare(&ready.records, start, ready.next)) {
+                        Ok(Some(prepared)) => {
+                            start = ready.next;
+                            Output::File(File { prepared, unreadable: ready.unreadable as u64 }, read)
+                        }
+                        Ok(None) => return,
+                        Err(error) => return self.end(shared, Report::Failed(error)),
+                    }
+                }
+            };
+            if self.dropped(shared) || output.send(written).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The publishing thread: files get their names.
+    fn publish(&self, shared: &Shared<'_>, written: &Receiver<Output<File>>) {
+        let log = shared.job.store.log(&shared.job.topic, self.start.partition);
+        for output in written {
             // In this order: either we see that the partition is gone, or whoever takes it sees that we write.
             self.state.writing.store(true, Ordering::SeqCst);
-            let going = !self.dropped(shared) && self.put(shared, &log, output, &mut expected);
+            let going = !self.dropped(shared) && self.put(shared, &log, output);
             self.state.writing.store(false, Ordering::SeqCst);
             if !going {
                 return;
@@ -240,46 +271,43 @@ impl<'c> Lane<'c> {
         }
     }
 
-    /// Puts a batch where it belongs; `false` if nothing more can be.
-    fn put(&self, shared: &Shared<'_>, log: &Log, output: Output, expected: &mut i64) -> bool {
+    /// Puts a file where it belongs; `false` if nothing more can be.
+    fn put(&self, shared: &Shared<'_>, log: &Log, output: Output<File>) -> bool {
         let report = match output {
             Output::Flush(done) => {
                 let _ = done.send(Word::Stored);
                 return true;
             }
-            Output::File(ready, read) => match self.write(shared, log, &ready, read, *expected) {
-                Ok(Written::File(file)) => {
-                    *expected = file.next;
-                    return true;
-                }
-                Ok(Written::Overtaken) => Report::Overtaken(self.start.partition),
-                Ok(Written::Dropped) => return false,
+            Output::File(file, read) => match self.name(shared, log, &file, read) {
+                Ok(Named::Well) => return true,
+                Ok(Named::Overtaken) => Report::Overtaken(self.start.partition),
+                Ok(Named::Dropped) => return false,
                 Err(error) => Report::Failed(error),
             },
         };
-        // Whatever happened to a partition that was taken away, it is somebody else's now.
-        if !self.revoked() {
-            shared.abandon(report);
-        }
+        self.end(shared, report);
         false
     }
 
-    /// Publishes a batch, then commits. A disk that refuses is tried again until there is room or somebody says stop:
-    /// the records wait here, and the broker keeps them too.
-    fn write(
+    /// Whatever happened to a partition that was taken away, it is somebody else's now.
+    fn end(&self, shared: &Shared<'_>, report: Report) {
+        if !self.revoked() {
+            shared.abandon(report);
+        }
+    }
+
+    /// Tries again what a disk refuses, until there is room or somebody says stop: the records wait here, and the broker keeps
+    /// them too. `None`: what is here was dropped meanwhile.
+    fn until_it_works<T>(
         &self,
         shared: &Shared<'_>,
-        log: &Log,
-        ready: &Ready,
-        read: Instant,
-        expected: i64,
-    ) -> Result<Written, Error> {
-        shared.identity.confirm(shared.job, read)?;
+        attempt: impl Fn() -> Result<T, store::Error>,
+    ) -> Result<Option<T>, Error> {
         let mut told = false;
-        let published = loop {
-            match log.publish(&ready.records, expected, ready.next) {
-                Ok(published) => break published,
-                Err(_) if self.dropped(shared) => return Ok(Written::Dropped),
+        let done = loop {
+            match attempt() {
+                Ok(done) => break done,
+                Err(_) if self.dropped(shared) => return Ok(None),
                 Err(error @ (store::Error::Io { .. } | store::Error::Parquet { .. })) if !shared.control.stopping() => {
                     if !told {
                         tracing::warn!("{error}; trying again until it works");
@@ -293,34 +321,43 @@ impl<'c> Lane<'c> {
         if told {
             tracing::info!("the store takes records again");
         }
+        Ok(Some(done))
+    }
+
+    /// Publishes a file, then commits.
+    fn name(&self, shared: &Shared<'_>, log: &Log, file: &File, read: Instant) -> Result<Named, Error> {
+        shared.identity.confirm(shared.job, read)?;
+        let published = self.until_it_works(shared, || log.publish_prepared(&file.prepared))?;
+        let Some(published) = published else { return Ok(Named::Dropped) };
         match published {
-            Published::Taken => Ok(Written::Overtaken),
-            Published::File(file) => {
+            Published::Taken => Ok(Named::Overtaken),
+            Published::File(stored) => {
                 let progress = &shared.control.progress;
-                progress.stored.fetch_add(file.rows, Ordering::Relaxed);
-                progress.unreadable.fetch_add(ready.unreadable as u64, Ordering::Relaxed);
+                progress.stored.fetch_add(stored.rows, Ordering::Relaxed);
+                progress.unreadable.fetch_add(file.unreadable, Ordering::Relaxed);
                 progress.files.fetch_add(1, Ordering::Relaxed);
-                progress.wrote(&file.path);
-                tracing::debug!(path = %file.path.display(), rows = file.rows, "stored");
+                progress.wrote(&stored.path);
+                tracing::debug!(path = %stored.path.display(), rows = stored.rows, "stored");
                 // Where no broker answers, a commit on its way would hold up the end.
                 if !shared.control.stopping() || shared.heard.load(Ordering::Relaxed) {
-                    shared.consumer.commit(file.partition, file.next);
+                    shared.consumer.commit(stored.partition, stored.next);
                 }
-                Ok(Written::File(file))
+                Ok(Named::Well)
             }
         }
     }
 }
 
-enum Written {
-    File(DataFile),
+/// What became of a file.
+enum Named {
+    Well,
     Overtaken,
     /// The partition was taken away meanwhile.
     Dropped,
 }
 
 /// A batch's limits, where so many lanes share the memory: a batch is built while one is written, as text and as
-/// Parquet, so each gets an eighth of its lane's share.
+/// Parquet, and one published that may wait in memory, so each gets an eighth of its lane's share.
 pub(super) fn share(limits: &Limits, memory: usize, lanes: usize) -> Limits {
     Limits { bytes: limits.bytes.min(memory / 8 / lanes.max(1)).max(1), ..*limits }
 }

@@ -4,9 +4,7 @@
 //! lags leaves out what was put lately: what follows a file has the name of its end, and is asked for.
 
 use std::collections::HashMap;
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +15,7 @@ use super::name::Name;
 use super::objects::Objects;
 use super::place::{Entry, Revision};
 use super::rule::effective;
+use super::side_by_side::each;
 
 /// Footers that are asked for at the same time.
 const AT_ONCE: usize = 64;
@@ -231,28 +230,21 @@ impl Log {
         let catalog = &self.store.catalog;
         let unknown: Vec<&Listed> =
             catalog.with(&self.dir, |partition| listed.iter().filter(|listed| !partition.knows(listed)).collect());
-        let asked = AtomicUsize::new(0);
-        let read = || -> Result<(), Error> {
-            while let Some(Listed { name, tag }) = unknown.get(asked.fetch_add(1, Ordering::Relaxed)) {
-                match self.footer(*name) {
-                    Ok(file) => {
-                        let known = Known::new(tag.clone(), file);
-                        catalog.with(&self.dir, |partition| partition.footers.insert(*name, known));
-                    }
-                    // Replaced by a larger one since, or the list still shows what is deleted already.
-                    Err(error) if error.is_gone() => {
-                        catalog.with(&self.dir, |partition| partition.footers.remove(name));
-                    }
-                    Err(error) => return Err(error),
+        each(&unknown, AT_ONCE, |Listed { name, tag }| {
+            match self.footer(*name) {
+                Ok(file) => {
+                    let known = Known::new(tag.clone(), file);
+                    catalog.with(&self.dir, |partition| partition.footers.insert(*name, known));
                 }
+                // Replaced by a larger one since, or the list still shows what is deleted already.
+                Err(error) if error.is_gone() => {
+                    catalog.with(&self.dir, |partition| partition.footers.remove(name));
+                }
+                Err(error) => return Err(error),
             }
             Ok(())
-        };
-        std::thread::scope(|scope| {
-            let others: Vec<_> = (1..unknown.len().min(AT_ONCE)).map(|_| scope.spawn(read)).collect();
-            read()?;
-            others.into_iter().try_for_each(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)))
-        })
+        })?;
+        Ok(())
     }
 
     /// Keeps in mind what this process wrote.

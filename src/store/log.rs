@@ -11,13 +11,22 @@ use std::time::SystemTime;
 
 use datafusion::arrow::array::RecordBatch;
 
-#[cfg(feature = "object-stores")]
-use super::Place;
 use super::footer::{Bounds, DataFile, declared, push};
 use super::name::Name;
+#[cfg(feature = "object-stores")]
+use super::objects::Objects;
 use super::rule::effective;
+use super::side_by_side::each;
+#[cfg(feature = "object-stores")]
+use super::write::write_to;
 use super::write::{Span, write_parquet};
-use super::{Error, Store, publish};
+use super::{Error, Place, Store, publish};
+use crate::record::Fields;
+
+/// Footers on a disk that are read at once: one that was never read waits for the disk.
+const FOOTERS_AT_ONCE: usize = 8;
+/// Fewer than these are read sooner than a thread has begun.
+const FOOTERS_FOR_A_THREAD: usize = 16;
 
 /// How publishing ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,6 +35,36 @@ pub enum Published {
     File(DataFile),
     /// Somebody else wrote this range: drop what you hold and read the log again.
     Taken,
+}
+
+/// A file that has no name yet.
+#[derive(Debug)]
+pub struct Prepared {
+    written: Written,
+    start: i64,
+    next: i64,
+    rows: u64,
+    size: u64,
+    fields: Arc<Fields>,
+    bounds: Option<Bounds>,
+}
+
+#[derive(Debug)]
+enum Written {
+    Scratch(Scratch),
+    #[cfg(feature = "object-stores")]
+    Object(Arc<Objects>, bytes::Bytes),
+}
+
+/// A file in `tmp/` that goes with this.
+#[derive(Debug)]
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays is swept away later.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// When files last came to a partition, or went; and where the list of them is what tells, how many there are.
@@ -131,14 +170,20 @@ impl Log {
         if let Place::Objects(objects) = &self.store.place {
             return self.all_objects(objects);
         }
-        let mut files: Vec<DataFile> = Vec::new();
         let expired = self.expired()?;
-        for name in self.names()?.into_iter().filter(|name| expired.is_none_or(|before| before <= name.start)) {
-            match self.footer(name) {
-                Ok(file) => push(&mut files, file),
+        let mut names = self.names()?;
+        names.retain(|name| expired.is_none_or(|before| before <= name.start));
+        let threads = names.len().div_ceil(FOOTERS_FOR_A_THREAD).min(FOOTERS_AT_ONCE);
+        let found = each(&names, threads, |name| match self.footer(*name) {
+            Err(error) if error.is_gone() => Ok(None),
+            read => read.map(Some),
+        });
+        let mut files: Vec<DataFile> = Vec::with_capacity(names.len());
+        for file in found? {
+            match file {
+                Some(file) => push(&mut files, file),
                 // Replaced by a larger one and deleted since the directory was listed: the larger one is there.
-                Err(error) if error.is_gone() => return self.all_files(),
-                Err(error) => return Err(error),
+                None => return self.all_files(),
             }
         }
         Ok(files)
@@ -179,34 +224,59 @@ impl Log {
     }
 
     /// Writes the records from `start` up to `next`, and publishes them if their name is still free.
+    pub fn publish(&self, records: &RecordBatch, start: i64, next: i64) -> Result<Published, Error> {
+        self.publish_prepared(&self.prepare(records, start, next)?)
+    }
+
+    /// Writes the records from `start` up to `next`, under no name yet. On an object store a file waits in memory, for it is put
+    /// whole; on a disk it is in `tmp/`, synced.
+    pub fn prepare(&self, records: &RecordBatch, start: i64, next: i64) -> Result<Prepared, Error> {
+        let span = self.span(start, next);
+        let (written, size) = match &self.store.place {
+            Place::Disk => {
+                let scratch = Scratch(self.store.scratch());
+                let size = write_parquet(&scratch.0, records, &span)?;
+                (Written::Scratch(scratch), size)
+            }
+            #[cfg(feature = "object-stores")]
+            Place::Objects(objects) => {
+                let bytes = write_to(Vec::new(), records, &span);
+                let bytes = bytes.map_err(|source| Error::Parquet { path: self.path(Name::small(start)), source })?;
+                let size = bytes.len() as u64;
+                (Written::Object(Arc::clone(objects), bytes.into()), size)
+            }
+        };
+        let fields = declared(records.schema_ref().fields().iter().map(|field| field.name().as_str()));
+        let (rows, bounds) = (records.num_rows() as u64, Bounds::of_records(records));
+        Ok(Prepared { written, start, next, rows, size, fields: Arc::new(fields), bounds })
+    }
+
+    /// Publishes what was written if its name is still free. After an error it can be tried again.
     ///
     /// The order is the guarantee: written outside `records/`, synced, published only if the name is free, durably. Only
     /// after that may the broker be told.
-    pub fn publish(&self, records: &RecordBatch, start: i64, next: i64) -> Result<Published, Error> {
+    pub fn publish_prepared(&self, prepared: &Prepared) -> Result<Published, Error> {
+        let &Prepared { ref written, start, next, rows, size, ref fields, bounds } = prepared;
         // A log that ends sooner than the writer believes, for somebody set a damaged file aside, is not its own either.
         if !self.ends_at(start)? {
             return Ok(Published::Taken);
         }
+        self.store.check_fed_by_us()?;
         let path = self.path(Name::small(start));
-        let scratch = self.store.scratch();
-        let size = write_parquet(&scratch, records, &self.span(start, next)).inspect_err(|_| {
-            let _ = fs::remove_file(&scratch);
-        })?;
-        self.store.check_fed_by_us().inspect_err(|_| {
-            let _ = fs::remove_file(&scratch);
-        })?;
+        let taken = match written {
+            Written::Scratch(scratch) => self.store.take_name(&scratch.0, &path),
+            #[cfg(feature = "object-stores")]
+            Written::Object(objects, bytes) => publish::put(objects, bytes.clone(), &path),
+        };
         #[cfg_attr(not(feature = "object-stores"), allow(unused_variables, reason = "a disk tells none"))]
-        let Some(revision) = self.store.link(&scratch, &path)? else { return Ok(Published::Taken) };
+        let Some(revision) = taken? else { return Ok(Published::Taken) };
         // Whoever slept between the look above and the link may have found a name free that was replaced and deleted
         // meanwhile. Readers pass over such a file, but nothing may be built on it.
         if self.is_covered(start)? {
             self.store.place.delete(&path).map_err(Error::io("take back", &path))?;
             return Ok(Published::Taken);
         }
-        let rows = records.num_rows() as u64;
-        let fields = Arc::new(declared(records.schema_ref().fields().iter().map(|field| field.name().as_str())));
-        let (place, partition) = (self.store.place.clone(), self.partition);
-        let bounds = Bounds::of_records(records);
+        let (place, partition, fields) = (self.store.place.clone(), self.partition, Arc::clone(fields));
         let file = DataFile { place, path, partition, start, next, rows, size, fields, bounds };
         #[cfg(feature = "object-stores")]
         self.remember(&file, &revision);

@@ -33,6 +33,7 @@ mod place;
 mod prefix;
 mod publish;
 mod rule;
+mod side_by_side;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -47,7 +48,7 @@ pub use compact::{Policy, Rolled};
 pub use expire::Keep;
 pub use footer::{Bounds, DataFile};
 pub use lock::Held;
-pub use log::{Changed, Log, Published};
+pub use log::{Changed, Log, Prepared, Published};
 pub use mend::Mended;
 #[cfg(all(feature = "distributed", feature = "object-stores"))]
 pub use objects::client_of as client;

@@ -188,9 +188,14 @@ impl Objects {
 
     /// Puts bytes over the version that was seen, or where nothing was. The version that they are; `None` if somebody else
     /// was faster.
-    pub fn replace_if(&self, bytes: Vec<u8>, path: &Path, seen: Option<Version>) -> io::Result<Option<Version>> {
-        let (store, key) = self.at(path);
-        self.wait(async move { put::put_if(&*store, &key, Bytes::from(bytes), seen).await })
+    pub fn replace_if(
+        &self,
+        bytes: impl Into<Bytes>,
+        path: &Path,
+        seen: Option<Version>,
+    ) -> io::Result<Option<Version>> {
+        let ((store, key), bytes) = (self.at(path), bytes.into());
+        self.wait(async move { put::put_if(&*store, &key, bytes, seen).await })
     }
 
     pub fn delete(&self, path: &Path) -> io::Result<()> {

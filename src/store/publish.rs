@@ -12,6 +12,11 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+#[cfg(feature = "object-stores")]
+use bytes::Bytes;
+
+#[cfg(feature = "object-stores")]
+use super::objects::Objects;
 use super::place::{Place, Revision};
 use super::{Error, Store};
 
@@ -154,12 +159,16 @@ impl Store {
         if let Place::Objects(objects) = &self.place {
             let bytes = fs::read(scratch).map_err(Error::io("read", scratch));
             let _ = fs::remove_file(scratch);
-            let created = objects.replace_if(bytes?, path, None).map_err(Error::io("publish", path))?;
-            return Ok(created.map(|version| Revision { of_object: Some(version) }));
+            return put(objects, bytes?.into(), path);
         }
-        let linked = fs::hard_link(scratch, path);
+        let taken = self.take_name(scratch, path);
         let _ = fs::remove_file(scratch);
-        match linked {
+        taken
+    }
+
+    /// Gives a synced file of a disk a name that must be free, durably, beside its scratch name. `None`: it was taken.
+    pub(super) fn take_name(&self, scratch: &Path, path: &Path) -> Result<Option<Revision>, Error> {
+        match fs::hard_link(scratch, path) {
             Ok(()) => sync_parent(path).map(|()| Some(Revision::default())),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(None),
             Err(e) => Err(Error::io("publish", path)(e)),
@@ -180,6 +189,13 @@ impl Store {
     pub(super) fn check_place(&self) -> Result<(), Error> {
         if self.place.is_disk() { Ok(()) } else { self.probe().map_err(Error::io("begin a store at", &self.root)) }
     }
+}
+
+/// Puts an object under a name that must be free. `None`: it was taken.
+#[cfg(feature = "object-stores")]
+pub(super) fn put(objects: &Objects, bytes: Bytes, path: &Path) -> Result<Option<Revision>, Error> {
+    let created = objects.replace_if(bytes, path, None).map_err(Error::io("publish", path))?;
+    Ok(created.map(|version| Revision { of_object: Some(version) }))
 }
 
 /// A name that nobody else uses, on this machine or another: in containers every process has the same number.

@@ -2,12 +2,14 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
 use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch};
 use datafusion::arrow::datatypes::DataType;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{DEFAULT_MAX_ROW_GROUP_ROW_COUNT, EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
@@ -76,12 +78,16 @@ fn sampled(rows: usize) -> impl Iterator<Item = usize> {
 
 /// Writes a file whole, and syncs it; its size.
 pub(super) fn write_parquet(path: &Path, records: &RecordBatch, span: &Span) -> Result<u64, Error> {
-    let parquet = |source| Error::Parquet { path: path.to_owned(), source };
-    let properties = properties(span, records.num_rows() as u64, records);
     let file = File::create_new(path).map_err(Error::io("write", path))?;
-    let mut writer = ArrowWriter::try_new(file, records.schema(), Some(properties)).map_err(parquet)?;
-    writer.write(records).map_err(parquet)?;
-    let file = writer.into_inner().map_err(parquet)?;
+    let file = write_to(file, records, span).map_err(|source| Error::Parquet { path: path.to_owned(), source })?;
     file.sync_all().map_err(Error::io("sync", path))?;
     Ok(file.metadata().map_err(Error::io("read", path))?.len())
+}
+
+/// Writes what a file holds.
+pub(super) fn write_to<W: Write + Send>(to: W, records: &RecordBatch, span: &Span) -> Result<W, ParquetError> {
+    let properties = properties(span, records.num_rows() as u64, records);
+    let mut writer = ArrowWriter::try_new(to, records.schema(), Some(properties))?;
+    writer.write(records)?;
+    writer.into_inner()
 }

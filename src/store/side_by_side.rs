@@ -1,0 +1,61 @@
+//! Many small reads at once, since each waits for a disk or a network more than it works.
+
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+/// Does something with each item, on so many threads at most. What came of them, in their order, or an error of one of them.
+pub(super) fn each<T: Sync, R: Send, E: Send>(
+    items: &[T],
+    threads: usize,
+    work: impl Fn(&T) -> Result<R, E> + Sync,
+) -> Result<Vec<R>, E> {
+    let next = AtomicUsize::new(0);
+    let some = || -> Result<Vec<(usize, R)>, E> {
+        let mut done = Vec::new();
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(i) else { return Ok(done) };
+            match work(item) {
+                Ok(result) => done.push((i, result)),
+                Err(error) => {
+                    // The others need not go on.
+                    next.store(items.len(), Ordering::Relaxed);
+                    return Err(error);
+                }
+            }
+        }
+    };
+    let mut all = thread::scope(|scope| {
+        let others: Vec<_> = (1..items.len().min(threads)).map(|_| scope.spawn(some)).collect();
+        let mut all = some();
+        for other in others {
+            let more = other.join().unwrap_or_else(|panic| resume_unwind(panic));
+            all = all.and_then(|mut all| {
+                all.append(&mut more?);
+                Ok(all)
+            });
+        }
+        all
+    })?;
+    all.sort_unstable_by_key(|(i, _)| *i);
+    Ok(all.into_iter().map(|(_, result)| result).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_done_in_order_and_an_error_is_told() {
+        let items: Vec<usize> = (0..1000).collect();
+        for threads in [1, 2, 8, 2000] {
+            assert_eq!(
+                each(&items, threads, |i| Ok::<_, ()>(i * 2)).unwrap(),
+                (0..1000).map(|i| i * 2).collect::<Vec<_>>()
+            );
+            assert_eq!(each(&items, threads, |i| if *i == 500 { Err(*i) } else { Ok(()) }), Err(500));
+        }
+        assert_eq!(each(&[] as &[usize], 8, |_| Ok::<_, ()>(())).unwrap(), []);
+    }
+}
