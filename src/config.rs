@@ -87,7 +87,8 @@ impl SqlArgs {
 /// What runs the queries.
 #[derive(Debug, Clone, Args)]
 pub struct EngineArgs {
-    /// What runs the SQL: local, or the cluster of a scheduler, as in df://scheduler:50050
+    /// What runs the SQL: local, or the cluster of a scheduler, as in df://scheduler:50050 or, for more than 16 cores,
+    /// df://scheduler:50050?parts=64
     #[arg(long, env = "TERCILE_ENGINE", value_name = "ENGINE", default_value = "local",
           hide = !cfg!(feature = "distributed"))]
     pub engine: Engine,

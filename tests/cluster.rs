@@ -98,6 +98,12 @@ fn a_cluster_gives_what_one_machine_gives_and_bears_the_death_of_an_executor() {
     ] {
         assert_eq!(ask(&address, sql), ask("local", sql), "{sql}");
     }
+    // Into how many parts rows are dealt.
+    let few = format!("{address}?parts=3");
+    let counted = "SELECT rating, count(*) FROM products GROUP BY rating ORDER BY rating";
+    assert_eq!(ask(&few, counted), ask("local", counted));
+    let plan = ask(&few, &format!("EXPLAIN {counted}"));
+    assert!(plan.contains("], 3)") && !plan.contains("], 16)"), "{plan}");
     // Fields that are declared no more, or only since.
     copy(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/sql")), &place.path("changed"));
     let declared = std::fs::read_to_string(place.path("changed/00_records.sql")).unwrap();

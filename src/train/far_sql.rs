@@ -146,13 +146,13 @@ fn least(suffix: &str, k: usize) -> String {
     format!("least({})", list(k, |cluster| format!("far{suffix}_{cluster}")))
 }
 
-/// The first cluster that is as near as the nearest.
+/// The first cluster that is as near as the nearest, in arithmetic: a CASE of many arms deals the rows to its arms and
+/// gathers them again, which takes longer than all distances.
 fn first(suffix: &str, k: usize) -> String {
-    let mut cases = String::from("CASE");
-    for cluster in 0..k {
-        let _ = write!(cases, " WHEN far{suffix}_{cluster} = least{suffix} THEN {cluster}");
-    }
-    format!("{cases} END")
+    let farther = |cluster| format!("CASE WHEN far{suffix}_{cluster} > least{suffix} THEN 1 ELSE 0 END");
+    // Where all others are farther it is the last one.
+    let after = |rest: String, cluster| format!("{} * (1 + {rest})", farther(cluster));
+    (0..k - 1).rev().fold("0".to_owned(), after)
 }
 
 /// How many rows are in each cluster of one model and of another.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use ballista_core::config::BALLISTA_SHUFFLE_COMPRESSION_CODEC;
 use ballista_core::extension::{SessionConfigExt, SessionStateExt};
 use datafusion::error::Result;
 use datafusion::execution::SessionStateBuilder;
@@ -16,14 +17,15 @@ use super::plan::Planner;
 
 /// Bytes of a message: a plan names every file of the store, some 200 bytes each.
 pub(super) const MESSAGE: u32 = 256 << 20;
-/// Parts that the rows of a query are dealt into. More than two machines have cores for, so that a third finds work; few
-/// enough that small queries don't drown in tasks.
-const PARTITIONS: usize = 16;
+/// How what stages hand to each other is compressed. Numbers gain little by it, and a network that is slower than the
+/// compression is rare where many machines stand together.
+const SHUFFLED: (&str, &str) = (BALLISTA_SHUFFLE_COMPRESSION_CODEC, "none");
 
 pub fn session(config: SessionConfig, runtime: Arc<RuntimeEnv>, address: &Address) -> Result<SessionContext> {
     let config = config
         .upgrade_for_ballista()
-        .with_target_partitions(PARTITIONS)
+        .with_target_partitions(address.parts.get())
+        .set_str(SHUFFLED.0, SHUFFLED.1)
         // With it Ballista 55 writes files whose rows are out of order, whatever the query says.
         .with_ballista_adaptive_query_planner(false)
         .with_ballista_grpc_client_max_message_size(MESSAGE as usize);

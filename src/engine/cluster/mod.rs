@@ -4,6 +4,7 @@
 //! feature `distributed`; without it `disabled.rs` stands in, and an address is refused before anything else happens.
 
 use std::fmt;
+use std::num::NonZero;
 use std::str::FromStr;
 
 #[cfg(not(feature = "distributed"))]
@@ -26,6 +27,9 @@ pub(super) use enabled::session;
 
 /// The port of a scheduler whose address names none.
 const PORT: u16 = 50050;
+/// Parts that the rows of a query are dealt into, where the address asks for no other number. More than two machines have cores for,
+/// so that a third finds work; few enough that small queries don't drown in tasks.
+const PARTS: NonZero<usize> = NonZero::new(16).unwrap();
 
 /// What runs the queries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,11 +41,12 @@ pub enum Engine {
     Cluster(Address),
 }
 
-/// Where a scheduler listens.
+/// Where a scheduler listens, and into how many parts its executors deal the rows of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     pub host: String,
     pub port: u16,
+    pub parts: NonZero<usize>,
 }
 
 impl fmt::Display for Address {
@@ -54,12 +59,17 @@ impl FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("expected df://HOST:PORT, as in df://scheduler:{PORT}");
+        let wrong =
+            || format!("expected df://HOST:PORT, as in df://scheduler:{PORT} or df://scheduler:{PORT}?parts=64");
         let url = url::Url::parse(text).map_err(|_| wrong())?;
-        let plain = matches!(url.path(), "" | "/") && url.query().is_none() && url.username().is_empty();
+        let parts = match url.query() {
+            None => PARTS,
+            Some(query) => query.strip_prefix("parts=").and_then(|n| n.parse().ok()).ok_or_else(wrong)?,
+        };
+        let plain = matches!(url.path(), "" | "/") && url.username().is_empty();
         match url.host_str() {
             Some(host) if url.scheme() == "df" && plain => {
-                Ok(Self { host: host.to_owned(), port: url.port().unwrap_or(PORT) })
+                Ok(Self { host: host.to_owned(), port: url.port().unwrap_or(PORT), parts })
             }
             _ => Err(wrong()),
         }
@@ -89,10 +99,21 @@ mod tests {
 
     #[test]
     fn addresses_name_a_scheduler() {
-        let address = |host: &str, port| Ok(Address { host: host.to_owned(), port });
-        assert_eq!("df://scheduler:50051".parse(), address("scheduler", 50051));
-        assert_eq!("df://[::1]".parse(), address("[::1]", PORT));
-        for wrong in ["scheduler:50050", "http://scheduler:50050", "df://", "df://a:b", "df://a/b", "df://u@a"] {
+        let address = |host: &str, port, parts| Ok(Address { host: host.to_owned(), port, parts });
+        assert_eq!("df://scheduler:50051".parse(), address("scheduler", 50051, PARTS));
+        assert_eq!("df://[::1]".parse(), address("[::1]", PORT, PARTS));
+        assert_eq!("df://a?parts=64".parse(), address("a", PORT, NonZero::new(64).unwrap()));
+        for wrong in [
+            "scheduler:50050",
+            "http://scheduler:50050",
+            "df://",
+            "df://a:b",
+            "df://a/b",
+            "df://u@a",
+            "df://a?parts=0",
+            "df://a?parts=",
+            "df://a?cores=2",
+        ] {
             assert!(wrong.parse::<Address>().is_err(), "{wrong}");
         }
         assert_eq!("local".parse(), Ok(Engine::Local));
