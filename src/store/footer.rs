@@ -2,13 +2,15 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch};
 use datafusion::arrow::compute::{max, min};
 use datafusion::arrow::datatypes::{Int64Type, TimestampMillisecondType};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::metadata::{
+    ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy, RowGroupMetaData,
+};
 use parquet::file::properties::DEFAULT_MAX_ROW_GROUP_ROW_COUNT;
 use parquet::file::reader::Length as _;
 use parquet::file::statistics::Statistics;
@@ -17,6 +19,15 @@ use serde::{Deserialize, Serialize};
 use super::name::Name;
 use super::{Error, Input, Place};
 use crate::record::Fields;
+
+/// What is decoded of a footer: of the statistics those of `_offset` and `_timestamp`, which are the second column and the third.
+/// A file that has them elsewhere has no bounds.
+static WHAT_COUNTS: LazyLock<ParquetMetaDataOptions> = LazyLock::new(|| {
+    ParquetMetaDataOptions::new()
+        .with_column_stats_policy(ParquetStatisticsPolicy::skip_except(&[1, 2]))
+        .with_encoding_stats_policy(ParquetStatisticsPolicy::SkipAll)
+        .with_size_stats_policy(ParquetStatisticsPolicy::SkipAll)
+});
 
 /// A file of records, as its footer describes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -96,7 +107,8 @@ impl DataFile {
         let damaged = |why: String| Error::Damaged { path: path.to_owned(), why };
         let file = place.open(path).map_err(Error::io("open", path))?;
         let size = file.len();
-        let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).map_err(|e| unreadable(path, e))?;
+        let reader = ParquetMetaDataReader::new().with_metadata_options(Some(WHAT_COUNTS.clone()));
+        let metadata = reader.parse_and_finish(&file).map_err(|e| unreadable(path, e))?;
         let number = |key: &str| {
             value(&metadata, key)
                 .and_then(|value| value.parse::<i64>().ok())
