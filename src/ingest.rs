@@ -1,8 +1,8 @@
 //! The loop from topic to store: read, decode, batch, publish, and only then tell the broker.
 //!
-//! Each partition has a lane of two threads: one takes its messages, decodes and batches, the other publishes its files,
-//! one after the other. Where that finds the next name taken, another writer was faster: everything unwritten is dropped
-//! and read again from where the log now ends. One more thread opens lanes and hears what the broker says, and one rolls
+//! Each partition has a lane of three threads: one takes its messages, decodes and batches, one writes batches as Parquet, one
+//! publishes the files, one after the other. Where that finds the next name taken, another writer was faster: everything
+//! unpublished is dropped and read again from where the log now ends. One more thread opens lanes and hears what the broker says, and one rolls
 //! small files and notices that the topic grew.
 
 mod control;

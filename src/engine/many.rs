@@ -22,8 +22,8 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::datasource::{TableProvider, TableType};
 use datafusion::error::Result;
-use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_expr::conjunction;
 use datafusion::physical_optimizer::pruning::{PruningPredicateBuilder, PruningStatistics};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
@@ -60,13 +60,15 @@ impl Many {
 
     /// The files that may hold what a query asks for.
     fn wanted(&self, state: &dyn Session, filters: &[Expr]) -> Result<Vec<PartitionedFile>> {
-        let Some(filter) = conjunction(filters.iter().cloned()) else { return Ok(self.files.clone()) };
         let columns = DFSchema::try_from(Arc::clone(&self.schema))?;
-        let filter = state.create_physical_expr(filter, &columns)?;
-        let pruning = PruningPredicateBuilder::new().with_file_schema(Arc::clone(&self.schema)).build(filter);
-        let Some(pruning) = pruning else { return Ok(self.files.clone()) };
-        let wanted = pruning.prune(&self.spans)?;
-        Ok(self.files.iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(file, _)| file.clone()).collect())
+        // One that is not known before the query runs, such as a subquery's, tells nothing here.
+        let known = filters.iter().filter_map(|filter| state.create_physical_expr(filter.clone(), &columns).ok());
+        let schema = Arc::clone(&self.schema);
+        let pruning = PruningPredicateBuilder::new().with_file_schema(schema).build(conjunction(known));
+        match pruning.and_then(|pruning| pruning.prune(&self.spans).ok()) {
+            Some(wanted) => Ok(self.files.iter().zip(wanted).filter(|of| of.1).map(|of| of.0.clone()).collect()),
+            None => Ok(self.files.clone()),
+        }
     }
 }
 
@@ -236,6 +238,7 @@ mod tests {
             ("_timestamp IS NOT NULL", 78, 8),
             ("a IS NOT NULL", 0, 10),
             ("_offset + 0 = 17", 2, 10),
+            ("_partition = 0 AND _offset > (SELECT 45)", 4, 5),
         ] {
             let frame = ctx.sql(&format!("SELECT _offset FROM many WHERE {condition}")).await.unwrap();
             let plan = frame.clone().create_physical_plan().await.unwrap();

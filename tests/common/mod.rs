@@ -6,6 +6,7 @@ pub mod wire;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -101,6 +102,14 @@ impl Place {
 
     fn start_with(&self, mut command: Command, name: &str) -> Running {
         let log = self.path(&format!("stderr-{name}"));
+        // Whoever runs the tests may ignore SIGHUP, as under `nohup`, and children would, too.
+        let heard = || {
+            // SAFETY: between fork and exec it calls nothing else, and a signal may be set there.
+            unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
+            Ok(())
+        };
+        // SAFETY: as above.
+        unsafe { command.pre_exec(heard) };
         let mut child = command.stdout(Stdio::piped()).stderr(File::create(&log).unwrap()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         Running { child, stdout, log, address: String::new() }
