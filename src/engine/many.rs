@@ -190,7 +190,8 @@ mod tests {
     use crate::record::{self, Fields};
     use crate::store::Store;
 
-    /// Ten files of ten records, a second between two; each third file has no times, and each fifth a record without one.
+    /// Ten files of ten records, a second between two. Of each partition the third file has no times, the fourth a record
+    /// without one.
     fn filled(store: &Store) {
         store.claim("products", "id", 2).unwrap();
         let fields = Fields::new(vec!["a".into()]);
