@@ -228,7 +228,8 @@ mod tests {
         ctx.register_table("many", many).unwrap();
         for (condition, records, opened) in [
             ("true", 100, 10),
-            ("_offset = 17", 2, 2),
+            ("_offset = 19", 2, 2),
+            ("_offset = 20", 2, 2),
             ("_offset IN (3, 44, 99)", 4, 4),
             ("_partition = 1 AND _offset >= 30", 20, 2),
             ("_partition > 1", 0, 0),

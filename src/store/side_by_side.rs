@@ -49,11 +49,13 @@ mod tests {
     #[test]
     fn all_are_done_in_order_and_an_error_is_told() {
         let items: Vec<usize> = (0..1000).collect();
+        // So slow that each thread gets some.
+        let twice = |i: &usize| {
+            thread::sleep(std::time::Duration::from_micros(10));
+            Ok::<_, ()>(i * 2)
+        };
         for threads in [1, 2, 8, 2000] {
-            assert_eq!(
-                each(&items, threads, |i| Ok::<_, ()>(i * 2)).unwrap(),
-                (0..1000).map(|i| i * 2).collect::<Vec<_>>()
-            );
+            assert_eq!(each(&items, threads, twice).unwrap(), (0..1000).map(|i| i * 2).collect::<Vec<_>>());
             assert_eq!(each(&items, threads, |i| if *i == 500 { Err(*i) } else { Ok(()) }), Err(500));
         }
         assert_eq!(each(&[] as &[usize], 8, |_| Ok::<_, ()>(())).unwrap(), []);
