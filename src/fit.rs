@@ -14,8 +14,8 @@ use sha2::{Digest, Sha256};
 use crate::features::chunks::by_chunk;
 use crate::features::{self, Matrix, Scale};
 use crate::kmeans::{self, Fit, Init, Points, Settings, Step};
-use crate::model::Cluster;
 use crate::model::describe::{Labels, describe};
+use crate::model::{Cluster, METHOD};
 use crate::rows::hex;
 use crate::spool;
 use crate::train::{by_features, renumbered};
@@ -94,6 +94,8 @@ pub struct Receipt {
     pub init: Option<Vec<Vec<f64>>>,
     /// The version of tercile.
     pub tercile: String,
+    /// The version of the training method, as in a model's receipt.
+    pub method: u32,
 }
 
 impl Receipt {
@@ -108,6 +110,7 @@ impl Receipt {
             tol: job.settings.limits.tolerance,
             init: job.init.as_ref().map(|init| init.rows().into_iter().map(|row| row.to_vec()).collect()),
             tercile: env!("CARGO_PKG_VERSION").to_owned(),
+            method: METHOD,
         }
     }
 }

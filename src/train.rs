@@ -28,7 +28,7 @@ use crate::features::chunks::processors;
 use crate::features::{self, Scale};
 use crate::kmeans::{self, Fit, Limits, Points, Settings, Step};
 use crate::model::describe::describe;
-use crate::model::{By, Cluster, Cut, Model, Predecessor, Receipt, SLICES, Shelf, Trained, shelf::all_slices};
+use crate::model::{By, Cluster, Cut, METHOD, Model, Predecessor, Receipt, SLICES, Shelf, Trained, shelf::all_slices};
 use crate::spool::{self, Space};
 use crate::sql::{Files, Segmentation};
 use crate::store::{self, Held, Snapshot, Store};
@@ -377,6 +377,7 @@ impl Job<'_> {
             starts: kmeans::starts_for(rows.rows()) as u64,
             predecessor: self.predecessor.map(|m| Predecessor { slice: m.slice, version: m.version }),
             tercile: env!("CARGO_PKG_VERSION").to_owned(),
+            method: METHOD,
         }
     }
 

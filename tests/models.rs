@@ -68,6 +68,20 @@ fn a_model_is_what_its_receipt_says_or_what_differs_is_named() {
         assert!(error.contains("cannot verify discount@3@3: ") && error.contains(said), "{said}: {error}");
     }
 
+    // Another method says nothing about the file: only the rows are checked.
+    for (method, stated) in [("1", "method 1"), ("99", "method 99")] {
+        changed(&place, path, "\"method\": ", to(method));
+        let error = place.fails(1, &["verify", "changed.json"]);
+        for part in [&format!("it was trained by {stated} (tercile "), "they hash to what the receipt says"] {
+            assert!(error.contains(part) && !error.contains("was changed"), "{part}: {error}");
+        }
+    }
+    let text = std::fs::read_to_string(place.path(path)).unwrap();
+    let unnamed = text.replace(",\n    \"method\": 2", "").replace("\"rows_hash\": \"", "\"rows_hash\": \"0");
+    place.write("changed.json", unnamed);
+    let error = place.fails(1, &["verify", "changed.json"]);
+    assert!(error.contains("trained by method 1 ") && error.contains("the rows are others than"), "{error}");
+
     shipped_sql(&place);
     assert!(place.ok(&["verify", "discount"]).starts_with("discount@3@6 "));
     place.write("sql/32_discount.sql", "-- k: 3\n\nSELECT _partition, _offset, _timestamp, _slice, rating FROM slices");

@@ -16,6 +16,7 @@ use crate::train::{How, verify};
 /// Reads the records up to the offsets in the receipt, holds the SQL files and the rows against their hashes, trains, and
 /// compares centroids, sizes, inertia and all else that follows from them. Equal is exit 0; else one line says what differs.
 /// On a cluster, or for a model that one trained, numbers are equal to nine digits: verify it with that --engine.
+/// A model of another training method (`method` in its receipt) can't be compared: its rows are checked, and the exit is 1.
 #[derive(Args)]
 pub struct Verify {
     /// A model file, a segmentation, one of its slices, or a version: price_rating, price_rating@2, price_rating@2@5

@@ -29,6 +29,17 @@ pub use shelf::{Shelf, Slices, Standing};
 /// How many slices there are; the name of the whole is the method.
 pub const SLICES: u8 = 3;
 
+/// The version of the training method. It is increased whenever the same rows can produce a different model: seeding,
+/// passes, cluster numbers, descriptions, samples, or the treatment of missing values. Receipts name it.
+///
+/// 1: up to the first release. 2: restarts on a coreset that retains rare rows; descriptions by effect size.
+pub const METHOD: u32 = 2;
+
+/// The method of models whose receipts do not name one.
+fn first_method() -> u32 {
+    1
+}
+
 /// Rows that are predicted at once.
 const TILE: usize = 256;
 
@@ -97,7 +108,7 @@ fn is_false(flag: &bool) -> bool {
     !flag
 }
 
-/// What a model was trained on. Equal receipts, predecessor and binary mean the same model to the bit.
+/// What a model was trained on. Equal receipts, predecessor and method mean the same model to the bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Object)]
 pub struct Receipt {
     pub topic: String,
@@ -117,6 +128,10 @@ pub struct Receipt {
     pub predecessor: Option<Predecessor>,
     /// The version of tercile.
     pub tercile: String,
+    /// The version of the training method; only models of one method can be compared field by field. 1 where a model file
+    /// does not name it.
+    #[serde(default = "first_method")]
+    pub method: u32,
 }
 
 impl Receipt {
@@ -125,10 +140,11 @@ impl Receipt {
         Self { predecessor: None, ..self.clone() } == Self { predecessor: None, ..other.clone() }
     }
 
-    /// Whether both models are of the same records and SQL, by the same tercile; their slices may differ.
+    /// Whether both models are of the same records and SQL, by the same tercile and method; their slices may differ.
     pub fn same_stream(&self, other: &Self) -> bool {
         let of = |receipt: &'_ Self| (receipt.n, receipt.topic.clone(), receipt.next_offsets.clone());
-        of(self) == of(other) && self.sql_hash == other.sql_hash && self.tercile == other.tercile
+        let by = |receipt: &'_ Self| (receipt.tercile.clone(), receipt.method);
+        of(self) == of(other) && self.sql_hash == other.sql_hash && by(self) == by(other)
     }
 }
 

@@ -1,12 +1,13 @@
 //! A model held to its receipt: trained again on what it was trained on, and compared bit for bit.
 //!
 //! Input: the store, the SQL files and a model. Output: nothing if training again gives the very same, else what differs.
+//! A model of another training method (`receipt.method`) cannot be compared: only its rows are, by their hash.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use crate::engine::{self, cluster::Engine};
-use crate::model::{Model, Predecessor, Receipt, Shelf};
+use crate::model::{METHOD, Model, Predecessor, Receipt, Shelf};
 use crate::sql::{Files, Segmentation};
 use crate::store::{self, Store};
 
@@ -58,10 +59,47 @@ pub enum Error {
     Model { field: String, wanted: String, found: String, since: String },
     #[error("the training was cut off: {0}")]
     Cut(String),
+    #[error(
+        "it was trained by method {made} (tercile {tercile}), and this tercile trains by method {METHOD}, which can give another model of the same rows, so only the rows are checked: {rows}; `tercile train` makes a model that can be verified, and the tercile that made this one verifies it"
+    )]
+    Method { made: u32, tercile: String, rows: RowsCheck },
+}
+
+/// What is known about the rows of a model that can't be compared.
+#[derive(Debug)]
+pub enum RowsCheck {
+    /// Their hash is the receipt's.
+    Same,
+    /// Why they are not, or can't be checked.
+    Failed(Box<Error>),
+}
+
+impl std::fmt::Display for RowsCheck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Same => f.write_str("they hash to what the receipt says"),
+            Self::Failed(why) => write!(f, "{why}"),
+        }
+    }
 }
 
 /// Trains again and compares.
+///
+/// # Errors
+/// What differs, or what prevents the comparison. A model of another method is always an error ([`Error::Method`]), which
+/// says whether its rows are still those of the receipt.
 pub async fn verify(store: &Store, files: &Files, model: Model, how: &How) -> Result<(), Error> {
+    let (made, tercile) = (model.receipt.method, model.receipt.tercile.clone());
+    let checked = check(store, files, model, how).await;
+    if made == METHOD {
+        return checked;
+    }
+    let rows = checked.map_or_else(|why| RowsCheck::Failed(Box::new(why)), |()| RowsCheck::Same);
+    Err(Error::Method { made, tercile, rows })
+}
+
+/// Compares the rows with the receipt and, if the model is of this method, the model with what training again gives.
+async fn check(store: &Store, files: &Files, model: Model, how: &How) -> Result<(), Error> {
     let receipt = &model.receipt;
     if model.seed != SEED {
         return Err(Error::Seed { found: model.seed });
@@ -121,6 +159,10 @@ impl Again<'_> {
     fn compare(&self, segmentation: &Segmentation, all: &dyn Rows) -> Result<(), Error> {
         let refused = |refusal: Refusal| Error::Refused(refusal.to_string());
         let model = self.model;
+        if model.receipt.method != METHOD {
+            let rows = all.up_to(model.slice).map_err(refused)?;
+            return same_rows(&model.receipt.rows_hash, &rows.hash());
+        }
         let predecessor = self.predecessor()?;
         let before = self.before()?;
         let job = Job {
@@ -172,9 +214,7 @@ impl Again<'_> {
 
     fn same_receipt(&self, again: &Receipt) -> Result<(), Error> {
         let was = &self.model.receipt;
-        if was.rows_hash != again.rows_hash {
-            return Err(Error::Rows { found: again.rows_hash.clone(), wanted: was.rows_hash.clone() });
-        }
+        same_rows(&was.rows_hash, &again.rows_hash)?;
         let fields = [
             ("next offsets", shown(&was.next_offsets), shown(&again.next_offsets)),
             ("cut", shown(&was.cut), shown(&again.cut)),
@@ -224,6 +264,13 @@ impl Again<'_> {
             None => Ok(()),
         }
     }
+}
+
+fn same_rows(wanted: &str, found: &str) -> Result<(), Error> {
+    if wanted == found {
+        return Ok(());
+    }
+    Err(Error::Rows { found: found.to_owned(), wanted: wanted.to_owned() })
 }
 
 /// Whether two texts hold the same, numbers within 1e-9 of each other.

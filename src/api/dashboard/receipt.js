@@ -21,7 +21,7 @@ export function show({ models }) {
       [t('predecessor'), before ? t('version_of', { version: before.version, slice: sliceName(before.slice) }) : t('none')],
       [t('rows_hash'), el('span', { class: 'mono' }, receipt.rows_hash)],
       [t('sql_hash'), el('span', { class: 'mono' }, receipt.sql_hash)],
-      ['tercile', receipt.tercile],
+      ['tercile', t('made_by', { version: receipt.tercile, method: receipt.method })],
       [t('check'), el('code', {}, `tercile verify ${model.segmentation}@${model.slice}@${model.version}`)],
     ];
     const title = t('receipt', { slice: sliceName(model.slice), version: model.version });
