@@ -235,6 +235,14 @@ pub fn seconds_or_none(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
 }
 
+/// How a server trains.
+#[derive(Debug, Clone, Args)]
+pub struct TrainingArgs {
+    /// Seconds that a training may take; one that takes longer is stopped, and older models go on serving [default: no limit]
+    #[arg(long, env = "TERCILE_TRAIN_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
+    pub train_timeout: Option<Duration>,
+}
+
 /// Where the API listens.
 #[derive(Debug, Clone, Args)]
 pub struct BindArgs {

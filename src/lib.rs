@@ -61,4 +61,9 @@ pub mod config;
 
 pub mod log;
 
+// The end of a process, and child processes.
+pub mod cleanup;
+
+pub mod process;
+
 pub mod cli;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
+use std::sync::OnceLock;
 
 use indicatif::MultiProgress;
 use tracing::field::{Field, Visit};
@@ -18,8 +19,25 @@ use crate::config::{LogArgs, LogFormat};
 /// The target of lines that tell how far something is: for JSON logs, and for `-v`.
 pub const PROGRESS: &str = "tercile::progress";
 
+/// The arguments that [`start`] was given.
+static ARGUMENTS: OnceLock<LogArgs> = OnceLock::new();
+
+/// The arguments with which another process of this program logs as this one does.
+pub fn arguments() -> Vec<&'static str> {
+    let Some(args) = ARGUMENTS.get() else { return Vec::new() };
+    let format = match args.log_format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    let mut all = vec!["--log-format", format];
+    all.extend(args.quiet.then_some("--quiet"));
+    all.extend(args.verbose.then_some("--verbose"));
+    all
+}
+
 /// Starts logging. The progress bars are drawn anew around each line that is written.
 pub fn start(args: &LogArgs, bars: &MultiProgress) {
+    let _ = ARGUMENTS.set(args.clone());
     let level = match (args.quiet, args.verbose) {
         (true, _) => LevelFilter::ERROR,
         (false, true) => LevelFilter::DEBUG,

@@ -11,6 +11,7 @@ mod far_sql;
 mod numbers;
 mod rows;
 pub mod verify;
+pub mod worker;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,7 +21,7 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, TimestampMillisecondType};
 use datafusion::arrow::error::ArrowError;
 use datafusion::prelude::SessionContext;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use crate::engine::{self, cluster::Engine};
@@ -83,7 +84,7 @@ enum Refusal {
 }
 
 /// What became of one slice of one segmentation.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Outcome {
     pub segmentation: String,
     pub slice: u8,
@@ -97,7 +98,7 @@ pub struct Outcome {
 }
 
 /// Where the time went.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Seconds {
     /// Reading, cleaning and ordering, which all slices of a segmentation share.
     pub sql: f64,
@@ -146,7 +147,7 @@ struct Stream {
 }
 
 /// A training.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Training {
     /// Records in the stream as the training saw it.
     pub n: u64,

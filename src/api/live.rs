@@ -141,6 +141,11 @@ impl Live {
         Ok(Some(serving))
     }
 
+    /// The directory of SQL files, if one was given.
+    pub fn sql(&self) -> Option<&Path> {
+        self.sql.as_deref()
+    }
+
     /// The SQL files as they are now.
     pub fn files(&self) -> Result<Files, crate::sql::Error> {
         Files::load(self.sql.as_deref())

@@ -91,6 +91,8 @@ pub struct State {
     pub sql: Option<Confined>,
     /// How much may come in a body of rows.
     pub bodies: Bodies,
+    /// How long a training on request may take.
+    pub train_timeout: Option<Duration>,
     /// Whether the server ends: answers that never do must end then.
     stopping: watch::Sender<bool>,
     watched: Watched,
@@ -117,6 +119,7 @@ impl State {
             ingest,
             sql,
             bodies,
+            train_timeout: None,
             stopping: watch::Sender::new(false),
             watched: Watched::default(),
             reports: KReports::default(),

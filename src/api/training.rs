@@ -10,7 +10,7 @@ use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
 
 use super::problem::{Problem, problems};
 use super::{State, Tags};
-use crate::train;
+use crate::train::{self, worker};
 
 /// Jobs that are remembered.
 const REMEMBERED: usize = 100;
@@ -122,11 +122,7 @@ impl TrainingApi {
 }
 
 async fn run(state: Arc<State>, mut job: Job) {
-    let trained = match state.live.files() {
-        Ok(files) => train::train(&state.store, &files, &train::How::default()).await.map_err(|e| e.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    match trained {
+    match worker::train(&state.store, state.live.sql(), state.train_timeout).await {
         Ok(train::Training { outcomes, .. }) => {
             job.state = JobState::Done;
             job.trained = outcomes.iter().filter(|o| o.fresh).count() as u64;
@@ -139,7 +135,10 @@ async fn run(state: Arc<State>, mut job: Job) {
         Err(error) => {
             tracing::error!("the training failed: {error}");
             job.state = JobState::Failed;
-            job.error = Some("the training failed; the server's log says why".to_owned());
+            job.error = Some(match error {
+                worker::Error::Timeout(_) => error.to_string(),
+                _ => "the training failed; the server's log says why".to_owned(),
+            });
         }
     }
     state.jobs.all().insert(job.job, job);

@@ -26,12 +26,14 @@ mod sql;
 mod suggest;
 mod table;
 mod train;
+mod train_worker;
 mod up;
 mod verify;
+mod watchdog;
 
 use std::io;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -40,7 +42,8 @@ use tokio::sync::watch;
 use crate::broker::{self as kafka, Gap};
 use crate::config::LogArgs;
 use crate::sql::fault::Fault;
-use crate::{ingest as loading, log, produce as sending, store};
+use crate::{cleanup, ingest as loading, log, produce as sending, store};
+use watchdog::{Mode, Signalled};
 
 /// Live segments out of a Kafka stream.
 ///
@@ -65,9 +68,13 @@ enum Command {
     Init(init::Init),
     Replay(replay::Replay),
     Sql(sql::Sql),
+    #[command(name = sql::session::COMMAND, hide = true)]
+    SqlSession(sql::session::SqlSession),
     #[command(hide = true)]
     ConfinedSql(sql::confined::ConfinedSql),
     Train(train::Train),
+    #[command(name = crate::train::worker::COMMAND, hide = true)]
+    TrainWorker(train_worker::TrainWorker),
     Model(model::Model),
     Plot(plot::Plot),
     Models(models::Models),
@@ -143,6 +150,9 @@ pub fn main() -> ExitCode {
     let target = if cli.log.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let terminal = Terminal { bars: MultiProgress::with_draw_target(target) };
     log::start(&cli.log, &terminal.bars);
+    if let Err(error) = watchdog::start(&terminal.bars) {
+        return fail(&anyhow::Error::new(error).context("cannot start the watchdog"));
+    }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if matches!(command, Command::Serve(_)) && std::env::var_os(WORKERS).is_none() {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
@@ -155,6 +165,8 @@ pub fn main() -> ExitCode {
     let ended = runtime.block_on(run(command, terminal));
     // Threads that still read or write must not hold the exit up: everything that counts was waited for.
     runtime.shutdown_timeout(Duration::from_millis(100));
+    // They may still hold temporary files, which would be left behind.
+    cleanup::run();
     match ended {
         Ok(Done::Well) => ExitCode::SUCCESS,
         Ok(Done::With(code)) => ExitCode::from(code),
@@ -164,19 +176,21 @@ pub fn main() -> ExitCode {
 
 async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
     match command {
-        Command::Up(up) => up.run(&terminal, Stop::listen()?).await,
-        Command::Ingest(ingest) => ingest.run(&terminal, Stop::listen()?).await,
-        Command::Serve(serve) => serve.run(Stop::listen()?).await,
-        Command::Broker(broker) => broker.run(Stop::listen()?).await,
+        Command::Up(up) => up.run(&terminal, Stop::listen()).await,
+        Command::Ingest(ingest) => ingest.run(&terminal, Stop::listen()).await,
+        Command::Serve(serve) => serve.run(Stop::listen()).await,
+        Command::Broker(broker) => broker.run(Stop::listen()).await,
         #[cfg(feature = "distributed")]
-        Command::Scheduler(scheduler) => scheduler.run(Stop::listen()?).await,
+        Command::Scheduler(scheduler) => scheduler.run(Stop::listen()).await,
         // It stops by itself, and hands back what it was given.
         #[cfg(feature = "distributed")]
-        Command::Executor(executor) => executor.run(Stop::listen()?).await,
+        Command::Executor(executor) => executor.run(Stop::listen()).await,
         Command::Produce(produce) => job(produce.run(&terminal)).await,
         Command::Init(init) => job(init.run()).await,
         Command::Sql(sql) => sql.run(&terminal).await,
+        Command::SqlSession(session) => job(session.run(&terminal)).await,
         Command::Train(train) => job(train.run(&terminal)).await,
+        Command::TrainWorker(worker) => job(worker.run()).await,
         Command::Verify(verify) => job(verify.run()).await,
         Command::Fit(fit) => job(blocking(move || fit.run(&terminal))).await,
         Command::SuggestK(suggest) => job(blocking(move || suggest.run(&terminal))).await,
@@ -195,14 +209,33 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
     }
 }
 
-/// Runs a job that SIGINT or SIGTERM cuts off. The first process of a container has to ask for them.
+/// Runs a job that a signal cuts off. If it does not come back, the watchdog ends the process.
 async fn job(work: impl Future<Output = anyhow::Result<Done>>) -> anyhow::Result<Done> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         ended = work => ended,
-        _ = tokio::signal::ctrl_c() => Ok(Done::With(130)),
-        _ = terminate.recv() => Ok(Done::With(143)),
+        signal = watchdog::stopped() => {
+            tracing::error!("{}", signal.line());
+            Ok(Done::With(signal.exit_code()))
+        }
+    }
+}
+
+/// Ends work at its deadline, if there is one. Work that does not yield is ended by the watchdog, with the process.
+///
+/// `flag` is what set the limit, and `what` the subject of the error.
+async fn within<T>(
+    limit: Option<Duration>,
+    flag: &str,
+    what: &str,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let Some(limit) = limit else { return work.await };
+    let words = format!("{what} was stopped after {limit:?}, which is what {flag} allows");
+    let late = words.clone();
+    let _armed = watchdog::deadline(limit, move || tracing::error!("{late}"));
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done,
+        Err(_) => Err(anyhow::Error::msg(words)),
     }
 }
 
@@ -211,40 +244,21 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + 
     tokio::task::spawn_blocking(work).await?
 }
 
-/// The wish to stop: SIGINT, SIGTERM or SIGHUP. It is listened for from the start, so that no phase is killed by one.
+/// The wish to stop: SIGINT, SIGTERM or SIGHUP. The first one begins the stop, a later one ends the process.
 #[derive(Clone)]
-struct Stop(watch::Receiver<bool>);
+struct Stop(watch::Receiver<Option<Signalled>>);
 
 impl Stop {
-    fn listen() -> anyhow::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        // A terminal that was closed wants no less of an end; `nohup` has it ignored, and that stays.
-        let mut hangup = if ignored(libc::SIGHUP) { None } else { Some(signal(SignalKind::hangup())?) };
-        let (wish, stop) = watch::channel(false);
-        tokio::spawn(async move {
-            let mut first: Option<Instant> = None;
-            loop {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                    Some(_) = async { hangup.as_mut()?.recv().await } => {}
-                }
-                let _ = wish.send(true);
-                // A second one, from somebody who lost patience, ends the process on the spot. But the same wish may
-                // come twice at once, as from `timeout`, which signals the process and then its group.
-                if first.get_or_insert_with(Instant::now).elapsed() > Duration::from_millis(500) {
-                    std::process::exit(130);
-                }
-            }
-        });
-        Ok(Self(stop))
+    /// For a command that stops by itself, however long that takes.
+    fn listen() -> Self {
+        watchdog::set_mode(Mode::Service);
+        Self(watchdog::stops())
     }
 
     /// Done when somebody wants us to stop.
     async fn wished(&mut self) {
         // The sender lives as long as the process.
-        let _ = self.0.wait_for(|wish| *wish).await;
+        let _ = self.0.wait_for(Option::is_some).await;
     }
 
     /// Runs what comes before the work proper; `None` if somebody wants us to stop meanwhile.
@@ -253,15 +267,6 @@ impl Stop {
             done = work => done.map(Some),
             () = self.wished() => Ok(None),
         }
-    }
-}
-
-/// Whether whoever started this process had it ignore a signal.
-fn ignored(signal: libc::c_int) -> bool {
-    // SAFETY: all zeroes is an action, and with no new one given the call only writes the present one there.
-    unsafe {
-        let mut now: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(signal, std::ptr::null(), &raw mut now) == 0 && now.sa_sigaction == libc::SIG_IGN
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use super::{Done, Stop};
 use crate::api::{self, State, live::Live};
-use crate::config::{BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, SqlArgs, StoreArgs};
+use crate::config::{BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, SqlArgs, StoreArgs, TrainingArgs};
 
 /// Serve the API over a store
 ///
@@ -27,6 +27,8 @@ pub struct Serve {
     http_sql: HttpSqlArgs,
     #[command(flatten)]
     bodies: BodyArgs,
+    #[command(flatten)]
+    training: TrainingArgs,
 }
 
 impl Serve {
@@ -40,7 +42,9 @@ impl Serve {
         let Some((live, listener)) = prepared.await? else { return Ok(Done::Well) };
         let address = listener.local_addr()?;
         let sql = self.http_sql.confined(&store, &self.sql).map_err(anyhow::Error::msg)?;
-        let state = Arc::new(State::new(&store, live, None, false, sql, self.bodies.bodies())?);
+        let mut state = State::new(&store, live, None, false, sql, self.bodies.bodies())?;
+        state.train_timeout = self.training.train_timeout;
+        let state = Arc::new(state);
         let scheme = self.guard.scheme();
         let shown = store.root().display();
         tracing::info!("serving {shown} at {scheme}://{address}, documented at {scheme}://{address}/docs");

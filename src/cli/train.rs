@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Done, Terminal, count, table, thousands};
-use crate::config::{EngineArgs, SqlArgs, StoreArgs, bytes};
+use super::{Done, Terminal, count, table, thousands, within};
+use crate::config::{EngineArgs, SqlArgs, StoreArgs, bytes, seconds};
 use crate::kmeans::Step;
 use crate::model::Cluster;
 use crate::spool;
@@ -27,6 +27,9 @@ pub struct Train {
     /// are passed over there [default: half of the memory]
     #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", value_parser = memory)]
     memory_limit: Option<usize>,
+    /// Seconds that the training may take. Models that were made before it is stopped stay, and serve
+    #[arg(long, env = "TERCILE_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -48,7 +51,8 @@ impl Train {
         let tell = Arc::new(move |progress: Progress<'_>| shown.set_message(message(progress)));
         let memory = self.memory_limit.unwrap_or_else(spool::half_of_memory);
         let how = How { memory, engine: self.engine.engine, tell };
-        let trained = train::train(&store, &files, &how).await;
+        let training = async { Ok(train::train(&store, &files, &how).await?) };
+        let trained = within(self.timeout, "--timeout", "the training", training).await;
         bar.finish_and_clear();
         let outcomes = trained?.outcomes;
         let mut out = std::io::stdout();

@@ -15,7 +15,7 @@ use crate::broker::embedded::Backlog;
 use crate::broker::{Acknowledged, Cluster, Embedded, Producer};
 use crate::config::{
     BatchArgs, BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, MaybeKafkaArgs, RollArgs, SqlArgs, StoreArgs, TopicArgs,
-    seconds,
+    TrainingArgs, seconds,
 };
 use crate::ingest::{Control, Job};
 use crate::produce::{self, Options, Replay};
@@ -60,7 +60,13 @@ pub struct Up {
     batch: BatchArgs,
     #[command(flatten)]
     roll: RollArgs,
+    #[command(flatten)]
+    training: TrainingArgs,
 }
+
+/// Times between attempts at the first training: the first one, and the longest.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const LAST_BACKOFF: Duration = Duration::from_secs(60);
 
 /// The Kafka that `up` reads from; the embedded one lives as long as this.
 struct Stream {
@@ -116,7 +122,9 @@ impl Up {
         };
         let ingesting = ingest::spawn(job, &control)?;
         let sql = self.http_sql.confined(&store, &self.sql).map_err(anyhow::Error::msg)?;
-        let state = Arc::new(State::new(&store, live, Some(Arc::clone(&control)), true, sql, self.bodies.bodies())?);
+        let mut state = State::new(&store, live, Some(Arc::clone(&control)), true, sql, self.bodies.bodies())?;
+        state.train_timeout = self.training.train_timeout;
+        let state = Arc::new(state);
         let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();
         let serving = tokio::spawn(api::serve(listener, Arc::clone(&state), guard, async {
             let _ = stopped.await;
@@ -261,7 +269,7 @@ impl Up {
             count(store.snapshot()?.rows(), "record"),
             store.root().display()
         );
-        let train::Training { n: mut known, mut outcomes } = self.train(store, state).await?;
+        let train::Training { n: mut known, mut outcomes } = self.first_training(store, state).await;
         state.warming.store(false, Ordering::SeqCst);
         for line in tables::models(&outcomes).lines() {
             tracing::info!("{line}");
@@ -287,7 +295,7 @@ impl Up {
             if now <= known || (now - known) * 10 < known {
                 continue;
             }
-            match self.train(store, state).await {
+            match Self::train(store, state).await {
                 Ok(train::Training { n, outcomes: new }) => {
                     let fresh = new.iter().filter(|outcome| outcome.fresh).count() as u64;
                     tracing::info!("trained {} on {}", count(fresh, "new model"), count(n, "record"));
@@ -307,8 +315,33 @@ impl Up {
         }
     }
 
-    async fn train(&self, store: &Store, state: &State) -> anyhow::Result<train::Training> {
-        let training = train::train(store, &state.live.files()?, &train::How::default()).await?;
+    /// Trains until it succeeds, with backoff. Whatever prevents it (a full disk, for example) is no reason to stop: records
+    /// go on being stored, and models of an earlier run serve.
+    async fn first_training(&self, store: &Store, state: &State) -> train::Training {
+        let mut backoff = FIRST_BACKOFF;
+        loop {
+            let error = match Self::train(store, state).await {
+                Ok(training) => return training,
+                Err(error) => error,
+            };
+            let models = state.live.now();
+            let older = models.segmentations.iter().flat_map(|served| &served.slots).any(|slot| slot.serving.is_some());
+            let meanwhile =
+                if older { "older models serve meanwhile" } else { "there are no models to serve meanwhile" };
+            // Readiness says from now on what there is.
+            state.warming.store(false, Ordering::SeqCst);
+            tracing::error!(
+                "the first training failed: {error:#}; it is tried again in {} s, and {meanwhile}",
+                backoff.as_secs()
+            );
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(LAST_BACKOFF);
+        }
+    }
+
+    /// Trains in a child process: a view that computes for ever must not keep this one from serving or from stopping.
+    async fn train(store: &Store, state: &State) -> anyhow::Result<train::Training> {
+        let training = train::worker::train(store, state.live.sql(), state.train_timeout).await?;
         state.live.reload().await?;
         Ok(training)
     }

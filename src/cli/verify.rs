@@ -1,12 +1,13 @@
 //! `tercile verify`
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{Done, thousands};
-use crate::config::{EngineArgs, SqlArgs, StoreArgs};
+use super::{Done, thousands, within};
+use crate::config::{EngineArgs, SqlArgs, StoreArgs, seconds};
 use crate::engine::cluster::Engine;
 use crate::model::named;
 use crate::train::{How, verify};
@@ -22,6 +23,9 @@ pub struct Verify {
     /// A model file, a segmentation, one of its slices, or a version: price_rating, price_rating@2, price_rating@2@5
     #[arg(value_name = "MODEL")]
     model: String,
+    /// Seconds that it may take
+    #[arg(long, env = "TERCILE_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -39,7 +43,9 @@ impl Verify {
         let (rows, clusters, inertia) = (model.rows, model.clusters.len(), model.inertia);
         let to = if self.engine.engine == Engine::Local { "to the bit" } else { "to nine digits" };
         let how = How { engine: self.engine.engine, ..How::default() };
-        verify::verify(&store, &files, model, &how).await.with_context(|| format!("cannot verify {name}"))?;
+        let verifying = async { Ok(verify::verify(&store, &files, model, &how).await?) };
+        let verified = within(self.timeout, "--timeout", "the verification", verifying).await;
+        verified.with_context(|| format!("cannot verify {name}"))?;
         let line = format!(
             "{name} is what its receipt says, {to}: {} rows, {clusters} clusters, inertia {inertia}\n",
             thousands(rows)

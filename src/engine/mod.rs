@@ -9,6 +9,7 @@ mod many;
 mod records;
 pub mod segment;
 mod slice_cuts;
+mod spill;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -249,6 +250,7 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
         runtime = runtime.with_disk_manager_builder(no_disk);
     }
     let runtime = runtime.build_arc().map_err(query)?;
+    spill::delete_at_exit(&runtime);
     let ctx = match &limits.engine {
         Engine::Local => SessionContext::new_with_config_rt(config, runtime),
         Engine::Cluster(address) => cluster::session(config, runtime, address).map_err(query)?,

@@ -3,13 +3,14 @@
 //! On a disk a file is written under a name of its own in `tmp/`, synced, and then linked or renamed. On an object store a put
 //! is all of that.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 #[cfg(feature = "object-stores")]
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use super::objects::Objects;
 use super::place::{Place, Revision};
 use super::{Error, Store};
+use crate::cleanup;
 
 /// Who may read a new file: everybody that the umask lets, or the owner alone.
 const SHARED: u32 = 0o666;
@@ -47,9 +49,12 @@ impl Store {
         fs::create_dir_all(&tmp).map_err(Error::io("make the store's directory", &tmp))
     }
 
-    /// A path in `tmp/` that no other process or thread uses, on this machine or another, now or later.
+    /// A path in `tmp/` that no other process or thread uses, on this machine or another, now or later. What is there at the
+    /// end of the process is deleted.
     pub(crate) fn scratch(&self) -> PathBuf {
-        self.tmp().join(unique())
+        let tmp = self.tmp();
+        delete_own_at_exit(&tmp);
+        tmp.join(unique())
     }
 
     /// A path for a Parquet file on its way that other machines write and read. On a disk it has a directory of its own: who dies
@@ -201,9 +206,31 @@ pub(super) fn put(objects: &Objects, bytes: Bytes, path: &Path) -> Result<Option
 /// A name that nobody else uses, on this machine or another: in containers every process has the same number.
 pub(super) fn unique() -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
-    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
-    let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
-    format!("{}-{:016x}-{unique}", std::process::id(), *PROCESS)
+    format!("{}{}", *OURS, COUNTER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// How the names of this process begin.
+static OURS: LazyLock<String> =
+    LazyLock::new(|| format!("{}-{:016x}-", std::process::id(), RandomState::new().build_hasher().finish()));
+
+/// Has the files of this process in a `tmp/` deleted at its end: a thread that is cut off leaves them there.
+fn delete_own_at_exit(tmp: &Path) {
+    static KNOWN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if known.contains(tmp) {
+        return;
+    }
+    known.insert(tmp.to_owned());
+    let tmp = tmp.to_owned();
+    let delete = move || {
+        for entry in fs::read_dir(&tmp).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(OURS.as_str()) {
+                // It may be gone already, and nobody can be told any more.
+                let _ = fs::remove_file(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()));
+            }
+        }
+    };
+    cleanup::register(delete).keep();
 }
 
 /// Makes a directory where everybody may, and old files of it are deleted: so it must be our own, and lead nowhere else.

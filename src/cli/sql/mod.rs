@@ -11,6 +11,7 @@ mod output;
 mod progress;
 mod query;
 mod runner;
+pub mod session;
 mod shell;
 
 use std::io::{self, IsTerminal as _, Read as _};
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 
-use super::{Done, Terminal, job};
+use super::{Done, Terminal, job, within};
 use crate::config::{EngineArgs, SqlArgs, StoreArgs, bytes, seconds};
 use crate::engine::Limits;
 use crate::sql::fault::Source;
@@ -87,6 +88,19 @@ impl Sql {
         if self.format.binary() && self.output.is_none() && io::stdout().is_terminal() {
             anyhow::bail!("{} is no text for a terminal; add --output FILE, or a pipe", self.format.name());
         }
+        if at_prompt {
+            return shell::run().await;
+        }
+        let terminal = terminal.clone();
+        job(async move {
+            let runner = self.open(&terminal, false).await?;
+            self.scripts(runner).await
+        })
+        .await
+    }
+
+    /// A session over the store, with the tables of the command line.
+    async fn open(&self, terminal: &Terminal, at_prompt: bool) -> anyhow::Result<Runner> {
         let for_people = io::stdout().is_terminal() && self.output.is_none();
         let settings = Settings {
             format: self.format,
@@ -98,20 +112,17 @@ impl Sql {
             explain: false,
         };
         let limits = Limits { memory: self.memory_limit, engine: self.engine.engine.clone(), ..Limits::default() };
-        let opened = Runner::open(self.store.clone(), self.sql.clone(), settings, limits, terminal).await;
-        let runner = opened?;
+        let runner = Runner::open(self.store.clone(), self.sql.clone(), settings, limits, terminal).await?;
         for table in &self.tables {
             runner.add_table(table).await?;
         }
-        if at_prompt {
-            return shell::run(runner).await;
-        }
-        job(self.scripts(runner)).await
+        Ok(runner)
     }
 
     async fn scripts(self, mut runner: Runner) -> anyhow::Result<Done> {
         if let Some(path) = &self.diff {
-            runner.diff(path).await?;
+            let compared = runner.diff(path);
+            within(self.timeout, "--timeout", "the comparison", compared).await?;
             return Ok(Done::Well);
         }
         if let Some(text) = &self.command {

@@ -18,7 +18,7 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 use futures::StreamExt as _;
 
-use super::super::{Terminal, count};
+use super::super::{Terminal, count, say, watchdog};
 use super::given::TableFile;
 use super::output::{self, Format};
 use super::progress::Progress;
@@ -69,7 +69,15 @@ pub struct Runner {
     results: usize,
     depth: usize,
     warned: bool,
+    /// Who is told what this session defines.
+    on_definition: Option<OnDefinition>,
 }
+
+type OnDefinition = Box<dyn FnMut(&str) -> anyhow::Result<()> + Send>;
+
+/// Dot commands that change settings which another session can take over. The file of results is not among them: to open it
+/// again would replace what is in it.
+const SETTINGS: [&str; 5] = [".timer", ".format", ".param", ".explain", ".rows"];
 
 impl Runner {
     pub async fn open(
@@ -99,11 +107,22 @@ impl Runner {
             results: 0,
             depth: 0,
             warned: false,
+            on_definition: None,
         };
         if let Some(path) = runner.settings.output.take() {
             runner.write_to(Some(path))?;
         }
         Ok(runner)
+    }
+
+    /// Has `told` hear of each statement or dot command that defines something: all that another session needs to be like
+    /// this one.
+    pub fn on_definition(&mut self, told: impl FnMut(&str) -> anyhow::Result<()> + Send + 'static) {
+        self.on_definition = Some(Box::new(told));
+    }
+
+    fn defined(&mut self, text: &str) -> anyhow::Result<()> {
+        self.on_definition.as_mut().map_or(Ok(()), |told| told(text))
     }
 
     /// Makes views anew where the store or the SQL files are not what they were.
@@ -198,6 +217,10 @@ impl Runner {
             if piece.dot {
                 self.make_views().await;
                 dot::run(self, source, &piece).await?;
+                let command = piece.text.split_whitespace().next().unwrap_or_default();
+                if SETTINGS.contains(&command) {
+                    self.defined(piece.text)?;
+                }
             } else {
                 self.statement(source, &piece).await?;
             }
@@ -215,13 +238,21 @@ impl Runner {
         let params = params_of(source, piece, &self.settings.params, hint)?;
         self.make_views_for(&statement).await;
         self.check_reads(&statement)?;
+        let defines = defines(&statement);
         let explained = self.settings.explain || matches!(statement, Statement::Explain(_));
         let query = matches!(&statement, Statement::Statement(inner) if matches!(**inner, ast::Statement::Query(_)));
         let cap = (query && self.settings.format == Format::Table && self.settings.max_rows > 0)
             .then_some(self.settings.max_rows);
         let (explain, limit) = (self.settings.explain, cap.map(|cap| cap + 1));
         let work = Work { statement, params, explain, limit, read_only: false };
-        let deadline = self.settings.timeout;
+        let timeout = self.settings.timeout;
+        let too_slow = |limit: Duration| -> anyhow::Error {
+            source.fault(piece.place, format!("stopped after {limit:?}, which is what --timeout allows")).into()
+        };
+        let _armed = timeout.map(|limit| {
+            let error = too_slow(limit);
+            watchdog::deadline(limit, move || say(&error))
+        });
         let shown = async {
             let blame = |e: DataFusionError| self.blame(source, piece, &e);
             let ready = apart(prepare(self.ctx.clone(), work)).await?.map_err(blame)?;
@@ -230,15 +261,16 @@ impl Runner {
             }
             self.show(ready, cap).await.map_err(|e| on_error(e, blame))
         };
-        let shown = match deadline {
+        let shown = match timeout {
             None => shown.await,
-            Some(deadline) => match tokio::time::timeout(deadline, shown).await {
+            Some(limit) => match tokio::time::timeout(limit, shown).await {
                 Ok(shown) => shown,
-                Err(_) => Err(source
-                    .fault(piece.place, format!("stopped after {deadline:?}, which is what --timeout allows"))
-                    .into()),
+                Err(_) => Err(too_slow(limit)),
             },
         }?;
+        if defines {
+            self.defined(&format!("{};", piece.text))?;
+        }
         self.results += usize::from(shown.is_some());
         let mut notes = Vec::new();
         match &shown {
@@ -378,6 +410,27 @@ impl Runner {
         grid.end(&mut *out)?;
         out.flush()?;
         Ok(())
+    }
+}
+
+/// Whether a statement changes the session rather than data or nothing.
+fn defines(statement: &Statement) -> bool {
+    use ast::Statement::{Analyze, Copy, Delete, Explain, ExplainTable, Insert, Query, ShowTables, Update};
+    match statement {
+        Statement::Statement(inner) => !matches!(
+            **inner,
+            Query(_)
+                | Insert(_)
+                | Update { .. }
+                | Delete(_)
+                | Copy { .. }
+                | Explain { .. }
+                | ExplainTable { .. }
+                | ShowTables { .. }
+                | Analyze { .. }
+        ),
+        Statement::CopyTo(_) | Statement::Explain(_) => false,
+        _ => true,
     }
 }
 

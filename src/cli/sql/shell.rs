@@ -1,26 +1,34 @@
-//! The prompt: a line editor around the runner.
+//! The prompt: a line editor, and the child process that runs what is typed.
 //!
-//! Input: what somebody types. Output: what the runner prints. Ctrl-C drops the line or cancels the query, Ctrl-D leaves.
+//! Input: what somebody types. Output: what the session prints. Ctrl-C drops the line or cancels the query, Ctrl-D leaves.
 
 use std::borrow::Cow;
-use std::io::{self, IsTerminal as _};
+use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
+use anyhow::Context as _;
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{CompletionType, Config, Context, Editor, Helper};
-use tokio::runtime::Handle;
+use serde::Serialize;
 
-use super::super::{Done, blocking, exit_code, say};
+use super::super::watchdog::{self, Mode};
+use super::super::{Done, blocking};
 use super::dot::COMMANDS;
 use super::output::Format;
-use super::runner::Runner;
-use crate::engine;
-use crate::sql::fault::Source;
+use super::session::{self, Event, Request};
 use crate::sql::script;
+use crate::{cleanup, process};
 
 /// Words of SQL that are offered; the planner knows more.
 const KEYWORDS: [&str; 44] = [
@@ -70,14 +78,137 @@ const KEYWORDS: [&str; 44] = [
     "FILTER",
 ];
 
-/// Runs until somebody leaves.
-pub async fn run(runner: Runner) -> anyhow::Result<Done> {
-    let handle = Handle::current();
-    blocking(move || prompt(runner, &handle)).await
+/// Runs until somebody leaves. Statements run in a child process ([`session`]): if one does not end at Ctrl-C or at its
+/// deadline, that process does, and the shell goes on with another one.
+pub async fn run() -> anyhow::Result<Done> {
+    watchdog::set_mode(Mode::Shell);
+    restore_terminal_at_exit();
+    let session = Arc::new(AtomicI32::new(0));
+    let forwarding = tokio::spawn(forward_interrupts(Arc::clone(&session)));
+    let ended = blocking(move || prompt(&session)).await;
+    forwarding.abort();
+    ended
 }
 
-fn prompt(mut runner: Runner, handle: &Handle) -> anyhow::Result<Done> {
-    handle.block_on(runner.make_views());
+/// A signal that was sent to the shell alone is meant for the statement.
+async fn forward_interrupts(session: Arc<AtomicI32>) {
+    let mut interrupts = watchdog::interrupts();
+    interrupts.mark_unchanged();
+    while interrupts.changed().await.is_ok() {
+        let process = session.load(Ordering::SeqCst);
+        if process > 0 {
+            // SAFETY: the call takes numbers. The process is a child that was not waited for, so the number is its own.
+            unsafe { libc::kill(process, libc::SIGINT) };
+        }
+    }
+}
+
+/// The line editor changes what the terminal does with keys. A process that ends while it waits for a line puts it back.
+fn restore_terminal_at_exit() {
+    // SAFETY: all zeroes is a valid structure, which the call fills in if stdin is a terminal.
+    let mut before: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure lives as long as the call.
+    if unsafe { libc::tcgetattr(libc::STDIN_FILENO, &raw mut before) } != 0 {
+        return;
+    }
+    let restore = move || {
+        // SAFETY: as above.
+        unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &raw const before) };
+        if io::stdout().is_terminal() {
+            // Bracketed paste off, on a line of its own. Nobody can be told where this fails.
+            let off = b"\x1b[?2004l\r\n";
+            // SAFETY: the call reads the bytes, which live as long as it. No lock of stdout is waited for.
+            unsafe { libc::write(libc::STDOUT_FILENO, off.as_ptr().cast(), off.len()) };
+        }
+    };
+    cleanup::register(restore).keep();
+}
+
+/// The process that runs the statements.
+struct Session {
+    child: Child,
+    lines: BufReader<UnixStream>,
+    process: Arc<AtomicI32>,
+}
+
+/// How a session came back.
+enum Came {
+    Ready { words: Vec<String>, leave: bool },
+    Ended(ExitStatus),
+}
+
+impl Session {
+    fn start(process: &Arc<AtomicI32>) -> anyhow::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let mut command = process::worker(session::COMMAND)?;
+        // At a terminal Ctrl-C reaches it as well.
+        let child = command.process_group(current_group()).stdin(Stdio::from(OwnedFd::from(theirs))).spawn();
+        let child = child.context("cannot start the process that runs the statements")?;
+        process.store(child.id().cast_signed(), Ordering::SeqCst);
+        let mut session = Self { child, lines: BufReader::new(ours), process: Arc::clone(process) };
+        session.send(&std::env::args_os().collect::<Vec<_>>());
+        Ok(session)
+    }
+
+    /// A session that is gone takes nothing; [`Session::wait`] finds out.
+    fn send(&mut self, request: &impl Serialize) {
+        if let Ok(mut line) = serde_json::to_vec(request) {
+            line.push(b'\n');
+            let _ = self.lines.get_ref().write_all(&line);
+        }
+    }
+
+    /// Waits until the next request can come. What was defined meanwhile is added to `definitions`.
+    fn wait(&mut self, definitions: &mut Vec<String>) -> anyhow::Result<Came> {
+        let mut line = String::new();
+        while matches!(self.lines.read_line(&mut line), Ok(1..)) {
+            match serde_json::from_str(&line) {
+                Ok(Event::Defined(text)) => definitions.push(text),
+                Ok(Event::Ready { words, leave }) => return Ok(Came::Ready { words, leave }),
+                Err(_) => break,
+            }
+            line.clear();
+        }
+        let status = self.child.wait()?;
+        self.process.store(0, Ordering::SeqCst);
+        Ok(Came::Ended(status))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.process.store(0, Ordering::SeqCst);
+        let _ = self.lines.get_ref().shutdown(Shutdown::Both);
+        // It ends when its socket is closed.
+        let _ = self.child.wait();
+    }
+}
+
+/// The process group of this process.
+fn current_group() -> libc::pid_t {
+    // SAFETY: the call takes nothing and cannot fail.
+    unsafe { libc::getpgrp() }
+}
+
+/// Starts a session in place of one that ended, with what that one had defined.
+fn renew(process: &Arc<AtomicI32>, definitions: &mut Vec<String>) -> anyhow::Result<(Session, Came)> {
+    let mut session = Session::start(process)?;
+    let mut ignored = Vec::new();
+    let mut came = session.wait(&mut ignored)?;
+    if !definitions.is_empty() && matches!(came, Came::Ready { .. }) {
+        session.send(&Request::Restore(definitions.clone()));
+        came = session.wait(&mut ignored)?;
+        if matches!(came, Came::Ended(_)) {
+            tracing::warn!("the views, tables and settings of this session could not be defined again; it starts anew");
+            definitions.clear();
+            session = Session::start(process)?;
+            came = session.wait(&mut ignored)?;
+        }
+    }
+    Ok((session, came))
+}
+
+fn prompt(process: &Arc<AtomicI32>) -> anyhow::Result<Done> {
     let config =
         Config::builder().completion_type(CompletionType::List).history_ignore_space(true).auto_add_history(true);
     let mut editor = Editor::with_config(config.build())?;
@@ -87,38 +218,47 @@ fn prompt(mut runner: Runner, handle: &Handle) -> anyhow::Result<Done> {
         // A first run has none.
         let _ = editor.load_history(path);
     }
-    eprintln!("tercile {}: .help lists commands, statements end with a semicolon", env!("CARGO_PKG_VERSION"));
-    for (name, fault) in &runner.broken {
-        tracing::warn!("the view {name} does not run: {fault}");
+    let mut definitions = Vec::new();
+    let mut session = Session::start(process)?;
+    let mut came = session.wait(&mut definitions)?;
+    if let Came::Ended(status) = came {
+        // It said why.
+        return Ok(Done::With(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)));
     }
-    while !runner.quit {
-        if let Some(words) = editor.helper_mut() {
-            handle.block_on(words.learn(&runner));
+    eprintln!("tercile {}: .help lists commands, statements end with a semicolon", env!("CARGO_PKG_VERSION"));
+    loop {
+        let words = match came {
+            Came::Ready { leave: true, .. } => break,
+            Came::Ready { words, .. } => words,
+            Came::Ended(status) => {
+                if let Some(signal) = status.signal() {
+                    tracing::error!(
+                        "the statement's process was killed by signal {signal}; the machine may lack memory"
+                    );
+                }
+                (session, came) = renew(process, &mut definitions)?;
+                if let Came::Ended(status) = came {
+                    return Ok(Done::With(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)));
+                }
+                continue;
+            }
+        };
+        if let Some(helper) = editor.helper_mut() {
+            helper.learn(words);
         }
-        let line = match editor.readline("tercile> ") {
-            Ok(line) => line,
-            Err(ReadlineError::Interrupted) => continue,
+        let line = loop {
+            match editor.readline("tercile> ") {
+                Err(ReadlineError::Interrupted) => {}
+                line => break line,
+            }
+        };
+        match line {
+            Ok(line) => {
+                session.send(&Request::Run(line));
+                came = session.wait(&mut definitions)?;
+            }
             Err(ReadlineError::Eof) => break,
             Err(error) => return Err(error.into()),
-        };
-        let asked = async {
-            runner.refresh().await?;
-            runner.script(&Source { name: None, text: &line }).await
-        };
-        let ran = handle.block_on(async {
-            tokio::select! {
-                ran = asked => ran,
-                _ = tokio::signal::ctrl_c() => {
-                    eprintln!("cancelled");
-                    Ok(())
-                }
-            }
-        });
-        if let Err(error) = ran {
-            say(&error);
-            if exit_code(&error) == 0 {
-                break;
-            }
         }
     }
     if let Some(path) = &history
@@ -144,19 +284,7 @@ struct Words {
 }
 
 impl Words {
-    async fn learn(&mut self, runner: &Runner) {
-        let state = runner.ctx.state();
-        let mut names: Vec<String> = Vec::new();
-        for table in engine::tables(&runner.ctx) {
-            if let Ok(provider) = runner.ctx.table_provider(table.as_str()).await {
-                names.extend(provider.schema().fields().iter().map(|field| field.name().clone()));
-            }
-            names.push(table);
-        }
-        names.extend(state.scalar_functions().keys().map(|name| format!("{name}(")));
-        names.extend(state.aggregate_functions().keys().map(|name| format!("{name}(")));
-        names.extend(state.window_functions().keys().map(|name| format!("{name}(")));
-        names.extend(state.table_functions().keys().map(|name| format!("{name}(")));
+    fn learn(&mut self, mut names: Vec<String>) {
         names.extend(KEYWORDS.map(str::to_owned));
         names.sort();
         names.dedup();

@@ -1,0 +1,120 @@
+//! A training in a child process, so that a server can end one that does not end by itself.
+//!
+//! Input: the store, the SQL files and a time limit. Output: what [`super::train`] gives. The child is this program with a
+//! hidden command (`cli/train_worker.rs`): it reads an [`Order`] as one line of JSON on stdin, writes a [`Reply`] to stdout,
+//! and logs to the same stderr. It ends when this process does.
+
+use std::io::{self, BufReader, Read as _, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdout, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Training;
+use crate::process::{self, Supervised};
+use crate::store::Store;
+
+/// The hidden command of the child process.
+pub const COMMAND: &str = "train-worker";
+
+/// A training that takes longer than this is mentioned in the log where nothing limits it.
+const LONG: Duration = Duration::from_secs(600);
+
+/// What a child process is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Order {
+    pub store: PathBuf,
+    /// The directory of SQL files; `None`: `sql`, if it is there, else those inside the program.
+    pub sql: Option<PathBuf>,
+}
+
+/// What a child process answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Reply {
+    Trained(Training),
+    /// It failed, for this reason.
+    Failed(String),
+}
+
+/// Why a training in a child process gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot start the process of the training: {0}")]
+    Start(io::Error),
+    #[error("the training was stopped after {0:?}, which is what --train-timeout allows")]
+    Timeout(Duration),
+    #[error("the process of the training ended without an answer ({0})")]
+    Died(ExitStatus),
+    #[error("the process of the training was killed by signal {0}; the machine may lack memory")]
+    Killed(i32),
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Trains every segmentation in a child process, which is ended when this future is dropped.
+///
+/// # Errors
+/// Those of the training, as text; the time limit; or that the process could not be started or was killed.
+pub async fn train(store: &Store, sql: Option<&Path>, limit: Option<Duration>) -> Result<Training, Error> {
+    let absolute = |path: &Path| process::absolute(path).map_err(Error::Start);
+    let order = Order { store: absolute(store.root())?, sql: sql.map(absolute).transpose()? };
+    let mut line = serde_json::to_vec(&order).map_err(|e| Error::Start(e.into()))?;
+    line.push(b'\n');
+    let mut command = process::worker(COMMAND).map_err(Error::Start)?;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(Error::Start)?;
+    let stdout = child.stdout.take();
+    // Whoever drops this future drops the child, while another thread still reads what it says.
+    let child = Owned(Arc::new(Mutex::new(Some(Supervised::new(child)))));
+    let attended = Arc::clone(&child.0);
+    let mut attending = tokio::task::spawn_blocking(move || attend(&attended, stdout, &line));
+    let deadline = async {
+        match limit {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => {
+                tokio::time::sleep(LONG).await;
+                let minutes = LONG.as_secs() / 60;
+                tracing::warn!("a training has run for {minutes} minutes and goes on; --train-timeout limits it");
+                std::future::pending().await
+            }
+        }
+    };
+    tokio::select! {
+        attended = &mut attending => attended.unwrap_or_else(|e| Err(Error::Start(io::Error::other(e)))),
+        () = deadline => Err(Error::Timeout(limit.unwrap_or_default())),
+    }
+}
+
+type Shared = Arc<Mutex<Option<Supervised>>>;
+
+/// Ends the child when it is dropped.
+struct Owned(Shared);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+/// Gives the child its order and waits for its reply.
+fn attend(child: &Shared, stdout: Option<ChildStdout>, order: &[u8]) -> Result<Training, Error> {
+    if let Some(stdin) = child.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(Supervised::stdin) {
+        // A child that ended before it read everything is judged by how it ended.
+        let _ = stdin.write_all(order);
+    }
+    let mut text = Vec::new();
+    if let Some(stdout) = stdout {
+        BufReader::new(stdout).read_to_end(&mut text).map_err(Error::Start)?;
+    }
+    let child = child.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let reply = serde_json::from_slice::<Reply>(&text);
+    let status = child.map(Supervised::wait).transpose().map_err(Error::Start)?;
+    match (reply, status) {
+        (Ok(Reply::Trained(training)), _) => Ok(training),
+        (Ok(Reply::Failed(why)), _) => Err(Error::Failed(why)),
+        (Err(_), Some(status)) => Err(status.signal().map_or(Error::Died(status), Error::Killed)),
+        (Err(error), None) => Err(Error::Start(error.into())),
+    }
+}
