@@ -1,18 +1,18 @@
 //! Columns of numbers out of any Parquet or CSV file.
 //!
-//! Input: a path and the columns' names. Output: one Arrow column of doubles each, in the order of the file. What is no finite
-//! number (NULL, NaN, an infinity, in CSV any other text) is null, just as products.sql has it. Parquet is read by all
-//! threads, a column of a row group at a time, and only the columns asked for. Columns that memory does not hold go to a
-//! spool.
+//! Input: a path, the columns' names, and what to do with values that are no finite numbers ([`Policy`]). Output: one Arrow
+//! column of doubles each, in the order of the file; a value to impute is null. Parquet is read by all threads, a column of a
+//! row group at a time, and only the columns asked for; a column of text is read as the cells of a CSV are. Columns that
+//! memory does not hold go to a spool.
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use datafusion::arrow::array::{Array, AsArray, BooleanBufferBuilder, Float64Array};
+use datafusion::arrow::array::{Array, AsArray, BooleanArray, BooleanBufferBuilder, Float64Array};
 use datafusion::arrow::buffer::{BooleanBuffer, Buffer, MutableBuffer, NullBuffer};
-use datafusion::arrow::compute::cast;
+use datafusion::arrow::compute::{cast, filter};
 use datafusion::arrow::datatypes::{DataType, Float64Type};
 use datafusion::arrow::error::ArrowError;
 use parquet::arrow::ProjectionMask;
@@ -20,6 +20,8 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader
 use parquet::errors::ParquetError;
 
 use crate::features::chunks::in_parallel;
+use crate::missing::{Gaps, Missing, Place, Policy, Value, cleaning, shortened};
+use crate::rows::lines_behind;
 use crate::spool::{self, Growing, Space};
 
 /// Rows that are decoded at once.
@@ -38,6 +40,20 @@ pub enum Error {
     NoColumn { path: PathBuf, name: String, has: String },
     #[error("the column {name} of {path} holds {kind}, which is no number; name others with --features", path = path.display())]
     NoNumber { path: PathBuf, name: String, kind: DataType },
+    #[error(
+        "{path}, {place}: the column {name} holds `{text}`, which is no number; {remedy}, or give --missing impute (the mean takes its place) or --missing skip (the row is left out)", path = path.display()
+    )]
+    Invalid { path: PathBuf, name: String, place: Place, text: String, remedy: String },
+    #[error(
+        "{path}, {place}: the column {name} is empty; fill it in, or give --missing impute (the mean takes its place) or --missing skip (the row is left out)", path = path.display()
+    )]
+    Empty { path: PathBuf, name: String, place: Place },
+    #[error(
+        "the column {name} of {path} holds no number in any of {rows} rows: {invalid} hold text, such as `{text}` in {place}; name others with --features, or make numbers of it with tercile sql", path = path.display()
+    )]
+    AllText { path: PathBuf, name: String, rows: usize, invalid: u64, text: String, place: Place },
+    #[error("no row of {path} has a number in each of {names}, so --missing skip leaves none", path = path.display())]
+    AllSkipped { path: PathBuf, names: String },
     #[error("cannot read {path} as CSV: {why}", path = path.display())]
     Csv { path: PathBuf, why: String },
     #[error(
@@ -50,23 +66,124 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Columns {
     pub columns: Vec<Float64Array>,
+    /// The length of each.
     pub rows: usize,
+    /// Of each column, the values of the whole file that are no finite numbers.
+    pub gaps: Vec<Gaps>,
+    /// Rows of the file that [`Missing::Skip`] left out.
+    pub rows_left_out: u64,
 }
 
 /// Reads these columns of a file, on so many threads, into this space.
-pub fn read(path: &Path, names: &[String], threads: usize, space: &Space) -> Result<Columns, Error> {
+///
+/// # Errors
+/// If the file can't be read or lacks a column, at a value that the policy refuses, and if no number is left.
+pub fn read(path: &Path, names: &[String], policy: Policy, threads: usize, space: &Space) -> Result<Columns, Error> {
+    let mut found = every_row(path, names, policy, threads, space)?;
+    if policy.missing == Missing::Skip || policy.invalid == Missing::Skip {
+        found.skip(space).map_err(|source| Error::Spool { path: path.to_owned(), source })?;
+        if found.rows == 0 && found.rows_left_out > 0 {
+            return Err(Error::AllSkipped { path: path.to_owned(), names: names.join(", ") });
+        }
+        return Ok(found);
+    }
+    let textual = |(name, gaps): (&String, &Gaps)| {
+        let example = gaps.example.clone().filter(|_| gaps.count() == found.rows as u64)?;
+        let (path, invalid) = (path.to_owned(), gaps.invalid);
+        let (text, place) = (example.text, example.place);
+        Some(Error::AllText { path, name: name.clone(), rows: found.rows, invalid, text, place })
+    };
+    match names.iter().zip(&found.gaps).find_map(textual) {
+        Some(error) => Err(error),
+        None => Ok(found),
+    }
+}
+
+impl Columns {
+    /// Leaves out the rows in which a column is null.
+    fn skip(&mut self, space: &Space) -> io::Result<()> {
+        let nulls = self.columns.iter().fold(None, |all, column| NullBuffer::union(all.as_ref(), column.nulls()));
+        let Some(whole) = nulls.filter(|nulls| nulls.null_count() > 0) else { return Ok(()) };
+        self.rows_left_out = whole.null_count() as u64;
+        self.rows -= whole.null_count();
+        let mut kept: Vec<Growing<Float64Type>> = self.columns.iter().map(|_| Growing::new(0)).collect();
+        for start in (0..whole.len()).step_by(BATCH) {
+            let rows = BATCH.min(whole.len() - start);
+            let mask = BooleanArray::new(whole.inner().slice(start, rows), None);
+            for (kept, column) in kept.iter_mut().zip(&self.columns) {
+                let values = filter(&column.slice(start, rows), &mask).map_err(io::Error::other)?;
+                kept.append(values.as_primitive())?;
+                spool::done_with(&column.values()[start..start + rows]);
+            }
+            if !space.holds(kept.iter().map(Growing::held).sum()) {
+                kept.iter_mut().try_for_each(|column| column.spill(space))?;
+            }
+        }
+        self.columns = kept.into_iter().map(Growing::finish).collect::<io::Result<_>>()?;
+        Ok(())
+    }
+}
+
+/// The gaps of one column, as its values come.
+struct Watch<'a> {
+    path: &'a Path,
+    name: &'a str,
+    policy: Policy,
+    gaps: Gaps,
+}
+
+impl Watch<'_> {
+    fn new<'a>(path: &'a Path, name: &'a str, policy: Policy) -> Watch<'a> {
+        Watch { path, name, policy, gaps: Gaps::default() }
+    }
+
+    /// The number, or nothing where the policy lets it be missing.
+    fn see(&mut self, value: Value<'_>, place: Place) -> Result<Option<f64>, Error> {
+        let (path, name) = (|| self.path.to_owned(), || self.name.to_owned());
+        match value {
+            Value::Number(number) => return Ok(Some(number)),
+            Value::Missing if self.policy.missing == Missing::Refuse => {
+                return Err(Error::Empty { path: path(), name: name(), place });
+            }
+            Value::Missing => self.gaps.missing += 1,
+            Value::Invalid(text) if self.policy.invalid == Missing::Refuse => {
+                let (text, remedy) = (shortened(text), remedy(self.path, self.name, text));
+                return Err(Error::Invalid { path: path(), name: name(), place, text, remedy });
+            }
+            Value::Invalid(text) => self.gaps.add_invalid(text, place),
+        }
+        Ok(None)
+    }
+}
+
+/// How to make numbers of a column's texts.
+fn remedy(path: &Path, name: &str, text: &str) -> String {
+    let Some(expression) = cleaning(name, text) else { return "clean it with tercile sql".to_owned() };
+    let column = if expression.contains('"') { format!("\"{name}\"") } else { name.to_owned() };
+    let sql = format!("SELECT * REPLACE ({expression} AS {column}) FROM t").replace('"', "\\\"");
+    let file = path.display().to_string();
+    let file = if file.contains([' ', '\'', '"', '$', '&', '(', ';']) { format!("{file:?}") } else { file };
+    format!("clean it with tercile sql --table t={file} -f csv -c \"{sql}\"")
+}
+
+fn every_row(path: &Path, names: &[String], policy: Policy, threads: usize, space: &Space) -> Result<Columns, Error> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(io)?;
     let mut magic = Vec::with_capacity(4);
     file.by_ref().take(4).read_to_end(&mut magic).map_err(io)?;
     file.rewind().map_err(io)?;
-    if magic == b"PAR1" { parquet(path, &file, names, threads, space) } else { csv(path, file, names, space) }
+    match magic == b"PAR1" {
+        true => parquet(path, &file, names, policy, (threads, space)),
+        false => csv(path, file, names, policy, space),
+    }
 }
 
 /// A part of a column, and where its values go.
 struct Part<'a> {
     column: usize,
     group: usize,
+    /// The number of its first row in the file.
+    start: usize,
     rows: usize,
     to: To<'a>,
 }
@@ -90,7 +207,13 @@ impl To<'_> {
     }
 }
 
-fn parquet(path: &Path, file: &File, names: &[String], threads: usize, space: &Space) -> Result<Columns, Error> {
+fn parquet(
+    path: &Path,
+    file: &File,
+    names: &[String],
+    policy: Policy,
+    (threads, space): (usize, &Space),
+) -> Result<Columns, Error> {
     let fault = |source| Error::Parquet { path: path.to_owned(), source };
     let metadata = ArrowReaderMetadata::load(file, Default::default()).map_err(fault)?;
     let fields = metadata.schema().fields();
@@ -100,7 +223,8 @@ fn parquet(path: &Path, file: &File, names: &[String], threads: usize, space: &S
             let has: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
             return Err(Error::NoColumn { path: path.to_owned(), name: name.clone(), has: has.join(", ") });
         };
-        if !(field.data_type().is_numeric() || matches!(field.data_type(), DataType::Boolean | DataType::Null)) {
+        let kind = field.data_type();
+        if !(kind.is_numeric() || matches!(kind, DataType::Boolean | DataType::Null) || is_text(kind)) {
             return Err(Error::NoNumber { path: path.to_owned(), name: name.clone(), kind: field.data_type().clone() });
         }
         roots.push(root);
@@ -122,19 +246,22 @@ fn parquet(path: &Path, file: &File, names: &[String], threads: usize, space: &S
                 Some(file) => To::File(file, start),
                 None => To::Memory(Mutex::new(rest.split_off_mut(..rows).unwrap_or_default())),
             };
+            parts.push(Part { column, group, start, rows, to });
             start += rows;
-            parts.push(Part { column, group, rows, to });
         }
     }
     // The parts of one row group are neighbours in the file.
     parts.sort_by_key(|part| (part.group, part.column));
     let read = in_parallel(parts.len(), threads, |i| {
         let part = &parts[i];
-        decode(path, &metadata, roots[part.column], &names[part.column], part)
+        decode(&metadata, roots[part.column], part, Watch::new(path, &names[part.column], policy))
     });
     let mut valid: Vec<Vec<(usize, BooleanBuffer)>> = vec![Vec::new(); names.len()];
-    for (part, buffer) in parts.iter().zip(read) {
-        valid[part.column].push((part.group, buffer?));
+    let mut gaps = vec![Gaps::default(); names.len()];
+    for (part, decoded) in parts.iter().zip(read) {
+        let (buffer, found) = decoded?;
+        valid[part.column].push((part.group, buffer));
+        gaps[part.column].add(found);
     }
     drop(parts);
     let columns = values.into_iter().zip(valid).enumerate().map(|(column, (values, parts))| {
@@ -149,17 +276,26 @@ fn parquet(path: &Path, file: &File, names: &[String], threads: usize, space: &S
             None => Ok(Float64Array::new(Buffer::from(values).into(), nulls)),
         }
     });
-    Ok(Columns { columns: columns.collect::<io::Result<_>>().map_err(spooled)?, rows })
+    Ok(Columns { columns: columns.collect::<io::Result<_>>().map_err(spooled)?, rows, gaps, rows_left_out: 0 })
 }
 
-/// Decodes one column of one row group to where it belongs; gives which values are there.
+/// Whether a Parquet column holds text, categories of it included.
+fn is_text(kind: &DataType) -> bool {
+    match kind {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, value) => is_text(value),
+        _ => false,
+    }
+}
+
+/// Decodes one column of one row group to where it belongs; gives which values are finite numbers, and the others' counts.
 fn decode(
-    path: &Path,
     metadata: &ArrowReaderMetadata,
     root: usize,
-    name: &str,
     part: &Part<'_>,
-) -> Result<BooleanBuffer, Error> {
+    mut watch: Watch<'_>,
+) -> Result<(BooleanBuffer, Gaps), Error> {
+    let (path, name) = (watch.path, watch.name);
     let fault = |source| Error::Parquet { path: path.to_owned(), source };
     let arrow = |source| Error::Arrow { path: path.to_owned(), name: name.to_owned(), source };
     // A file of its own: clones of one share the place they read at.
@@ -175,16 +311,33 @@ fn decode(
     let mut at = 0;
     for batch in reader {
         let batch = batch.map_err(arrow)?;
-        let numbers = cast(batch.column(0), &DataType::Float64).map_err(arrow)?;
-        let numbers = numbers.as_primitive::<Float64Type>();
+        let place = |row: usize| Place::Row((part.start + at + row) as u64);
+        let (numbers, present) = if is_text(batch.column(0).data_type()) {
+            let texts = cast(batch.column(0), &DataType::Utf8).map_err(arrow)?;
+            let texts = texts.as_string::<i32>().iter().enumerate();
+            let values = texts.map(|(row, text)| watch.see(text.map_or(Value::Missing, Value::of_text), place(row)));
+            let numbers = values.collect::<Result<Float64Array, Error>>()?;
+            let present = numbers.nulls().map(|nulls| nulls.inner().clone());
+            (numbers, present)
+        } else {
+            let numbers = cast(batch.column(0), &DataType::Float64).map_err(arrow)?;
+            let numbers = numbers.as_primitive::<Float64Type>().clone();
+            let present = present(&numbers);
+            for row in present.iter().flat_map(|there| (0..there.len()).filter(|row| !there.value(*row))) {
+                let text = numbers.value(row).to_string();
+                let missing = numbers.is_null(row) || numbers.value(row).is_nan();
+                watch.see(if missing { Value::Missing } else { Value::Invalid(&text) }, place(row))?;
+            }
+            (numbers, present)
+        };
         part.to.put(at, numbers.values()).map_err(|source| Error::Spool { path: path.to_owned(), source })?;
         at += numbers.len();
-        match present(numbers) {
-            Some(there) => valid.append_buffer(&there),
+        match present {
+            Some(present) => valid.append_buffer(&present),
             None => valid.append_n(numbers.len(), true),
         }
     }
-    Ok(valid.finish())
+    Ok((valid.finish(), watch.gaps))
 }
 
 /// Which values are finite numbers; nothing where all are.
@@ -197,9 +350,12 @@ fn present(numbers: &Float64Array) -> Option<BooleanBuffer> {
     }
 }
 
-fn csv(path: &Path, file: File, names: &[String], space: &Space) -> Result<Columns, Error> {
+fn csv(path: &Path, file: File, names: &[String], policy: Policy, space: &Space) -> Result<Columns, Error> {
     let fault = |error: csv::Error| Error::Csv { path: path.to_owned(), why: error.to_string() };
     let delimiter = if path.extension().is_some_and(|extension| extension == "tsv") { b'\t' } else { b',' };
+    let mut file = BufReader::with_capacity(1 << 18, file);
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let behind = lines_behind(file.fill_buf().map_err(io)?);
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).buffer_capacity(1 << 18).from_reader(file);
     let header = reader.byte_headers().map_err(fault)?.clone();
     let titles: Vec<String> = header.iter().map(|title| String::from_utf8_lossy(title).into_owned()).collect();
@@ -214,6 +370,7 @@ fn csv(path: &Path, file: File, names: &[String], space: &Space) -> Result<Colum
     let spooled = |source| Error::Spool { path: path.to_owned(), source };
     let mut columns: Vec<Growing<Float64Type>> = names.iter().map(|_| Growing::new(0)).collect();
     let mut some: Vec<Vec<Option<f64>>> = vec![Vec::with_capacity(BATCH); names.len()];
+    let mut watches: Vec<Watch<'_>> = names.iter().map(|name| Watch::new(path, name, policy)).collect();
     let mut record = csv::ByteRecord::new();
     let mut rows = 0;
     loop {
@@ -229,85 +386,18 @@ fn csv(path: &Path, file: File, names: &[String], space: &Space) -> Result<Colum
         if !more {
             break;
         }
-        for (column, &place) in some.iter_mut().zip(&places) {
-            let text = record.get(place).and_then(|field| std::str::from_utf8(field).ok());
-            column.push(text.and_then(|text| text.trim().parse().ok()).filter(|value: &f64| value.is_finite()));
+        let line = Place::Line(record.position().map_or(0, csv::Position::line) + behind);
+        for ((column, &place), watch) in some.iter_mut().zip(&places).zip(&mut watches) {
+            // Bytes that are no UTF-8 are no number, and may be shown in a message.
+            let text = String::from_utf8_lossy(record.get(place).unwrap_or_default());
+            column.push(watch.see(Value::of_text(&text), line)?);
         }
         rows += 1;
     }
     let columns: io::Result<_> = columns.into_iter().map(Growing::finish).collect();
-    Ok(Columns { columns: columns.map_err(spooled)?, rows })
+    let gaps = watches.into_iter().map(|watch| watch.gaps).collect();
+    Ok(Columns { columns: columns.map_err(spooled)?, rows, gaps, rows_left_out: 0 })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Arc;
-
-    use datafusion::arrow::array::{ArrayRef, BooleanArray, Float32Array, Int64Array, RecordBatch, StringArray};
-    use parquet::arrow::ArrowWriter;
-    use parquet::file::properties::WriterProperties;
-
-    fn here() -> Space {
-        Space::within(usize::MAX, spool::scratch())
-    }
-
-    fn names(names: &[&str]) -> Vec<String> {
-        names.iter().map(|&name| name.to_owned()).collect()
-    }
-
-    fn write(batch: &RecordBatch, group: usize) -> tempfile::NamedTempFile {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let properties = WriterProperties::builder().set_max_row_group_row_count(Some(group)).build();
-        let mut writer = ArrowWriter::try_new(file.reopen().unwrap(), batch.schema(), Some(properties)).unwrap();
-        writer.write(batch).unwrap();
-        writer.close().unwrap();
-        file
-    }
-
-    #[test]
-    fn row_groups_and_threads_make_no_difference() {
-        let ints: Int64Array = (0..1000).map(|i| (i % 10 != 3).then_some(i)).collect();
-        let floats: Float32Array = (0..1000).map(|i| Some(if i == 17 { f32::NAN } else { i as f32 / 4.0 })).collect();
-        let flags: BooleanArray = (0..1000).map(|i| Some(i % 2 == 0)).collect();
-        let batch = RecordBatch::try_from_iter([
-            ("a", Arc::new(ints) as ArrayRef),
-            ("text", Arc::new(StringArray::from(vec!["x"; 1000]))),
-            ("b", Arc::new(floats)),
-            ("c", Arc::new(flags)),
-        ])
-        .unwrap();
-        for group in [1000, 77] {
-            let file = write(&batch, group);
-            for (threads, space) in [(1, here()), (3, here()), (3, Space::within(0, spool::scratch()))] {
-                let found = read(file.path(), &names(&["c", "a", "b"]), threads, &space).unwrap();
-                assert_eq!(found.rows, 1000);
-                let [flags, ints, floats] = &found.columns[..] else { panic!() };
-                assert_eq!((flags.value(4), flags.value(5), flags.null_count()), (1.0, 0.0, 0));
-                assert_eq!((ints.value(999), ints.is_null(993), ints.null_count()), (999.0, true, 100));
-                assert_eq!((floats.value(999), floats.is_null(17), floats.null_count()), (249.75, true, 1));
-            }
-            let error = read(file.path(), &names(&["a", "d"]), 1, &here()).unwrap_err().to_string();
-            assert!(error.ends_with("has no column d; it has a, text, b, c"), "{error}");
-            let error = read(file.path(), &names(&["text"]), 1, &here()).unwrap_err().to_string();
-            assert!(
-                error.contains("the column text of ") && error.contains("holds Utf8, which is no number"),
-                "{error}"
-            );
-        }
-    }
-
-    #[test]
-    fn text_that_is_no_finite_number_is_missing_in_csv() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "\u{feff}a,b\n1, 2.5e3\n,NaN\n\"x, y\",inf\n-0,1e999\n").unwrap();
-        for space in [here(), Space::within(0, spool::scratch())] {
-            let found = read(file.path(), &names(&["b", "a"]), 1, &space).unwrap();
-            let rows: Vec<Vec<Option<f64>>> = found.columns.iter().map(|column| column.iter().collect()).collect();
-            assert_eq!(rows, [[Some(2500.0), None, None, None], [Some(1.0), None, None, Some(-0.0)]]);
-        }
-        std::fs::write(file.path(), "a,b\n1,2\n3\n").unwrap();
-        let error = read(file.path(), &names(&["a"]), 1, &here()).unwrap_err().to_string();
-        assert!(error.contains("as CSV") && error.contains("line: 3"), "{error}");
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@
 //! computed: each feature is standardised with its mean and population deviation, a missing value takes the mean; then the
 //! sum of the squared distances of the rows to the nearest of k centroids is made as small as the starts find it.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::{Array, Float64Array};
@@ -48,11 +49,13 @@ pub struct Job {
 /// What was found.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// All of them are clustered.
+    /// Rows that were clustered: the sum of the clusters' sizes.
     pub rows: u64,
+    /// Rows of the file that were not, because a feature was no number in them (`--missing skip`). Whoever read the file knows.
+    pub rows_left_out: u64,
+    /// Feature to the number of rows whose value was missing and took the mean.
+    pub imputed: BTreeMap<String, u64>,
     pub features: Vec<String>,
-    /// Values of each feature that are missing, for which its mean stands in.
-    pub missing: Vec<u64>,
     pub mean: Vec<f64>,
     /// Population deviation; 0 for a constant feature.
     pub std: Vec<f64>,
@@ -81,7 +84,7 @@ pub struct Report {
 /// What a fit follows from: equal receipts and k mean the same clusters to the bit.
 #[derive(Debug, Clone, Serialize)]
 pub struct Receipt {
-    /// Rows of the file.
+    /// Rows that were clustered.
     pub n: u64,
     /// See [`rows_hash`].
     pub rows_hash: String,
@@ -209,8 +212,9 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
     let drawn = job.init.is_none() && (features.len() > 1 || job.solver == Solver::Linfa);
     Ok(Report {
         rows: points.rows() as u64,
+        rows_left_out: 0,
+        imputed: imputed(features, columns),
         features: features.clone(),
-        missing: columns.iter().map(|column| column.null_count() as u64).collect(),
         k: settings.k as u32,
         seed: settings.seed,
         starts: if drawn { settings.starts as u64 } else { 0 },
@@ -227,6 +231,11 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
         std: scale.std.clone(),
         took: Took { fit, score: began.elapsed() },
     })
+}
+
+/// Feature to the number of rows in which its column is null.
+pub fn imputed(features: &[String], columns: &[Float64Array]) -> BTreeMap<String, u64> {
+    features.iter().cloned().zip(columns.iter().map(|column| column.null_count() as u64)).collect()
 }
 
 /// linfa's centroids, and the figures of one plain pass around them.
@@ -373,7 +382,7 @@ mod tests {
     #[test]
     fn a_missing_value_stands_at_the_mean() {
         let report = done(vec![vec![Some(1.0), Some(9.0), None, None, Some(5.0)]], 3).unwrap();
-        assert_eq!((report.missing[0], report.mean[0]), (2, 5.0));
+        assert_eq!((report.imputed["f0"], report.mean[0]), (2, 5.0));
         assert_eq!(report.clusters.iter().map(|c| c.size).collect::<Vec<_>>(), [1, 3, 1]);
     }
 }

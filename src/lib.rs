@@ -34,6 +34,8 @@ pub mod slices;
 
 pub mod engine;
 
+pub mod missing;
+
 pub mod columns;
 // Columns that may be larger than memory.
 pub mod spool;

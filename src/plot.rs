@@ -1,14 +1,15 @@
 //! A picture of a model: its sample coloured by cluster, as SVG.
 //!
 //! Input: a model, the sample that was kept with it, and the features to look at. Output: SVG text that needs nothing else.
-//! Two features make a scatter with centroids and names; one makes a histogram, where the clusters meet at the cuts.
+//! Two features make a scatter with centroids and names; one makes a histogram, where the clusters meet at the cuts. Values
+//! that were missing and took the mean are drawn hollow.
 
 use std::fmt::Write as _;
 
 use datafusion::arrow::array::{AsArray as _, RecordBatch};
 use datafusion::arrow::datatypes::{Float64Type, UInt32Type};
 
-use crate::model::Model;
+use crate::model::{Model, imputed};
 
 /// Told apart by most eyes (Okabe and Ito, "Color universal design", 2008); used again from the ninth cluster on.
 pub const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#666666"];
@@ -53,6 +54,11 @@ pub fn svg(model: &Model, sample: &RecordBatch, axes: &[String], language: &str)
     let clusters = sample.column_by_name("cluster").and_then(|column| column.as_primitive_opt::<UInt32Type>());
     let clusters = clusters.ok_or_else(|| missing("cluster"))?;
     let clusters: Vec<usize> = clusters.values().iter().map(|&cluster| cluster as usize).collect();
+    // Rows whose place on an axis is the mean because they have no value of their own.
+    let masks = imputed::of(sample);
+    let on_axis: Vec<usize> = (0..model.features.len()).filter(|&i| shown.contains(&&model.features[i])).collect();
+    let hollow = |row: usize| masks.is_some_and(|masks| on_axis.iter().any(|&i| imputed::is_set(masks.value(row), i)));
+    let hollow: Vec<bool> = (0..sample.num_rows()).map(hollow).collect();
     let names: Vec<String> = model.clusters.iter().map(|cluster| cluster.descriptions[language].clone()).collect();
     let mut svg = head(model, sample.num_rows());
     match shown.as_slice() {
@@ -61,12 +67,9 @@ pub fn svg(model: &Model, sample: &RecordBatch, axes: &[String], language: &str)
             let (across, up) = (Axis::of(&xs, LEFT, RIGHT), Axis::of(&ys, BOTTOM, TOP));
             across.draw(&mut svg, x, true);
             up.draw(&mut svg, y, false);
-            for ((x, y), cluster) in xs.iter().zip(&ys).zip(&clusters) {
-                let (x, y, fill) = (across.at(*x), up.at(*y), colour(*cluster));
-                let _ = writeln!(
-                    svg,
-                    "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" fill=\"{fill}\" fill-opacity=\"0.55\"/>"
-                );
+            for (((x, y), cluster), &hollow) in xs.iter().zip(&ys).zip(&clusters).zip(&hollow) {
+                let (x, y, paint) = (across.at(*x), up.at(*y), paint(*cluster, hollow));
+                let _ = writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" {paint}/>");
             }
             for (cluster, name) in model.clusters.iter().zip(&names) {
                 let at = |feature: &str| cluster.centroid.get(feature).copied().unwrap_or_default();
@@ -80,16 +83,25 @@ pub fn svg(model: &Model, sample: &RecordBatch, axes: &[String], language: &str)
                 );
             }
         }
-        [x] => histogram(&mut svg, x, &values(x)?, &clusters, model.clusters.len()),
+        [x] => histogram(&mut svg, x, &values(x)?, (&clusters, &hollow), model.clusters.len()),
         [] => {}
     }
-    legend(&mut svg, model, &names);
+    legend(&mut svg, model, &names, hollow.iter().filter(|hollow| **hollow).count());
     svg.push_str("</svg>\n");
     Ok(svg)
 }
 
 fn colour(cluster: usize) -> &'static str {
     COLOURS[cluster % COLOURS.len()]
+}
+
+/// How a mark of a cluster is painted: filled, or as an outline.
+fn paint(cluster: usize, hollow: bool) -> String {
+    let colour = colour(cluster);
+    match hollow {
+        true => format!("fill=\"none\" stroke=\"{colour}\" stroke-opacity=\"0.7\""),
+        false => format!("fill=\"{colour}\" fill-opacity=\"0.55\""),
+    }
 }
 
 fn head(model: &Model, points: usize) -> String {
@@ -108,7 +120,7 @@ fn head(model: &Model, points: usize) -> String {
     )
 }
 
-fn legend(svg: &mut String, model: &Model, names: &[String]) {
+fn legend(svg: &mut String, model: &Model, names: &[String], hollow: usize) {
     for (i, (cluster, name)) in model.clusters.iter().zip(names).enumerate() {
         let y = TOP + 12.0 + 36.0 * i as f64;
         let share = 100.0 * cluster.size as f64 / model.rows.max(1) as f64;
@@ -127,16 +139,30 @@ fn legend(svg: &mut String, model: &Model, names: &[String]) {
             cluster.size
         );
     }
+    if hollow > 0 {
+        let y = TOP + 12.0 + 36.0 * names.len() as f64;
+        let _ = writeln!(
+            svg,
+            "<rect x=\"{}\" y=\"{}\" width=\"11\" height=\"11\" class=\"axis\"/><text x=\"{}\" y=\"{y}\">missing, \
+             drawn at the mean</text><text x=\"{}\" y=\"{}\" fill-opacity=\"0.7\">{hollow} of the drawn rows</text>",
+            RIGHT + 20.5,
+            y - 9.5,
+            RIGHT + 40.0,
+            RIGHT + 40.0,
+            y + 15.0,
+        );
+    }
 }
 
-/// Counts by value, the clusters of a bar on top of each other.
-fn histogram(svg: &mut String, name: &str, values: &[f64], clusters: &[usize], k: usize) {
+/// Counts by value, the clusters of a bar on top of each other, and of each cluster the hollow rows on top of the others.
+fn histogram(svg: &mut String, name: &str, values: &[f64], (clusters, hollow): (&[usize], &[bool]), k: usize) {
     let across = Axis::of(values, LEFT, RIGHT);
-    let mut counts = vec![vec![0_u32; k]; BARS];
+    // Two counts for each cluster.
+    let mut counts = vec![vec![0_u32; 2 * k]; BARS];
     let width = (RIGHT - LEFT) / BARS as f64;
-    for (&value, &cluster) in values.iter().zip(clusters) {
+    for ((&value, &cluster), &hollow) in values.iter().zip(clusters).zip(hollow) {
         let bar = (((across.at(value) - LEFT) / width) as usize).min(BARS - 1);
-        if let Some(count) = counts[bar].get_mut(cluster) {
+        if let Some(count) = counts[bar].get_mut(2 * cluster + usize::from(hollow)) {
             *count += 1;
         }
     }
@@ -146,16 +172,19 @@ fn histogram(svg: &mut String, name: &str, values: &[f64], clusters: &[usize], k
     up.draw(svg, "rows of the sample", false);
     for (i, bar) in counts.iter().enumerate() {
         let mut below = 0;
-        for (cluster, &count) in bar.iter().enumerate().filter(|(_, count)| **count > 0) {
+        for (part, &count) in bar.iter().enumerate().filter(|(_, count)| **count > 0) {
             let (bottom, top) = (up.at(f64::from(below)), up.at(f64::from(below + count)));
             below += count;
+            let paint = match part % 2 {
+                0 => format!("fill=\"{}\"", colour(part / 2)),
+                _ => paint(part / 2, true),
+            };
             let _ = writeln!(
                 svg,
-                "<rect x=\"{:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{}\"/>",
+                "<rect x=\"{:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{:.1}\" {paint}/>",
                 LEFT + width * i as f64,
                 width - 1.0,
                 bottom - top,
-                colour(cluster)
             );
         }
     }

@@ -124,7 +124,7 @@ impl Rows {
             }
             Some(byte) => byte == b'{',
         };
-        let behind = u64::from(text.windows(2).find(|pair| pair[1] == b'\n').is_some_and(|pair| pair[0] == b'\r'));
+        let behind = lines_behind(text);
         // The mark is no part of the first field, or the quote after it would not open one.
         let skipped = head.len() - text.len();
         let input: Box<dyn Read + Send> = Box::new(io::Cursor::new(head.split_off(skipped)).chain(input));
@@ -204,6 +204,12 @@ impl Rows {
             },
         }
     }
+}
+
+/// How far the csv crate's line numbers are behind, as the first bytes of a file tell: by 1 where lines end in CR LF, because it
+/// counts between the two. Its number for a header is right.
+pub(crate) fn lines_behind(head: &[u8]) -> u64 {
+    u64::from(head.windows(2).find(|pair| pair[1] == b'\n').is_some_and(|pair| pair[0] == b'\r'))
 }
 
 /// Watches the quotes of CSV as it is read: the csv crate takes what RFC 4180 does not allow, and an open quote would

@@ -29,7 +29,9 @@ use crate::features::chunks::processors;
 use crate::features::{self, Scale};
 use crate::kmeans::{self, Fit, Limits, Points, Settings, Step};
 use crate::model::describe::describe;
-use crate::model::{By, Cluster, Cut, METHOD, Model, Predecessor, Receipt, SLICES, Shelf, Trained, shelf::all_slices};
+use crate::model::{
+    By, Cluster, Cut, METHOD, Model, Predecessor, Receipt, SLICES, Shelf, Trained, imputed, shelf::all_slices,
+};
 use crate::spool::{self, Space};
 use crate::sql::{Files, Segmentation};
 use crate::store::{self, Held, Snapshot, Store};
@@ -417,6 +419,7 @@ impl Job<'_> {
             version: 0,
             rows: rows.rows() as u64,
             rows_left_out: slice_end(self.stream.n, self.slice).saturating_sub(rows.rows() as u64),
+            imputed: Some(features.iter().cloned().zip(rows.missing()).collect()),
             features: features.clone(),
             mean: scale.mean,
             std: scale.std,
@@ -474,6 +477,8 @@ fn sample(
     let silhouette = kmeans::silhouette(&points, &labels, fit.sizes.len(), processors());
     fields.push(Field::new("cluster", DataType::UInt32, false));
     columns.push(Arc::new(labels.into_iter().map(|label| Some(u32::from(label))).collect::<UInt32Array>()));
+    fields.push(Field::new(imputed::COLUMN, DataType::UInt32, false));
+    columns.push(Arc::new(imputed::masks(&sample.features)));
     Ok((RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?, silhouette))
 }
 

@@ -29,7 +29,7 @@ fn write_parquet(path: &Path, (a, b): &(Vec<Option<f64>>, Vec<Option<f64>>), gro
 }
 
 fn write_csv(place: &Place, name: &str, (a, b): &(Vec<Option<f64>>, Vec<Option<f64>>)) {
-    let field = |v: &Option<f64>| v.map_or("n/a".to_owned(), |v| v.to_string());
+    let field = |v: &Option<f64>| v.map_or(String::new(), |v| v.to_string());
     let lines = a.iter().zip(b).map(|(a, b)| format!("x,{},{}\n", field(b), field(a)));
     place.write(name, format!("name,b,a\n{}", lines.collect::<String>()));
 }
@@ -69,7 +69,7 @@ fn format_row_groups_and_threads_change_no_bit() {
     }
     let sizes: u64 = expected["clusters"].as_array().unwrap().iter().map(|c| c["size"].as_u64().unwrap()).sum();
     assert_eq!((sizes, &expected["rows"]), (70_000, &Value::from(70_000)));
-    assert_eq!(expected["missing"], serde_json::json!([722, 722]));
+    assert_eq!(expected["imputed"], serde_json::json!({"a": 722, "b": 722}));
     assert!(expected["silhouette"].as_f64().unwrap() > 0.8 && expected["silhouette_rows"] == 5000);
     assert!(expected["davies_bouldin"].as_f64().unwrap() < 0.3, "{}", expected["davies_bouldin"]);
     assert!(expected["calinski_harabasz"].as_f64().unwrap() > 1e5);
@@ -128,9 +128,14 @@ fn given_centroids_tolerance_and_passes_are_obeyed() {
     let written: Value = serde_json::from_slice(&std::fs::read(place.path("model.json")).unwrap()).unwrap();
     assert_eq!(written, ours);
     let words = place.ok(&["fit", "rows.csv", "--features", "a,b"]);
-    for word in
-        ["3,000 rows of rows.csv", "Low a, Low b", "inertia", "(all 3,000 rows)", "31 of a are missing", "s to fit"]
-    {
+    for word in [
+        "3,000 rows of rows.csv",
+        "Low a, Low b",
+        "inertia",
+        "(all 3,000 rows)",
+        "a was missing in 31 of 3,000 rows and took the mean",
+        "s to fit",
+    ] {
         assert!(words.contains(word), "{word}: {words}");
     }
 }
@@ -146,7 +151,7 @@ fn what_cannot_be_clustered_is_refused_in_one_line() {
         (&["no.csv", "--features", "a"], "cannot read no.csv: No such file"),
         (&["broken.parquet", "--features", "a"], "cannot read broken.parquet as Parquet: "),
         (&["rows.csv", "--features", "a,c"], "rows.csv has no column c; it has name, b, a"),
-        (&["rows.csv", "--features", "name"], "cannot cluster rows.csv: the feature name is missing in every row"),
+        (&["rows.csv", "--features", "name"], "rows.csv, line 2: the column name holds `x`, which is no number"),
         (&["rows.csv", "--features", "a,a"], "--features names a twice"),
         (&["rows.csv", "--features", "a", "--k", "65"], "--k must be from 1 to 64, found 65"),
         (
@@ -200,4 +205,97 @@ fn three_blobs_are_suggested_as_three_and_drawn() {
     assert_eq!(found["candidates"].as_array().unwrap().len(), 4);
     let error = place.fails(1, &["suggest-k", "rows.csv", "--features", "a,b", "--min-k", "9", "--max-k", "4"]);
     assert!(error.contains("--min-k 9 is more than --max-k 4"), "{error}");
+}
+
+#[test]
+fn text_is_refused_with_a_suggestion_that_works() {
+    let place = Place::new();
+    let number = |i: usize| format!("{},{:03}", i % 7 + 1, i * 37 % 1000);
+    let rows: String = (0..60).map(|i| format!("i{i},{}.5,\"{}\",{}\n", i % 5, number(i), i % 2 == 0)).collect();
+    place.write("shop 1.csv", format!("item,stars,reviews,flag\n{rows}"));
+    for command in ["fit", "suggest-k"] {
+        for (feature, line, text) in [("reviews", 2, "1,000"), ("flag", 2, "true")] {
+            let features = format!("stars,{feature}");
+            let error = place.fails(1, &[command, "shop 1.csv", "--features", &features]);
+            let place_and_text =
+                format!("shop 1.csv, line {line}: the column {feature} holds `{text}`, which is no number; ");
+            assert!(error.contains(&place_and_text), "{error}");
+            assert!(error.contains("or give --missing impute") && error.contains("--missing skip"), "{error}");
+            // The command as a shell takes it.
+            let clean = error.split("clean it with tercile").nth(1).unwrap().split(", or give").next().unwrap();
+            let script = format!("'{}' {clean} > clean.csv", env!("CARGO_BIN_EXE_tercile"));
+            let mut shell = std::process::Command::new("sh");
+            let status = shell.args(["-c", &script]).current_dir(place.dir.path()).status();
+            assert!(status.unwrap().success(), "{script}");
+            place.ok(&[command, "clean.csv", "--features", &features]);
+        }
+    }
+    // Text that no rule makes a number of.
+    place.write("na.csv", "a,b\n1,2\n3,n/a\n");
+    let error = place.fails(1, &["fit", "na.csv", "--features", "b"]);
+    assert!(
+        error.contains("na.csv, line 3: the column b holds `n/a`, which is no number; clean it with tercile sql, or"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_missing_is_imputed_skipped_or_refused_and_counted() {
+    let place = Place::new();
+    let cell = |i: usize| match i {
+        3 | 17 | 30 => String::new(),
+        40 => "n/a".to_owned(),
+        _ => (i % 3 * 100 + i % 7).to_string(),
+    };
+    let rows: String = (0..60).map(|i| format!("{},{}\n", cell(i), i % 3 * 10 + i % 5)).collect();
+    place.write("rows.csv", format!("a,b\n{rows}"));
+    let fails = |choice: &str| place.fails(1, &["fit", "rows.csv", "--features", "a,b", "--missing", choice]);
+    assert!(fails("refuse").contains("rows.csv, line 5: the column a is empty; fill it in, or give --missing impute"));
+
+    let imputed = json(&place, &["rows.csv", "--missing", "impute"]);
+    assert_eq!((&imputed["rows"], &imputed["rows_left_out"]), (&60.into(), &0.into()));
+    assert_eq!(imputed["imputed"], serde_json::json!({"a": 4, "b": 0}));
+    let example = serde_json::json!({"a": {"values": 1, "example": {"text": "n/a", "line": 42}}});
+    assert_eq!(imputed["not_numbers"], example);
+    let skipped = json(&place, &["rows.csv", "--missing", "skip"]);
+    assert_eq!((&skipped["rows"], &skipped["rows_left_out"]), (&56.into(), &4.into()));
+    assert_eq!((&skipped["imputed"], &skipped["not_numbers"]), (&serde_json::json!({"a": 0, "b": 0}), &example));
+    // The rows that are left give the same clusters by themselves.
+    let kept: String = (0..60)
+        .filter(|i| ![3, 17, 30, 40].contains(i))
+        .map(|i| format!("{},{}\n", cell(i), i % 3 * 10 + i % 5))
+        .collect();
+    place.write("kept.csv", format!("a,b\n{kept}"));
+    let alone = json(&place, &["kept.csv"]);
+    assert_eq!((&alone["clusters"], &alone["receipt"]), (&skipped["clusters"], &skipped["receipt"]));
+
+    let said = "a was missing in 4 of 60 rows and took the mean (1 of them no number, such as `n/a` in line 42)\n";
+    let left_out = "a is missing in 4 of the file's 60 rows (1 of them no number, such as `n/a` in line 42)\n4 rows were left out\n";
+    for command in [&["fit"][..], &["fit", "--k", "2..3"], &["suggest-k", "--max-k", "3"]] {
+        for (choice, said) in [("impute", said), ("skip", left_out)] {
+            let args = [command, &["rows.csv", "--features", "a,b", "--missing", choice]].concat();
+            let table = place.ok(&args);
+            assert!(table.contains(said), "{args:?}: {table}");
+        }
+        let args = [command, &["rows.csv", "--features", "a,b", "--missing", "skip", "--json"]].concat();
+        let found: Value = serde_json::from_str(&place.ok(&args)).unwrap();
+        assert_eq!(
+            (&found["rows"], &found["rows_left_out"], &found["imputed"]["a"]),
+            (&56.into(), &4.into(), &0.into()),
+            "{args:?}"
+        );
+    }
+    place.write("text.csv", "a,flag\n1,yes\n2,no\n3,\n");
+    let error = place.fails(1, &["fit", "text.csv", "--features", "a,flag", "--missing", "impute", "--k", "2"]);
+    assert!(
+        error.contains(
+            "the column flag of text.csv holds no number in any of 3 rows: 2 hold text, such as `yes` in line 2"
+        ),
+        "{error}"
+    );
+    let error = place.fails(1, &["fit", "text.csv", "--features", "a,flag", "--missing", "skip"]);
+    assert!(
+        error.contains("no row of text.csv has a number in each of a, flag, so --missing skip leaves none"),
+        "{error}"
+    );
 }

@@ -363,3 +363,76 @@ fn a_model_whose_records_expired_says_so_and_the_next_one_stands_on_what_is_left
     assert_eq!(place.up(&["--data", "more.csv", "--append"]).interrupt().code, Some(0));
     assert_eq!(place.ok(&["sql", "-f", "csv", "-c", "SELECT count(*) AS n FROM records"]), "n\n565\n");
 }
+
+/// SQL files for a table of the columns b and e, with a segmentation by b and one by both.
+fn two_numbers(place: &Place) {
+    let view =
+        |features: &str| format!("-- k: 3\n\nSELECT _partition, _offset, _timestamp, _slice, {features} FROM slices\n");
+    place.write("sql/00_records.sql", "CREATE TABLE records (id TEXT, b TEXT, e TEXT)\n");
+    place.write(
+        "sql/10_numbers.sql",
+        "SELECT _partition, _offset, _timestamp, TRY_CAST(b AS DOUBLE) AS b, TRY_CAST(e AS DOUBLE) AS e
+         FROM records WHERE _error IS NULL\n",
+    );
+    let slices = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/20_slices.sql")).unwrap();
+    place.write("sql/20_slices.sql", slices.replace("products", "numbers"));
+    place.write("sql/30_by_b.sql", view("b"));
+    place.write("sql/31_by_both.sql", view("e, b"));
+}
+
+#[test]
+fn missing_values_are_counted_wherever_a_model_is_shown() {
+    let place = Place::new();
+    two_numbers(&place);
+    let row = |i: usize| match i % 2 {
+        0 => format!("{i},,{}\n", i % 11),
+        _ => format!("{i},{},{}\n", i % 3 * 100 + i % 7, i % 11),
+    };
+    place.write("half.csv", format!("id,b,e\n{}", (0..120).map(row).collect::<String>()));
+    let up = place.up(&["--data", "half.csv", "--sql", "sql"]);
+    for (slice, half) in [(1, 20), (2, 40), (3, 60)] {
+        let model = up.get(&format!("/api/segments/by_both/models/{slice}")).json();
+        assert_eq!(model["imputed"], json!({"e": 0, "b": half}), "slice {slice}");
+    }
+    let points = up.get("/api/segments/by_both/points").json();
+    for (i, point) in points["points"].as_array().unwrap().iter().enumerate() {
+        let expected = if i % 2 == 0 { json!(["b"]) } else { json!(null) };
+        assert_eq!(point.get("imputed").unwrap_or(&json!(null)), &expected, "{point}");
+    }
+    assert_eq!(up.get("/api/segments/by_both/k-report").json()["imputed"], json!({"e": 0, "b": 60}));
+    // Whoever asks for a prediction gets none out of nothing.
+    let missing = up.post("/api/segments/by_both/predict", r#"[{"e":1,"b":2},{"e":1}]"#);
+    assert_eq!((missing.status, &missing.json()["index"], &missing.json()["field"]), (422, &json!(1), &json!("b")));
+    assert_eq!(up.interrupt().code, Some(0));
+
+    let said = "by_both slice 3: b was missing in 60 of 120 rows and took the mean\n";
+    let table = place.ok(&["train", "--sql", "sql"]);
+    assert!(table.contains(said) && table.contains("by_b slice 1: b was missing in 20 of 40 rows"), "{table}");
+    assert!(!table.contains(": e was missing"), "{table}");
+    assert!(place.ok(&["model", "show", "by_b"]).contains("\nb was missing in 60 of 120 rows and took the mean\n"));
+    assert_eq!(shown(&place, "by_b")["imputed"], json!({"b": 60}));
+    place.ok(&["verify", "by_b", "--sql", "sql"]);
+    let drawn = place.ok(&["plot", "by_both"]);
+    assert_eq!(
+        (drawn.matches("<circle").count(), drawn.matches("fill=\"none\" stroke=\"#").count()),
+        (120, 60),
+        "{drawn}"
+    );
+    assert!(drawn.contains("missing, drawn at the mean</text>") && drawn.contains("60 of the drawn rows"), "{drawn}");
+    let drawn = place.ok(&["plot", "by_b"]);
+    assert!(drawn.contains("fill=\"none\" stroke=\"#") && drawn.contains("60 of the drawn rows"), "{drawn}");
+    let sampled = "SELECT count(*) FROM sample WHERE _imputed = 2";
+    let sample = "sample=store/models/by_both/3.sample.parquet";
+    assert_eq!(
+        place.ok(&["sql", "--sql", "sql", "--table", sample, "-f", "csv", "-c", sampled]).lines().nth(1),
+        Some("60")
+    );
+
+    // Models and samples of earlier builds say nothing about it, and are as good.
+    changed(&place, "store/models/by_b/3.json", "\"rows_left_out\": ", |value| value.to_owned());
+    let text = std::fs::read_to_string(place.path("changed.json")).unwrap();
+    let start = text.find("  \"imputed\": {").unwrap();
+    let end = start + text[start..].find("},\n").unwrap() + 3;
+    place.write("older.json", format!("{}{}", &text[..start], &text[end..]));
+    assert!(place.ok(&["verify", "older.json", "--sql", "sql"]).contains("is what its receipt says"));
+}

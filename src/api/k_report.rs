@@ -3,6 +3,7 @@
 //! Input: the sample that was kept with a model. Output: what suggest.rs finds in it. That takes a while of a processor, so it
 //! is made when somebody asks, one at a time, and kept: a version never changes.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use datafusion::arrow::array::{AsArray as _, Float64Array};
@@ -19,7 +20,7 @@ use super::stamp::Stamped;
 use super::{State, Tags};
 use crate::fit::Error;
 use crate::kmeans::{Limits, Settings, starts_for};
-use crate::model::{Model, SLICES, Shelf};
+use crate::model::{Model, SLICES, Shelf, imputed};
 use crate::suggest;
 
 /// The fewest and the most clusters that are tried.
@@ -35,6 +36,10 @@ pub struct KReport {
     pub version: u64,
     /// Rows of the sample.
     pub rows: u64,
+    /// Feature to the number of these rows whose value was missing and took the mean. Not given by models that were made
+    /// before this was kept.
+    #[oai(skip_serializing_if_is_none)]
+    pub imputed: Option<BTreeMap<String, u64>>,
     /// The number of clusters that the model has.
     pub k: u32,
     /// The numbers that were tried, ascending.
@@ -168,6 +173,7 @@ fn report(shelf: &Shelf, model: &Model) -> Result<KReport, Problem> {
         slice: model.slice,
         version: model.version,
         rows: sample.num_rows() as u64,
+        imputed: imputed::counts(&sample, &model.features),
         k: model.k,
         candidates: tried.into_iter().map(candidate).collect(),
         suggestion,

@@ -14,7 +14,7 @@ use super::predict::serving;
 use super::problem::{Problem, problems};
 use super::stamp::Stamped;
 use super::{State, Tags};
-use crate::model::{Model, SLICES, Shelf};
+use crate::model::{Model, SLICES, Shelf, imputed};
 
 problems! {
     /// Why there is nothing to show.
@@ -73,8 +73,12 @@ pub struct Points {
 pub struct Point {
     pub partition: i32,
     pub offset: i64,
-    /// In the features' own units; a missing one is the mean.
+    /// In the features' own units.
     pub values: Vec<f64>,
+    /// The features that were missing in this record: their values are the mean. Not given where none was, nor by models
+    /// that were made before this was kept.
+    #[oai(default, skip_serializing_if_is_empty)]
+    pub imputed: Vec<String>,
     pub cluster: u32,
 }
 
@@ -197,11 +201,18 @@ fn points(shelf: &Shelf, model: &Model) -> Result<Points, Problem> {
     let clusters = clusters.as_primitive::<UInt32Type>();
     let features: Vec<_> =
         model.features.iter().filter_map(|f| column(f)).map(|c| c.as_primitive::<Float64Type>()).collect();
+    let masks = imputed::of(&sample);
+    let imputed = |row: usize| {
+        let mask = masks.map_or(0, |masks| masks.value(row));
+        let names = model.features.iter().enumerate().filter(|(feature, _)| imputed::is_set(mask, *feature));
+        names.map(|(_, name)| name.clone()).collect()
+    };
     let points = (0..sample.num_rows())
         .map(|row| Point {
             partition: partitions.value(row),
             offset: offsets.value(row),
             values: features.iter().map(|column| column.value(row)).collect(),
+            imputed: imputed(row),
             cluster: clusters.value(row),
         })
         .collect();

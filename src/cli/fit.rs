@@ -1,5 +1,6 @@
 //! `tercile fit`
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::num::NonZero;
 use std::ops::RangeInclusive;
@@ -11,13 +12,14 @@ use clap::{Args, ValueEnum};
 use ndarray::Array2;
 use serde::Serialize;
 
-use super::{Done, Terminal, table, thousands};
-use crate::columns;
+use super::{Done, Terminal, imputed, table, thousands};
+use crate::columns::{self, Columns};
 use crate::config::bytes;
 use crate::engine::MAX_FEATURES;
 use crate::features::chunks::processors;
 use crate::fit::{self, Job, Receipt, Report};
 use crate::kmeans::{self, Limits, Settings, Step};
+use crate::missing::{self, Missing, NotNumbers, Policy};
 use crate::spool::{self, Space};
 use crate::sql::header::MAX_K;
 use crate::train::SEED;
@@ -40,8 +42,8 @@ enum Solver {
 
 /// KMeans on any Parquet or CSV file
 ///
-/// Features are standardised with their mean and population deviation; what is no finite number (NULL, NaN, an infinity, in
-/// CSV any other text) takes the mean. The sum of squared distances to the nearest of k centroids is then made small by
+/// Features are standardised with their mean and population deviation. A missing value (NULL, an empty cell, NaN) takes the
+/// mean and is counted; other text and infinities end the run, unless --missing says otherwise. The sum of squared distances to the nearest of k centroids is then made small by
 /// Lloyd's algorithm, from greedy k-means++ starts: on all different rows up to 65,536 rows, on a drawn sample of those
 /// otherwise; the best ends are polished on all rows until assignments stop changing. A single feature is solved exactly. The
 /// same file and settings give the same bits on any number of threads.
@@ -83,6 +85,10 @@ pub(super) struct FileArgs {
     /// The columns to cluster by, separated by commas
     #[arg(long, env = "TERCILE_FEATURES", value_name = "NAMES", value_delimiter = ',', required = true)]
     pub features: Vec<String>,
+    /// What to do with a row in which a feature is missing or no number [default: impute missing values, refuse text and
+    /// infinities]
+    #[arg(long, env = "TERCILE_MISSING", value_name = "CHOICE")]
+    missing: Option<Missing>,
     /// Starts to draw [default: 10, or 2,000,000 / rows if that is more, at most 1,000]
     #[arg(long, env = "TERCILE_N_INIT", value_name = "N")]
     n_init: Option<NonZero<u32>>,
@@ -110,7 +116,13 @@ impl FileArgs {
         Ok(())
     }
 
-    pub fn space(&self) -> Space {
+    /// Reads the features.
+    pub fn read(&self) -> Result<Columns, columns::Error> {
+        let policy = self.missing.map_or(Policy::FIT, Policy::all);
+        columns::read(&self.file, &self.features, policy, self.threads(), &self.space())
+    }
+
+    fn space(&self) -> Space {
         Space::within(self.memory_limit.unwrap_or_else(spool::half_of_memory), spool::scratch())
     }
 
@@ -130,6 +142,9 @@ struct Printed<'a> {
     file: &'a Path,
     #[serde(flatten)]
     report: Report,
+    /// Feature to its values that are text or infinities, where it has some.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    not_numbers: BTreeMap<String, NotNumbers>,
     receipt: Receipt,
     seconds: Seconds,
 }
@@ -139,6 +154,8 @@ struct Printed<'a> {
 struct Several<'a> {
     file: &'a Path,
     rows: u64,
+    rows_left_out: u64,
+    imputed: BTreeMap<String, u64>,
     features: &'a [String],
     /// The number of clusters whose silhouette is greatest.
     best: Option<u32>,
@@ -162,7 +179,8 @@ impl Fit {
         bar.set_message(format!("reading {}", file.display()));
         let began = Instant::now();
         let threads = job.settings.threads;
-        let columns = columns::read(file, features, threads, &self.from.space())?;
+        let columns = self.from.read()?;
+        let not_numbers = missing::not_numbers(features, &columns.gaps);
         let read = began.elapsed().as_secs_f64();
         let starts = self.from.starts(columns.rows);
         // A table for people has no receipt in it.
@@ -178,16 +196,23 @@ impl Fit {
             };
             let report = fit::fit(&columns.columns, &job, &watch);
             let report = report.with_context(|| format!("cannot cluster {}", file.display()))?;
+            let report = Report { rows_left_out: columns.rows_left_out, ..report };
             let (fit, score) = (report.took.fit.as_secs_f64(), report.took.score.as_secs_f64());
             let receipt = Receipt::new(&job, &report, &rows_hash);
-            Ok::<_, anyhow::Error>(Printed { file, report, receipt, seconds: Seconds { read, fit, score } })
+            let (not_numbers, seconds) = (not_numbers.clone(), Seconds { read, fit, score });
+            Ok::<_, anyhow::Error>(Printed { file, report, not_numbers, receipt, seconds })
         };
         let done = match ks {
-            Ks::One(k) => one(k).and_then(|printed| Ok((serde_json::to_string_pretty(&printed)?, words(&printed)))),
+            Ks::One(k) => {
+                one(k).and_then(|printed| Ok((serde_json::to_string_pretty(&printed)?, words(&printed, &columns))))
+            }
             Ks::Each(ks) => each(ks, one).and_then(|fits| {
                 let best = fit::best_by_silhouette(fits.iter().map(|printed| &printed.report));
-                let several = Several { file, rows: columns.rows as u64, features, best, fits };
-                Ok((serde_json::to_string_pretty(&several)?, scores(&several)))
+                let (rows, rows_left_out) = (columns.rows as u64, columns.rows_left_out);
+                let imputed = fit::imputed(features, &columns.columns);
+                let several = Several { file, rows, rows_left_out, imputed, features, best, fits };
+                let lines = imputed::of_file(features, &columns);
+                Ok((serde_json::to_string_pretty(&several)?, scores(&several) + &lines))
             }),
         };
         bar.finish_and_clear();
@@ -273,7 +298,7 @@ fn share(text: &str) -> Result<f64, String> {
     share.ok_or_else(|| "expected a number from 0 upwards, such as 1e-4".to_owned())
 }
 
-fn words(printed: &Printed<'_>) -> String {
+fn words(printed: &Printed<'_>, columns: &Columns) -> String {
     let Printed { file, report, seconds, .. } = printed;
     let mut header = vec!["cluster", "rows", "share"];
     header.extend(report.features.iter().map(String::as_str));
@@ -297,10 +322,7 @@ fn words(printed: &Printed<'_>) -> String {
         line(format!("Davies-Bouldin     {davies_bouldin:.4}"));
         line(format!("Caliński-Harabasz  {}", short(calinski_harabasz)));
     }
-    let missing = report.features.iter().zip(&report.missing).filter(|(_, n)| **n > 0);
-    for (name, n) in missing {
-        line(format!("{} of {name} are missing or no finite number; its mean stands in", thousands(*n)));
-    }
+    imputed::of_file(&report.features, columns).lines().for_each(|text| line(text.to_owned()));
     let empty = report.clusters.iter().filter(|cluster| cluster.size == 0).count();
     if empty > 0 {
         line(format!("{empty} of the clusters are empty: they stand where others do, or no row is nearest to them"));

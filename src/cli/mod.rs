@@ -9,6 +9,7 @@ mod executor;
 mod files;
 mod fit;
 mod generate;
+mod imputed;
 mod ingest;
 mod init;
 mod keys;

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Done, table, thousands};
+use super::{Done, imputed, table, thousands};
 use crate::config::StoreArgs;
 use crate::model::{named, plain_sql};
 
@@ -63,7 +63,12 @@ impl Model {
                     })
                     .collect();
                 let (name, slice, version) = (&model.segmentation, model.slice, model.version);
-                format!("{name} of slice {slice}, version {version}\n{}", table::render(&header, &rows))
+                let mut text = format!("{name} of slice {slice}, version {version}\n{}", table::render(&header, &rows));
+                for line in model.imputed.iter().flat_map(|counts| imputed::lines(&model.features, counts, model.rows))
+                {
+                    text.push_str(&(line + "\n"));
+                }
+                text
             }
         };
         std::io::stdout().write_all(text.as_bytes())?;

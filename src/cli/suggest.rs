@@ -1,5 +1,6 @@
 //! `tercile suggest-k`
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -10,9 +11,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::fit::{FileArgs, short};
-use super::{Done, Terminal, table, thousands};
-use crate::columns;
+use super::{Done, Terminal, imputed, table, thousands};
+use crate::fit;
 use crate::kmeans::{Limits, Settings};
+use crate::missing::{self, NotNumbers};
 use crate::sql::header::MAX_K;
 use crate::suggest::{self, Candidate, Suggestion};
 
@@ -45,6 +47,10 @@ pub struct SuggestK {
 struct Printed<'a> {
     file: &'a std::path::Path,
     rows: usize,
+    rows_left_out: u64,
+    imputed: BTreeMap<String, u64>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    not_numbers: BTreeMap<String, NotNumbers>,
     features: &'a [String],
     candidates: &'a [Candidate],
     suggestion: Suggestion,
@@ -61,7 +67,7 @@ impl SuggestK {
         bar.enable_steady_tick(Duration::from_millis(100));
         bar.set_message(format!("reading {}", file.display()));
         let threads = self.from.threads();
-        let columns = columns::read(file, features, threads, &self.from.space())?;
+        let columns = self.from.read()?;
         let starts = self.from.starts(columns.rows);
         let limits = Limits { iterations: 300, tolerance: 0.0 };
         let settings = Settings { k: low, seed: *seed, starts, limits, threads };
@@ -80,15 +86,28 @@ impl SuggestK {
             let drawn = std::fs::write(path, picture(&candidates, &suggestion));
             drawn.map_err(|e| anyhow!("cannot write {}: {e}", path.display()))?;
         }
-        let printed = Printed { file, rows: columns.rows, features, candidates: &candidates, suggestion };
-        let text = if self.json { serde_json::to_string_pretty(&printed)? + "\n" } else { words(&printed) };
+        let printed = Printed {
+            file,
+            rows: columns.rows,
+            rows_left_out: columns.rows_left_out,
+            imputed: fit::imputed(features, &columns.columns),
+            not_numbers: missing::not_numbers(features, &columns.gaps),
+            features,
+            candidates: &candidates,
+            suggestion,
+        };
+        let text = match self.json {
+            true => serde_json::to_string_pretty(&printed)? + "\n",
+            false => words(&printed, &imputed::of_file(features, &columns)),
+        };
         std::io::stdout().write_all(text.as_bytes())?;
         Ok(Done::Well)
     }
 }
 
-fn words(printed: &Printed<'_>) -> String {
-    let Printed { file, rows, features, candidates, suggestion } = printed;
+/// `imputed` are lines about missing values.
+fn words(printed: &Printed<'_>, imputed: &str) -> String {
+    let Printed { file, rows, features, candidates, suggestion, .. } = printed;
     let Suggestion { elbow, silhouette, stability, recommended, agree } = *suggestion;
     let row = |candidate: &Candidate| {
         let picks = [("elbow", elbow), ("silhouette", silhouette), ("stability", stability)];
@@ -110,7 +129,12 @@ fn words(printed: &Printed<'_>) -> String {
         ),
     };
     let table = table::render(&["k", "inertia", "silhouette", "stability", "picked by"], &all);
-    format!("{} rows of {}, by {}\n{table}{told}\n", thousands(*rows as u64), file.display(), features.join(", "))
+    format!(
+        "{} rows of {}, by {}\n{table}{imputed}{told}\n",
+        thousands(*rows as u64),
+        file.display(),
+        features.join(", ")
+    )
 }
 
 /// Three small charts side by side, each with its pick marked.

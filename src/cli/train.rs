@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Done, Terminal, count, table, thousands, within};
+use super::{Done, Terminal, count, imputed, table, thousands, within};
 use crate::config::{EngineArgs, SqlArgs, StoreArgs, bytes, seconds};
 use crate::kmeans::Step;
 use crate::model::Cluster;
@@ -103,7 +103,7 @@ pub(super) fn tell_new(outcomes: &[Outcome]) {
     }
 }
 
-/// A line for each model that serves.
+/// A line for each model that serves, then one for each feature of it that was missing in some rows.
 pub(super) fn models(outcomes: &[Outcome]) -> String {
     let header = ["segmentation", "slice", "version", "rows", "inertia", "silhouette", "clusters"];
     let rows: Vec<Vec<String>> = outcomes
@@ -124,5 +124,11 @@ pub(super) fn models(outcomes: &[Outcome]) -> String {
             ]
         })
         .collect();
-    table::render(&header, &rows)
+    let mut text = table::render(&header, &rows);
+    for model in outcomes.iter().filter_map(|outcome| outcome.model.as_ref()) {
+        for line in model.imputed.iter().flat_map(|imputed| imputed::lines(&model.features, imputed, model.rows)) {
+            text.push_str(&format!("{} slice {}: {line}\n", model.segmentation, model.slice));
+        }
+    }
+    text
 }

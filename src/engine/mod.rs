@@ -40,6 +40,7 @@ use datafusion::prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, S
 
 use url::Url;
 
+use crate::model::imputed;
 use crate::record::Fields;
 use crate::sql::fault::Fault;
 use crate::sql::{self, Files, RECORDS, RECURSION, Segmentation, View};
@@ -68,6 +69,8 @@ const ROW_GROUP: usize = 131_072;
 
 /// The most features a segmentation may have.
 pub const MAX_FEATURES: usize = 32;
+// A sample has one bit for each ([`imputed`]).
+const _: () = assert!(MAX_FEATURES <= u32::BITS as usize);
 
 /// What went wrong in a query.
 #[derive(Debug, thiserror::Error)]
@@ -367,8 +370,10 @@ fn features(view: &View, table: &DataFrame) -> Result<Vec<String>, String> {
         if !(field.data_type().is_numeric() || *field.data_type() == DataType::Null) {
             return Err(format!("the feature {name} must be a number, and is {}", field.data_type()));
         }
-        if matches!(name.as_str(), "cluster" | "prediction") {
-            return Err(format!("a feature may not be called {name}, which is what the answer is called"));
+        if matches!(name.as_str(), "cluster" | "prediction" | imputed::COLUMN) {
+            return Err(format!(
+                "a feature may not be called {name}, which is a column of the answers or of the sample"
+            ));
         }
         features.push(name.clone());
     }

@@ -6,6 +6,7 @@ pub mod describe;
 pub mod diff;
 mod exact;
 pub mod history;
+pub mod imputed;
 pub mod named;
 pub mod plain_sql;
 pub mod shelf;
@@ -56,6 +57,11 @@ pub struct Model {
     pub rows: u64,
     /// Records of the slice that were not: unreadable, or left out by the SQL file.
     pub rows_left_out: u64,
+    /// Feature to the number of rows whose value was missing and took the mean. Not given by models that were made before
+    /// this was counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    pub imputed: Option<BTreeMap<String, u64>>,
     /// The features' names; all lists by feature are in this order.
     pub features: Vec<String>,
     /// Mean of each feature, in its own units.
@@ -196,6 +202,10 @@ impl Model {
             Err("it has not k clusters, numbered from 0")
         } else if !self.clusters.iter().all(whole) {
             Err("a centroid has not a number for each feature")
+        } else if self.imputed.as_ref().is_some_and(|imputed| {
+            imputed.len() != features || !self.features.iter().all(|feature| imputed.contains_key(feature))
+        }) {
+            Err("it does not count the imputed rows of each feature")
         } else if self.moved.iter().flatten().any(|row| row.len() != k) {
             Err("its matrix of what moved has not k columns")
         } else {
@@ -322,6 +332,6 @@ impl Predictor {
 /// A model that is ready to be put on the shelf, and the sample that goes with it.
 pub struct Trained {
     pub model: Model,
-    /// `_partition`, `_offset`, the features in original units, `cluster`.
+    /// `_partition`, `_offset`, the features in original units, `cluster`, `_imputed` ([`imputed`]).
     pub sample: RecordBatch,
 }

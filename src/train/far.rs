@@ -319,6 +319,11 @@ impl Prefix for FarUpTo<'_> {
         self.all.order.ends[usize::from(self.slice) - 1]
     }
 
+    fn missing(&self) -> Vec<u64> {
+        let rows = self.rows();
+        self.known.moments.iter().map(|(extent, _)| (rows - extent.known) as u64).collect()
+    }
+
     fn hash(&self) -> String {
         self.known.hash.clone()
     }

@@ -40,6 +40,8 @@ pub(super) trait Rows: Send {
 /// The rows of one slice.
 pub(super) trait Prefix {
     fn rows(&self) -> usize;
+    /// The number of rows in which each feature is missing.
+    fn missing(&self) -> Vec<u64>;
     /// SHA-256, in hex, of the SHA-256s of pieces of 65,536 rows.
     fn hash(&self) -> String;
     fn scale(&self, names: &[String]) -> Result<Scale, Refusal>;
@@ -370,6 +372,10 @@ struct HereUpTo<'a> {
 impl Prefix for HereUpTo<'_> {
     fn rows(&self) -> usize {
         self.rows
+    }
+
+    fn missing(&self) -> Vec<u64> {
+        self.features.iter().map(|column| column.null_count() as u64).collect()
     }
 
     fn hash(&self) -> String {

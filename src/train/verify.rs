@@ -229,10 +229,13 @@ impl Again<'_> {
 
     fn same_model(&self, again: &Model) -> Result<(), Error> {
         let was = self.model;
+        // Models of older builds don't count imputed rows.
+        let imputed = was.imputed.as_ref().and(again.imputed.as_ref());
         // Debug shows the shortest text that stands for a double and no other: texts are equal where bits are.
         let mut fields = vec![
             ("rows".to_owned(), shown(&was.rows), shown(&again.rows)),
             ("rows_left_out".to_owned(), shown(&was.rows_left_out), shown(&again.rows_left_out)),
+            ("imputed".to_owned(), shown(&was.imputed.as_ref()), shown(&imputed)),
             ("features".to_owned(), shown(&was.features), shown(&again.features)),
             ("mean".to_owned(), shown(&was.mean), shown(&again.mean)),
             ("std".to_owned(), shown(&was.std), shown(&again.std)),

@@ -1,5 +1,5 @@
 // One slice drawn: a scatter of two features, or a histogram of one. Points are on a canvas, for there are thousands; axes,
-// centroids and names are SVG around it.
+// centroids and names are SVG around it. A record that has no value of its own on an axis stands at the mean and is hollow.
 
 import { axisName, drawAxes, scaleOf } from './axis.js';
 import { count, described, hideTip, labels, number, percent, pretty, svg, tip } from './page.js';
@@ -93,7 +93,8 @@ export class Plane {
   words() {
     const { model, points } = this.shown;
     const parts = model.clusters.map((cluster) => `${described(cluster)}: ${percent(cluster.size / Math.max(1, model.rows))}`);
-    return `${t(this.one ? 'histogram_of' : 'scatter_of', { n: count(points.points.length) })} ${parts.join('; ')}`;
+    const missing = imputedOf(model).map(({ feature, rows }) => t('imputed', { feature: pretty(feature), n: count(rows), all: count(model.rows) }));
+    return `${t(this.one ? 'histogram_of' : 'scatter_of', { n: count(points.points.length) })} ${[...parts, ...missing].join('; ')}`;
   }
 
   axis(i, from, to) {
@@ -119,12 +120,14 @@ export class Plane {
     this.places = points.points.map((point) => [across.scale(point.values[x]), up.scale(point.values[y]), point]);
     for (const cluster of model.clusters) {
       ink.fillStyle = colour(cluster.cluster);
+      ink.strokeStyle = ink.fillStyle;
       ink.globalAlpha = highlighted === null || highlighted === cluster.cluster ? (points.points.length > 1500 ? 0.5 : 0.62) : 0.07;
       for (const [px, py, point] of this.places) {
         if (point.cluster !== cluster.cluster) continue;
         ink.beginPath();
         ink.arc(px, py, 2.4, 0, 7);
-        ink.fill();
+        if (isHollow(point, across.feature, up.feature)) ink.stroke();
+        else ink.fill();
       }
     }
     ink.restore();
@@ -190,9 +193,12 @@ export class Plane {
     const { model, points, highlighted } = this.shown;
     const across = this.axis(0, left, right);
     const width = (right - left) / BARS;
-    const bars = Array.from({ length: BARS }, () => new Array(model.clusters.length).fill(0));
+    const empty = () => Array.from({ length: BARS }, () => new Array(model.clusters.length).fill(0));
+    const [bars, hollow] = [empty(), empty()];
     for (const point of points.points) {
-      bars[Math.max(0, Math.min(BARS - 1, Math.floor((across.scale(point.values[0]) - left) / width)))][point.cluster] += 1;
+      const bar = Math.max(0, Math.min(BARS - 1, Math.floor((across.scale(point.values[0]) - left) / width)));
+      bars[bar][point.cluster] += 1;
+      if (isHollow(point, across.feature)) hollow[bar][point.cluster] += 1;
     }
     const most = d3.max(bars, (bar) => d3.sum(bar)) || 1;
     const up = { scale: d3.scaleLinear([0, most], [bottom, top + 14]), logarithmic: false, name: t('rows_of_sample') };
@@ -202,11 +208,15 @@ export class Plane {
       bar.forEach((rows, cluster) => {
         this.ink.fillStyle = colour(cluster);
         this.ink.globalAlpha = highlighted === null || highlighted === cluster ? 0.85 : 0.12;
-        this.ink.fillRect(left + i * width + 0.5, up.scale(below + rows), Math.max(1, width - 1), up.scale(below) - up.scale(below + rows));
+        const observed = below + rows - hollow[i][cluster];
+        this.ink.fillRect(left + i * width + 0.5, up.scale(observed), Math.max(1, width - 1), up.scale(below) - up.scale(observed));
         below += rows;
+        if (observed === below) return;
+        this.ink.strokeStyle = this.ink.fillStyle;
+        this.ink.strokeRect(left + i * width + 1, up.scale(below) + 0.5, Math.max(1, width - 2), Math.max(1, up.scale(observed) - up.scale(below) - 1));
       });
     });
-    this.bars = { bars, across, width };
+    this.bars = { bars, hollow, across, width };
     const line = cutsOf(model).map((cut) => across.scale(cut));
     const cuts = cutsOf(model).flatMap((cut, i) => [
       svg('line', { class: 'cut', x1: line[i], x2: line[i], y1: top, y2: bottom }),
@@ -219,12 +229,12 @@ export class Plane {
     if (!this.frame) return;
     const [x, y] = d3.pointer(event, this.front);
     if (this.one) {
-      const { bars, across, width } = this.bars;
+      const { bars, hollow, across, width } = this.bars;
       const i = Math.floor((x - this.frame.left) / width);
       if (!bars[i]) return this.leave();
       const [from, to] = [across.scale.invert(this.frame.left + i * width), across.scale.invert(this.frame.left + (i + 1) * width)];
       const parts = this.shown.model.clusters.filter((cluster) => bars[i][cluster.cluster] > 0);
-      return tip(event.clientX, event.clientY, `${number(from, 3)} – ${number(to, 3)}`, ...parts.map((cluster) => `${described(cluster)}: ${count(bars[i][cluster.cluster])}`));
+      return tip(event.clientX, event.clientY, `${number(from, 3)} – ${number(to, 3)}`, ...parts.map(({ cluster }, at) => `${described(parts[at])}: ${count(bars[i][cluster])}${hollow[i][cluster] > 0 ? ` (${t('of_them_missing', { n: count(hollow[i][cluster]) })})` : ''}`));
     }
     this.tree ??= d3.quadtree(this.places);
     const found = this.tree.find(x, y, NEAR);
@@ -235,7 +245,7 @@ export class Plane {
       event.clientX,
       event.clientY,
       described(model.clusters[point.cluster]),
-      ...model.features.map((feature, i) => `${pretty(feature)}: ${number(point.values[i])}`),
+      ...model.features.map((feature, i) => `${pretty(feature)}: ${number(point.values[i])}${isHollow(point, feature) ? ` (${t('was_missing')})` : ''}`),
       t('place', { partition: point.partition, offset: count(point.offset) }),
     );
     this.ring(found);
@@ -252,6 +262,12 @@ export class Plane {
     hideTip();
   }
 }
+
+/** The features that were missing in some of a model's rows, with their number; models of older builds don't tell. */
+export const imputedOf = (model) => model.features.map((feature) => ({ feature, rows: model.imputed?.[feature] ?? 0 })).filter(({ rows }) => rows > 0);
+
+/** Whether one of these features was missing in the record, so that its value is the mean. */
+const isHollow = (point, ...features) => point.imputed?.some((feature) => features.includes(feature)) ?? false;
 
 /** Where one cluster of a single feature ends and the next begins. */
 export function cutsOf(model) {

@@ -2,7 +2,7 @@
 
 import { heavyTailed } from './axis.js';
 import { badge, bar, byId, count, described, el, empty, number, percent, pretty, sliceName } from './page.js';
-import { Plane } from './plot.js';
+import { Plane, imputedOf } from './plot.js';
 import { t } from './words.js';
 
 /** What the reader chose: which features, on which scale, which cluster. */
@@ -53,11 +53,16 @@ function draw(shown) {
     if (!model || !points) {
       const refused = shown.info.slices[plane.slice - 1]?.refused;
       plane.rows.textContent = '';
+      plane.missing.replaceChildren();
       plane.drawn = null;
       plane.stage.replaceChildren(el('p', { class: 'none' }, refused ?? t('no_model')));
       continue;
     }
     plane.rows.textContent = t('rows_version', { n: count(model.rows), version: model.version });
+    plane.missing.replaceChildren(...imputedOf(model).map(({ feature, rows }) => {
+      const said = t('imputed', { feature: pretty(feature), n: count(rows), all: count(model.rows) });
+      return chosen.axes.includes(feature) ? el('p', {}, el('i', { 'aria-hidden': 'true' }), `${said} (${t('hollow')})`) : el('p', {}, said);
+    }));
     plane.drawn ??= new Plane(plane.stage, zoomed);
     plane.drawn.set({ model, points, axes, highlighted: chosen.highlighted, probe: shown.probe });
   }
@@ -66,7 +71,9 @@ function draw(shown) {
 function card(slice) {
   const [title, rows] = [el('h3'), el('span', { class: 'rows' })];
   const stage = el('div', { class: 'stage' });
-  return { slice, title, rows, stage, drawn: null, card: el('figure', { class: 'card plane', 'data-slice': slice }, el('figcaption', {}, title, rows), stage) };
+  // The legend of what is drawn hollow.
+  const missing = el('div', { class: 'missing' });
+  return { slice, title, rows, stage, missing, drawn: null, card: el('figure', { class: 'card plane', 'data-slice': slice }, el('figcaption', {}, title, rows), stage, missing) };
 }
 
 function zoomed(to) {

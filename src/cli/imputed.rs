@@ -1,0 +1,47 @@
+//! Sentences about missing values, for tables.
+
+use std::collections::BTreeMap;
+
+use super::thousands;
+use crate::columns::Columns;
+use crate::missing::{Example, Gaps};
+
+/// A line for each feature, in the order of `features`, that took the mean in at least one of `rows` rows.
+pub(super) fn lines(features: &[String], imputed: &BTreeMap<String, u64>, rows: u64) -> Vec<String> {
+    let counts = features.iter().filter_map(|feature| Some((feature, *imputed.get(feature)?)));
+    counts.filter(|(_, n)| *n > 0).map(|(feature, n)| line(feature, n, rows)).collect()
+}
+
+fn line(feature: &str, n: u64, rows: u64) -> String {
+    format!("{feature} was missing in {} of {} rows and took the mean", thousands(n), thousands(rows))
+}
+
+/// The same of columns from a file, with what was text in them, and how many rows were left out.
+pub(super) fn of_file(features: &[String], columns: &Columns) -> String {
+    let mut text = String::new();
+    for (feature, gaps) in features.iter().zip(&columns.gaps).filter(|(_, gaps)| gaps.count() > 0) {
+        text += &match columns.rows_left_out {
+            0 => line(feature, gaps.count(), columns.rows as u64),
+            n => {
+                let all = columns.rows as u64 + n;
+                format!("{feature} is missing in {} of the file's {} rows", thousands(gaps.count()), thousands(all))
+            }
+        };
+        text += &not_numbers(gaps);
+        text.push('\n');
+    }
+    if columns.rows_left_out > 0 {
+        text += &format!("{} rows were left out\n", thousands(columns.rows_left_out));
+    }
+    text
+}
+
+/// How many of a feature's gaps hold something that is no number, in brackets; nothing where none does.
+pub(super) fn not_numbers(gaps: &Gaps) -> String {
+    match &gaps.example {
+        Some(Example { text, place }) => {
+            format!(" ({} of them no number, such as `{text}` in {place})", thousands(gaps.invalid))
+        }
+        None => String::new(),
+    }
+}

@@ -1,0 +1,234 @@
+//! Values that are no finite numbers, and what becomes of the rows that hold them.
+//!
+//! A value is *missing* where there is none: a NULL, an empty cell, white space alone, a field that a JSON object lacks, a
+//! NaN. It is *invalid* where there is something else than a finite number: other text (`24,269`, `yes`), an infinity, a
+//! number too large for a double, and in JSON a string, a boolean, an array or an object. `fit`, `suggest-k` and `predict`
+//! share the distinction, the choice ([`Missing`]) and the counts ([`Gaps`]).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::engine::quote;
+
+/// What to do with a row whose feature is missing or invalid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Missing {
+    /// End at the first one, naming line and column
+    Refuse,
+    /// Go on without the row: fit and suggest-k leave it out, predict gives it back with empty cluster, description and distance
+    Skip,
+    /// Put the mean in its place: the file's in fit and suggest-k, the model's in predict
+    Impute,
+}
+
+/// What to do with missing values, and what with invalid ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    pub missing: Missing,
+    pub invalid: Missing,
+}
+
+impl Policy {
+    /// What a training does with its views: a missing value takes the mean, anything else ends it.
+    pub const FIT: Self = Self { missing: Missing::Impute, invalid: Missing::Refuse };
+    /// What a prediction does: nothing is made up.
+    pub const PREDICT: Self = Self::all(Missing::Refuse);
+
+    /// The same for both.
+    pub const fn all(choice: Missing) -> Self {
+        Self { missing: choice, invalid: choice }
+    }
+}
+
+/// What stands where a number should.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Value<'t> {
+    /// Finite.
+    Number(f64),
+    Missing,
+    /// Its text.
+    Invalid(&'t str),
+}
+
+impl<'t> Value<'t> {
+    /// The content of a cell; white space around it does not count.
+    pub fn of_text(text: &'t str) -> Self {
+        let text = text.trim();
+        match text.parse::<f64>() {
+            Ok(number) if number.is_finite() => Self::Number(number),
+            Ok(number) if number.is_nan() => Self::Missing,
+            Err(_) if text.is_empty() => Self::Missing,
+            _ => Self::Invalid(text),
+        }
+    }
+}
+
+/// Where a value stands in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// Of a text file, counted from 1, the header included.
+    Line(u64),
+    /// Of a file without lines, or an element of a JSON array; counted from 0.
+    Row(u64),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(line) => write!(f, "line {line}"),
+            Self::Row(row) => write!(f, "row {row}"),
+        }
+    }
+}
+
+/// The values of one feature that are no finite numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gaps {
+    pub missing: u64,
+    pub invalid: u64,
+    /// The first invalid one.
+    pub example: Option<Example>,
+}
+
+/// A value that is no number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Example {
+    pub text: String,
+    #[serde(flatten)]
+    pub place: Place,
+}
+
+impl Gaps {
+    pub fn count(&self) -> u64 {
+        self.missing + self.invalid
+    }
+
+    /// Counts an invalid value.
+    pub fn add_invalid(&mut self, text: &str, place: Place) {
+        self.invalid += 1;
+        self.example.get_or_insert_with(|| Example { text: shortened(text), place });
+    }
+
+    /// Adds those of a later part of the file.
+    pub fn add(&mut self, later: Self) {
+        self.missing += later.missing;
+        self.invalid += later.invalid;
+        self.example = self.example.take().or(later.example);
+    }
+}
+
+/// The invalid values of a feature, for programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NotNumbers {
+    pub values: u64,
+    pub example: Example,
+}
+
+/// The invalid values of each feature that has some.
+pub fn not_numbers(names: &[String], gaps: &[Gaps]) -> BTreeMap<String, NotNumbers> {
+    let of = |(name, gaps): (&String, &Gaps)| {
+        Some((name.clone(), NotNumbers { values: gaps.invalid, example: gaps.example.clone()? }))
+    };
+    names.iter().zip(gaps).filter_map(of).collect()
+}
+
+/// Text from a file, short enough for a message.
+pub fn shortened(text: &str) -> String {
+    const MOST: usize = 40;
+    let start: String = text.chars().take(MOST).flat_map(escaped).collect();
+    if text.chars().nth(MOST).is_some() { format!("{start}…") } else { start }
+}
+
+/// Control characters must not reach a terminal.
+fn escaped(c: char) -> Vec<char> {
+    if c.is_control() { c.escape_default().collect() } else { vec![c] }
+}
+
+/// The SQL expression that makes numbers of a column's texts, if one text tells how; `column` is its name.
+pub fn cleaning(column: &str, text: &str) -> Option<String> {
+    let plain = column.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && column.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    let name = if plain { column.to_owned() } else { quote(column) };
+    let double = |expression: String| Some(format!("TRY_CAST({expression} AS DOUBLE)"));
+    let bare = text.trim_matches(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | ',' | '-' | '+'));
+    let stripped = match bare.len() < text.len() {
+        true => format!("regexp_replace({name}, '[^0-9.,+-]', '', 'g')"),
+        false => name.clone(),
+    };
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "false" => return Some(format!("CAST({name} AS INT)")),
+        "yes" | "no" => return Some(format!("CASE lower({name}) WHEN 'yes' THEN 1 WHEN 'no' THEN 0 END")),
+        _ => {}
+    }
+    match bare.split_once(',') {
+        _ if bare.parse::<f64>().is_ok_and(f64::is_finite) => double(stripped),
+        Some(_) if grouped(bare) => double(format!("replace({stripped}, ',', '')")),
+        Some((whole, decimals)) if [whole, decimals].iter().all(|part| digits(part)) => {
+            double(format!("replace({stripped}, ',', '.')"))
+        }
+        _ => None,
+    }
+}
+
+fn digits(text: &str) -> bool {
+    let text = text.trim_start_matches(['-', '+']);
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether commas group the digits, the western way (139,900) or the Indian way (1,39,900).
+fn grouped(text: &str) -> bool {
+    let whole = text.split_once('.').map_or(text, |(whole, _)| whole);
+    let groups: Vec<&str> = whole.trim_start_matches(['-', '+']).split(',').collect();
+    let [first, middle @ .., last] = groups.as_slice() else { return false };
+    let all = groups.iter().all(|group| digits(group));
+    all && (1..=3).contains(&first.len())
+        && middle.iter().all(|group| (2..=3).contains(&group.len()))
+        && last.len() == 3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_cells_and_nan_are_missing_and_other_text_is_invalid() {
+        for (text, value) in [
+            ("1.5", Value::Number(1.5)),
+            (" -2e3\t", Value::Number(-2000.0)),
+            ("", Value::Missing),
+            (" \u{a0}", Value::Missing),
+            ("NaN", Value::Missing),
+            ("24,269", Value::Invalid("24,269")),
+            (" n/a ", Value::Invalid("n/a")),
+            ("inf", Value::Invalid("inf")),
+            ("1e999", Value::Invalid("1e999")),
+            ("0x10", Value::Invalid("0x10")),
+        ] {
+            assert_eq!(Value::of_text(text), value, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_suggested_sql_fits_the_text() {
+        let of = |text| cleaning("n", text).unwrap_or_default();
+        assert_eq!(of("24,269"), "TRY_CAST(replace(n, ',', '') AS DOUBLE)");
+        assert_eq!(of("1,39,900.50"), "TRY_CAST(replace(n, ',', '') AS DOUBLE)");
+        assert_eq!(of("1,5"), "TRY_CAST(replace(n, ',', '.') AS DOUBLE)");
+        assert_eq!(of("₹1,099"), "TRY_CAST(replace(regexp_replace(n, '[^0-9.,+-]', '', 'g'), ',', '') AS DOUBLE)");
+        assert_eq!(of("64%"), "TRY_CAST(regexp_replace(n, '[^0-9.,+-]', '', 'g') AS DOUBLE)");
+        assert_eq!(of("true"), "CAST(n AS INT)");
+        assert_eq!(cleaning("Is It", "Yes").unwrap(), "CASE lower(\"Is It\") WHEN 'yes' THEN 1 WHEN 'no' THEN 0 END");
+        for text in ["n/a", "-", "abc", "1.2.3", "", "inf", "1,,2"] {
+            assert_eq!(of(text), "", "{text}");
+        }
+    }
+
+    #[test]
+    fn text_of_a_file_moves_no_cursor() {
+        assert_eq!(shortened("a\u{1b}[31m\n"), "a\\u{1b}[31m\\n");
+        assert_eq!(shortened(&"x".repeat(41)), format!("{}…", "x".repeat(40)));
+    }
+}
