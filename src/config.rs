@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use crate::api::Bodies;
 use crate::api::confined::{self, Confined};
 use crate::batch::Limits;
-use crate::broker::{self, Cluster, Settings};
+use crate::broker::{self, Cluster, Plugins, Settings};
 use crate::engine::cluster::Engine;
 use crate::sql;
 use crate::store::{self, Keep, Policy, Store};
@@ -47,18 +47,9 @@ impl StoreArgs {
     }
 }
 
-/// A directory, or a URL of a kind that this program knows. `file://` names a directory.
+/// A directory, or a URL of a kind that this program knows, in its canonical form.
 fn place(root: PathBuf) -> Result<PathBuf, String> {
-    if store::scheme(&root) == Some("file") {
-        let url = url::Url::parse(&root.to_string_lossy()).map_err(|e| e.to_string())?;
-        return url.to_file_path().map_err(|()| "expected file:///a/directory".to_owned());
-    }
-    if store::scheme(&root).is_none() {
-        return Ok(root);
-    }
-    let text = root.to_string_lossy();
-    let (scheme, path) = text.split_once("://").unwrap_or_default();
-    let root = PathBuf::from(format!("{scheme}://{}", path.trim_end_matches('/')));
+    let root = store::location::canonical(&root)?;
     match store::Place::check(&root) {
         Ok(()) => Ok(root),
         Err(store::Error::Url { why, .. }) => Err(why),
@@ -156,6 +147,10 @@ pub struct ClientArgs {
     /// One librdkafka setting; may be said more than once, and wins over the file
     #[arg(short = 'X', value_name = "KEY=VALUE", value_parser = key_value)]
     pub settings: Vec<(String, String)>,
+    /// Let these settings load libraries and run commands: plugin.library.paths, ssl.engine.*, ssl.providers,
+    /// sasl.kerberos.kinit.cmd
+    #[arg(long, env = "TERCILE_ALLOW_PLUGINS")]
+    pub allow_plugins: bool,
     /// Seconds to wait for a broker's first answer
     #[arg(long, env = "TERCILE_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub timeout: Duration,
@@ -163,7 +158,9 @@ pub struct ClientArgs {
 
 impl ClientArgs {
     fn cluster(&self, servers: &str) -> Result<Cluster, broker::Error> {
-        let mut settings = self.kafka_config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
+        let plugins = if self.allow_plugins { Plugins::Allowed } else { Plugins::Refused };
+        let read = |path: &PathBuf| Settings::read(path, plugins);
+        let mut settings = self.kafka_config.as_ref().map_or_else(|| Ok(Settings::new(plugins)), read)?;
         for (key, value) in &self.settings {
             settings.add(key, value)?;
         }
@@ -211,8 +208,8 @@ pub struct RollArgs {
     #[arg(long, env = "TERCILE_ROLL_BYTES", value_name = "BYTES", default_value_t = 134_217_728,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub roll_bytes: u64,
-    /// Seconds that files stay after a larger one replaced them, or after their records expired
-    #[arg(long, env = "TERCILE_GRACE", value_name = "SECONDS", default_value = "86400", value_parser = seconds_or_none)]
+    /// How long files stay after a larger one replaced them, or after their records expired: seconds, or as in 30m or 1d
+    #[arg(long, env = "TERCILE_GRACE", value_name = "DURATION", default_value = "86400", value_parser = seconds_or_none)]
     pub grace: Duration,
     /// Let records expire that are older, as in 90d or 12h: whole files, but never the newest of a partition
     #[arg(long, env = "TERCILE_KEEP_FOR", value_name = "AGE", value_parser = age)]
@@ -230,9 +227,11 @@ impl RollArgs {
     }
 }
 
-/// Seconds, 0 among them.
+/// A duration as [`seconds`] reads it, or zero: `0`, `0s`, `0d`.
 pub fn seconds_or_none(text: &str) -> Result<Duration, String> {
-    if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
+    let (number, unit) = with_unit(text);
+    let zero = number.parse() == Ok(0.0) && (unit.is_empty() || seconds_of(unit).is_some());
+    if zero { Ok(Duration::ZERO) } else { seconds(text) }
 }
 
 /// How a server trains.
@@ -350,27 +349,41 @@ pub struct LogArgs {
     pub log_format: LogFormat,
 }
 
-/// Seconds, fractions allowed.
+/// A duration: seconds, as in `90` or `0.5`, or a number with a unit, as in `250ms`, `45s`, `30m`, `12h` or `90d`.
 pub fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    let wrong = || "expected seconds, or a number with a unit: 250ms, 45s, 30m, 12h, 90d".to_owned();
+    let (number, unit) = with_unit(text);
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let seconds = number * if unit.is_empty() { 1.0 } else { seconds_of(unit).ok_or_else(wrong)? };
     if !(0.001..=86_400.0 * 365.0).contains(&seconds) {
-        return Err("expected a number of seconds from 0.001 to a year".to_owned());
+        return Err("expected a duration from 0.001 seconds to a year".to_owned());
     }
     Ok(Duration::from_secs_f64(seconds))
 }
 
-/// A time, as in `90d`, `12h`, `30m` or `45s`.
+/// An age, as in `90d`, `12h`, `30m` or `45s`. Without a unit it is refused: records that expire do not come back.
 fn age(text: &str) -> Result<Duration, String> {
     let wrong = || "expected an age such as 90d, 12h, 30m or 45s".to_owned();
-    let unit = match text.chars().last() {
-        Some('d') => 86_400,
-        Some('h') => 3600,
-        Some('m') => 60,
-        Some('s') => 1,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    let (number, unit) = with_unit(text);
+    let unit = seconds_of(unit).filter(|&seconds| seconds >= 1.0).ok_or_else(wrong)? as u64;
+    let number: u64 = number.parse().map_err(|_| wrong())?;
     number.checked_mul(unit).filter(|&seconds| seconds > 0).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+fn with_unit(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|c: char| c.is_ascii_alphabetic() || !c.is_ascii()).unwrap_or(text.len()))
+}
+
+/// Seconds of a unit of time.
+fn seconds_of(unit: &str) -> Option<f64> {
+    Some(match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        _ => return None,
+    })
 }
 
 /// Bytes, as in `512MB`, `2GiB` or `1000000`.
@@ -400,7 +413,7 @@ pub fn bytes(text: &str) -> Result<usize, String> {
 mod tests {
     use std::time::Duration;
 
-    use super::{age, bytes};
+    use super::{age, bytes, seconds, seconds_or_none};
 
     #[test]
     fn sizes_have_units() {
@@ -409,6 +422,19 @@ mod tests {
         for wrong in ["", "MB", "12", "-1GB", "1XB", "1.2.3GB", "1e9"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn durations_are_seconds_or_have_units() {
+        let read = |text| seconds(text).map(|duration| duration.as_secs_f64()).ok();
+        let expected = [Some(90.0), Some(0.5), Some(0.25), Some(45.0), Some(1800.0), Some(43_200.0), Some(7_776_000.0)];
+        assert_eq!(["90", "0.5", "250ms", "45s", "30m", "12h", "90d"].map(read), expected);
+        for wrong in ["", "s", "0", "0s", "-1", "1w", "1 s", "1s2", "400d", "nan", "inf", "1e3", "90é", "é"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+        assert_eq!(["0", "0s", "0d", "0.0"].map(seconds_or_none), [const { Ok(Duration::ZERO) }; 4]);
+        assert_eq!(seconds_or_none("2m"), Ok(Duration::from_secs(120)));
+        assert!(seconds_or_none("0w").is_err() && seconds_or_none("").is_err());
     }
 
     #[test]

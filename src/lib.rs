@@ -9,6 +9,9 @@
 //! Each opens with its job, what goes in and what comes out. Arrows run one way: a module knows those above it, and
 //! `cli` knows them all.
 
+// Text that anybody may have written, on its way to a terminal.
+pub mod printable;
+
 // Rows on their way to a topic.
 pub mod generate;
 pub mod produce;

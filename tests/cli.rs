@@ -232,3 +232,66 @@ fn produce_reads_stdin_and_refuses_what_the_embedded_broker_cannot_hold() {
     assert_eq!(ended.code, Some(0));
     assert!(ended.stderr.contains("5 MiB"), "{}", ended.stderr);
 }
+
+#[test]
+fn a_store_url_is_read_strictly() {
+    let place = Place::new();
+    for (store, says) in [
+        ("s3:/bucket/x", "two slashes"),
+        ("file:/dir", "two slashes"),
+        ("s3://bucket/a b%20c#d", "%23"),
+        ("s3://bucket/shop?x=1", "%3F"),
+        ("file:///tmp/lo#c", "%23"),
+        ("s3://bucket/../x", "\"..\""),
+        ("http://bucket/x", "not known"),
+    ] {
+        for command in [&["sql", "-c", "SELECT 1"][..], &["doctor"], &["train"]] {
+            let ended = place.run(&[command, &["--store", store]].concat());
+            assert_eq!(ended.code, Some(2), "{store}: {}", ended.stderr);
+            assert!(ended.stderr.contains(says) && !ended.stderr.contains("panicked"), "{store}: {}", ended.stderr);
+        }
+    }
+    // A directory is one however it is written, and its name may have what a URL may not.
+    let dir = place.path("a b#c");
+    place.ok(&["up", "--help"]);
+    let url = format!("file://{}", dir.to_str().unwrap().replace(' ', "%20").replace('#', "%23"));
+    let ended = place.run(&["sql", "--store", &url, "-c", "SELECT count(*) AS n FROM records", "-f", "csv"]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "n\n0\n"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("a b#c"), "{}", ended.stderr);
+}
+
+#[test]
+fn kafka_settings_cannot_load_code_without_consent() {
+    let place = Place::new();
+    std::fs::write(place.path("client.properties"), "plugin.library.paths=/tmp/evil.so\n").unwrap();
+    let produce = |more: &[&str]| {
+        let base = ["produce", "-", "--bootstrap-servers", "127.0.0.1:1", "--timeout", "1"];
+        place.run(&[&base[..], more].concat())
+    };
+    for more in [
+        &["-X", "plugin.library.paths=/tmp/evil.so"][..],
+        &["-X", "ssl.engine.location=/tmp/evil.so"],
+        &["-X", "ssl.providers=evil"],
+        &["-X", "sasl.kerberos.kinit.cmd=touch pwned"],
+        &["--kafka-config", "client.properties"],
+    ] {
+        let ended = produce(more);
+        assert_eq!(ended.code, Some(1), "{more:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains("--allow-plugins") && !ended.stderr.contains("evil.so"), "{}", ended.stderr);
+    }
+    let allowed = produce(&["-X", "ssl.providers=default", "--allow-plugins"]);
+    assert!(!allowed.stderr.contains("--allow-plugins"), "{}", allowed.stderr);
+}
+
+#[test]
+fn init_writes_files_that_load_whatever_the_fields_are_called() {
+    let place = Place::new();
+    let rows = "{\"a\\n-- k: 3\": 1, \"\\u001b[2Jb\": 2, \"\\u202egpj\": 3, \"price\": 4}\n".repeat(5);
+    std::fs::write(place.path("hostile.ndjson"), rows).unwrap();
+    let ended = place.run(&["init", "hostile.ndjson", "--sql", "written"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(!ended.stdout.contains(['\u{1b}', '\u{202e}']), "{:?}", ended.stdout);
+    assert_eq!(ended.stdout.matches("stays in _extra").count(), 3, "{}", ended.stdout);
+    let names = place.ok(&["sql", "--sql", "written", "-f", "csv", "-c", "SELECT price FROM hostile LIMIT 1"]);
+    assert_eq!(names, "price\n");
+}

@@ -27,7 +27,7 @@ pub use consumer::{Consumer, Event, Group, NotNow, Reading, Start, low_watermark
 pub use embedded::Embedded;
 pub use producer::{Acknowledged, Producer};
 pub use queue::{CHUNK, Item, Message, Queue};
-pub use settings::Settings;
+pub use settings::{Plugins, Settings};
 
 /// Marks a record that `up` replayed from a file: the file's hash.
 pub const FILE_HEADER: &str = "tercile-file";

@@ -21,23 +21,42 @@ const OURS: [&str; 12] = [
     "metadata.broker.list",
 ];
 
+/// Settings that have librdkafka load a library or run a command: whoever may write them may run code as this process.
+const LOAD_CODE: [&str; 5] =
+    ["plugin.library.paths", "ssl.engine.location", "ssl.engine.id", "ssl.providers", "sasl.kerberos.kinit.cmd"];
+
+/// Whether settings may load code ([`LOAD_CODE`]).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Plugins {
+    #[default]
+    Refused,
+    Allowed,
+}
+
 /// Keys and values, in the order given: a later one wins.
 #[derive(Clone, Default)]
-pub struct Settings(Vec<(String, String)>);
+pub struct Settings {
+    pairs: Vec<(String, String)>,
+    plugins: Plugins,
+}
 
 /// Values may be secrets.
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(key, _)| key)).finish()
+        f.debug_list().entries(self.pairs.iter().map(|(key, _)| key)).finish()
     }
 }
 
 impl Settings {
+    pub fn new(plugins: Plugins) -> Self {
+        Self { pairs: Vec::new(), plugins }
+    }
+
     /// Reads a file of `key=value` lines; those that begin with `#` or `!` are comments. `${NAME}` is not replaced.
-    pub fn read(path: &Path) -> Result<Self, Error> {
+    pub fn read(path: &Path, plugins: Plugins) -> Result<Self, Error> {
         let fault = |why: String| Error::SettingsFile { path: path.to_owned(), why };
         let text = std::fs::read_to_string(path).map_err(|e| fault(e.to_string()))?;
-        let mut settings = Self::default();
+        let mut settings = Self::new(plugins);
         for (i, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with(['#', '!']) {
@@ -57,16 +76,19 @@ impl Settings {
         match key {
             "sasl.jaas.config" => refused("is Java's; say sasl.username and sasl.password instead"),
             _ if key.starts_with("ssl.truststore") => refused("is Java's; say ssl.ca.location, a PEM file, instead"),
+            _ if LOAD_CODE.contains(&key) && self.plugins == Plugins::Refused => {
+                refused("has librdkafka load or run code; give --allow-plugins if that is meant")
+            }
             _ if OURS.contains(&key) => refused("is tercile's own: it has a flag, or the store rests on it"),
             _ => {
-                self.0.push((key.to_owned(), value.to_owned()));
+                self.pairs.push((key.to_owned(), value.to_owned()));
                 Ok(())
             }
         }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &(String, String)> {
-        self.0.iter()
+        self.pairs.iter()
     }
 }
 
@@ -80,7 +102,7 @@ mod tests {
         let path = dir.path().join("client.properties");
         let read = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            Settings::read(&path)
+            Settings::read(&path, Plugins::Refused)
         };
         let settings = read("# comment\n! too\n\nsecurity.protocol = SASL_SSL\nsasl.password=a=b#c\n").unwrap();
         let pairs: Vec<_> = settings.iter().cloned().collect();
@@ -92,5 +114,18 @@ mod tests {
         assert!(error.starts_with("the Kafka setting auto.offset.reset is tercile's own"), "{error}");
         let error = read("sasl.jaas.config=org.x required password=\"hush\";").unwrap_err().to_string();
         assert!(!error.contains("hush"), "{error}");
+    }
+
+    #[test]
+    fn code_is_loaded_only_where_that_is_allowed() {
+        for key in LOAD_CODE {
+            let error = Settings::new(Plugins::Refused).add(key, "/tmp/evil.so").unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("the Kafka setting {key} ")) && error.contains("--allow-plugins"),
+                "{error}"
+            );
+            assert!(!error.contains("evil"), "{error}");
+            Settings::new(Plugins::Allowed).add(key, "/usr/lib/good.so").unwrap();
+        }
     }
 }

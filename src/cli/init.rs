@@ -11,6 +11,7 @@ use clap::Args;
 use super::{Done, blocking, count};
 use crate::broker::{Consumer, Event, Item, Reading, Start, low_watermarks};
 use crate::config::MaybeKafkaArgs;
+use crate::printable::printable;
 use crate::rows::{Rows, Source};
 use crate::sql::sketch::{Sketch, view_name};
 
@@ -59,12 +60,16 @@ impl Init {
         let mut out = std::io::stdout().lock();
         writeln!(
             out,
-            "looked at {} of {from}: {}",
+            "looked at {} of {}: {}",
             count(sketch.records as u64, "record"),
+            printable(&from),
             count(sketch.len() as u64, "field")
         )?;
         for (name, _) in &files {
             writeln!(out, "wrote {}", sql.join(name).display())?;
+        }
+        for (name, why) in sketch.left_in_extra() {
+            writeln!(out, "field \"{name}\" stays in _extra: {why}")?;
         }
         let numbers = sketch.numbers();
         let features = if numbers.is_empty() { "your numbers".to_owned() } else { numbers.join(", ") };

@@ -1,14 +1,11 @@
 //! Rows of words in columns.
 
+use crate::printable::printable;
+
 /// Lines of a table under its header; columns that hold only numbers stand to the right.
 pub fn render(header: &[&str], rows: &[Vec<String>]) -> String {
-    // Names and values are whatever a file holds, and must move no cursor.
-    let plain = |cell: &str| match cell.contains(char::is_control) {
-        true => {
-            cell.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
-        }
-        false => cell.to_owned(),
-    };
+    // Names and values are whatever a file holds.
+    let plain = |cell: &str| printable(cell).into_owned();
     let header: Vec<String> = header.iter().map(|cell| plain(cell)).collect();
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect()).collect();
     let number = |text: &str| text.is_empty() || text.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit());

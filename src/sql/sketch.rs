@@ -8,6 +8,7 @@ use serde_json::Value;
 use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
 
 use super::{RECORDS, SHIPPED};
+use crate::printable::{is_unsafe, printable};
 
 /// Signs of money, which numbers may begin with.
 const CURRENCIES: [char; 5] = ['$', '€', '£', '¥', '₹'];
@@ -58,9 +59,15 @@ impl Sketch {
         }
     }
 
-    /// Names of the fields that can be columns: others stay in `_extra`.
+    /// The fields that can be columns: others stay in `_extra`.
     fn columns(&self) -> impl Iterator<Item = &Seen> {
-        self.fields.iter().filter(|field| !field.name.is_empty() && !field.name.starts_with('_'))
+        self.fields.iter().filter(|field| why_no_column(&field.name).is_none())
+    }
+
+    /// Fields that cannot be columns, and why: they stay in `_extra`. Their names are safe to print.
+    pub fn left_in_extra(&self) -> impl Iterator<Item = (String, &'static str)> {
+        let left = |field: &Seen| Some((printable(&field.name).into_owned(), why_no_column(&field.name)?));
+        self.fields.iter().filter_map(left)
     }
 
     /// How many fields can be columns.
@@ -157,6 +164,20 @@ pub fn view_name(from: &str) -> String {
     }
 }
 
+/// Why a field cannot be a column; `None` if it can. A name with a line break could end a comment of the SQL file or begin a header
+/// line in it, and one with escape sequences or bidirectional overrides would show another file than there is.
+fn why_no_column(name: &str) -> Option<&'static str> {
+    if name.is_empty() {
+        Some("its name is empty")
+    } else if name.starts_with('_') {
+        Some("names that begin with _ are tercile's own")
+    } else if name.contains(is_unsafe) {
+        Some("its name has control characters")
+    } else {
+        None
+    }
+}
+
 /// A name as SQL wants it, bare where it can be.
 fn identifier(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase())
@@ -169,7 +190,7 @@ fn identifier(name: &str) -> String {
 
 /// A text that stays within a comment's line.
 fn comment(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    printable(&text.split_whitespace().collect::<Vec<_>>().join(" ")).into_owned()
 }
 
 /// What all of these values look like.
@@ -260,6 +281,36 @@ mod tests {
             [identifier("age"), identifier("order"), identifier("Full \"Name\"")],
             ["age", "\"order\"", "\"Full \"\"Name\"\"\""]
         );
+    }
+
+    #[test]
+    fn names_that_would_break_a_line_stay_in_extra() {
+        let mut sketch = Sketch::default();
+        let names = [
+            "a\n-- k: 3",
+            "b\r\n-- label.x.en: a|b|c",
+            "\u{1b}[2J",
+            "\u{202e}gpj.exe",
+            "c\u{85}d",
+            "e\u{2028}f",
+            "",
+            "_x",
+        ];
+        let mut object: serde_json::Map<_, _> = names.iter().map(|name| ((*name).to_owned(), Value::from(1))).collect();
+        object.insert("n".to_owned(), Value::from(2));
+        sketch.see(Value::Object(object).to_string().as_bytes());
+        assert_eq!(sketch.numbers(), ["n"]);
+        let left: Vec<_> = sketch.left_in_extra().collect();
+        assert_eq!(left.len(), names.len());
+        assert_eq!(left[0], ("a\\n-- k: 3".to_owned(), "its name has control characters"));
+        assert!(left.iter().all(|(name, _)| !name.contains(is_unsafe)));
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in sketch.files("x\n-- k: 3\u{202e}.csv") {
+            assert!(!text.contains(|c| c != '\n' && is_unsafe(c)), "{text}");
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        let files = super::super::Files::load(Some(dir.path())).unwrap();
+        assert_eq!(files.fields.names(), ["n"]);
     }
 
     #[test]

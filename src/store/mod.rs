@@ -13,7 +13,7 @@
 //!   aside/            damaged files that were replaced by reading their range again
 //! ```
 //!
-//! place.rs is a disk or an object store (objects.rs; catalog.rs and index.rs spare it questions); publish.rs is how bytes come
+//! location.rs reads what users call a store; place.rs is a disk or an object store (objects.rs; catalog.rs and index.rs spare it questions); publish.rs is how bytes come
 //! to be under a name there, lock.rs who may do alone what only one may do at a time.
 
 #[cfg(feature = "object-stores")]
@@ -23,6 +23,7 @@ mod expire;
 mod footer;
 #[cfg(feature = "object-stores")]
 mod index;
+pub mod location;
 mod lock;
 mod log;
 mod mend;
@@ -47,12 +48,13 @@ use std::path::{Path, PathBuf};
 pub use compact::{Policy, Rolled};
 pub use expire::Keep;
 pub use footer::{Bounds, DataFile};
+pub use location::scheme;
 pub use lock::Held;
 pub use log::{Changed, Log, Prepared, Published};
 pub use mend::Mended;
 #[cfg(all(feature = "distributed", feature = "object-stores"))]
 pub use objects::client_of as client;
-pub use place::{Input, Place, Revision, scheme};
+pub use place::{Input, Place, Revision};
 pub use prefix::Prefix;
 pub(crate) use publish::LEFTOVER;
 pub use source::{EMBEDDED, Replayed, Source};

@@ -3,6 +3,7 @@
 //! Input: paths below the store's root, whose text is a URL. Output: what place.rs asks for. The rest of the program is not
 //! asynchronous here, so a runtime of its own does the talking and whoever asks waits.
 
+mod endpoint;
 mod fault;
 mod lease;
 mod parts;
@@ -29,6 +30,7 @@ use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 use url::Url;
 
 use super::Error;
+use super::location;
 use super::place::Entry;
 use fault::{again, gone, plain, short};
 use lease::Beats;
@@ -37,10 +39,15 @@ pub use lease::Lease;
 pub use object_store::UpdateVersion as Version;
 pub use parts::Object;
 
-/// How long one request may take: a slow line moves a file of the usual size within it.
-const REQUEST: Duration = Duration::from_secs(60);
-/// How long a request that fails is tried again before its fault is told.
-const RETRYING: Duration = Duration::from_secs(30);
+/// Timeout of one request, its body included. A GET of a query that is never answered is retried after it, so it is less than
+/// [`RETRYING`]; a range of a file of the usual size arrives within it on a line of 1 MB/s.
+const REQUEST: Duration = Duration::from_secs(30);
+/// How long a request that fails is retried before its error is reported.
+const RETRYING: Duration = Duration::from_secs(45);
+/// Timeout of one attempt of a small request: a list, a head, a block of 4 MiB.
+const ATTEMPT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+/// Bytes a second that an upload may be expected to move at least: its timeout grows with its size.
+const SLOWEST: u64 = 1 << 20;
 
 /// Names that are asked for at once: less than a page of a list, so that it holds the end of its part.
 pub(super) const PAGE: usize = 900;
@@ -75,16 +82,23 @@ impl Objects {
     /// Makes a client from the URL and the usual environment: AWS_…, GOOGLE_…, AZURE_…. Nothing is asked yet.
     pub fn open(root: &Path) -> Result<Self, Error> {
         let fault = |why: String| Error::Url { url: root.to_owned(), why };
-        let url = Url::parse(&root.to_string_lossy()).map_err(|e| fault(e.to_string()))?;
-        if url.host_str().is_none_or(str::is_empty) {
-            return Err(fault("it names no bucket; expected s3://bucket/prefix".to_owned()));
-        }
-        let prefix = Key::from_url_path(url.path()).map_err(|e| fault(e.to_string()))?;
+        let named = location::object(&root.to_string_lossy()).map_err(&fault)?;
+        let url = Url::parse(&named.text).map_err(|e| fault(e.to_string()))?;
+        let prefix = Key::parse(&named.prefix).map_err(|e| fault(e.to_string()))?;
+        endpoint::check(&url, |name| std::env::var(name).ok()).map_err(&fault)?;
         let client = || client(&url).map_err(|e| fault(short(&e)));
         let (store, for_queries) = (client()?, client()?);
         let runtime = Builder::new_multi_thread().worker_threads(2).thread_name("objects").enable_all().build();
         let runtime = Some(runtime.map_err(|e| fault(e.to_string()))?);
-        Ok(Self { root: root.to_owned(), url, prefix, store, for_queries, runtime, feeding: Mutex::default() })
+        Ok(Self {
+            root: PathBuf::from(named.text),
+            url,
+            prefix,
+            store,
+            for_queries,
+            runtime,
+            feeding: Mutex::default(),
+        })
     }
 
     /// A prefix of another store.
@@ -290,8 +304,7 @@ pub fn client_of(url: &Url) -> Result<Arc<dyn ObjectStore>, String> {
 }
 
 fn client(url: &Url) -> Result<Arc<dyn ObjectStore>, Fault> {
-    // Whoever says AWS_ALLOW_HTTP means all of them.
-    let http = std::env::var("AWS_ALLOW_HTTP").is_ok_and(|says| says == "true" || says == "1");
+    let http = endpoint::allows_http(|name| std::env::var(name).ok());
     let options =
         ClientOptions::new().with_timeout(REQUEST).with_connect_timeout(Duration::from_secs(5)).with_allow_http(http);
     let retry = RetryConfig { max_retries: 8, retry_timeout: RETRYING, ..Default::default() };

@@ -15,11 +15,9 @@ use parquet::errors::Result as ParquetResult;
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::Error;
+use super::location::{SCHEMES, scheme};
 #[cfg(feature = "object-stores")]
 use super::objects::{Object, Objects, Version};
-
-/// The schemes of URLs that name an object store.
-const SCHEMES: [&str; 8] = ["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl"];
 
 /// Where a store is.
 #[derive(Debug, Clone, Default)]
@@ -58,13 +56,6 @@ pub struct Revision {
     pub(super) of_object: Option<Version>,
 }
 
-/// Whether a store's name is a URL rather than a directory's path.
-pub fn scheme(root: &Path) -> Option<&str> {
-    let (scheme, _) = root.to_str()?.split_once("://")?;
-    let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
-    (!scheme.is_empty() && scheme.chars().all(letter)).then_some(scheme)
-}
-
 impl Place {
     /// Whether this program can go to such a place.
     pub fn check(root: &Path) -> Result<(), Error> {
@@ -75,7 +66,7 @@ impl Place {
         Self::of(root).map(drop)
     }
 
-    /// The place of a store's root. `file://` is a directory, and read as one by whoever parsed the arguments.
+    /// The place of a store's root in canonical form ([`super::location::canonical`]).
     pub fn of(root: &Path) -> Result<Self, Error> {
         match scheme(root) {
             None => Ok(Self::Disk),

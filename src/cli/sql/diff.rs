@@ -206,7 +206,7 @@ async fn numbers(ctx: &SessionContext, sql: &str) -> anyhow::Result<Vec<String>>
             continue;
         }
         let text: String = ArrayFormatter::try_new(column, &options)?.value(0).to_string().chars().take(40).collect();
-        cells.push(super::grid::printable(&text));
+        cells.push(crate::printable::printable(&text).into_owned());
     }
     Ok(cells)
 }

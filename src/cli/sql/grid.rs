@@ -131,14 +131,6 @@ fn cut(text: &str, width: usize) -> String {
     format!("{kept}…")
 }
 
-/// A value without what would break a line or talk to the terminal.
-pub fn printable(value: &str) -> String {
-    if !value.chars().any(char::is_control) {
-        return value.to_owned();
-    }
-    value.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,10 +167,5 @@ mod tests {
         let names: Vec<&str> = vec!["column"; 30];
         let many = grid(&names, &[], Some(60));
         assert!(many.lines().all(|line| line.width() <= 60), "{many}");
-    }
-
-    #[test]
-    fn nothing_talks_to_the_terminal() {
-        assert_eq!(printable("a\n\u{1b}[31mb"), "a\\n\\u{1b}[31mb");
     }
 }

@@ -17,7 +17,8 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use super::grid::{Column, Grid, printable};
+use super::grid::{Column, Grid};
+use crate::printable::printable;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -95,7 +96,10 @@ fn failed(error: impl std::fmt::Display) -> anyhow::Error {
 }
 
 fn columns(schema: &Schema) -> Vec<Column> {
-    let column = |field: &Arc<Field>| Column { name: printable(field.name()), right: field.data_type().is_numeric() };
+    let column = |field: &Arc<Field>| Column {
+        name: printable(field.name()).into_owned(),
+        right: field.data_type().is_numeric(),
+    };
     schema.fields().iter().map(column).collect()
 }
 
@@ -124,7 +128,7 @@ struct Table<'a> {
 impl Rows for Table<'_> {
     fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
         let Self { grid, out } = self;
-        each_row(batch, |cells| grid.row(cells.iter().map(|cell| printable(cell)).collect(), out))
+        each_row(batch, |cells| grid.row(cells.iter().map(|cell| printable(cell).into_owned()).collect(), out))
     }
 
     fn end(self: Box<Self>) -> anyhow::Result<Option<String>> {
@@ -154,7 +158,7 @@ impl<'a> Markdown<'a> {
 
 impl Rows for Markdown<'_> {
     fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
-        let cell = |cell: String| printable(&cell.replace('|', "\\|").replace('\n', "<br>"));
+        let cell = |cell: String| printable(&cell.replace('|', "\\|").replace('\n', "<br>")).into_owned();
         each_row(batch, |cells| self.line(cells.into_iter().map(cell)))
     }
 

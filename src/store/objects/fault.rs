@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use object_store::Error as Fault;
 
-use super::RETRYING;
+use super::{ATTEMPT, RETRYING};
 
 /// Further tries of what `object_store` does not try again by itself: a put that was cut off, an answer whose body was.
 const TRIES: u32 = 4;
@@ -28,10 +28,11 @@ impl Tries {
         Self { done: 0, began: Instant::now() }
     }
 
-    /// Waits for a while, longer each time; `false` if it was tried often or long enough.
+    /// Waits for a while, longer each time (exponential backoff); `false` if it was tried often or long enough. A first retry there
+    /// is always, however long the first attempt took.
     pub async fn another(&mut self) -> bool {
         self.done += 1;
-        if self.done > TRIES || self.began.elapsed() >= RETRYING {
+        if self.done > TRIES || (self.done > 1 && self.began.elapsed() >= RETRYING) {
             return false;
         }
         tokio::time::sleep(PAUSE * (1 << (self.done - 1))).await;
@@ -39,16 +40,29 @@ impl Tries {
     }
 }
 
-/// Asks for what may be asked for twice, until there is an answer.
+/// Sends a small idempotent request, and retries it with backoff until there is an answer. An attempt that is not answered within
+/// [`ATTEMPT`] counts as failed: a request whose connection was lost without a reset would wait for ever.
 pub(super) async fn again<T, A>(mut ask: impl FnMut() -> A) -> Result<T, Fault>
 where
     A: Future<Output = Result<T, Fault>>,
 {
     let mut tries = Tries::new();
     loop {
-        match ask().await {
+        match within(ATTEMPT, ask()).await {
             Err(fault) if passes(&fault) && tries.another().await => {}
             done => return done,
+        }
+    }
+}
+
+/// One attempt of a request with a timeout.
+pub(super) async fn within<T>(timeout: Duration, attempt: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    match tokio::time::timeout(timeout, attempt).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            tracing::debug!("the object store did not answer within {timeout:?}");
+            let source = format!("the service did not answer within {} s", timeout.as_secs()).into();
+            Err(Fault::Generic { store: "object store", source })
         }
     }
 }
@@ -122,6 +136,24 @@ mod tests {
             "Server returned non-2xx status code: 400 Bad Request: InvalidRequest: It is no good"
         );
         assert_eq!(one_line("503 Slow Down: "), "503 Slow Down");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_never_answered_is_retried() {
+        let mut asked = 0;
+        let answer = again(|| {
+            asked += 1;
+            let silent = asked < 2;
+            async move {
+                if silent {
+                    std::future::pending::<()>().await;
+                }
+                Ok(7)
+            }
+        });
+        assert_eq!((answer.await.unwrap(), asked), (7, 2));
+        let error = within(PAUSE, std::future::pending::<Result<(), Fault>>()).await.unwrap_err();
+        assert!(passes(&error) && plain(error).to_string().starts_with("the service did not answer within"));
     }
 
     #[tokio::test]

@@ -4,12 +4,14 @@
 //! stands there is compared with what was sent. No two files are alike to the byte, for each says who wrote it; where two
 //! writers sent the same bytes, as into `source.json`, both may be told that theirs stand.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use object_store::path::Path as Key;
 use object_store::{Error as Fault, ObjectStore, ObjectStoreExt as _, PutMode};
 
-use super::fault::{Tries, again, passes};
-use super::{Version, version, whole};
+use super::fault::{Tries, again, passes, within};
+use super::{ATTEMPT, SLOWEST, Version, version, whole};
 
 /// Puts bytes where nothing is, or over the version that was seen. Their version; `None` if somebody was faster. Whatever
 /// becomes of the answers, at its end we know, or fail.
@@ -22,7 +24,10 @@ pub(super) async fn put_if(
     let mut tries = Tries::new();
     loop {
         let mode = seen.clone().map_or(PutMode::Create, PutMode::Update);
-        let fault = match store.put_opts(key, bytes.clone().into(), mode.into()).await {
+        // A large body takes its time.
+        let timeout = ATTEMPT + Duration::from_secs(bytes.len() as u64 / SLOWEST);
+        let put = store.put_opts(key, bytes.clone().into(), mode.into());
+        let fault = match within(timeout, put).await {
             Ok(put) => return Ok(Some(put.into())),
             Err(fault @ (Fault::AlreadyExists { .. } | Fault::Precondition { .. })) => {
                 match standing(store, key, &bytes).await? {

@@ -1,0 +1,36 @@
+//! Text from records, files and their names, made safe for a terminal, a log line and a comment in a SQL file.
+
+use std::borrow::Cow;
+
+/// Whether a character would move the cursor, end a line, or reorder the text around it: control characters (C0, DEL, C1), line and
+/// paragraph separators, and the characters of the Unicode Bidirectional Algorithm (UAX #9, section 2) that have no glyph.
+pub fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// The text with each unsafe character written as Rust escapes it, as `\n` or `\u{1b}`.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_unsafe) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_unsafe(c) { safe.extend(c.escape_default()) } else { safe.push(c) }
+    }
+    Cow::Owned(safe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_reaches_the_terminal_but_glyphs() {
+        assert_eq!(printable("a\n\u{1b}[31mb"), "a\\n\\u{1b}[31mb");
+        assert_eq!(printable("\u{202e}txt.exe\u{9b}2J\u{7f}"), "\\u{202e}txt.exe\\u{9b}2J\\u{7f}");
+        for plain in ["", "a b", "電話 ₹ é", "👩‍👩‍👧", "שלום"] {
+            assert!(matches!(printable(plain), Cow::Borrowed(same) if same == plain), "{plain}");
+        }
+    }
+}
