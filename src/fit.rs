@@ -16,7 +16,8 @@ use crate::features::chunks::by_chunk;
 use crate::features::{self, Matrix, Scale};
 use crate::kmeans::{self, Fit, Init, Points, Settings, Step};
 use crate::model::describe::{Labels, describe};
-use crate::model::{Cluster, METHOD};
+use crate::model::parts::Shapes;
+use crate::model::{Cluster, METHOD, clusters};
 use crate::rows::hex;
 use crate::spool;
 use crate::train::{by_features, renumbered};
@@ -200,15 +201,10 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
     let began = Instant::now();
     let Fit { centroids, sizes, inertia, iterations } = &found;
     let (silhouette, silhouette_rows) = silhouette(columns, &scale, &found, settings.threads);
-    let described = describe(centroids.view(), features, &Labels::new());
-    let clusters = described.into_iter().enumerate().map(|(cluster, descriptions)| Cluster {
-        cluster: cluster as u32,
-        description: descriptions.get("en").cloned().unwrap_or_default(),
-        descriptions,
-        size: sizes[cluster],
-        new: false,
-        centroid: features.iter().cloned().zip(centroids.row(cluster).iter().copied()).collect(),
-    });
+    let profile = kmeans::profile(&points, centroids, settings.threads);
+    let shapes = Shapes { centroids: centroids.view(), spread: profile.spread.view(), sizes };
+    let described = describe(&shapes, features, &Labels::new(), None);
+    let clusters = clusters(features, &found, &profile, described, &vec![false; settings.k]);
     let drawn = job.init.is_none() && (features.len() > 1 || job.solver == Solver::Linfa);
     Ok(Report {
         rows: points.rows() as u64,
@@ -226,7 +222,7 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
         calinski_harabasz: kmeans::calinski_harabasz(&points, centroids, sizes, *inertia),
         iterations: (job.solver == Solver::Tercile).then_some(*iterations as u64),
         trained_at: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
-        clusters: clusters.collect(),
+        clusters,
         mean: scale.mean.clone(),
         std: scale.std.clone(),
         took: Took { fit, score: began.elapsed() },

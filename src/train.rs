@@ -28,9 +28,10 @@ use crate::engine::{self, cluster::Engine};
 use crate::features::chunks::processors;
 use crate::features::{self, Scale};
 use crate::kmeans::{self, Fit, Limits, Points, Settings, Step};
-use crate::model::describe::describe;
+use crate::model::describe::{Before, Shortage, describe, short_of_words, words_changed};
+use crate::model::parts::Shapes;
 use crate::model::{
-    By, Cluster, Cut, METHOD, Model, Predecessor, Receipt, SLICES, Shelf, Trained, imputed, shelf::all_slices,
+    By, Cut, METHOD, Model, Predecessor, Receipt, SLICES, Shelf, Trained, clusters, imputed, shelf::all_slices,
 };
 use crate::spool::{self, Space};
 use crate::sql::{Files, Segmentation};
@@ -286,6 +287,7 @@ fn train_segmentation(
             stream,
             how,
             predecessor,
+            replaced: earlier.as_ref().filter(|model| !fits(model)).map(Predecessor::of),
             before: before.as_ref(),
             earlier: earlier.as_ref(),
             newest: newest.as_ref(),
@@ -339,6 +341,8 @@ struct Job<'a> {
     how: &'a How,
     /// Whose cluster numbers are kept.
     predecessor: Option<&'a Model>,
+    /// The model that serves this slice, if its features or k are others.
+    replaced: Option<Predecessor>,
     /// The slice before's model of these records; where that slice was refused, the one that serves.
     before: Option<&'a Model>,
     /// The model that serves this slice.
@@ -378,7 +382,8 @@ impl Job<'_> {
             rows_hash: rows.hash(),
             sql_hash: self.segmentation.sql_hash.clone(),
             starts: kmeans::starts_for(rows.rows()) as u64,
-            predecessor: self.predecessor.map(|m| Predecessor { slice: m.slice, version: m.version }),
+            predecessor: self.predecessor.map(Predecessor::of),
+            replaced: self.replaced.clone(),
             tercile: env!("CARGO_PKG_VERSION").to_owned(),
             method: METHOD,
         }
@@ -397,20 +402,24 @@ impl Job<'_> {
         let number = numbers(&scale, &fit.centroids, self.predecessor);
         let fit = renumbered(fit, &number);
         let new = newcomers(&scale, &fit.centroids, self.predecessor);
-
-        let descriptions = describe(fit.centroids.view(), features, labels);
-        let clusters = descriptions
-            .into_iter()
-            .enumerate()
-            .map(|(cluster, descriptions)| Cluster {
-                cluster: cluster as u32,
-                description: descriptions.get("en").cloned().unwrap_or_default(),
-                descriptions,
-                size: fit.sizes[cluster],
-                new: new[cluster],
-                centroid: features.iter().cloned().zip(fit.centroids.row(cluster).iter().copied()).collect(),
-            })
-            .collect();
+        let profile = rows.profile(&scale, &fit.centroids)?;
+        let before = self.predecessor.map(|model| Before::new(model, &new));
+        let shapes = Shapes { centroids: fit.centroids.view(), spread: profile.spread.view(), sizes: &fit.sizes };
+        let described = describe(&shapes, features, labels, before.as_ref());
+        for Shortage { feature, parts, words } in short_of_words(&described, features, labels) {
+            tracing::warn!(
+                "{}: slice {} has {parts} levels of {feature} and {words} words for them, so its descriptions count them, as \
+                 in \"{feature} 1 of {parts}\"; give it {k} words in the header, or choose a smaller k",
+                self.segmentation.file,
+                self.slice
+            );
+        }
+        // Where another k or other features served, there is nothing to compare with.
+        let before = before.filter(|_| self.replaced.is_none());
+        let changed = before.map(|before| words_changed(&described, features, &before)).unwrap_or_default();
+        // A cluster may continue one of the slice before, but none of the model that served this slice.
+        let new: Vec<bool> = new.into_iter().map(|new| new || self.replaced.is_some()).collect();
+        let clusters = clusters(features, &fit, &profile, described, &new);
         let moved = self.moved(all, (&scale, &fit))?;
         let (sample, silhouette) = sample(rows, features, (&scale, &fit))?;
         let model = Model {
@@ -431,6 +440,7 @@ impl Job<'_> {
             trained_at: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
             moved,
             clusters,
+            words_changed: changed,
             receipt,
         };
         Ok(Trained { model, sample })

@@ -115,7 +115,18 @@ fn the_page_shows_what_the_api_answers() {
         assert_eq!(browser.text(&format!("{card} .what")), cluster["description"]);
         let size = browser.text(&format!("{card} .share"));
         assert_eq!(digits(size.split('·').next().unwrap()), cluster["size"].as_u64().unwrap());
+        // Three quartiles for each of the two features.
+        let typical = browser.text(&format!("{card} .centre"));
+        let rating: Vec<String> =
+            cluster["typical"]["rating"].as_array().unwrap().iter().map(Value::to_string).collect();
+        let rating: Vec<&str> = rating.iter().map(|value| value.trim_end_matches(".0")).collect();
+        assert!(typical.matches(" – ").count() == 4 && typical.ends_with(&rating.join(" – ")), "{typical}");
     }
+    assert!(browser.text("#clusters-key").contains("quartiles"));
+    let changes = |model: &Value| model["words_changed"].as_array().unwrap().len();
+    let changes: usize = models.as_array().unwrap().iter().map(changes).sum();
+    assert_eq!(browser.run("document.querySelectorAll('#words-changed li').length"), json!(changes));
+    assert_eq!(browser.run("document.querySelector('#words-changed').hidden"), json!(changes == 0));
     // Who moved, out of the matrix that the training wrote.
     let moved = models[1]["moved"].as_array().unwrap().iter().enumerate();
     let moved =

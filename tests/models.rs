@@ -436,3 +436,115 @@ fn missing_values_are_counted_wherever_a_model_is_shown() {
     place.write("older.json", format!("{}{}", &text[..start], &text[end..]));
     assert!(place.ok(&["verify", "older.json", "--sql", "sql"]).contains("is what its receipt says"));
 }
+
+/// A broker with a topic `products`, whose files are named by number.
+struct Parts {
+    place: Place,
+    _broker: Running,
+    address: String,
+}
+
+impl Parts {
+    fn new() -> Self {
+        let place = Place::new();
+        let mut broker = place.start(&["broker", "--topic", "products"]);
+        let address = broker.line_with("");
+        for file in files(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/field/words/sql").as_ref()) {
+            let name = file.file_name().unwrap().to_str().unwrap();
+            place.write(&format!("sql/{name}"), std::fs::read(&file).unwrap());
+        }
+        Self { place, _broker: broker, address }
+    }
+
+    fn ingest(&self, part: usize) {
+        let file = format!("{}/tests/field/words/words_part{part}.csv", env!("CARGO_MANIFEST_DIR"));
+        self.place.ok(&["produce", &file, "--bootstrap-servers", &self.address]);
+        self.place.ok(&["ingest", "--until-end", "--bootstrap-servers", &self.address]);
+    }
+
+    /// Trains, and gives the models of all slices of the segmentation pr, with what stderr says.
+    fn train(&self) -> (Vec<Value>, String) {
+        let ended = self.place.run(&["train"]);
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        let serving: Value =
+            serde_json::from_slice(&std::fs::read(self.place.path("store/models/pr/slices.json")).unwrap()).unwrap();
+        (["1", "2", "3"].map(|slice| self.model(&serving[slice]["version"])).to_vec(), ended.stderr)
+    }
+
+    fn model(&self, version: &Value) -> Value {
+        let path = self.place.path(&format!("store/models/pr/{version}.json"));
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    }
+
+    /// Every word that differs from the predecessor's is listed, and nothing else is, unless the cluster is new. Gives how many.
+    fn listed(&self, model: &Value) -> usize {
+        let mut differ = Vec::new();
+        let predecessor = &model["receipt"]["predecessor"];
+        if !predecessor.is_null() {
+            let before = self.model(&predecessor["version"]);
+            for (old, new) in before["clusters"].as_array().unwrap().iter().zip(model["clusters"].as_array().unwrap()) {
+                for feature in ["price", "rating"].into_iter().filter(|_| new["new"] != true) {
+                    let (from, to) = (&old["words"][feature]["en"], &new["words"][feature]["en"]);
+                    if from != to {
+                        differ.push(json!([new["cluster"], feature, from, to]));
+                    }
+                }
+            }
+        }
+        let listed = model["words_changed"].as_array().unwrap().iter();
+        let listed: Vec<Value> =
+            listed.map(|one| json!([one["cluster"], one["feature"], one["from"], one["to"]])).collect();
+        assert_eq!(listed, differ, "{model}");
+        listed.len()
+    }
+}
+
+#[test]
+fn words_hold_from_training_to_training_or_the_change_is_listed() {
+    let parts = Parts::new();
+    for part in 1..=6 {
+        parts.ingest(part);
+        let (models, said) = parts.train();
+        let mut changes = 0;
+        for model in &models {
+            let mut words: Vec<&Value> =
+                model["clusters"].as_array().unwrap().iter().map(|cluster| &cluster["description"]).collect();
+            words.sort_by_key(|text| text.to_string());
+            words.dedup();
+            assert_eq!(words.len(), 3, "all descriptions differ: {model}");
+            changes += parts.listed(model);
+        }
+        assert_eq!(
+            said.lines().filter(|line| line.contains(" was ") && line.contains(", is ")).count(),
+            changes,
+            "{said}"
+        );
+    }
+
+    // Another k: numbers start anew, and nothing continues.
+    let sql = std::fs::read_to_string(parts.place.path("sql/30_pr.sql")).unwrap();
+    parts.place.write("sql/30_pr.sql", sql.replace("-- k: 3", "-- k: 4"));
+    let (models, _) = parts.train();
+    for (model, slice) in models.iter().zip(1..) {
+        assert_eq!(model["clusters"].as_array().unwrap().len(), 4);
+        assert!(model["clusters"].as_array().unwrap().iter().all(|cluster| cluster["new"] == true), "{model}");
+        assert_eq!((&model["words_changed"], &model["receipt"]["replaced"]["slice"]), (&json!([]), &json!(slice)));
+    }
+    parts.place.ok(&["verify", "pr@2"]);
+    let (again, _) = parts.train();
+    assert_eq!(again, models, "the same records make no new model");
+
+    // More levels than words are said.
+    parts.place.write("sql/33_four.sql", "-- k: 4\n-- label.price.en: Low | Mid | High\n\nSELECT _partition, _offset, _timestamp, _slice, price FROM slices");
+    let (_, said) = parts.train();
+    assert!(said.contains("33_four.sql: slice 3 has 4 levels of price and 3 words for them"), "{said}");
+    // A label of another column names its line.
+    parts.place.write("sql/33_four.sql", "-- k: 3\n-- label.prize.en: Low | Mid | High\n\nSELECT _partition, _offset, _timestamp, _slice, price FROM slices");
+    let error = parts.place.fails(1, &["train"]);
+    assert!(
+        error.contains(
+            "33_four.sql, line 2, column 1: the header labels prize, which is none of the view's features price"
+        ),
+        "{error}"
+    );
+}

@@ -99,7 +99,7 @@ fn the_whole_job_runs_on_an_object_store() {
         place.ok(&["verify", model]);
     }
     let csv = place.write("rows.csv", "discounted_price,rating\n300,4.5\n");
-    assert!(place.ok(&["predict", "price_rating", csv.to_str().unwrap()]).contains("Mid Price, Mid Rating"));
+    assert!(place.ok(&["predict", "price_rating", csv.to_str().unwrap()]).contains("Low Price, High Rating"));
     place.ok(&["keys", "create", "shop", "--scope", "read"]);
     assert!(place.ok(&["keys", "list"]).contains("shop"));
     let sql = place.fails(1, &["serve", "--enable-sql", "--bind", "127.0.0.1:0"]);

@@ -23,7 +23,8 @@ use super::rows::{
 use super::stamp::{self, Stamp};
 use super::{State, Tags, accept, bulk, pipe};
 use crate::bulk::{Answers, Explainer, Format, Lines, Opinion, Scorer, TOO_FAR};
-use crate::model::describe::describe;
+use crate::model::describe::{Described, describe};
+use crate::model::parts::Shapes;
 use crate::model::{self, Model, Predictor, SLICES};
 use crate::train;
 
@@ -479,8 +480,10 @@ fn cluster_themselves(served: &Served, rows: &Rows, language: Language) -> Resul
         .collect();
     let found = train::fit_adhoc(features, &columns, REQUEST_K)
         .map_err(|e| Problem::unprocessable(format!("these rows can't be clustered: {e}")))?;
-    let described = describe(found.centroids.view(), features, &served.segmentation.labels);
-    let descriptions: Vec<&str> = described.iter().map(|d| d.get(language.code()).map_or("", String::as_str)).collect();
+    let shapes = Shapes { centroids: found.centroids.view(), spread: found.spread.view(), sizes: &found.sizes };
+    let described = describe(&shapes, features, &served.segmentation.labels, None);
+    let text = |one: &Described| one.descriptions.get(language.code()).cloned().unwrap_or_default();
+    let descriptions: Vec<String> = described.iter().map(text).collect();
     Ok(write(features, rows, &found.predictor, &Lines::new(features, &descriptions, None))?.0)
 }
 

@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use ndarray::Array2;
 use serde::Serialize;
 
-use super::{Done, Terminal, imputed, table, thousands};
+use super::{Done, Terminal, imputed, quartiles, table, thousands};
 use crate::columns::{self, Columns};
 use crate::config::bytes;
 use crate::engine::MAX_FEATURES;
@@ -312,6 +312,7 @@ fn words(printed: &Printed<'_>, columns: &Columns) -> String {
     };
     let rows: Vec<Vec<String>> = report.clusters.iter().map(row).collect();
     let mut text = format!("{} rows of {}\n{}", thousands(report.rows), file.display(), table::render(&header, &rows));
+    text.push_str(&format!("\n{}\n", quartiles::render(&report.features, &report.clusters)));
     let mut line = |words: String| text.push_str(&(words + "\n"));
     line(format!("inertia            {}", short(report.inertia)));
     if let Some(score) = report.silhouette {

@@ -19,6 +19,7 @@ mod openapi;
 mod plot;
 mod predict;
 mod produce;
+mod quartiles;
 mod replay;
 #[cfg(feature = "distributed")]
 mod scheduler;

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Done, imputed, table, thousands};
+use super::{Done, imputed, quartiles, table, thousands};
 use crate::config::StoreArgs;
 use crate::model::{named, plain_sql};
 
@@ -63,10 +63,16 @@ impl Model {
                     })
                     .collect();
                 let (name, slice, version) = (&model.segmentation, model.slice, model.version);
-                let mut text = format!("{name} of slice {slice}, version {version}\n{}", table::render(&header, &rows));
+                let centroids = table::render(&header, &rows);
+                let quartiles = quartiles::render(&model.features, &model.clusters);
+                let gap = if quartiles.is_empty() { "" } else { "\n" };
+                let mut text = format!("{name} of slice {slice}, version {version}\n{centroids}{gap}{quartiles}");
                 for line in model.imputed.iter().flat_map(|counts| imputed::lines(&model.features, counts, model.rows))
                 {
                     text.push_str(&(line + "\n"));
+                }
+                for change in &model.words_changed {
+                    text.push_str(&format!("cluster {}: {change}\n", change.cluster));
                 }
                 text
             }

@@ -64,7 +64,7 @@ impl Train {
         let sql: f64 = outcomes.iter().filter(|outcome| outcome.slice == 1).map(|outcome| outcome.seconds.sql).sum();
         let fitting: f64 = outcomes.iter().map(|outcome| outcome.seconds.train).sum();
         tracing::info!("{sql:.2} s of SQL, {fitting:.2} s of training");
-        tell_new(&outcomes);
+        tell_changes(&outcomes);
         for why in outcomes.iter().filter_map(|outcome| outcome.refused.as_ref()) {
             tracing::warn!("no new model: {why}");
         }
@@ -90,8 +90,8 @@ fn message(progress: Progress<'_>) -> String {
     }
 }
 
-/// A line for each segment that no older model knew.
-pub(super) fn tell_new(outcomes: &[Outcome]) {
+/// A line for each segment that no older model knew, and for each word that differs from the predecessor's.
+pub(super) fn tell_changes(outcomes: &[Outcome]) {
     for model in outcomes.iter().filter(|outcome| outcome.fresh).filter_map(|outcome| outcome.model.as_ref()) {
         let name = format!("{}@{}@{}", model.segmentation, model.slice, model.version);
         for Cluster { cluster, description, size, .. } in model.clusters.iter().filter(|cluster| cluster.new) {
@@ -99,6 +99,9 @@ pub(super) fn tell_new(outcomes: &[Outcome]) {
             tracing::info!(
                 "{name}: segment {cluster} is new ({description}, {records}), unlike what had its number before"
             );
+        }
+        for change in &model.words_changed {
+            tracing::info!("{name}: segment {}: {change}", change.cluster);
         }
     }
 }

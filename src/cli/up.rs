@@ -274,7 +274,7 @@ impl Up {
         for line in tables::models(&outcomes).lines() {
             tracing::info!("{line}");
         }
-        tables::tell_new(&outcomes);
+        tables::tell_changes(&outcomes);
         warn_refused(&outcomes);
         if let Err(error) = self.greet(address) {
             // Nobody reads what we say: no reason to stop.
@@ -299,7 +299,7 @@ impl Up {
                 Ok(train::Training { n, outcomes: new }) => {
                     let fresh = new.iter().filter(|outcome| outcome.fresh).count() as u64;
                     tracing::info!("trained {} on {}", count(fresh, "new model"), count(n, "record"));
-                    tables::tell_new(&new);
+                    tables::tell_changes(&new);
                     if refusals(&new) != refusals(&outcomes) {
                         warn_refused(&new);
                     }

@@ -43,6 +43,8 @@ use url::Url;
 use crate::model::imputed;
 use crate::record::Fields;
 use crate::sql::fault::Fault;
+use crate::sql::header;
+use crate::sql::script::Place;
 use crate::sql::{self, Files, RECORDS, RECURSION, Segmentation, View};
 use crate::store::{Snapshot, Store, scheme};
 use cluster::Engine;
@@ -344,7 +346,8 @@ pub async fn segmentations(ctx: &SessionContext, files: &Files) -> Result<Vec<Se
     for (view, k) in files.segmentations() {
         let fault = |why: String| Error::View { file: view.file.clone(), why };
         let table = ctx.table(view.name.as_str()).await.map_err(|e| fault(explain(&e)))?;
-        let features = features(view, &table).map_err(fault)?;
+        let features = features(&table).map_err(fault)?;
+        check_labels(view, &features).map_err(Error::Sql)?;
         all.push(Segmentation {
             name: view.name.clone(),
             file: view.file.clone(),
@@ -357,7 +360,7 @@ pub async fn segmentations(ctx: &SessionContext, files: &Files) -> Result<Vec<Se
     Ok(all)
 }
 
-fn features(view: &View, table: &DataFrame) -> Result<Vec<String>, String> {
+fn features(table: &DataFrame) -> Result<Vec<String>, String> {
     let schema = table.schema();
     for key in KEYS {
         if !schema.fields().iter().any(|field| field.name() == key) {
@@ -380,10 +383,17 @@ fn features(view: &View, table: &DataFrame) -> Result<Vec<String>, String> {
     if features.is_empty() || features.len() > MAX_FEATURES {
         return Err(format!("a segmentation has 1 to {MAX_FEATURES} features; this one has {}", features.len()));
     }
-    match view.header.labels.keys().find(|label| !features.contains(label)) {
-        Some(label) => Err(format!("its header labels {label}, which is none of its features {}", features.join(", "))),
-        None => Ok(features),
-    }
+    Ok(features)
+}
+
+/// Labels are for features that the view has.
+fn check_labels(view: &View, features: &[String]) -> Result<(), Fault> {
+    let Some(label) = view.header.labels.keys().find(|label| !features.contains(label)) else { return Ok(()) };
+    let why = format!("the header labels {label}, which is none of the view's features {}", features.join(", "));
+    Err(match header::label_line(&view.text, label) {
+        Some(line) => view.source().fault(Place { line, column: 1 }, why),
+        None => view.source().fault_somewhere(why),
+    })
 }
 
 /// A name as SQL wants it, whatever is in it.

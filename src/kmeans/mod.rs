@@ -16,6 +16,7 @@ mod kernel;
 mod line;
 mod lloyd;
 mod points;
+mod profile;
 pub mod reference;
 mod score;
 mod seed;
@@ -33,6 +34,7 @@ pub use lloyd::{Limits, Step};
 pub use points::Points;
 #[cfg(feature = "distributed")]
 pub use points::Totals;
+pub use profile::{Profile, profile, spread};
 pub use score::{calinski_harabasz, davies_bouldin, silhouette, silhouette_of};
 pub use seed::{SEED, further};
 

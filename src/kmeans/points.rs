@@ -187,6 +187,11 @@ impl<'a> Points<'a> {
         value / self.columns[feature].unit
     }
 
+    /// A standardised difference, in original units.
+    pub(super) fn length(&self, feature: usize, standardised: f64) -> f64 {
+        self.original(feature, standardised / self.inverse[feature])
+    }
+
     /// A standardised value, in original units.
     pub fn restore(&self, feature: usize, standardised: f64) -> f64 {
         self.original(feature, self.origin[feature] + standardised / self.inverse[feature])

@@ -37,6 +37,12 @@ pub fn by_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<St
     Ok(read.into_iter().map(|(name, exact)| (name, exact.0)).collect())
 }
 
+pub fn lists_by_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Vec<f64>>, D::Error> {
+    let read = BTreeMap::<String, Vec<Exact>>::deserialize(deserializer)?;
+    let list = |list: Vec<Exact>| list.into_iter().map(|exact| exact.0).collect();
+    Ok(read.into_iter().map(|(name, exact)| (name, list(exact))).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use rand_xoshiro::Xoshiro256PlusPlus;

@@ -2,12 +2,14 @@
 //!
 //! Input: what the training found. Output: files under `models/`, and answers to "which cluster is this row in".
 
+mod clusters;
 pub mod describe;
 pub mod diff;
 mod exact;
 pub mod history;
 pub mod imputed;
 pub mod named;
+pub mod parts;
 pub mod plain_sql;
 pub mod shelf;
 
@@ -23,7 +25,9 @@ use serde::{Deserialize, Serialize};
 use crate::features::Scale;
 use crate::kmeans;
 use crate::store;
+use describe::{WordChange, Words};
 
+pub use clusters::clusters;
 pub use history::{By, Until};
 pub use shelf::{Shelf, Slices, Standing};
 
@@ -86,6 +90,10 @@ pub struct Model {
     /// From slice 2 on: rows of the previous slice, by their cluster there (outer) and here (inner).
     pub moved: Option<Vec<Vec<u64>>>,
     pub clusters: Vec<Cluster>,
+    /// Words that differ from the predecessor's for a cluster that continues; empty in models of earlier versions.
+    #[serde(default)]
+    #[oai(default)]
+    pub words_changed: Vec<WordChange>,
     pub receipt: Receipt,
 }
 
@@ -100,14 +108,30 @@ pub struct Cluster {
     pub descriptions: BTreeMap<String, String>,
     /// Rows in it.
     pub size: u64,
-    /// Whether it is unlike the predecessor's cluster of this number: their centroids are not each other's nearest. Not given
-    /// where it goes on with that one.
+    /// Whether it is unlike the predecessor's cluster of this number: their centroids are not each other's nearest, or k or the
+    /// features of the model that served before are others. Not given for a cluster that continues.
     #[serde(default, skip_serializing_if = "is_false")]
     #[oai(default, skip_serializing_if = "is_false")]
     pub new: bool,
     /// Feature to the mean of its rows, in the feature's own units.
     #[serde(deserialize_with = "exact::by_name")]
     pub centroid: BTreeMap<String, f64>,
+    /// Feature to the quartiles of its rows: a quarter of them is at or below the first, half at or below the second (the
+    /// median), three quarters at or below the third. Interpolated linearly between neighbours; missing values count as the
+    /// mean, as they were clustered. Exact up to a million rows of the model, otherwise from a fixed sample. Empty for a
+    /// cluster without rows and in models of earlier versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "exact::lists_by_name")]
+    #[oai(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub typical: BTreeMap<String, Vec<f64>>,
+    /// Feature to the population standard deviation of its rows, in the feature's own units. Empty as above.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "exact::by_name")]
+    #[oai(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub spread: BTreeMap<String, f64>,
+    /// The word of each feature by language; a feature that the description leaves out is absent. Empty in models of earlier
+    /// versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[oai(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub words: Words,
 }
 
 fn is_false(flag: &bool) -> bool {
@@ -132,6 +156,10 @@ pub struct Receipt {
     pub starts: u64,
     /// The model whose cluster numbers were kept.
     pub predecessor: Option<Predecessor>,
+    /// The model that served this slice before, if its features or k are others: nothing continues, and every cluster is new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    pub replaced: Option<Predecessor>,
     /// The version of tercile.
     pub tercile: String,
     /// The version of the training method; only models of one method can be compared field by field. 1 where a model file
@@ -141,9 +169,10 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Whether training again would give the same, the predecessor's numbers aside.
+    /// Whether training again would give the same, numbers kept from the predecessor aside.
     pub fn same_but_predecessor(&self, other: &Self) -> bool {
-        Self { predecessor: None, ..self.clone() } == Self { predecessor: None, ..other.clone() }
+        let alone = |receipt: &Self| Self { predecessor: None, replaced: None, ..receipt.clone() };
+        alone(self) == alone(other)
     }
 
     /// Whether both models are of the same records and SQL, by the same tercile and method; their slices may differ.
@@ -170,6 +199,12 @@ pub struct Predecessor {
     pub version: u64,
 }
 
+impl Predecessor {
+    pub fn of(model: &Model) -> Self {
+        Self { slice: model.slice, version: model.version }
+    }
+}
+
 impl Model {
     /// A model file, to the last bit.
     pub fn read(path: &Path) -> Result<Self, store::Error> {
@@ -190,6 +225,12 @@ impl Model {
             let at = |feature| cluster.centroid.get(feature).is_some_and(|value| value.is_finite());
             cluster.centroid.len() == features && self.features.iter().all(at)
         };
+        let known = |name: &String| self.features.contains(name);
+        let profiled = |cluster: &Cluster| {
+            cluster.typical.iter().all(|(name, quartiles)| known(name) && quartiles.len() == 3 && quartiles.is_sorted())
+                && cluster.spread.iter().all(|(name, deviation)| known(name) && *deviation >= 0.0)
+                && cluster.words.keys().all(known)
+        };
         let numbered = self.clusters.iter().enumerate().all(|(i, cluster)| cluster.cluster as usize == i);
         if !(1..=SLICES).contains(&self.slice) {
             Err("its slice is none")
@@ -206,6 +247,10 @@ impl Model {
             imputed.len() != features || !self.features.iter().all(|feature| imputed.contains_key(feature))
         }) {
             Err("it does not count the imputed rows of each feature")
+        } else if !self.clusters.iter().all(profiled) {
+            Err("the quartiles, the spread or the words of a cluster are none of its features'")
+        } else if self.words_changed.iter().any(|change| change.cluster as usize >= k) {
+            Err("a word changed of a cluster that it has not")
         } else if self.moved.iter().flatten().any(|row| row.len() != k) {
             Err("its matrix of what moved has not k columns")
         } else {

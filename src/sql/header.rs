@@ -1,6 +1,7 @@
 //! The header of a SQL file: the `-- key: value` lines before its first blank line.
 //!
-//! A key is one word of lowercase letters, digits, `_` and `.`, directly before the colon; any other comment is prose.
+//! A key is one word of lowercase letters, digits, `_` and `.`, directly before the colon; any other comment is prose. In
+//! `label.<feature>.<language>` the feature is spelled like its column.
 
 use std::collections::BTreeMap;
 
@@ -53,6 +54,9 @@ pub fn parse(text: &str) -> Result<Header, Fault> {
             if words.iter().any(String::is_empty) {
                 return Err(fault(format!("{key} has an empty word")));
             }
+            if let Some(word) = words.iter().enumerate().find(|(i, word)| words[..*i].contains(word)).map(|(_, w)| w) {
+                return Err(fault(format!("{key} has the word {word} twice; each must tell clusters apart")));
+            }
             label_lines.push((i + 1, words.len()));
             let languages = header.labels.entry(feature.to_owned()).or_default();
             if languages.insert(language.to_owned(), words).is_some() {
@@ -73,6 +77,16 @@ pub fn parse(text: &str) -> Result<Header, Fault> {
         }
     }
     Ok(header)
+}
+
+/// The line of the first label of a feature, counted from 1.
+pub fn label_line(text: &str, feature: &str) -> Option<usize> {
+    let labels = |line: &str| {
+        let (key, _) = key_value(line)?;
+        key.strip_prefix("label.")?.rsplit_once('.').map(|(labelled, _)| labelled == feature)
+    };
+    let header = text.lines().take_while(|line| !line.trim().is_empty());
+    header.map(labels).position(|found| found == Some(true)).map(|line| line + 1)
 }
 
 /// A header line that is none, for its case, a blank or its place, would be lost in silence.
@@ -102,7 +116,10 @@ fn key_value(line: &str) -> Option<(&str, &str)> {
     let (key, value) = line.trim_start().strip_prefix("--")?.split_once(':')?;
     let key = key.trim_start();
     let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.';
-    (!key.is_empty() && key.chars().all(word)).then_some((key, value.trim()))
+    // A feature is named as its column is: quoted ones have capitals, and letters of any language.
+    let label = |rest: &str| rest.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
+    let is_key = !key.is_empty() && (key.chars().all(word) || key.strip_prefix("label.").is_some_and(label));
+    is_key.then_some((key, value.trim()))
 }
 
 #[cfg(test)]
@@ -133,6 +150,9 @@ mod tests {
         assert_eq!(fault("-- k: 3\n-- label.a.fr: x|y|z"), "2: the language must be one of en, id, found fr");
         assert_eq!(fault("-- k: 4\n-- label.a.en: x|y"), "2: a label needs three words, or k = 4; found 2");
         assert_eq!(fault("-- k: 3\n-- label.a.en: x||z"), "2: label.a.en has an empty word");
+        let twice = fault("-- k: 3\n-- label.a.en: x|y|z\n-- label.a.id: x|y| x");
+        assert_eq!(twice, "3: label.a.id has the word x twice; each must tell clusters apart");
+        assert_eq!(fault("-- k: 3\n-- label.a.en: x|y|z\n-- label.a.en: x|y|z"), "3: label.a.en stands twice");
     }
 
     /// Whatever stands in a file, reading its header ends, and without a panic.

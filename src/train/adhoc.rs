@@ -17,6 +17,11 @@ pub struct Adhoc {
     pub predictor: Predictor,
     /// k by features, in original units.
     pub centroids: Array2<f64>,
+    /// Population standard deviation of each cluster's rows, k by features, in original units.
+    pub spread: Array2<f64>,
+    /// Rows of each cluster.
+    pub sizes: Vec<u64>,
+    /// The cluster of each row.
     pub labels: Vec<u32>,
 }
 
@@ -33,9 +38,10 @@ pub fn fit_adhoc(names: &[String], columns: &[Float64Array], k: usize) -> Result
         }
     };
     let number = by_features(&fit.centroids);
-    let Fit { centroids, .. } = renumbered(fit, &number);
+    let Fit { centroids, sizes, .. } = renumbered(fit, &number);
+    let spread = kmeans::spread(&points, &centroids, processors());
     let labels = kmeans::assign(&points, &centroids, processors()).into_iter().map(u32::from).collect();
-    Ok(Adhoc { predictor: Predictor::new(scale, &centroids), centroids, labels })
+    Ok(Adhoc { predictor: Predictor::new(scale, &centroids), centroids, spread, sizes, labels })
 }
 
 /// Why rows of a request could not be clustered.

@@ -24,7 +24,7 @@ use crate::engine::{self, quote};
 use crate::features::chunks::{CHUNK, processors};
 use crate::features::moments::{Extent, Part};
 use crate::features::{self, Scale};
-use crate::kmeans::{self, Elsewhere, Fit, Init, Points, Settings, Step, Totals, Worst};
+use crate::kmeans::{self, Elsewhere, Fit, Init, Points, Profile, Settings, Step, Totals, Worst};
 use crate::model::SLICES;
 use crate::spool;
 use crate::sql::Segmentation;
@@ -309,6 +309,34 @@ impl FarUpTo<'_> {
         Ok(self.all.runtime.block_on(engine::collect(&self.all.ctx, sql))?)
     }
 
+    /// The values of the only feature, and how many rows have each.
+    fn counted(&self) -> Result<([Float64Array; 1], Vec<f64>), Refusal> {
+        let counted = self.ask(&super::far_sql::counted(&self.all.table, self.slice))?;
+        let weights = longs(&counted, 1)?.into_iter().map(|count| count as f64).collect();
+        Ok(([counted.column(0).as_primitive::<Float64Type>().clone()], weights))
+    }
+
+    /// The population standard deviation of the rows nearest to each centroid, k by features, in original units.
+    fn spread(&self, scale: &Scale, centroids: &Array2<f64>) -> Result<Array2<f64>, Refusal> {
+        let features = self.all.features;
+        let place = |((_, feature), &value): ((usize, usize), &f64)| scale.standardise(feature, value);
+        let at: Vec<f64> = centroids.indexed_iter().map(place).collect();
+        let found = self.ask(&self.over(scale).spread(&at))?;
+        let (clusters, rows) = (longs(&found, 0)?, longs(&found, 1)?);
+        let mut spread = Array2::zeros(centroids.dim());
+        for (row, (cluster, rows)) in clusters.into_iter().zip(rows).enumerate() {
+            for feature in 0..features {
+                let column = |i: usize| found.column(2 + 4 * feature + i).as_primitive::<Float64Type>().value(row);
+                let (off, squared, least, greatest) = (column(0), column(1), column(2), column(3));
+                if least < greatest {
+                    let squares = (squared - off * off / rows as f64).max(0.0);
+                    spread[[cluster as usize, feature]] = (squares / rows as f64).sqrt() / scale.inverse[feature];
+                }
+            }
+        }
+        Ok(spread)
+    }
+
     fn over<'s>(&'s self, scale: &'s Scale) -> Over<'s> {
         Over { table: &self.all.table, slice: self.slice, scale, missing: &self.known.missing }
     }
@@ -368,14 +396,27 @@ impl Prefix for FarUpTo<'_> {
             return Ok(kmeans::fit(&points, settings, Init::Drawn(warm), watch)?);
         }
         if self.all.features == 1 {
-            let counted = self.ask(&super::far_sql::counted(&self.all.table, self.slice))?;
-            let columns = [counted.column(0).as_primitive::<Float64Type>().clone()];
-            let weights = longs(&counted, 1)?.into_iter().map(|count| count as f64).collect();
+            let (columns, weights) = self.counted()?;
             let points = Points::new(scale, &columns).with_weights(weights);
             return Ok(kmeans::fit(&points, settings, Init::Drawn(warm), watch)?);
         }
         let sample = Points::new(scale, &self.known.starts);
         kmeans::fit_elsewhere(&Passes { rows: self, scale }, &sample, settings, warm, watch)
+    }
+
+    fn profile(&self, scale: &Scale, centroids: &Array2<f64>) -> Result<Profile, Refusal> {
+        if self.few() {
+            return Ok(kmeans::profile(&Points::new(scale, &self.known.starts), centroids, processors()));
+        }
+        if self.all.features == 1 {
+            let (columns, weights) = self.counted()?;
+            return Ok(kmeans::profile(&Points::new(scale, &columns).with_weights(weights), centroids, processors()));
+        }
+        // Quartiles of the sample; the spread, on which descriptions depend, of all rows.
+        let sample = self.sample();
+        let mut profile = kmeans::profile(&Points::new(scale, &sample.features), centroids, processors());
+        profile.spread = self.spread(scale, centroids)?;
+        Ok(profile)
     }
 
     fn cross(&self, (old, from): Placed<'_>, (new, to): Placed<'_>) -> Result<Vec<Vec<u64>>, Refusal> {

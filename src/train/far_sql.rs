@@ -128,6 +128,25 @@ impl Over<'_> {
         )
     }
 
+    /// Of each cluster: its rows; then for each feature the sum of the standardised differences from its centroid, the sum of
+    /// their squares, and the least and the greatest value. Centroids are standardised.
+    pub fn spread(&self, centroids: &[f64]) -> String {
+        let features = self.features();
+        let k = centroids.len() / features;
+        let centroid = |f: usize| {
+            let arms = (0..k).map(|c| format!(" WHEN {c} THEN {}", number(centroids[c * features + f])));
+            format!("CASE cluster{} END", arms.collect::<String>())
+        };
+        let apart =
+            list(features, |f| format!("off_{f} * {} - {} AS apart_{f}", number(self.scale.inverse[f]), centroid(f)));
+        let sums =
+            list(features, |f| format!("sum(apart_{f}), sum(apart_{f} * apart_{f}), min(value_{f}), max(value_{f})"));
+        let rows = self.nearest(centroids);
+        format!(
+            "SELECT cluster, count(*) AS rows, {sums} FROM (SELECT *, {apart} FROM ({rows})) GROUP BY cluster ORDER BY cluster"
+        )
+    }
+
     /// The rows that are farthest from their centroids: their clusters, and their features.
     pub fn worst(&self, centroids: &[f64], many: usize) -> String {
         let values = list(self.features(), |f| format!("value_{f}"));

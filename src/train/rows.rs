@@ -18,7 +18,7 @@ use super::{How, Progress, Refusal, sample_rows};
 use crate::engine::{self, quote};
 use crate::features::Scale;
 use crate::features::chunks::{CHUNK, by_chunk, processors};
-use crate::kmeans::{self, Fit, Init, Points, Settings, Step};
+use crate::kmeans::{self, Fit, Init, Points, Profile, Settings, Step};
 use crate::model::SLICES;
 use crate::rows::hex;
 use crate::spool::{self, Growing, Space, done_with};
@@ -52,6 +52,8 @@ pub(super) trait Prefix {
         warm: Option<&Array2<f64>>,
         watch: &(dyn Fn(Step) + Sync),
     ) -> Result<Fit, Refusal>;
+    /// Spread and quartiles of the rows nearest to each centroid (k by features, in original units).
+    fn profile(&self, scale: &Scale, centroids: &Array2<f64>) -> Result<Profile, Refusal>;
     /// How many rows are in each cluster of one model (outer) and of another (inner).
     fn cross(&self, old: Placed<'_>, new: Placed<'_>) -> Result<Vec<Vec<u64>>, Refusal>;
     /// Rows ⌊j·n/m⌋ for m = min(n, 5,000).
@@ -397,6 +399,10 @@ impl Prefix for HereUpTo<'_> {
         watch: &(dyn Fn(Step) + Sync),
     ) -> Result<Fit, Refusal> {
         Ok(kmeans::fit(&Points::new(scale, &self.features), settings, Init::Drawn(warm), watch)?)
+    }
+
+    fn profile(&self, scale: &Scale, centroids: &Array2<f64>) -> Result<Profile, Refusal> {
+        Ok(kmeans::profile(&Points::new(scale, &self.features), centroids, processors()))
     }
 
     fn cross(&self, (old, from): Placed<'_>, (new, to): Placed<'_>) -> Result<Vec<Vec<u64>>, Refusal> {

@@ -165,12 +165,14 @@ impl Again<'_> {
         }
         let predecessor = self.predecessor()?;
         let before = self.before()?;
+        let replaced = self.replaced()?;
         let job = Job {
             segmentation,
             slice: model.slice,
             stream: self.stream,
             how: self.how,
             predecessor: predecessor.as_ref(),
+            replaced,
             before: before.as_ref(),
             earlier: None,
             newest: None,
@@ -188,6 +190,15 @@ impl Again<'_> {
         let Some(Predecessor { version, .. }) = self.model.receipt.predecessor else { return Ok(None) };
         let role = "whose cluster numbers it kept";
         self.shelf.model(version).map(Some).map_err(|why| Error::Earlier { version, role, why })
+    }
+
+    /// The model whose features or k were others, which is why every cluster is new.
+    fn replaced(&self) -> Result<Option<Predecessor>, Error> {
+        let Some(Predecessor { version, .. }) = self.model.receipt.replaced else { return Ok(None) };
+        let role = "which it replaced";
+        let replaced = self.shelf.model(version).map_err(|why| Error::Earlier { version, role, why })?;
+        let same = replaced.features == self.model.features && replaced.k == self.model.k;
+        Ok((!same && replaced.slice == self.model.slice).then(|| Predecessor::of(&replaced)))
     }
 
     /// The slice before's model of the same training, from whose centroids one start began: the newest older version of
@@ -220,6 +231,7 @@ impl Again<'_> {
             ("cut", shown(&was.cut), shown(&again.cut)),
             ("starts", shown(&was.starts), shown(&again.starts)),
             ("predecessor", shown(&was.predecessor), shown(&again.predecessor)),
+            ("replaced model", shown(&was.replaced), shown(&again.replaced)),
         ];
         match fields.into_iter().find(|(_, was, again)| was != again) {
             Some((field, wanted, found)) => Err(Error::Receipt { field, wanted, found, since: self.since() }),
@@ -249,7 +261,11 @@ impl Again<'_> {
             fields.push((of("size"), shown(&was.size), shown(&again.size)));
             fields.push((of("newness"), shown(&was.new), shown(&again.new)));
             fields.push((of("description"), shown(&was.descriptions), shown(&again.descriptions)));
+            fields.push((of("words"), shown(&was.words), shown(&again.words)));
+            fields.push((of("typical"), shown(&was.typical), shown(&again.typical)));
+            fields.push((of("spread"), shown(&was.spread), shown(&again.spread)));
         }
+        fields.push(("words_changed".to_owned(), shown(&was.words_changed), shown(&again.words_changed)));
         fields.push(("inertia".to_owned(), shown(&was.inertia), shown(&again.inertia)));
         fields.push(("silhouette".to_owned(), shown(&was.silhouette), shown(&again.silhouette)));
         // Sums that a cluster gives are rounded differently each time.

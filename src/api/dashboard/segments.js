@@ -3,7 +3,7 @@
 import { heavyTailed } from './axis.js';
 import { badge, bar, byId, count, described, el, empty, number, percent, pretty, sliceName } from './page.js';
 import { Plane, imputedOf } from './plot.js';
-import { t } from './words.js';
+import { language, t } from './words.js';
 
 /** What the reader chose: which features, on which scale, which cluster. */
 const chosen = { name: null, axes: [], logarithmic: new Map(), highlighted: null };
@@ -128,12 +128,14 @@ function clusters(shown) {
   const box = byId('clusters');
   if (!model) {
     box.replaceChildren();
+    byId('clusters-key').textContent = '';
+    byId('words-changed').hidden = true;
     return;
   }
   const focused = document.activeElement?.id;
   box.replaceChildren(...model.clusters.map((cluster) => {
     const share = cluster.size / Math.max(1, model.rows);
-    const centre = model.features.map((feature) => `${pretty(feature)} ${number(cluster.centroid[feature])}`).join(' · ');
+    const typical = model.features.map((feature) => `${pretty(feature)} ${quartiles(cluster, feature) ?? number(cluster.centroid[feature])}`).join(' · ');
     const press = () => {
       chosen.highlighted = chosen.highlighted === cluster.cluster ? null : cluster.cluster;
       show(shown);
@@ -143,12 +145,33 @@ function clusters(shown) {
       { type: 'button', id: `cluster-${cluster.cluster}`, class: `card cluster c${cluster.cluster % 8}`, 'aria-pressed': String(chosen.highlighted === cluster.cluster), onclick: press },
       badge(cluster.cluster),
       el('span', { class: 'what' }, described(cluster)),
-      el('span', { class: 'share' }, `${count(cluster.size)} · ${percent(share)}`),
-      el('span', { class: 'centre' }, centre),
+      el('span', { class: 'share' }, `${count(cluster.size)} · ${percent(share)}`, cluster.new && el('strong', { class: 'new' }, ` · ${t('new_segment')}`)),
+      el('span', { class: 'centre' }, typical),
       bar(share),
     );
   }));
+  byId('clusters-key').textContent = model.clusters.some((cluster) => cluster.typical) ? t('typical_key') : '';
+  changedWords(shown.models);
   if (focused) byId(focused)?.focus();
+}
+
+/** The three quartiles of a feature; models of earlier versions have none. */
+const quartiles = (cluster, feature) => cluster.typical?.[feature]?.map((value) => number(value)).join(' – ');
+
+/** The words that the trainings of the models in service gave to segments that had other ones before. */
+function changedWords(models) {
+  const one = (model) => (model.words_changed ?? []).map((change) => {
+    const { from, to } = change.languages[language()] ?? change;
+    const quoted = (word) => (word ? `“${word}”` : t('no_word'));
+    const of = change.feature ? pretty(change.feature) : t('description');
+    const name = described(model.clusters[change.cluster]);
+    const text = t('word_changed', { slice: sliceName(model.slice), name, of, from: quoted(from), to: quoted(to) });
+    return from === to ? null : el('li', {}, badge(change.cluster), text);
+  });
+  const items = models.flatMap(one).filter(Boolean);
+  const box = byId('words-changed');
+  box.hidden = items.length === 0;
+  box.replaceChildren(el('h3', {}, t('words_changed')), el('ul', {}, items));
 }
 
 /** Instead of a segmentation, why there is none. */
@@ -158,6 +181,8 @@ export function none(title, text) {
   byId('axes').replaceChildren();
   byId('segments-lead').textContent = '';
   byId('clusters').replaceChildren();
+  byId('clusters-key').textContent = '';
+  byId('words-changed').hidden = true;
   const box = empty(title, text);
   box.style.gridColumn = '1 / -1';
   byId('planes').replaceChildren(box);
