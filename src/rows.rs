@@ -133,7 +133,7 @@ impl Rows {
             let reader = BufReader::with_capacity(1 << 16, input);
             return Ok(Self { path, format: Format::Ndjson { reader, line: 0, bytes: 0, buffer: Vec::new() } });
         }
-        let input: Box<dyn Read + Send> = Box::new(Quotes::around(input));
+        let input: Box<dyn Read + Send> = Box::new(Quotes::around(input, b','));
         let mut reader = ReaderBuilder::new().buffer_capacity(1 << 16).from_reader(input);
         let header = match reader.byte_headers() {
             Ok(header) => header.clone(),
@@ -217,6 +217,7 @@ pub(crate) fn lines_behind(head: &[u8]) -> u64 {
 pub(crate) struct Quotes<R> {
     inner: R,
     state: Quoting,
+    delimiter: u8,
     line: u64,
     /// Where the quoted field began.
     opened: u64,
@@ -239,8 +240,9 @@ pub(crate) struct QuoteFault {
 }
 
 impl<R> Quotes<R> {
-    pub(crate) fn around(inner: R) -> Self {
-        Self { inner, state: Quoting::FieldStart, line: 1, opened: 1 }
+    /// Of CSV whose fields this byte separates.
+    pub(crate) fn around(inner: R, delimiter: u8) -> Self {
+        Self { inner, state: Quoting::FieldStart, delimiter, line: 1, opened: 1 }
     }
 
     fn see(&mut self, byte: u8) -> Result<(), QuoteFault> {
@@ -249,12 +251,14 @@ impl<R> Quotes<R> {
             (Quoting::Quoted, b'"') => Quoting::Closing,
             (Quoting::Quoted, _) => Quoting::Quoted,
             (Quoting::Closing, b'"') => Quoting::Quoted,
-            (_, b',' | b'\n' | b'\r') => Quoting::FieldStart,
+            (_, b'\n' | b'\r') => Quoting::FieldStart,
+            (_, byte) if byte == self.delimiter => Quoting::FieldStart,
             (Quoting::Closing, _) => {
-                return Err(QuoteFault {
-                    line: self.line,
-                    why: "expected a comma or the line's end after a closing quote",
-                });
+                let why = match self.delimiter {
+                    b'\t' => "expected a tab or the line's end after a closing quote",
+                    _ => "expected a comma or the line's end after a closing quote",
+                };
+                return Err(QuoteFault { line: self.line, why });
             }
             (Quoting::FieldStart, b'"') => {
                 self.opened = self.line;

@@ -70,30 +70,170 @@ fn every_format_gives_the_answers_of_the_api() {
 }
 
 #[test]
-fn what_does_not_fit_is_named_by_row_and_field() {
+fn what_does_not_fit_is_named_by_line_and_field() {
     let (place, _) = trained(ROWS);
     for (rows, said) in [
-        ("discounted_price,rating\n1,2\n3,\n", "row 1: rating must be a number, is empty"),
-        ("discounted_price,rating\n1,₹2\n", "row 0: rating must be a number, is \"₹2\""),
-        ("discounted_price,rating\n1,nan\n", "row 0: rating must be a finite number"),
+        (
+            "discounted_price,rating\n1,2\n3,\n",
+            "rows, line 3: rating must be a number, is empty; mend it, or give --missing skip",
+        ),
+        ("discounted_price,rating\n1,₹2\n", "rows, line 2: rating must be a number, is \"₹2\""),
+        ("discounted_price,rating\n1,nan\n", "line 2: rating must be a finite number"),
         ("discounted_price\n1\n", "no column rating"),
         ("discounted_price,rating\n1,2,3\n", "found record with 3 fields"),
-        ("[{\"discounted_price\":1,\"rating\":2},{\"discounted_price\":1}]", "row 1: rating is missing"),
-        ("{\"discounted_price\":1,\"rating\":\"2\"}", "row 0: rating must be a number, is a string"),
-        ("{\"discounted_price\":1,\"rating\":2,\"rating\":2}", "row 0: rating stands twice"),
-        ("{\"discounted_price\":1,\"rating\":1e400}", "row 0: rating is too large for a number"),
+        ("[{\"discounted_price\":1,\"rating\":2},{\"discounted_price\":1}]", "rows, row 1: rating is missing; "),
+        ("{\"discounted_price\":1,\"rating\":\"2\"}", "line 1: rating must be a number, is a string"),
+        ("{\"discounted_price\":1,\"rating\":2,\"rating\":2}", "rows: line 1: rating stands twice"),
+        ("{\"discounted_price\":1,\"rating\":1e400}", "line 1: rating is too large for a number"),
         ("[{\"discounted_price\":1,\"rating\":2}", "row 1: the array does not end"),
         ("[3]", "row 0: expected a JSON object, found 3"),
-        ("{\"discounted_price\":1e300,\"rating\":2}", "row 0: discounted_price is too far from every cluster"),
+        ("{\"discounted_price\":1e300,\"rating\":2}", "line 1: discounted_price is too far from every cluster"),
         ("PAR1", "cannot read the rows"),
     ] {
         place.write("rows", rows);
         let error = place.fails(1, &["predict", "price_rating", "rows"]);
         assert!(error.contains(said), "{rows}: {error}");
     }
+    // Lines are those of the file, whatever its line ends and quotes.
+    for rows in ["discounted_price,rating\r\n1,2\r\n3,\r\n", "\u{feff}discounted_price,rating\n\n\"1\",3\n,4\n"] {
+        place.write("rows", rows);
+        let error = place.fails(1, &["predict", "price_rating", "rows"]);
+        let line = rows.lines().position(|line| line.starts_with(',') || line.ends_with(',')).unwrap() + 1;
+        assert!(error.contains(&format!("rows, line {line}: ")), "{rows:?}: {error}");
+    }
     let error = place.fails(1, &["predict", "nothing", "rows"]);
     assert!(error.contains("has no model of \"nothing\", it has discount, price_rating, rating_count"), "{error}");
     assert_eq!(place.run(&["predict", "price_rating", "--model", "4"]).code, Some(2));
     place.write("empty.csv", "discounted_price,rating\n");
     assert_eq!(place.ok(&["predict", "price_rating", "empty.csv", "--format", "json"]), "[]\n");
+}
+
+#[test]
+fn missing_values_are_refused_skipped_or_imputed_and_counted() {
+    let (place, answers) = trained(ROWS);
+    let cells = |i: usize| {
+        format!(
+            "{},\"{}\",{}",
+            answers[i]["cluster"],
+            answers[i]["description"].as_str().unwrap(),
+            answers[i]["distance"]
+        )
+    };
+    place.write("rows.csv", "id,discounted_price,rating,imputed\n1,300,4.5,x\n2,,4.1,x\n3,1e5,1,x\n4,₹99,nan,x\n");
+    let predict = |more: &[&str]| place.run(&[&["predict", "price_rating", "rows.csv"], more].concat());
+    let refused = predict(&["-o", "out.csv"]);
+    assert_eq!(refused.code, Some(1));
+    assert!(
+        refused.stderr.contains("rows.csv, line 3: discounted_price must be a number, is empty"),
+        "{}",
+        refused.stderr
+    );
+
+    // Skipped rows keep their place, and have no cluster.
+    let skipped = predict(&["--missing", "skip"]);
+    let expected = [
+        "id,discounted_price,rating,imputed,cluster,description,distance".to_owned(),
+        format!("1,300,4.5,x,{}", cells(0)),
+        "2,,4.1,x,,,".to_owned(),
+        format!("3,1e5,1,x,{}", cells(1)),
+        "4,₹99,nan,x,,,".to_owned(),
+    ];
+    assert_eq!(
+        (skipped.code, skipped.stdout.lines().collect::<Vec<_>>()),
+        (Some(0), expected.iter().map(String::as_str).collect())
+    );
+    for said in [
+        "rows.csv: discounted_price was missing in 2 of 4 rows (1 of them no number, such as `₹99` in line 5)",
+        "rows.csv: rating was missing in 1 of 4 rows\n",
+        "rows.csv: 2 of 4 rows have no cluster\n",
+    ] {
+        assert!(skipped.stderr.contains(said), "{said}: {}", skipped.stderr);
+    }
+    let json = predict(&["--missing", "skip", "--format", "ndjson"]).stdout;
+    let line: Value = serde_json::from_str(json.lines().nth(1).unwrap()).unwrap();
+    assert_eq!(line["id"], "2");
+    for field in ["cluster", "description", "distance"] {
+        assert!(line.as_object().unwrap()[field].is_null(), "{line}");
+    }
+
+    // Imputed rows get what a row at the mean gets, and say so.
+    let imputed = predict(&["--missing", "impute"]);
+    let model: Value = serde_json::from_str(&place.ok(&["model", "show", "price_rating", "--format", "json"])).unwrap();
+    let (price, rating) = (&model["mean"][0], &model["mean"][1]);
+    place.write("mean.csv", format!("discounted_price,rating\n{price},4.1\n{price},{rating}\n"));
+    let mean = place.ok(&["predict", "price_rating", "mean.csv"]);
+    let of =
+        |line: usize, skip: usize| mean.lines().nth(line).unwrap().splitn(skip + 1, ',').last().unwrap().to_owned();
+    let expected = [
+        "id,discounted_price,rating,cluster,description,distance,imputed".to_owned(),
+        format!("1,300,4.5,{},", cells(0)),
+        format!("2,,4.1,{},discounted_price", of(1, 2)),
+        format!("3,1e5,1,{},", cells(1)),
+        format!("4,₹99,nan,{},\"discounted_price,rating\"", of(2, 2)),
+    ];
+    assert_eq!(imputed.stdout.lines().collect::<Vec<_>>(), expected);
+    let said = "rating was missing in 1 of 4 rows and took the model's mean\n";
+    assert!(imputed.stderr.contains(said), "{}", imputed.stderr);
+    let json = predict(&["--missing", "impute", "--format", "json"]).stdout;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        [&json[0]["imputed"], &json[3]["imputed"]],
+        [&serde_json::json!([]), &serde_json::json!(["discounted_price", "rating"])]
+    );
+
+    // The same through every format that there is.
+    place.write("rows.ndjson", "{\"discounted_price\":300,\"rating\":4.5}\n\n{\"rating\":4.1}\n{\"discounted_price\":\"₹99\",\"rating\":null}\n");
+    let error = place.fails(1, &["predict", "price_rating", "rows.ndjson"]);
+    assert!(error.contains("rows.ndjson, line 3: discounted_price is missing; mend it"), "{error}");
+    for (choice, file) in
+        [("skip", "skip.parquet"), ("impute", "impute.parquet"), ("skip", "skip.arrow"), ("impute", "impute.arrow")]
+    {
+        let args = ["predict", "price_rating", "rows.ndjson", "--missing", choice, "-o", file];
+        let ended = place.run(&args);
+        let example = "discounted_price was missing in 2 of 3 rows";
+        assert!(
+            ended.code == Some(0)
+                && ended.stderr.contains(example)
+                && ended.stderr.contains("such as `\"₹99\"` in line 4"),
+            "{}",
+            ended.stderr
+        );
+        let back = place.ok(&["predict", "price_rating", file, "--missing", choice, "--format", "csv"]);
+        let clusters: Vec<bool> = back.lines().skip(1).map(|line| line.contains(",,")).collect();
+        assert_eq!(back.lines().count(), 4, "{back}");
+        assert_eq!(clusters[2], choice == "skip" || back.contains(",,"), "{back}");
+    }
+
+    // Tabs, by the file's name and by its first line.
+    let tabs = "id\tdiscounted_price\trating\n1\t300\t4.5\n\"a\tb\"\t\t4\n";
+    place.write("tabs.tsv", tabs);
+    place.write("tabs.txt", tabs);
+    let error = place.fails(1, &["predict", "price_rating", "tabs.tsv"]);
+    assert!(error.contains("tabs.tsv, line 3: discounted_price must be a number, is empty"), "{error}");
+    let expected = format!(
+        "id\tdiscounted_price\trating\tcluster\tdescription\tdistance\n1\t300\t4.5\t{}\n\"a\tb\"\t\t4\t\t\t\n",
+        cells(0).replace("\",", "\t").replace(",\"", "\t")
+    );
+    for file in ["tabs.tsv", "tabs.txt"] {
+        assert_eq!(place.ok(&["predict", "price_rating", file, "--missing", "skip"]), expected, "{file}");
+    }
+
+    // No rows: the columns all the same.
+    place.write("none.csv", "id,discounted_price,rating\n");
+    let header = "id,discounted_price,rating,cluster,description,distance\n";
+    assert_eq!(place.ok(&["predict", "price_rating", "none.csv"]), header);
+    place.write("none.ndjson", "");
+    place.write("none.json", "[]");
+    assert_eq!(place.ok(&["predict", "price_rating", "none.ndjson"]), "");
+    assert_eq!(place.ok(&["predict", "price_rating", "none.json"]), "[]\n");
+    for file in ["none.parquet", "none.arrow"] {
+        place.ok(&["predict", "price_rating", "none.csv", "-o", file]);
+        assert_eq!(place.ok(&["predict", "price_rating", file, "--format", "csv"]), header, "{file}");
+        assert_eq!(place.ok(&["predict", "price_rating", file, "--format", "json"]), "[]\n", "{file}");
+    }
+    place.ok(&["predict", "price_rating", "none.ndjson", "--input-format", "ndjson", "-o", "objects.csv"]);
+    let objects = std::fs::read_to_string(place.path("objects.csv")).unwrap();
+    assert_eq!(objects, "discounted_price,rating,row,cluster,description,distance\n");
+    place.write("wrong.csv", "id,price\n");
+    assert!(place.fails(1, &["predict", "price_rating", "wrong.csv"]).contains("no column discounted_price"));
 }

@@ -350,29 +350,54 @@ fn segments_inside_sql_are_those_of_the_models() {
         for slice in 1..=3 {
             let model = place.ok(&["model", "show", &format!("{name}@{slice}"), "--format", "json"]);
             let model: serde_json::Value = serde_json::from_str(&model).unwrap();
+            let known: Vec<String> = features.split(", ").map(|feature| format!("{feature} IS NOT NULL")).collect();
+            let counted =
+                number(&format!("SELECT count(*) FROM {name} WHERE _slice <= {slice} AND {}", known.join(" AND ")));
+            let mut sum = 0;
             for cluster in model["clusters"].as_array().unwrap() {
-                // As many rows as in training, and under the same name.
+                // As many rows as in training, but those that lack a feature, and under the same name.
                 let (of, words) = (&cluster["cluster"], cluster["description"].as_str().unwrap());
                 let sql = format!(
                     "SELECT count(*) AS n FROM {name} WHERE _slice <= {slice}
                      AND segment('{name}@{slice}', {features}) = {of} AND segment_name('{name}@{slice}', {features}) = '{words}'"
                 );
-                assert_eq!(number(&sql), cluster["size"].to_string(), "{sql}");
+                let n: u64 = number(&sql).parse().unwrap();
+                sum += n;
+                let size = cluster["size"].as_u64().unwrap();
+                let imputed: u64 = model["imputed"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
+                assert!(n <= size && size <= n + imputed, "{sql}: {n} of {size}, {imputed} imputed");
             }
+            assert_eq!(sum.to_string(), counted, "{name}@{slice}");
             // As plain SQL it says the same of every row.
             let plain = place.ok(&["model", "show", &format!("{name}@{slice}"), "--format", "sql"]);
             let sql = format!(
                 "CREATE VIEW input AS SELECT * FROM {name};
-                 SELECT count(*) AS n FROM ({plain}) WHERE cluster <> segment('{name}@{slice}', {features})
-                   OR description <> segment_name('{name}@{slice}', {features})"
+                 SELECT count(*) AS n FROM ({plain}) WHERE cluster IS DISTINCT FROM segment('{name}@{slice}', {features})
+                   OR description IS DISTINCT FROM segment_name('{name}@{slice}', {features})"
             );
             assert_eq!(number(&sql), "0", "{name}@{slice}");
         }
     }
-    assert_eq!(
-        number("SELECT segment('discount', NULL) = segment('discount', avg(discount_percentage)) AS x FROM discount"),
-        "true"
-    );
+    // A missing feature has no segment, nor has a value from which all clusters are equally far.
+    for nothing in [
+        "segment('discount', NULL)",
+        "segment_name('discount', NULL)",
+        "segment('price_rating', 300, NULL)",
+        "segment('discount', 1e300)",
+    ] {
+        assert_eq!(number(&format!("SELECT {nothing} IS NULL AS x")), "true", "{nothing}");
+    }
+    for (name, rows) in
+        [("discount", "(NULL), (1e300), (20.0)"), ("price_rating", "(300, NULL), (NULL, 4.0), (300, 4.0)")]
+    {
+        let columns = if name == "discount" { "discount_percentage" } else { "discounted_price, rating" };
+        let plain = place.ok(&["model", "show", name, "--format", "sql"]);
+        let sql = format!(
+            "CREATE VIEW input AS SELECT * FROM (VALUES {rows}) AS t({columns});
+             SELECT count(*) AS n FROM ({plain}) WHERE cluster IS NULL AND description IS NULL"
+        );
+        assert_eq!(number(&sql), "2", "{name}");
+    }
     assert!(
         place.ok(&["model", "show", "discount"]).starts_with("discount of slice 3, version 3\ncluster  description")
     );

@@ -20,7 +20,7 @@ use super::pipe::{self, Outgoing, Shared};
 use super::posted::{self, media_type};
 use super::problem::Problem;
 use super::rows::AnyRow;
-use crate::bulk::{Answers, Error, Format, Keep, Limits, Reader, Scorer, Writer};
+use crate::bulk::{Answers, At, Error, Format, Keep, Limits, Reader, Scorer, Writer};
 
 /// The media types of rows, in and out.
 pub const FORMS: [(Format, &str); 4] = [
@@ -138,13 +138,12 @@ where
     Ok(shared.body())
 }
 
-/// A byte-order mark, and what only looks like the format that was said.
+/// Rejects a body that is not of the format that its Content-Type says. One that holds no rows may be empty as NDJSON.
 fn begins_well(format: Format, head: &[u8], whole: bool) -> Result<(), Problem> {
-    if format != Format::Arrow && head.starts_with(b"\xef\xbb\xbf") {
-        return Err(Problem::bad_request("the body begins with a byte-order mark; send plain UTF-8"));
-    }
-    let first = head.iter().find(|byte| !byte.is_ascii_whitespace());
+    let text = head.strip_prefix(b"\xef\xbb\xbf").filter(|_| format != Format::Arrow).unwrap_or(head);
+    let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
     match (format, first) {
+        (Format::Ndjson, None) => Ok(()),
         (_, None) if whole => Err(Problem::bad_request("the body is empty")),
         (Format::Json, Some(b'[') | None) => Ok(()),
         (Format::Json, _) => Err(Problem::unprocessable("expected an array of objects, one for each row")),
@@ -162,27 +161,25 @@ fn run(order: Order, input: Box<dyn Read + Send>, out: &mut Outgoing, limits: Li
     let keep = if matches!(to, Format::Json | Format::Ndjson) { Keep::Other } else { Keep::Row };
     let mut reader = Reader::open_limited(input, Some(from), &scorer.features, limits, keep)?;
     let mut writer = Writer::new(out, to).with_answers(answers, limits);
-    loop {
-        let first = reader.rows;
-        let Some(block) = reader.block()? else { break };
-        let found = scorer.score(&block, first)?;
+    while let Some(block) = reader.block()? {
+        let found = scorer.score(&block)?;
         tally.add(&found.clusters);
-        writer.write(block, found, &scorer, first)?;
-    }
-    if reader.rows == 0 {
-        return Err(Error::Empty);
+        writer.write(block, found, &scorer)?;
     }
     writer.finish()
 }
 
 fn problem(error: Error) -> Problem {
     let detail = error.to_string();
+    // Whoever posts rows counts them, as `index` does, whatever lines they stand on.
+    let row = |at: At, what: &str| format!("row {}: {what}", at.row);
     match error {
-        Error::Field { row, field, .. } => Problem::unprocessable(detail).at(row).field(field),
-        Error::Row { row, .. } => Problem::unprocessable(detail).at(row),
-        Error::Syntax { row, .. } => Problem::bad_request(detail).at(row),
+        Error::Gap { at, field, what } | Error::Field { at, field, what } => {
+            Problem::unprocessable(row(at, &format!("{field} {what}"))).at(at.row).field(field)
+        }
+        Error::Row { at, what } => Problem::unprocessable(row(at, &what)).at(at.row),
+        Error::Syntax { at, what } => Problem::bad_request(row(at, &what)).at(at.row),
         Error::Column { field, .. } | Error::Missing(field, _) => Problem::unprocessable(detail).field(field),
-        Error::Empty => Problem::unprocessable(detail),
         Error::TooMuch(_) => Problem::too_large(detail),
         Error::Read(_) => Problem::bad_request(detail),
         Error::Io(error) => arrived(&error),

@@ -82,13 +82,11 @@ pub struct Rows {
     pub other: Vec<String>,
 }
 
-/// Reads a body. `keep_other` keeps the fields that are no features.
+/// Reads a body. `keep_other` keeps the fields that are no features, and then there may be no rows at all.
 pub fn read(body: &[u8], features: &[String], keep_other: bool, limits: Limits) -> Result<Rows, Problem> {
     let text = std::str::from_utf8(body)
         .map_err(|e| Problem::bad_request(format!("the body is no UTF-8 from byte {} on", e.valid_up_to())))?;
-    if text.starts_with('\u{feff}') {
-        return Err(Problem::bad_request("the body begins with a byte-order mark; send plain UTF-8"));
-    }
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim_ascii().is_empty() {
         return Err(Problem::bad_request("the body is empty"));
     }
@@ -108,7 +106,9 @@ pub fn read(body: &[u8], features: &[String], keep_other: bool, limits: Limits) 
     }
     match reading.fault {
         Some(fault) => Err(fault),
-        None if reading.count == 0 => Err(Problem::unprocessable("expected at least one row, the array is empty")),
+        None if reading.count == 0 && !keep_other => {
+            Err(Problem::unprocessable("expected at least one row, the array is empty"))
+        }
         None => Ok(reading.rows),
     }
 }
@@ -266,11 +266,13 @@ mod tests {
     fn faults_have_a_status_a_row_and_a_field() {
         let field = |name: &str| Some(name.to_owned());
         for no_json in
-            ["", "nope", "[{]", "[{\"a\":NaN,\"b\":1}]", "[{\"a\":1,\"b\":2}", "[{\"a\":1,\"b\":2}]]", "\u{feff}[]"]
+            ["", "nope", "[{]", "[{\"a\":NaN,\"b\":1}]", "[{\"a\":1,\"b\":2}", "[{\"a\":1,\"b\":2}]]", "\u{feff}"]
         {
             assert_eq!(fault(no_json).0, 400, "{no_json}");
         }
         assert_eq!(read(b"[{\"a\":\"\xff\"}]", &names(), false, LIMITS).unwrap_err().status, 400);
+        assert_eq!(read("\u{feff}[{\"a\":1,\"b\":2}]".as_bytes(), &names(), true, LIMITS).unwrap().values, [1.0, 2.0]);
+        assert_eq!(read(b"[]", &names(), true, LIMITS).unwrap(), Rows::default());
         for no_array in ["{}", "1", "\"x\"", "null", "[]"] {
             assert_eq!(fault(no_array), (422, None, None), "{no_array}");
         }

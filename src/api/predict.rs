@@ -475,6 +475,9 @@ fn predict(serving: &Serving, rows: &Rows, language: Language, tally: &Tally) ->
 /// What the student system did with each request: the rows are clustered by themselves.
 fn cluster_themselves(served: &Served, rows: &Rows, language: Language) -> Result<Vec<u8>, Problem> {
     let features = &served.segmentation.features;
+    if rows.values.is_empty() {
+        return Err(Problem::unprocessable("expected at least one row to cluster, the array is empty"));
+    }
     let columns: Vec<Float64Array> = (0..features.len())
         .map(|feature| rows.values.iter().skip(feature).step_by(features.len()).copied().collect::<Vec<_>>().into())
         .collect();

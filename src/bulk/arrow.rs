@@ -50,6 +50,11 @@ impl<R: Read> Batches<R> {
         Ok(self.ready.pop_front())
     }
 
+    /// The columns, once they are known: at the end at the latest.
+    pub fn schema(&self) -> Option<SchemaRef> {
+        self.decoder.schema()
+    }
+
     fn message(&mut self) -> Result<(), Error> {
         let mut prefix = self.piece(4)?;
         if prefix == MARK {

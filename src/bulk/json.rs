@@ -7,52 +7,55 @@ use serde::Deserializer as _;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{ADDED, Error, Keep, Limits};
+use super::read::Wanted;
+use super::{At, Error, Keep, gives_way};
 use crate::engine::MAX_FEATURES;
+use crate::missing::Value;
 use crate::record::{Text, object_of, too_deep};
 
-/// Reads the row of this number: its features go to the columns, and what is kept of it is given back as an object, or as
-/// nothing.
-pub fn row(
-    json: &[u8],
-    (features, keep, limits): (&[String], Keep, Limits),
-    row: u64,
-    columns: &mut [Vec<f64>],
-) -> Result<String, Error> {
-    if keep == Keep::Other && plain(json, features, columns) {
+/// Reads the row at this place: its features go to the columns, a gap as a NaN, and what is kept of it is given back as an
+/// object, or as nothing.
+pub fn row(json: &[u8], at: At, wanted: &mut Wanted, columns: &mut [Vec<f64>]) -> Result<String, Error> {
+    let (keep, limits, missing) = (wanted.keep, wanted.limits, wanted.missing);
+    if keep == Keep::Other && plain(json, &wanted.features, columns) {
         return Ok(String::new());
     }
     let text = std::str::from_utf8(json).map_err(|_| {
         let what = "expected UTF-8, found other bytes".to_owned();
-        Error::Syntax { row, what }
+        Error::Syntax { at, what }
     })?;
-    let syntax = |e: serde_json::Error| Error::Syntax { row, what: format!("no JSON: {e}") };
+    let syntax = |e: serde_json::Error| Error::Syntax { at, what: format!("no JSON: {e}") };
     if !text.starts_with('{') {
         serde_json::from_str::<&RawValue>(text).map_err(syntax)?;
-        return Err(Error::Row { row, what: format!("expected a JSON object, found {}", shortened(text)) });
+        return Err(Error::Row { at, what: format!("expected a JSON object, found {}", shortened(text)) });
     }
     let mut json = serde_json::Deserializer::from_str(text);
     let fields: Vec<(Cow<'_, str>, &RawValue)> =
         json.deserialize_map(Fields).and_then(|fields| json.end().map(|()| fields)).map_err(syntax)?;
     if fields.len() > limits.fields {
-        return Err(Error::Row { row, what: format!("at most {} fields go into one row", limits.fields) });
+        return Err(Error::Row { at, what: format!("at most {} fields go into one row", limits.fields) });
     }
-    for (name, column) in features.iter().zip(columns) {
-        let field = |what: &str| Error::Field { row, field: name.clone(), what: what.to_owned() };
+    for (feature, column) in columns.iter_mut().enumerate() {
+        let name = &wanted.features[feature];
         let mut found = fields.iter().filter(|(key, _)| key == name);
-        let (_, raw) = found.next().ok_or_else(|| field("is missing"))?;
+        let raw = found.next().map(|(_, raw)| raw.get());
         if found.next().is_some() {
-            return Err(field("stands twice"));
+            return Err(Error::Field { at, field: name.clone(), what: "stands twice".to_owned() });
         }
-        column.push(number(raw.get()).map_err(field)?);
+        let value = raw.map_or(Err("is missing"), number);
+        column.push(match (value, raw) {
+            (Ok(value), _) => value,
+            (Err(what), None | Some("null" | "\"\"")) => wanted.gap(feature, Value::Missing, at, what)?,
+            (Err(what), Some(raw)) => wanted.gap(feature, Value::Invalid(raw), at, what)?,
+        });
     }
     if let Some((name, _)) = fields.iter().find(|(_, raw)| too_deep(raw.get(), 1, limits.depth)) {
         let what = format!("nests deeper than {}", limits.depth);
-        return Err(Error::Field { row, field: name.clone().into_owned(), what });
+        return Err(Error::Field { at, field: name.clone().into_owned(), what });
     }
     let kept = |name: &str| match keep {
-        Keep::Row => !ADDED.contains(&name),
-        Keep::Other => !features.iter().any(|feature| feature == name),
+        Keep::Row => !gives_way(name, missing),
+        Keep::Other => !wanted.features.iter().any(|feature| feature == name),
     };
     Ok(object_of(fields.into_iter().filter(|(key, _)| kept(key.as_ref())).collect()))
 }

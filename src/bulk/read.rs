@@ -13,8 +13,9 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::arrow::Batches;
 use super::split::Splitter;
-use super::{Block, Carried, Error, Format, Keep, Limits, json, unnamed_file};
-use crate::rows::{QuoteFault, Quotes};
+use super::{At, Block, Carried, Error, Format, Keep, Limits, json, unnamed_file};
+use crate::missing::{Gaps, Missing, Value};
+use crate::rows::{QuoteFault, Quotes, lines_behind};
 
 /// Rows of a block of text, at most.
 const ROWS: usize = 8192;
@@ -23,21 +24,64 @@ const COLUMN_ROWS: usize = 16_384;
 /// Bytes of text in a block, more or less.
 const BYTES: usize = 4 * 1024 * 1024;
 
-/// Blocks of rows out of a stream.
+/// Blocks of rows out of a stream. The first is there even if it has no rows, so that its columns are known.
 pub struct Reader {
     pub format: Format,
     source: Source,
-    features: Vec<String>,
-    limits: Limits,
-    keep: Keep,
+    wanted: Wanted,
     /// Rows given so far.
     pub rows: u64,
+    begun: bool,
+}
+
+/// What is read of each row, within which limits, and what becomes of a feature that is no finite number.
+pub struct Wanted {
+    pub features: Vec<String>,
+    pub keep: Keep,
+    pub limits: Limits,
+    pub missing: Missing,
+    /// Of each feature.
+    pub gaps: Vec<Gaps>,
+}
+
+impl Wanted {
+    /// Counts a value that is no finite number, and gives the NaN that stands for it in a column; `what` says why it is refused
+    /// where it is.
+    pub fn gap(&mut self, feature: usize, value: Value<'_>, at: At, what: &str) -> Result<f64, Error> {
+        if self.missing == Missing::Refuse {
+            return Err(Error::Gap { at, field: self.features[feature].clone(), what: what.to_owned() });
+        }
+        match value {
+            Value::Invalid(text) => self.gaps[feature].add_invalid(text, at.place()),
+            Value::Missing | Value::Number(_) => self.gaps[feature].missing += 1,
+        }
+        Ok(f64::NAN)
+    }
 }
 
 enum Source {
     Json(Splitter<Box<dyn Read + Send>>),
-    /// And what is left of the last batch.
-    Columns(Box<dyn Iterator<Item = Result<RecordBatch, Error>> + Send>, Option<RecordBatch>),
+    Columns(Columns),
+}
+
+struct Columns {
+    /// The last one has no rows.
+    tables: Box<dyn Iterator<Item = Result<Table, Error>> + Send>,
+    /// What is left of the last one.
+    rest: Option<Table>,
+}
+
+/// Some rows as columns.
+struct Table {
+    batch: RecordBatch,
+    /// The line of each row, where rows are lines.
+    lines: Vec<u64>,
+}
+
+impl From<RecordBatch> for Table {
+    fn from(batch: RecordBatch) -> Self {
+        Self { batch, lines: Vec::new() }
+    }
 }
 
 impl Reader {
@@ -62,41 +106,65 @@ impl Reader {
         let whole: Box<dyn Read + Send> = Box::new(Cursor::new(head).chain(input));
         let source = match format {
             Format::Json | Format::Ndjson => Source::Json(Splitter::new(whole, limits.piece)),
-            Format::Csv => Source::columns(csv_rows(whole, limits)?),
+            Format::Csv => Source::columns(csv_rows(whole, b',', limits)?),
+            Format::Tsv => Source::columns(csv_rows(whole, b'\t', limits)?),
             // Its lengths are taken at their word, which only who brings their own files may ask for.
             Format::Arrow if file && limits.piece != Limits::NONE.piece => {
                 return Err(Error::Read("they are in Arrow's file format; send its streaming format".to_owned()));
             }
             Format::Arrow if file => {
                 let reader = FileReader::try_new(spooled(whole)?, None).map_err(read)?;
-                Source::columns(reader.map(|batch| batch.map_err(read)))
+                let empty = RecordBatch::new_empty(reader.schema());
+                Source::columns(reader.map(|batch| batch.map(Table::from).map_err(read)).chain([Ok(empty.into())]))
             }
             Format::Arrow => {
-                let mut batches = Batches::new(whole, limits);
-                Source::columns(std::iter::from_fn(move || batches.next().transpose()))
+                let mut batches = Some(Batches::new(whole, limits));
+                Source::columns(std::iter::from_fn(move || {
+                    let table = batches.as_mut()?.next().transpose();
+                    let last = || Some(Ok(RecordBatch::new_empty(batches.take()?.schema()?)));
+                    Some(table.or_else(last)?.map(Table::from))
+                }))
             }
             Format::Parquet => {
                 let reader = ParquetRecordBatchReaderBuilder::try_new(spooled(whole)?).map_err(read)?;
+                let empty = RecordBatch::new_empty(Arc::clone(reader.schema()));
                 let reader = reader.with_batch_size(ROWS).build().map_err(read)?;
-                Source::columns(reader.map(|batch| batch.map_err(read)))
+                Source::columns(reader.map(|batch| batch.map(Table::from).map_err(read)).chain([Ok(empty.into())]))
             }
         };
-        Ok(Self { format, source, features: features.to_vec(), limits, keep, rows: 0 })
+        let gaps = vec![Gaps::default(); features.len()];
+        let wanted = Wanted { features: features.to_vec(), keep, limits, missing: Missing::Refuse, gaps };
+        Ok(Self { format, source, wanted, rows: 0, begun: false })
+    }
+
+    /// What becomes of a feature that is missing or no finite number: it is refused, or null in its block and counted.
+    #[must_use]
+    pub fn with_missing(mut self, missing: Missing) -> Self {
+        self.wanted.missing = missing;
+        self
+    }
+
+    /// Of each feature, what was null so far.
+    pub fn gaps(&self) -> &[Gaps] {
+        &self.wanted.gaps
     }
 
     /// The next rows; `None` at the end.
     pub fn block(&mut self) -> Result<Option<Block>, Error> {
+        let first = self.rows;
         let block = match &mut self.source {
-            Source::Json(values) => objects(values, (&self.features, self.keep, self.limits), self.rows)?,
-            Source::Columns(batches, rest) => {
-                let batch = next_batch(batches, rest).transpose()?;
-                batch.map(|batch| columns(batch, &self.features, self.rows)).transpose()?
-            }
+            Source::Json(values) => objects(values, self.format, &mut self.wanted, first)?,
+            Source::Columns(columns) => match columns.next(!self.begun)? {
+                Some(table) => Some(block_of(table, &mut self.wanted, first)?),
+                None => None,
+            },
         };
+        let block = block.filter(|block| block.rows() > 0 || !self.begun);
+        self.begun = true;
         if let Some(block) = &block {
             self.rows += block.rows() as u64;
-            if self.rows > self.limits.rows {
-                return Err(Error::TooMuch(format!("at most {} rows go into one request", self.limits.rows)));
+            if self.rows > self.wanted.limits.rows {
+                return Err(Error::TooMuch(format!("at most {} rows go into one request", self.wanted.limits.rows)));
             }
         }
         Ok(block)
@@ -104,30 +172,33 @@ impl Reader {
 }
 
 impl Source {
-    fn columns(batches: impl Iterator<Item = Result<RecordBatch, Error>> + Send + 'static) -> Self {
-        Self::Columns(Box::new(batches), None)
+    fn columns(tables: impl Iterator<Item = Result<Table, Error>> + Send + 'static) -> Self {
+        Self::Columns(Columns { tables: Box::new(tables), rest: None })
     }
 }
 
-/// The next rows of columns, few enough to be worked on at once.
-fn next_batch(
-    batches: &mut dyn Iterator<Item = Result<RecordBatch, Error>>,
-    rest: &mut Option<RecordBatch>,
-) -> Option<Result<RecordBatch, Error>> {
-    let batch = match rest.take() {
-        Some(batch) => batch,
-        None => loop {
-            match batches.next()? {
-                Ok(batch) if batch.num_rows() == 0 => {}
-                Ok(batch) => break batch,
-                Err(error) => return Some(Err(error)),
-            }
-        },
-    };
-    if batch.num_rows() > COLUMN_ROWS {
-        *rest = Some(batch.slice(COLUMN_ROWS, batch.num_rows() - COLUMN_ROWS));
+impl Columns {
+    /// The next rows, few enough to be worked on at once; where there are none, a table without rows if that is asked for.
+    fn next(&mut self, or_empty: bool) -> Result<Option<Table>, Error> {
+        let mut empty = None;
+        let mut table = match self.rest.take() {
+            Some(table) => table,
+            None => loop {
+                match self.tables.next().transpose()? {
+                    Some(table) if table.batch.num_rows() == 0 => empty = Some(table),
+                    Some(table) => break table,
+                    None => return Ok(empty.filter(|_| or_empty)),
+                }
+            },
+        };
+        let rows = table.batch.num_rows();
+        if rows > COLUMN_ROWS {
+            let lines = table.lines.split_off(COLUMN_ROWS.min(table.lines.len()));
+            self.rest = Some(Table { batch: table.batch.slice(COLUMN_ROWS, rows - COLUMN_ROWS), lines });
+            table.batch = table.batch.slice(0, COLUMN_ROWS);
+        }
+        Ok(Some(table))
     }
-    Some(Ok(batch.slice(0, batch.num_rows().min(COLUMN_ROWS))))
 }
 
 fn read(error: impl std::fmt::Display) -> Error {
@@ -136,11 +207,13 @@ fn read(error: impl std::fmt::Display) -> Error {
 
 fn recognise(head: &[u8]) -> Format {
     let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
+    let header = text.split(|byte| matches!(byte, b'\n' | b'\r')).find(|line| !line.is_empty()).unwrap_or_default();
     match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
         _ if head.starts_with(b"PAR1") => Format::Parquet,
         _ if head.starts_with(b"ARROW1") || head.starts_with(&[0xff; 4]) => Format::Arrow,
         Some(b'[') => Format::Json,
         Some(b'{') => Format::Ndjson,
+        _ if header.contains(&b'\t') && !header.contains(&b',') => Format::Tsv,
         _ => Format::Csv,
     }
 }
@@ -175,8 +248,9 @@ const TOO_LONG: &str = "a row is too long";
 /// All columns as text, as they stand in the file.
 fn csv_rows(
     input: Box<dyn Read + Send>,
+    delimiter: u8,
     limits: Limits,
-) -> Result<impl Iterator<Item = Result<RecordBatch, Error>> + Send, Error> {
+) -> Result<impl Iterator<Item = Result<Table, Error>> + Send, Error> {
     let unused = Arc::new(AtomicUsize::new(0));
     let metered = Metered { inner: input, unused: Arc::clone(&unused), limit: limits.piece };
     let mut input = BufReader::with_capacity(256 * 1024, metered);
@@ -189,8 +263,10 @@ fn csv_rows(
             input.consume(3);
         }
     }
-    let input = Quotes::around(input);
-    let mut rows = csv::ReaderBuilder::new().has_headers(false).buffer_capacity(64 * 1024).from_reader(input);
+    let behind = lines_behind(input.fill_buf()?);
+    let input = Quotes::around(input, delimiter);
+    let mut rows = csv::ReaderBuilder::new();
+    let mut rows = rows.has_headers(false).delimiter(delimiter).buffer_capacity(64 * 1024).from_reader(input);
     let mut header = csv::StringRecord::new();
     if !rows.read_record(&mut header).map_err(csv_fault)? {
         return Err(Error::Read("expected a header line with the columns' names, there is nothing".to_owned()));
@@ -200,15 +276,18 @@ fn csv_rows(
     }
     let fields: Vec<Field> = header.iter().map(|name| Field::new(name, DataType::Utf8, true)).collect();
     let schema = Arc::new(Schema::new(fields));
+    let empty = Table::from(RecordBatch::new_empty(Arc::clone(&schema)));
     let mut record = csv::StringRecord::new();
     let mut ended = false;
-    Ok(std::iter::from_fn(move || {
+    let tables = std::iter::from_fn(move || {
         let mut columns: Vec<StringBuilder> = schema.fields().iter().map(|_| StringBuilder::new()).collect();
+        let mut lines = Vec::with_capacity(ROWS);
         let (mut count, mut bytes) = (0, 0);
         while !ended && count < ROWS && bytes < BYTES {
             match rows.read_record(&mut record) {
                 Ok(true) => {
                     unused.store(0, Ordering::Relaxed);
+                    lines.push(record.position().map_or(0, csv::Position::line) + behind);
                     for (column, text) in columns.iter_mut().zip(record.iter()) {
                         column.append_value(text);
                     }
@@ -226,8 +305,10 @@ fn csv_rows(
             return None;
         }
         let arrays = columns.into_iter().map(|mut column| Arc::new(column.finish()) as ArrayRef);
-        Some(RecordBatch::try_new(Arc::clone(&schema), arrays.collect()).map_err(read))
-    }))
+        let batch = RecordBatch::try_new(Arc::clone(&schema), arrays.collect()).map_err(read);
+        Some(batch.map(|batch| Table { batch, lines }))
+    });
+    Ok(tables.chain([Ok(empty)]))
 }
 
 fn csv_fault(error: csv::Error) -> Error {
@@ -244,78 +325,113 @@ fn csv_fault(error: csv::Error) -> Error {
 
 fn objects<R: Read>(
     values: &mut Splitter<R>,
-    (features, keep, limits): (&[String], Keep, Limits),
+    format: Format,
+    wanted: &mut Wanted,
     first: u64,
 ) -> Result<Option<Block>, Error> {
-    let mut columns: Vec<Vec<f64>> = features.iter().map(|_| Vec::with_capacity(ROWS)).collect();
-    let mut rows = Vec::with_capacity(ROWS);
+    let mut columns: Vec<Vec<f64>> = wanted.features.iter().map(|_| Vec::with_capacity(ROWS)).collect();
+    let (mut rows, mut lines) = (Vec::with_capacity(ROWS), Vec::new());
     let mut bytes = 0;
     while rows.len() < ROWS && bytes < BYTES {
-        let row = first + rows.len() as u64;
-        let value = values.value().map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidData => Error::Syntax { row, what: error.to_string() },
-            io::ErrorKind::FileTooLarge => Error::TooMuch(error.to_string()),
-            _ => Error::Io(error),
-        })?;
-        let Some(value) = value else { break };
-        bytes += value.len();
-        rows.push(json::row(value, (features, keep, limits), row, &mut columns)?);
+        // An array's elements are counted, whatever lines they stand on.
+        let at = |line| At { row: first + rows.len() as u64, line: (format == Format::Ndjson).then_some(line) };
+        let value = match values.value() {
+            Ok(Some(value)) => value,
+            Ok(None) => break,
+            Err(error) => {
+                return Err(match error.kind() {
+                    io::ErrorKind::InvalidData => Error::Syntax { at: at(values.line), what: error.to_string() },
+                    io::ErrorKind::FileTooLarge => Error::TooMuch(error.to_string()),
+                    _ => Error::Io(error),
+                });
+            }
+        };
+        bytes += value.bytes.len();
+        let at = at(value.line);
+        lines.extend(at.line);
+        rows.push(json::row(value.bytes, at, wanted, &mut columns)?);
     }
-    let features = columns.into_iter().map(Float64Array::from).collect();
-    Ok(if rows.is_empty() { None } else { Some(Block { features, carried: Carried::Objects(rows) }) })
+    let features = columns.into_iter().map(with_gaps).collect();
+    Ok(Some(Block { features, carried: Carried::Objects(rows), first, lines }))
+}
+
+/// A column in which NaN stands for a gap.
+fn with_gaps(values: Vec<f64>) -> Float64Array {
+    let nulls = values.iter().any(|value| value.is_nan()).then(|| values.iter().map(|value| !value.is_nan()).collect());
+    Float64Array::new(values.into(), nulls)
 }
 
 /// Takes the features out of columns of any type that holds numbers, or their text.
-fn columns(batch: RecordBatch, features: &[String], first: u64) -> Result<Block, Error> {
-    let numbers: Result<_, Error> = features.iter().map(|name| numbers(&batch, name, first)).collect();
-    Ok(Block { features: numbers?, carried: Carried::Columns(batch) })
+fn block_of(table: Table, wanted: &mut Wanted, first: u64) -> Result<Block, Error> {
+    let Table { batch, lines } = table;
+    let mut block = Block { features: Vec::new(), carried: Carried::Columns(batch.clone()), first, lines };
+    for feature in 0..wanted.features.len() {
+        let column = numbers(&batch, feature, wanted, &|row| block.at(row))?;
+        block.features.push(column);
+    }
+    Ok(block)
 }
 
 /// A feature's column.
-fn numbers(batch: &RecordBatch, name: &str, first: u64) -> Result<Float64Array, Error> {
+fn numbers(
+    batch: &RecordBatch,
+    feature: usize,
+    wanted: &mut Wanted,
+    at: &dyn Fn(usize) -> At,
+) -> Result<Float64Array, Error> {
+    let name = wanted.features[feature].clone();
     let schema = batch.schema_ref();
-    let mut found = schema.fields().iter().zip(batch.columns()).filter(|(field, _)| field.name() == name);
+    let mut found = schema.fields().iter().zip(batch.columns()).filter(|(field, _)| *field.name() == name);
     let Some((_, column)) = found.next() else {
         let there: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        return Err(Error::Missing(name.to_owned(), crate::sql::one_line(&there.join(", "))));
+        return Err(Error::Missing(name, crate::sql::one_line(&there.join(", "))));
     };
-    let of_column = |what: String| Error::Column { field: name.to_owned(), what };
     if found.next().is_some() {
-        return Err(of_column("stands twice".to_owned()));
+        return Err(Error::Column { field: name, what: "stands twice".to_owned() });
     }
-    let fault = |row: usize, what: &str| Error::Field {
-        row: first + row as u64,
-        field: name.to_owned(),
-        what: what.to_owned(),
-    };
+    let mut gap = |value: Value<'_>, row: usize, what: &str| wanted.gap(feature, value, at(row), what);
     let column: Float64Array = match column.data_type() {
         // Never copied: views of one long text may be many.
-        DataType::Utf8 => parsed(column.as_string::<i32>().iter(), fault)?,
-        DataType::LargeUtf8 => parsed(column.as_string::<i64>().iter(), fault)?,
-        DataType::Utf8View => parsed(column.as_string_view().iter(), fault)?,
-        kind if kind.is_numeric() => cast(column, &DataType::Float64).map_err(read)?.as_primitive().clone(),
-        kind => return Err(of_column(format!("must hold numbers, it is {kind}"))),
+        DataType::Utf8 => parsed(column.as_string::<i32>().iter(), gap)?,
+        DataType::LargeUtf8 => parsed(column.as_string::<i64>().iter(), gap)?,
+        DataType::Utf8View => parsed(column.as_string_view().iter(), gap)?,
+        kind if kind.is_numeric() || *kind == DataType::Null => {
+            let column = cast(column, &DataType::Float64).map_err(read)?.as_primitive().clone();
+            // One pass without a branch says whether there is any gap at all.
+            let finite = column.values().iter().fold(true, |all, value: &f64| all & value.is_finite());
+            if finite && column.null_count() == 0 {
+                return Ok(column);
+            }
+            let number = |row: usize| match column.is_valid(row).then(|| column.value(row)) {
+                Some(value) if value.is_finite() => Ok(value),
+                Some(value) if value.is_nan() => gap(Value::Missing, row, NOT_FINITE),
+                Some(value) => gap(Value::Invalid(&value.to_string()), row, NOT_FINITE),
+                None => gap(Value::Missing, row, "must be a number, is null"),
+            };
+            with_gaps((0..column.len()).map(number).collect::<Result<_, Error>>()?)
+        }
+        kind => {
+            let what = format!("must hold numbers, it is {kind}");
+            return Err(Error::Column { field: name, what });
+        }
     };
-    if let Some(row) = (0..column.len()).find(|&row| column.null_count() > 0 && column.is_null(row)) {
-        return Err(fault(row, "must be a number, is null"));
-    }
-    // One pass without a branch says whether there is any at all.
-    if column.values().iter().fold(false, |any, value| any | !value.is_finite())
-        && let Some(row) = column.values().iter().position(|value| !value.is_finite())
-    {
-        return Err(fault(row, "must be a finite number"));
-    }
     Ok(column)
 }
 
+const NOT_FINITE: &str = "must be a finite number";
+
 fn parsed<'t>(
     texts: impl Iterator<Item = Option<&'t str>>,
-    fault: impl Fn(usize, &str) -> Error,
+    mut gap: impl FnMut(Value<'_>, usize, &str) -> Result<f64, Error>,
 ) -> Result<Float64Array, Error> {
-    let value = |(row, text): (usize, Option<&str>)| match text.map(str::trim) {
-        None => Err(fault(row, "must be a number, is null")),
-        Some("") => Err(fault(row, "must be a number, is empty")),
-        Some(text) => text.parse().map_err(|_| fault(row, &format!("must be a number, is {text:?}"))),
+    let value = |(row, text): (usize, Option<&str>)| {
+        let Some(text) = text.map(str::trim) else { return gap(Value::Missing, row, "must be a number, is null") };
+        match Value::of_text(text) {
+            Value::Number(number) => Ok(number),
+            value if text.is_empty() => gap(value, row, "must be a number, is empty"),
+            value if text.parse::<f64>().is_ok() => gap(value, row, NOT_FINITE),
+            value => gap(value, row, &format!("must be a number, is {text:?}")),
+        }
     };
-    texts.enumerate().map(value).collect::<Result<Vec<f64>, Error>>().map(Float64Array::from)
+    texts.enumerate().map(value).collect::<Result<_, Error>>().map(with_gaps)
 }

@@ -14,6 +14,8 @@ pub struct Splitter<R> {
     buffer: Vec<u8>,
     /// Where the next value begins, at the earliest.
     at: usize,
+    /// The line of that place, from 1.
+    pub line: u64,
     /// In an array: whether a comma must come before the next value. `None` outside.
     array: Option<bool>,
     begun: bool,
@@ -21,14 +23,21 @@ pub struct Splitter<R> {
     longest: usize,
 }
 
+/// One of the values.
+pub struct Piece<'a> {
+    /// The line it begins at, from 1.
+    pub line: u64,
+    pub bytes: &'a [u8],
+}
+
 impl<R: Read> Splitter<R> {
     pub fn new(input: R, longest: usize) -> Self {
         let longest = longest.min(MAX_VALUE);
-        Self { input, buffer: Vec::new(), at: 0, array: None, begun: false, ended: false, longest }
+        Self { input, buffer: Vec::new(), at: 0, line: 1, array: None, begun: false, ended: false, longest }
     }
 
-    /// The bytes of the next value; `None` at the end.
-    pub fn value(&mut self) -> io::Result<Option<&[u8]>> {
+    /// The next value; `None` at the end.
+    pub fn value(&mut self) -> io::Result<Option<Piece<'_>>> {
         if !self.begun {
             self.begun = true;
             // Nowhere else but at the very start.
@@ -67,14 +76,19 @@ impl<R: Read> Splitter<R> {
             _ => self.word()?,
         };
         let start = std::mem::replace(&mut self.at, end);
-        Ok(Some(&self.buffer[start..end]))
+        let (line, bytes) = (self.line, &self.buffer[start..end]);
+        self.line += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        Ok(Some(Piece { line, bytes }))
     }
 
     /// The next byte that is no white space, which stays.
     fn peek(&mut self) -> io::Result<Option<u8>> {
         loop {
             match self.buffer.get(self.at).copied() {
-                Some(b' ' | b'\t' | b'\n' | b'\r') => self.at += 1,
+                Some(byte @ (b' ' | b'\t' | b'\n' | b'\r')) => {
+                    self.at += 1;
+                    self.line += u64::from(byte == b'\n');
+                }
                 Some(byte) => return Ok(Some(byte)),
                 None if self.fill_to(1)? => {}
                 None => return Ok(None),
@@ -184,7 +198,7 @@ mod tests {
             let mut splitter = Splitter::new(input, usize::MAX);
             let mut values = Vec::new();
             while let Some(value) = splitter.value().map_err(|e| e.to_string())? {
-                values.push(String::from_utf8(value.to_vec()).unwrap());
+                values.push(String::from_utf8(value.bytes.to_vec()).unwrap());
             }
             Ok(values)
         };
@@ -204,6 +218,19 @@ mod tests {
         assert_eq!(values("[1, \"x\\\\\",null,[2]]").unwrap(), ["1", "\"x\\\\\"", "null", "[2]"]);
         for empty in ["", " \n", "[]", "[ ]"] {
             assert_eq!(values(empty).unwrap(), Vec::<String>::new(), "{empty:?}");
+        }
+    }
+
+    #[test]
+    fn values_know_the_line_they_begin_at() {
+        let text = "\n{\"a\":\n1}\r\n\n {\"b\":\"x\"}{}\n7";
+        for input in [&mut text.as_bytes() as &mut dyn Read, &mut Drops(text.as_bytes())] {
+            let mut splitter = Splitter::new(input, usize::MAX);
+            let mut lines = Vec::new();
+            while let Some(value) = splitter.value().unwrap() {
+                lines.push(value.line);
+            }
+            assert_eq!(lines, [2, 5, 5, 6]);
         }
     }
 

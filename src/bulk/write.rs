@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    ArrayRef, DictionaryArray, Float64Array, Int32Array, RecordBatch, StringArray, UInt32Array,
+    Array as _, ArrayRef, DictionaryArray, Float64Array, Int32Array, RecordBatch, StringArray, UInt32Array,
 };
 use datafusion::arrow::csv::{Writer as CsvWriter, WriterBuilder};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
@@ -13,12 +13,16 @@ use datafusion::arrow::json::LineDelimitedWriter;
 use parquet::arrow::ArrowWriter;
 
 use super::lines::push_number;
-use super::{ADDED, Block, Carried, Error, Explainer, Format, Found, Limits, Lines, Scorer, TOO_FAR};
+use super::{
+    ADDED, Block, Carried, Error, Explainer, Format, Found, IMPUTED, Limits, Lines, Scorer, TOO_FAR, gives_way,
+};
+use crate::missing::Missing;
 use crate::record::push_json_string;
 
 /// Writes blocks one after the other. Columns come out as they came in, JSON objects verbatim, and the three that are
-/// added stand behind them; answers are what the API says to each row. JSON objects become columns where columns are asked
-/// for: the features, and the object itself as the text `row`.
+/// added stand behind them, null in a row that has no cluster; a fourth names the features that took the mean, where they may.
+/// Answers are what the API says to each row. JSON objects become columns where columns are asked for: the features, and the
+/// object itself as the text `row`.
 pub struct Writer<W: Write + Send> {
     sink: Sink<W>,
     answers: Option<Answers>,
@@ -48,6 +52,7 @@ impl<W: Write + Send> Writer<W> {
     pub fn new(out: W, format: Format) -> Self {
         let sink = match format {
             Format::Csv => Sink::Csv(Box::new(WriterBuilder::new().with_header(true).build(out))),
+            Format::Tsv => Sink::Csv(Box::new(WriterBuilder::new().with_header(true).with_delimiter(b'\t').build(out))),
             Format::Json => Sink::Json { out, array: true },
             Format::Ndjson => Sink::Json { out, array: false },
             Format::Arrow => Sink::Arrow(Some(out), None),
@@ -62,15 +67,16 @@ impl<W: Write + Send> Writer<W> {
         Self { answers: Some(answers), limits, ..self }
     }
 
-    /// `first` is the number of the block's first row, for errors.
-    pub fn write(&mut self, block: Block, found: Found, scorer: &Scorer, first: u64) -> Result<(), Error> {
+    /// Writes a block and the clusters of its rows. One without rows makes the columns known.
+    pub fn write(&mut self, block: Block, found: Found, scorer: &Scorer) -> Result<(), Error> {
         match &mut self.sink {
             Sink::Json { out, array } => {
+                let rows = block.rows();
                 let text = match &self.answers {
-                    Some(answers) => answers.text(block, &found, (*array, self.any), (self.limits, first, scorer))?,
-                    None => as_rows(block, &found, scorer, (*array, self.any))?,
+                    Some(answers) => answers.text(block, &found, (*array, self.any), (self.limits, scorer))?,
+                    None => as_rows(&block, &found, scorer, (*array, self.any))?,
                 };
-                self.any = true;
+                self.any |= rows > 0;
                 Ok(out.write_all(&text)?)
             }
             Sink::Csv(csv) => csv.write(&with_clusters(block, found, scorer)?).map_err(wrote),
@@ -103,7 +109,7 @@ impl<W: Write + Send> Writer<W> {
             Sink::Csv(csv) => Ok(csv.into_inner().flush()?),
             Sink::Arrow(_, Some(mut writer)) => writer.finish().map_err(wrote),
             Sink::Parquet(_, Some(writer)) => writer.close().map(|_| ()).map_err(wrote),
-            // No rows, so no columns are known either.
+            // Not even a first block came.
             Sink::Arrow(..) | Sink::Parquet(..) => Ok(()),
         }
     }
@@ -130,24 +136,40 @@ fn before(array: bool, any: bool) -> &'static [u8] {
     }
 }
 
-/// The rows as they came, three fields more each.
-fn as_rows(block: Block, found: &Found, scorer: &Scorer, (array, any): (bool, bool)) -> Result<Vec<u8>, Error> {
-    let objects = match block.carried {
+/// The rows as they came, with the fields that are added.
+fn as_rows(block: &Block, found: &Found, scorer: &Scorer, (array, any): (bool, bool)) -> Result<Vec<u8>, Error> {
+    let converted;
+    let objects = match &block.carried {
         Carried::Objects(objects) => objects,
         Carried::Columns(batch) => {
-            let kept: Vec<usize> = kept(batch.schema_ref()).collect();
-            as_objects(&batch.project(&kept).map_err(wrote)?, usize::MAX)?
+            let kept: Vec<usize> = kept(batch.schema_ref(), scorer.missing).collect();
+            converted = as_objects(&batch.project(&kept).map_err(wrote)?, usize::MAX)?;
+            &converted
         }
     };
     let mut text = Vec::new();
-    for (i, ((object, &cluster), &distance)) in objects.iter().zip(&found.clusters).zip(&found.distances).enumerate() {
+    for (i, object) in objects.iter().enumerate() {
         text.extend_from_slice(before(array, any || i > 0));
         text.extend_from_slice(object.strip_suffix('}').unwrap_or(object).as_bytes());
         text.extend_from_slice(if object == "{}" { b"\"cluster\":" } else { b",\"cluster\":" });
-        let mut words = String::new();
-        push_json_string(&mut words, &scorer.descriptions[cluster as usize]);
-        text.extend_from_slice(format!("{cluster},\"description\":{words},\"distance\":").as_bytes());
-        push_number(&mut text, distance);
+        match found.of(i) {
+            Some((cluster, distance)) => {
+                let mut words = String::new();
+                push_json_string(&mut words, &scorer.descriptions[cluster as usize]);
+                text.extend_from_slice(format!("{cluster},\"description\":{words},\"distance\":").as_bytes());
+                push_number(&mut text, distance);
+            }
+            None => text.extend_from_slice(b"null,\"description\":null,\"distance\":null"),
+        }
+        if scorer.missing == Missing::Impute {
+            let mut names: Vec<String> = Vec::new();
+            for name in scorer.imputed(block, i) {
+                let mut quoted = String::new();
+                push_json_string(&mut quoted, name);
+                names.push(quoted);
+            }
+            text.extend_from_slice(format!(",\"{IMPUTED}\":[{}]", names.join(",")).as_bytes());
+        }
         text.extend_from_slice(if array { b"}" } else { b"}\n" });
     }
     Ok(text)
@@ -159,11 +181,15 @@ impl Answers {
         block: Block,
         found: &Found,
         (array, any): (bool, bool),
-        (limits, first, scorer): (Limits, u64, &Scorer),
+        (limits, scorer): (Limits, &Scorer),
     ) -> Result<Vec<u8>, Error> {
-        let others = match block.carried {
+        let converted;
+        let others = match &block.carried {
             Carried::Objects(others) => others,
-            Carried::Columns(batch) => others(&batch, &scorer.features, limits.piece)?,
+            Carried::Columns(batch) => {
+                converted = others(batch, &scorer.features, limits.piece)?;
+                &converted
+            }
         };
         let mut text = Vec::with_capacity(others.len() * 192);
         let mut values = vec![0.0; block.features.len()];
@@ -177,7 +203,7 @@ impl Answers {
             let nearest = (cluster as usize, distance);
             let pushed = self.lines.push(&mut text, &values, nearest, Some(other), self.explainer.as_ref());
             pushed.map_err(|far| Error::Field {
-                row: first + i as u64,
+                at: block.at(i),
                 field: scorer.features[far.0].clone(),
                 what: TOO_FAR.to_owned(),
             })?;
@@ -236,33 +262,48 @@ impl Write for Bounded {
     }
 }
 
-fn kept(schema: &Schema) -> impl Iterator<Item = usize> + '_ {
+fn kept(schema: &Schema, missing: Missing) -> impl Iterator<Item = usize> + '_ {
     let fields = schema.fields().iter().enumerate();
-    fields.filter(|(_, field)| !ADDED.contains(&field.name().as_str())).map(|(i, _)| i)
+    fields.filter(move |(_, field)| !gives_way(field.name(), missing)).map(|(i, _)| i)
 }
 
 fn with_clusters(block: Block, found: Found, scorer: &Scorer) -> Result<RecordBatch, Error> {
+    let imputed = (scorer.missing == Missing::Impute).then(|| imputed(&block, scorer));
     let (mut fields, mut columns): (Vec<Field>, Vec<ArrayRef>) = match block.carried {
         Carried::Columns(batch) => {
-            kept(batch.schema_ref()).map(|i| (batch.schema_ref().field(i).clone(), Arc::clone(batch.column(i)))).unzip()
+            let kept = kept(batch.schema_ref(), scorer.missing);
+            kept.map(|i| (batch.schema_ref().field(i).clone(), Arc::clone(batch.column(i)))).unzip()
         }
         Carried::Objects(objects) => {
+            let nullable = scorer.missing != Missing::Refuse;
             let features = scorer.features.iter().zip(block.features);
             let features = features
-                .map(|(name, column)| (Field::new(name, DataType::Float64, false), Arc::new(column) as ArrayRef));
+                .map(|(name, column)| (Field::new(name, DataType::Float64, nullable), Arc::new(column) as ArrayRef));
             let rows = StringArray::from(objects);
             features.chain([(Field::new("row", DataType::Utf8, false), Arc::new(rows) as ArrayRef)]).unzip()
         }
     };
     // Each description stands once; rows point at it.
-    let clusters = UInt32Array::from(found.clusters);
-    let keys = Int32Array::new(clusters.values().inner().clone().into(), None);
+    let present = found.present;
+    let clusters = UInt32Array::new(found.clusters.into(), present.clone());
+    let keys = Int32Array::new(clusters.values().inner().clone().into(), present.clone());
     let descriptions = DictionaryArray::try_new(keys, Arc::clone(&scorer.words)).map_err(wrote)?;
-    let added: [ArrayRef; 3] =
-        [Arc::new(clusters), Arc::new(descriptions), Arc::new(Float64Array::from(found.distances))];
+    let distances = Float64Array::new(found.distances.into(), present);
+    let added: [ArrayRef; 3] = [Arc::new(clusters), Arc::new(descriptions), Arc::new(distances)];
     for (name, column) in ADDED.into_iter().zip(added) {
-        fields.push(Field::new(name, column.data_type().clone(), false));
+        fields.push(Field::new(name, column.data_type().clone(), scorer.missing == Missing::Skip));
         columns.push(column);
     }
+    if let Some(imputed) = imputed {
+        fields.push(Field::new(IMPUTED, DataType::Utf8, true));
+        columns.push(Arc::new(imputed));
+    }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(wrote)
+}
+
+/// For each row the names of the features that took the mean, separated by commas; null where none did.
+fn imputed(block: &Block, scorer: &Scorer) -> StringArray {
+    let gaps = block.features.iter().any(|column| column.null_count() > 0);
+    let names = |row: usize| scorer.imputed(block, row).collect::<Vec<_>>().join(",");
+    (0..block.rows()).map(|row| gaps.then(|| names(row)).filter(|names| !names.is_empty())).collect()
 }

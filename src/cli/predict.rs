@@ -7,16 +7,18 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{Done, count};
-use crate::bulk::{Format, Reader, Scorer, Writer};
+use super::{Done, count, imputed, thousands};
+use crate::bulk::{self, Format, Reader, Scorer, Writer};
 use crate::config::StoreArgs;
+use crate::missing::Missing;
 use crate::model::{SLICES, Shelf, named};
 
 /// Tell the segment of each row
 ///
-/// Rows come from a file or from stdin, as CSV, JSON, NDJSON, Arrow or Parquet, and go out the same way with three more
+/// Rows come from a file or from stdin, as CSV, TSV, JSON, NDJSON, Arrow or Parquet, and go out the same way with three more
 /// columns: cluster, description, and distance, which is to the centroid in standardised units. Features must be finite
-/// numbers; the first row that has none ends the run. Any number of rows goes through in constant memory.
+/// numbers: --missing says what becomes of a row in which one is missing or no number. Any number of rows goes through in
+/// constant memory.
 #[derive(Args)]
 pub struct Predict {
     /// The segmentation whose model answers: price_rating, ...
@@ -34,6 +36,10 @@ pub struct Predict {
     /// The language of descriptions
     #[arg(long, env = "TERCILE_LANG", value_name = "LANGUAGE", default_value = "en", value_parser = ["en", "id"])]
     lang: String,
+    /// What to do with a row in which a feature is missing or no number; with impute, a fourth column `imputed` names the
+    /// features that took the model's mean
+    #[arg(long, env = "TERCILE_MISSING", value_name = "CHOICE", default_value = "refuse")]
+    missing: Missing,
     /// How the rows are written down [default: as the file's name or its first bytes say]
     #[arg(long, env = "TERCILE_INPUT_FORMAT", value_name = "FORMAT")]
     input_format: Option<Format>,
@@ -49,7 +55,7 @@ pub struct Predict {
 
 impl Predict {
     pub fn run(self) -> anyhow::Result<Done> {
-        let scorer = self.scorer()?;
+        let scorer = self.scorer()?.with_missing(self.missing);
         let stdin = self.file.as_os_str() == "-";
         let name = if stdin { "stdin".to_owned() } else { self.file.display().to_string() };
         let input: Box<dyn Read + Send> = match stdin {
@@ -57,7 +63,8 @@ impl Predict {
             false => Box::new(File::open(&self.file).with_context(|| format!("cannot read {name}"))?),
         };
         let said = self.input_format.or_else(|| Format::of(&self.file));
-        let mut reader = Reader::open(input, said, &scorer.features).with_context(|| name.clone())?;
+        let reader = Reader::open(input, said, &scorer.features).with_context(|| name.clone())?;
+        let mut reader = reader.with_missing(self.missing);
         let named = self.output.as_deref().and_then(Format::of);
         let format = self.format.or(named).unwrap_or(reader.format);
         let out: Box<dyn Write + Send> = match &self.output {
@@ -65,15 +72,30 @@ impl Predict {
             None => Box::new(io::stdout()),
         };
         let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, out), format);
-        loop {
-            let first = reader.rows;
-            let Some(block) = reader.block().with_context(|| name.clone())? else { break };
-            let found = scorer.score(&block, first).with_context(|| name.clone())?;
-            writer.write(block, found, &scorer, first)?;
+        // Rows that get no cluster.
+        let mut skipped = 0;
+        while let Some(block) = reader.block().map_err(|error| refused(error, &name))? {
+            let found = scorer.score(&block).with_context(|| name.clone())?;
+            skipped += found.present.as_ref().map_or(0, |present| present.null_count() as u64);
+            writer.write(block, found, &scorer)?;
         }
         writer.finish()?;
+        self.tell_gaps(&name, &scorer.features, &reader, skipped);
         tracing::debug!("{} of {name} clustered", count(reader.rows, "row"));
         Ok(Done::Well)
+    }
+
+    /// A line for each feature that some rows lack, and one for the rows that have no cluster for that.
+    fn tell_gaps(&self, name: &str, features: &[String], reader: &Reader, skipped: u64) {
+        let rows = thousands(reader.rows);
+        for (feature, gaps) in features.iter().zip(reader.gaps()).filter(|(_, gaps)| gaps.count() > 0) {
+            let n = thousands(gaps.count());
+            let took = if self.missing == Missing::Impute { " and took the model's mean" } else { "" };
+            tracing::warn!("{name}: {feature} was missing in {n} of {rows} rows{took}{}", imputed::not_numbers(gaps));
+        }
+        if skipped > 0 {
+            tracing::warn!("{name}: {} of {rows} rows have no cluster", thousands(skipped));
+        }
     }
 
     fn scorer(&self) -> anyhow::Result<Scorer> {
@@ -98,5 +120,16 @@ impl Predict {
             anyhow::bail!("{name} of slice {} has no model: {why}", self.model);
         };
         Ok(Scorer::new(&model, &self.lang))
+    }
+}
+
+/// An error of a file's rows; where a value is refused, with what else can be done.
+fn refused(error: bulk::Error, name: &str) -> anyhow::Error {
+    match error {
+        bulk::Error::Gap { at, field, what } => anyhow::anyhow!(
+            "{name}, {at}: {field} {what}; mend it, or give --missing skip (such rows go through without a cluster) or \
+             --missing impute (the model's mean takes its place)"
+        ),
+        error => anyhow::Error::new(error).context(name.to_owned()),
     }
 }

@@ -2,8 +2,9 @@
 //! like, inside SQL.
 //!
 //! Input: the model's name (`price_rating`, `price_rating@2` for a slice, `price_rating@2@5` for a version of it) and its
-//! features in their order, a missing one taking the mean as in training. Output: the cluster's number, or its description
-//! in English. A model is read again when another one serves.
+//! features in their order. Output: the cluster's number, or its description in English; NULL where a feature is NULL, and
+//! where the row is so far out that no cluster is nearest. A NaN or an infinity is an error. A model is read again when
+//! another one serves.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -18,7 +19,7 @@ use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, Sca
 use datafusion::scalar::ScalarValue;
 
 use crate::model::named::{self, Name};
-use crate::model::{Model, Predictor};
+use crate::model::{self, Model, Predictor};
 use crate::store::Store;
 
 /// Both functions over the models of a store, if there is one.
@@ -141,18 +142,21 @@ impl ScalarUDFImpl for Segment {
             }
         }
         let mut row = vec![0.0; columns.len()];
-        let clusters: Vec<usize> = (0..args.number_rows)
+        let clusters: Vec<Option<usize>> = (0..args.number_rows)
             .map(|i| {
-                for (feature, column) in columns.iter().enumerate() {
-                    row[feature] = if column.is_null(i) { ready.model.mean[feature] } else { column.value(i) };
+                for (value, column) in row.iter_mut().zip(&columns) {
+                    *value = column.is_valid(i).then(|| column.value(i))?;
                 }
-                ready.predictor.predict(&mut row).0
+                let (cluster, distance) = ready.predictor.predict(&mut row);
+                model::tells(distance).then_some(cluster)
             })
             .collect();
         let answer: ArrayRef = match self.answer {
-            Answer::Cluster => Arc::new(clusters.iter().map(|cluster| *cluster as i64).collect::<Int64Array>()),
+            Answer::Cluster => {
+                Arc::new(clusters.iter().map(|cluster| cluster.map(|c| c as i64)).collect::<Int64Array>())
+            }
             Answer::Name => {
-                let of = |cluster: &usize| ready.model.clusters.get(*cluster).map(|c| c.description.as_str());
+                let of = |cluster: &Option<usize>| Some(ready.model.clusters.get((*cluster)?)?.description.as_str());
                 Arc::new(clusters.iter().map(of).collect::<StringArray>())
             }
         };

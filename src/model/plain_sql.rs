@@ -1,9 +1,10 @@
 //! A model as plain SQL, for any engine.
 //!
 //! Input: a model. Output: one query whose arithmetic is that of the predictions, operation by operation, so that it gives
-//! the same clusters. Numbers are written with an exponent: engines read those as doubles, and exactly.
+//! the same clusters. Numbers are written with an exponent: engines read those as doubles, and exactly. A row that has no
+//! cluster gets NULL: each branch wants a distance below a limit, which no NULL, NaN or infinity is in any engine.
 
-use super::Model;
+use super::{FAR, Model};
 
 /// The query. It reads the features from a table `input`.
 pub fn query(model: &Model) -> String {
@@ -17,7 +18,7 @@ pub fn query(model: &Model) -> String {
         .iter()
         .enumerate()
         .map(|(i, feature)| {
-            let value = format!("coalesce(CAST({} AS DOUBLE PRECISION), {})", quoted(feature), number(model.mean[i]));
+            let value = format!("CAST({} AS DOUBLE PRECISION)", quoted(feature));
             format!("    ({value} - {}) * {} AS z{i}", number(scale.origin[i]), number(scale.inverse[i]))
         })
         .collect();
@@ -32,21 +33,16 @@ pub fn query(model: &Model) -> String {
         .collect();
     let cases = |value: &dyn Fn(usize) -> String| {
         let case = |cluster: usize| {
-            let nearest: Vec<String> = (cluster + 1..k).map(|other| format!("d{cluster} <= d{other}")).collect();
-            match nearest.is_empty() {
-                true => format!("    ELSE {}", value(cluster)),
-                false => format!("    WHEN {} THEN {}", nearest.join(" AND "), value(cluster)),
-            }
+            let nearest = (cluster + 1..k).map(|other| format!("d{cluster} <= d{other}"));
+            let conditions: Vec<String> = nearest.chain([format!("d{cluster} < {}", number(FAR * FAR))]).collect();
+            format!("    WHEN {} THEN {}", conditions.join(" AND "), value(cluster))
         };
-        if k == 1 {
-            return format!("  {}", value(0));
-        }
         format!("  CASE\n{}\n  END", (0..k).map(case).collect::<Vec<_>>().join("\n"))
     };
     let text = |cluster: usize| format!("'{}'", model.clusters[cluster].description.replace('\'', "''"));
     format!(
         "-- {} of slice {}, version {}: the cluster of each row of a table `input` that has {}.\n\
-         -- A missing feature takes the mean. A tie goes to the lower number.\n\
+         -- NULL where a feature is missing or no finite number. A tie goes to the lower number.\n\
          WITH standardised AS (\n  SELECT\n    *,\n{}\n  FROM input\n),\n\
          distances AS (\n  SELECT\n    *,\n{}\n  FROM standardised\n)\n\
          SELECT\n  *,\n{} AS cluster,\n{} AS description\nFROM distances\n",
