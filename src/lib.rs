@@ -12,6 +12,9 @@
 // Text that anybody may have written, on its way to a terminal.
 pub mod printable;
 
+// File names and the formats they stand for.
+pub mod file_format;
+
 // Rows on their way to a topic.
 pub mod generate;
 pub mod produce;

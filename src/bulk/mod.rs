@@ -14,7 +14,6 @@ mod spool;
 mod write;
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array as _, ArrayRef, Float64Array, RecordBatch, StringArray};
@@ -48,24 +47,11 @@ pub enum Format {
     Tsv,
     Json,
     Ndjson,
-    /// Arrow's streaming format.
+    /// Arrow's streaming format
     Arrow,
+    /// Arrow's file format, which is Feather version 2
+    Feather,
     Parquet,
-}
-
-impl Format {
-    /// As a file's name says; `None` if it says nothing.
-    pub fn of(path: &Path) -> Option<Self> {
-        Some(match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-            "csv" => Self::Csv,
-            "tsv" => Self::Tsv,
-            "json" => Self::Json,
-            "ndjson" | "jsonl" => Self::Ndjson,
-            "arrow" | "arrows" => Self::Arrow,
-            "parquet" => Self::Parquet,
-            _ => return None,
-        })
-    }
 }
 
 /// What rows may be at most.

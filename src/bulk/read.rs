@@ -109,15 +109,15 @@ impl Reader {
             Format::Csv => Source::columns(csv_rows(whole, b',', limits)?),
             Format::Tsv => Source::columns(csv_rows(whole, b'\t', limits)?),
             // Its lengths are taken at their word, which only who brings their own files may ask for.
-            Format::Arrow if file && limits.piece != Limits::NONE.piece => {
+            Format::Arrow | Format::Feather if file && limits.piece != Limits::NONE.piece => {
                 return Err(Error::Read("they are in Arrow's file format; send its streaming format".to_owned()));
             }
-            Format::Arrow if file => {
+            Format::Arrow | Format::Feather if file => {
                 let reader = FileReader::try_new(spooled(whole)?, None).map_err(read)?;
                 let empty = RecordBatch::new_empty(reader.schema());
                 Source::columns(reader.map(|batch| batch.map(Table::from).map_err(read)).chain([Ok(empty.into())]))
             }
-            Format::Arrow => {
+            Format::Arrow | Format::Feather => {
                 let mut batches = Some(Batches::new(whole, limits));
                 Source::columns(std::iter::from_fn(move || {
                     let table = batches.as_mut()?.next().transpose();

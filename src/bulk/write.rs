@@ -8,7 +8,7 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::csv::{Writer as CsvWriter, WriterBuilder};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
-use datafusion::arrow::ipc::writer::StreamWriter;
+use datafusion::arrow::ipc::writer::{FileWriter, StreamWriter};
 use datafusion::arrow::json::LineDelimitedWriter;
 use parquet::arrow::ArrowWriter;
 
@@ -45,6 +45,7 @@ enum Sink<W: Write + Send> {
     },
     /// Opened by the first block, which brings the columns.
     Arrow(Option<W>, Option<Box<StreamWriter<W>>>),
+    Feather(Option<W>, Option<Box<FileWriter<W>>>),
     Parquet(Option<W>, Option<Box<ArrowWriter<W>>>),
 }
 
@@ -56,6 +57,7 @@ impl<W: Write + Send> Writer<W> {
             Format::Json => Sink::Json { out, array: true },
             Format::Ndjson => Sink::Json { out, array: false },
             Format::Arrow => Sink::Arrow(Some(out), None),
+            Format::Feather => Sink::Feather(Some(out), None),
             Format::Parquet => Sink::Parquet(Some(out), None),
         };
         Self { sink, answers: None, limits: Limits::NONE, any: false }
@@ -87,6 +89,13 @@ impl<W: Write + Send> Writer<W> {
                 }
                 writer.as_mut().map_or(Ok(()), |writer| writer.write(&batch)).map_err(wrote)
             }
+            Sink::Feather(out, writer) => {
+                let batch = with_clusters(block, found, scorer)?;
+                if let Some(out) = out.take() {
+                    *writer = Some(Box::new(FileWriter::try_new(out, &batch.schema()).map_err(wrote)?));
+                }
+                writer.as_mut().map_or(Ok(()), |writer| writer.write(&batch)).map_err(wrote)
+            }
             Sink::Parquet(out, writer) => {
                 let batch = with_clusters(block, found, scorer)?;
                 if let Some(out) = out.take() {
@@ -108,9 +117,10 @@ impl<W: Write + Send> Writer<W> {
             }
             Sink::Csv(csv) => Ok(csv.into_inner().flush()?),
             Sink::Arrow(_, Some(mut writer)) => writer.finish().map_err(wrote),
+            Sink::Feather(_, Some(mut writer)) => writer.finish().map_err(wrote),
             Sink::Parquet(_, Some(writer)) => writer.close().map(|_| ()).map_err(wrote),
             // Not even a first block came.
-            Sink::Arrow(..) | Sink::Parquet(..) => Ok(()),
+            Sink::Arrow(..) | Sink::Feather(..) | Sink::Parquet(..) => Ok(()),
         }
     }
 }

@@ -9,8 +9,8 @@ use crate::config::StoreArgs;
 
 /// List the store's files that count, one a line
 ///
-/// For readers that only know lists or patterns: small files that a larger one replaced are left out, so that no record
-/// comes twice.
+/// For readers that take a list of files: those that a larger file replaced, and those whose records expired, are left
+/// out, so that each record is counted once.
 #[derive(Args)]
 pub struct Files {
     #[command(flatten)]

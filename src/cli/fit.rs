@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use ndarray::Array2;
 use serde::Serialize;
 
+use super::output_file::OutputFile;
 use super::{Done, Terminal, imputed, quartiles, table, thousands};
 use crate::columns::{self, Columns};
 use crate::config::bytes;
@@ -67,9 +68,9 @@ pub struct Fit {
     /// Who does the work: our own passes, or linfa-clustering as the reference
     #[arg(long, env = "TERCILE_SOLVER", default_value = "tercile")]
     solver: Solver,
-    /// Write the result there as well, as JSON
+    /// The file to write the result to as well, as JSON
     #[arg(long, short, env = "TERCILE_OUTPUT", value_name = "FILE")]
-    output: Option<PathBuf>,
+    output: Option<OutputFile>,
     /// Print the result as JSON: the fields of a model, scores, and where the seconds went
     #[arg(long, env = "TERCILE_JSON", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
@@ -172,6 +173,10 @@ struct Seconds {
 
 impl Fit {
     pub fn run(self, terminal: &Terminal) -> anyhow::Result<Done> {
+        if let Some(file) = &self.output {
+            file.check_format("json")?;
+        }
+        let output = self.output.as_ref().map(OutputFile::open).transpose()?;
         let (job, ks) = self.job()?;
         let bar = terminal.bar(None);
         bar.enable_steady_tick(Duration::from_millis(100));
@@ -218,8 +223,9 @@ impl Fit {
         bar.finish_and_clear();
         let (json, words) = done?;
         let json = json + "\n";
-        if let Some(path) = &self.output {
-            std::fs::write(path, &json).map_err(|e| anyhow!("cannot write {}: {e}", path.display()))?;
+        if let Some(output) = output {
+            (&output).write_all(json.as_bytes())?;
+            output.commit()?;
         }
         let text = if self.json { json } else { words };
         std::io::stdout().write_all(text.as_bytes())?;

@@ -1,11 +1,8 @@
 //! `tercile generate`
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::io::Write;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringBuilder};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
@@ -14,6 +11,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
 use super::Done;
+use super::output_file::{Output, OutputFile};
 use crate::generate::{COLUMNS, Generator, csv_header, csv_row, ndjson_row};
 
 /// Bytes that are gathered before they are written.
@@ -39,32 +37,38 @@ pub struct Generate {
     /// What the rows follow from
     #[arg(long, env = "TERCILE_SEED", value_name = "N", default_value_t = 42)]
     seed: u64,
-    /// What to write
-    #[arg(long, env = "TERCILE_FORMAT", default_value = "csv")]
-    format: Format,
-    /// The file to write [default: stdout]
+    /// The format of the rows [default: as the ending of the output's name says, else csv]
+    #[arg(long, env = "TERCILE_FORMAT", value_name = "FORMAT")]
+    format: Option<Format>,
+    /// The file to write, once all rows are made [default: stdout]
     #[arg(long, short, env = "TERCILE_OUTPUT", value_name = "FILE")]
-    output: Option<PathBuf>,
+    output: Option<OutputFile>,
 }
 
 impl Generate {
     pub fn run(self) -> anyhow::Result<Done> {
-        let mut out: Box<dyn Write + Send> = match &self.output {
-            Some(path) => Box::new(File::create(path).with_context(|| format!("cannot write {}", path.display()))?),
-            None => Box::new(io::stdout()),
+        let format = match &self.output {
+            Some(output) => output.format(self.format)?,
+            None => self.format,
         };
+        let out = Output::open(self.output.as_ref())?;
+        self.write(format.unwrap_or(Format::Csv), &out)?;
+        out.commit()?;
+        Ok(Done::Well)
+    }
+
+    fn write(&self, format: Format, mut out: &Output) -> anyhow::Result<()> {
         let mut generator = Generator::new(self.seed);
-        if self.format == Format::Parquet {
-            self.parquet(&mut generator, out)?;
-            return Ok(Done::Well);
+        if format == Format::Parquet {
+            return self.parquet(&mut generator, out);
         }
         let mut chunk = Vec::with_capacity(CHUNK + (1 << 14));
-        if self.format == Format::Csv {
+        if format == Format::Csv {
             csv_header(&mut chunk);
         }
         for _ in 0..self.rows {
             let row = generator.next_row();
-            match self.format {
+            match format {
                 Format::Csv => csv_row(&row, &mut chunk),
                 Format::Ndjson | Format::Parquet => ndjson_row(&row, &mut chunk),
             }
@@ -74,11 +78,10 @@ impl Generate {
             }
         }
         out.write_all(&chunk)?;
-        out.flush()?;
-        Ok(Done::Well)
+        Ok(())
     }
 
-    fn parquet(&self, generator: &mut Generator, out: Box<dyn Write + Send>) -> anyhow::Result<()> {
+    fn parquet(&self, generator: &mut Generator, out: &Output) -> anyhow::Result<()> {
         let fields: Vec<Field> = COLUMNS.iter().map(|name| Field::new(*name, DataType::Utf8, false)).collect();
         let schema = Arc::new(Schema::new(fields));
         let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();

@@ -1,13 +1,14 @@
 //! `tercile init`
 
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
 
+use super::staged_file::StagedFile;
 use super::{Done, blocking, count};
 use crate::broker::{Consumer, Event, Item, Reading, Start, low_watermarks};
 use crate::config::MaybeKafkaArgs;
@@ -53,9 +54,7 @@ impl Init {
             anyhow::bail!("{} is there already; choose another --sql DIR", sql.join(name).display());
         }
         fs::create_dir_all(&sql).with_context(|| format!("cannot make {}", sql.display()))?;
-        for (name, text) in &files {
-            write_new(&sql.join(name), text)?;
-        }
+        write_new(&sql, &files)?;
         let view = view_name(&from);
         let mut out = std::io::stdout().lock();
         writeln!(
@@ -127,8 +126,25 @@ impl Init {
     }
 }
 
-fn write_new(path: &Path, text: &str) -> anyhow::Result<()> {
-    let written =
-        OpenOptions::new().write(true).create_new(true).open(path).and_then(|mut file| file.write_all(text.as_bytes()));
-    written.map_err(|e| anyhow::anyhow!("cannot write {}: {e}", path.display()))
+/// Writes files into a directory: all of them, or none. No existing file is changed.
+fn write_new(dir: &Path, files: &[(String, String)]) -> anyhow::Result<()> {
+    let cannot = |path: &Path, e: io::Error| anyhow::anyhow!("cannot write {}: {e}", path.display());
+    let mut staged = Vec::new();
+    for (name, text) in files {
+        let path = dir.join(name);
+        let file = StagedFile::create_in(dir).map_err(|e| cannot(&path, e))?;
+        file.file().write_all(text.as_bytes()).map_err(|e| cannot(&path, e))?;
+        staged.push((path, file));
+    }
+    let mut written: Vec<PathBuf> = Vec::new();
+    for (path, file) in staged {
+        if let Err(e) = file.publish_new(&path) {
+            for path in &written {
+                let _ = fs::remove_file(path);
+            }
+            return Err(cannot(&path, e));
+        }
+        written.push(path);
+    }
+    Ok(())
 }

@@ -16,6 +16,7 @@ mod keys;
 mod model;
 mod models;
 mod openapi;
+mod output_file;
 mod plot;
 mod predict;
 mod produce;
@@ -25,6 +26,7 @@ mod replay;
 mod scheduler;
 mod serve;
 mod sql;
+mod staged_file;
 mod suggest;
 mod table;
 mod train;
@@ -33,6 +35,7 @@ mod up;
 mod verify;
 mod watchdog;
 
+use std::any::TypeId;
 use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -45,6 +48,7 @@ use crate::broker::{self as kafka, Gap};
 use crate::config::LogArgs;
 use crate::sql::fault::Fault;
 use crate::{cleanup, ingest as loading, log, produce as sending, store};
+use output_file::OutputFile;
 use watchdog::{Mode, Signalled};
 
 /// Live segments out of a Kafka stream.
@@ -101,6 +105,38 @@ const STACK: usize = 64 << 20;
 /// How many threads answer, where the runtime's own variable says it. `serve` else leaves a core to the kernel and to what runs beside
 /// it: a thread that must wait for its turn on a core holds up the answers of all connections that it has at hand.
 const WORKERS: &str = "TOKIO_WORKER_THREADS";
+
+/// Arguments that contradict each other: the exit code is 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(String);
+
+/// A flag that names a file to write.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OutputFlag {
+    /// The command, and its subcommand if it has one, separated by spaces.
+    pub command: String,
+    /// The flag with its dashes, in the long form.
+    pub flag: String,
+}
+
+/// Every flag of the command line that names a file to write, from the definition of the command line.
+pub fn output_flags() -> Vec<OutputFlag> {
+    fn add(command: &clap::Command, path: &str, flags: &mut Vec<OutputFlag>) {
+        for arg in command.get_arguments() {
+            if arg.get_value_parser().type_id() == TypeId::of::<OutputFile>() {
+                let flag = arg.get_long().map_or_else(|| arg.get_id().to_string(), |long| format!("--{long}"));
+                flags.push(OutputFlag { command: path.to_owned(), flag });
+            }
+        }
+        for command in command.get_subcommands() {
+            add(command, format!("{path} {}", command.get_name()).trim_start(), flags);
+        }
+    }
+    let mut flags = Vec::new();
+    add(&Cli::command(), "", &mut flags);
+    flags
+}
 
 /// How a command ended that did not fail.
 enum Done {
@@ -292,7 +328,7 @@ fn say(error: &anyhow::Error) {
             words = format!("{words}: {cause}");
         }
     }
-    if error.is::<io::Error>() {
+    if error.is::<io::Error>() && !words.starts_with("cannot write") {
         words = format!("cannot write the output: {words}");
     }
     let words = crate::sql::one_line(&words);
@@ -304,6 +340,9 @@ fn say(error: &anyhow::Error) {
 
 fn exit_code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
+        if cause.is::<Usage>() {
+            return 2;
+        }
         let store = match cause.downcast_ref() {
             Some(loading::Error::Store(error)) => Some(error),
             _ => cause.downcast_ref::<store::Error>(),
@@ -361,6 +400,53 @@ mod tests {
                 let expected = format!("TERCILE_{}", long.to_uppercase().replace('-', "_"));
                 let env = arg.get_env().map(|env| env.to_string_lossy().into_owned());
                 assert_eq!(env.as_deref(), Some(expected.as_str()), "{} --{long}", command.get_name());
+            }
+        }
+    }
+
+    /// Paths that are read, or directories in which files are only created. What is written has the type `OutputFile`, so that no
+    /// flag destroys a file: a new argument belongs here only if its command writes nothing there.
+    const NOT_WRITTEN: [&str; 11] =
+        ["data", "diff", "file", "files", "init", "kafka_config", "sql", "store", "tls_cert", "tls_key", "work_dir"];
+
+    #[test]
+    fn a_path_is_read_or_is_an_output_file() {
+        fn check(command: &clap::Command) {
+            for arg in command.get_arguments() {
+                let (id, kind) = (arg.get_id().as_str(), arg.get_value_parser().type_id());
+                let output = kind == TypeId::of::<OutputFile>();
+                let path = kind == TypeId::of::<std::path::PathBuf>();
+                let place = format!("{} {id}", command.get_name());
+                assert!(!path || NOT_WRITTEN.contains(&id), "{place}: a file that is written has the type OutputFile");
+                let named =
+                    ["out", "output", "svg", "o"].iter().any(|name| arg.get_long() == Some(name) || id == *name);
+                assert!(!named || output, "{place} must have the type OutputFile");
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+        assert!(output_flags().len() >= 6, "{:?}", output_flags());
+    }
+
+    /// Commands write files by `OutputFile` and `StagedFile` only.
+    #[test]
+    fn no_command_truncates_a_file() {
+        fn sources(dir: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+            for entry in std::fs::read_dir(dir).unwrap().flatten() {
+                match entry.path() {
+                    path if path.is_dir() => sources(&path, found),
+                    path => found.push(path),
+                }
+            }
+        }
+        let mut found = Vec::new();
+        sources(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli")), &mut found);
+        assert!(found.len() > 30);
+        for path in found {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            for call in ["File::create(", "fs::write(", ".truncate(true)", "fs::copy("] {
+                assert!(!code.contains(call), "{}: {call} destroys what is there; see output_file.rs", path.display());
             }
         }
     }

@@ -1,12 +1,11 @@
 //! `tercile plot`
 
 use std::io::Write as _;
-use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Args;
 
 use super::Done;
+use super::output_file::{Output, OutputFile};
 use crate::config::StoreArgs;
 use crate::model::{Shelf, named};
 use crate::plot;
@@ -19,9 +18,9 @@ pub struct Plot {
     /// A segmentation, one of its slices, or a version: price_rating, price_rating@2, price_rating@2@5
     #[arg(value_name = "NAME")]
     name: String,
-    /// Where to write the picture [default: stdout]
+    /// The file to write the picture to [default: stdout]
     #[arg(short, long, env = "TERCILE_OUT", value_name = "FILE")]
-    out: Option<PathBuf>,
+    out: Option<OutputFile>,
     /// One feature or two, for the axes [default: the first two]
     #[arg(long, env = "TERCILE_AXES", value_name = "X,Y", value_delimiter = ',', num_args = 1..=2)]
     axes: Vec<String>,
@@ -34,14 +33,16 @@ pub struct Plot {
 
 impl Plot {
     pub fn run(self) -> anyhow::Result<Done> {
+        if let Some(file) = &self.out {
+            file.check_format("svg")?;
+        }
+        let out = Output::open(self.out.as_ref())?;
         let store = self.store.look()?;
         let model = named::find(&store, &self.name).map_err(anyhow::Error::msg)?;
         let sample = Shelf::new(&store, &model.segmentation).sample(model.version)?;
         let svg = plot::svg(&model, &sample, &self.axes, &self.lang)?;
-        match &self.out {
-            Some(path) => std::fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))?,
-            None => std::io::stdout().write_all(svg.as_bytes())?,
-        }
+        (&out).write_all(svg.as_bytes())?;
+        out.commit()?;
         Ok(Done::Well)
     }
 }

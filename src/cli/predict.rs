@@ -1,15 +1,17 @@
 //! `tercile predict`
 
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
 
+use super::output_file::{Output, OutputFile};
 use super::{Done, count, imputed, thousands};
 use crate::bulk::{self, Format, Reader, Scorer, Writer};
 use crate::config::StoreArgs;
+use crate::file_format;
 use crate::missing::Missing;
 use crate::model::{SLICES, Shelf, named};
 
@@ -43,18 +45,23 @@ pub struct Predict {
     /// How the rows are written down [default: as the file's name or its first bytes say]
     #[arg(long, env = "TERCILE_INPUT_FORMAT", value_name = "FORMAT")]
     input_format: Option<Format>,
-    /// How they go out [default: as the output's name says, else as they came]
+    /// How they go out [default: as the ending of the output's name says, else as they came]
     #[arg(long, env = "TERCILE_FORMAT", value_name = "FORMAT")]
     format: Option<Format>,
-    /// A file to write to [default: stdout]
+    /// The file to write to, once all rows are clustered; it may be FILE itself [default: stdout]
     #[arg(short, long, env = "TERCILE_OUTPUT", value_name = "FILE")]
-    output: Option<PathBuf>,
+    output: Option<OutputFile>,
     #[command(flatten)]
     store: StoreArgs,
 }
 
 impl Predict {
     pub fn run(self) -> anyhow::Result<Done> {
+        let asked = match &self.output {
+            Some(output) => output.format(self.format)?,
+            None => self.format,
+        };
+        let out = Output::open(self.output.as_ref())?;
         let scorer = self.scorer()?.with_missing(self.missing);
         let stdin = self.file.as_os_str() == "-";
         let name = if stdin { "stdin".to_owned() } else { self.file.display().to_string() };
@@ -62,16 +69,11 @@ impl Predict {
             true => Box::new(io::stdin()),
             false => Box::new(File::open(&self.file).with_context(|| format!("cannot read {name}"))?),
         };
-        let said = self.input_format.or_else(|| Format::of(&self.file));
+        let said = self.input_format.or_else(|| file_format::of(&self.file));
         let reader = Reader::open(input, said, &scorer.features).with_context(|| name.clone())?;
         let mut reader = reader.with_missing(self.missing);
-        let named = self.output.as_deref().and_then(Format::of);
-        let format = self.format.or(named).unwrap_or(reader.format);
-        let out: Box<dyn Write + Send> = match &self.output {
-            Some(path) => Box::new(File::create(path).with_context(|| format!("cannot write {}", path.display()))?),
-            None => Box::new(io::stdout()),
-        };
-        let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, out), format);
+        let format = asked.unwrap_or(reader.format);
+        let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, &out), format);
         // Rows that get no cluster.
         let mut skipped = 0;
         while let Some(block) = reader.block().map_err(|error| refused(error, &name))? {
@@ -80,6 +82,7 @@ impl Predict {
             writer.write(block, found, &scorer)?;
         }
         writer.finish()?;
+        out.commit()?;
         self.tell_gaps(&name, &scorer.features, &reader, skipped);
         tracing::debug!("{} of {name} clustered", count(reader.rows, "row"));
         Ok(Done::Well)

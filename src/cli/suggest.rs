@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, ensure};
 use clap::Args;
 use serde::Serialize;
 
 use super::fit::{FileArgs, short};
+use super::output_file::OutputFile;
 use super::{Done, Terminal, imputed, table, thousands};
 use crate::fit;
 use crate::kmeans::{Limits, Settings};
@@ -34,9 +34,9 @@ pub struct SuggestK {
     /// The most clusters to try
     #[arg(long, env = "TERCILE_MAX_K", value_name = "N", default_value_t = 10)]
     max_k: usize,
-    /// Draw the three curves there, as SVG
+    /// The file to draw the three curves in, as SVG
     #[arg(long, env = "TERCILE_SVG", value_name = "FILE")]
-    svg: Option<PathBuf>,
+    svg: Option<OutputFile>,
     /// Print the result as JSON
     #[arg(long, env = "TERCILE_JSON", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
@@ -63,6 +63,10 @@ impl SuggestK {
         ensure!(2 <= low && high <= MAX_K, "--min-k and --max-k must be from 2 to {MAX_K}, found {low} and {high}");
         let FileArgs { file, features, seed, .. } = &self.from;
         self.from.check()?;
+        if let Some(file) = &self.svg {
+            file.check_format("svg")?;
+        }
+        let svg = self.svg.as_ref().map(OutputFile::open).transpose()?;
         let bar = terminal.bar(None);
         bar.enable_steady_tick(Duration::from_millis(100));
         bar.set_message(format!("reading {}", file.display()));
@@ -82,9 +86,9 @@ impl SuggestK {
         if let Some(last) = candidates.last().filter(|last| last.k < high) {
             tracing::warn!("no more than {} clusters: there are not that many different rows", last.k);
         }
-        if let Some(path) = &self.svg {
-            let drawn = std::fs::write(path, picture(&candidates, &suggestion));
-            drawn.map_err(|e| anyhow!("cannot write {}: {e}", path.display()))?;
+        if let Some(svg) = svg {
+            (&svg).write_all(picture(&candidates, &suggestion).as_bytes())?;
+            svg.commit()?;
         }
         let printed = Printed {
             file,

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 mod known;
+mod leading_zeros;
 mod many;
 mod records;
 pub mod segment;
@@ -30,6 +31,7 @@ use datafusion::config::TableParquetOptions;
 use datafusion::dataframe::DataFrame;
 #[cfg(feature = "distributed")]
 use datafusion::dataframe::DataFrameWriteOptions;
+use datafusion::datasource::file_format::options::ReadOptions as _;
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
@@ -40,6 +42,7 @@ use datafusion::prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, S
 
 use url::Url;
 
+use crate::file_format;
 use crate::model::imputed;
 use crate::record::Fields;
 use crate::sql::fault::Fault;
@@ -174,7 +177,8 @@ pub async fn add_what_plans<'v>(
     }
 }
 
-/// A file as a table: Parquet, CSV, TSV or NDJSON, by the ending of its name.
+/// A file as a table: Parquet, CSV, TSV or NDJSON, by the ending of its name. Types of CSV columns are inferred; digits with a
+/// leading zero are text.
 pub async fn add_file(ctx: &SessionContext, name: &str, path: &Path) -> Result<(), Error> {
     let fault = |why: String| Error::Table { path: path.to_owned(), why };
     if scheme(path).is_none() {
@@ -183,23 +187,18 @@ pub async fn add_file(ctx: &SessionContext, name: &str, path: &Path) -> Result<(
     if tables(ctx).iter().any(|known| known == name) {
         return Err(fault(format!("there is a table or view {name} already; choose another name")));
     }
-    let url = listing_url(path).map_err(fault)?;
-    let url = url.as_str();
+    let listing = listing_url(path).map_err(fault)?;
+    let url = listing.as_str();
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
     let dotted = format!(".{ending}");
-    let csv = |delimiter| {
-        CsvReadOptions::new()
-            .delimiter(delimiter)
-            .file_extension(&dotted)
-            .schema_infer_max_records(INFERRED)
-            .newlines_in_values(true)
-    };
     let table = TableReference::bare(name);
-    let added = match ending.to_ascii_lowercase().as_str() {
-        "parquet" => ctx.register_parquet(table, url, ParquetReadOptions::default().file_extension(&dotted)).await,
-        "csv" => ctx.register_csv(table, url, csv(b',')).await,
-        "tsv" => ctx.register_csv(table, url, csv(b'\t')).await,
-        "ndjson" | "jsonl" | "json" => {
+    let added = match file_format::name_of(path) {
+        Some("parquet") => {
+            ctx.register_parquet(table, url, ParquetReadOptions::default().file_extension(&dotted)).await
+        }
+        Some("csv") => add_csv(ctx, table, &listing, &dotted, b',').await,
+        Some("tsv") => add_csv(ctx, table, &listing, &dotted, b'\t').await,
+        Some("ndjson" | "json") => {
             let options = JsonReadOptions::default().file_extension(&dotted).schema_infer_max_records(INFERRED);
             ctx.register_json(table, url, options).await
         }
@@ -212,6 +211,24 @@ pub async fn add_file(ctx: &SessionContext, name: &str, path: &Path) -> Result<(
     added.map_err(|e| fault(explain(&e)))
 }
 
+/// A table of CSV files with a header. `ending` with its dot is the ending of the files' names.
+async fn add_csv(
+    ctx: &SessionContext,
+    table: TableReference,
+    url: &ListingTableUrl,
+    ending: &str,
+    delimiter: u8,
+) -> Result<(), DataFusionError> {
+    let options = CsvReadOptions::new()
+        .delimiter(delimiter)
+        .file_extension(ending)
+        .schema_infer_max_records(INFERRED)
+        .newlines_in_values(true);
+    let inferred = options.get_resolved_schema(&ctx.copied_config(), ctx.state(), url.clone()).await?;
+    let schema = leading_zeros::as_text(ctx, &inferred, url, ending, delimiter).await?;
+    ctx.register_csv(table, url.as_str(), options.schema(&schema)).await
+}
+
 fn listing_url(path: &Path) -> Result<ListingTableUrl, String> {
     if scheme(path).is_some() {
         return ListingTableUrl::parse(path.to_string_lossy()).map_err(|e| explain(&e));
@@ -220,7 +237,7 @@ fn listing_url(path: &Path) -> Result<ListingTableUrl, String> {
 }
 
 /// A path as a URL, so that no character of it is taken for a pattern.
-fn file_url(path: &Path) -> Result<Url, String> {
+pub fn file_url(path: &Path) -> Result<Url, String> {
     let path = std::path::absolute(path).map_err(|e| e.to_string())?;
     let url = Url::from_file_path(&path).map_err(|()| "its path is no URL".to_owned())?;
     // Read again, so that no `..` is left in it.

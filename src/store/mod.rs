@@ -56,7 +56,7 @@ pub use mend::Mended;
 pub use objects::client_of as client;
 pub use place::{Input, Place, Revision};
 pub use prefix::Prefix;
-pub(crate) use publish::LEFTOVER;
+pub(crate) use publish::{LEFTOVER, unique};
 pub use source::{EMBEDDED, Replayed, Source};
 pub use unreadable::Unreadable;
 

@@ -203,8 +203,8 @@ pub(super) fn put(objects: &Objects, bytes: Bytes, path: &Path) -> Result<Option
     Ok(created.map(|version| Revision { of_object: Some(version) }))
 }
 
-/// A name that nobody else uses, on this machine or another: in containers every process has the same number.
-pub(super) fn unique() -> String {
+/// A file name that no other process uses, on this machine or another: in containers every process has the same number.
+pub(crate) fn unique() -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     format!("{}{}", *OURS, COUNTER.fetch_add(1, Ordering::Relaxed))
 }

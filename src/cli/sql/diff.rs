@@ -37,7 +37,7 @@ pub async fn run(runner: &Runner, snapshot: &Snapshot, path: &Path) -> anyhow::R
     if let Some(fault) = old_broken.get(&name) {
         anyhow::bail!("{shown}: the view it would replace does not run: {fault}");
     }
-    let mut out = runner.out()?;
+    let mut out = runner.out();
     writeln!(out, "{name}: {shown} against {}", against.file)?;
     old.register_table(engine::bare(BEFORE), old.table_provider(name.as_str()).await?)?;
     old.register_table(engine::bare(AFTER), new.table_provider(name.as_str()).await?)?;
@@ -47,6 +47,7 @@ pub async fn run(runner: &Runner, snapshot: &Snapshot, path: &Path) -> anyhow::R
         writeln!(out, "{line}")?;
     }
     out.flush()?;
+    drop(out);
     runner
         .print_table(&["column", "type", "values changed", "missing", "lowest", "highest", "mean"], compared.summary)?;
 

@@ -4,10 +4,13 @@ use anyhow::Context as _;
 use clap::ValueEnum as _;
 use datafusion::datasource::TableType;
 
+use super::super::Usage;
+use super::super::output_file::OutputFile;
 use super::given::Param;
 use super::output::Format;
 use super::runner::Runner;
 use crate::engine;
+use crate::file_format;
 use crate::sql::fault::{Source, nearest};
 use crate::sql::script::Piece;
 
@@ -18,7 +21,7 @@ pub const COMMANDS: [(&str, &str, &str); 12] = [
     (".schema", "[NAME]", "the columns of one of them, or of all"),
     (".read", "FILE", "run a file of SQL"),
     (".timer", "on|off", "say how long each statement took"),
-    (".format", "FORMAT", "table, csv, tsv, json, ndjson, markdown, parquet or arrow"),
+    (".format", "FORMAT", "table, csv, tsv, json, ndjson, markdown, parquet, arrow or feather"),
     (".output", "[FILE]", "write results to a file, or to the screen again"),
     (".param", "[NAME=VALUE]", "a value for $NAME; without one, those there are"),
     (".explain", "on|off", "show plans instead of rows"),
@@ -66,13 +69,18 @@ pub async fn run(runner: &mut Runner, source: &Source<'_>, piece: &Piece<'_>) ->
             Ok(())
         }
         ".format" => {
-            let known = || Format::value_variants().iter().map(|format| format.name()).collect::<Vec<_>>().join(", ");
+            let known = || Format::value_variants().iter().map(file_format::value_name).collect::<Vec<_>>().join(", ");
             let format = Format::from_str(rest, true);
-            runner.settings.format =
-                format.map_err(|_| wrong(format!("there is no format {rest}; there are {}", known())))?;
-            Ok(())
+            let format = format.map_err(|_| wrong(format!("there is no format {rest}; there are {}", known())))?;
+            runner.set_format(format).map_err(|usage| wrong(usage.to_string()).into())
         }
-        ".output" => runner.write_to(Some(rest).filter(|path| !path.is_empty()).map(Into::into)),
+        ".output" => {
+            let file = Some(rest).filter(|path| !path.is_empty()).map(OutputFile::new);
+            runner.write_to(file.as_ref()).map_err(|why| match why.downcast::<Usage>() {
+                Ok(usage) => wrong(usage.to_string()).into(),
+                Err(why) => why,
+            })
+        }
         ".param" if rest.is_empty() => {
             let rows = runner.settings.params.iter();
             let rows =

@@ -1,6 +1,7 @@
 //! `tercile sql`: SQL from files, a flag, a pipe or a prompt, over the store and over any file.
 
 pub mod confined;
+mod copy;
 mod diff;
 mod dot;
 mod given;
@@ -20,9 +21,11 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 
+use super::output_file::OutputFile;
 use super::{Done, Terminal, job, within};
 use crate::config::{EngineArgs, SqlArgs, StoreArgs, bytes, seconds};
 use crate::engine::Limits;
+use crate::file_format;
 use crate::sql::fault::Source;
 use given::{Param, TableFile};
 use output::Format;
@@ -45,12 +48,12 @@ pub struct Sql {
     /// Show what an edited SQL file would change: rows, columns, values, and the views that stand on it
     #[arg(long, env = "TERCILE_DIFF", value_name = "FILE")]
     diff: Option<PathBuf>,
-    /// What to print
-    #[arg(short, long, env = "TERCILE_FORMAT", default_value = "table")]
-    format: Format,
-    /// Where to write results [default: stdout]
+    /// The format of results [default: as the ending of the output's name says, else table]
+    #[arg(short, long, env = "TERCILE_FORMAT", value_name = "FORMAT")]
+    format: Option<Format>,
+    /// The file to write results to, once all statements succeeded [default: stdout]
     #[arg(short, long, env = "TERCILE_OUTPUT", value_name = "FILE")]
-    output: Option<PathBuf>,
+    output: Option<OutputFile>,
     /// A value for $NAME in the SQL: a number, true, false, null, or text; may be said more than once
     #[arg(long = "param", env = "TERCILE_PARAM", value_name = "NAME=VALUE", value_parser = Param::parse)]
     params: Vec<Param>,
@@ -85,8 +88,19 @@ impl Sql {
     pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Done> {
         let at_prompt =
             self.files.is_empty() && self.command.is_none() && self.diff.is_none() && io::stdin().is_terminal();
-        if self.format.binary() && self.output.is_none() && io::stdout().is_terminal() {
-            anyhow::bail!("{} is no text for a terminal; add --output FILE, or a pipe", self.format.name());
+        if let Some(format) = self.format
+            && format.binary()
+            && self.output.is_none()
+            && io::stdout().is_terminal()
+        {
+            anyhow::bail!(
+                "{} is no text for a terminal; add --output FILE, or a pipe",
+                file_format::value_name(&format)
+            );
+        }
+        if let Some(output) = &self.output {
+            // A comparison is text, whatever the format of results.
+            output.format(if self.diff.is_some() { Some(Format::Table) } else { self.format })?;
         }
         if at_prompt {
             return shell::run().await;
@@ -104,7 +118,7 @@ impl Sql {
         let for_people = io::stdout().is_terminal() && self.output.is_none();
         let settings = Settings {
             format: self.format,
-            output: self.output.clone(),
+            output: self.output.as_ref().map(OutputFile::open).transpose()?,
             params: self.params.iter().cloned().map(|Param(name, value)| (name, value)).collect(),
             max_rows: self.max_rows.unwrap_or(if for_people { ROWS_FOR_PEOPLE } else { 0 }),
             timer: self.timer || at_prompt,
@@ -120,14 +134,19 @@ impl Sql {
     }
 
     async fn scripts(self, mut runner: Runner) -> anyhow::Result<Done> {
+        self.statements(&mut runner).await?;
+        runner.finish()?;
+        Ok(Done::Well)
+    }
+
+    async fn statements(self, runner: &mut Runner) -> anyhow::Result<()> {
         if let Some(path) = &self.diff {
             let compared = runner.diff(path);
             within(self.timeout, "--timeout", "the comparison", compared).await?;
-            return Ok(Done::Well);
+            return Ok(());
         }
         if let Some(text) = &self.command {
-            runner.script(&Source { name: None, text }).await?;
-            return Ok(Done::Well);
+            return runner.script(&Source { name: None, text }).await;
         }
         let files = if self.files.is_empty() { vec![PathBuf::from("-")] } else { self.files };
         for path in files {
@@ -142,6 +161,6 @@ impl Sql {
                 runner.file(&path).await?;
             }
         }
-        Ok(Done::Well)
+        Ok(())
     }
 }

@@ -10,7 +10,7 @@ use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use datafusion::arrow::csv::{Writer as CsvWriter, WriterBuilder as CsvBuilder};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
-use datafusion::arrow::ipc::writer::StreamWriter;
+use datafusion::arrow::ipc::writer::{FileWriter, StreamWriter};
 use datafusion::arrow::json::writer::{JsonArray, LineDelimited, Writer as JsonWriter, WriterBuilder as JsonBuilder};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::ArrowWriter;
@@ -33,16 +33,14 @@ pub enum Format {
     Parquet,
     /// Arrow's streaming format
     Arrow,
+    /// Arrow's file format, which is Feather version 2
+    Feather,
 }
 
 impl Format {
     /// Whether it is for programs only.
     pub fn binary(self) -> bool {
-        matches!(self, Self::Parquet | Self::Arrow)
-    }
-
-    pub fn name(self) -> String {
-        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+        matches!(self, Self::Parquet | Self::Arrow | Self::Feather)
     }
 }
 
@@ -83,6 +81,7 @@ pub fn start<'a>(
             Box::new(Parquet { writer: ArrowWriter::try_new(out, Arc::clone(schema), Some(properties))? })
         }
         Format::Arrow => Box::new(Ipc { writer: StreamWriter::try_new(out, schema).map_err(failed)? }),
+        Format::Feather => Box::new(Feather { writer: FileWriter::try_new(out, schema).map_err(failed)? }),
     })
 }
 
@@ -254,6 +253,21 @@ struct Ipc<'a> {
 }
 
 impl Rows for Ipc<'_> {
+    fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
+        self.writer.write(batch).map_err(failed)
+    }
+
+    fn end(mut self: Box<Self>) -> anyhow::Result<Option<String>> {
+        self.writer.finish().map_err(failed)?;
+        Ok(None)
+    }
+}
+
+struct Feather<'a> {
+    writer: FileWriter<&'a mut (dyn Write + Send)>,
+}
+
+impl Rows for Feather<'_> {
     fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
         self.writer.write(batch).map_err(failed)
     }

@@ -4,9 +4,8 @@
 //! files of the store and the SQL files are looked at again before each statement of a shell, so that it shows what is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -18,14 +17,18 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 use futures::StreamExt as _;
 
-use super::super::{Terminal, count, say, watchdog};
+use super::super::output_file::{Mark, Output, OutputFile};
+use super::super::{Terminal, Usage, count, say, watchdog};
+use super::copy::Copying;
 use super::given::TableFile;
 use super::output::{self, Format};
 use super::progress::Progress;
 use super::query::{Ready, Work, apart, params_of, prepare};
 use super::{dot, grid};
 use crate::config::{SqlArgs, StoreArgs};
+use crate::engine::cluster::Engine;
 use crate::engine::{self, Limits};
+use crate::file_format;
 use crate::sql::fault::{Fault, Source};
 use crate::sql::script::{self, Piece};
 use crate::sql::{self, Files, View};
@@ -36,9 +39,10 @@ const READ_DEPTH: usize = 16;
 
 /// What dot commands change.
 pub struct Settings {
-    pub format: Format,
+    /// The format that was asked for; `None`: as the ending of the output's name says, else a table.
+    pub format: Option<Format>,
     /// `None`: stdout.
-    pub output: Option<PathBuf>,
+    pub output: Option<Output>,
     pub params: BTreeMap<String, ScalarValue>,
     /// Rows of a table, 0 for all.
     pub max_rows: usize,
@@ -63,10 +67,14 @@ pub struct Runner {
     snapshot: Snapshot,
     sql: SqlArgs,
     terminal: Terminal,
-    /// The file that results go to.
-    file: Option<File>,
-    /// Results in it.
+    /// Results in the output so far.
     results: usize,
+    /// Where the output stood before the piece that runs.
+    before: Option<Mark>,
+    /// Whether statements run in this process, not on a cluster.
+    here: bool,
+    /// Whether the output file is complete after each piece, rather than at the end: in a shell.
+    publish_each: bool,
     depth: usize,
     warned: bool,
     /// Who is told what this session defines.
@@ -90,9 +98,10 @@ impl Runner {
         let files = sql.load()?;
         let store = Store::at(&store.store)?;
         let snapshot = store.snapshot()?;
+        let here = limits.engine == Engine::Local;
         let limits = Limits { models: Some(store.clone()), ..limits };
         let ctx = engine::open_without_views(&snapshot, &files, limits)?;
-        let mut runner = Self {
+        Ok(Self {
             ctx,
             files,
             broken: BTreeMap::new(),
@@ -103,16 +112,14 @@ impl Runner {
             snapshot,
             sql,
             terminal: terminal.clone(),
-            file: None,
             results: 0,
+            before: None,
+            here,
+            publish_each: false,
             depth: 0,
             warned: false,
             on_definition: None,
-        };
-        if let Some(path) = runner.settings.output.take() {
-            runner.write_to(Some(path))?;
-        }
-        Ok(runner)
+        })
     }
 
     /// Has `told` hear of each statement or dot command that defines something: all that another session needs to be like
@@ -185,15 +192,74 @@ impl Runner {
         super::diff::run(self, &self.snapshot, path).await
     }
 
-    /// Where results go from now on.
-    pub fn write_to(&mut self, path: Option<PathBuf>) -> anyhow::Result<()> {
-        self.file = match &path {
-            Some(path) => {
-                Some(File::create(path).map_err(|e| anyhow::anyhow!("cannot write {}: {e}", path.display()))?)
-            }
-            None => None,
-        };
-        (self.settings.output, self.results) = (path, 0);
+    /// Where results go from now on. The file that they went to is complete.
+    pub fn write_to(&mut self, file: Option<&OutputFile>) -> anyhow::Result<()> {
+        if let Some(file) = file {
+            file.format(self.settings.format)?;
+        }
+        let output = file.map(OutputFile::open).transpose()?;
+        self.finish()?;
+        (self.settings.output, self.before) = (output, None);
+        Ok(())
+    }
+
+    /// Shows results from now on; gives the file that they went to.
+    pub fn write_to_screen(&mut self) -> Option<OutputFile> {
+        (self.results, self.before) = (0, None);
+        self.settings.output.take()?.named().cloned()
+    }
+
+    /// Makes the output file complete after each piece: a shell has no end that one should wait for.
+    pub fn publish_each(&mut self) {
+        self.publish_each = true;
+    }
+
+    /// The format of results.
+    fn format(&self) -> Format {
+        let named = self.settings.output.as_ref().and_then(Output::named);
+        let by_name = || named.and_then(|file| file.format(None).ok().flatten());
+        self.settings.format.or_else(by_name).unwrap_or(Format::Table)
+    }
+
+    /// Sets the format of results from now on.
+    ///
+    /// # Errors
+    /// The name of the output file stands for another format.
+    pub fn set_format(&mut self, format: Format) -> Result<(), Usage> {
+        if let Some(file) = self.settings.output.as_ref().and_then(Output::named) {
+            file.format(Some(format))?;
+        }
+        self.settings.format = Some(format);
+        Ok(())
+    }
+
+    /// Makes the output file what the statements gave; results go to stdout from now on.
+    pub fn finish(&mut self) -> anyhow::Result<()> {
+        let (results, output) = (std::mem::take(&mut self.results), self.settings.output.take());
+        let Some(output) = output else { return Ok(()) };
+        if let Some(file) = output.named().filter(|_| results == 0 && output.is_untouched()) {
+            tracing::warn!("no statement gave rows: nothing was written to {}", file.path().display());
+            return Ok(());
+        }
+        Ok(output.commit()?)
+    }
+
+    /// Takes back what a piece that failed or was cancelled wrote to the output file.
+    pub fn take_back(&mut self) -> io::Result<()> {
+        match (self.before.take(), &self.settings.output) {
+            (Some(before), Some(output)) => output.back_to(before),
+            _ => Ok(()),
+        }
+    }
+
+    /// Publishes what a piece wrote, in a shell. `results` is their number before it.
+    fn complete(&mut self, results: usize) -> io::Result<()> {
+        if let (Some(before), Some(output)) = (self.before.take(), &mut self.settings.output)
+            && self.publish_each
+            && (self.results > results || output.mark()? != before)
+        {
+            return output.publish();
+        }
         Ok(())
     }
 
@@ -214,6 +280,8 @@ impl Runner {
     /// Runs all that a text holds, until something fails.
     pub async fn script(&mut self, source: &Source<'_>) -> anyhow::Result<()> {
         for piece in script::split(source.text).pieces {
+            self.before = self.settings.output.as_mut().map(Output::begin).transpose()?;
+            let results = self.results;
             if piece.dot {
                 self.make_views().await;
                 dot::run(self, source, &piece).await?;
@@ -224,6 +292,7 @@ impl Runner {
             } else {
                 self.statement(source, &piece).await?;
             }
+            self.complete(results)?;
             if self.quit {
                 break;
             }
@@ -233,16 +302,17 @@ impl Runner {
 
     async fn statement(&mut self, source: &Source<'_>, piece: &Piece<'_>) -> anyhow::Result<()> {
         let began = Instant::now();
-        let statement = sql::parse(source, piece)?;
+        let mut statement = sql::parse(source, piece)?;
         let hint = |name: &str| format!("add --param {name}=VALUE (.param in a shell)");
         let params = params_of(source, piece, &self.settings.params, hint)?;
         self.make_views_for(&statement).await;
         self.check_reads(&statement)?;
+        let copying = if self.here { Copying::redirect(&mut statement)? } else { None };
         let defines = defines(&statement);
         let explained = self.settings.explain || matches!(statement, Statement::Explain(_));
         let query = matches!(&statement, Statement::Statement(inner) if matches!(**inner, ast::Statement::Query(_)));
-        let cap = (query && self.settings.format == Format::Table && self.settings.max_rows > 0)
-            .then_some(self.settings.max_rows);
+        let cap =
+            (query && self.format() == Format::Table && self.settings.max_rows > 0).then_some(self.settings.max_rows);
         let (explain, limit) = (self.settings.explain, cap.map(|cap| cap + 1));
         let work = Work { statement, params, explain, limit, read_only: false };
         let timeout = self.settings.timeout;
@@ -256,7 +326,7 @@ impl Runner {
         let shown = async {
             let blame = |e: DataFusionError| self.blame(source, piece, &e);
             let ready = apart(prepare(self.ctx.clone(), work)).await?.map_err(blame)?;
-            if explained && self.settings.format == Format::Table {
+            if explained && self.format() == Format::Table {
                 return self.show_plan(ready).await.map_err(|e| on_error(e, blame));
             }
             self.show(ready, cap).await.map_err(|e| on_error(e, blame))
@@ -268,6 +338,9 @@ impl Runner {
                 Err(_) => Err(too_slow(limit)),
             },
         }?;
+        if let Some(copying) = copying {
+            copying.finish()?;
+        }
         if defines {
             self.defined(&format!("{};", piece.text))?;
         }
@@ -328,12 +401,12 @@ impl Runner {
             }
             return Ok(None);
         }
-        let format = self.settings.format;
+        let format = self.format();
         if format.binary() && self.results > 0 {
             let why = "holds one result, and there are more; write them to a file each";
-            return Err(anyhow::anyhow!("{} {why}", format.name()).into());
+            return Err(anyhow::anyhow!("{} {why}", file_format::value_name(&format)).into());
         }
-        let mut out = self.out()?;
+        let mut out = self.out();
         let fit = self.fit();
         let mut rows = output::start(format, &schema, fit, &mut *out)?;
         let mut shown = Shown { rows: 0, more: false, note: None };
@@ -364,7 +437,7 @@ impl Runner {
     /// Plans are texts of many lines, and read best as they are.
     async fn show_plan(&self, ready: Ready) -> Result<Option<Shown>, Trouble> {
         let mut stream = ready.stream;
-        let mut out = self.out()?;
+        let mut out = self.out();
         while let Some(batch) = stream.next().await {
             let batch = batch?;
             let text = |i: usize| {
@@ -384,16 +457,17 @@ impl Runner {
         Ok(None)
     }
 
-    pub fn out(&self) -> io::Result<Box<dyn Write + Send>> {
-        Ok(match &self.file {
-            Some(file) => Box::new(BufWriter::new(file.try_clone()?)),
+    /// Where results go, buffered: whoever writes must flush.
+    pub fn out(&self) -> Box<dyn Write + Send + '_> {
+        match &self.settings.output {
+            Some(output) => Box::new(BufWriter::new(output)),
             None => Box::new(BufWriter::new(io::stdout())),
-        })
+        }
     }
 
     /// The width that tables are to fit.
     fn fit(&self) -> Option<usize> {
-        if self.file.is_some() || !io::stdout().is_terminal() {
+        if self.settings.output.is_some() || !io::stdout().is_terminal() {
             return None;
         }
         terminal_size::terminal_size().map(|(width, _)| usize::from(width.0))
@@ -402,7 +476,7 @@ impl Runner {
     /// A small table of our own.
     pub fn print_table(&self, names: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<()> {
         let columns = names.iter().map(|name| grid::Column { name: (*name).to_owned(), right: false }).collect();
-        let mut out = self.out()?;
+        let mut out = self.out();
         let mut grid = grid::Grid::new(columns, self.fit());
         for row in rows {
             grid.row(row, &mut *out)?;

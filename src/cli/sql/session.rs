@@ -99,6 +99,7 @@ async fn serve(
     // The connections to a cluster are tasks too, and its queries do not run here.
     let here = sql.engine.engine == Engine::Local;
     let mut runner = sql.open(terminal, true).await?;
+    runner.publish_each();
     runner.make_views().await;
     for (name, fault) in &runner.broken {
         tracing::warn!("the view {name} does not run: {fault}");
@@ -117,6 +118,9 @@ async fn serve(
                 Ok(())
             }
         };
+        if let Err(error) = runner.take_back() {
+            say(&error.into());
+        }
         leave = runner.quit;
         if let Err(error) = ran {
             say(&error);
@@ -154,6 +158,10 @@ async fn answer(runner: &mut Runner, request: Request) -> anyhow::Result<()> {
             runner.script(&Source { name: None, text: &text }).await
         }
         Request::Restore(definitions) => {
+            // Begun anew, it would replace the results of the earlier session.
+            if let Some(file) = runner.write_to_screen() {
+                tracing::warn!("results are shown here from now on; {} has those before", file.path().display());
+            }
             let timer = std::mem::replace(&mut runner.settings.timer, false);
             for text in definitions {
                 if let Err(error) = runner.script(&Source { name: None, text: &text }).await {

@@ -28,7 +28,7 @@ use super::dot::COMMANDS;
 use super::output::Format;
 use super::session::{self, Event, Request};
 use crate::sql::script;
-use crate::{cleanup, process};
+use crate::{cleanup, file_format, process};
 
 /// Words of SQL that are offered; the planner knows more.
 const KEYWORDS: [&str; 44] = [
@@ -195,7 +195,7 @@ fn renew(process: &Arc<AtomicI32>, definitions: &mut Vec<String>) -> anyhow::Res
     let mut session = Session::start(process)?;
     let mut ignored = Vec::new();
     let mut came = session.wait(&mut ignored)?;
-    if !definitions.is_empty() && matches!(came, Came::Ready { .. }) {
+    if matches!(came, Came::Ready { .. }) {
         session.send(&Request::Restore(definitions.clone()));
         came = session.wait(&mut ignored)?;
         if matches!(came, Came::Ended(_)) {
@@ -203,6 +203,10 @@ fn renew(process: &Arc<AtomicI32>, definitions: &mut Vec<String>) -> anyhow::Res
             definitions.clear();
             session = Session::start(process)?;
             came = session.wait(&mut ignored)?;
+            if matches!(came, Came::Ready { .. }) {
+                session.send(&Request::Restore(Vec::new()));
+                came = session.wait(&mut ignored)?;
+            }
         }
     }
     Ok((session, came))
@@ -315,7 +319,7 @@ impl Completer for Words {
                 ".read" | ".output" => self.files.complete(line, at, context),
                 ".format" => {
                     let formats: Vec<String> =
-                        clap::ValueEnum::value_variants().iter().map(|f: &Format| f.name()).collect();
+                        clap::ValueEnum::value_variants().iter().map(file_format::value_name::<Format>).collect();
                     Ok((from, Self::offer(formats.iter().map(String::as_str), rest)))
                 }
                 ".timer" | ".explain" => Ok((from, Self::offer(["on", "off"].into_iter(), rest))),

@@ -1,0 +1,222 @@
+//! Files that get their name only when they are complete.
+//!
+//! Input: a directory, and bytes. Output: a file under a name in that directory, or nothing at all. On Linux a staged file has
+//! no name (`O_TMPFILE`), so that it is gone however the process ends, by SIGKILL too. Where the filesystem does not support
+//! that (NFS, for one), it has a hidden name, which is removed when the file is dropped and when the process exits; only a
+//! signal that ends the process at once leaves it behind.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::cleanup::{self, Registered};
+use crate::store::unique;
+
+/// Beginning of the hidden names.
+const PREFIX: &str = ".tercile-";
+
+/// A file without its final name.
+pub struct StagedFile {
+    file: File,
+    dir: PathBuf,
+    /// The hidden name, if it has one, to be removed when the process ends.
+    name: Option<(PathBuf, Registered)>,
+}
+
+impl StagedFile {
+    /// Creates an empty file in a directory, with the permissions that the umask leaves.
+    pub fn create_in(dir: &Path) -> io::Result<Self> {
+        match unnamed(dir) {
+            Some(file) => Ok(Self { file, dir: dir.to_owned(), name: None }),
+            None => Self::named(dir),
+        }
+    }
+
+    /// Creates one with a hidden name.
+    fn named(dir: &Path) -> io::Result<Self> {
+        let name = hidden_name(dir);
+        let file = File::options().read(true).write(true).create_new(true).open(&name)?;
+        let registered = cleanup::file(&name);
+        Ok(Self { file, dir: dir.to_owned(), name: Some((name, registered)) })
+    }
+
+    /// Takes a complete file that another writer made, under a hidden name.
+    pub fn adopt(name: &Path) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).open(name)?;
+        let dir = name.parent().unwrap_or(Path::new(".")).to_owned();
+        Ok(Self { file, dir, name: Some((name.to_owned(), cleanup::file(name))) })
+    }
+
+    /// A hidden name that nothing has, in the same directory.
+    pub fn hidden_name(&self) -> PathBuf {
+        hidden_name(&self.dir)
+    }
+
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives the file the name `target`, which is in the same directory, in place of a file that has it. Everything is
+    /// durable afterwards. After an error it can be tried again, after a success it must not.
+    pub fn replace(&mut self, target: &Path) -> io::Result<()> {
+        self.file.sync_all()?;
+        if self.name.is_none() {
+            let name = self.hidden_name();
+            link_unnamed(&self.file, &name)?;
+            let registered = cleanup::file(&name);
+            self.name = Some((name, registered));
+        }
+        if let Some((name, _)) = &self.name {
+            fs::rename(name, target)?;
+            self.name = None;
+        }
+        sync_dir(&self.dir)
+    }
+
+    /// Gives the file the name `target`, which is in the same directory and must be free.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if the name is taken.
+    pub fn publish_new(self, target: &Path) -> io::Result<()> {
+        self.file.sync_all()?;
+        match &self.name {
+            None => link_unnamed(&self.file, target)?,
+            Some((name, _)) => fs::hard_link(name, target)?,
+        }
+        sync_dir(&self.dir)
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        if let Some((name, _)) = &self.name {
+            let _ = fs::remove_file(name);
+        }
+    }
+}
+
+fn hidden_name(dir: &Path) -> PathBuf {
+    dir.join(format!("{PREFIX}{}", unique()))
+}
+
+/// A file without a name; `None` where there are none.
+#[cfg(target_os = "linux")]
+fn unnamed(dir: &Path) -> Option<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    // Without /proc it could not be given a name.
+    if !Path::new("/proc/self/fd").is_dir() {
+        return None;
+    }
+    File::options().read(true).write(true).custom_flags(libc::O_TMPFILE).open(dir).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn unnamed(_: &Path) -> Option<File> {
+    None
+}
+
+/// Gives a file without a name one that must be free.
+#[cfg(target_os = "linux")]
+fn link_unnamed(file: &File, name: &Path) -> io::Result<()> {
+    use std::ffi::CString;
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let from = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let to = CString::new(name.as_os_str().as_bytes())?;
+    // SAFETY: both strings end with a zero byte and live as long as the call.
+    let linked =
+        unsafe { libc::linkat(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), libc::AT_SYMLINK_FOLLOW) };
+    if linked == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn link_unnamed(_: &File, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// A new name is durable only once its directory is. Some filesystems cannot sync a directory, and need not.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    match File::open(dir).and_then(|dir| dir.sync_all()) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        // A directory may be writable without being readable.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn both(dir: &Path) -> [StagedFile; 2] {
+        [StagedFile::create_in(dir).unwrap(), StagedFile::named(dir).unwrap()]
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = entries.collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_has_its_name_when_it_is_complete() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("x");
+        for (i, mut staged) in both(dir.path()).into_iter().enumerate() {
+            fs::write(&target, "old").unwrap();
+            write!(staged.file(), "new {i}").unwrap();
+            assert_eq!(fs::read_to_string(&target).unwrap(), "old");
+            staged.replace(&target).unwrap();
+            assert_eq!(fs::read_to_string(&target).unwrap(), format!("new {i}"));
+        }
+        assert_eq!(names(dir.path()), ["x"]);
+    }
+
+    #[test]
+    fn a_name_that_is_taken_stays_what_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("x");
+        for staged in both(dir.path()) {
+            fs::write(&target, "old").unwrap();
+            assert_eq!(staged.publish_new(&target).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(fs::read_to_string(&target).unwrap(), "old");
+        }
+        for staged in both(dir.path()) {
+            fs::remove_file(&target).unwrap();
+            staged.publish_new(&target).unwrap();
+        }
+        assert_eq!(names(dir.path()), ["x"]);
+    }
+
+    #[test]
+    fn what_is_dropped_or_cannot_be_moved_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("taken")).unwrap();
+        for staged in both(dir.path()) {
+            staged.file().write_all(b"half").unwrap();
+            drop(staged);
+        }
+        for mut staged in both(dir.path()) {
+            assert!(staged.replace(&dir.path().join("taken")).is_err(), "a directory is not replaced");
+        }
+        assert_eq!(names(dir.path()), ["taken"]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn on_a_disk_of_linux_it_has_no_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(file) = unnamed(dir.path()) else {
+            eprintln!("skipped: the filesystem of {} has no unnamed files", dir.path().display());
+            return;
+        };
+        assert_eq!(names(dir.path()), Vec::<String>::new());
+        drop(file);
+        assert!(StagedFile::create_in(&dir.path().join("nowhere")).is_err());
+    }
+}
