@@ -295,3 +295,54 @@ fn init_writes_files_that_load_whatever_the_fields_are_called() {
     let names = place.ok(&["sql", "--sql", "written", "-f", "csv", "-c", "SELECT price FROM hostile LIMIT 1"]);
     assert_eq!(names, "price\n");
 }
+
+/// The README's command for DuckDB, run by DuckDB itself, while small files are replaced by large ones and expire.
+#[test]
+fn duckdb_counts_each_record_once_while_files_are_compacted() {
+    let Some(duckdb) = std::env::var_os("TERCILE_DUCKDB").map(std::path::PathBuf::from) else {
+        eprintln!("skipped: TERCILE_DUCKDB names no duckdb program");
+        return;
+    };
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let block = readme.split("<!-- ci: duckdb -->\n```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let place = Place::new();
+    std::os::unix::fs::symlink(root.join("docs"), place.path("docs")).unwrap();
+    let number = |command: &str| -> i64 {
+        let mut shell = std::process::Command::new("bash");
+        shell.args(["-c", &command.replacen("duckdb ", "\"$DUCKDB\" -csv ", 1)]).env("DUCKDB", &duckdb);
+        let output = shell.current_dir(place.dir.path()).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let number = said.lines().last().and_then(|line| line.parse().ok());
+        number.unwrap_or_else(|| panic!("{said}{}", String::from_utf8_lossy(&output.stderr)))
+    };
+    let exact = || number(block);
+    let plain = || number("duckdb -c \"SELECT count(*) FROM 'store/records/*/*/*.parquet'\"");
+
+    let mut broker = place.start(&["broker", "--topic", "things", "--partitions", "2"]);
+    let address = broker.line_with("");
+    let to = ["--bootstrap-servers", &address, "--topic", "things"];
+    let mut stored = 0;
+    for round in 0..3 {
+        let rows: String = (0..400).map(|i| format!("{{\"product_id\":\"{round}-{i}\"}}\n")).collect();
+        place.write("rows.ndjson", rows);
+        place.ok(&[&["produce", "rows.ndjson"][..], &to].concat());
+        place.ok(&[&["ingest", "--until-end", "--batch-rows", "20"][..], &to].concat());
+        stored += 400;
+        assert_eq!((exact(), place.number("SELECT count(*) FROM records")), (stored, stored));
+        // Large files replace small ones, and in the next round larger ones replace those.
+        let mut compact = place.start(&["compact"]);
+        while compact.child.try_wait().unwrap().is_none() {
+            assert_eq!(exact(), stored, "while files are compacted");
+        }
+        assert_eq!(exact(), stored);
+        assert!(plain() > stored, "the small files are still there");
+    }
+    std::thread::sleep(Duration::from_millis(1100));
+    place.ok(&["compact", "--keep-for", "1s"]);
+    let kept = place.number("SELECT count(*) FROM records");
+    assert_eq!(exact(), kept);
+    place.ok(&["compact", "--grace", "0"]);
+    assert_eq!((exact(), plain()), (kept, kept));
+    assert_eq!(broker.interrupt().code, Some(0));
+}
