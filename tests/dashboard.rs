@@ -374,3 +374,33 @@ fn what_is_missing_or_odd_is_said_in_words() {
     browser.screenshot("refused");
     assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
 }
+
+#[test]
+fn words_that_changed_and_new_segments_are_marked() {
+    let Some(mut browser) = Browser::start() else { return };
+    let place = Place::new();
+    assert_eq!(place.up(&[]).interrupt().code, Some(0));
+    let path = place.path("store/models/price_rating/3.json");
+    let mut model: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let english = json!({"from": "Mid Price", "to": "Low Price"});
+    let indonesian = json!({"from": "Harga Sedang", "to": "Harga Rendah"});
+    model["words_changed"] = json!([
+        {"cluster": 1, "feature": "discounted_price", "from": "Mid Price", "to": "Low Price",
+         "languages": {"en": english, "id": indonesian}},
+        {"cluster": 0, "from": "Old, words", "to": "New, words", "languages": {"en": {"from": "Old, words", "to": "New, words"}}},
+    ]);
+    model["clusters"][2]["new"] = json!(true);
+    std::fs::write(&path, model.to_string()).unwrap();
+    let server = place.serve(&["--bind", "127.0.0.1:0"]);
+    browser.resize(1440, 900);
+    open(&mut browser, &server);
+    browser.until("document.querySelectorAll('#words-changed li').length === 2");
+    let said = browser.text("#words-changed li");
+    assert!(said.contains("discounted price was “Mid Price”, is “Low Price”."), "{said}");
+    assert!(browser.text("#words-changed").contains("description was “Old, words”, is “New, words”."));
+    assert!(browser.text("#cluster-2 .share").ends_with("· new") && !browser.text("#cluster-1 .share").contains("new"));
+    assert_eq!(barriers(&mut browser), Vec::<String>::new());
+    browser.screenshot("words-changed");
+    browser.click("[data-language=id]");
+    assert!(browser.text("#words-changed li").contains("dulu “Harga Sedang”, kini “Harga Rendah”."));
+}

@@ -27,6 +27,8 @@ use crate::train::SEED;
 
 /// Clusters where nobody says how many.
 const K: usize = 3;
+/// Lines of quartiles that a table shows; of more, only the JSON has them.
+const QUARTILE_ROWS: usize = 60;
 
 /// From the fewest to the most clusters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -318,7 +320,9 @@ fn words(printed: &Printed<'_>, columns: &Columns) -> String {
     };
     let rows: Vec<Vec<String>> = report.clusters.iter().map(row).collect();
     let mut text = format!("{} rows of {}\n{}", thousands(report.rows), file.display(), table::render(&header, &rows));
-    text.push_str(&format!("\n{}\n", quartiles::render(&report.features, &report.clusters)));
+    if report.clusters.len() * report.features.len() <= QUARTILE_ROWS {
+        text.push_str(&format!("\n{}\n", quartiles::render(&report.features, &report.clusters)));
+    }
     let mut line = |words: String| text.push_str(&(words + "\n"));
     line(format!("inertia            {}", short(report.inertia)));
     if let Some(score) = report.silhouette {

@@ -135,7 +135,7 @@ function clusters(shown) {
   const focused = document.activeElement?.id;
   box.replaceChildren(...model.clusters.map((cluster) => {
     const share = cluster.size / Math.max(1, model.rows);
-    const typical = model.features.map((feature) => `${pretty(feature)} ${quartiles(cluster, feature) ?? number(cluster.centroid[feature])}`).join(' · ');
+    const typical = model.features.map((feature) => el('span', {}, `${pretty(feature)} ${quartiles(cluster, feature) ?? number(cluster.centroid[feature])}`));
     const press = () => {
       chosen.highlighted = chosen.highlighted === cluster.cluster ? null : cluster.cluster;
       show(shown);
@@ -146,7 +146,7 @@ function clusters(shown) {
       badge(cluster.cluster),
       el('span', { class: 'what' }, described(cluster)),
       el('span', { class: 'share' }, `${count(cluster.size)} · ${percent(share)}`, cluster.new && el('strong', { class: 'new' }, ` · ${t('new_segment')}`)),
-      el('span', { class: 'centre' }, typical),
+      el('span', { class: 'centre' }, typical.flatMap((one, i) => (i > 0 ? [' ', one] : [one]))),
       bar(share),
     );
   }));
