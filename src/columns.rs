@@ -21,7 +21,7 @@ use parquet::errors::ParquetError;
 
 use crate::features::chunks::in_parallel;
 use crate::missing::{Gaps, Missing, Place, Policy, Value, cleaning, shortened};
-use crate::rows::lines_behind;
+use crate::rows::{line_fault, lines_behind};
 use crate::spool::{self, Growing, Space};
 
 /// Rows that are decoded at once.
@@ -374,7 +374,10 @@ fn csv(path: &Path, file: File, names: &[String], policy: Policy, space: &Space)
     let mut record = csv::ByteRecord::new();
     let mut rows = 0;
     loop {
-        let more = reader.read_byte_record(&mut record).map_err(fault)?;
+        let more = reader.read_byte_record(&mut record).map_err(|error| match line_fault(&error, behind) {
+            Some(why) => Error::Csv { path: path.to_owned(), why },
+            None => fault(error),
+        })?;
         if !more || rows % BATCH == 0 {
             for (column, some) in columns.iter_mut().zip(&mut some) {
                 column.append(&some.drain(..).collect()).map_err(spooled)?;

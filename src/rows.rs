@@ -212,6 +212,20 @@ pub(crate) fn lines_behind(head: &[u8]) -> u64 {
     u64::from(head.windows(2).find(|pair| pair[1] == b'\n').is_some_and(|pair| pair[0] == b'\r'))
 }
 
+/// What is wrong with a line of CSV, and which; `None` where the fault is of no line. `behind` as [`lines_behind`] has it.
+pub(crate) fn line_fault(error: &csv::Error, behind: u64) -> Option<String> {
+    let line = |pos: &csv::Position| pos.line() + behind;
+    match error.kind() {
+        ErrorKind::UnequalLengths { pos: Some(pos), expected_len, len } => {
+            Some(format!("line {}: expected {expected_len} fields as in the header, found {len}", line(pos)))
+        }
+        ErrorKind::Utf8 { pos: Some(pos), .. } => {
+            Some(format!("line {}: expected UTF-8, found other bytes", line(pos)))
+        }
+        _ => None,
+    }
+}
+
 /// Watches the quotes of CSV as it is read: the csv crate takes what RFC 4180 does not allow, and an open quote would
 /// swallow the rest of a file as one field. A quote inside an unquoted field harms nobody, and stays what it is.
 pub(crate) struct Quotes<R> {

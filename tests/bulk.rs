@@ -124,7 +124,7 @@ fn what_does_not_fit_is_named_in_every_format() {
         (CSV, format!("{head},2\n"), 422, price, "is empty"),
         (CSV, "discounted_price,discounted_price,rating\n1,1,2\n".into(), 422, price, "stands twice"),
         (CSV, "rating\n1\n".into(), 422, price, "no column discounted_price"),
-        (CSV, format!("{head}1,2,3\n"), 400, None, "3 fields"),
+        (CSV, format!("{head}1,2,3\n"), 400, None, "line 2: expected 2 fields as in the header, found 3"),
         (CSV, format!("\u{feff}\u{feff}{head}1,2\n"), 400, None, "two byte-order marks"),
         (CSV, String::new(), 400, None, "empty"),
         (NDJSON, "{\"discounted_price\":NaN,\"rating\":1}".into(), 400, None, "row 0: no JSON"),

@@ -80,7 +80,7 @@ fn what_does_not_fit_is_named_by_line_and_field() {
         ("discounted_price,rating\n1,₹2\n", "rows, line 2: rating must be a number, is \"₹2\""),
         ("discounted_price,rating\n1,nan\n", "line 2: rating must be a finite number"),
         ("discounted_price\n1\n", "no column rating"),
-        ("discounted_price,rating\n1,2,3\n", "found record with 3 fields"),
+        ("discounted_price,rating\n1,2,3\n", "line 2: expected 2 fields as in the header, found 3"),
         ("[{\"discounted_price\":1,\"rating\":2},{\"discounted_price\":1}]", "rows, row 1: rating is missing; "),
         ("{\"discounted_price\":1,\"rating\":\"2\"}", "line 1: rating must be a number, is a string"),
         ("{\"discounted_price\":1,\"rating\":2,\"rating\":2}", "rows: line 1: rating stands twice"),

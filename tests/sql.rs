@@ -372,8 +372,8 @@ fn segments_inside_sql_are_those_of_the_models() {
             let plain = place.ok(&["model", "show", &format!("{name}@{slice}"), "--format", "sql"]);
             let sql = format!(
                 "CREATE VIEW input AS SELECT * FROM {name};
-                 SELECT count(*) AS n FROM ({plain}) WHERE cluster IS DISTINCT FROM segment('{name}@{slice}', {features})
-                   OR description IS DISTINCT FROM segment_name('{name}@{slice}', {features})"
+                 SELECT count(*) AS n FROM ({plain}) WHERE (cluster IS DISTINCT FROM segment('{name}@{slice}', {features}))
+                   OR (description IS DISTINCT FROM segment_name('{name}@{slice}', {features}))"
             );
             assert_eq!(number(&sql), "0", "{name}@{slice}");
         }

@@ -15,7 +15,7 @@ use super::arrow::Batches;
 use super::split::Splitter;
 use super::{At, Block, Carried, Error, Format, Keep, Limits, json, unnamed_file};
 use crate::missing::{Gaps, Missing, Value};
-use crate::rows::{QuoteFault, Quotes, lines_behind};
+use crate::rows::{QuoteFault, Quotes, line_fault, lines_behind};
 
 /// Rows of a block of text, at most.
 const ROWS: usize = 8192;
@@ -297,7 +297,8 @@ fn csv_rows(
                 Ok(false) => ended = true,
                 Err(error) => {
                     ended = true;
-                    return Some(Err(csv_fault(error)));
+                    let fault = line_fault(&error, behind).map(Error::Read);
+                    return Some(Err(fault.unwrap_or_else(|| csv_fault(error))));
                 }
             }
         }

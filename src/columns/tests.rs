@@ -83,7 +83,10 @@ fn a_policy_decides_what_becomes_of_missing_and_invalid_values() {
     assert!(refused(Policy::PREDICT).contains(", line 3: the column b is empty; "));
     std::fs::write(file.path(), "a,b\n1,2\n3\n").unwrap();
     let error = read(file.path(), &names, Policy::FIT, 1, &here()).unwrap_err().to_string();
-    assert!(error.contains("as CSV") && error.contains("line: 3"), "{error}");
+    assert!(
+        error.contains("as CSV") && error.contains("line 3: expected 2 fields as in the header, found 1"),
+        "{error}"
+    );
     std::fs::write(file.path(), "a,b\nyes,1\nno,\n").unwrap();
     let refused = |choice| read(file.path(), &names, Policy::all(choice), 1, &here()).unwrap_err().to_string();
     let error = refused(Missing::Impute);

@@ -16,14 +16,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-#[cfg(feature = "distributed")]
-use datafusion::arrow::array::AsArray as _;
-use datafusion::arrow::array::RecordBatch;
-#[cfg(feature = "distributed")]
+use datafusion::arrow::array::{AsArray as _, RecordBatch};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::DataType;
 #[cfg(feature = "distributed")]
 use datafusion::arrow::datatypes::UInt64Type;
+use datafusion::arrow::datatypes::{DataType, Field};
 use datafusion::common::TableReference;
 use datafusion::config::ConfigNonZeroUsize;
 #[cfg(feature = "distributed")]
@@ -43,6 +40,7 @@ use datafusion::prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, S
 use url::Url;
 
 use crate::file_format;
+use crate::missing;
 use crate::model::imputed;
 use crate::record::Fields;
 use crate::sql::fault::Fault;
@@ -363,6 +361,10 @@ pub async fn segmentations(ctx: &SessionContext, files: &Files) -> Result<Vec<Se
     for (view, k) in files.segmentations() {
         let fault = |why: String| Error::View { file: view.file.clone(), why };
         let table = ctx.table(view.name.as_str()).await.map_err(|e| fault(explain(&e)))?;
+        let kind = |field: &Field| KEYS.contains(&field.name().as_str()) || !field.data_type().is_string();
+        if let Some(text) = table.schema().fields().iter().find(|field| !kind(field)) {
+            return Err(fault(textual(ctx, view, text.name()).await));
+        }
         let features = features(&table).map_err(fault)?;
         check_labels(view, &features).map_err(Error::Sql)?;
         all.push(Segmentation {
@@ -375,6 +377,23 @@ pub async fn segmentations(ctx: &SessionContext, files: &Files) -> Result<Vec<Se
         });
     }
     Ok(all)
+}
+
+/// Why a column of text is no feature, with an example of it and SQL that makes numbers of it.
+async fn textual(ctx: &SessionContext, view: &View, name: &str) -> String {
+    let (column, view) = (quote(name), quote(&view.name));
+    let sql = format!("SELECT CAST({column} AS VARCHAR) FROM {view} WHERE {column} IS NOT NULL LIMIT 1");
+    // Where no example can be had, the rest is said all the same.
+    let found = collect(ctx, &sql).await.ok().filter(|found| found.num_rows() > 0);
+    let text = found.and_then(|found| cast(found.column(0), &DataType::Utf8).ok());
+    let text = text.map(|text| text.as_string::<i32>().value(0).to_owned());
+    let example = text.as_ref().map_or(String::new(), |text| format!(", such as `{}`", missing::shortened(text)));
+    let number =
+        text.and_then(|text| missing::cleaning(name, &text)).unwrap_or_else(|| format!("TRY_CAST({column} AS DOUBLE)"));
+    format!(
+        "the feature {name} is text{example}, and must be a number: select {number}, which is NULL where the text is no \
+         number (and a NULL takes the mean and is counted), or leave the column out"
+    )
 }
 
 fn features(table: &DataFrame) -> Result<Vec<String>, String> {

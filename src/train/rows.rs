@@ -115,7 +115,7 @@ async fn here(
     let mut growing = Columns::new(segmentation.features.len(), most);
     let mut batches = engine::stream(ctx, &query(segmentation)).await.map_err(|error| named(segmentation, error))?;
     while let Some(batch) = batches.next().await {
-        let batch = batch.map_err(|e| view(engine::explain(&e)))?;
+        let batch = batch.map_err(|e| view(advised(engine::explain(&e))))?;
         growing.append(&batch).map_err(spooled)?;
         if !space.holds(growing.held()) {
             growing.spill(space).map_err(spooled)?;
@@ -127,6 +127,14 @@ async fn here(
     let mut rows = finished.await.map_err(|e| view(e.to_string()))?.map_err(spooled)?;
     rows.took = began.elapsed();
     Ok(rows)
+}
+
+/// A CAST of text that is no number ends a view, and TRY_CAST does not.
+fn advised(why: String) -> String {
+    match why.contains("Cannot cast string") {
+        true => format!("{why}; with TRY_CAST such a text is NULL, which takes the mean and is counted"),
+        false => why,
+    }
 }
 
 pub(super) fn named(segmentation: &Segmentation, error: engine::Error) -> engine::Error {
