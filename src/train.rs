@@ -13,6 +13,8 @@ mod rows;
 pub mod verify;
 pub mod worker;
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -217,7 +219,11 @@ async fn train_all(
         let rows = if how.engine == Engine::Local { rows } else { Ok(rows?) };
         coming.by_ref().take(ahead).for_each(|next| drop(preparing.spawn(next)));
         let (store, stream, how) = (store.clone(), Arc::clone(stream), how.clone());
-        let work = move || train_segmentation(&store, &segmentation, rows, (&stream, &how));
+        let work = move || match train_segmentation(&store, &segmentation, rows, (&stream, &how)) {
+            // A file that cannot be used concerns this segmentation alone.
+            Err(Error::Store(store::Error::File(fault))) => Ok(refused(&segmentation.name, &fault)),
+            trained => trained,
+        };
         let trained = tokio::task::spawn_blocking(work).await.map_err(|e| Error::Cut(e.to_string()))?;
         outcomes.extend(trained?);
         coming.by_ref().take(1 - ahead).for_each(|next| drop(preparing.spawn(next)));
@@ -261,6 +267,77 @@ async fn stream(ctx: &SessionContext, snapshot: &Snapshot) -> Result<Stream, Err
     })
 }
 
+/// No model of any slice, for one file that cannot be used.
+fn refused(segmentation: &str, fault: &store::FileFault) -> Vec<Outcome> {
+    let outcome = |slice| Outcome {
+        segmentation: segmentation.to_owned(),
+        slice,
+        model: None,
+        fresh: false,
+        refused: Some(format!("{segmentation}: {fault}")),
+        seconds: Seconds { sql: 0.0, train: 0.0 },
+    };
+    all_slices().map(outcome).collect()
+}
+
+/// The model that serves a slice, if its file can be used, and the newest other one that counts.
+struct Standing {
+    earlier: Option<Model>,
+    newest: Option<Model>,
+    /// A version serves, and its file cannot be used.
+    lost: bool,
+}
+
+impl Standing {
+    /// Reads both. Each file that cannot be used is reported once in a training, and passed over: a new version takes a number
+    /// of its own, so nothing is overwritten.
+    fn read(
+        shelf: &Shelf,
+        slice: u8,
+        version: Option<u64>,
+        reported: &mut BTreeSet<PathBuf>,
+    ) -> Result<Self, store::Error> {
+        let mut report = |fault: store::FileFault| {
+            if reported.insert(fault.path.clone()) {
+                tracing::warn!("{fault}");
+            }
+        };
+        let earlier = match version.map(|version| shelf.model_of(version, slice)).transpose() {
+            Err(store::Error::File(fault)) => {
+                report(*fault);
+                None
+            }
+            read => read?,
+        };
+        let lost = version.is_some() && earlier.is_none();
+        let newest = shelf.newest(slice, version.filter(|_| !lost), &mut report)?;
+        Ok(Self { earlier, newest, lost })
+    }
+}
+
+/// The model, if it has its sample; without one it is trained again, and the new version has one. On an object store each look
+/// costs a request, and there the sample is not looked at.
+fn with_sample<'m>(
+    store: &Store,
+    shelf: &Shelf,
+    model: Option<&'m Model>,
+    reported: &mut BTreeSet<PathBuf>,
+) -> Option<&'m Model> {
+    let model = model?;
+    if !store.place().is_disk() {
+        return Some(model);
+    }
+    match shelf.sample_of(model) {
+        Err(store::Error::File(fault)) if fault.reason != store::Reason::Unreadable => {
+            if reported.insert(fault.path.clone()) {
+                tracing::warn!("{fault}");
+            }
+            None
+        }
+        _ => Some(model),
+    }
+}
+
 fn train_segmentation(
     store: &Store,
     segmentation: &Segmentation,
@@ -268,19 +345,27 @@ fn train_segmentation(
     (stream, how): (&Stream, &How),
 ) -> Result<Vec<Outcome>, Error> {
     let shelf = Shelf::new(store, &segmentation.name);
-    let (mut standings, read) = shelf.slices_as_read()?;
+    let (mut standings, read) = shelf.slices_or_again()?;
+    let mut reported = BTreeSet::new();
     let mut outcomes = Vec::new();
     let mut before: Option<Model> = None;
     let mut warm = false;
     for slice in all_slices() {
         let began = Instant::now();
         let standing = standings.entry(slice).or_default();
-        let earlier = standing.version.map(|version| shelf.model(version)).transpose()?;
-        let newest = shelf.newest(slice, standing.version)?;
-        // A pin holds as long as its model can answer rows as the SQL gives them now.
-        standing.pinned &= earlier.as_ref().is_some_and(|model| model.features == segmentation.features);
+        let Standing { earlier, newest, lost } = Standing::read(&shelf, slice, standing.version, &mut reported)?;
+        // A pin holds as long as its model can answer rows as the SQL gives them now. That of a file that cannot be used
+        // holds too: somebody may bring it back.
+        standing.pinned &= lost || earlier.as_ref().is_some_and(|model| model.features == segmentation.features);
+        if let (true, true, Some(version)) = (lost, standing.pinned, standing.version) {
+            let name = &segmentation.name;
+            tracing::warn!(
+                "version {version} of {name} is pinned to slice {slice} and cannot serve; tercile models unpin {name} {version} lets the newest one serve"
+            );
+        }
         let fits = |model: &&Model| model.features == segmentation.features && model.k as usize == segmentation.k;
-        let predecessor = earlier.as_ref().filter(fits).or(before.as_ref().filter(fits));
+        let same_slice = if lost { newest.as_ref() } else { earlier.as_ref() };
+        let predecessor = same_slice.filter(fits).or(before.as_ref().filter(fits));
         let job = Job {
             segmentation,
             slice,
@@ -289,8 +374,8 @@ fn train_segmentation(
             predecessor,
             replaced: earlier.as_ref().filter(|model| !fits(model)).map(Predecessor::of),
             before: before.as_ref(),
-            earlier: earlier.as_ref(),
-            newest: newest.as_ref(),
+            earlier: with_sample(store, &shelf, earlier.as_ref(), &mut reported),
+            newest: with_sample(store, &shelf, newest.as_ref(), &mut reported),
             warm: before.as_ref().filter(|model| warm && fits(model)),
         };
         let trained = match &rows {
@@ -310,7 +395,7 @@ fn train_segmentation(
                 (Some(new.model.clone()), Some(new.model), true, None)
             }
             // A rollback holds until there is something new to learn from, a pin until it is taken away.
-            Ok(Ran::Known(known)) if standing.pinned || standing.by == Some(By::Rollback) => {
+            Ok(Ran::Known(known)) if standing.pinned || (standing.by == Some(By::Rollback) && !lost) => {
                 (earlier, Some(*known), false, None)
             }
             Ok(Ran::Known(known)) => {

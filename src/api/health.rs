@@ -7,6 +7,7 @@ use poem::web::Data;
 use poem_openapi::payload::{Json, PlainText};
 use poem_openapi::{ApiResponse, Object, OpenApi};
 
+use super::live::Slot;
 use super::problem::{Problem, problems};
 use super::{State, Tags};
 
@@ -72,7 +73,14 @@ impl HealthApi {
             None => Ok(well("ready")),
             Some(served) => {
                 let name = &served.segmentation.name;
-                Err(Problem::unavailable(format!("{name} is not trained yet; POST /api/train")).into())
+                let lacks = |slot: &&Slot| slot.serving.is_none() && slot.fault.is_some();
+                Err(Problem::unavailable(match served.slots.iter().find(lacks) {
+                    Some(Slot { slice, fault: Some(fault), .. }) => {
+                        format!("{name} of slice {slice} cannot answer: {fault}")
+                    }
+                    _ => format!("{name} is not trained yet; POST /api/train"),
+                })
+                .into())
             }
         }
     }

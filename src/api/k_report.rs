@@ -15,7 +15,7 @@ use poem_openapi::{Object, OpenApi};
 
 use super::predict::serving;
 use super::problem::Problem;
-use super::segments::{Found, find};
+use super::segments::{Found, find, no_sample};
 use super::stamp::Stamped;
 use super::{State, Tags};
 use crate::fit::Error;
@@ -141,7 +141,7 @@ fn report(shelf: &Shelf, model: &Model) -> Result<KReport, Problem> {
         tracing::error!("no k report of {} version {}: {error}", model.segmentation, model.version);
         Problem::unavailable("the sample can't be read; train again")
     };
-    let sample = shelf.sample(model.version).map_err(|e| broken(&e))?;
+    let sample = shelf.sample_of(model).map_err(|e| no_sample(&e))?;
     let column = |name: &String| sample.column_by_name(name)?.as_primitive_opt::<Float64Type>().cloned();
     let columns: Option<Vec<Float64Array>> = model.features.iter().map(column).collect();
     let columns = columns.ok_or_else(|| broken(&"the sample lacks a feature"))?;

@@ -1,21 +1,25 @@
 //! The models in service: the one place where requests find them and where new ones are swapped in.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::metrics::{Metrics, Tally};
 use super::predict::{LANGUAGES, Language};
 use super::stamp;
 use crate::bulk::Lines;
 use crate::engine;
-use crate::model::{Model, Predictor, Shelf, shelf::all_slices};
+use crate::model::{Model, Predictor, Shelf, Slices, shelf::all_slices};
 use crate::sql::{Files, Segmentation};
 use crate::store::{self, Snapshot, Store};
 
 /// How often the store is asked for new models: well within the second in which they must be noticed.
 const INTERVAL: Duration = Duration::from_millis(250);
+
+/// How often files that could not be used are looked at again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Older versions that are kept ready, after somebody asked for them.
 const RECALLED: usize = 32;
@@ -55,6 +59,9 @@ pub struct Slot {
     pub pinned: bool,
     /// Why the last training gave no model.
     pub refused: Option<String>,
+    /// A file that cannot be used: the model's own, or the list of those that serve. Without its path. What served before
+    /// may serve all the same.
+    pub fault: Option<String>,
 }
 
 /// One segmentation with its three slices.
@@ -66,7 +73,7 @@ pub struct Served {
 impl Served {
     /// Whether every slice has a model, or a recorded reason why not.
     pub fn ready(&self) -> bool {
-        self.slots.iter().all(|slot| slot.serving.is_some() || slot.refused.is_some())
+        self.slots.iter().all(|slot| slot.serving.is_some() || (slot.refused.is_some() && slot.fault.is_none()))
     }
 }
 
@@ -100,6 +107,8 @@ pub struct Live {
     now: RwLock<Arc<Models>>,
     /// The last one asked for stands last.
     recalled: Mutex<Vec<(String, Arc<Serving>)>>,
+    /// Faults that were logged, and are still there.
+    logged: Mutex<BTreeSet<String>>,
 }
 
 impl Live {
@@ -110,6 +119,7 @@ impl Live {
             sql: sql.map(Path::to_owned),
             now: RwLock::default(),
             recalled: Mutex::default(),
+            logged: Mutex::default(),
         };
         live.reload().await?;
         Ok(Arc::new(live))
@@ -156,38 +166,64 @@ impl Live {
         let files = self.files()?;
         // The views' columns are known without any records.
         let ctx = engine::open(&Snapshot::default(), &files).await?;
-        let mut segmentations = Vec::new();
+        let (mut segmentations, mut faults) = (Vec::new(), BTreeSet::new());
         for segmentation in engine::segmentations(&ctx, &files).await? {
-            segmentations.push(self.read(segmentation)?);
+            segmentations.push(self.read(segmentation, &mut faults));
         }
+        self.log(faults);
         *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Models { segmentations });
         Ok(())
     }
 
-    fn read(&self, segmentation: Segmentation) -> Result<Served, anyhow::Error> {
+    /// Logs each fault once, as long as it is there.
+    fn log(&self, faults: BTreeSet<String>) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        for fault in faults.difference(&logged) {
+            tracing::error!("{fault}");
+        }
+        *logged = faults;
+    }
+
+    /// What serves of one segmentation. A file that cannot be used concerns its own slice, or segmentation, alone: what
+    /// served before goes on serving, and the others do.
+    fn read(&self, segmentation: Segmentation, faults: &mut BTreeSet<String>) -> Served {
         let shelf = Shelf::new(&self.store, &segmentation.name);
-        let mut standings = shelf.slices()?;
+        let mut note = |error: store::Error| {
+            let class = match &error {
+                store::Error::File(fault) => fault.class(),
+                _ => "its models cannot be read".to_owned(),
+            };
+            faults.insert(error.to_string());
+            class
+        };
+        let (mut standings, fault) = match shelf.slices() {
+            Ok(standings) => (standings, None),
+            Err(error) => (Slices::new(), Some(note(error))),
+        };
         let before = self.now();
         let mut slots = Vec::new();
         for slice in all_slices() {
             let standing = standings.remove(&slice).unwrap_or_default();
             let known = before.get(&segmentation.name).and_then(|served| {
                 let slot = served.slots.iter().find(|slot| slot.slice == slice)?;
-                slot.serving.clone().filter(|serving| Some(serving.model.version) == standing.version)
+                slot.serving.clone()
             });
-            let serving = match (known, standing.version) {
-                (Some(known), _) => Some(known),
-                (None, None) => None,
-                (None, Some(version)) => {
-                    let model = shelf.model(version)?;
-                    Some(Arc::new(Serving::new(model)))
-                }
+            let (serving, fault) = match (standing.version, &fault) {
+                (_, Some(fault)) => (known, Some(fault.clone())),
+                (None, None) => (None, None),
+                (Some(version), None) => match known.clone().filter(|known| known.model.version == version) {
+                    Some(known) => (Some(known), None),
+                    None => match shelf.model_of(version, slice) {
+                        Ok(model) => (Some(Arc::new(Serving::new(model))), None),
+                        Err(error) => (known, Some(note(error))),
+                    },
+                },
             };
             // A model of other features than the SQL file gives now can't answer for it.
             let serving = serving.filter(|serving| serving.model.features == segmentation.features);
-            slots.push(Slot { slice, serving, pinned: standing.pinned, refused: standing.refused });
+            slots.push(Slot { slice, serving, pinned: standing.pinned, refused: standing.refused, fault });
         }
-        Ok(Served { segmentation, slots })
+        Served { segmentation, slots }
     }
 
     fn stamp(&self) -> Stamp {
@@ -207,9 +243,14 @@ impl Live {
     /// Swaps in whatever changes, for ever.
     pub async fn watch(self: Arc<Self>) {
         let mut seen = Stamp::default();
+        let mut looked = Instant::now();
         loop {
             let stamp = self.stamp();
-            if stamp != seen {
+            // A file that comes back changes nothing else.
+            let faults =
+                self.now().segmentations.iter().flat_map(|served| &served.slots).any(|slot| slot.fault.is_some());
+            if stamp != seen || (faults && looked.elapsed() >= AGAIN) {
+                looked = Instant::now();
                 if let Err(error) = self.reload().await {
                     tracing::warn!("what serves stays as it was: {error:#}");
                 }

@@ -26,6 +26,7 @@ pub struct Metrics {
     predictions: IntCounterVec,
     versions: IntGaugeVec,
     rows: IntGaugeVec,
+    faults: IntGaugeVec,
     connections: IntGauge,
     store_bytes: IntGauge,
     /// When the store was looked at last.
@@ -59,6 +60,13 @@ impl Metrics {
                 Opts::new("tercile_model_rows", "Rows the serving model was trained on"),
                 &["segmentation", "slice"],
             )?,
+            faults: IntGaugeVec::new(
+                Opts::new(
+                    "tercile_model_faults",
+                    "1 where a file is missing, damaged, unreadable or misnamed, and so its model does not serve",
+                ),
+                &["segmentation", "slice"],
+            )?,
             connections: IntGauge::new("tercile_connections", "Connections that are open")?,
             store_bytes: IntGauge::new("tercile_store_bytes", "Bytes of the store on disk, up to ten seconds ago")?,
             sized: Arc::default(),
@@ -67,13 +75,14 @@ impl Metrics {
             ingest: Ingesting::register(&registry)?,
             registry,
         };
-        let all: [Box<dyn Collector>; 10] = [
+        let all: [Box<dyn Collector>; 11] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.seconds.clone()),
             Box::new(metrics.predictions.clone()),
             Box::new(metrics.ready.clone()),
             Box::new(metrics.versions.clone()),
             Box::new(metrics.rows.clone()),
+            Box::new(metrics.faults.clone()),
             Box::new(metrics.connections.clone()),
             Box::new(metrics.store_bytes.clone()),
             Box::new(metrics.memory.clone()),
@@ -106,10 +115,14 @@ impl Metrics {
         self.ready.set(i64::from(models.ready() && !state.warming.load(Ordering::SeqCst)));
         self.versions.reset();
         self.rows.reset();
+        self.faults.reset();
         for served in &models.segmentations {
             for slot in &served.slots {
+                let labels = [served.segmentation.name.as_str(), &slot.slice.to_string()];
+                if slot.fault.is_some() {
+                    self.faults.with_label_values(&labels).set(1);
+                }
                 if let Some(serving) = &slot.serving {
-                    let labels = [served.segmentation.name.as_str(), &slot.slice.to_string()];
                     self.versions.with_label_values(&labels).set(serving.model.version.cast_signed());
                     self.rows.with_label_values(&labels).set(serving.model.rows.cast_signed());
                 }

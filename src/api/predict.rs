@@ -26,7 +26,7 @@ use crate::bulk::{Answers, Explainer, Format, Lines, Opinion, Scorer, TOO_FAR};
 use crate::model::describe::{Described, describe};
 use crate::model::parts::Shapes;
 use crate::model::{self, Model, Predictor, SLICES};
-use crate::train;
+use crate::{store, train};
 
 /// Bodies above this are read and answered on a thread of their own, so that small requests need not wait for them.
 const INLINE_BYTES: usize = 64 * 1024;
@@ -441,9 +441,14 @@ pub(super) fn serving(served: &Served, slice: u8) -> Result<&Arc<Serving>, Probl
     let name = &served.segmentation.name;
     let slot = slot.ok_or_else(|| Problem::not_found(format!("{name} has the slices 1, 2 and 3, none {slice}")))?;
     slot.serving.as_ref().ok_or_else(|| {
-        Problem::unavailable(match &slot.refused {
-            Some(why) => format!("there is no model: {why}"),
-            None => format!("{name} of slice {slice} is not trained yet; POST /api/train, or wait for more records"),
+        Problem::unavailable(match (&slot.fault, &slot.refused) {
+            (Some(fault), _) => {
+                format!("{name} of slice {slice} cannot answer: {fault}; tercile doctor says which file")
+            }
+            (None, Some(why)) => format!("there is no model: {why}"),
+            (None, None) => {
+                format!("{name} of slice {slice} is not trained yet; POST /api/train, or wait for more records")
+            }
         })
     })
 }
@@ -452,7 +457,13 @@ pub(super) fn serving(served: &Served, slice: u8) -> Result<&Arc<Serving>, Probl
 fn recalled(live: &Live, name: &str, version: u64, slice: Option<u8>) -> Result<Arc<Serving>, Problem> {
     let found = live.recall(name, version).map_err(|error| {
         tracing::error!("{error}");
-        Problem::unavailable(format!("version {version} of {name} can't be read; the server's log says why"))
+        let why = match &error {
+            store::Error::File(fault) => fault.class(),
+            _ => "its file cannot be read".to_owned(),
+        };
+        Problem::unavailable(format!(
+            "version {version} of {name} cannot answer: {why}; tercile doctor says which file"
+        ))
     })?;
     let none = || Problem::not_found(format!("{name} has no version {version}")).field("as_of");
     let found = found.ok_or_else(none)?;

@@ -15,6 +15,7 @@ use super::problem::{Problem, problems};
 use super::stamp::Stamped;
 use super::{State, Tags};
 use crate::model::{Model, SLICES, Shelf, imputed};
+use crate::store;
 
 problems! {
     /// Why there is nothing to show.
@@ -53,6 +54,10 @@ pub struct SliceInfo {
     /// Why the last training gave no model; an older one may serve all the same.
     #[oai(skip_serializing_if_is_none)]
     pub refused: Option<String>,
+    /// Which kind of file is missing, damaged, unreadable or misnamed, so that the version that should serve does not; what
+    /// served before may serve all the same.
+    #[oai(skip_serializing_if_is_none)]
+    pub fault: Option<String>,
 }
 
 /// A sample of a model's records.
@@ -180,16 +185,26 @@ pub(super) fn info(served: &Served) -> SegmentationInfo {
                 version: slot.serving.as_ref().map(|serving| serving.model.version),
                 pinned: slot.pinned,
                 refused: slot.refused.clone(),
+                fault: slot.fault.clone(),
             })
             .collect(),
     }
 }
 
+/// Why there is nothing to plot.
+pub(super) fn no_sample(error: &store::Error) -> Problem {
+    tracing::error!("{error}");
+    let why = match error {
+        store::Error::File(fault) => fault.class(),
+        _ => "the sample cannot be read".to_owned(),
+    };
+    Problem::unavailable(format!(
+        "{why}; a training makes a new version with its own, and tercile doctor says which file"
+    ))
+}
+
 fn points(shelf: &Shelf, model: &Model) -> Result<Points, Problem> {
-    let sample = shelf.sample(model.version).map_err(|error| {
-        tracing::error!("{error}");
-        Problem::unavailable("the sample can't be read; train again")
-    })?;
+    let sample = shelf.sample_of(model).map_err(|error| no_sample(&error))?;
     let column = |name: &str| sample.column_by_name(name);
     let (Some(partitions), Some(offsets), Some(clusters)) =
         (column("_partition"), column("_offset"), column("cluster"))

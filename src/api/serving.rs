@@ -14,6 +14,7 @@ use super::segments::find;
 use super::{State, Tags};
 use crate::model::history::{RollbackError, RolledBack};
 use crate::model::{Shelf, Until};
+use crate::store;
 
 problems! {
     /// Why nothing changed.
@@ -134,6 +135,10 @@ async fn change(
 
 fn problem(error: RollbackError) -> Problem {
     match error {
+        RollbackError::Store(store::Error::File(fault)) => {
+            tracing::error!("{fault}");
+            Problem::unavailable(format!("nothing was changed: {}; tercile doctor says which file", fault.class()))
+        }
         RollbackError::Store(error) => {
             tracing::error!("{error}");
             Problem::unavailable("the models can't be changed now; the server's log says why")

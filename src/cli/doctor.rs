@@ -12,6 +12,7 @@ use crate::api::live::Live;
 use crate::broker::Embedded;
 use crate::config::{BindArgs, MaybeKafkaArgs, SqlArgs, StoreArgs, TopicArgs};
 use crate::engine;
+use crate::model::check;
 use crate::store::{DataFile, EMBEDDED, Snapshot, Store};
 
 /// Check broker, store, SQL files, port and models, and say what to do
@@ -36,21 +37,22 @@ type Finding = Result<String, String>;
 
 impl Doctor {
     pub async fn run(self) -> anyhow::Result<Done> {
-        let findings = [
+        let mut findings = vec![
             ("broker", self.broker()),
             ("store", self.stored()),
             ("sql", self.files().await),
             ("port", self.port().await),
-            ("models", self.models().await),
         ];
+        findings.extend(self.models().await.into_iter().map(|finding| ("models", finding)));
         let healthy = findings.iter().all(|(_, finding)| finding.is_ok());
-        let rows = findings.map(|(what, finding)| {
+        let row = |(what, finding): (&str, Finding)| {
             let (state, words) = match finding {
                 Ok(words) => ("ok", words),
                 Err(words) => ("MEND", words),
             };
             vec![state.to_owned(), what.to_owned(), words]
-        });
+        };
+        let rows: Vec<Vec<String>> = findings.into_iter().map(row).collect();
         std::io::stdout().write_all(table::render(&["", "check", "finding"], &rows).as_bytes())?;
         Ok(if healthy { Done::Well } else { Done::With(1) })
     }
@@ -136,7 +138,17 @@ impl Doctor {
         }
     }
 
-    async fn models(&self) -> Finding {
+    /// Every file of the models is read, whether it serves or not. One finding for each that cannot be used.
+    async fn models(&self) -> Vec<Finding> {
+        let faults = self.open().and_then(|store| check::faults(&store).map_err(|e| e.to_string()));
+        match faults {
+            Ok(faults) if !faults.is_empty() => faults.iter().map(|fault| Err(fault.to_string())).collect(),
+            Ok(_) => vec![self.serving().await],
+            Err(error) => vec![Err(error)],
+        }
+    }
+
+    async fn serving(&self) -> Finding {
         let store = self.open()?;
         let live = Live::start(&store, self.sql.dir()).await.map_err(|e| format!("{e:#}"))?;
         let models = live.now();

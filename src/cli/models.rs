@@ -10,9 +10,9 @@ use super::fit::short;
 use super::{Done, count, table, thousands};
 use crate::config::StoreArgs;
 use crate::model::diff::{Counted, Diff, Moved, Pair, diff};
-use crate::model::history::{By, Period, RollbackError, periods};
-use crate::model::{Model, Shelf, Until, named};
-use crate::store::Store;
+use crate::model::history::{Began, By, Period, RollbackError, periods};
+use crate::model::{Model, Shelf, Until, named, shelf::all_slices};
+use crate::store::{self, FileFault, Store};
 
 /// List models, compare two, let an older one serve again, or pin one
 ///
@@ -111,6 +111,39 @@ struct Listed {
     pinned: bool,
     /// Why the last training gave none.
     refused: Option<String>,
+    /// The file that cannot be used, why, and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fault: Option<String>,
+}
+
+impl Listed {
+    /// A slice of which only a fault is known.
+    fn unknown(segmentation: &str, slice: u8, fault: &FileFault) -> Self {
+        Self {
+            segmentation: segmentation.to_owned(),
+            slice,
+            version: None,
+            rows: None,
+            inertia: None,
+            trained_at: None,
+            since: None,
+            by: None,
+            pinned: false,
+            refused: None,
+            fault: Some(fault.to_string()),
+        }
+    }
+}
+
+/// When versions served, as far as that is known.
+fn history(shelf: &Shelf) -> Result<Vec<Began>, store::Error> {
+    match shelf.history() {
+        Err(store::Error::File(fault)) => {
+            tracing::warn!("{fault}");
+            Ok(Vec::new())
+        }
+        history => history,
+    }
 }
 
 /// A version and when it served.
@@ -128,12 +161,28 @@ struct Versioned {
 impl Out {
     fn serving(&self) -> anyhow::Result<String> {
         let store = self.store.look()?;
-        let mut all = Vec::new();
+        let (mut all, mut faults) = (Vec::new(), Vec::new());
         for segmentation in store.segmentations()? {
             let shelf = Shelf::new(&store, &segmentation);
-            let history = shelf.history()?;
-            for (slice, standing) in shelf.slices()? {
-                let model = standing.version.map(|version| shelf.model(version)).transpose()?;
+            let slices = match shelf.slices() {
+                Err(store::Error::File(fault)) => {
+                    // It is one for all slices.
+                    faults.push(fault.to_string());
+                    all.extend(all_slices().map(|slice| Listed::unknown(&segmentation, slice, &fault)));
+                    continue;
+                }
+                slices => slices?,
+            };
+            let history = history(&shelf)?;
+            for (slice, standing) in slices {
+                let read = standing.version.map(|version| shelf.model_of(version, slice)).transpose();
+                let (model, fault) = match read {
+                    Err(store::Error::File(fault)) => {
+                        faults.push(fault.to_string());
+                        (None, Some(fault.to_string()))
+                    }
+                    read => (read?, None),
+                };
                 let began = history.iter().rfind(|began| began.slice == slice);
                 all.push(Listed {
                     segmentation: segmentation.clone(),
@@ -146,8 +195,12 @@ impl Out {
                     by: began.map(|began| began.by),
                     pinned: standing.pinned,
                     refused: standing.refused,
+                    fault,
                 });
             }
+        }
+        for fault in faults {
+            tracing::warn!("{fault}");
         }
         if self.json {
             return json(&all);
@@ -180,7 +233,7 @@ impl Out {
 
     fn versions(&self, name: &str) -> anyhow::Result<String> {
         let shelf = shelf(&self.store.look()?, name)?;
-        let history = shelf.history()?;
+        let history = history(&shelf)?;
         let of = |model: Model| Versioned {
             served: periods(&history, model.version),
             version: model.version,
@@ -190,7 +243,7 @@ impl Out {
             silhouette: model.silhouette,
             trained_at: model.trained_at,
         };
-        let all: Vec<Versioned> = shelf.versions()?.into_iter().map(of).collect();
+        let all: Vec<Versioned> = shelf.versions(&mut |fault| tracing::warn!("{fault}"))?.into_iter().map(of).collect();
         if self.json {
             return json(&all);
         }
@@ -217,7 +270,7 @@ impl DiffArgs {
         let store = self.out.store.look()?;
         let find = |name| named::find_or_read(&store, name).map_err(anyhow::Error::msg);
         let (a, b) = (find(&self.a)?, find(&self.b)?);
-        let sample = || match Shelf::new(&store, &b.segmentation).sample(b.version) {
+        let sample = || match Shelf::new(&store, &b.segmentation).sample_of(&b) {
             Ok(sample) => Some(sample),
             Err(error) => {
                 tracing::warn!("records can't be counted: {error}");

@@ -39,7 +39,7 @@ impl Plot {
         let out = Output::open(self.out.as_ref())?;
         let store = self.store.look()?;
         let model = named::find(&store, &self.name).map_err(anyhow::Error::msg)?;
-        let sample = Shelf::new(&store, &model.segmentation).sample(model.version)?;
+        let sample = Shelf::new(&store, &model.segmentation).sample_of(&model)?;
         let svg = plot::svg(&model, &sample, &self.axes, &self.lang)?;
         (&out).write_all(svg.as_bytes())?;
         out.commit()?;

@@ -65,7 +65,7 @@ impl Train {
         let fitting: f64 = outcomes.iter().map(|outcome| outcome.seconds.train).sum();
         tracing::info!("{sql:.2} s of SQL, {fitting:.2} s of training");
         tell_changes(&outcomes);
-        for why in outcomes.iter().filter_map(|outcome| outcome.refused.as_ref()) {
+        for why in refusals(&outcomes) {
             tracing::warn!("no new model: {why}");
         }
         let nothing = outcomes.iter().all(|outcome| outcome.model.is_none()) && !outcomes.is_empty();
@@ -88,6 +88,13 @@ fn message(progress: Progress<'_>) -> String {
             format!("{segmentation}, slice {slice}, pass {iteration}: inertia {inertia:.6e}, shift {shift:.2e}")
         }
     }
+}
+
+/// Why there are no new models, each reason once: a file that cannot be used is one for all slices.
+pub(super) fn refusals(outcomes: &[Outcome]) -> Vec<&String> {
+    let mut all: Vec<&String> = outcomes.iter().filter_map(|outcome| outcome.refused.as_ref()).collect();
+    all.dedup();
+    all
 }
 
 /// A line for each segment that no older model knew, and for each word that differs from the predecessor's.

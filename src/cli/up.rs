@@ -300,7 +300,7 @@ impl Up {
                     let fresh = new.iter().filter(|outcome| outcome.fresh).count() as u64;
                     tracing::info!("trained {} on {}", count(fresh, "new model"), count(n, "record"));
                     tables::tell_changes(&new);
-                    if refusals(&new) != refusals(&outcomes) {
+                    if tables::refusals(&new) != tables::refusals(&outcomes) {
                         warn_refused(&new);
                     }
                     outcomes = new;
@@ -443,12 +443,8 @@ async fn flush(control: &Control) {
     }
 }
 
-fn refusals(outcomes: &[train::Outcome]) -> Vec<&String> {
-    outcomes.iter().filter_map(|outcome| outcome.refused.as_ref()).collect()
-}
-
 fn warn_refused(outcomes: &[train::Outcome]) {
-    for why in refusals(outcomes) {
+    for why in tables::refusals(outcomes) {
         tracing::warn!("no new model: {why}");
     }
 }

@@ -276,7 +276,7 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
         Engine::Cluster(address) => cluster::session(config, runtime, address).map_err(query)?,
     };
     add_records(&ctx, snapshot, &files.fields)?;
-    for function in segment::functions(limits.models.as_ref()) {
+    for function in segment::functions(limits.models.as_ref(), !limits.confined) {
         ctx.register_udf(function);
     }
     Ok(ctx)

@@ -23,8 +23,10 @@ use crate::model::{self, Model, Predictor};
 use crate::store::Store;
 
 /// Both functions over the models of a store, if there is one.
-pub fn functions(store: Option<&Store>) -> [ScalarUDF; 2] {
-    let models = Arc::new(Models { store: store.cloned(), read: Mutex::default() });
+///
+/// Without `paths` messages name no path of this machine.
+pub fn functions(store: Option<&Store>, paths: bool) -> [ScalarUDF; 2] {
+    let models = Arc::new(Models { store: store.cloned(), paths, read: Mutex::default() });
     [Answer::Cluster, Answer::Name].map(|answer| {
         let signature = Signature::variadic_any(Volatility::Stable);
         ScalarUDF::from(Segment { answer, models: Arc::clone(&models), signature })
@@ -34,6 +36,7 @@ pub fn functions(store: Option<&Store>) -> [ScalarUDF; 2] {
 #[derive(Debug)]
 struct Models {
     store: Option<Store>,
+    paths: bool,
     read: Mutex<HashMap<String, Arc<Ready>>>,
 }
 
@@ -53,7 +56,7 @@ impl Models {
         if let Some(ready) = read.get(name).filter(|ready| ready.stamp == stamp) {
             return Ok(Arc::clone(ready));
         }
-        let model = named::find(store, name)?;
+        let model = named::find_for(store, name, self.paths)?;
         let ready = Arc::new(Ready { stamp, predictor: model.predictor(), model });
         read.insert(name.to_owned(), Arc::clone(&ready));
         Ok(ready)

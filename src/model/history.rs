@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Model, Shelf, Slices};
-use crate::store::{Error, Revision};
+use super::{Kind, Model, Shelf, Slices};
+use crate::store::{Error, Reason, Revision};
 
 /// What let a version serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,19 +48,26 @@ pub fn periods(history: &[Began], version: u64) -> Vec<Period> {
 
 impl Shelf {
     /// What served when, in the order of time, up to what serves now.
+    ///
+    /// # Errors
+    /// [`Error::File`] if one of the two files cannot be used.
     pub fn history(&self) -> Result<Vec<Began>, Error> {
         let (kept, _) = self.kept()?;
-        self.with_now(kept, &self.slices()?)
+        Ok(self.with_now(kept, &self.slices()?))
     }
 
     /// Lets these versions serve, all slices at once, in place of those that were read; since when and by what is filled in
     /// here. Whoever calls it holds the lock of the trainings. A lock on an object store can be lost: then it is refused
     /// where somebody else changed what serves.
     pub fn serve(&self, slices: &Slices, read: &Revision, by: By) -> Result<(), Error> {
-        let before = self.slices()?;
-        let (kept, mut revision) = self.kept()?;
+        let before = self.slices_before()?;
+        let (kept, mut revision) = self.kept_or_new()?;
         let mut known = kept.len();
-        let mut history = self.with_now(kept, &before)?;
+        let mut history = self.with_now(kept, &before);
+        if known == 0 && before.values().any(|standing| standing.since.is_some()) {
+            let (kind, path) = (Kind::History.name(), self.history_file());
+            tracing::warn!("{kind} {} is missing or empty: it begins anew with what serves", path.display());
+        }
         let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
         let mut slices = slices.clone();
         for (slice, standing) in &mut slices {
@@ -75,7 +82,7 @@ impl Shelf {
             self.replace_slices(&slices, read)?;
         }
         loop {
-            history = self.with_now(history, &slices)?;
+            history = self.with_now(history, &slices);
             if history.len() == known || self.keep(&history, &revision)? {
                 return Ok(());
             }
@@ -86,13 +93,37 @@ impl Shelf {
     }
 
     /// The lines of `served.ndjson`.
-    fn kept(&self) -> Result<(Vec<Began>, Revision), Error> {
+    pub(super) fn kept(&self) -> Result<(Vec<Began>, Revision), Error> {
         let path = self.history_file();
-        let (bytes, revision) = self.read_revision(&path)?;
-        let damaged = |why: String| Error::Damaged { path: path.clone(), why };
+        let (bytes, revision) = self.store.place().read_revision(&path).map_err(Kind::History.unread(&path))?;
+        let damaged = |why: String| Kind::History.fault(&path, Reason::Damaged, why);
         let text = String::from_utf8(bytes.unwrap_or_default()).map_err(|e| damaged(e.to_string()))?;
         let lines = text.lines().map(serde_json::from_str).collect::<Result<_, _>>();
         Ok((lines.map_err(|e| damaged(e.to_string()))?, revision))
+    }
+
+    /// The same, for whoever adds to them: a damaged file is set aside, and another one begun.
+    fn kept_or_new(&self) -> Result<(Vec<Began>, Revision), Error> {
+        match self.kept() {
+            Err(Error::File(fault)) if fault.reason == Reason::Damaged => {
+                let moved = self.store.set_aside(&fault.path)?;
+                let (path, kind, why) = (fault.path.display(), fault.kind, &fault.why);
+                tracing::warn!(
+                    "{kind} {path} is damaged ({why}): it was moved to {}, and begins anew",
+                    moved.display()
+                );
+                self.kept()
+            }
+            kept => kept,
+        }
+    }
+
+    /// What served until now. A missing `slices.json` says nothing about that.
+    fn slices_before(&self) -> Result<Slices, Error> {
+        match self.slices() {
+            Err(Error::File(fault)) if fault.reason == Reason::Missing => Ok(Slices::new()),
+            read => read,
+        }
     }
 
     fn keep(&self, history: &[Began], read: &Revision) -> Result<bool, Error> {
@@ -108,7 +139,7 @@ impl Shelf {
 
     /// Adds what serves where the last line of its slice says otherwise. A store from before this was kept knows no better
     /// than that a model served since it was trained.
-    fn with_now(&self, mut history: Vec<Began>, slices: &Slices) -> Result<Vec<Began>, Error> {
+    fn with_now(&self, mut history: Vec<Began>, slices: &Slices) -> Vec<Began> {
         for (&slice, standing) in slices {
             let Some(version) = standing.version else { continue };
             if history.iter().rfind(|began| began.slice == slice).is_some_and(|last| last.version == version) {
@@ -116,11 +147,12 @@ impl Shelf {
             }
             let at = match &standing.since {
                 Some(since) => since.clone(),
-                None => self.model(version)?.trained_at,
+                // A file that cannot be read says nothing.
+                None => self.model(version).map(|model| model.trained_at).unwrap_or_default(),
             };
             history.push(Began { at, slice, version, by: standing.by.unwrap_or(By::Training) });
         }
-        Ok(history)
+        history
     }
 }
 
@@ -163,7 +195,12 @@ impl Shelf {
         let model = self.version(version)?;
         let none = || RollbackError::NoVersion { segmentation: segmentation.to_owned(), version };
         let model = model.ok_or_else(none)?;
-        if let Some(now) = self.serving(model.slice)?.filter(|now| now.features != model.features) {
+        let now = match self.serving(model.slice) {
+            // What serves cannot be used: this is the way to let another version serve.
+            Err(Error::File(fault)) if fault.kind == Kind::Model.name() => None,
+            now => now?,
+        };
+        if let Some(now) = now.filter(|now| now.features != model.features) {
             let (had, now) = (model.features.join(", "), now.features.join(", "));
             return Err(RollbackError::OtherFeatures { version, had, now });
         }
@@ -179,15 +216,24 @@ impl Shelf {
     /// Ends a pin: the newest model of the slice serves, if rows that are sent now fit it. Whoever calls it holds the lock of
     /// the trainings.
     pub fn unpin(&self, segmentation: &str, version: u64) -> Result<RolledBack, RollbackError> {
-        let none = || RollbackError::NoVersion { segmentation: segmentation.to_owned(), version };
-        let pinned = self.version(version)?.ok_or_else(none)?;
         let (mut slices, read) = self.slices_as_read()?;
-        let standing = slices.entry(pinned.slice).or_default();
-        if !standing.pinned || standing.version != Some(version) {
-            return Err(RollbackError::NotPinned { segmentation: segmentation.to_owned(), version });
-        }
-        let newest = self.newest(pinned.slice, Some(version))?.filter(|newest| newest.features == pinned.features);
-        let model = newest.unwrap_or(pinned);
+        let of = slices.iter_mut().find(|(_, standing)| standing.pinned && standing.version == Some(version));
+        let Some((&slice, standing)) = of else {
+            let segmentation = segmentation.to_owned();
+            return Err(match self.version(version)? {
+                None => RollbackError::NoVersion { segmentation, version },
+                Some(_) => RollbackError::NotPinned { segmentation, version },
+            });
+        };
+        // One that cannot be used is unpinned as well, and must then have a successor.
+        let pinned = self.model_of(version, slice);
+        let mut skipped = |fault| tracing::warn!("{fault}");
+        let newest = self.newest(slice, Some(version), &mut skipped)?;
+        let model = match (pinned, newest) {
+            (Ok(pinned), newest) => newest.filter(|newest| newest.features == pinned.features).unwrap_or(pinned),
+            (Err(Error::File(_)), Some(newest)) => newest,
+            (Err(error), _) => return Err(error.into()),
+        };
         standing.pinned = false;
         standing.version = Some(model.version);
         self.serve(&slices, &read, By::Training)?;

@@ -2,6 +2,7 @@
 //!
 //! Input: what the training found. Output: files under `models/`, and answers to "which cluster is this row in".
 
+pub mod check;
 mod clusters;
 pub mod describe;
 pub mod diff;
@@ -27,6 +28,7 @@ use crate::kmeans;
 use crate::store;
 use describe::{WordChange, Words};
 
+pub use check::Kind;
 pub use clusters::clusters;
 pub use history::{By, Until};
 pub use shelf::{Shelf, Slices, Standing};
@@ -208,8 +210,8 @@ impl Predecessor {
 impl Model {
     /// A model file, to the last bit.
     pub fn read(path: &Path) -> Result<Self, store::Error> {
-        let bytes = fs::read(path).map_err(store::Error::io("read", path))?;
-        Self::parse(&bytes).map_err(|why| store::Error::Damaged { path: path.to_owned(), why })
+        let bytes = fs::read(path).map_err(Kind::Model.unread(path))?;
+        Self::parse(&bytes).map_err(|why| Kind::Model.fault(path, store::Reason::Damaged, why))
     }
 
     /// The content of a model file, of which all parts fit each other.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Model, SLICES, Shelf};
-use crate::store::Store;
+use crate::store::{Error, Store};
 
 /// A name, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,13 +37,19 @@ impl Name {
 
 /// The model of a name; why there is none.
 pub fn find(store: &Store, name: &str) -> Result<Model, String> {
+    find_for(store, name, true)
+}
+
+/// The model of a name, or why there is none: with paths, or for people who must not see any.
+pub fn find_for(store: &Store, name: &str, paths: bool) -> Result<Model, String> {
     let parsed = Name::parse(name)?;
     let shelf = parsed.shelf(store);
     let Some(version) = parsed.version else {
-        let model = shelf.serving(parsed.slice).map_err(|e| e.to_string())?;
+        let model = shelf.serving(parsed.slice).map_err(|e| shown(&e, paths))?;
         return model.ok_or_else(|| format!("there is no model of {name}; run tercile train"));
     };
-    let model = version_of(&shelf, &parsed.segmentation, version)?;
+    let model = shelf.version(version).map_err(|e| shown(&e, paths))?;
+    let model = model.ok_or_else(|| no_version(&parsed.segmentation, version))?;
     match model.slice == parsed.slice {
         true => Ok(model),
         false => Err(format!(
@@ -56,9 +62,20 @@ pub fn find(store: &Store, name: &str) -> Result<Model, String> {
 /// A version of a segmentation; why there is none.
 pub fn version_of(shelf: &Shelf, segmentation: &str, version: u64) -> Result<Model, String> {
     let model = shelf.version(version).map_err(|e| e.to_string())?;
-    model.ok_or_else(|| {
-        format!("{segmentation} has no version {version}; tercile models {segmentation} lists those it has")
-    })
+    model.ok_or_else(|| no_version(segmentation, version))
+}
+
+fn no_version(segmentation: &str, version: u64) -> String {
+    format!("{segmentation} has no version {version}; tercile models {segmentation} lists those it has")
+}
+
+/// An error, with the paths in it or without.
+fn shown(error: &Error, paths: bool) -> String {
+    match error {
+        error if paths => error.to_string(),
+        Error::File(fault) => fault.class(),
+        _ => "the model cannot be read".to_owned(),
+    }
 }
 
 /// The model of a name or of a file.

@@ -20,6 +20,7 @@
 mod catalog;
 mod compact;
 mod expire;
+mod file_fault;
 mod footer;
 #[cfg(feature = "object-stores")]
 mod index;
@@ -47,6 +48,7 @@ use std::path::{Path, PathBuf};
 
 pub use compact::{Policy, Rolled};
 pub use expire::Keep;
+pub use file_fault::{FileFault, Reason};
 pub use footer::{Bounds, DataFile};
 pub use location::scheme;
 pub use lock::Held;
@@ -73,6 +75,8 @@ pub enum Error {
     Damaged { path: PathBuf, why: String },
     #[error("{path} can't be read: {why}; bring it back from a copy", path = path.display())]
     Spoiled { path: PathBuf, why: String },
+    #[error(transparent)]
+    File(Box<FileFault>),
     #[error("the store {store} is fed from {had}, not from {asked}; choose another --store, or the topic it was fed from", store = store.display())]
     OtherTopic { store: PathBuf, had: String, asked: String },
     #[error("somebody else has been rolling files of this partition; try again later")]
@@ -228,6 +232,19 @@ impl Store {
             files.extend(chain);
         }
         Ok(Snapshot { topic: source.topic, files })
+    }
+
+    /// Moves a file that cannot be used to `aside/`; gives its new path. Where it is gone already, there is nothing to move.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub(crate) fn set_aside(&self, path: &Path) -> Result<PathBuf, Error> {
+        let below = path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy().replace('/', "-");
+        let to = self.root.join("aside").join(format!("{below}-{}", publish::unique()));
+        match self.place.set_aside(path, &to) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("set aside", path)(e)),
+            _ => Ok(to),
+        }
     }
 
     /// Reads a whole file.

@@ -100,6 +100,11 @@ impl Place {
         self.start_with(command, args[0])
     }
 
+    /// Starts a command that was made ready by the caller.
+    pub fn start_command(&self, command: Command, name: &str) -> Running {
+        self.start_with(command, name)
+    }
+
     fn start_with(&self, mut command: Command, name: &str) -> Running {
         let log = self.path(&format!("stderr-{name}"));
         // Whoever runs the tests may ignore SIGHUP, as under `nohup`, and children would, too.

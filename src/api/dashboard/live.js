@@ -68,6 +68,9 @@ function notices(status) {
       const key = slice.version === undefined ? 'refused' : 'refused_old';
       said.push(t(key, { name: one.name, slice: slice.slice, why: slice.refused }));
     }
+    for (const slice of one.slices.filter((slice) => slice.fault)) {
+      said.push(t('fault', { name: one.name, slice: slice.slice, why: slice.fault }));
+    }
   }
   const now = said.join('\n');
   const box = byId('notices');

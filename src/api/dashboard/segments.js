@@ -51,11 +51,11 @@ function draw(shown) {
     const points = shown.points.get(plane.slice);
     plane.title.textContent = sliceName(plane.slice);
     if (!model || !points) {
-      const refused = shown.info.slices[plane.slice - 1]?.refused;
+      const slice = shown.info.slices[plane.slice - 1];
       plane.rows.textContent = '';
       plane.missing.replaceChildren();
       plane.drawn = null;
-      plane.stage.replaceChildren(el('p', { class: 'none' }, refused ?? t('no_model')));
+      plane.stage.replaceChildren(el('p', { class: 'none' }, slice?.fault ?? slice?.refused ?? t('no_model')));
       continue;
     }
     plane.rows.textContent = t('rows_version', { n: count(model.rows), version: model.version });

@@ -1,0 +1,153 @@
+//! The files below `models/`: what each is for, how one that cannot be used is named, and a check of all of them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::{Shelf, shelf::all_slices};
+use crate::store::{Error, FileFault, Reason, Store};
+
+/// A kind of file below `models/<segmentation>/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `<version>.json`
+    Model,
+    /// `<version>.sample.parquet`
+    Sample,
+    /// `slices.json`
+    Slices,
+    /// `served.ndjson`
+    History,
+    /// `models/<segmentation>` itself.
+    Directory,
+}
+
+impl Kind {
+    /// What it is called in messages.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Model => "the model file",
+            Self::Sample => "the sample",
+            Self::Slices => "the list of serving versions",
+            Self::History => "the list of when versions served",
+            Self::Directory => "the directory of models",
+        }
+    }
+
+    /// What to do about one that cannot be used.
+    fn advice(self, reason: Reason) -> &'static str {
+        match (self, reason) {
+            (Self::Directory, _) => "move away what is in its place, or let this user read it, and run tercile train",
+            (_, Reason::Unreadable) => "let this user read it",
+            (Self::Model, Reason::Misnamed) => {
+                "move it back to its name or bring the right file back from a copy, or run tercile train, which makes a new version"
+            }
+            (Self::Model, _) => {
+                "bring it back from a copy, or run tercile train, which makes a new version, or let an older one serve with tercile models rollback"
+            }
+            (Self::Sample, _) => {
+                "predictions do not need it; bring it back from a copy, or run tercile train, which makes a new version with its own"
+            }
+            (Self::Slices, _) => {
+                "bring it back from a copy, or run tercile train, which makes it again from served.ndjson and the model files"
+            }
+            (Self::History, _) => {
+                "predictions do not need it; bring it back from a copy, or run tercile train, which begins a new one"
+            }
+        }
+    }
+
+    /// A file of this kind that cannot be used.
+    pub fn fault(self, path: &Path, reason: Reason, why: impl Into<String>) -> Error {
+        Error::File(Box::new(FileFault {
+            path: path.to_owned(),
+            kind: self.name(),
+            reason,
+            why: why.into(),
+            advice: self.advice(reason),
+        }))
+    }
+
+    /// A file of this kind that could not be read.
+    pub fn unread(self, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.to_owned();
+        move |error| self.fault(&path, FileFault::reason_of(&error), error.to_string())
+    }
+}
+
+/// What to do about a file of a version that does not serve.
+const NOT_SERVING: &str = "this version does not serve; bring the file back from a copy, for rollback, as_of and verify of this version need it";
+
+/// What is wrong with a store's model files, by path.
+///
+/// # Errors
+/// If the store cannot be listed.
+pub fn faults(store: &Store) -> Result<Vec<FileFault>, Error> {
+    let mut found = BTreeMap::new();
+    for segmentation in store.segmentations()? {
+        check(&Shelf::new(store, &segmentation), &mut found)?;
+    }
+    Ok(found.into_values().collect())
+}
+
+fn check(shelf: &Shelf, found: &mut BTreeMap<PathBuf, FileFault>) -> Result<(), Error> {
+    let mut keep = |error: Error| match error {
+        Error::File(fault) => {
+            found.entry(fault.path.clone()).or_insert(*fault);
+            Ok(())
+        }
+        other => Err(other),
+    };
+    let listed = match shelf.listed() {
+        Ok(listed) => listed,
+        Err(error) => return keep(error),
+    };
+    let slices = match shelf.slices() {
+        Ok(slices) => slices,
+        Err(error) => {
+            keep(error)?;
+            Default::default()
+        }
+    };
+    for slice in all_slices() {
+        if let Some(version) = slices.get(&slice).and_then(|standing| standing.version)
+            && let Err(error) = shelf.model_of(version, slice)
+        {
+            keep(error)?;
+        }
+    }
+    let served = match shelf.kept() {
+        Ok((history, _)) => {
+            let told = |slice: u8, version: u64| history.iter().any(|one| (one.slice, one.version) == (slice, version));
+            // Stores from before this was kept do not say since when.
+            let dated = slices.iter().filter(|(_, standing)| standing.since.is_some());
+            let untold = dated.filter_map(|(slice, standing)| Some((*slice, standing.version?)));
+            if let Some((_, version)) = untold.into_iter().find(|&(slice, version)| !told(slice, version)) {
+                let path = shelf.history_file();
+                let reason = if history.is_empty() && !path.exists() { Reason::Missing } else { Reason::Damaged };
+                keep(Kind::History.fault(&path, reason, format!("it does not name version {version}, which serves")))?;
+            }
+            history.iter().map(|began| began.version).collect()
+        }
+        Err(error) => {
+            keep(error)?;
+            Vec::new()
+        }
+    };
+    let serving: Vec<u64> = slices.values().filter_map(|standing| standing.version).collect();
+    let mut versions = listed;
+    versions.extend(served);
+    for version in versions {
+        let sample = match shelf.model(version) {
+            Ok(model) => shelf.sample_of(&model).map(drop),
+            Err(error) => Err(error),
+        };
+        let sample = sample.map_err(|error| match error {
+            Error::File(fault) if !serving.contains(&version) && fault.reason != Reason::Unreadable => {
+                Error::File(Box::new(FileFault { advice: NOT_SERVING, ..*fault }))
+            }
+            error => error,
+        });
+        sample.or_else(&mut keep)?;
+    }
+    Ok(())
+}
