@@ -299,7 +299,10 @@ impl Standing {
     ) -> Result<Self, store::Error> {
         let mut report = |fault: store::FileFault| {
             if reported.insert(fault.path.clone()) {
-                tracing::warn!("{fault}");
+                tracing::warn!(
+                    "{}; the training goes on without it, and its number is not used again; if that version is needed, bring the file back from a copy",
+                    fault.found()
+                );
             }
         };
         let earlier = match version.map(|version| shelf.model_of(version, slice)).transpose() {
@@ -330,7 +333,7 @@ fn with_sample<'m>(
     match shelf.sample_of(model) {
         Err(store::Error::File(fault)) if fault.reason != store::Reason::Unreadable => {
             if reported.insert(fault.path.clone()) {
-                tracing::warn!("{fault}");
+                tracing::warn!("{}; a new version is made, with a sample of its own", fault.found());
             }
             None
         }

@@ -286,7 +286,7 @@ impl Shell {
     /// The process of the shell, and that of its session.
     fn processes(&self) -> (String, String) {
         let of = |parent: &str| {
-            let found = Command::new("pgrep").args(["-P", parent, "tercile"]).output().unwrap();
+            let found = Command::new("pgrep").args(["-P", parent]).output().unwrap();
             String::from_utf8(found.stdout).unwrap().trim().to_owned()
         };
         let shell = Command::new("pgrep").args(["-P", &self.child.id().to_string()]).output().unwrap();

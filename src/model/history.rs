@@ -46,6 +46,14 @@ pub fn periods(history: &[Began], version: u64) -> Vec<Period> {
     periods
 }
 
+/// What `served.ndjson` holds.
+struct Kept {
+    lines: Vec<Began>,
+    revision: Revision,
+    /// Whether a damaged file was moved away just now.
+    set_aside: bool,
+}
+
 impl Shelf {
     /// What served when, in the order of time, up to what serves now.
     ///
@@ -61,10 +69,10 @@ impl Shelf {
     /// where somebody else changed what serves.
     pub fn serve(&self, slices: &Slices, read: &Revision, by: By) -> Result<(), Error> {
         let before = self.slices_before()?;
-        let (kept, mut revision) = self.kept_or_new()?;
-        let mut known = kept.len();
-        let mut history = self.with_now(kept, &before);
-        if known == 0 && before.values().any(|standing| standing.since.is_some()) {
+        let Kept { lines, mut revision, set_aside } = self.kept_or_new()?;
+        let mut known = lines.len();
+        let mut history = self.with_now(lines, &before);
+        if known == 0 && !set_aside && before.values().any(|standing| standing.since.is_some()) {
             let (kind, path) = (Kind::History.name(), self.history_file());
             tracing::warn!("{kind} {} is missing or empty: it begins anew with what serves", path.display());
         }
@@ -103,7 +111,7 @@ impl Shelf {
     }
 
     /// The same, for whoever adds to them: a damaged file is set aside, and another one begun.
-    fn kept_or_new(&self) -> Result<(Vec<Began>, Revision), Error> {
+    fn kept_or_new(&self) -> Result<Kept, Error> {
         match self.kept() {
             Err(Error::File(fault)) if fault.reason == Reason::Damaged => {
                 let moved = self.store.set_aside(&fault.path)?;
@@ -112,9 +120,10 @@ impl Shelf {
                     "{kind} {path} is damaged ({why}): it was moved to {}, and begins anew",
                     moved.display()
                 );
-                self.kept()
+                let (lines, revision) = self.kept()?;
+                Ok(Kept { lines, revision, set_aside: true })
             }
-            kept => kept,
+            kept => kept.map(|(lines, revision)| Kept { lines, revision, set_aside: false }),
         }
     }
 

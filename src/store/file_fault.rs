@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Why a file cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +47,13 @@ impl FileFault {
         format!("{} is {}", self.kind, self.reason)
     }
 
+    /// What was found, without advice: `the model file store/models/a/1.json is damaged (…)`.
+    pub fn found(&self) -> String {
+        let Self { path, kind, reason, why, .. } = self;
+        let why = if *reason == Reason::Missing { String::new() } else { format!(" ({why})") };
+        format!("{kind} {} is {reason}{why}", path.display())
+    }
+
     /// Why a file could not be read.
     pub fn reason_of(error: &io::Error) -> Reason {
         match error.kind() {
@@ -56,21 +63,11 @@ impl FileFault {
             _ => Reason::Unreadable,
         }
     }
-
-    /// The path, for lists.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 impl fmt::Display for FileFault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, kind, reason, why, advice } = self;
-        write!(out, "{kind} {} is {reason}", path.display())?;
-        if *reason != Reason::Missing {
-            write!(out, " ({why})")?;
-        }
-        write!(out, "; {advice}")
+        write!(out, "{}; {}", self.found(), self.advice)
     }
 }
 
