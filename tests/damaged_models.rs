@@ -146,7 +146,7 @@ fn damage(place: &Place, target: Target, damage: Damage) {
     match damage {
         Damage::Deleted => std::fs::remove_file(path).unwrap(),
         Damage::Empty => std::fs::write(path, b"").unwrap(),
-        Damage::Half => std::fs::write(path, &bytes[..bytes.len() / 2]).unwrap(),
+        Damage::Half => std::fs::write(path, &bytes[..bytes.len() / 2 - 7]).unwrap(),
         Damage::Garbage => std::fs::write(path, b"\x00\xffPAR1 [1, 2").unwrap(),
         Damage::Swapped => {
             let partner = place.path(&format!("store/models/{PARTNER}/{}", file(target)));
@@ -158,6 +158,8 @@ fn damage(place: &Place, target: Target, damage: Damage) {
         Damage::Directory => {
             std::fs::remove_file(&path).unwrap();
             std::fs::create_dir(&path).unwrap();
+            // To move a directory takes the right to write into it.
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
         }
     }
 }

@@ -72,9 +72,9 @@ impl Shelf {
         let Kept { lines, mut revision, set_aside } = self.kept_or_new()?;
         let mut known = lines.len();
         let mut history = self.with_now(lines, &before);
-        if known == 0 && !set_aside && before.values().any(|standing| standing.since.is_some()) {
+        if history.len() > known && !set_aside && before.values().any(|standing| standing.since.is_some()) {
             let (kind, path) = (Kind::History.name(), self.history_file());
-            tracing::warn!("{kind} {} is missing or empty: it begins anew with what serves", path.display());
+            tracing::warn!("{kind} {} did not name what serves, which was added", path.display());
         }
         let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
         let mut slices = slices.clone();
@@ -114,7 +114,7 @@ impl Shelf {
     fn kept_or_new(&self) -> Result<Kept, Error> {
         match self.kept() {
             Err(Error::File(fault)) if fault.reason == Reason::Damaged => {
-                let moved = self.store.set_aside(&fault.path)?;
+                let moved = self.set_aside(&fault)?;
                 let (path, kind, why) = (fault.path.display(), fault.kind, &fault.why);
                 tracing::warn!(
                     "{kind} {path} is damaged ({why}): it was moved to {}, and begins anew",

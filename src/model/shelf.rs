@@ -72,6 +72,17 @@ impl Shelf {
         Ok((slices.map_err(|e| Kind::Slices.fault(&path, Reason::Damaged, e.to_string()))?, revision))
     }
 
+    /// Moves a damaged file away, so that another one can take its name.
+    ///
+    /// # Errors
+    /// The fault itself where the file cannot be moved: it stops this segmentation, and no other.
+    pub(super) fn set_aside(&self, fault: &FileFault) -> Result<PathBuf, Error> {
+        self.store.set_aside(&fault.path).map_err(|error| {
+            let why = format!("{}, and it cannot be moved away: {error}", fault.why);
+            Error::File(Box::new(FileFault { why, ..fault.clone() }))
+        })
+    }
+
     fn slices_file(&self) -> PathBuf {
         self.dir.join("slices.json")
     }
@@ -100,7 +111,7 @@ impl Shelf {
         }
         let moved = match fault.reason {
             Reason::Missing => String::new(),
-            _ => format!(" it was moved to {};", self.store.set_aside(&fault.path)?.display()),
+            _ => format!(" it was moved to {};", self.set_aside(&fault)?.display()),
         };
         let chosen: Vec<String> = slices
             .iter()
