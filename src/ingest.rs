@@ -8,6 +8,7 @@
 mod control;
 mod identity;
 mod lane;
+mod once;
 mod reader;
 
 use std::collections::BTreeMap;
@@ -15,21 +16,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use datafusion::arrow::error::ArrowError;
 
 use crate::batch::Limits;
 use crate::broker::embedded::Backlog;
-use crate::broker::{self, Cluster, Consumer, Gap, Group, NotNow, Reading, Start};
+use crate::broker::{self, Bound, Cluster, Consumer, Gap, Group, NotNow, Reading, Start};
 use crate::record::Fields;
 use crate::store::{self, Policy, Rolled, Store};
 
 pub use control::{Control, Flush, Progress, Summary};
 use identity::Identity;
+use once::Once;
 
 /// How long to wait before everything is read again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long a stop takes to be heard in a pause, at most.
+const STOP_CHECK: Duration = Duration::from_millis(50);
 /// How long upkeep waits for a broker: it must not hold up an end.
 const UPKEEP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bytes of fetched records that wait in a partition's queue, at most.
@@ -84,24 +88,33 @@ pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
     let mut skips = Skips::new();
     let mut partitions = job.partitions;
     let mut begun = false;
+    let told = Once::default();
     let gaps = loop {
         let ended = connect(job, partitions, &skips).and_then(|(consumer, starts)| {
-            begun = true;
-            let ended = session(job, control, &consumer, partitions, &starts);
+            let ended = session(job, control, &consumer, partitions, &starts, &mut begun);
             consumer.close();
+            control.set_reading(false);
             ended
         });
         let ended = match ended {
-            // A broker that goes while it is asked something is no reason to go as well.
-            Err(Error::Broker(error)) if begun && error.passes() => Ended::Again(error.to_string()),
+            // A broker that goes while it is asked something is no reason to go as well. But one that never answered is most likely
+            // another than was meant.
+            Err(Error::Broker(error)) if error.passes() && (begun || !error.is_unreachable()) => {
+                Ended::Again(error.to_string())
+            }
             other => other?,
         };
         match ended {
             Ended::Done(gaps) => break gaps,
             Ended::Again(_) if control.stopping() => break Vec::new(),
             Ended::Again(why) => {
-                tracing::warn!("{why}; reading again from where the store ends");
-                thread::sleep(PAUSE);
+                if told.is_new(&why) {
+                    tracing::warn!("{why}; reading again from where the store ends");
+                }
+                let until = Instant::now() + PAUSE;
+                while !control.stopping() && Instant::now() < until {
+                    thread::sleep(STOP_CHECK);
+                }
             }
             Ended::Skipping(gaps) => {
                 for gap in gaps {
@@ -129,21 +142,24 @@ fn connect(job: &Job, partitions: i32, skips: &Skips) -> Result<(Consumer, Vec<S
     let Job { cluster, topic, store, embedded, .. } = job;
     let share = job.memory / 4 / usize::try_from(partitions).unwrap_or(1).max(1);
     let reading = Reading { embedded: *embedded, queue_bytes: share.min(QUEUE_BYTES), refresh: job.upkeep };
-    if let Some(group) = &job.group {
-        let (store, asked, name, skips) = (store.clone(), cluster.clone(), topic.clone(), skips.clone());
-        let resolve = move |partition| {
-            recover(&store, &asked, &name, partition, false, &skips).map_err(|error| NotNow {
-                passes: matches!(&error, Error::Broker(error) if error.passes()),
-                why: error.to_string(),
-            })
-        };
-        return Ok((Consumer::join(cluster, topic, group, reading, Box::new(resolve))?, Vec::new()));
+    let all: Vec<i32> = (0..partitions).collect();
+    let Some(group) = &job.group else {
+        let starts = recover(store, cluster, topic, &all, *embedded, skips)?;
+        return Ok((Consumer::assign(cluster, topic, &starts, reading)?, starts));
+    };
+    // A member that can't reach the brokers would wait for its group without a word.
+    match cluster.offsets(topic, &all, Bound::Latest) {
+        Err(error @ broker::Error::Leaderless { .. }) => tracing::warn!("{error}; trying again"),
+        other => drop(other?),
     }
-    let mut starts = Vec::new();
-    for partition in 0..partitions {
-        starts.push(recover(store, cluster, topic, partition, *embedded, skips)?);
-    }
-    Ok((Consumer::assign(cluster, topic, &starts, reading)?, starts))
+    let (store, asked, name, skips) = (store.clone(), cluster.clone(), topic.clone(), skips.clone());
+    let resolve = move |partitions: &[i32]| {
+        recover(&store, &asked, &name, partitions, false, &skips).map_err(|error| NotNow {
+            passes: matches!(&error, Error::Broker(error) if error.passes()),
+            why: error.to_string(),
+        })
+    };
+    Ok((Consumer::join(cluster, topic, group, reading, Box::new(resolve))?, Vec::new()))
 }
 
 /// Each partition goes on where its log ends, and a new log begins where the topic does.
@@ -151,22 +167,30 @@ fn recover(
     store: &Store,
     cluster: &Cluster,
     topic: &str,
-    partition: i32,
+    partitions: &[i32],
     embedded: bool,
     skips: &Skips,
-) -> Result<Start, Error> {
-    let log = store.log(topic, partition);
-    log.set_damaged_aside()?;
-    let next = match log.next()? {
-        Some(next) => next,
-        None => {
-            let lows = if embedded { Vec::new() } else { broker::low_watermarks(cluster, topic, &[partition])? };
-            log.begin(lows.first().copied().unwrap_or(0))?;
-            log.next()?.unwrap_or(0)
-        }
+) -> Result<Vec<Start>, Error> {
+    let mut ends = BTreeMap::new();
+    for &partition in partitions {
+        let log = store.log(topic, partition);
+        log.set_damaged_aside()?;
+        ends.insert(partition, log.next()?);
+    }
+    let new: Vec<i32> = ends.iter().filter(|(_, next)| next.is_none()).map(|(&partition, _)| partition).collect();
+    let lows =
+        if embedded || new.is_empty() { BTreeMap::new() } else { cluster.offsets(topic, &new, Bound::Earliest)? };
+    for partition in new {
+        let log = store.log(topic, partition);
+        log.begin(lows.get(&partition).copied().unwrap_or(0))?;
+        ends.insert(partition, log.next()?);
+    }
+    let start = |(partition, next): (i32, Option<i64>)| {
+        let next = next.unwrap_or(0);
+        let offset = skips.get(&partition).map_or(next, |after| next.max(*after));
+        Start { partition, next, offset, base: if embedded { next } else { 0 } }
     };
-    let offset = skips.get(&partition).map_or(next, |after| next.max(*after));
-    Ok(Start { partition, next, offset, base: if embedded { next } else { 0 } })
+    Ok(ends.into_iter().map(start).collect())
 }
 
 enum Ended {
@@ -202,6 +226,8 @@ struct Shared<'s> {
     identity: Identity,
     lanes: AtomicUsize,
     reports: Sender<Report>,
+    /// What was warned of.
+    told: Once,
 }
 
 impl Shared<'_> {
@@ -226,15 +252,17 @@ fn session(
     consumer: &Consumer,
     partitions: i32,
     starts: &[Start],
+    begun: &mut bool,
 ) -> Result<Ended, Error> {
     let (reports, reported) = channel();
     let (abandon, heard, lanes) = (AtomicBool::new(false), AtomicBool::new(true), AtomicUsize::new(0));
     let identity = Identity::default();
-    let shared = Shared { job, control, consumer, abandon, heard, identity, lanes, reports };
+    let told = Once::default();
+    let shared = Shared { job, control, consumer, abandon, heard, identity, lanes, reports, told };
     let ended = thread::scope(|scope| {
         let (_until_here, over) = channel();
         scope.spawn(|| upkeep(&shared, partitions, over));
-        reader::Reader::new(&shared, scope).run(starts, &reported)
+        reader::Reader::new(&shared, scope).run(starts, &reported, begun)
     })?;
     // A lane may have failed while it wrote its last file.
     for report in reported.try_iter() {

@@ -25,6 +25,8 @@ pub mod broker;
 
 pub mod record;
 
+pub mod times;
+
 pub mod batch;
 
 pub mod store;

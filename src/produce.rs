@@ -1,19 +1,114 @@
-//! Rows of a file to a topic, in the order of the file.
+//! Rows of a file, or of a pipe, to a topic, in their order.
 
+mod pipe;
+
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::broker::embedded::Backlog;
-use crate::broker::{self, Acknowledged, Producer};
+use crate::broker::{self, Acknowledged, Producer, Row};
 use crate::rows::{self, Rows};
 
-/// What stopped the sending.
+pub use pipe::Pipe;
+
+/// How long at a time a pipe is waited for.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// What stopped the sending, and how far it came.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{source} ({sent} rows before it were sent)")]
-    Rows { source: rows::Error, sent: u64 },
-    #[error("{source} ({sent} rows before it were acknowledged)")]
-    Broker { source: broker::Error, sent: u64 },
+    /// The file is at fault.
+    #[error("{source}; {}", Progress(acknowledged, None))]
+    Rows { source: rows::Error, acknowledged: Box<Acknowledged> },
+    /// A row did not arrive.
+    #[error("{path}, line {line}: {source}; {}", Progress(acknowledged, Some(*line)), path = path.display())]
+    Row { path: PathBuf, line: u64, source: Box<broker::Error>, acknowledged: Box<Acknowledged> },
+}
+
+impl Error {
+    /// What was acknowledged before.
+    pub fn acknowledged(&self) -> &Acknowledged {
+        match self {
+            Self::Rows { acknowledged, .. } | Self::Row { acknowledged, .. } => acknowledged,
+        }
+    }
+}
+
+/// `200 rows were acknowledged, up to line 200`. The line is that of the row that failed.
+struct Progress<'a>(&'a Acknowledged, Option<u64>);
+
+impl fmt::Display for Progress<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Acknowledged { records, last_line, unknown, .. } = self.0;
+        match records {
+            0 => write!(f, "no row was acknowledged")?,
+            1 => write!(f, "1 row was acknowledged, line {last_line}")?,
+            _ => write!(f, "{records} rows were acknowledged, the last is line {last_line}")?,
+        }
+        if self.1.is_some_and(|failed| *last_line > failed) {
+            write!(f, " (rows behind the one that failed are among them)")?;
+        }
+        if *unknown > 0 {
+            write!(f, "; {unknown} more were sent without an answer, and may have arrived")?;
+        }
+        Ok(())
+    }
+}
+
+/// Where rows come from.
+pub trait Feed {
+    /// Puts the next row into `json`, in place of what was there.
+    ///
+    /// # Errors
+    /// If the row, or the input, is at fault.
+    fn next(&mut self, json: &mut String) -> Result<Next, rows::Error>;
+
+    /// Bytes read so far.
+    fn position(&self) -> u64;
+
+    /// How errors name it.
+    fn name(&self) -> PathBuf;
+
+    /// Asks for no more than what was read already.
+    fn stop(&mut self) -> Rest;
+}
+
+/// What a [`Feed`] has next.
+pub enum Next {
+    /// A row, which begins in this line.
+    Row(u64),
+    /// Nothing yet.
+    Idle,
+    End,
+}
+
+/// What is left of a [`Feed`] that was stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// Rows that were read from a pipe, and are gone from it.
+    Read,
+    /// Nothing that could not be read again.
+    Nothing,
+}
+
+impl Feed for Rows {
+    fn next(&mut self, json: &mut String) -> Result<Next, rows::Error> {
+        Ok(self.next_row(json)?.map_or(Next::End, Next::Row))
+    }
+
+    fn position(&self) -> u64 {
+        Rows::position(self)
+    }
+
+    fn name(&self) -> PathBuf {
+        self.path().to_owned()
+    }
+
+    fn stop(&mut self) -> Rest {
+        Rest::Nothing
+    }
 }
 
 /// A replay marks each row, leaves out those that the store has already, and never runs far ahead of the reader.
@@ -34,24 +129,68 @@ pub struct Options<'a> {
     pub replay: Option<Replay<'a>>,
 }
 
-/// Sends all rows, waits for every acknowledgement, and says what was acknowledged. `stop` ends it early, `tick` hears
-/// the rows sent and the bytes read now and then.
+/// Sends all rows, waits for every acknowledgement, and says what was acknowledged. `stop` ends it early: what was read from a pipe is
+/// still sent. `tick` hears the rows sent and the bytes read now and then.
+///
+/// # Errors
+/// If a row is at fault, or did not arrive: in either case with what was acknowledged.
 pub fn send(
     mut producer: Producer,
-    rows: &mut Rows,
+    feed: &mut impl Feed,
+    options: &Options<'_>,
+    stop: &AtomicBool,
+    tick: impl FnMut(u64, u64),
+) -> Result<Acknowledged, Error> {
+    let ended = feed_all(&mut producer, feed, options, stop, tick);
+    let (acknowledged, failure) = producer.finish(stop);
+    let row = |line, source: broker::Error, acknowledged: Acknowledged| Error::Row {
+        path: feed.name(),
+        line,
+        source: Box::new(source),
+        acknowledged: Box::new(acknowledged),
+    };
+    match (failure, ended) {
+        (Some(failure), _) => Err(row(failure.line, failure.error, acknowledged)),
+        (None, Err(Fault::Rows(source))) => Err(Error::Rows { source, acknowledged: Box::new(acknowledged) }),
+        (None, Err(Fault::Row { line, source })) => Err(row(line, source, acknowledged)),
+        (None, Ok(())) => Ok(acknowledged),
+    }
+}
+
+/// What ends the feeding.
+enum Fault {
+    Rows(rows::Error),
+    Row { line: u64, source: broker::Error },
+}
+
+fn feed_all(
+    producer: &mut Producer,
+    feed: &mut impl Feed,
     options: &Options<'_>,
     stop: &AtomicBool,
     mut tick: impl FnMut(u64, u64),
-) -> Result<Acknowledged, Error> {
+) -> Result<(), Fault> {
     let start = Instant::now();
     let mut json = String::new();
     let mut sent = 0_u64;
     let mut row = 0_u64;
+    let mut rest = None;
     loop {
-        if stop.load(Ordering::Relaxed) {
+        if stop.load(Ordering::Relaxed) && *rest.get_or_insert_with(|| feed.stop()) == Rest::Nothing {
             break;
         }
-        let Some(line) = rows.next_row(&mut json).map_err(|source| Error::Rows { source, sent })? else { break };
+        let line = match feed.next(&mut json).map_err(Fault::Rows)? {
+            Next::Row(line) => line,
+            Next::Idle => {
+                producer.poll(Duration::ZERO);
+                tick(sent, feed.position());
+                if producer.has_failed() {
+                    break;
+                }
+                continue;
+            }
+            Next::End => break,
+        };
         let number = row;
         row += 1;
         let mut mark = None;
@@ -66,32 +205,39 @@ pub fn send(
             }
             mark = Some((replay.hash, number));
         }
-        if let Some(rate) = options.rate {
-            pace(start, sent, rate, stop, &producer);
+        if let Some(rate) = options.rate
+            && !pace(start, sent, rate, stop, producer)
+        {
+            break;
         }
-        if let Err(source) = producer.send(json.as_bytes(), line, mark) {
-            return Err(Error::Broker { source, sent: producer.acknowledged().records });
+        let record = Row { payload: json.as_bytes(), line, replay: mark };
+        if !producer.send(record, stop).map_err(|source| Fault::Row { line, source })? {
+            break;
         }
         sent += 1;
         if sent.is_multiple_of(256) {
-            tick(sent, rows.position());
+            tick(sent, feed.position());
         }
     }
-    tick(sent, rows.position());
-    producer.finish().map_err(|source| Error::Broker { source, sent })
+    tick(sent, feed.position());
+    Ok(())
 }
 
-/// Waits until row `sent` is due.
-fn pace(start: Instant, sent: u64, rate: f64, stop: &AtomicBool, producer: &Producer) {
-    let due = start + Duration::from_secs_f64(sent as f64 / rate);
+/// Waits until row `sent` is due; `false` if another one failed meanwhile.
+fn pace(start: Instant, sent: u64, rate: f64, stop: &AtomicBool, producer: &mut Producer) -> bool {
+    let wait = Duration::try_from_secs_f64(sent as f64 / rate).unwrap_or(Duration::MAX);
     while !stop.load(Ordering::Relaxed) {
-        let left = due.saturating_duration_since(Instant::now());
+        let left = wait.saturating_sub(start.elapsed());
         if left.is_zero() {
             break;
         }
-        producer.poll();
-        std::thread::sleep(left.min(Duration::from_millis(100)));
+        producer.poll(Duration::ZERO);
+        if producer.has_failed() {
+            return false;
+        }
+        std::thread::sleep(left.min(IDLE));
     }
+    true
 }
 
 /// A set of row numbers, one bit each.

@@ -110,10 +110,13 @@ impl Rows {
         Self::new(&source.name(), source.open()?)
     }
 
+    /// How errors name what is read.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn new(path: &Path, mut input: Box<dyn Read + Send>) -> Result<Self, Error> {
-        // Enough to see past a byte-order mark and blank lines.
-        let mut head = Vec::new();
-        input.by_ref().take(4096).read_to_end(&mut head).map_err(Error::io(path))?;
+        let mut head = read_head(&mut input).map_err(Error::io(path))?;
         let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head);
         let first = text.iter().find(|byte| !byte.is_ascii_whitespace()).copied();
         let ndjson = match first {
@@ -224,6 +227,29 @@ pub(crate) fn line_fault(error: &csv::Error, behind: u64) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// Bytes that are looked at before the first row is read, at most: past a byte-order mark and blank lines.
+const HEAD: usize = 4096;
+
+/// Reads until the first line is known, or its kind. No further: the rest of a pipe may be long in coming.
+fn read_head(input: &mut dyn Read) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    let mut chunk = [0; HEAD];
+    while head.len() < HEAD {
+        let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head);
+        let first = text.iter().position(|byte| !byte.is_ascii_whitespace());
+        if first.is_some_and(|at| matches!(text[at], b'{' | b'[') || text[at..].contains(&b'\n')) {
+            break;
+        }
+        match input.read(&mut chunk[..HEAD - head.len()]) {
+            Ok(0) => break,
+            Ok(read) => head.extend_from_slice(&chunk[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(head)
 }
 
 /// Watches the quotes of CSV as it is read: the csv crate takes what RFC 4180 does not allow, and an open quote would

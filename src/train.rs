@@ -525,7 +525,7 @@ impl Job<'_> {
             inertia: fit.inertia,
             silhouette,
             iterations: fit.iterations as u64,
-            trained_at: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+            trained_at: crate::times::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
             moved,
             clusters,
             words_changed: changed,

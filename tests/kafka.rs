@@ -2,12 +2,14 @@
 
 mod common;
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use common::acl::{self, Operation, Resource};
 use common::{Place, kafka};
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
+use rdkafka::consumer::Consumer as _;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 /// A topic name that nobody has used.
@@ -285,4 +287,205 @@ fn an_ingest_alone_tells_metrics_and_json_logs_how_far_it_is() {
         (&3000.into(), &0.into(), &format!("{:020}", 0).into())
     );
     assert_eq!(worker.interrupt().code, Some(0));
+}
+
+/// The arguments of a user who needs what ACLs allow.
+fn as_user(servers: &str) -> Vec<String> {
+    let mut args = vec!["--bootstrap-servers".to_owned(), servers.to_owned(), "--timeout".to_owned(), "5".to_owned()];
+    let (user, password) = (setting("USER"), setting("PASSWORD"));
+    for setting in ["security.protocol=SASL_PLAINTEXT", "sasl.mechanism=SCRAM-SHA-256"] {
+        args.extend(["-X".to_owned(), setting.to_owned()]);
+    }
+    args.extend([
+        "-X".to_owned(),
+        format!("sasl.username={user}"),
+        "-X".to_owned(),
+        format!("sasl.password={password}"),
+    ]);
+    args
+}
+
+/// What a command says that must fail with exit code 1 within these seconds.
+fn refused(place: &Place, seconds: u64, args: &[&str]) -> String {
+    let began = Instant::now();
+    let error = place.fails(1, args);
+    assert!(began.elapsed() < Duration::from_secs(seconds), "{args:?} took {:?}: {error}", began.elapsed());
+    error
+}
+
+#[tokio::test]
+async fn a_broker_that_refuses_is_quoted_and_ends_the_command() {
+    let Some(servers) = kafka() else { return };
+    let place = Place::new();
+    place.write("rows.csv", "product_id\na\nb\n");
+    let admin = admin(&servers);
+    let (open, unread, unwritten, group) = (topic("open"), topic("unread"), topic("unwritten"), topic("group"));
+    for name in [&open, &unread, &unwritten] {
+        make(&admin, name).await;
+        send_to(&servers, name, 0..1);
+    }
+    let describe = Operation::RD_KAFKA_ACL_OPERATION_DESCRIBE;
+    acl::allow(&servers, Resource::RD_KAFKA_RESOURCE_TOPIC, &unread, describe, &setting("USER"));
+    acl::allow(&servers, Resource::RD_KAFKA_RESOURCE_TOPIC, &unwritten, describe, &setting("USER"));
+    acl::allow(&servers, Resource::RD_KAFKA_RESOURCE_GROUP, &group, Operation::RD_KAFKA_ACL_OPERATION_READ, "other");
+    let user = as_user(&setting("SASL"));
+    let user: Vec<&str> = user.iter().map(String::as_str).collect();
+    let ask = |args: &[&str], topic: &str| refused(&place, 9, &[args, &["--topic", topic], &user].concat());
+
+    let error = ask(&["ingest", "--group", &group], &open);
+    assert!(error.contains(&format!("cannot join the group {group} at ")), "{error}");
+    assert!(error.contains("Broker: Group authorization failed; the user needs Read on the group"), "{error}");
+    let alone: [&[&str]; 4] = [
+        &["ingest", "--store", "b"],
+        &["ingest", "--store", "b", "--until-end"],
+        &["ingest", "--store", "b", "--group", "free"],
+        &["init", &unread],
+    ];
+    for args in alone {
+        let error = if args[0] == "init" { refused(&place, 9, &[args, &user].concat()) } else { ask(args, &unread) };
+        assert!(error.contains(&format!("cannot read the topic {unread} at ")), "{error}");
+        assert!(error.contains("Broker: Topic authorization failed; the user needs Describe and Read"), "{error}");
+    }
+    let error = ask(&["up", "--bind", "127.0.0.1:0", "--store", "up"], &unread);
+    assert!(error.contains("Broker: Topic authorization failed"), "{error}");
+    let ended = place.run(&[&["doctor", "--topic", &unread][..], &user].concat());
+    assert!(ended.code == Some(1) && ended.stdout.contains("Broker: Topic authorization failed"), "{}", ended.stdout);
+    let error = ask(&["produce", "rows.csv"], &unwritten);
+    assert!(error.contains("rows.csv, line 2: cannot write to the topic"), "{error}");
+    assert!(error.contains("Broker: Topic authorization failed"), "{error}");
+    assert!(error.ends_with("no row was acknowledged"), "{error}");
+
+    // Alone, a worker commits as advice only: what is refused there is a warning.
+    acl::allow(
+        &servers,
+        Resource::RD_KAFKA_RESOURCE_GROUP,
+        "tercile",
+        Operation::RD_KAFKA_ACL_OPERATION_READ,
+        "ANONYMOUS",
+    );
+    let worker =
+        place.start(&[&["ingest", "--store", "alone", "--batch-age", "0.2", "--topic", &open][..], &user].concat());
+    worker.said("takes no positions of the group tercile: Broker: Group authorization failed");
+    let stored = |path: &std::path::PathBuf| path.extension().is_some_and(|extension| extension == "parquet");
+    common::eventually("its record", || common::files(&place.path("alone/records")).iter().any(stored));
+    let ended = worker.interrupt();
+    assert!(ended.code == Some(0) && ended.stderr.contains("stored 1 in 1 file"), "{}", ended.stderr);
+    assert_eq!(ended.stderr.matches("takes no positions").count(), 1, "{}", ended.stderr);
+}
+
+#[test]
+fn what_a_group_cannot_agree_on_is_told_at_once() {
+    let Some(servers) = kafka() else { return };
+    let (place, topic) = (Place::new(), made(&servers));
+    let to = ["--bootstrap-servers", &servers, "--topic", &topic];
+    for timeout in [&["-X", "session.timeout.ms=1"][..], &["--session-timeout", "1"]] {
+        let error = refused(&place, 9, &[&["ingest", "--group", "short"], timeout, &to].concat());
+        assert!(
+            error.contains("cannot join the group short at ") && error.contains("Invalid session timeout"),
+            "{error}"
+        );
+        assert!(error.contains("group.min.session.timeout.ms"), "{error}");
+    }
+    let group = format!("{topic}-range");
+    let other: rdkafka::consumer::BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &servers)
+        .set("group.id", &group)
+        .set("partition.assignment.strategy", "range")
+        .create()
+        .unwrap();
+    other.subscribe(&[&topic]).unwrap();
+    common::eventually("the other member", || {
+        let _ = other.poll(Duration::from_millis(100));
+        other.assignment().unwrap().count() > 0
+    });
+    let error = refused(&place, 9, &[&["ingest", "--group", &group][..], &to].concat());
+    assert!(error.contains("Broker: Inconsistent group protocol"), "{error}");
+    let error = place.fails(1, &[&["ingest", "-X", "partition.assignment.strategy=range"][..], &to].concat());
+    assert!(error.contains("partition.assignment.strategy is tercile's own"), "{error}");
+}
+
+#[test]
+fn a_broker_that_cannot_be_reached_is_named_with_the_reason() {
+    let Some(servers) = kafka() else { return };
+    let (place, topic) = (Place::new(), made(&servers));
+    place.write("rows.csv", "product_id\na\n");
+    place.ok(&["ingest", "--until-end", "--store", "old", "--bootstrap-servers", &servers, "--topic", &topic]);
+    let astray = ["--bootstrap-servers", &setting("ASTRAY"), "--timeout", "3", "--topic", &topic];
+    let commands: [&[&str]; 6] = [
+        &["ingest"],
+        &["ingest", "--store", "old"],
+        &["ingest", "--group", "g"],
+        &["produce", "rows.csv"],
+        &["up", "--bind", "127.0.0.1:0", "--store", "up"],
+        &["init", &topic, "--sql", "new"],
+    ];
+    for command in commands {
+        let to = if command[0] == "init" { &astray[..4] } else { &astray };
+        let error = refused(&place, 7, &[command, to].concat());
+        assert!(error.contains("within 3s: the cluster advertises a broker as kafka.invalid:"), "{error}");
+        assert!(error.contains("Failed to resolve") && error.contains("check advertised.listeners"), "{error}");
+    }
+    let protocol = |to: &str, protocol: &str, hint: &str| {
+        let protocol = format!("security.protocol={protocol}");
+        let error = refused(&place, 6, &["ingest", "--bootstrap-servers", to, "--timeout", "2", "-X", &protocol]);
+        assert!(error.contains(hint), "{error}");
+    };
+    protocol(&servers, "ssl", "may not speak TLS");
+    protocol(&setting("SSL"), "plaintext", "may expect another security.protocol");
+    protocol(&setting("SASL"), "plaintext", "may expect another security.protocol");
+    let user = as_user(&setting("SASL"));
+    let user: Vec<&str> = user.iter().map(String::as_str).collect();
+    let wrong = ["-X", "sasl.password=wrong"];
+    let error = refused(&place, 5, &[&["produce", "rows.csv"], &user[..], &wrong].concat());
+    assert!(error.contains("Authentication failed"), "{error}");
+}
+
+#[tokio::test]
+async fn many_partitions_are_asked_about_at_once() {
+    let Some(servers) = kafka() else { return };
+    let (place, topic) = (Place::new(), topic("many"));
+    let new = NewTopic::new(&topic, 300, TopicReplication::Fixed(1));
+    admin(&servers).create_topics([&new], &AdminOptions::new()).await.unwrap();
+    let to = ["--bootstrap-servers", &servers, "--topic", &topic];
+    common::eventually("the topic", || place.run(&[&["ingest", "--until-end"][..], &to].concat()).code == Some(0));
+    // The best of three: what else runs on the machine is not ours.
+    let times = (0..3).map(|_| {
+        let began = Instant::now();
+        place.ok(&[&["ingest", "--until-end"][..], &to].concat());
+        began.elapsed()
+    });
+    let best = times.min().unwrap();
+    assert!(best < Duration::from_secs(2), "{best:?}");
+    let worker = place.start(&[&["ingest"][..], &to].concat());
+    worker.said("reading many");
+    let began = Instant::now();
+    assert_eq!(worker.interrupt().code, Some(0));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn the_row_that_failed_is_named_and_those_before_it_are_counted() {
+    let Some(servers) = kafka() else { return };
+    let (place, topic) = (Place::new(), topic("small"));
+    let new = NewTopic::new(&topic, 1, TopicReplication::Fixed(1)).set("max.message.bytes", "2000");
+    admin(&servers).create_topics([&new], &AdminOptions::new()).await.unwrap();
+    // Letters that no compression makes small.
+    let mut seed = 1_u64;
+    let mut letters = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(b'a' + (seed >> 33) as u8 % 26)
+    };
+    let large: String = (0..6000).map(|_| letters()).collect();
+    let rows: String =
+        (0..300).map(|i| format!("{{\"i\":{i},\"t\":\"{}\"}}\n", if i == 200 { &*large } else { "x" })).collect();
+    place.write("rows.ndjson", rows);
+    let error = place.fails(1, &["produce", "rows.ndjson", "--bootstrap-servers", &servers, "--topic", &topic]);
+    assert!(error.contains("rows.ndjson, line 201: cannot write to the topic"), "{error}");
+    assert!(
+        error.contains("Message size too large (the row has 6016 bytes, its max.message.bytes is 2000)"),
+        "{error}"
+    );
+    assert!(error.ends_with("200 rows were acknowledged, the last is line 200"), "{error}");
+    let ended = place.run(&["ingest", "--until-end", "--bootstrap-servers", &servers, "--topic", &topic]);
+    assert!(ended.stderr.contains("received 200 records"), "{}", ended.stderr);
 }

@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use crate::store::{self, Revision, Store};
+use crate::times;
 
 /// What every key begins with, so that people and scanners know one when they see it.
 const PREFIX: &str = "tercile_";
@@ -63,7 +64,7 @@ impl Key {
     /// Whether its time is over. An end that can't be read is over.
     pub fn expired(&self) -> bool {
         let end = |text: &String| DateTime::parse_from_rfc3339(text).map_or(DateTime::UNIX_EPOCH, |end| end.to_utc());
-        self.expires_at.as_ref().map(end).is_some_and(|end| end <= Utc::now())
+        self.expires_at.as_ref().map(end).is_some_and(|end| end <= times::now())
     }
 }
 
@@ -129,7 +130,7 @@ pub fn create(store: &Store, name: &str, scope: Scope, lifetime: Option<TimeDelt
     getrandom::fill(&mut secret).map_err(Error::Random)?;
     let key = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(secret));
     let at = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
-    let now = Utc::now();
+    let now = times::now();
     change(store, |content| {
         if content.keys.iter().any(|known| known.name == name) {
             return Err(Error::Taken(name.to_owned()));

@@ -171,7 +171,7 @@ impl State {
         let slots = models.segmentations.iter().flat_map(|served| &served.slots);
         let trained_at = slots.filter_map(|slot| Some(slot.serving.as_ref()?.model.trained_at.clone())).max();
         Status {
-            now: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+            now: crate::times::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
             tercile: env!("CARGO_PKG_VERSION").to_owned(),
             ready: models.ready() && !self.warming.load(Ordering::SeqCst),
             records,

@@ -9,7 +9,7 @@ use poem_openapi::{Object, OpenApi};
 
 use super::problem::{Problem, problems};
 use super::{State, Tags};
-use crate::store;
+use crate::{store, times};
 
 /// How many are shown if nobody says.
 const FEW: u16 = 50;
@@ -65,11 +65,13 @@ impl UnreadableApi {
 }
 
 fn shown(one: store::Unreadable) -> Unreadable {
-    let time = one.timestamp.and_then(chrono::DateTime::from_timestamp_millis);
     Unreadable {
         partition: one.partition,
         offset: one.offset,
-        timestamp: time.map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)),
+        timestamp: one.timestamp.map(|millis| {
+            let time = chrono::DateTime::from_timestamp_millis(millis);
+            time.map_or_else(|| times::text(millis), |time| time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
+        }),
         reason: one.reason,
         bytes: one.bytes as u64,
         start: String::from_utf8_lossy(&one.start).into_owned(),

@@ -15,10 +15,13 @@ use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaRespErr;
 
-use super::{Cluster, Error, Gap, Queue, Quiet};
+use super::context::Context;
+use super::{Bound, Cluster, Error, Gap, Queue, error, set_missing};
 
 /// How long a consumer that goes is waited for: less than a stop may take.
 const LEAVING: Duration = Duration::from_secs(4);
+/// The group that a lone worker commits to, as advice to other tools.
+const ALONE: &str = "tercile";
 /// How long the group takes to name a new member.
 const NAMED: Duration = Duration::from_millis(50);
 
@@ -36,9 +39,10 @@ pub struct Start {
 
 /// A consumer that was assigned its partitions once, with offsets, and never resets them.
 pub struct Consumer {
-    inner: BaseConsumer<Quiet>,
+    inner: BaseConsumer<Context>,
     cluster: Cluster,
     topic: String,
+    group: String,
     bases: BTreeMap<i32, i64>,
     commits: bool,
 }
@@ -56,8 +60,12 @@ pub struct Reading {
 
 /// What happened besides the messages, which wait in the [`Queue`] of their partition.
 pub enum Event {
-    /// No broker answers; it is tried again for ever.
-    Down,
+    /// No broker answers, for this reason if it is known; it is tried again for ever.
+    Down(Option<String>),
+    /// A broker refuses what reading needs, and will go on doing so.
+    Refused(Error),
+    /// Something went wrong that may pass, or that reading can do without.
+    Trouble(Trouble),
     /// The group gave us partitions, and we read them from here on.
     Assigned(Vec<Start>),
     /// The group took partitions away.
@@ -66,6 +74,14 @@ pub enum Event {
     NotNow(NotNow),
     /// It can't go on.
     Fatal(String),
+}
+
+/// What went wrong, and may pass.
+#[derive(Debug, Clone)]
+pub struct Trouble {
+    /// The kind of trouble: the same cause need not be told twice.
+    pub cause: String,
+    pub message: String,
 }
 
 /// A group of workers that share a topic.
@@ -80,8 +96,8 @@ pub struct Group {
     pub max_poll_interval: Duration,
 }
 
-/// Finds where a partition goes on, or says why it can't.
-pub type Resolve = Box<dyn Fn(i32) -> Result<Start, NotNow> + Send + Sync>;
+/// Finds where partitions go on, or says why they can't.
+pub type Resolve = Box<dyn Fn(&[i32]) -> Result<Vec<Start>, NotNow> + Send + Sync>;
 
 /// Why a partition can't be read, and whether that may pass.
 #[derive(Debug, Clone)]
@@ -112,7 +128,7 @@ impl Membership {
     /// a seek.
     pub(super) fn rebalance(
         &self,
-        consumer: &BaseConsumer<Quiet>,
+        consumer: &BaseConsumer<Context>,
         change: RDKafkaRespErr,
         list: &mut TopicPartitionList,
     ) {
@@ -142,19 +158,19 @@ impl Membership {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner).push_back(told);
     }
 
-    fn assign(&self, consumer: &BaseConsumer<Quiet>, partitions: &[i32]) -> Change {
+    fn assign(&self, consumer: &BaseConsumer<Context>, partitions: &[i32]) -> Change {
+        let starts = match (self.resolve)(partitions) {
+            Ok(starts) => starts,
+            Err(not_now) => return Change::Failed(not_now),
+        };
         let mut list = TopicPartitionList::new();
-        let mut starts = Vec::new();
-        for &partition in partitions {
-            let added = (self.resolve)(partition).and_then(|start| {
-                let for_good = |why| NotNow { why, passes: false };
-                own_queue(consumer, &self.topic, start).map_err(for_good)?;
-                starts.push(start);
-                let offset = Offset::Offset(start.offset);
-                list.add_partition_offset(&self.topic, partition, offset).map_err(|e| for_good(e.to_string()))
+        for &start in &starts {
+            let offset = Offset::Offset(start.offset);
+            let added = own_queue(consumer, &self.topic, start).and_then(|_| {
+                list.add_partition_offset(&self.topic, start.partition, offset).map_err(|e| e.to_string())
             });
-            if let Err(not_now) = added {
-                return Change::Failed(not_now);
+            if let Err(why) = added {
+                return Change::Failed(NotNow { why, passes: false });
             }
         }
         match consumer.incremental_assign(&list) {
@@ -165,7 +181,7 @@ impl Membership {
 }
 
 /// Must come before the partition is assigned.
-fn own_queue<'c>(consumer: &'c BaseConsumer<Quiet>, topic: &str, start: Start) -> Result<Queue<'c>, String> {
+fn own_queue<'c>(consumer: &'c BaseConsumer<Context>, topic: &str, start: Start) -> Result<Queue<'c>, String> {
     // SAFETY: the queue borrows the client.
     let queue = unsafe { Queue::own(consumer.client().native_ptr(), topic, start.partition, start.base) };
     queue.ok_or_else(|| format!("cannot read partition {} of {topic}: librdkafka has no queue for it", start.partition))
@@ -190,11 +206,7 @@ impl Consumer {
             ("queued.min.messages", &queue_messages),
             ("topic.metadata.refresh.interval.ms", &refresh),
         ];
-        for (key, value) in tuning {
-            if config.get(key).is_none() {
-                config.set(key, value);
-            }
-        }
+        set_missing(&mut config, &tuning);
         config
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
@@ -209,19 +221,21 @@ impl Consumer {
     /// Starts reading. A real Kafka is told how far the store is, as advice to its other users; an embedded broker would
     /// forget it anyway.
     pub fn assign(cluster: &Cluster, topic: &str, starts: &[Start], reading: Reading) -> Result<Self, Error> {
-        let inner: BaseConsumer<Quiet> = Self::config(cluster, reading)
-            .set("group.id", "tercile")
-            .create_with_context(cluster.quiet())
-            .map_err(cluster.kafka("connect to"))?;
+        let inner: BaseConsumer<Context> = Self::config(cluster, reading)
+            .set("group.id", ALONE)
+            .create_with_context(Context::new(&cluster.failures))
+            .map_err(cluster.kafka("make a consumer"))?;
+        let action = || format!("read the topic {topic}");
         let mut list = TopicPartitionList::with_capacity(starts.len());
         for &start in starts {
             own_queue(&inner, topic, start).map_err(Error::Client)?;
             list.add_partition_offset(topic, start.partition, Offset::Offset(start.offset - start.base))
-                .map_err(cluster.kafka("assign partitions of"))?;
+                .map_err(cluster.kafka(action()))?;
         }
-        inner.assign(&list).map_err(cluster.kafka("assign partitions of"))?;
+        inner.assign(&list).map_err(cluster.kafka(action()))?;
         let bases = starts.iter().map(|start| (start.partition, start.base)).collect();
-        Ok(Self { inner, cluster: cluster.clone(), topic: topic.to_owned(), bases, commits: !reading.embedded })
+        let (topic, group, commits) = (topic.to_owned(), ALONE.to_owned(), !reading.embedded);
+        Ok(Self { inner, cluster: cluster.clone(), topic, group, bases, commits })
     }
 
     /// Joins a group. What it is given comes as [`Event::Assigned`], what it must give back as [`Event::Revoked`].
@@ -233,24 +247,29 @@ impl Consumer {
         resolve: Resolve,
     ) -> Result<Self, Error> {
         let mut config = Self::config(cluster, reading);
-        config
-            .set("group.id", &group.name)
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("session.timeout.ms", group.session_timeout.as_millis().to_string())
-            // A member hears that others come or go by its heartbeat, and all wait for the last one to hear it.
-            .set("heartbeat.interval.ms", (group.session_timeout.as_millis() / 12).clamp(100, 500).to_string())
-            .set("max.poll.interval.ms", group.max_poll_interval.as_millis().to_string());
+        config.set("group.id", &group.name).set("partition.assignment.strategy", "cooperative-sticky");
+        let session = group.session_timeout.as_millis();
+        // A member hears that others come or go by its heartbeat, and all wait for the last one to hear it.
+        let heartbeat = (session / 12).clamp(100, 500).to_string();
+        let timing = [
+            ("session.timeout.ms", &*session.to_string()),
+            ("heartbeat.interval.ms", &heartbeat),
+            ("max.poll.interval.ms", &group.max_poll_interval.as_millis().to_string()),
+        ];
+        set_missing(&mut config, &timing);
         if let Some(instance) = &group.instance {
             config.set("group.instance.id", instance);
         }
         let (changes, closing) = (Mutex::default(), AtomicBool::new(false));
         let fixed = group.instance.is_some();
         let membership = Membership { topic: topic.to_owned(), fixed, resolve, changes, closing };
-        let context = Quiet { membership: Some(membership), ..cluster.quiet() };
-        let inner: BaseConsumer<Quiet> = config.create_with_context(context).map_err(cluster.kafka("connect to"))?;
-        inner.subscribe(&[topic]).map_err(cluster.kafka("join a group at"))?;
-        let (cluster, topic) = (cluster.clone(), topic.to_owned());
-        Ok(Self { inner, cluster, topic, bases: BTreeMap::new(), commits: true })
+        let mut context = Context::new(&cluster.failures);
+        context.membership = Some(membership);
+        let inner: BaseConsumer<Context> =
+            config.create_with_context(context).map_err(cluster.kafka("make a consumer"))?;
+        inner.subscribe(&[topic]).map_err(cluster.kafka(format!("join the group {}", group.name)))?;
+        let (cluster, topic, group) = (cluster.clone(), topic.to_owned(), group.name.clone());
+        Ok(Self { inner, cluster, topic, group, bases: BTreeMap::new(), commits: true })
     }
 
     fn base(&self, partition: i32) -> i64 {
@@ -284,6 +303,11 @@ impl Consumer {
                 Change::Failed(not_now) => Event::NotNow(not_now),
             });
         }
+        if let Some(code) = self.inner.context().refused_commit()
+            && error::is_permanent(code)
+        {
+            return Some(self.trouble(code, error::meaning(code)));
+        }
         match self.inner.poll(timeout)? {
             // It would be missing where it belongs.
             Ok(message) => Some(Event::Fatal(format!(
@@ -291,32 +315,78 @@ impl Consumer {
                 message.offset(),
                 message.partition()
             ))),
-            Err(KafkaError::MessageConsumptionFatal(code)) => {
-                Some(Event::Fatal(KafkaError::MessageConsumptionFatal(code).to_string()))
+            Err(KafkaError::MessageConsumptionFatal(_)) => {
+                let fatal = self.inner.client().fatal_error();
+                let why = fatal.map_or_else(
+                    || self.inner.context().reason(),
+                    |(code, reason)| format!("{reason}{}", error::advised(code)),
+                );
+                Some(Event::Fatal(why))
             }
-            Err(error) => match error.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::AllBrokersDown) => Some(Event::Down),
-                _ => {
-                    tracing::debug!(%error, "while reading");
-                    None
-                }
-            },
+            Err(error) => self.event(&error),
         }
     }
 
-    /// The first offset a partition holds and the one its next record will get, as the store counts.
-    pub fn watermarks(&self, partition: i32) -> Result<(i64, i64), Error> {
-        let base = self.base(partition);
-        let (low, high) = self
-            .inner
-            .fetch_watermarks(&self.topic, partition, self.cluster.timeout)
-            .map_err(self.cluster.kafka("read the offsets of"))?;
-        Ok((low + base, high + base))
+    /// What an error that librdkafka returned means for whoever reads.
+    fn event(&self, error: &KafkaError) -> Option<Event> {
+        let code = error.rdkafka_error_code()?;
+        let group = &self.inner.context().membership;
+        match code {
+            RDKafkaErrorCode::AllBrokersDown => Some(Event::Down(self.cluster.failure())),
+            // The reason is kept, and told once it is known that no broker is left.
+            _ if error::is_about_a_connection(code) => None,
+            _ if group.is_none() && error::is_about_groups(code) => Some(self.trouble(code, error::meaning(code))),
+            _ if error::is_permanent(code) => Some(Event::Refused(self.refused(code))),
+            _ => Some(self.trouble(code, self.inner.context().reason())),
+        }
+    }
+
+    fn trouble(&self, code: RDKafkaErrorCode, reason: String) -> Event {
+        let servers = &self.cluster.servers;
+        let message = if self.inner.context().membership.is_none() && error::is_about_groups(code) {
+            format!(
+                "{servers} takes no positions of the group {}: {reason}; other tools don't see how far this worker is, and nothing \
+                 else depends on it; grant the user Read on the group to change that",
+                self.group
+            )
+        } else {
+            format!("{servers}: {reason}{}; trying again", error::advised(code))
+        };
+        Event::Trouble(Trouble { cause: format!("{code:?}"), message })
+    }
+
+    /// The error for a code that ends the reading.
+    pub fn refused(&self, code: RDKafkaErrorCode) -> Error {
+        let group = self.inner.context().membership.is_some() && code != RDKafkaErrorCode::TopicAuthorizationFailed;
+        let action =
+            if group { format!("join the group {}", self.group) } else { format!("read the topic {}", self.topic) };
+        let reason = error::meaning(code);
+        Error::Refused { action, servers: self.cluster.servers.clone(), code, reason }
+    }
+
+    /// Why connections fail, if they failed just now.
+    pub fn failure(&self) -> Option<String> {
+        self.cluster.failure()
+    }
+
+    /// The first offset that each of these partitions holds, or the one that its next record will get, as the store counts; all asked
+    /// for at once.
+    ///
+    /// # Errors
+    /// As [`Cluster::offsets`].
+    pub fn offsets(&self, partitions: &[i32], bound: Bound) -> Result<BTreeMap<i32, i64>, Error> {
+        let mut found = self.cluster.offsets_by(self.inner.client(), &self.topic, partitions, bound)?;
+        for (&partition, offset) in &mut found {
+            *offset += self.base(partition);
+        }
+        Ok(found)
     }
 
     /// What is missing where the broker holds nothing of this position any more, or nothing of it yet.
     pub fn gap(&self, partition: i32, expected: i64) -> Result<Option<Gap>, Error> {
-        let (low, high) = self.watermarks(partition)?;
+        let bound =
+            |bound| Ok::<_, Error>(self.offsets(&[partition], bound)?.get(&partition).copied().unwrap_or(expected));
+        let (low, high) = (bound(Bound::Earliest)?, bound(Bound::Latest)?);
         let missing = expected < low || expected > high;
         Ok(missing.then(|| Gap { topic: self.topic.clone(), partition, expected, found: low }))
     }
@@ -409,18 +479,4 @@ impl Drop for Consumer {
             }
         }
     }
-}
-
-/// The first offset of each partition of a topic that nobody reads yet.
-pub fn low_watermarks(cluster: &Cluster, topic: &str, partitions: &[i32]) -> Result<Vec<i64>, Error> {
-    let client = cluster.asking()?;
-    partitions
-        .iter()
-        .map(|&partition| {
-            client
-                .fetch_watermarks(topic, partition, cluster.timeout)
-                .map(|(low, _)| low)
-                .map_err(cluster.kafka("read the offsets of"))
-        })
-        .collect()
 }

@@ -3,29 +3,36 @@
 //! Input: addresses and topics. Output: messages with partition, offset and timestamp; acknowledged records. The rest of
 //! the program knows a Kafka by [`Cluster`], whichever it is.
 
+mod admin;
 mod consumer;
+mod context;
 pub mod embedded;
+mod error;
 mod headers;
+mod probe;
 mod producer;
 mod queue;
 mod settings;
 mod topic_id;
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::TopicPartitionList;
-use rdkafka::types::{RDKafkaConfRes, RDKafkaRespErr};
+use rdkafka::metadata::Metadata;
+use rdkafka::types::RDKafkaConfRes;
 
-pub use consumer::{Consumer, Event, Group, NotNow, Reading, Start, low_watermarks};
+pub use admin::Bound;
+pub use consumer::{Consumer, Event, Group, NotNow, Reading, Start, Trouble};
+use context::{Context, Failures};
 pub use embedded::Embedded;
-pub use producer::{Acknowledged, Producer};
+pub use error::{Error, Gap};
+pub use producer::{Acknowledged, Failure, Producer, Row};
 pub use queue::{CHUNK, Item, Message, Queue};
 pub use settings::{Plugins, Settings};
 
@@ -36,50 +43,9 @@ pub const ROW_HEADER: &str = "tercile-row";
 
 /// How the id of an embedded broker's cluster begins.
 const EMBEDDED_CLUSTER: &str = "mockCluster";
-
-/// What went wrong between us and a broker.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("no answer from a broker at {servers} within {}s: {why}", timeout.as_secs_f64())]
-    Unreachable { servers: String, timeout: Duration, why: String },
-    #[error("the Kafka setting {key} {why}")]
-    Setting { key: String, why: String },
-    #[error("cannot read the Kafka settings in {path}: {why}", path = path.display())]
-    SettingsFile { path: PathBuf, why: String },
-    #[error("the topic {topic} does not exist at {servers}; make it, or name another with --topic")]
-    NoTopic { topic: String, servers: String },
-    #[error("cannot make the topic {topic} at {servers}: {why}")]
-    CannotCreate { topic: String, servers: String, why: String },
-    #[error("cannot {action} {servers}: {source}")]
-    Kafka { action: &'static str, servers: String, source: KafkaError },
-    #[error(
-        "line {line}: a row of {size} bytes with its headers is more than the embedded broker holds ({limit}); send it to a real Kafka"
-    )]
-    RowTooLarge { line: u64, size: usize, limit: usize },
-    #[error("{servers} did not take {count} of the rows, the first is in line {line}: {source}")]
-    Undelivered { servers: String, count: u64, line: u64, source: KafkaError },
-    #[error("cannot start the embedded broker: {0}")]
-    Embedded(KafkaError),
-    #[error("{0}")]
-    Gap(Gap),
-    #[error("{0}")]
-    Client(String),
-}
-
-/// Records that were gone before they could be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "partition {partition} of {topic}: the records from offset {expected} to {last} were gone before they could be read",
-    last = found - 1
-)]
-pub struct Gap {
-    pub topic: String,
-    pub partition: i32,
-    /// The offset we stood at.
-    pub expected: i64,
-    /// The first offset that is left.
-    pub found: i64,
-}
+/// How long the first attempt to reach a broker lasts before it is checked whether the credentials were refused; each further one
+/// lasts twice as long.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// A Kafka to talk to.
 #[derive(Debug, Clone)]
@@ -88,11 +54,8 @@ pub struct Cluster {
     /// How long to wait for a first answer.
     pub timeout: Duration,
     settings: Arc<Settings>,
-    heard: Heard,
+    failures: Failures,
 }
-
-/// The last thing librdkafka said of a connection that failed: the reason that its error codes leave out.
-type Heard = Arc<Mutex<Option<String>>>;
 
 /// A topic as the broker describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,70 +64,8 @@ pub struct Topic {
     /// Kafka's id of it, else the cluster's; empty where the broker is too old for either.
     pub id: String,
     pub partitions: i32,
-}
-
-/// librdkafka speaks many lines a second where a broker is away. They stay behind `-v`; what users must know comes
-/// back as errors and events.
-struct Quiet {
-    heard: Heard,
-    /// For members of a group: where to start what is assigned, and what changed.
-    membership: Option<consumer::Membership>,
-}
-
-impl ClientContext for Quiet {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        if facility == "FAIL" {
-            self.hear(message);
-        }
-        tracing::debug!(?level, facility, "{message}");
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        if reason.contains("/bootstrap: ") {
-            self.hear(reason);
-        }
-        tracing::debug!(%error, "{reason}");
-    }
-}
-
-impl Quiet {
-    /// `…host:port/bootstrap: what happened (after …ms in state …)`
-    fn hear(&self, message: &str) {
-        let what = message.rsplit_once("/bootstrap: ").map_or(message, |(_, what)| what);
-        let what = what.split(" (after ").next().unwrap_or(what);
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(what.to_owned());
-    }
-}
-
-impl ConsumerContext for Quiet {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, change: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        if let Some(membership) = &self.membership {
-            membership.rebalance(consumer, change, list);
-        }
-    }
-}
-
-impl Error {
-    /// Whether a broker that is away, or busy with itself, may be all that is wrong.
-    pub fn passes(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } => true,
-            Self::Kafka { source, .. } => matches!(
-                source.rdkafka_error_code(),
-                Some(
-                    RDKafkaErrorCode::LeaderNotAvailable
-                        | RDKafkaErrorCode::NotLeaderForPartition
-                        | RDKafkaErrorCode::RequestTimedOut
-                        | RDKafkaErrorCode::UnknownPartition
-                        | RDKafkaErrorCode::ReplicaNotAvailable
-                        | RDKafkaErrorCode::OffsetNotAvailable
-                        | RDKafkaErrorCode::CoordinatorNotAvailable
-                        | RDKafkaErrorCode::KafkaStorageError
-                )
-            ),
-            _ => false,
-        }
-    }
+    /// Whether the broker is an embedded one, ours or another process's.
+    pub embedded: bool,
 }
 
 impl Cluster {
@@ -175,7 +76,7 @@ impl Cluster {
 
     /// Addresses of brokers, host:port, separated by commas.
     pub fn new(servers: &str, timeout: Duration, settings: Settings) -> Self {
-        Self { servers: servers.to_owned(), timeout, settings: Arc::new(settings), heard: Heard::default() }
+        Self { servers: servers.to_owned(), timeout, settings: Arc::new(settings), failures: Failures::default() }
     }
 
     fn config(&self) -> ClientConfig {
@@ -183,53 +84,60 @@ impl Cluster {
         for (key, value) in self.settings.iter() {
             config.set(key, value);
         }
-        // Somebody who asks for librdkafka's own words with -X debug=… and -v gets them.
-        let level = if config.get("debug").is_some() { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Warning };
-        config
-            .set("bootstrap.servers", &self.servers)
-            .set("client.id", "tercile")
-            .set("socket.nagle.disable", "true")
-            .set("reconnect.backoff.max.ms", "2000")
-            .set_log_level(level);
+        // Somebody who asks for librdkafka's own words with -X debug=… and -v gets them. A connection that was closed is told at
+        // the level below warnings.
+        let level = if config.get("debug").is_some() { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info };
+        let tuning = [("client.id", "tercile"), ("socket.nagle.disable", "true"), ("reconnect.backoff.max.ms", "2000")];
+        set_missing(&mut config, &tuning);
+        config.set("bootstrap.servers", &self.servers).set_log_level(level);
         config
     }
 
-    fn kafka(&self, action: &'static str) -> impl FnOnce(KafkaError) -> Error + '_ {
-        move |source| match source.rdkafka_error_code() {
-            Some(
-                RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::OperationTimedOut
-                | RDKafkaErrorCode::Resolve,
-            ) => {
-                let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let check = "check --bootstrap-servers and that the broker runs";
-                let why = heard.map_or_else(|| check.to_owned(), |heard| format!("{heard}; {check}"));
-                Error::Unreachable { servers: self.servers.clone(), timeout: self.timeout, why }
-            }
-            _ => match source {
+    /// Turns an error of librdkafka's into ours. `action` names what was tried, and on what: `read the topic products`.
+    fn kafka(&self, action: impl Into<String>) -> impl FnOnce(KafkaError) -> Error + '_ {
+        let action = action.into();
+        move |source| {
+            let code = source.rdkafka_error_code();
+            let refused =
+                |code, reason| Error::Refused { action: action.clone(), servers: self.servers.clone(), code, reason };
+            match (code, source) {
+                (Some(code), _) if error::is_about_a_connection(code) => self
+                    .denied()
+                    .map_or_else(|| self.unreachable(), |reason| refused(RDKafkaErrorCode::Authentication, reason)),
+                (Some(code), _) if error::is_permanent(code) => refused(code, error::meaning(code)),
                 // The value may be a secret, and librdkafka's own words repeat it.
-                KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, key, _) => {
+                (_, KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, key, _)) => {
                     Error::Setting { key, why: "is unknown to librdkafka".to_owned() }
                 }
-                KafkaError::ClientConfig(_, _, key, _) => {
+                (_, KafkaError::ClientConfig(_, _, key, _)) => {
                     Error::Setting { key, why: "has a value that librdkafka does not take".to_owned() }
                 }
-                source => Error::Kafka { action, servers: self.servers.clone(), source },
-            },
+                (_, source) => Error::Kafka { action, servers: self.servers.clone(), source },
+            }
         }
     }
 
-    fn quiet(&self) -> Quiet {
-        Quiet { heard: Arc::clone(&self.heard), membership: None }
+    /// Why the credentials were refused, if they were just now.
+    fn denied(&self) -> Option<String> {
+        self.failures.denied(self.timeout * 2)
+    }
+
+    /// Why connections fail, if they failed just now.
+    pub fn failure(&self) -> Option<String> {
+        self.failures.reason(&self.servers, self.timeout * 2)
+    }
+
+    fn unreachable(&self) -> Error {
+        let why = self.failure().unwrap_or_else(|| "check --bootstrap-servers and that the broker runs".to_owned());
+        Error::Unreachable { servers: self.servers.clone(), timeout: self.timeout, why }
     }
 
     /// A client that asks without making topics by asking: a producer's question would.
-    fn asking(&self) -> Result<BaseConsumer<Quiet>, Error> {
+    fn asking(&self) -> Result<BaseConsumer<Context>, Error> {
         self.config()
             .set("allow.auto.create.topics", "false")
-            .create_with_context(self.quiet())
-            .map_err(self.kafka("connect to"))
+            .create_with_context(Context::new(&self.failures))
+            .map_err(self.kafka("make a client"))
     }
 
     /// What the broker says of a topic; `None` if it knows none of that name.
@@ -249,13 +157,13 @@ impl Cluster {
 
     /// The topic as it is, or as it was made just now with so many partitions. The flag tells which.
     pub async fn topic_or_create(&self, topic: &str, partitions: i32) -> Result<(Topic, bool), Error> {
-        if let Some(found) = self.describe(topic)? {
+        if let Some(found) = self.describe_in_background(topic).await? {
             return Ok((found, false));
         }
         self.create(topic, partitions).await?;
         // A broker answers for a new topic a moment after it said that it made it.
         for _ in 0..50 {
-            if let Some(made) = self.describe(topic)? {
+            if let Some(made) = self.describe_in_background(topic).await? {
                 return Ok((made, true));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -263,19 +171,32 @@ impl Cluster {
         Err(Error::NoTopic { topic: topic.to_owned(), servers: self.servers.clone() })
     }
 
+    /// [`Cluster::describe`] blocks, and a task that blocks hears no signal.
+    async fn describe_in_background(&self, topic: &str) -> Result<Option<Topic>, Error> {
+        let (cluster, topic) = (self.clone(), topic.to_owned());
+        let described = tokio::task::spawn_blocking(move || cluster.describe(&topic)).await;
+        described.unwrap_or_else(|error| Err(Error::Client(format!("the question for a topic was cut off: {error}"))))
+    }
+
     async fn create(&self, topic: &str, partitions: i32) -> Result<(), Error> {
         let cannot = |why: String| Error::CannotCreate { topic: topic.to_owned(), servers: self.servers.clone(), why };
-        if self.is_embedded()? {
+        let cluster = self.clone();
+        let embedded = tokio::task::spawn_blocking(move || cluster.is_embedded()).await;
+        if embedded.map_err(|error| cannot(error.to_string()))?? {
             return Err(cannot(
                 "an embedded broker holds the topic it was started with, and makes no others".to_owned(),
             ));
         }
-        let admin: AdminClient<DefaultClientContext> = self.config().create().map_err(self.kafka("connect to"))?;
+        let context = Context::new(&self.failures);
+        let admin: AdminClient<Context> =
+            self.config().create_with_context(context).map_err(self.kafka("make a client"))?;
         let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
         let options = AdminOptions::new().operation_timeout(Some(self.timeout)).request_timeout(Some(self.timeout));
         let results = admin.create_topics([&new], &options).await.map_err(|e| cannot(e.to_string()))?;
         match results.into_iter().next() {
-            Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(cannot(code.to_string())),
+            Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => {
+                Err(cannot(format!("{}{}", error::meaning(code), error::advised(code))))
+            }
             _ => Ok(()),
         }
     }
@@ -286,31 +207,128 @@ impl Cluster {
         let id = client.client().fetch_cluster_id(self.timeout);
         Ok(id.is_some_and(|id| id.starts_with(EMBEDDED_CLUSTER)))
     }
+
+    /// The first or the next offset of each of these partitions of a topic that nobody reads yet, asked for at once.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] if none of the brokers that lead them answers within the timeout, [`Error::Leaderless`] if some don't,
+    /// [`Error::Refused`] if the user may not ask.
+    pub fn offsets(&self, topic: &str, partitions: &[i32], bound: Bound) -> Result<BTreeMap<i32, i64>, Error> {
+        let client = self.asking()?;
+        let answer = self.offsets_by(client.client(), topic, partitions, bound);
+        drain(&client);
+        answer
+    }
+
+    /// The same, over the connections of a client that is there.
+    fn offsets_by<C: ClientContext>(
+        &self,
+        client: &Client<C>,
+        topic: &str,
+        partitions: &[i32],
+        bound: Bound,
+    ) -> Result<BTreeMap<i32, i64>, Error> {
+        let action = || format!("read the offsets of {topic}");
+        let answers = admin::offsets(client, topic, partitions, bound, self.timeout).map_err(self.kafka(action()))?;
+        let mut found = BTreeMap::new();
+        let mut failed = Vec::new();
+        for (partition, answer) in answers {
+            match answer {
+                Ok(offset) => {
+                    found.insert(partition, offset);
+                }
+                Err(code) => failed.push((partition, code)),
+            }
+        }
+        match failed.first() {
+            None => Ok(found),
+            Some(&(partition, code)) if error::is_about_a_connection(code) && !found.is_empty() => {
+                Err(Error::Leaderless {
+                    topic: topic.to_owned(),
+                    partition,
+                    more: failed.len() - 1,
+                    why: self.failure().unwrap_or_else(|| error::meaning(code)),
+                })
+            }
+            Some(&(_, code)) => Err(self.kafka(action())(KafkaError::OffsetFetch(code))),
+        }
+    }
+}
+
+/// Settings that librdkafka knows by two names.
+const ALIASES: [(&str, &str); 4] = [
+    ("compression.type", "compression.codec"),
+    ("linger.ms", "queue.buffering.max.ms"),
+    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
+    ("message.timeout.ms", "delivery.timeout.ms"),
+];
+
+/// Sets what the user did not: `-X` wins over the defaults.
+fn set_missing(config: &mut ClientConfig, defaults: &[(&str, &str)]) {
+    for &(key, value) in defaults {
+        let alias = ALIASES.iter().find(|(name, _)| *name == key).and_then(|(_, alias)| config.get(alias));
+        if config.get(key).is_none() && alias.is_none() {
+            config.set(key, value);
+        }
+    }
+}
+
+/// Takes what waits in the queue of a client that only asks: log lines and errors would fill it up.
+fn drain(client: &BaseConsumer<Context>) {
+    for _ in 0..20 {
+        let _ = client.poll(Duration::ZERO);
+    }
 }
 
 /// Asks a cluster about topics, over a connection that stays.
 pub struct Asker {
-    client: BaseConsumer<Quiet>,
+    client: BaseConsumer<Context>,
     cluster: Cluster,
 }
 
 impl Asker {
+    /// The metadata of a topic. Refused credentials end it as soon as they are known: librdkafka would try them until the timeout.
+    fn metadata(&self, topic: &str) -> Result<Metadata, Error> {
+        let Self { client, cluster } = self;
+        let deadline = Instant::now() + cluster.timeout;
+        let mut attempt = FIRST_ATTEMPT;
+        loop {
+            let began = Instant::now();
+            let left = deadline.saturating_duration_since(began);
+            let answer = client.fetch_metadata(Some(topic), attempt.min(left).max(Duration::from_millis(1)));
+            drain(client);
+            match answer {
+                Ok(metadata) => return Ok(metadata),
+                Err(error) => {
+                    let again = error.rdkafka_error_code().is_some_and(error::is_about_a_connection);
+                    if !again || attempt >= left || cluster.denied().is_some() {
+                        return Err(cluster.kafka(format!("ask for the topic {topic}"))(error));
+                    }
+                }
+            }
+            // One that failed at once, and not by its timeout, must not be repeated without a pause.
+            std::thread::sleep(Duration::from_millis(50).saturating_sub(began.elapsed()));
+            attempt *= 2;
+        }
+    }
+
+    /// The partitions of a topic that is there.
+    fn partitions(&self, topic: &str) -> Result<Vec<i32>, Error> {
+        let metadata = self.metadata(topic)?;
+        let found = metadata.topics().iter().find(|t| t.name() == topic);
+        Ok(found.map(|found| found.partitions().iter().map(|partition| partition.id()).collect()).unwrap_or_default())
+    }
+
     /// What the broker says of a topic; `None` if it knows none of that name.
     pub fn describe(&self, topic: &str) -> Result<Option<Topic>, Error> {
         let Self { client, cluster: to } = self;
-        let metadata = client.fetch_metadata(Some(topic), to.timeout);
-        // What went wrong waits in the client's queue, and would fill it up.
-        for _ in 0..20 {
-            let _ = client.poll(Duration::ZERO);
-        }
-        let metadata = metadata.map_err(to.kafka("read the topics of"))?;
+        let metadata = self.metadata(topic)?;
+        let action = || format!("read the topic {topic}");
         let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else { return Ok(None) };
         match found.error().map(RDKafkaErrorCode::from) {
             None => {}
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Ok(None),
-            Some(code) => {
-                return Err(to.kafka("read the topics of")(KafkaError::MetadataFetch(code)));
-            }
+            Some(code) => return Err(to.kafka(action())(KafkaError::MetadataFetch(code))),
         }
         let partitions = i32::try_from(found.partitions().len()).unwrap_or(i32::MAX);
         if partitions == 0 {
@@ -319,17 +337,19 @@ impl Asker {
         // A broker too old for topics with ids at least tells one cluster from another. So does the embedded one, which
         // leaves the question for a topic's id without an answer.
         let cluster = client.client().fetch_cluster_id(to.timeout);
+        let embedded = cluster.as_ref().is_some_and(|cluster| cluster.starts_with(EMBEDDED_CLUSTER));
         let id = match cluster {
-            Some(cluster) if cluster.starts_with(EMBEDDED_CLUSTER) => cluster,
+            Some(cluster) if embedded => cluster,
             cluster => match topic_id::fetch(client.client(), topic, to.timeout) {
                 topic_id::Id::Known(id) => id,
                 topic_id::Id::None => cluster.unwrap_or_default(),
                 topic_id::Id::NoAnswer => {
+                    drain(client);
                     let late = KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
-                    return Err(to.kafka("ask for a topic's id at")(late));
+                    return Err(to.kafka(action())(late));
                 }
             },
         };
-        Ok(Some(Topic { name: topic.to_owned(), id, partitions }))
+        Ok(Some(Topic { name: topic.to_owned(), id, partitions, embedded }))
     }
 }

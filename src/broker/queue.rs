@@ -13,9 +13,11 @@ use std::slice;
 use std::time::Duration;
 
 use rdkafka::bindings as rd;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaRespErr;
 
-use super::FILE_HEADER;
+use super::consumer::Trouble;
+use super::{FILE_HEADER, error};
 use crate::batch::Record;
 
 /// Messages that one call takes, at most.
@@ -40,8 +42,10 @@ pub enum Item<'c> {
     End(i64),
     /// The broker has records missing where we stand.
     OutOfRange,
+    /// The broker refuses to hand out this partition, and will go on doing so.
+    Refused(RDKafkaErrorCode),
     /// The broker, or what it sent, is at fault; librdkafka goes on trying.
-    Trouble(String),
+    Trouble(Trouble),
     /// What the broker sent can't be read, and librdkafka passes over it: nothing after it may be stored.
     Broken(String),
 }
@@ -81,7 +85,13 @@ impl<'c> Queue<'c> {
                 RDKafkaRespErr::RD_KAFKA_RESP_ERR__BAD_MSG
                 | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNDERFLOW
                 | RDKafkaRespErr::RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED => Item::Broken(message.words()),
-                _ => Item::Trouble(message.words()),
+                code => match RDKafkaErrorCode::from(code) {
+                    code if error::is_permanent(code) => Item::Refused(code),
+                    code => {
+                        let message = format!("{}{}", message.words(), error::advised(code));
+                        Item::Trouble(Trouble { cause: format!("{code:?}"), message })
+                    }
+                },
             });
         }
     }

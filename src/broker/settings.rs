@@ -6,7 +6,7 @@ use std::path::Path;
 use super::Error;
 
 /// Settings that the store's guarantees rest on, or that have a flag of their own.
-const OURS: [&str; 12] = [
+const OURS: [&str; 14] = [
     "acks",
     "allow.auto.create.topics",
     "auto.offset.reset",
@@ -17,8 +17,10 @@ const OURS: [&str; 12] = [
     "enable.partition.eof",
     "group.id",
     "group.instance.id",
+    "group.protocol",
     "isolation.level",
     "metadata.broker.list",
+    "partition.assignment.strategy",
 ];
 
 /// Settings that have librdkafka load a library or run a command: whoever may write them may run code as this process.

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::missing::Missing;
 use crate::record::push_json_string;
+use crate::times::readable;
 
 /// Writes blocks one after the other. Columns come out as they came in, JSON objects verbatim, and the three that are
 /// added stand behind them, null in a row that has no cluster; a fourth names the features that took the mean, where they may.
@@ -246,7 +247,8 @@ fn others(batch: &RecordBatch, features: &[String], limit: usize) -> Result<Vec<
 fn as_objects(batch: &RecordBatch, limit: usize) -> Result<Vec<String>, Error> {
     let mut text = Bounded { text: Vec::new(), limit };
     let mut writer = LineDelimitedWriter::new(&mut text);
-    writer.write(batch).and_then(|()| writer.finish()).map_err(wrote)?;
+    let batch = readable(batch).map_err(wrote)?;
+    writer.write(&batch).and_then(|()| writer.finish()).map_err(wrote)?;
     let text = String::from_utf8(text.text).map_err(wrote)?;
     Ok(text.lines().map(str::to_owned).collect())
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 
 use super::alive::alive;
-use super::{Done, count, table};
+use super::{Done, count, table, timestamps};
 use crate::api::live::Live;
 use crate::broker::Embedded;
 use crate::config::{BindArgs, MaybeKafkaArgs, SqlArgs, StoreArgs, TopicArgs};
@@ -35,11 +35,26 @@ pub struct Doctor {
 /// How a check went: what is, or what is wrong and what to do.
 type Finding = Result<String, String>;
 
+/// Whether the broker answers, and lets this user read the topic.
+fn broker(kafka: &MaybeKafkaArgs, topic: &TopicArgs) -> Finding {
+    let name = &topic.topic;
+    let Some(cluster) = kafka.cluster().map_err(|e| e.to_string())? else {
+        let broker = Embedded::start(name, topic.partitions).map_err(|e| e.to_string())?;
+        broker.cluster(kafka.client.timeout).topic(name).map_err(|e| e.to_string())?;
+        return Ok("no --bootstrap-servers given; the embedded broker starts and answers".to_owned());
+    };
+    let found = cluster.topic(name).map_err(|e| e.to_string())?;
+    cluster.try_reading(&found).map_err(|e| e.to_string())?;
+    let partitions = count(u64::from(found.partitions.unsigned_abs()), "partition");
+    Ok(format!("{} answers; the topic {name} has {partitions}, and can be read", cluster.servers))
+}
+
 impl Doctor {
     pub async fn run(self) -> anyhow::Result<Done> {
         let mut findings = vec![
-            ("broker", self.broker()),
+            ("broker", self.broker_in_background().await),
             ("store", self.stored()),
+            ("timestamps", self.timestamps()),
             ("sql", self.files().await),
             ("port", self.port().await),
         ];
@@ -57,16 +72,10 @@ impl Doctor {
         Ok(if healthy { Done::Well } else { Done::With(1) })
     }
 
-    fn broker(&self) -> Finding {
-        let topic = &self.topic.topic;
-        let Some(cluster) = self.kafka.cluster().map_err(|e| e.to_string())? else {
-            let broker = Embedded::start(topic, self.topic.partitions).map_err(|e| e.to_string())?;
-            broker.cluster(self.kafka.client.timeout).topic(topic).map_err(|e| e.to_string())?;
-            return Ok("no --bootstrap-servers given; the embedded broker starts and answers".to_owned());
-        };
-        let found = cluster.topic(topic).map_err(|e| e.to_string())?;
-        let partitions = count(u64::from(found.partitions.unsigned_abs()), "partition");
-        Ok(format!("{} answers; the topic {topic} has {partitions}", cluster.servers))
+    /// It blocks, and a task that blocks hears no signal.
+    async fn broker_in_background(&self) -> Finding {
+        let (kafka, topic) = (self.kafka.clone(), self.topic.clone());
+        tokio::task::spawn_blocking(move || broker(&kafka, &topic)).await.unwrap_or_else(|e| Err(e.to_string()))
     }
 
     fn stored(&self) -> Finding {
@@ -85,6 +94,11 @@ impl Doctor {
         let (records, files) = (count(snapshot.rows(), "record"), count(snapshot.files.len() as u64, "file"));
         let drift = self.drift(&snapshot);
         Ok(format!("{shown} holds {records} in {files}, an unbroken chain, fed from {broker} {}{drift}", source.topic))
+    }
+
+    /// Whether the timestamps of the stored records can be milliseconds.
+    fn timestamps(&self) -> Finding {
+        timestamps::check(&self.open()?.snapshot().map_err(|e| e.to_string())?)
     }
 
     /// How the fields of the files differ from those declared now; nothing if they don't.

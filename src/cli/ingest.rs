@@ -16,6 +16,8 @@ use crate::config::{BatchArgs, KafkaArgs, RollArgs, SqlArgs, StoreArgs, TopicArg
 use crate::ingest::{self, Control, Job, Progress, Summary};
 use crate::log::PROGRESS;
 
+/// How long a stop waits for an ingest that has not read anything yet.
+const STOP_GRACE: Duration = Duration::from_millis(500);
 /// How often a line of progress goes to a JSON log.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -114,7 +116,7 @@ impl Ingest {
             ended = &mut running => ended,
             () = stop.wished() => {
                 control.stop();
-                running.await
+                ended(running, &control).await
             }
         };
         watching.abort();
@@ -139,6 +141,22 @@ pub(super) fn spawn(
         })
         .context("cannot start the ingest thread")?;
     Ok(async move { Ok(ended.await.context("the ingest thread ended without a word")??) })
+}
+
+/// The end of an ingest that was told to stop. One that has not read anything yet has nothing to store, and may wait for a broker
+/// that does not answer: it is left behind.
+pub(super) async fn ended(
+    running: impl Future<Output = anyhow::Result<Summary>>,
+    control: &Control,
+) -> anyhow::Result<Summary> {
+    let mut running = std::pin::pin!(running);
+    loop {
+        match tokio::time::timeout(STOP_GRACE, &mut running).await {
+            Ok(ended) => return ended,
+            Err(_) if control.is_reading() => {}
+            Err(_) => return Ok(control.progress.summary(Vec::new())),
+        }
+    }
 }
 
 pub(super) fn report(summary: &Summary) {

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::staged_file::StagedFile;
 use super::{Done, blocking, count};
-use crate::broker::{Consumer, Event, Item, Reading, Start, low_watermarks};
+use crate::broker::{Bound, Consumer, Event, Item, Reading, Start};
 use crate::config::MaybeKafkaArgs;
 use crate::printable::printable;
 use crate::rows::{Rows, Source};
@@ -96,9 +96,9 @@ impl Init {
         };
         let topic = cluster.topic(&self.from)?;
         let partitions: Vec<i32> = (0..topic.partitions).collect();
-        let lows = low_watermarks(&cluster, &topic.name, &partitions)?;
-        let start = |(&partition, offset)| Start { partition, next: offset, offset, base: 0 };
-        let starts: Vec<Start> = partitions.iter().zip(lows).map(start).collect();
+        let lows = cluster.offsets(&topic.name, &partitions, Bound::Earliest)?;
+        let start = |(partition, offset)| Start { partition, next: offset, offset, base: 0 };
+        let starts: Vec<Start> = lows.into_iter().map(start).collect();
         let reading = Reading { embedded: false, queue_bytes: QUEUE_BYTES, refresh: Duration::from_secs(300) };
         let consumer = Consumer::assign(&cluster, &topic.name, &starts, reading)?;
         let queues: Result<Vec<_>, _> = starts.iter().map(|start| consumer.queue(*start)).collect();
@@ -106,8 +106,10 @@ impl Init {
         let mut sketch = Sketch::default();
         let (mut ended, mut heard) = (vec![false; queues.len()], Instant::now());
         while sketch.records < RECORDS && ended.contains(&false) && heard.elapsed() < self.kafka.client.timeout {
-            if let Some(Event::Fatal(why)) = consumer.poll(Duration::ZERO) {
-                anyhow::bail!("cannot read the topic {}: {why}", topic.name);
+            match consumer.poll(Duration::ZERO) {
+                Some(Event::Fatal(why)) => anyhow::bail!("cannot read the topic {}: {why}", topic.name),
+                Some(Event::Refused(error)) => return Err(error.into()),
+                _ => {}
             }
             for (queue, ended) in queues.iter().zip(&mut ended) {
                 let mut items = Vec::new();
@@ -116,11 +118,20 @@ impl Init {
                     match item {
                         Item::Message(message) => sketch.see(message.record().payload.unwrap_or_default()),
                         Item::End(_) => *ended = true,
+                        Item::Refused(code) => return Err(consumer.refused(code).into()),
                         _ => continue,
                     }
                     heard = Instant::now();
                 }
             }
+        }
+        if sketch.records < RECORDS && ended.contains(&false) {
+            let why = consumer.failure().map_or_else(String::new, |why| format!(": {why}"));
+            let silent = format!("{} gave no more of the topic {} in time{why}", cluster.servers, topic.name);
+            if sketch.records == 0 {
+                anyhow::bail!("{silent}");
+            }
+            tracing::warn!("{silent}; going on with {}", count(sketch.records as u64, "record"));
         }
         Ok(sketch)
     }

@@ -29,6 +29,7 @@ mod sql;
 mod staged_file;
 mod suggest;
 mod table;
+mod timestamps;
 mod train;
 mod train_worker;
 mod up;
@@ -47,7 +48,7 @@ use tokio::sync::watch;
 use crate::broker::{self as kafka, Gap};
 use crate::config::LogArgs;
 use crate::sql::fault::Fault;
-use crate::{cleanup, ingest as loading, log, produce as sending, store};
+use crate::{cleanup, ingest as loading, log, store};
 use output_file::OutputFile;
 use watchdog::{Mode, Signalled};
 
@@ -223,7 +224,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         // It stops by itself, and hands back what it was given.
         #[cfg(feature = "distributed")]
         Command::Executor(executor) => executor.run(Stop::listen()).await,
-        Command::Produce(produce) => job(produce.run(&terminal)).await,
+        Command::Produce(produce) => produce.run(&terminal, Stop::listen()).await,
         Command::Init(init) => job(init.run()).await,
         Command::Sql(sql) => sql.run(&terminal).await,
         Command::SqlSession(session) => job(session.run(&terminal)).await,
@@ -299,6 +300,11 @@ impl Stop {
         let _ = self.0.wait_for(Option::is_some).await;
     }
 
+    /// The exit code of a job that was cut off.
+    fn exit_code(&self) -> u8 {
+        self.0.borrow().unwrap_or(Signalled::Interrupt).exit_code()
+    }
+
     /// Runs what comes before the work proper; `None` if somebody wants us to stop meanwhile.
     async fn unless<T>(&mut self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<Option<T>> {
         tokio::select! {
@@ -350,10 +356,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         if matches!(store, Some(store::Error::OtherTopic { .. })) {
             return 3;
         }
-        let broker = match (cause.downcast_ref(), cause.downcast_ref()) {
-            (Some(loading::Error::Broker(error)), _) | (_, Some(sending::Error::Broker { source: error, .. })) => {
-                Some(error)
-            }
+        let broker = match cause.downcast_ref() {
+            Some(loading::Error::Broker(error)) => Some(error),
             _ => cause.downcast_ref::<kafka::Error>(),
         };
         if matches!(broker, Some(kafka::Error::Gap(_))) || cause.is::<Gap>() {

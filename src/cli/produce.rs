@@ -1,22 +1,25 @@
 //! `tercile produce`
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use anyhow::Context as _;
 use clap::Args;
 
-use super::{Done, Terminal, count, thousands};
-use crate::broker::Producer;
+use super::{Done, Stop, Terminal, count, thousands};
 use crate::broker::embedded::PARTITION_LIMIT;
+use crate::broker::{Acknowledged, Cluster, Producer};
 use crate::config::{KafkaArgs, TopicArgs};
-use crate::produce::{self, Options};
+use crate::produce::{self, Options, Pipe};
 use crate::rows::{self, Rows, Source};
 
 /// Send a CSV or NDJSON file to a topic, one JSON object per row
 ///
-/// Values go as they are. A file is read to its end first, and nothing of it is sent if there is a fault in it. Every
-/// row is acknowledged by all replicas, or named.
+/// Values go as they are. A file is read to its end first, and nothing of it is sent if there is a fault in it; rows from a
+/// pipe are sent as they come. Every row is acknowledged by all replicas, or the first that is not is named. Ctrl-C sends
+/// what was read, and says how many rows were acknowledged.
 #[derive(Args)]
 pub struct Produce {
     /// The file; - is stdin
@@ -37,53 +40,48 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 impl Produce {
-    pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Done> {
-        let source = if self.file == Path::new("-") { Source::Stdin } else { Source::File(self.file) };
-        // What comes through a pipe is gone once read.
-        let file = if source == Source::Stdin {
-            None
-        } else {
-            let source = source.clone();
-            Some(super::blocking(move || Ok(rows::check(&source)?)).await?)
+    pub async fn run(self, terminal: &Terminal, mut stop: Stop) -> anyhow::Result<Done> {
+        let Some((source, total, cluster, topic)) = stop.unless(self.prepare()).await? else {
+            return Ok(Done::With(stop.exit_code()));
         };
-        if file.as_ref().is_some_and(|file| file.rows == 0) {
-            anyhow::bail!("{}: expected rows, found none", source.name().display());
-        }
-        let cluster = self.kafka.cluster()?;
-        let (topic, made) = cluster.topic_or_create(&self.topic.topic, self.topic.partitions).await?;
-        if made {
-            let partitions = count(u64::from(topic.partitions.unsigned_abs()), "partition");
-            tracing::info!("made the topic {} with {partitions}", topic.name);
-        }
-        if source.size().is_some_and(|bytes| bytes > PARTITION_LIMIT as u64) && cluster.is_embedded()? {
-            tracing::warn!(
-                "{} is an embedded broker: it forgets all but the newest {} MiB of a partition, read or not",
-                cluster.servers,
-                PARTITION_LIMIT >> 20
-            );
-        }
         let bar = terminal.bar(source.size());
-        let total = file.map(|file| file.rows);
-        let rate = self.rate;
         let start = Instant::now();
         let (name, drawn) = (source.name(), bar.clone());
-        let acknowledged = super::blocking(move || {
-            let mut rows = Rows::open(&source)?;
-            let producer = Producer::new(&cluster, &topic.name)?;
-            let options = Options { rate, replay: None };
+        let (halt, rate) = (Arc::new(AtomicBool::new(false)), self.rate);
+        let halted = Arc::clone(&halt);
+        let sending = super::blocking(move || {
             let tick = |rows: u64, bytes: u64| {
                 drawn.set_position(bytes);
                 drawn.set_message(format!("{} rows", thousands(rows)));
             };
-            Ok(produce::send(producer, &mut rows, &options, &AtomicBool::new(false), tick)?)
-        })
-        .await;
+            send(&cluster, &topic, source, rate, &halted, tick)
+        });
+        let mut sending = std::pin::pin!(sending);
+        let acknowledged = tokio::select! {
+            ended = &mut sending => ended,
+            () = stop.wished() => {
+                halt.store(true, Ordering::SeqCst);
+                sending.await
+            }
+        };
         bar.finish_and_clear();
-        let sent = acknowledged?.records;
+        let Acknowledged { records: sent, unknown, .. } = acknowledged?;
+        let seconds = start.elapsed().as_secs_f64();
+        if halt.load(Ordering::SeqCst) {
+            tracing::warn!(
+                rows = sent,
+                unknown,
+                "stopped: {} of {} were acknowledged by {}{}",
+                count(sent, "row"),
+                name.display(),
+                self.topic.topic,
+                if unknown > 0 { format!(", {} more may have arrived", thousands(unknown)) } else { String::new() }
+            );
+            return Ok(Done::With(stop.exit_code()));
+        }
         if let Some(total) = total.filter(|total| *total != sent) {
             anyhow::bail!("{} had {total} rows when it was read first, and {sent} were sent", name.display());
         }
-        let seconds = start.elapsed().as_secs_f64();
         tracing::info!(
             rows = sent,
             seconds,
@@ -95,4 +93,52 @@ impl Produce {
         );
         Ok(Done::Well)
     }
+
+    /// Checks the file, and finds the topic or makes it: the source, its rows if they were counted, and where they go.
+    async fn prepare(&self) -> anyhow::Result<(Source, Option<u64>, Cluster, String)> {
+        let source = if self.file == Path::new("-") { Source::Stdin } else { Source::File(self.file.clone()) };
+        // What comes through a pipe is gone once read.
+        let total = if source == Source::Stdin {
+            None
+        } else {
+            let source = source.clone();
+            Some(super::blocking(move || Ok(rows::check(&source)?)).await?.rows)
+        };
+        if total == Some(0) {
+            anyhow::bail!("{}: expected rows, found none", source.name().display());
+        }
+        let cluster = self.kafka.cluster()?;
+        let (topic, made) = cluster.topic_or_create(&self.topic.topic, self.topic.partitions).await?;
+        if made {
+            let partitions = count(u64::from(topic.partitions.unsigned_abs()), "partition");
+            tracing::info!("made the topic {} with {partitions}", topic.name);
+        }
+        if topic.embedded && source.size().is_some_and(|bytes| bytes > PARTITION_LIMIT as u64) {
+            tracing::warn!(
+                "{} is an embedded broker: it forgets all but the newest {} MiB of a partition, read or not",
+                cluster.servers,
+                PARTITION_LIMIT >> 20
+            );
+        }
+        Ok((source, total, cluster, topic.name))
+    }
+}
+
+/// Sends the rows of a source; blocks until each is acknowledged, or known not to be.
+fn send(
+    cluster: &Cluster,
+    topic: &str,
+    source: Source,
+    rate: Option<f64>,
+    halt: &AtomicBool,
+    tick: impl FnMut(u64, u64),
+) -> anyhow::Result<Acknowledged> {
+    let producer = Producer::new(cluster, topic)?;
+    let options = Options { rate, replay: None };
+    Ok(if source == Source::Stdin {
+        let mut pipe = Pipe::open(source).context("cannot start the thread that reads stdin")?;
+        produce::send(producer, &mut pipe, &options, halt, tick)?
+    } else {
+        produce::send(producer, &mut Rows::open(&source)?, &options, halt, tick)?
+    })
 }

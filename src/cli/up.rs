@@ -151,7 +151,7 @@ impl Up {
         // Whatever went wrong, what was read is stored first.
         let summary = match ingested {
             Some(summary) => summary,
-            None => ingesting.await,
+            None => ingest::ended(ingesting, &control).await,
         };
         if let Ok(summary) = &summary {
             ingest::report(summary);
@@ -213,7 +213,7 @@ impl Up {
             let partitions = count(u64::from(found.partitions.unsigned_abs()), "partition");
             let made = if made { ", made just now" } else { "" };
             tracing::info!("broker at {}, topic {topic} with {partitions}{made}", cluster.servers);
-            let backlog = cluster.is_embedded()?.then(Arc::default);
+            let backlog = found.embedded.then(Arc::default);
             return Ok(Stream { cluster, source, partitions: found.partitions, backlog, embedded: None });
         }
         let source = store.claim(topic, EMBEDDED, self.topic.partitions)?;

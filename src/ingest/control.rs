@@ -13,6 +13,7 @@ use crate::broker::Gap;
 pub struct Control {
     pub progress: Progress,
     stop: AtomicBool,
+    reading: AtomicBool,
     flushes: Mutex<Vec<Sender<Word>>>,
 }
 
@@ -53,6 +54,15 @@ impl Control {
         let (done, wait) = channel();
         self.flushes.lock().unwrap_or_else(PoisonError::into_inner).push(done);
         Flush(wait)
+    }
+
+    /// Whether records may have been read that are not stored yet. Until then a stop need not wait for whatever broker is asked.
+    pub fn is_reading(&self) -> bool {
+        self.reading.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn set_reading(&self, reading: bool) {
+        self.reading.store(reading, Ordering::SeqCst);
     }
 
     pub(super) fn stopping(&self) -> bool {
@@ -126,7 +136,7 @@ impl Progress {
     }
 
     /// How an ingest that ended with these gaps went.
-    pub(super) fn summary(&self, gaps: Vec<Gap>) -> Summary {
+    pub fn summary(&self, gaps: Vec<Gap>) -> Summary {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Summary {
             received: count(&self.received),

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use super::control::Word;
 use super::{Error, Report, Shared};
 use crate::batch::{Batch, Limits, Ready};
-use crate::broker::{CHUNK, Item, Message, Queue, Start};
+use crate::broker::{CHUNK, Item, Message, Queue, Start, Trouble};
 use crate::record;
 use crate::store::{self, Log, Prepared, Published};
+use crate::times::likely_unit;
 
 /// How long a lane waits for a message before it looks around.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -59,6 +60,10 @@ struct State {
     revoked: AtomicBool,
     /// Whether a file is being written.
     writing: AtomicBool,
+    /// Whether the broker has answered for this partition.
+    answered: AtomicBool,
+    /// Whether a timestamp that is most likely no number of milliseconds was told of.
+    odd_timestamp: AtomicBool,
 }
 
 impl<'c> Lane<'c> {
@@ -92,6 +97,11 @@ impl<'c> Lane<'c> {
 
     pub(super) fn at_end(&self) -> bool {
         self.state.at_end.load(Ordering::SeqCst)
+    }
+
+    /// Whether the broker has answered for this partition.
+    pub(super) fn has_answered(&self) -> bool {
+        self.state.answered.load(Ordering::Relaxed)
     }
 
     /// Asks for everything batched so far to be stored now.
@@ -149,7 +159,6 @@ impl<'c> Lane<'c> {
         let partition = self.start.partition;
         let mut batch = Batch::new(partition, &job.fields);
         let mut items = Vec::with_capacity(CHUNK);
-        let mut trouble = String::new();
         loop {
             let finishing = self.state.finish.load(Ordering::SeqCst);
             let limits = shared.limits();
@@ -159,11 +168,14 @@ impl<'c> Lane<'c> {
             let (mut received, mut bytes) = (0, 0);
             let now = Instant::now();
             for item in items.drain(..) {
+                if !matches!(item, Item::Refused(_) | Item::Trouble(_)) {
+                    self.state.answered.store(true, Ordering::Relaxed);
+                    shared.heard.store(true, Ordering::Relaxed);
+                }
                 match item {
                     // A pause that meets a read hands the same messages out again.
                     Item::Message(message) if message.offset() < self.position() => {}
                     Item::Message(message) => {
-                        trouble.clear();
                         self.state.at_end.store(false, Ordering::SeqCst);
                         if self.end.is_none_or(|end| message.offset() < end) {
                             received += 1;
@@ -185,13 +197,16 @@ impl<'c> Lane<'c> {
                         shared.abandon(Report::Again(format!("partition {partition} of {}: {why}", job.topic)));
                         return;
                     }
-                    Item::Trouble(why) if why == trouble => {}
-                    Item::Trouble(why) => {
-                        tracing::warn!(partition, "partition {partition} of {}: {why}; trying again", job.topic);
-                        trouble = why;
+                    Item::Refused(code) => {
+                        self.end(shared, Report::Failed(shared.consumer.refused(code).into()));
+                        return;
                     }
+                    // The other partitions tell the same.
+                    Item::Trouble(Trouble { cause, message }) if shared.told.is_new(&cause) => {
+                        tracing::warn!(partition, "partition {partition} of {}: {message}; trying again", job.topic);
+                    }
+                    Item::Trouble(_) => {}
                 }
-                shared.heard.store(true, Ordering::Relaxed);
             }
             control.progress.received.fetch_add(received, Ordering::Relaxed);
             control.progress.received_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -212,12 +227,30 @@ impl<'c> Lane<'c> {
 
     fn add(&self, shared: &Shared<'_>, batch: &mut Batch, message: &Message<'_>, now: Instant) {
         let record = message.record();
+        self.check_timestamp(shared, record.offset, record.timestamp);
         batch.push(&record, message.headers(), &record::decode(record.payload, &shared.job.fields), now);
         if let Some(backlog) = &shared.job.backlog
             && message.is_replayed()
         {
             backlog.leave(message.payload_len());
         }
+    }
+
+    /// Tells of the first timestamp that was most likely set in another unit. It is stored as it came.
+    fn check_timestamp(&self, shared: &Shared<'_>, offset: i64, timestamp: Option<i64>) {
+        let Some((millis, unit)) = timestamp.and_then(|millis| Some((millis, likely_unit(millis)?))) else { return };
+        if self.state.odd_timestamp.swap(true, Ordering::Relaxed) || !shared.told.is_new(unit.name()) {
+            return;
+        }
+        let partition = self.start.partition;
+        tracing::warn!(
+            partition,
+            offset,
+            "partition {partition} of {}, offset {offset}: {}; it is stored as it came, slices follow it, and --keep-for never lets such \
+             records expire: correct the producer",
+            shared.job.topic,
+            store::implausible(millis)
+        );
     }
 
     /// Hands a batch to the writing thread, which may take a while: the queue fills up meanwhile, and librdkafka

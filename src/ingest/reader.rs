@@ -11,30 +11,42 @@ use std::time::{Duration, Instant};
 use super::control::Word;
 use super::lane::Lane;
 use super::{Ended, Error, Report, Shared};
-use crate::broker::{Consumer, Event, Gap, Start};
+use crate::broker::{Bound, Event, Gap, Start, Trouble};
 
 /// How long a stopping worker may still read what stood in an embedded broker.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// How often positions and lags are told, and events looked for.
 const LOOK: Duration = Duration::from_millis(20);
 const TELL: Duration = Duration::from_millis(100);
+/// Partitions that a warning names, at most.
+const NAMED: usize = 10;
 
 pub(super) struct Reader<'scope, 'env> {
     shared: &'env Shared<'env>,
     scope: &'scope Scope<'scope, 'env>,
     lanes: BTreeMap<i32, Arc<Lane<'env>>>,
     halted: BTreeMap<i32, Gap>,
+    /// Until when the broker is waited for without a word: for a group's first assignment, or for the first answer of partitions.
+    patience: Option<Instant>,
+    joined: bool,
 }
 
 impl<'scope, 'env> Reader<'scope, 'env> {
     pub(super) fn new(shared: &'env Shared<'env>, scope: &'scope Scope<'scope, 'env>) -> Self {
-        Self { shared, scope, lanes: BTreeMap::new(), halted: BTreeMap::new() }
+        let patience = Instant::now().checked_add(shared.job.cluster.timeout);
+        let joined = shared.job.group.is_none();
+        Self { shared, scope, lanes: BTreeMap::new(), halted: BTreeMap::new(), patience, joined }
     }
 
     /// Reads these partitions and whatever a group gives us, until there is a reason to end. The lanes are told to write
     /// or to drop what they hold, as that reason demands.
-    pub(super) fn run(mut self, starts: &[Start], reported: &Receiver<Report>) -> Result<Ended, Error> {
-        let ended = self.read(starts, reported);
+    pub(super) fn run(
+        mut self,
+        starts: &[Start],
+        reported: &Receiver<Report>,
+        begun: &mut bool,
+    ) -> Result<Ended, Error> {
+        let ended = self.read(starts, reported, begun);
         if !matches!(ended, Ok(Ended::Done(_) | Ended::Skipping(_) | Ended::Grown(_) | Ended::Again(_))) {
             self.shared.abandon.store(true, Ordering::SeqCst);
         }
@@ -42,10 +54,14 @@ impl<'scope, 'env> Reader<'scope, 'env> {
         ended
     }
 
-    fn read(&mut self, starts: &[Start], reported: &Receiver<Report>) -> Result<Ended, Error> {
+    fn read(&mut self, starts: &[Start], reported: &Receiver<Report>, begun: &mut bool) -> Result<Ended, Error> {
         let Shared { job, control, consumer, .. } = *self.shared;
         let caught_up = &control.progress.caught_up;
-        let ends_at_start = ends(consumer, starts.iter().map(|start| start.partition))?;
+        let partitions: Vec<i32> = starts.iter().map(|start| start.partition).collect();
+        let ends_at_start = consumer.offsets(&partitions, Bound::Latest)?;
+        *begun = true;
+        // From here on a stop has to wait until what was read is stored.
+        control.set_reading(true);
         let mut targets = job.until_end.then(|| ends_at_start.clone());
         self.take(starts, targets.as_ref())?;
         let mut deadline = None;
@@ -77,7 +93,8 @@ impl<'scope, 'env> Reader<'scope, 'env> {
                 }
                 // What an embedded broker still holds dies with it, so it is read first.
                 deadline = Some(Instant::now() + DRAIN_LIMIT);
-                targets = Some(ends(consumer, self.lanes.keys().copied())?);
+                let open: Vec<i32> = self.lanes.keys().copied().collect();
+                targets = Some(consumer.offsets(&open, Bound::Latest)?);
             }
             if !caught_up.load(Ordering::Relaxed) && self.reached(&ends_at_start) {
                 self.tell();
@@ -95,6 +112,8 @@ impl<'scope, 'env> Reader<'scope, 'env> {
                 Some(Event::Assigned(starts)) => {
                     let partitions: Vec<i32> = starts.iter().map(|start| start.partition).collect();
                     tracing::info!(?partitions, "reading {} now", partition_list(&partitions));
+                    self.joined = true;
+                    self.shared.heard.store(true, Ordering::Relaxed);
                     self.take(&starts, None)?;
                 }
                 Some(Event::Revoked(partitions)) => {
@@ -104,9 +123,15 @@ impl<'scope, 'env> Reader<'scope, 'env> {
                 }
                 Some(Event::NotNow(not_now)) if not_now.passes => return Ok(Ended::Again(not_now.why)),
                 Some(Event::NotNow(not_now)) => return Err(Error::Fatal(not_now.why)),
-                Some(Event::Down) if down => {}
-                Some(Event::Down) => {
-                    tracing::warn!("no broker answers at {}; trying again", job.cluster.servers);
+                Some(Event::Refused(error)) => return Err(error.into()),
+                Some(Event::Trouble(Trouble { cause, message })) if self.shared.told.is_new(&cause) => {
+                    tracing::warn!("{message}");
+                }
+                Some(Event::Trouble(_)) => {}
+                Some(Event::Down(_)) if down => {}
+                Some(Event::Down(why)) => {
+                    let why = why.map_or_else(String::new, |why| format!(": {why}"));
+                    tracing::warn!("no broker answers at {}{why}; trying again", job.cluster.servers);
                     self.shared.heard.store(false, Ordering::Relaxed);
                     down = true;
                 }
@@ -115,6 +140,12 @@ impl<'scope, 'env> Reader<'scope, 'env> {
             if down && self.shared.heard.load(Ordering::Relaxed) {
                 tracing::info!("the broker at {} is back", job.cluster.servers);
                 down = false;
+            }
+            if self.patience.is_some_and(|patience| Instant::now() >= patience) {
+                self.patience = None;
+                if !down {
+                    self.warn_of_silence();
+                }
             }
             if told.elapsed() > TELL {
                 self.tell();
@@ -125,8 +156,34 @@ impl<'scope, 'env> Reader<'scope, 'env> {
         Ok(Ended::Done(self.halted.values().cloned().collect()))
     }
 
+    /// Says so where the broker, or the group, has not answered in time. Reading goes on as soon as it does.
+    fn warn_of_silence(&self) {
+        let Shared { job, consumer, .. } = self.shared;
+        let why = consumer.failure();
+        let seconds = job.cluster.timeout.as_secs_f64();
+        if let (false, Some(group)) = (self.joined, &job.group) {
+            let why = why.unwrap_or_else(|| "its other members may still be finishing their work".to_owned());
+            tracing::warn!("the group {} has not let this worker in within {seconds} s: {why}; waiting", group.name);
+            return;
+        }
+        let silent: Vec<i32> = self.lanes.iter().filter(|(_, lane)| !lane.has_answered()).map(|(&p, _)| p).collect();
+        let silent: Vec<i32> = silent.into_iter().filter(|partition| !self.halted.contains_key(partition)).collect();
+        if !silent.is_empty() {
+            let why = why.map_or_else(String::new, |why| format!(": {why}"));
+            tracing::warn!(
+                partitions = ?silent,
+                "no answer for {} of {} within {seconds} s{why}; trying again",
+                partition_list(&silent),
+                job.topic
+            );
+        }
+    }
+
     /// Opens a lane for each of these partitions.
     fn take(&mut self, starts: &[Start], ends: Option<&BTreeMap<i32, i64>>) -> Result<(), Error> {
+        if !starts.is_empty() {
+            self.patience = Instant::now().checked_add(self.shared.job.cluster.timeout);
+        }
         self.shared.lanes.fetch_add(starts.len(), Ordering::SeqCst);
         for &start in starts {
             let end = ends.and_then(|ends| ends.get(&start.partition).copied());
@@ -196,19 +253,11 @@ impl<'scope, 'env> Reader<'scope, 'env> {
 
 /// `partition 3`, `partitions 0, 2`, `no partitions`.
 fn partition_list(partitions: &[i32]) -> String {
-    let numbers = partitions.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
+    let numbers = partitions.iter().take(NAMED).map(i32::to_string).collect::<Vec<_>>().join(", ");
     match partitions.len() {
         0 => "no partitions".to_owned(),
         1 => format!("partition {numbers}"),
-        _ => format!("partitions {numbers}"),
+        n if n <= NAMED => format!("partitions {numbers}"),
+        n => format!("partitions {numbers} and {} more", n - NAMED),
     }
-}
-
-/// The end of each partition as it is now.
-fn ends(consumer: &Consumer, partitions: impl Iterator<Item = i32>) -> Result<BTreeMap<i32, i64>, Error> {
-    let mut ends = BTreeMap::new();
-    for partition in partitions {
-        ends.insert(partition, consumer.watermarks(partition)?.1);
-    }
-    Ok(ends)
 }

@@ -76,7 +76,7 @@ impl Shelf {
             let (kind, path) = (Kind::History.name(), self.history_file());
             tracing::warn!("{kind} {} did not name what serves, which was added", path.display());
         }
-        let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+        let now = crate::times::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
         let mut slices = slices.clone();
         for (slice, standing) in &mut slices {
             let was = before.get(slice);

@@ -11,13 +11,13 @@
 //! last line's offset. Only after the grace do the files go, so that a query which began before reads on. The newest file
 //! always stays: it is where the log goes on.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use parquet::file::metadata::ParquetMetaDataReader;
-use parquet::file::statistics::Statistics;
-
+use super::age::older_than;
 use super::compact::Policy;
 use super::footer::DataFile;
 use super::log::Log;
@@ -28,10 +28,13 @@ const NAME: &str = "_expired";
 /// A line is added once so much of the grace is over since the last one, so that there are few of them.
 const LINES: u32 = 8;
 
+/// What each partition's retention waits for, as it was told: it is looked at again and again.
+static TOLD: LazyLock<Mutex<BTreeMap<PathBuf, String>>> = LazyLock::new(Mutex::default);
+
 /// What is kept of a partition. Whole files go, so a little more stays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Keep {
-    /// Records that are not older.
+    /// Records that are not older, and those whose age is not known.
     pub age: Option<Duration>,
     /// The newest files that have no more bytes.
     pub bytes: Option<u64>,
@@ -90,7 +93,8 @@ impl Log {
         let recently = lines.last().is_some_and(|line| !line.is_older(policy.grace / LINES));
         if !policy.keep.all() && !recently {
             let files = self.files()?;
-            let kept = first_kept(&files, &policy.keep)?;
+            let (kept, waits) = first_kept(&files, &policy.keep)?;
+            self.tell(waits);
             let known = lines.last().map(|line| line.before);
             if let Some(first) = files.get(kept).filter(|first| kept > 0 && known < Some(first.start)) {
                 lines.drain(..over.unwrap_or(0));
@@ -111,11 +115,26 @@ impl Log {
 
     /// Whether there is anything to expire, or to delete.
     pub(super) fn has_expiring(&self, counting: &[DataFile], keep: &Keep) -> Result<bool, Error> {
-        if first_kept(counting, keep)? > 0 {
+        let (kept, waits) = first_kept(counting, keep)?;
+        self.tell(waits);
+        if kept > 0 {
             return Ok(true);
         }
         let Some(before) = self.expired()? else { return Ok(false) };
         Ok(self.names()?.first().is_some_and(|name| name.start < before))
+    }
+
+    /// Warns once of what retention waits for.
+    fn tell(&self, waits: Option<String>) {
+        let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(why) = waits else {
+            told.remove(&self.dir);
+            return;
+        };
+        if told.get(&self.dir) != Some(&why) {
+            tracing::warn!("--keep-for lets no more records of {} expire: {why}", self.dir.display());
+            told.insert(self.dir.clone(), why);
+        }
     }
 
     /// Deletes the files of records that count no more, in the order of their names.
@@ -133,9 +152,10 @@ impl Log {
     }
 }
 
-/// How many of the files, from the oldest on, are beyond what is kept.
-fn first_kept(files: &[DataFile], keep: &Keep) -> Result<usize, Error> {
-    let Some(newest) = files.len().checked_sub(1) else { return Ok(0) };
+/// How many of the files, from the oldest on, are beyond what is kept; and what keeps more of them from it, if their age, or the time,
+/// is not known.
+fn first_kept(files: &[DataFile], keep: &Keep) -> Result<(usize, Option<String>), Error> {
+    let Some(newest) = files.len().checked_sub(1) else { return Ok((0, None)) };
     let mut first = 0;
     if let Some(most) = keep.bytes {
         let mut bytes: u64 = files.iter().map(|file| file.size).sum();
@@ -144,33 +164,14 @@ fn first_kept(files: &[DataFile], keep: &Keep) -> Result<usize, Error> {
             first += 1;
         }
     }
+    let mut waits = None;
     if let Some(age) = keep.age {
-        while first < newest && newest_record(&files[first])?.elapsed().is_ok_and(|elapsed| elapsed > age) {
-            first += 1;
-        }
+        let (old, why) = older_than(files, age)?;
+        // Of files that go for their bytes, and of the newest, the age does not count.
+        waits = why.filter(|_| old >= first && old < newest);
+        first = first.max(old.min(newest));
     }
-    Ok(first)
-}
-
-/// The time of a file's newest record, as the topic has it; of records without one, when the file was written.
-fn newest_record(file: &DataFile) -> Result<SystemTime, Error> {
-    let written = || file.place.modified(&file.path).map_err(Error::io("read", &file.path));
-    let parsed = ParquetMetaDataReader::new().parse_and_finish(&file.open()?);
-    let metadata = parsed.map_err(|e| Error::Damaged { path: file.path.clone(), why: e.to_string() })?;
-    let mut newest: Option<i64> = None;
-    for group in metadata.row_groups() {
-        let column = group.columns().iter().find(|column| column.column_path().string() == "_timestamp");
-        match column.and_then(|column| column.statistics()) {
-            Some(Statistics::Int64(found)) if found.null_count_opt() == Some(0) => {
-                newest = newest.max(found.max_opt().copied());
-            }
-            _ => return written(),
-        }
-    }
-    match newest.and_then(|millis| u64::try_from(millis).ok()) {
-        Some(millis) => Ok(SystemTime::UNIX_EPOCH + Duration::from_millis(millis)),
-        None => written(),
-    }
+    Ok((first, waits))
 }
 
 fn lines(bytes: &[u8], path: PathBuf) -> Result<Vec<Line>, Error> {
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn records_without_a_time_are_as_old_as_their_file() {
+    fn records_without_a_time_never_expire_for_their_age() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let log = store.log("products", 0);
@@ -273,7 +274,8 @@ mod tests {
         let old = std::fs::File::options().write(true).open(&log.files().unwrap()[0].path).unwrap();
         assert_eq!(log.compact(&policy(Some(DAY), None, DAY)).unwrap(), Rolled::default());
         old.set_modified(SystemTime::now() - DAY * 2).unwrap();
-        assert_eq!(log.compact(&policy(Some(DAY), None, DAY)).unwrap().expired, 10);
+        assert_eq!(log.compact(&policy(Some(DAY), None, DAY)).unwrap(), Rolled::default(), "whatever its file's age");
+        assert_eq!(log.compact(&policy(Some(DAY), Some(0), DAY)).unwrap().expired, 10, "but they do for their bytes");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! ```text
 //! store/
 //!   source.json       what feeds this store (source.rs)
-//!   records/          log.rs: the files; name.rs: their names; rule.rs: the reader's rule; expire.rs: retention
+//!   records/          log.rs: the files; name.rs: their names; rule.rs: the reader's rule; expire.rs: retention, age.rs: what is old
 //!   models/           written by the model room
 //!   keys.json         hashes of the API's keys, for the owner alone
 //!   tmp/              files on their way; nothing in it counts (of an object store: in this machine's own)
@@ -16,6 +16,7 @@
 //! location.rs reads what users call a store; place.rs is a disk or an object store (objects.rs; catalog.rs and index.rs spare it questions); publish.rs is how bytes come
 //! to be under a name there, lock.rs who may do alone what only one may do at a time.
 
+mod age;
 #[cfg(feature = "object-stores")]
 mod catalog;
 mod compact;
@@ -46,6 +47,7 @@ mod write;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use age::{Timestamps, implausible};
 pub use compact::{Policy, Rolled};
 pub use expire::Keep;
 pub use file_fault::{FileFault, Reason};

@@ -19,6 +19,7 @@ use parquet::file::properties::WriterProperties;
 
 use super::grid::{Column, Grid};
 use crate::printable::printable;
+use crate::times::readable;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -110,6 +111,7 @@ fn options(null: &str) -> FormatOptions<'_> {
 /// The cells of a batch, row by row.
 fn each_row(batch: &RecordBatch, mut row: impl FnMut(Vec<String>) -> io::Result<()>) -> anyhow::Result<()> {
     let options = options("NULL");
+    let batch = &readable(batch)?;
     let formatters: Result<Vec<_>, ArrowError> =
         batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options)).collect();
     let formatters = formatters.map_err(failed)?;
@@ -182,6 +184,7 @@ impl Rows for Csv<'_> {
 
 /// A batch whose nested columns are text: a CSV knows no others.
 fn flat(batch: &RecordBatch) -> anyhow::Result<RecordBatch> {
+    let batch = &readable(batch)?;
     let schema = batch.schema();
     if !schema.fields().iter().any(|field| field.data_type().is_nested()) {
         return Ok(batch.clone());
@@ -208,7 +211,7 @@ struct Json<'a> {
 
 impl Rows for Json<'_> {
     fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
-        self.json.write(batch).map_err(failed)
+        self.json.write(&readable(batch)?).map_err(failed)
     }
 
     fn end(mut self: Box<Self>) -> anyhow::Result<Option<String>> {
@@ -224,7 +227,7 @@ struct Ndjson<'a> {
 
 impl Rows for Ndjson<'_> {
     fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
-        self.json.write(batch).map_err(failed)
+        self.json.write(&readable(batch)?).map_err(failed)
     }
 
     fn end(mut self: Box<Self>) -> anyhow::Result<Option<String>> {

@@ -1,0 +1,167 @@
+//! Questions about many partitions, and about a topic's settings, in one request each.
+//!
+//! rdkafka asks for the offsets of one partition at a time, and each question waits behind the fetch that is under way: a topic of 300
+//! partitions took half a minute. librdkafka's admin API asks each broker once (ListOffsets); rdkafka has no call for that yet, so these
+//! functions go to librdkafka itself, as [`super::topic_id`] does.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::ptr::NonNull;
+use std::time::Duration;
+use std::{ptr, slice};
+
+use rdkafka::bindings as rd;
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+
+/// Which end of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// The offset of the first record that the broker holds.
+    Earliest,
+    /// The offset that the next record will get; where transactions are open, that of the first record which is not decided.
+    Latest,
+}
+
+/// A partition's offset, or why the broker did not give it.
+pub(super) type Offsets = BTreeMap<i32, Result<i64, RDKafkaErrorCode>>;
+
+/// An answer of the admin API.
+struct Event(NonNull<rd::rd_kafka_event_t>);
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: the event is ours, and used no more.
+        unsafe { rd::rd_kafka_event_destroy(self.0.as_ptr()) }
+    }
+}
+
+/// Sends a request and waits for its answer, no longer than this.
+///
+/// # Safety
+/// `send` must pass its arguments, the options and the queue, to one call of the admin API for `operation`, and keep neither.
+unsafe fn request<C: ClientContext>(
+    client: &Client<C>,
+    operation: rd::rd_kafka_admin_op_t,
+    timeout: Duration,
+    send: impl FnOnce(*mut rd::rd_kafka_AdminOptions_t, *mut rd::rd_kafka_queue_t),
+) -> Result<Event, RDKafkaErrorCode> {
+    let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX).max(1);
+    let handle = client.native_ptr();
+    // SAFETY: the handle outlives the calls, for `client` is borrowed. Options and queue are destroyed once, after their last use: the
+    // request has its own reference to the queue.
+    let event = unsafe {
+        let options = rd::rd_kafka_AdminOptions_new(handle, operation);
+        rd::rd_kafka_AdminOptions_set_request_timeout(options, millis, ptr::null_mut(), 0);
+        let queue = rd::rd_kafka_queue_new(handle);
+        send(options, queue);
+        let event = rd::rd_kafka_queue_poll(queue, millis);
+        rd::rd_kafka_queue_destroy(queue);
+        rd::rd_kafka_AdminOptions_destroy(options);
+        NonNull::new(event).map(Event).ok_or(RDKafkaErrorCode::OperationTimedOut)?
+    };
+    // SAFETY: the event lives.
+    match unsafe { rd::rd_kafka_event_error(event.0.as_ptr()) } {
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(event),
+        code => Err(code.into()),
+    }
+}
+
+/// The first or the next offset of each of these partitions, all at once.
+pub(super) fn offsets<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    partitions: &[i32],
+    bound: Bound,
+    timeout: Duration,
+) -> Result<Offsets, KafkaError> {
+    if partitions.is_empty() {
+        return Ok(Offsets::new());
+    }
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    let wanted = match bound {
+        Bound::Earliest => Offset::Beginning,
+        Bound::Latest => Offset::End,
+    };
+    for &partition in partitions {
+        list.add_partition_offset(topic, partition, wanted)?;
+    }
+    let operation = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS;
+    // SAFETY: one call, which copies the list. What the answer points to lives as long as the event.
+    unsafe {
+        let event = request(client, operation, timeout, |options, queue| {
+            // As the consumer reads: what belongs to an open transaction is not there yet.
+            let committed = rd::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED;
+            let error = rd::rd_kafka_AdminOptions_set_isolation_level(options, committed);
+            if !error.is_null() {
+                rd::rd_kafka_error_destroy(error);
+            }
+            rd::rd_kafka_ListOffsets(client.native_ptr(), list.ptr(), options, queue);
+        })
+        .map_err(KafkaError::OffsetFetch)?;
+        let result = rd::rd_kafka_event_ListOffsets_result(event.0.as_ptr());
+        let mut count = 0;
+        let infos = if result.is_null() {
+            ptr::null_mut()
+        } else {
+            rd::rd_kafka_ListOffsets_result_infos(result, &raw mut count)
+        };
+        if infos.is_null() {
+            return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::InvalidMessage));
+        }
+        let mut found = Offsets::new();
+        for &info in slice::from_raw_parts(infos, count) {
+            let place = &*rd::rd_kafka_ListOffsetsResultInfo_topic_partition(info);
+            let offset = match place.err {
+                RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR if place.offset >= 0 => Ok(place.offset),
+                RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Err(RDKafkaErrorCode::OffsetNotAvailable),
+                code => Err(code.into()),
+            };
+            found.insert(place.partition, offset);
+        }
+        Ok(found)
+    }
+}
+
+/// Bytes that a batch of records of this topic may have (`max.message.bytes`); `None` where the broker does not say, or not to us.
+pub(super) fn max_message_bytes<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration) -> Option<usize> {
+    let name = CString::new(topic).ok()?;
+    let operation = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS;
+    // SAFETY: the resource is ours and lives until its end; the call copies it. What the answer points to lives as long as the event.
+    unsafe {
+        let kind = rd::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
+        let resource = rd::rd_kafka_ConfigResource_new(kind, name.as_ptr());
+        let mut resources = [resource];
+        let event = request(client, operation, timeout, |options, queue| {
+            rd::rd_kafka_DescribeConfigs(client.native_ptr(), resources.as_mut_ptr(), resources.len(), options, queue);
+        });
+        rd::rd_kafka_ConfigResource_destroy(resource);
+        let event = event.ok()?;
+        let result = rd::rd_kafka_event_DescribeConfigs_result(event.0.as_ptr());
+        if result.is_null() {
+            return None;
+        }
+        let mut count = 0;
+        let described = rd::rd_kafka_DescribeConfigs_result_resources(result, &raw mut count);
+        if described.is_null() || count == 0 {
+            return None;
+        }
+        let described = *described;
+        if rd::rd_kafka_ConfigResource_error(described) != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return None;
+        }
+        let entries = rd::rd_kafka_ConfigResource_configs(described, &raw mut count);
+        if entries.is_null() {
+            return None;
+        }
+        slice::from_raw_parts(entries, count).iter().find_map(|&entry| {
+            if CStr::from_ptr(rd::rd_kafka_ConfigEntry_name(entry)).to_bytes() != b"max.message.bytes" {
+                return None;
+            }
+            let value = rd::rd_kafka_ConfigEntry_value(entry);
+            if value.is_null() { None } else { CStr::from_ptr(value).to_str().ok()?.parse().ok() }
+        })
+    }
+}
