@@ -18,8 +18,8 @@ pub struct Copying {
     output: Output,
     /// Where DataFusion writes.
     hidden: PathBuf,
-    /// That, and where DataFusion has it until it is complete.
-    _leftovers: [Registered; 2],
+    /// That, and where DataFusion has it until it is complete: removed when the process ends.
+    leftovers: Vec<Registered>,
 }
 
 impl Copying {
@@ -37,8 +37,8 @@ impl Copying {
         copy.target = url.to_string();
         let mut staged = hidden.clone().into_os_string();
         staged.push("#1");
-        let leftovers = [cleanup::file(&hidden), cleanup::file(Path::new(&staged))];
-        Ok(Some(Self { output, hidden, _leftovers: leftovers }))
+        let leftovers = vec![cleanup::file(&hidden), cleanup::file(Path::new(&staged))];
+        Ok(Some(Self { output, hidden, leftovers }))
     }
 
     /// Gives the file its name.
@@ -47,14 +47,17 @@ impl Copying {
         if self.hidden.exists() {
             self.output.adopt(&self.hidden)?;
         }
-        Ok(self.output.publish()?)
+        self.output.publish()?;
+        self.leftovers.clear();
+        Ok(())
     }
 }
 
 impl Drop for Copying {
     fn drop(&mut self) {
-        // It is there after a failure only.
+        // After a failure only: DataFusion may be writing still, and what it has then goes at the end of the process.
         let _ = std::fs::remove_file(&self.hidden);
+        self.leftovers.drain(..).for_each(Registered::keep);
     }
 }
 
