@@ -52,6 +52,8 @@ pub enum Error {
         "the column {name} of {path} holds no number in any of {rows} rows: {invalid} hold text, such as `{text}` in {place}; name others with --features, or make numbers of it with tercile sql", path = path.display()
     )]
     AllText { path: PathBuf, name: String, rows: usize, invalid: u64, text: String, place: Place },
+    #[error("{path} has no rows to cluster", path = path.display())]
+    NoRows { path: PathBuf },
     #[error("no row of {path} has a number in each of {names}, so --missing skip leaves none", path = path.display())]
     AllSkipped { path: PathBuf, names: String },
     #[error("cannot read {path} as CSV: {why}", path = path.display())]
@@ -80,6 +82,9 @@ pub struct Columns {
 /// If the file can't be read or lacks a column, at a value that the policy refuses, and if no number is left.
 pub fn read(path: &Path, names: &[String], policy: Policy, threads: usize, space: &Space) -> Result<Columns, Error> {
     let mut found = every_row(path, names, policy, threads, space)?;
+    if found.rows == 0 {
+        return Err(Error::NoRows { path: path.to_owned() });
+    }
     if policy.missing == Missing::Skip || policy.invalid == Missing::Skip {
         found.skip(space).map_err(|source| Error::Spool { path: path.to_owned(), source })?;
         if found.rows == 0 && found.rows_left_out > 0 {

@@ -362,6 +362,9 @@ fn what_is_missing_or_odd_is_said_in_words() {
     open(&mut browser, &odd);
     browser.until("document.querySelectorAll('.plane canvas').length === 3");
     assert_eq!(browser.run("document.querySelectorAll('#axis-0 option').length"), 12);
+    // Ratings that are missing are counted below the plane, where they are drawn hollow.
+    let missing = browser.text(".plane[data-slice=\"3\"] .missing");
+    assert!(missing.contains("was missing in 3 of 1,465 rows and took the mean (hollow)"), "{missing}");
     assert!(browser.text("#axes").contains("<img src=x onerror=alert(0)>"));
     assert_eq!(browser.run("document.querySelectorAll('main img').length"), 0);
     assert_eq!(browser.run("document.querySelectorAll('#try input').length"), 12);

@@ -147,7 +147,11 @@ fn what_cannot_be_clustered_is_refused_in_one_line() {
     place.write("init.json", "[[1, 2], [3]]");
     place.write("two.json", "[[1, 2], [3, 4]]");
     place.write("broken.parquet", "PAR1 and no more");
-    let cases: [(&[&str], &str); 12] = [
+    place.write("none.csv", "a,b\n");
+    place.write("empty.csv", "a,b\n,1\n,2\n");
+    let cases: [(&[&str], &str); 14] = [
+        (&["none.csv", "--features", "a"], "none.csv has no rows to cluster"),
+        (&["empty.csv", "--features", "a,b"], "cannot cluster empty.csv: the feature a is missing in every row"),
         (&["no.csv", "--features", "a"], "cannot read no.csv: No such file"),
         (&["broken.parquet", "--features", "a"], "cannot read broken.parquet as Parquet: "),
         (&["rows.csv", "--features", "a,c"], "rows.csv has no column c; it has name, b, a"),
