@@ -14,18 +14,13 @@ use sha2::{Digest, Sha256};
 
 use crate::features::chunks::by_chunk;
 use crate::features::{self, Matrix, Scale};
-use crate::kmeans::{self, Fit, Init, Points, Settings, Step};
+use crate::kmeans::{self, Chosen, Fit, Init, Points, Settings, Step};
 use crate::model::describe::{Labels, describe};
 use crate::model::parts::Shapes;
 use crate::model::{Cluster, METHOD, clusters};
 use crate::rows::hex;
 use crate::spool;
 use crate::train::{by_features, renumbered};
-
-/// Rows that the silhouette compares with each other; of more, rows spread evenly stand for all.
-const SILHOUETTE_ROWS: usize = 5_000;
-/// Rows of a cluster in that sample that say enough of it.
-const RARE: usize = 50;
 
 /// Who does the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -67,9 +62,9 @@ pub struct Report {
     pub solver: Solver,
     /// Sum of squared distances of the rows to their centroids, in standardised units.
     pub inertia: f64,
-    /// Mean silhouette of `silhouette_rows` rows, from -1 to 1; null with a single cluster.
+    /// Mean silhouette, from -1 to 1; null with a single cluster. Of a sample where `silhouette_rows` is less than `rows`.
     pub silhouette: Option<f64>,
-    /// All rows, or 5,000 spread evenly.
+    /// Rows that the silhouette was computed on: all, or a weighted sample that includes rare clusters.
     pub silhouette_rows: u64,
     pub davies_bouldin: Option<f64>,
     pub calinski_harabasz: Option<f64>,
@@ -200,7 +195,9 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
 
     let began = Instant::now();
     let Fit { centroids, sizes, inertia, iterations } = &found;
-    let (silhouette, silhouette_rows) = silhouette(columns, &scale, &found, settings.threads);
+    let sampled = Sampled::new(&scale, columns, None, &found, settings.threads);
+    let silhouette = sampled.silhouette(&scale, settings.k, settings.threads);
+    let silhouette_rows = sampled.chosen.rows.len() as u64;
     let profile = kmeans::profile(&points, centroids, settings.threads);
     let shapes = Shapes { centroids: centroids.view(), spread: profile.spread.view(), sizes };
     let described = describe(&shapes, features, &Labels::new(), None);
@@ -249,37 +246,36 @@ fn linfa(
     Ok(kmeans::measure(points, original, settings.threads))
 }
 
-/// The silhouette of a sample, and how many rows that is: rows spread evenly, and where so few of them are of a rare cluster that
-/// they say nothing of it, more of that cluster's. Then each cluster counts by its size.
-pub(crate) fn silhouette(columns: &[Float64Array], scale: &Scale, fit: &Fit, threads: usize) -> (Option<f64>, u64) {
-    let mut places = spool::evenly(columns.first().map_or(0, Array::len), SILHOUETTE_ROWS);
-    let take = |places: &[u32]| columns.iter().map(|column| spool::take(column, places)).collect::<Vec<_>>();
-    let sample = take(&places);
-    let points = Points::new(scale, &sample);
-    let labels = kmeans::assign(&points, &fit.centroids, 1);
-    let drawn = |cluster: usize| labels.iter().filter(|&&label| usize::from(label) == cluster).count() as u64;
-    let rare: Vec<usize> = (0..fit.sizes.len()).filter(|&c| drawn(c) < fit.sizes[c].min(RARE as u64)).collect();
-    if rare.is_empty() {
-        return (kmeans::silhouette(&points, &labels, fit.sizes.len(), threads), places.len() as u64);
-    }
-    let all = kmeans::assign(&Points::new(scale, columns), &fit.centroids, threads);
-    for cluster in rare {
-        let rows = (0_u32..).zip(&all).filter(|(_, label)| usize::from(**label) == cluster);
-        let rows: Vec<u32> = rows.map(|(row, _)| row).collect();
-        places.extend(spool::evenly(rows.len(), RARE).into_iter().map(|place| rows[place as usize]));
-    }
-    places.sort_unstable();
-    places.dedup();
-    let sample = take(&places);
-    let labels: Vec<u8> = places.iter().map(|&row| all[row as usize]).collect();
-    (kmeans::silhouette_of(&Points::new(scale, &sample), &labels, &fit.sizes, threads), places.len() as u64)
+/// The rows of a fit that stand for all of them.
+pub(crate) struct Sampled {
+    pub columns: Vec<Float64Array>,
+    pub chosen: Chosen,
 }
 
-/// At most 5,000 rows, spread evenly over all.
-pub(crate) fn spread(columns: &[Float64Array]) -> Vec<Float64Array> {
-    let rows = columns.first().map_or(0, Array::len);
-    let places = spool::evenly(rows, SILHOUETTE_ROWS);
-    columns.iter().map(|column| spool::take(column, &places)).collect()
+impl Sampled {
+    /// The sample of rows on this scale, which may have weights.
+    pub fn new(scale: &Scale, columns: &[Float64Array], weights: Option<&[f64]>, fit: &Fit, threads: usize) -> Self {
+        let points = weighted(Points::new(scale, columns), weights);
+        let chosen = kmeans::sample(&points, &fit.centroids, &fit.sizes, threads);
+        Self { columns: columns.iter().map(|column| spool::take(column, &chosen.rows)).collect(), chosen }
+    }
+
+    /// The silhouette of all rows, from the sample; `None` with one cluster.
+    pub fn silhouette(&self, scale: &Scale, k: usize, threads: usize) -> Option<f64> {
+        let Chosen { labels, weights, .. } = &self.chosen;
+        let points = Points::new(scale, &self.columns);
+        // All rows are counted as they are: the same bits as without weights.
+        let points = if weights.iter().all(|&weight| weight == 1.0) { points } else { weighted(points, Some(weights)) };
+        kmeans::silhouette(&points, labels, k, threads)
+    }
+}
+
+/// These points with these weights, if there are any.
+pub(crate) fn weighted<'a>(points: Points<'a>, weights: Option<&[f64]>) -> Points<'a> {
+    match weights {
+        Some(weights) => points.with_weights(weights.to_vec()),
+        None => points,
+    }
 }
 
 #[cfg(test)]
@@ -338,7 +334,8 @@ mod tests {
         let scale = Scale::measure(&names, &columns, 2).unwrap();
         let points = Points::new(&scale, &columns);
         let fit = kmeans::fit(&points, &job(1, 3).settings, Init::Drawn(None), &|_| {}).unwrap();
-        let (sampled, rows) = silhouette(&columns, &scale, &fit, 2);
+        let sample = Sampled::new(&scale, &columns, None, &fit, 2);
+        let (sampled, rows) = (sample.silhouette(&scale, 3, 2), sample.chosen.rows.len());
         let all = kmeans::silhouette(&points, &kmeans::assign(&points, &fit.centroids, 1), 3, 2);
         assert!(
             rows < 5_100 && (sampled.unwrap() - all.unwrap()).abs() < 1e-3,

@@ -1,6 +1,6 @@
 //! How many clusters: three opinions on each number, and whether they agree.
 //!
-//! Input: columns of numbers and the numbers of clusters to try. Output: for each number the inertia of the best clusters,
+//! Input: columns of numbers, perhaps with weights, and the numbers of clusters to try. Output: for each number the inertia of the best clusters,
 //! their silhouette, and how stable they are; what each of the three would pick; and a recommendation that says so where they
 //! disagree.
 //!
@@ -20,14 +20,14 @@ use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use serde::Serialize;
 
 use crate::features::Scale;
-use crate::fit::{Error, silhouette, spread};
+use crate::fit::{Error, Sampled, weighted};
 use crate::kmeans::{self, Init, Points, Settings};
 use crate::spool;
 
 /// Seeds that stability compares.
 const SEEDS: u64 = 8;
-/// Starts of each on its half of the sample.
-const STARTS: usize = 10;
+/// Restarts of each on its half of the sample.
+const STARTS: usize = 5;
 /// How much less stable than the most stable number still counts as stable.
 const NEARLY: f64 = 0.05;
 
@@ -37,8 +37,10 @@ pub struct Candidate {
     pub k: usize,
     /// Of the best clusters, in standardised units.
     pub inertia: f64,
-    /// Over the sample.
+    /// Of a sample where `sample_rows` is less than the number of rows.
     pub silhouette: Option<f64>,
+    /// Rows that silhouette and stability were computed on: all, or a weighted sample that includes rare clusters.
+    pub sample_rows: u64,
     /// From about 0, as unlike as by chance, to 1: every seed finds the same.
     pub stability: f64,
 }
@@ -55,17 +57,25 @@ pub struct Suggestion {
     pub agree: usize,
 }
 
+/// Rows to try numbers of clusters on.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    pub scale: &'a Scale,
+    /// By feature, all of the same length.
+    pub columns: &'a [Float64Array],
+    /// How many rows each stands for; 1 where there are none.
+    pub weights: Option<&'a [f64]>,
+}
+
 /// Tries each number of clusters, of which there must be one or more; `told` hears of each that is done.
 pub fn candidates(
-    features: &[String],
-    columns: &[Float64Array],
+    rows: Rows<'_>,
     ks: RangeInclusive<usize>,
     settings: &Settings,
     told: &mut dyn FnMut(&Candidate),
 ) -> Result<Vec<Candidate>, Error> {
-    let scale = Scale::measure(features, columns, settings.threads)?;
-    let points = Points::new(&scale, columns);
-    let sample = spread(columns);
+    let Rows { scale, columns, weights } = rows;
+    let points = weighted(Points::new(scale, columns), weights);
     let mut candidates: Vec<Candidate> = Vec::new();
     for k in ks {
         let settings = Settings { k, ..settings.clone() };
@@ -75,9 +85,14 @@ pub fn candidates(
             Err(kmeans::Error::TooFew { .. }) if !candidates.is_empty() => break,
             Err(error) => return Err(error.into()),
         };
-        let (silhouette, _) = silhouette(columns, &scale, &fit, settings.threads);
-        let candidate =
-            Candidate { k, inertia: fit.inertia, silhouette, stability: stability(&scale, &sample, &settings)? };
+        let sample = Sampled::new(scale, columns, weights, &fit, settings.threads);
+        let candidate = Candidate {
+            k,
+            inertia: fit.inertia,
+            silhouette: sample.silhouette(scale, k, settings.threads),
+            sample_rows: sample.chosen.rows.len() as u64,
+            stability: stability(scale, &sample, &settings)?,
+        };
         told(&candidate);
         candidates.push(candidate);
     }
@@ -106,16 +121,18 @@ pub fn suggest(candidates: &[Candidate]) -> Suggestion {
 }
 
 /// How alike the clusters are that several seeds find in halves of the sample.
-fn stability(scale: &Scale, sample: &[Float64Array], settings: &Settings) -> Result<f64, Error> {
-    let all = Points::new(scale, sample);
+fn stability(scale: &Scale, sample: &Sampled, settings: &Settings) -> Result<f64, Error> {
+    let (columns, weights) = (&sample.columns, &sample.chosen.weights);
+    let all = Points::new(scale, columns);
     let mut partitions: Vec<Vec<u8>> = Vec::new();
     for seed in 0..SEEDS {
         let seed = kmeans::further(settings.seed, seed);
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let half: Vec<u32> = (0..all.rows() as u32).filter(|_| rng.next_u32() % 2 == 0).collect();
-        let half: Vec<Float64Array> = sample.iter().map(|column| spool::take(column, &half)).collect();
+        let of_half: Vec<f64> = half.iter().map(|&row| weights[row as usize]).collect();
+        let half: Vec<Float64Array> = columns.iter().map(|column| spool::take(column, &half)).collect();
         let settings = Settings { seed, starts: STARTS, ..settings.clone() };
-        match kmeans::fit(&Points::new(scale, &half), &settings, Init::Drawn(None), &|_| {}) {
+        match kmeans::fit(&weighted(Points::new(scale, &half), Some(&of_half)), &settings, Init::Drawn(None), &|_| {}) {
             Ok(fit) => partitions.push(kmeans::assign(&all, &fit.centroids, 1)),
             // Half of the rows may be too few where all of them were just enough.
             Err(kmeans::Error::TooFew { .. }) => {}
@@ -160,8 +177,9 @@ mod tests {
         let columns: Vec<Float64Array> = (0..2).map(|f| (0..2000).map(|i| Some(blob(i, f))).collect()).collect();
         let limits = Limits { iterations: 300, tolerance: 0.0 };
         let settings = Settings { k: 0, seed: 42, starts: 10, limits, threads: 2 };
-        let names = ["a".to_owned(), "b".to_owned()];
-        let found = candidates(&names, &columns, 2..=7, &settings, &mut |_| {}).unwrap();
+        let scale = Scale::measure(&["a".to_owned(), "b".to_owned()], &columns, 2).unwrap();
+        let rows = Rows { scale: &scale, columns: &columns, weights: None };
+        let found = candidates(rows, 2..=7, &settings, &mut |_| {}).unwrap();
         assert!(found.windows(2).all(|pair| pair[1].inertia < pair[0].inertia));
         let suggestion = suggest(&found);
         assert_eq!((suggestion.elbow, suggestion.silhouette, suggestion.stability), (4, 4, 4), "{found:?}");
@@ -170,8 +188,13 @@ mod tests {
 
     #[test]
     fn disagreement_is_told() {
-        let candidate =
-            |k, inertia, silhouette, stability| Candidate { k, inertia, silhouette: Some(silhouette), stability };
+        let candidate = |k, inertia, silhouette, stability| Candidate {
+            k,
+            inertia,
+            silhouette: Some(silhouette),
+            sample_rows: 9,
+            stability,
+        };
         let all = [candidate(2, 100.0, 0.7, 0.5), candidate(3, 40.0, 0.5, 0.5), candidate(4, 35.0, 0.4, 0.9)];
         let expected = Suggestion { elbow: 3, silhouette: 2, stability: 4, recommended: 2, agree: 1 };
         assert_eq!(suggest(&all), expected);

@@ -29,7 +29,8 @@ use tokio::task::JoinSet;
 use crate::engine::{self, cluster::Engine};
 use crate::features::chunks::processors;
 use crate::features::{self, Scale};
-use crate::kmeans::{self, Fit, Limits, Points, Settings, Step};
+use crate::fit::Sampled;
+use crate::kmeans::{self, Fit, Limits, Settings, Step};
 use crate::model::describe::{Before, Shortage, describe, short_of_words, words_changed};
 use crate::model::parts::Shapes;
 use crate::model::{
@@ -39,7 +40,7 @@ use crate::spool::{self, Space};
 use crate::sql::{Files, Segmentation};
 use crate::store::{self, Held, Snapshot, Store};
 use numbers::{newcomers, numbers};
-use rows::{Prefix, Rows, rows};
+use rows::{Prefix, Rows, Sample, rows};
 
 /// What the starts are drawn with.
 pub use crate::kmeans::SEED;
@@ -54,8 +55,6 @@ const LEAST_MEMORY: usize = 256_000_000;
 const READING: usize = 160 << 20;
 /// Bytes that a sort takes for a record, or fewer.
 const SORTED: u64 = 128;
-/// Rows of a model's sample.
-const SAMPLE_ROWS: usize = 5_000;
 
 /// What stopped a training as a whole. What stops one model alone is recorded as its refusal.
 #[derive(Debug, thiserror::Error)]
@@ -548,36 +547,27 @@ fn settings(k: usize, starts: usize) -> Settings {
     Settings { k, seed: SEED, starts, limits: LIMITS, threads: processors() }
 }
 
-/// The rows of a model's sample.
-fn sample_rows(n: usize) -> Vec<u32> {
-    spool::evenly(n, SAMPLE_ROWS)
-}
-
 /// Some of the rows with their clusters, and how well those are set apart.
 fn sample(
     rows: &dyn Prefix,
     features: &[String],
     (scale, fit): (&Scale, &Fit),
-) -> Result<(RecordBatch, Option<f64>), ArrowError> {
-    let sample = rows.sample();
+) -> Result<(RecordBatch, Option<f64>), Refusal> {
+    let Sample { partitions, offsets, features: columns, chosen } = rows.sample(scale, fit)?;
     let mut fields =
         vec![Field::new("_partition", DataType::Int32, true), Field::new("_offset", DataType::Int64, true)];
-    let mut columns: Vec<ArrayRef> = vec![Arc::new(sample.partitions), Arc::new(sample.offsets)];
-    let mut values: Vec<Float64Array> = Vec::with_capacity(features.len());
-    for ((name, column), mean) in features.iter().zip(&sample.features).zip(&scale.mean) {
+    let mut all: Vec<ArrayRef> = vec![Arc::new(partitions), Arc::new(offsets)];
+    for ((name, column), mean) in features.iter().zip(&columns).zip(&scale.mean) {
         fields.push(Field::new(name, DataType::Float64, false));
         let imputed: Float64Array = column.iter().map(|v| v.or(Some(*mean))).collect();
-        columns.push(Arc::new(imputed.clone()));
-        values.push(imputed);
+        all.push(Arc::new(imputed));
     }
-    let points = Points::new(scale, &values);
-    let labels = kmeans::assign(&points, &fit.centroids, 1);
-    let silhouette = kmeans::silhouette(&points, &labels, fit.sizes.len(), processors());
     fields.push(Field::new("cluster", DataType::UInt32, false));
-    columns.push(Arc::new(labels.into_iter().map(|label| Some(u32::from(label))).collect::<UInt32Array>()));
+    all.push(Arc::new(chosen.labels.iter().map(|&label| Some(u32::from(label))).collect::<UInt32Array>()));
     fields.push(Field::new(imputed::COLUMN, DataType::UInt32, false));
-    columns.push(Arc::new(imputed::masks(&sample.features)));
-    Ok((RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?, silhouette))
+    all.push(Arc::new(imputed::masks(&columns)));
+    let silhouette = Sampled { columns, chosen }.silhouette(scale, fit.sizes.len(), processors());
+    Ok((RecordBatch::try_new(Arc::new(Schema::new(fields)), all)?, silhouette))
 }
 
 #[cfg(test)]
@@ -589,12 +579,5 @@ mod tests {
         assert_eq!([1, 2, 3].map(|slice| slice_end(1465, slice)), [489, 978, 1465]);
         assert_eq!([1, 2, 3].map(|slice| slice_end(2, slice)), [1, 2, 2]);
         assert_eq!([1, 2, 3].map(|slice| slice_end(0, slice)), [0, 0, 0]);
-    }
-
-    #[test]
-    fn samples_are_spread_evenly() {
-        assert_eq!(sample_rows(3), [0, 1, 2]);
-        let sample = sample_rows(12_500);
-        assert_eq!((sample.len(), &sample[..5]), (5000, &[0, 2, 5, 7, 10][..]));
     }
 }

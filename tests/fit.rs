@@ -1,4 +1,5 @@
-//! `fit` on files from anywhere: what it prints, what it takes, what it refuses and how.
+//! `fit` on files from anywhere: what it prints, what it takes, what it refuses and how; and the samples of rows that it and a
+//! training report on.
 
 mod common;
 
@@ -302,4 +303,70 @@ fn what_is_missing_is_imputed_skipped_or_refused_and_counted() {
         error.contains("no row of text.csv has a number in each of a, flag, so --missing skip leaves none"),
         "{error}"
     );
+}
+
+#[test]
+fn rare_clusters_are_in_every_sample_and_samples_say_so() {
+    let place = Place::new();
+    let mut rows = String::from("spent,visits\n");
+    for i in 0..12_000_u64 {
+        let (mut spent, mut visits) = (i * 7919 % 1009, i * 104_729 % 53);
+        // Where no even sample of 5,000 looks: three big spenders and three constant visitors.
+        match i {
+            8_003 | 9_001 | 10_003 => spent = 900_000 + i,
+            8_501 | 9_503 | 11_003 => visits = 90_000 + i,
+            _ => {}
+        }
+        rows.push_str(&format!("{spent},{visits}\n"));
+    }
+    place.write("rows.csv", rows);
+    let slices = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/20_slices.sql")).unwrap();
+    place.write("sql/20_slices.sql", slices);
+    place.write("sql/00_records.sql", "CREATE TABLE records (spent TEXT, visits TEXT);\n");
+    place.write(
+        "sql/10_products.sql",
+        "SELECT _partition, _offset, _timestamp, CAST(spent AS DOUBLE) AS spent, CAST(visits AS DOUBLE) AS visits FROM records\n",
+    );
+    place.write(
+        "sql/30_whales.sql",
+        "-- k: 3\n\nSELECT _partition, _offset, _timestamp, _slice, spent, visits FROM slices\n",
+    );
+    let server = place.up(&["--data", "rows.csv", "--sql", "sql"]);
+    let model = server.get("/api/segments/whales/models/3").json();
+    let sizes: Vec<u64> = model["clusters"].as_array().unwrap().iter().map(|c| c["size"].as_u64().unwrap()).collect();
+    assert_eq!(
+        {
+            let mut sorted = sizes.clone();
+            sorted.sort_unstable();
+            sorted
+        },
+        [3, 3, 11_994],
+        "{model}"
+    );
+    assert!(model["silhouette"].as_f64().is_some_and(|score| score > 0.9), "{}", model["silhouette"]);
+    let sample = server.get("/api/segments/whales/points").json();
+    assert_eq!(sample["sampled_from"], 12_000);
+    let points = sample["points"].as_array().unwrap();
+    for (cluster, size) in sizes.iter().enumerate() {
+        let there = points.iter().filter(|point| point["cluster"] == cluster).count() as u64;
+        assert_eq!(there.min(50), (*size).min(50), "cluster {cluster}");
+    }
+    assert!(points.windows(2).all(|pair| pair[0]["offset"].as_u64() < pair[1]["offset"].as_u64()));
+    // The report on the number of clusters agrees with the model about three.
+    let report = server.get("/api/segments/whales/k-report").json();
+    assert_eq!((&report["sampled_from"], &report["rows"]), (&12_000.into(), &points.len().into()));
+    let three = &report["candidates"][1];
+    let close = |a: &Value, b: &Value| {
+        let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+        (a - b).abs() <= 0.02 * a.abs()
+    };
+    assert!(close(&three["inertia"], &model["inertia"]), "{three} {}", model["inertia"]);
+    assert!(close(&three["silhouette"], &model["silhouette"]), "{three} {}", model["silhouette"]);
+    assert_eq!(server.interrupt().code, Some(0));
+    let table = place.ok(&["train", "--sql", "sql"]);
+    assert!(table.contains("a silhouette of more than 5,000 rows is that of a weighted sample"), "{table}");
+    let fitted = place.ok(&["fit", "rows.csv", "--features", "spent,visits"]);
+    assert!(fitted.contains("(a weighted sample of 5,"), "{fitted}");
+    let suggested = place.ok(&["suggest-k", "rows.csv", "--features", "spent,visits", "--max-k", "4"]);
+    assert!(suggested.contains("silhouette and stability are those of samples of up to 5,"), "{suggested}");
 }

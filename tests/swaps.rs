@@ -1,4 +1,5 @@
-//! Models that are swapped while they answer, pinned ones, and trainings that are killed while they write.
+//! Models that are swapped while they answer, pinned ones, those of an older method, and trainings that are killed while they
+//! write.
 //!
 //! `TERCILE_TEST_SWAPS` and `TERCILE_TEST_MODEL_KILLS` are how many of each there are.
 
@@ -190,4 +191,50 @@ fn a_training_that_is_killed_leaves_models_that_answer() {
     println!("{kills} trainings killed, {written} of them after they had written a model");
     assert!(written > 0, "none was killed while it wrote");
     assert!(train(kills + 2).wait().unwrap().success());
+}
+
+/// The store that a build without `method` in its receipts made.
+fn first_method() -> Place {
+    let place = Place::new();
+    let from = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/store-method-1");
+    let copied = std::process::Command::new("cp").args(["-r", from]).arg(place.path("store")).status().unwrap();
+    assert!(copied.success());
+    place
+}
+
+#[test]
+fn models_of_another_method_are_readable_and_served_and_a_training_replaces_them() {
+    let place = first_method();
+    assert_eq!(place.number("SELECT count(*) FROM records"), 400);
+    let error = place.fails(1, &["verify", "price_rating"]);
+    for part in ["price_rating@3@3: it was trained by method 1 (tercile 0.1.0)", "they hash to what the receipt says"] {
+        assert!(error.contains(part) && !error.contains("was changed"), "{part}: {error}");
+    }
+    let server = place.serve(&[]);
+    let before: Vec<Value> =
+        (1..=3).map(|slice| server.get(&format!("/api/segments/price_rating/models/{slice}")).json()).collect();
+    assert!(before.iter().all(|model| model["receipt"]["method"] == 1), "{before:?}");
+    let row = r#"[{"discounted_price": 300, "rating": 4.5}]"#;
+    assert_eq!(server.post("/api/cluster_products_by_price_rating", row).json()[0]["version"], 3);
+    assert_eq!(server.get("/api/segments/price_rating/points").json()["points"].as_array().unwrap().len(), 400);
+    assert_eq!(server.interrupt().code, Some(0));
+
+    place.ok(&["train"]);
+    for (slice, old) in (1..=3).zip(&before) {
+        let version = slice + 3;
+        place.ok(&["verify", &format!("price_rating@{slice}@{version}")]);
+        let text = std::fs::read(place.path(&format!("store/models/price_rating/{version}.json"))).unwrap();
+        let new: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(new["receipt"]["method"], 2);
+        assert_eq!(new["receipt"]["predecessor"], serde_json::json!({"slice": slice, "version": old["version"]}));
+        assert_eq!(new["receipt"]["rows_hash"], old["receipt"]["rows_hash"]);
+        // The same minimum, and each cluster has the number it had.
+        let sizes = |model: &Value| -> Vec<u64> {
+            model["clusters"].as_array().unwrap().iter().map(|cluster| cluster["size"].as_u64().unwrap()).collect()
+        };
+        assert_eq!(sizes(&new), sizes(old), "slice {slice}");
+    }
+    // Once more finds nothing new.
+    place.ok(&["train"]);
+    assert!(!place.path("store/models/price_rating/7.json").exists());
 }

@@ -34,8 +34,10 @@ pub struct KReport {
     pub segmentation: String,
     pub slice: u8,
     pub version: u64,
-    /// Rows of the sample.
+    /// Rows that were tried: all that the model was trained on, or a sample that includes its rare clusters, weighted.
     pub rows: u64,
+    /// Rows that the model was trained on. Where they are more than `rows`, all figures are those of the sample.
+    pub sampled_from: u64,
     /// Feature to the number of these rows whose value was missing and took the mean. Not given by models that were made
     /// before this was kept.
     #[oai(skip_serializing_if_is_none)]
@@ -106,7 +108,8 @@ pub struct KReportApi;
 impl KReportApi {
     /// Which number of clusters fits: elbow, silhouette, stability
     ///
-    /// Tried on the sample that was kept with the model. The first answer for a version takes seconds.
+    /// Tried on the sample that was kept with the model: all of its rows up to 5,000, of more a weighted sample that includes
+    /// rare clusters. `rows` and `sampled_from` tell how many those are. The first answer for a version takes seconds.
     #[oai(path = "/api/segments/:name/k-report", method = "get", tag = "Tags::Segments", operation_id = "getKReport")]
     async fn k_report(
         &self,
@@ -147,9 +150,11 @@ fn report(shelf: &Shelf, model: &Model) -> Result<KReport, Problem> {
     let columns = columns.ok_or_else(|| broken(&"the sample lacks a feature"))?;
     // One thread: whoever asks for predictions meanwhile has the others.
     let limits = Limits { iterations: 300, tolerance: 0.0 };
+    let weights = model.sample_weights(&sample);
+    let rows = suggest::Rows { scale: &model.scale(), columns: &columns, weights: weights.as_deref() };
     let settings = Settings { k: 0, seed: model.seed, starts: starts_for(sample.num_rows()), limits, threads: 1 };
     let mut tried = Vec::new();
-    let all = suggest::candidates(&model.features, &columns, KS, &settings, &mut |one| tried.push(one.clone()));
+    let all = suggest::candidates(rows, KS, &settings, &mut |one| tried.push(one.clone()));
     match all {
         // A few different rows allow for a few clusters: those were tried.
         Ok(_) | Err(Error::TooFew(_)) => {}
@@ -173,6 +178,7 @@ fn report(shelf: &Shelf, model: &Model) -> Result<KReport, Problem> {
         slice: model.slice,
         version: model.version,
         rows: sample.num_rows() as u64,
+        sampled_from: model.rows,
         imputed: imputed::counts(&sample, &model.features),
         k: model.k,
         candidates: tried.into_iter().map(candidate).collect(),

@@ -69,7 +69,9 @@ pub struct Points {
     pub version: u64,
     /// The features' names, in the order of each point's values.
     pub features: Vec<String>,
-    /// Up to 5,000, in stream order.
+    /// Records that the model was trained on. Where there are more of them than points, the points are a sample.
+    pub sampled_from: u64,
+    /// Up to 5,000, spread evenly, and up to 50 more of each rare cluster; in stream order.
     pub points: Vec<Point>,
 }
 
@@ -236,6 +238,7 @@ fn points(shelf: &Shelf, model: &Model) -> Result<Points, Problem> {
         slice: model.slice,
         version: model.version,
         features: model.features.clone(),
+        sampled_from: model.rows,
         points,
     })
 }

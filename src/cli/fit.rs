@@ -47,9 +47,9 @@ enum Solver {
 ///
 /// Features are standardised with their mean and population deviation. A missing value (NULL, an empty cell, NaN) takes the
 /// mean and is counted; other text and infinities end the run, unless --missing says otherwise. The sum of squared distances to the nearest of k centroids is then made small by
-/// Lloyd's algorithm, from greedy k-means++ starts: on all different rows up to 65,536 rows, on a drawn sample of those
-/// otherwise; the best ends are polished on all rows until assignments stop changing. A single feature is solved exactly. The
-/// same file and settings give the same bits on any number of threads.
+/// Lloyd's algorithm, from greedy k-means++ starts and crossings of what they find: on all different rows up to 65,536 rows, on
+/// a weighted sample that keeps rare and distant rows otherwise; the best ends are polished on all rows until assignments stop
+/// changing. A single feature is solved exactly. The same file and settings give the same bits on any number of threads.
 #[derive(Args)]
 pub struct Fit {
     #[command(flatten)]
@@ -326,7 +326,7 @@ fn words(printed: &Printed<'_>, columns: &Columns) -> String {
     let mut line = |words: String| text.push_str(&(words + "\n"));
     line(format!("inertia            {}", short(report.inertia)));
     if let Some(score) = report.silhouette {
-        let of = if report.silhouette_rows == report.rows { "all" } else { "a sample of" };
+        let of = if report.silhouette_rows == report.rows { "all" } else { "a weighted sample of" };
         line(format!("silhouette         {score:.4} ({of} {} rows)", thousands(report.silhouette_rows)));
     }
     if let (Some(davies_bouldin), Some(calinski_harabasz)) = (report.davies_bouldin, report.calinski_harabasz) {

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::fit::{FileArgs, short};
 use super::output_file::OutputFile;
 use super::{Done, Terminal, imputed, table, thousands};
+use crate::features::Scale;
 use crate::fit;
 use crate::kmeans::{Limits, Settings};
 use crate::missing::{self, NotNumbers};
@@ -21,7 +22,8 @@ use crate::suggest::{self, Candidate, Suggestion};
 /// Try several numbers of clusters on any Parquet or CSV file, and say which fits
 ///
 /// For each number: the inertia of the best clusters, their silhouette, and their stability, which is how alike the clusters
-/// are that eight seeds find in random halves of 5,000 rows (mean adjusted Rand index, 1 is always the same). The elbow of
+/// are that eight seeds find in random halves (mean adjusted Rand index, 1 is always the same). Of more than 5,000 rows,
+/// silhouette and stability are those of a sample, which includes rare clusters and says so. The elbow of
 /// the inertia, the greatest silhouette, and the greatest number within 0.05 of the best stability each pick one; the
 /// recommendation is what two of them pick, and says so where they don't agree.
 #[derive(Args)]
@@ -79,7 +81,11 @@ impl SuggestK {
         let mut told = |candidate: &Candidate| {
             bar.set_message(format!("{} clusters: inertia {}", candidate.k, short(candidate.inertia)));
         };
-        let found = suggest::candidates(features, &columns.columns, low..=high, &settings, &mut told);
+        let scale = Scale::measure(features, &columns.columns, threads).map_err(fit::Error::from);
+        let found = scale.and_then(|scale| {
+            let rows = suggest::Rows { scale: &scale, columns: &columns.columns, weights: None };
+            suggest::candidates(rows, low..=high, &settings, &mut told)
+        });
         bar.finish_and_clear();
         let candidates = found.with_context(|| format!("cannot cluster {}", file.display()))?;
         let suggestion = suggest::suggest(&candidates);
@@ -132,7 +138,12 @@ fn words(printed: &Printed<'_>, imputed: &str) -> String {
              try {recommended}, and look at what the clusters mean"
         ),
     };
-    let table = table::render(&["k", "inertia", "silhouette", "stability", "picked by"], &all);
+    let mut table = table::render(&["k", "inertia", "silhouette", "stability", "picked by"], &all);
+    let sampled = candidates.iter().map(|candidate| candidate.sample_rows).max().unwrap_or(0);
+    if sampled < *rows as u64 {
+        table
+            .push_str(&format!("silhouette and stability are those of samples of up to {} rows\n", thousands(sampled)));
+    }
     format!(
         "{} rows of {}, by {}\n{table}{imputed}{told}\n",
         thousands(*rows as u64),

@@ -8,8 +8,8 @@ use clap::Args;
 
 use super::{Done, Terminal, count, imputed, table, thousands, within};
 use crate::config::{EngineArgs, SqlArgs, StoreArgs, bytes, seconds};
-use crate::kmeans::Step;
-use crate::model::Cluster;
+use crate::kmeans::{self, Step};
+use crate::model::{Cluster, Model};
 use crate::spool;
 use crate::store::Store;
 use crate::train::{self, How, Outcome, Progress};
@@ -139,6 +139,12 @@ pub(super) fn models(outcomes: &[Outcome]) -> String {
         for line in model.imputed.iter().flat_map(|imputed| imputed::lines(&model.features, imputed, model.rows)) {
             text.push_str(&format!("{} slice {}: {line}\n", model.segmentation, model.slice));
         }
+    }
+    let sampled = |model: &Model| model.rows > kmeans::sample_rows(kmeans::MAX_ROWS).len() as u64;
+    if outcomes.iter().filter_map(|outcome| outcome.model.as_ref()).any(sampled) {
+        text.push_str(
+            "a silhouette of more than 5,000 rows is that of a weighted sample, which includes rare clusters\n",
+        );
     }
     text
 }

@@ -1,13 +1,14 @@
 //! KMeans: centroids that make the sum of squared distances small.
 //!
 //! Input: rows as Arrow's own columns with what standardises them ([`Points`]). Output: k centroids in original units, how
-//! many rows each has, and how good that is. One feature is solved exactly (line.rs, costs.rs). Otherwise many starts run on distinct
-//! weighted points or a sample (starts.rs, seed.rs), and the best is polished by passes over all rows until no assignment
-//! changes (lloyd.rs): each pass reads the columns once (points.rs, kernel.rs), and later ones only where something may have
+//! many rows each has, and how good that is. One feature is solved exactly (line.rs, costs.rs). Otherwise distinct weighted
+//! points or a coreset, which keeps rare rows, are searched for the best local minima (starts.rs, coreset.rs, search.rs,
+//! seed.rs), and those are polished by passes over all rows until no assignment changes (lloyd.rs): each pass reads the columns once (points.rs, kernel.rs), and later ones only where something may have
 //! changed (bounds.rs). The answer depends on the rows and the settings alone, not on threads or instruction sets.
 
 mod assignment;
 mod bounds;
+mod coreset;
 mod costs;
 #[cfg(feature = "distributed")]
 mod elsewhere;
@@ -18,7 +19,9 @@ mod lloyd;
 mod points;
 mod profile;
 pub mod reference;
+mod sample;
 mod score;
+mod search;
 mod seed;
 mod starts;
 
@@ -29,13 +32,18 @@ use crate::features::chunks::by_chunk;
 
 pub use assignment::match_rows;
 #[cfg(feature = "distributed")]
-pub use elsewhere::{Elsewhere, SURELY, Worst, fit_elsewhere, start_rows};
+pub use coreset::Rates;
+#[cfg(feature = "distributed")]
+pub use elsewhere::{Coreset, Elsewhere, SURELY, Worst, fit_elsewhere, start_rows};
 pub use lloyd::{Limits, Step};
 pub use points::Points;
 #[cfg(feature = "distributed")]
 pub use points::Totals;
 pub use profile::{Profile, profile, spread};
-pub use score::{calinski_harabasz, davies_bouldin, silhouette, silhouette_of};
+pub use sample::{Chosen, sample, sample_rows};
+#[cfg(feature = "distributed")]
+pub use sample::{of_cluster, rare};
+pub use score::{calinski_harabasz, davies_bouldin, silhouette};
 pub use seed::{SEED, further};
 
 /// Why there are no clusters.
@@ -58,6 +66,10 @@ pub const MAX_ROWS: usize = u32::MAX as usize;
 pub fn check_rows(rows: usize) -> Result<(), Error> {
     if rows <= MAX_ROWS { Ok(()) } else { Err(Error::TooMany { rows }) }
 }
+
+/// Solutions that are polished on all rows: as many as so many rows in all allow, but one at least, and no more than that.
+const POLISHED_ROWS: usize = 4_000_000;
+const MOST_POLISHED: usize = 8;
 
 /// What clusters follow from, beside the rows.
 #[derive(Debug, Clone)]
@@ -123,31 +135,43 @@ pub fn fit(
             best.into_iter().map(|outcome| (outcome.centroids, outcome.iterations)).collect()
         }
     };
-    // Of several, one pass tells which is best on all rows; polishing changes hardly anything any more.
-    let chosen = match begin.len() {
-        1 => 0,
-        _ => {
-            let worth = begin.iter().map(|(centroids, _)| points.pass(centroids, threads).inertia).enumerate();
-            worth.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(i, _)| i)
-        }
-    };
-    let (centroids, before) = begin.into_iter().nth(chosen).unwrap_or_else(|| unreachable!("it is one of them"));
-    let best = lloyd::run(points, centroids, limits, threads, watch);
+    let (best, before) = polished(points, begin, limits, threads, watch);
     let features = points.features();
     Ok(Fit {
         centroids: Array2::from_shape_fn((k, features), |(cluster, feature)| {
             best.centroids[cluster * features + feature]
         }),
-        sizes: best.weights.iter().map(|&weight| weight as u64).collect(),
+        sizes: best.weights.iter().map(|&weight| weight.round() as u64).collect(),
         inertia: best.inertia,
         iterations: before + best.iterations,
     })
 }
 
+/// The best that passes over all rows make of some solutions: centroids, and the passes that were made before. One pass tells
+/// what each costs on all rows; the best of them are polished, more where there are fewer rows.
+fn polished(
+    points: &Points<'_>,
+    begin: Vec<(Vec<f64>, usize)>,
+    limits: Limits,
+    threads: usize,
+    watch: &(dyn Fn(Step) + Sync),
+) -> (lloyd::Outcome, usize) {
+    let several = begin.len() > 1;
+    let cost = |centroids: &[f64]| if several { points.pass(centroids, threads).inertia } else { 0.0 };
+    let mut begin: Vec<_> =
+        begin.into_iter().map(|(centroids, before)| (cost(&centroids), centroids, before)).collect();
+    begin.sort_by(|a, b| a.0.total_cmp(&b.0));
+    begin.truncate((POLISHED_ROWS / points.rows()).clamp(1, MOST_POLISHED));
+    let ends =
+        begin.into_iter().map(|(_, centroids, before)| (lloyd::run(points, centroids, limits, threads, watch), before));
+    let best = ends.min_by(|a, b| a.0.inertia.total_cmp(&b.0.inertia));
+    best.unwrap_or_else(|| unreachable!("there is one or more"))
+}
+
 /// What these centroids, in original units, are worth as they are.
 pub fn measure(points: &Points<'_>, centroids: Array2<f64>, threads: usize) -> Fit {
     let totals = points.pass(&flat(&centroids), threads);
-    let sizes = totals.weights.iter().map(|&weight| weight as u64).collect();
+    let sizes = totals.weights.iter().map(|&weight| weight.round() as u64).collect();
     Fit { centroids, sizes, inertia: totals.inertia, iterations: 0 }
 }
 

@@ -120,8 +120,7 @@ impl<'a> Points<'a> {
         Self { level, ..self }
     }
 
-    /// The same rows, each so many times.
-    #[cfg(feature = "distributed")]
+    /// The same rows with weights.
     pub fn with_weights(self, weights: Vec<f64>) -> Self {
         Self { weights: Some(Cow::Owned(weights)), ..self }
     }
@@ -165,6 +164,10 @@ impl<'a> Points<'a> {
     /// Whether a feature's deviation is not 0.
     pub(super) fn varies(&self, feature: usize) -> bool {
         self.columns[feature].varies
+    }
+
+    pub(super) fn weighs(&self) -> bool {
+        self.weights.is_some()
     }
 
     pub(super) fn weight(&self, row: usize) -> f64 {

@@ -15,27 +15,9 @@ const SHARE: usize = 256;
 
 /// The mean silhouette of the rows, from -1 to 1: how much nearer each is to its own cluster than to the next one.
 /// `None` with fewer than two clusters among the labels. Rousseeuw, "Silhouettes" (J. Comput. Appl. Math. 20, 1987); a row
-/// alone in its cluster counts 0. Compares every pair: meant for samples.
+/// alone in its cluster counts 0. Rows with weights count as that many rows, in the mean as in the distances. Compares every
+/// pair: meant for samples.
 pub fn silhouette(points: &Points<'_>, labels: &[u8], k: usize, threads: usize) -> Option<f64> {
-    let (totals, sizes) = silhouettes(points, labels, k, threads)?;
-    Some(totals.iter().map(|(total, _)| total).sum::<f64>() / sizes.iter().sum::<usize>() as f64)
-}
-
-/// The same of rows that stand for more: each cluster counts by how many rows it has in truth.
-pub fn silhouette_of(points: &Points<'_>, labels: &[u8], of: &[u64], threads: usize) -> Option<f64> {
-    let (totals, sizes) = silhouettes(points, labels, of.len(), threads)?;
-    let known = (0..of.len()).filter(|&cluster| sizes[cluster] > 0);
-    let mean = |cluster: usize| totals.iter().map(|(_, each)| each[cluster]).sum::<f64>() / sizes[cluster] as f64;
-    let (sum, rows) =
-        known.fold((0.0, 0), |(sum, rows), cluster| (sum + mean(cluster) * of[cluster] as f64, rows + of[cluster]));
-    Some(sum / rows as f64)
-}
-
-/// Sums of silhouettes, share after share: of all rows, and of each cluster's.
-type Shares = Vec<(f64, Vec<f64>)>;
-
-/// The rows' silhouettes summed up, and how many rows each cluster has.
-fn silhouettes(points: &Points<'_>, labels: &[u8], k: usize, threads: usize) -> Option<(Shares, Vec<usize>)> {
     let mut sizes = vec![0_usize; k];
     labels.iter().for_each(|&label| sizes[usize::from(label)] += 1);
     if sizes.iter().filter(|&&size| size > 0).count() < 2 {
@@ -47,12 +29,19 @@ fn silhouettes(points: &Points<'_>, labels: &[u8], k: usize, threads: usize) -> 
     let n = order.len();
     let column = |f| order.iter().map(|&row| points.standardise(f, points.value(f, row))).collect();
     let columns: Vec<Vec<f64>> = (0..points.features()).map(column).collect();
+    let weights: Vec<f64> = order.iter().map(|&row| points.weight(row)).collect();
+    // Of each cluster.
+    let mut totals = vec![0.0; k];
+    order.iter().zip(&weights).for_each(|(&row, weight)| totals[usize::from(labels[row])] += weight);
     let shares = in_parallel(n.div_ceil(SHARE), threads, |share| {
         let mut distances = vec![0.0_f64; n];
         let mut sums = vec![0.0; k];
-        let (mut total, mut each) = (0.0, vec![0.0; k]);
+        let mut total = 0.0;
         for i in share * SHARE..n.min((share + 1) * SHARE) {
             kernel::distances(points.level(), &columns, i, &mut distances);
+            if points.weighs() {
+                distances.iter_mut().zip(&weights).for_each(|(distance, weight)| *distance *= weight);
+            }
             let mut rest = &distances[..];
             for (sum, &size) in sums.iter_mut().zip(&sizes) {
                 let (cluster, others) = rest.split_at(size);
@@ -60,13 +49,13 @@ fn silhouettes(points: &Points<'_>, labels: &[u8], k: usize, threads: usize) -> 
                 rest = others;
             }
             let own = usize::from(labels[order[i]]);
-            let one = of_one(own, &sums, &sizes);
-            total += one;
-            each[own] += one;
+            if sizes[own] > 1 {
+                total += of_one(own, weights[i], &sums, &totals) * weights[i];
+            }
         }
-        (total, each)
+        total
     });
-    Some((shares, sizes))
+    Some(shares.iter().sum::<f64>() / totals.iter().sum::<f64>())
 }
 
 /// The sum of numbers, eight at a time.
@@ -79,14 +68,12 @@ fn in_lanes(numbers: &[f64]) -> f64 {
     kernel::fold(&lanes) + rest.iter().sum::<f64>()
 }
 
-/// The silhouette of a row, from the sums of its distances to the rows of each cluster.
-fn of_one(own: usize, sums: &[f64], sizes: &[usize]) -> f64 {
-    if sizes[own] < 2 {
-        return 0.0;
-    }
-    let within = sums[own] / (sizes[own] - 1) as f64;
-    let others = (0..sizes.len()).filter(|&cluster| cluster != own && sizes[cluster] > 0);
-    let next = others.map(|cluster| sums[cluster] / sizes[cluster] as f64).fold(f64::INFINITY, f64::min);
+/// The silhouette of a row that is not alone in its cluster, from the sums of its distances to the rows of each cluster and the
+/// clusters' weights.
+fn of_one(own: usize, weight: f64, sums: &[f64], totals: &[f64]) -> f64 {
+    let within = sums[own] / (totals[own] - weight);
+    let others = (0..totals.len()).filter(|&cluster| cluster != own && totals[cluster] > 0.0);
+    let next = others.map(|cluster| sums[cluster] / totals[cluster]).fold(f64::INFINITY, f64::min);
     let larger = within.max(next);
     if larger > 0.0 { (next - within) / larger } else { 0.0 }
 }
@@ -163,6 +150,32 @@ mod tests {
         assert_eq!(silhouette(&points, &[0, 0, 0, 0], 2, 1), None);
         let (scale, columns) = as_it_is(vec![vec![0.0, 1.0]]);
         assert_eq!(silhouette(&Points::new(&scale, &columns), &[0, 1], 2, 1), Some(0.0));
+    }
+
+    #[test]
+    fn a_weight_is_so_many_rows() {
+        let values = vec![0.0, 1.0, 1.5, 9.0, 10.0, 14.0];
+        let (scale, columns) = as_it_is(vec![values.clone()]);
+        let weights = [3, 1, 2, 2, 4, 1];
+        let points = Points::new(&scale, &columns).with_weights(weights.map(f64::from).to_vec());
+        let found = silhouette(&points, &[0, 0, 0, 1, 1, 2], 3, 1).unwrap();
+        // By hand: of a row's own copies all count among its cluster's other rows, as those they stand for do.
+        let label = |i: usize| [0, 0, 0, 1, 1, 2][i];
+        let (mut sum, mut of) = (0.0, 0.0);
+        for i in 0..6 {
+            let mean = |c: usize| {
+                let rows = (0..6).filter(|&j| label(j) == c && j != i);
+                let (d, w) = rows.fold((0.0, 0.0), |(d, w), j| {
+                    let weight = f64::from(weights[j]);
+                    (d + (values[i] - values[j]).abs() * weight, w + weight)
+                });
+                d / w
+            };
+            let (a, b) = (mean(label(i)), (0..3).filter(|&c| c != label(i)).map(mean).fold(f64::INFINITY, f64::min));
+            let one = if label(i) == 2 { 0.0 } else { (b - a) / a.max(b) };
+            (sum, of) = (sum + one * f64::from(weights[i]), of + f64::from(weights[i]));
+        }
+        assert!((found - sum / of).abs() < 1e-12, "{found} {}", sum / of);
     }
 
     #[test]

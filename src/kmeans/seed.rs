@@ -36,37 +36,50 @@ impl<'a> Urn<'a> {
     /// k of the points, in original units, each drawn with a chance that grows with its weighted squared distance to those
     /// before it, and each the best of a few candidates. There must be k different points or more.
     pub fn draw(&self, k: usize, rng: &mut Xoshiro256PlusPlus) -> Vec<f64> {
-        let trials = 2 + (k as f64).ln() as usize;
+        self.complete(Vec::new(), k, trials(k), rng)
+    }
+
+    /// The same, after centroids that are there already, in original units; each the best of `trials` candidates.
+    pub fn complete(&self, mut centroids: Vec<f64>, k: usize, trials: usize, rng: &mut Xoshiro256PlusPlus) -> Vec<f64> {
+        let features = self.points.features();
         let columns: Vec<&[Lanes]> = self.columns.iter().map(Vec::as_slice).collect();
         let at = |row: usize| -> Vec<f64> { columns.iter().map(|column| column.as_flattened()[row]).collect() };
         let level = self.points.level();
-        let nearer = |row: usize, closest: &[Lanes], out: &mut [Lanes]| {
-            kernel::draw_nearer(level, &columns, &self.weights, &at(row), closest, out)
+        let nearer = |at: &[f64], closest: &[Lanes], out: &mut [Lanes]| {
+            kernel::draw_nearer(level, &columns, &self.weights, at, closest, out)
         };
         let everywhere = vec![[f64::INFINITY; LANES]; self.weights.len()];
         let (mut closest, mut candidate, mut best) = (everywhere.clone(), everywhere.clone(), everywhere);
         let mut cumulative = vec![0.0; self.points.rows()];
-        accumulate(&mut cumulative, self.weights.as_flattened().iter().copied());
-        let mut chosen = vec![pick(&cumulative, rng)];
-        nearer(chosen[0], &best, &mut closest);
-        while chosen.len() < k {
+        let value = |row: usize, feature| self.points.original(feature, self.points.value(feature, row));
+        let add = |centroids: &mut Vec<f64>, row| centroids.extend((0..features).map(|feature| value(row, feature)));
+        for centroid in self.points.standardised(&centroids).chunks_exact(features) {
+            nearer(centroid, &closest, &mut best);
+            std::mem::swap(&mut closest, &mut best);
+        }
+        if centroids.is_empty() {
+            accumulate(&mut cumulative, self.weights.as_flattened().iter().copied());
+            let first = pick(&cumulative, rng);
+            nearer(&at(first), &best, &mut closest);
+            add(&mut centroids, first);
+        }
+        while centroids.len() < k * features {
             let weights = self.weights.as_flattened().iter().zip(closest.as_flattened());
             accumulate(&mut cumulative, weights.map(|(weight, squared)| weight * squared));
             let mut least = f64::INFINITY;
             let mut winner = 0;
             for _ in 0..trials {
                 let row = pick(&cumulative, rng);
-                let potential = nearer(row, &closest, &mut candidate);
+                let potential = nearer(&at(row), &closest, &mut candidate);
                 if potential < least {
                     (least, winner) = (potential, row);
                     std::mem::swap(&mut best, &mut candidate);
                 }
             }
             std::mem::swap(&mut closest, &mut best);
-            chosen.push(winner);
+            add(&mut centroids, winner);
         }
-        let value = |row: usize, feature| self.points.original(feature, self.points.value(feature, row));
-        chosen.iter().flat_map(|&row| (0..self.points.features()).map(move |feature| value(row, feature))).collect()
+        centroids
     }
 }
 
@@ -77,6 +90,11 @@ pub fn further(seed: u64, start: u64) -> u64 {
     // Multiplied by 2^64 divided by the golden ratio, neighbours are far apart.
     let stream = (seed ^ SEED).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ SEED;
     stream.wrapping_add(start)
+}
+
+/// Candidates for each centroid, as in scikit-learn.
+pub(super) fn trials(k: usize) -> usize {
+    2 + (k as f64).ln() as usize
 }
 
 fn accumulate(cumulative: &mut [f64], values: impl Iterator<Item = f64>) {

@@ -1,24 +1,46 @@
-//! Many starts, and the best of them.
+//! Where to begin the passes over all rows.
 //!
-//! Input: points, how many starts, and perhaps centroids of an earlier model as one more. Output: centroids to polish on all
-//! rows. Few rows are grouped into distinct weighted points, so that a start costs little and their order makes no
-//! difference; of many, a sample drawn with the seed stands for all.
+//! Input: points, the number of restarts, and perhaps centroids of an earlier model as one more. Output: local minima to polish
+//! on all rows. Few rows are grouped into distinct weighted points, so that a restart costs little and their order makes no
+//! difference. Many are represented by a coreset, which takes one pass over all rows, or a few where rare rows hide behind
+//! rarer ones (coreset.rs). The search works on a smaller coreset of that one, and judges on the larger one (search.rs).
+
+use std::convert::Infallible;
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng;
 
-use super::lloyd::{self, Limits, Outcome};
+use super::coreset::{self, Guide};
+use super::lloyd::{Limits, Outcome};
 use super::points::Points;
-use super::seed::{Urn, further, unit};
-use crate::features::chunks::in_parallel;
+use super::search::Search;
+use super::seed::{further, unit};
 
-/// Rows that the starts look at.
+/// Up to so many rows are looked at themselves; of more, a coreset of about that size is.
 pub(super) const START_ROWS: usize = 65_536;
-/// Ends of starts on a sample that are worth trying on all rows, and how much worse than the best they may be.
-const FINALISTS: usize = 3;
+/// The first guide is found on so many rows, a uniform sample, with so many restarts.
+const PILOT_ROWS: usize = 8_192;
+const PILOT_STARTS: usize = 4;
+/// It has so many times the clusters that are wanted, within a range: then costs on its coreset are more exact.
+const FINER: usize = 4;
+const PILOT_CLUSTERS: std::ops::RangeInclusive<usize> = 16..=128;
+const PILOT_LIMITS: Limits = Limits { iterations: 20, tolerance: 1e-3 };
+/// The search works on about so many points, where there are twice as many or more.
+const SEARCHED: usize = 8_192;
+/// Local minima of a coreset that are evaluated on all rows: as many as so many rows in all allow, within a range, of those
+/// that are not much worse than the best.
+const EVALUATED: usize = 24_000_000;
+const FINALISTS: std::ops::RangeInclusive<usize> = 3..=12;
 const NEARLY: f64 = 1.02;
+/// Coresets that are drawn at most, each by a better guide.
+const ROUNDS: u64 = 8;
+/// How many times the cost of the best solution on a coreset the cost of its guide may be.
+const ROUGH: f64 = 2.0;
+/// Batches of crossings that the search waits for something better, at most.
+const PATIENCE: usize = 10;
 
 /// What the starts follow from.
+#[derive(Clone, Copy)]
 pub(super) struct Starts<'a> {
     pub k: usize,
     pub seed: u64,
@@ -27,66 +49,104 @@ pub(super) struct Starts<'a> {
     pub warm: Option<&'a [f64]>,
 }
 
-/// Where the best starts ended, the best first: on all rows it is one, on a sample a few that differ.
+/// Local minima, the best first: of all rows the best one, of a coreset a few that differ.
 pub(super) fn best(points: &Points<'_>, job: &Starts<'_>, limits: Limits, threads: usize) -> Vec<Outcome> {
-    let whole = points.rows() <= START_ROWS;
-    let rows: Vec<u32> = if whole { (0..points.rows() as u32).collect() } else { sample(points.rows(), job.seed) };
-    best_of(points, (&rows, whole), job, limits, threads)
+    if points.rows() <= START_ROWS {
+        let rows: Vec<u32> = (0..points.rows() as u32).collect();
+        let weights = rows.iter().map(|&row| points.weight(row as usize)).collect();
+        let (columns, weights) = gather(points, &rows, weights, true);
+        let few = points.weighted(&columns, &weights);
+        let mut found = minima(&few, None, job, (limits, threads));
+        found.truncate(1);
+        return found;
+    }
+    let draw = |guide: &Guide, seed| {
+        let drawn = coreset::draw(points, guide, START_ROWS, seed, threads);
+        Ok::<_, Infallible>(gather(points, &drawn.rows, drawn.weights, false))
+    };
+    let guide = pilot(points, points.rows(), job, threads);
+    let Ok(mut found) = best_of_coresets(points, guide, job, (limits, threads), draw);
+    found.truncate((EVALUATED / points.rows()).clamp(*FINALISTS.start(), *FINALISTS.end()));
+    found
 }
 
-/// The same, where the points are a sample that was drawn already.
-#[cfg(feature = "distributed")]
-pub(super) fn best_of_sample(points: &Points<'_>, job: &Starts<'_>, limits: Limits, threads: usize) -> Vec<Outcome> {
-    let rows: Vec<u32> = (0..points.rows() as u32).collect();
-    best_of(points, (&rows, false), job, limits, threads)
-}
-
-fn best_of(
-    points: &Points<'_>,
-    (rows, whole): (&[u32], bool),
+/// Local minima of a coreset, the best first. `draw` makes a coreset out of a guide and a seed: a column for each feature, as
+/// [`Points::value`] gives them, and the weights. A guide that costs much more than what is found gives way to that.
+pub(super) fn best_of_coresets<E>(
+    scale: &Points<'_>,
+    mut guide: Guide,
     job: &Starts<'_>,
-    limits: Limits,
-    threads: usize,
-) -> Vec<Outcome> {
-    let (columns, weights) = gather(points, rows, whole);
+    (limits, threads): (Limits, usize),
+    draw: impl Fn(&Guide, u64) -> Result<(Vec<Vec<f64>>, Vec<f64>), E>,
+) -> Result<Vec<Outcome>, E> {
+    let mut found = Vec::new();
+    for round in 0..ROUNDS {
+        let (columns, weights) = draw(&guide, further(job.seed, round))?;
+        let few = scale.weighted(&columns, &weights);
+        found = minima(&few, Some(&guide), job, (limits, threads));
+        let better = Guide::of(&found[0]);
+        if guide.inertia <= better.inertia * ROUGH {
+            break;
+        }
+        guide = better;
+    }
+    let most = found[0].inertia * NEARLY;
+    found.retain(|outcome| outcome.inertia <= most);
+    Ok(found)
+}
+
+/// A first guide for `rows` rows, of which these points are all or a uniform sample.
+pub(super) fn pilot(points: &Points<'_>, rows: usize, job: &Starts<'_>, threads: usize) -> Guide {
+    let drawn = sample(points.rows(), PILOT_ROWS.min(points.rows()), job.seed);
+    let share = rows as f64 / drawn.len() as f64;
+    let weights = drawn.iter().map(|&row| points.weight(row as usize) * share).collect();
+    let (columns, weights) = gather(points, &drawn, weights, false);
     let few = points.weighted(&columns, &weights);
-    let urn = Urn::new(&few);
-    let mut outcomes = in_parallel(job.starts + usize::from(job.warm.is_some()), threads, |start| {
-        let from = match job.warm {
-            Some(warm) if start == job.starts => in_order(warm, points.features()),
-            _ => urn.draw(job.k, &mut Xoshiro256PlusPlus::seed_from_u64(further(job.seed, start as u64))),
-        };
-        lloyd::run(&few, from, limits, 1, &|_| {})
-    });
-    // The sort is stable: of equals, the earliest.
-    outcomes.sort_by(|a, b| a.inertia.total_cmp(&b.inertia));
-    let most = outcomes[0].inertia * NEARLY;
-    outcomes.dedup_by(|next, before| next.inertia <= before.inertia * (1.0 + 1e-9));
-    outcomes.retain(|outcome| outcome.inertia <= most);
-    outcomes.truncate(if whole { 1 } else { FINALISTS });
-    outcomes
+    let k = (FINER * job.k).clamp(*PILOT_CLUSTERS.start(), *PILOT_CLUSTERS.end()).max(job.k).min(few.rows());
+    let (seed, starts, limits) = (job.seed, PILOT_STARTS, PILOT_LIMITS);
+    let search = Search { points: &few, fewer: None, k, seed, starts, patience: 0, warm: None, limits, threads };
+    Guide::of(&search.run()[0])
 }
 
-/// Centroids in the order of their coordinates, so that their numbers make no difference.
-fn in_order(centroids: &[f64], features: usize) -> Vec<f64> {
-    let mut rows: Vec<&[f64]> = centroids.chunks_exact(features).collect();
-    rows.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
-    rows.concat()
+/// Local minima of these points, the best first.
+fn minima(
+    points: &Points<'_>,
+    guide: Option<&Guide>,
+    job: &Starts<'_>,
+    (limits, threads): (Limits, usize),
+) -> Vec<Outcome> {
+    let Starts { k, seed, starts, warm } = *job;
+    let patience = patience(points.rows(), guide.is_some(), job);
+    let search = Search { points, fewer: None, k, seed, starts, patience, warm, limits, threads };
+    if points.rows() < 2 * SEARCHED {
+        return search.run();
+    }
+    let guide = guide.cloned().unwrap_or_else(|| pilot(points, points.rows(), job, threads));
+    let drawn = coreset::draw(points, &guide, SEARCHED, !seed, threads);
+    let (columns, weights) = gather(points, &drawn.rows, drawn.weights, false);
+    let fewer = points.weighted(&columns, &weights);
+    Search { fewer: Some(&fewer), ..search }.run()
 }
 
-/// Rows, one out of each of so many equal parts, drawn so that nothing periodic in their order shows.
-pub(super) fn sample(rows: usize, seed: u64) -> Vec<u32> {
+/// How long to search: more clusters have more minima. Few points cost so little that more is worth it, where it adds
+/// little to many restarts, or to passes over many rows.
+fn patience(points: usize, of_many: bool, job: &Starts<'_>) -> usize {
+    let times = if points < SEARCHED && (of_many || job.starts >= 50) { 3 } else { 1 };
+    times * (2 + job.k / 2).min(PATIENCE)
+}
+
+/// `many` rows, one out of each of so many equal parts, drawn so that nothing periodic in their order shows.
+pub(super) fn sample(rows: usize, many: usize, seed: u64) -> Vec<u32> {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
-    let part = rows as f64 / START_ROWS as f64;
-    (0..START_ROWS).map(|j| (((j as f64 + unit(&mut rng)) * part) as usize).min(rows - 1) as u32).collect()
+    let part = rows as f64 / many as f64;
+    (0..many).map(|j| (((j as f64 + unit(&mut rng)) * part) as usize).min(rows - 1) as u32).collect()
 }
 
 /// The values of these rows and their weights; equal rows become one where that pays, in order of their coordinates.
-fn gather(points: &Points<'_>, rows: &[u32], whole: bool) -> (Vec<Vec<f64>>, Vec<f64>) {
+fn gather(points: &Points<'_>, rows: &[u32], weights: Vec<f64>, whole: bool) -> (Vec<Vec<f64>>, Vec<f64>) {
     // Adding 0 turns a negative zero into the other one.
     let column = |feature| points.values(feature, rows).into_iter().map(|value| value + 0.0).collect();
     let columns: Vec<Vec<f64>> = (0..points.features()).map(column).collect();
-    let weights: Vec<f64> = rows.iter().map(|&row| points.weight(row as usize)).collect();
     let compare = |a: &usize, b: &usize| {
         let order = columns.iter().map(|column| column[*a].total_cmp(&column[*b]));
         order.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
@@ -122,6 +182,7 @@ fn many_are_equal(rows: usize, compare: impl Fn(&usize, &usize) -> std::cmp::Ord
 
 #[cfg(test)]
 mod tests {
+    use super::super::lloyd;
     use super::super::tests::{limits, random, table};
     use super::*;
 
@@ -129,20 +190,51 @@ mod tests {
     fn equal_rows_become_one_point() {
         let (scale, columns) = table(vec![vec![2.0, 0.0, 2.0, -0.0], vec![1.0; 4]]);
         let points = Points::new(&scale, &columns);
-        let (columns, weights) = gather(&points, &[0, 1, 2, 3], true);
+        let (columns, weights) = gather(&points, &[0, 1, 2, 3], vec![1.0; 4], true);
         assert_eq!((columns, weights), (vec![vec![0.0, 2.0], vec![1.0, 1.0]], vec![2.0, 2.0]));
     }
 
     #[test]
     fn a_sample_spans_all_rows_and_is_grouped_only_where_that_pays() {
-        let rows = sample(1_000_000, 42);
+        let rows = sample(1_000_000, START_ROWS, 42);
         assert!(rows.is_sorted() && rows[0] < 20 && rows[START_ROWS - 1] > 999_980);
+        let rows = sample(200_000, START_ROWS, 1);
+        let ones = || vec![1.0; rows.len()];
         let (scale, columns) = table(random(200_000, 2));
         let points = Points::new(&scale, &columns);
-        assert_eq!(gather(&points, &sample(200_000, 1), false).1.len(), START_ROWS);
+        assert_eq!(gather(&points, &rows, ones(), false).1.len(), START_ROWS);
         let (scale, columns) = table(vec![(0..200_000).map(|i| f64::from(i % 50)).collect()]);
         let points = Points::new(&scale, &columns);
-        assert_eq!(gather(&points, &sample(200_000, 1), false).1.len(), 50);
+        assert_eq!(gather(&points, &rows, ones(), false).1.len(), 50);
+    }
+
+    /// Three blobs; beyond them, each a hundred times farther out, ever fewer rows in two groups.
+    #[test]
+    fn rare_groups_are_found_behind_rarer_ones() {
+        let rows = 150_000;
+        let mut columns = random(rows, 2);
+        for (i, x) in columns[0].iter_mut().enumerate() {
+            *x += (i % 3 * 4) as f64;
+        }
+        let mut centres: Vec<f64> = vec![0.5, 0.5, 4.5, 0.5, 8.5, 0.5];
+        let mut row = 5;
+        for (out, size) in [(2e2, 40), (2e4, 12), (2e6, 3)] {
+            for side in [-1.0, 1.0] {
+                for _ in 0..size {
+                    columns[0][row] = out * side + columns[0][row] % 1.0;
+                    columns[1][row] += out;
+                    row += 1171;
+                }
+                centres.extend([out * side + 0.5, out + 0.5]);
+            }
+        }
+        let (scale, columns) = table(columns);
+        let points = Points::new(&scale, &columns);
+        let job = Starts { k: 9, seed: 7, starts: 10, warm: None };
+        let found = best(&points, &job, limits(0.0), 2).remove(0);
+        let true_cost = points.pass(&centres, 2).inertia;
+        let cost = lloyd::run(&points, found.centroids, limits(0.0), 2, &|_| {}).inertia;
+        assert!(cost <= true_cost, "{cost} {true_cost}");
     }
 
     #[test]

@@ -18,7 +18,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{AsArray as _, RecordBatch};
+use datafusion::arrow::datatypes::UInt32Type;
 use ndarray::Array2;
 use poem_openapi::Object;
 use serde::{Deserialize, Serialize};
@@ -82,7 +83,8 @@ pub struct Model {
     /// Sum of squared distances of the rows to their centroids, in standardised units.
     #[serde(deserialize_with = "exact::one")]
     pub inertia: f64,
-    /// Mean silhouette of the sample, from -1 to 1; null where there is only one cluster.
+    /// Mean silhouette, from -1 to 1; null where there is only one cluster. Of more than 5,000 rows, that of a weighted sample
+    /// which includes rare clusters.
     #[serde(deserialize_with = "exact::maybe")]
     pub silhouette: Option<f64>,
     /// Passes over the rows, of the best start and of the last refinement.
@@ -260,6 +262,20 @@ impl Model {
         }
     }
 
+    /// How many of the model's rows each row of its sample stands for: its cluster's rows, shared by those in the sample.
+    /// `None` where the sample holds all rows, or has no column of clusters of this model.
+    pub fn sample_weights(&self, sample: &RecordBatch) -> Option<Vec<f64>> {
+        if sample.num_rows() as u64 == self.rows {
+            return None;
+        }
+        let labels = sample.column_by_name("cluster")?.as_primitive_opt::<UInt32Type>()?.values();
+        let mut drawn = vec![0.0; self.clusters.len()];
+        for &label in labels {
+            *drawn.get_mut(label as usize)? += 1.0;
+        }
+        Some(labels.iter().map(|&label| self.clusters[label as usize].size as f64 / drawn[label as usize]).collect())
+    }
+
     /// What standardises a row for this model.
     pub fn scale(&self) -> Scale {
         Scale::new(self.mean.clone(), self.std.clone())
@@ -379,6 +395,7 @@ impl Predictor {
 /// A model that is ready to be put on the shelf, and the sample that goes with it.
 pub struct Trained {
     pub model: Model,
-    /// `_partition`, `_offset`, the features in original units, `cluster`, `_imputed` ([`imputed`]).
+    /// `_partition`, `_offset`, the features in original units, `cluster`, `_imputed` ([`imputed`]). Which rows,
+    /// kmeans/sample.rs tells.
     pub sample: RecordBatch,
 }

@@ -2,9 +2,10 @@
 //!
 //! Input: the segmentation's view. Output: what a training asks of its rows. Cleaning, slicing and features run on the
 //! executors and leave one Parquet file, in slice order, in the store's `tmp/`; it goes with the training. It is read back in
-//! order once, here, for what depends on the order: the hashes, the sample, and the rows that the starts look at, the very
-//! ones that a training in this process looks at; mean and deviation come along. All else is queries over it (far_sql.rs),
-//! a GROUP BY for each pass. What has no more rows than the starts look at is solved with those.
+//! order once, here, for what depends on the order: the hashes, the sample, and a uniform sample for the first guide; mean
+//! and deviation come along; and once more where the sample lacks rows of rare clusters. All else is queries over it
+//! (far_sql.rs): one for each coreset, and a GROUP BY for each pass. Of few rows the uniform sample is all, and they are
+//! clustered here.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,12 +20,14 @@ use tokio::runtime::Handle;
 
 use super::far_sql::Over;
 use super::rows::{Digested, Order, Placed, Prefix, Rows, Sample, digest, hash_of, keys, named, query};
-use super::{How, Progress, Refusal, SEED, sample_rows};
+use super::{How, Progress, Refusal, SEED};
 use crate::engine::{self, quote};
 use crate::features::chunks::{CHUNK, processors};
 use crate::features::moments::{Extent, Part};
 use crate::features::{self, Scale};
-use crate::kmeans::{self, Elsewhere, Fit, Init, Points, Profile, Settings, Step, Totals, Worst};
+use crate::kmeans::{
+    self, Chosen, Coreset, Elsewhere, Fit, Init, Points, Profile, Rates, Settings, Step, Totals, Worst,
+};
 use crate::model::SLICES;
 use crate::spool;
 use crate::sql::Segmentation;
@@ -40,14 +43,15 @@ pub(super) struct Far {
     slices: Vec<Known>,
     order: Order,
     took: Duration,
-    _scratch: Scratch,
+    scratch: Scratch,
 }
 
 /// What is known here about one slice.
 struct Known {
     hash: String,
-    sample: Sample,
-    /// The rows that the starts look at; all of them, where there are few.
+    /// The rows of the sample that don't depend on clusters.
+    sample: Base,
+    /// A uniform sample for the first guide; all rows, where there are few.
     starts: Vec<Float64Array>,
     /// Of each feature its range and sum, and the sum of its squares about the mean.
     moments: Vec<(Extent, f64)>,
@@ -55,6 +59,25 @@ struct Known {
     missing: Vec<bool>,
     /// Of each feature the first row whose value is no finite number.
     odd: Vec<Option<(usize, f64)>>,
+}
+
+/// Rows at `kmeans::sample_rows`.
+struct Base {
+    partitions: Int32Array,
+    offsets: Int64Array,
+    features: Vec<Float64Array>,
+}
+
+/// One row of a sample.
+#[derive(Clone)]
+struct SampleRow {
+    /// Its index among all rows of the slice.
+    place: u32,
+    partition: i32,
+    offset: i64,
+    /// By feature; `None` where it is missing.
+    values: Vec<Option<f64>>,
+    label: u8,
 }
 
 /// A file that goes when nobody needs it any more, where executors can write it and read it.
@@ -114,7 +137,7 @@ pub(super) async fn rows(
         order.look_everywhere(ctx, segmentation).await?;
     }
     let (ctx, table, runtime) = (ctx.clone(), quote(&table), Handle::current());
-    Ok(Far { ctx, table, runtime, features, slices, order, took: began.elapsed(), _scratch: scratch })
+    Ok(Far { ctx, table, runtime, features, slices, order, took: began.elapsed(), scratch })
 }
 
 /// Rows of the first slice, of the first two, of all.
@@ -172,7 +195,7 @@ impl Reader {
     fn new(features: usize, ends: [usize; SLICES as usize]) -> Self {
         let gathering = |&rows: &usize| Gathering {
             rows,
-            sample: sample_rows(rows),
+            sample: kmeans::sample_rows(rows),
             starts: kmeans::start_rows(rows, SEED),
             partitions: Vec::new(),
             offsets: Vec::new(),
@@ -255,7 +278,7 @@ impl Reader {
         let known = |slice: Gathering| {
             let partitions: Vec<&dyn Array> = slice.partitions.iter().map(|part| part as &dyn Array).collect();
             let offsets: Vec<&dyn Array> = slice.offsets.iter().map(|part| part as &dyn Array).collect();
-            let sample = Sample {
+            let sample = Base {
                 partitions: concat(&partitions)?.as_primitive().clone(),
                 offsets: concat(&offsets)?.as_primitive().clone(),
                 features: joined(&slice.sampled)?,
@@ -337,6 +360,38 @@ impl FarUpTo<'_> {
         Ok(spread)
     }
 
+    /// The rows of these clusters, each cluster's in order.
+    async fn rows_of(&self, rare: &[usize], scale: &Scale, fit: &Fit) -> Result<Vec<Vec<SampleRow>>, engine::Error> {
+        let file = &self.all.scratch.file;
+        let mut found: Vec<Vec<SampleRow>> = vec![Vec::new(); rare.len()];
+        let mut batches = engine::read_in_order(&self.all.ctx, file).await?;
+        let mut place = 0;
+        while let Some(batch) = batches.next().await {
+            let batch = batch.map_err(|e| engine::Error::Table { path: file.clone(), why: engine::explain(&e) })?;
+            let batch = batch.slice(0, batch.num_rows().min(self.rows() - place));
+            let (_, partitions, offsets, _) = keys(&batch);
+            let columns = batch.columns()[4..].iter().map(|column| column.as_primitive::<Float64Type>().clone());
+            let columns: Vec<Float64Array> = columns.collect();
+            let labels = kmeans::assign(&Points::new(scale, &columns), &fit.centroids, processors());
+            for (row, label) in labels.into_iter().enumerate() {
+                if let Some(of) = rare.iter().position(|&cluster| cluster == usize::from(label)) {
+                    found[of].push(SampleRow {
+                        place: (place + row) as u32,
+                        partition: partitions.value(row),
+                        offset: offsets.value(row),
+                        values: columns.iter().map(|column| column.is_valid(row).then(|| column.value(row))).collect(),
+                        label,
+                    });
+                }
+            }
+            place += batch.num_rows();
+            if place == self.rows() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
     fn over<'s>(&'s self, scale: &'s Scale) -> Over<'s> {
         Over { table: &self.all.table, slice: self.slice, scale, missing: &self.known.missing }
     }
@@ -413,8 +468,8 @@ impl Prefix for FarUpTo<'_> {
             return Ok(kmeans::profile(&Points::new(scale, &columns).with_weights(weights), centroids, processors()));
         }
         // Quartiles of the sample; the spread, on which descriptions depend, of all rows.
-        let sample = self.sample();
-        let mut profile = kmeans::profile(&Points::new(scale, &sample.features), centroids, processors());
+        let sample = Points::new(scale, &self.known.sample.features);
+        let mut profile = kmeans::profile(&sample, centroids, processors());
         profile.spread = self.spread(scale, centroids)?;
         Ok(profile)
     }
@@ -433,8 +488,40 @@ impl Prefix for FarUpTo<'_> {
         Ok(all)
     }
 
-    fn sample(&self) -> Sample {
-        self.known.sample.clone()
+    fn sample(&self, scale: &Scale, fit: &Fit) -> Result<Sample, Refusal> {
+        let Base { partitions, offsets, features } = &self.known.sample;
+        let labels = kmeans::assign(&Points::new(scale, features), &fit.centroids, processors());
+        let rare = if labels.len() < self.rows() { kmeans::rare(&labels, &fit.sizes) } else { Vec::new() };
+        let places = kmeans::sample_rows(self.rows());
+        let mut rows: Vec<SampleRow> = (0..labels.len())
+            .map(|row| SampleRow {
+                place: places[row],
+                partition: partitions.value(row),
+                offset: offsets.value(row),
+                values: features.iter().map(|column| column.is_valid(row).then(|| column.value(row))).collect(),
+                label: labels[row],
+            })
+            .collect();
+        if !rare.is_empty() {
+            for of in self.all.runtime.block_on(self.rows_of(&rare, scale, fit))? {
+                let chosen: Vec<usize> = (0..of.len()).collect();
+                rows.extend(kmeans::of_cluster(&chosen).map(|row| of[row].clone()));
+            }
+            rows.sort_by_key(|row| row.place);
+            rows.dedup_by_key(|row| row.place);
+        }
+        let column = |feature: usize| rows.iter().map(|row| row.values[feature]).collect::<Float64Array>();
+        let chosen = Chosen::of(
+            rows.iter().map(|row| row.place).collect(),
+            rows.iter().map(|row| row.label).collect(),
+            &fit.sizes,
+        );
+        Ok(Sample {
+            partitions: rows.iter().map(|row| Some(row.partition)).collect(),
+            offsets: rows.iter().map(|row| Some(row.offset)).collect(),
+            features: (0..features.len()).map(column).collect(),
+            chosen,
+        })
     }
 }
 
@@ -453,6 +540,20 @@ impl Elsewhere for Passes<'_> {
 
     fn rows(&self) -> usize {
         self.rows.rows()
+    }
+
+    fn draw(&self, centroids: &[f64], rates: &Rates, seed: u64) -> Result<Coreset, Refusal> {
+        let features = self.rows.all.features;
+        let found = self.rows.ask(&self.rows.over(self.scale).draw(centroids, rates, seed))?;
+        let list = found.column(0).as_list::<i32>();
+        let drawn = (list.len() == 1 && list.is_valid(0)).then(|| list.value(0));
+        let column = |i: usize| match &drawn {
+            Some(rows) => rows.as_struct().column(i).as_primitive::<Float64Type>().values().to_vec(),
+            None => Vec::new(),
+        };
+        // After the features comes the expected number of draws.
+        let weights = column(features).into_iter().map(|draws| 1.0 / draws.min(1.0)).collect();
+        Ok(Coreset { columns: (0..features).map(column).collect(), weights })
     }
 
     fn pass(&self, centroids: &[f64], others: &[Vec<f64>]) -> Result<(Totals, Vec<f64>), Refusal> {

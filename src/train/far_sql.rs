@@ -8,7 +8,10 @@ use std::fmt::Write as _;
 use ndarray::Array2;
 
 use crate::features::Scale;
-use crate::kmeans::SURELY;
+use crate::kmeans::{Rates, SURELY};
+
+/// A prime (2³¹ - 1): products of two numbers below it stay within 64 bits.
+const PRIME: u64 = 2_147_483_647;
 
 /// The rows of a slice, and what standardises them.
 #[derive(Clone, Copy)]
@@ -75,15 +78,47 @@ impl Over<'_> {
 
     /// The rows with the squares of the distances to all centroids (`far`), and to the nearest (`least`).
     fn distant(&self, centroids: &[f64]) -> String {
+        self.distant_with(centroids, "")
+    }
+
+    /// The same, with more columns of the table: `, expression AS name`.
+    fn distant_with(&self, centroids: &[f64], more: &str) -> String {
         let k = centroids.len() / self.features();
         format!(
-            "SELECT *, {} AS least FROM (SELECT *, {} FROM (SELECT {}, {} FROM {} WHERE _slice <= {}))",
+            "SELECT *, {} AS least FROM (SELECT *, {} FROM (SELECT {}, {}{more} FROM {} WHERE _slice <= {}))",
             least("", k),
             self.distances("", centroids),
             self.offsets(""),
             list(self.features(), |f| format!("{} AS value_{f}", self.value(f))),
             self.table,
             self.slice
+        )
+    }
+
+    /// Rows drawn independently: their features, and their expected numbers of draws, as one list of all. A row's random number
+    /// follows from its partition, its offset and the seed (squares of linear congruences modulo a prime).
+    pub fn draw(&self, centroids: &[f64], rates: &Rates, seed: u64) -> String {
+        let k = centroids.len() / self.features();
+        let (first_seed, second_seed) = (seed % PRIME, seed / PRIME % PRIME);
+        let place =
+            format!("(_offset % {PRIME} + CAST(_partition AS BIGINT) * 69621 % {PRIME} + {first_seed}) % {PRIME}");
+        let mixed = format!("(({place}) * 48271 + {second_seed}) % {PRIME}");
+        let mixed = format!("(({mixed}) * ({mixed})) % {PRIME}");
+        let mixed = format!("(({mixed}) * 16807 + {first_seed}) % {PRIME}");
+        let mixed = format!("(({mixed}) * ({mixed})) % {PRIME}");
+        let uniform = format!(", CAST({mixed} AS DOUBLE) / {PRIME}.0 AS uniform");
+        // In arithmetic, as in `first`.
+        let rate = |cluster: usize| {
+            format!("CASE WHEN cluster = {cluster} THEN {} ELSE 0.0 END", number(rates.of_cluster[cluster]))
+        };
+        let rate = (0..k).map(rate).collect::<Vec<_>>().join(" + ");
+        format!(
+            "SELECT array_agg(struct({}, draws)) FILTER (WHERE uniform < draws) AS drawn
+             FROM (SELECT *, {rate} + least * {} AS draws FROM (SELECT *, {} AS cluster FROM ({})))",
+            list(self.features(), |f| format!("value_{f}")),
+            number(rates.of_square),
+            first("", k),
+            self.distant_with(centroids, &uniform)
         )
     }
 

@@ -14,11 +14,11 @@ use futures::StreamExt as _;
 use ndarray::Array2;
 use sha2::{Digest, Sha256};
 
-use super::{How, Progress, Refusal, sample_rows};
+use super::{How, Progress, Refusal};
 use crate::engine::{self, quote};
 use crate::features::Scale;
 use crate::features::chunks::{CHUNK, by_chunk, processors};
-use crate::kmeans::{self, Fit, Init, Points, Profile, Settings, Step};
+use crate::kmeans::{self, Chosen, Fit, Init, Points, Profile, Settings, Step};
 use crate::model::SLICES;
 use crate::rows::hex;
 use crate::spool::{self, Growing, Space, done_with};
@@ -56,19 +56,20 @@ pub(super) trait Prefix {
     fn profile(&self, scale: &Scale, centroids: &Array2<f64>) -> Result<Profile, Refusal>;
     /// How many rows are in each cluster of one model (outer) and of another (inner).
     fn cross(&self, old: Placed<'_>, new: Placed<'_>) -> Result<Vec<Vec<u64>>, Refusal>;
-    /// Rows ⌊j·n/m⌋ for m = min(n, 5,000).
-    fn sample(&self) -> Sample;
+    /// The rows that stand for all, once they are clustered (kmeans/sample.rs).
+    fn sample(&self, scale: &Scale, fit: &Fit) -> Result<Sample, Refusal>;
 }
 
 /// Centroids in original units, and what standardises rows to compare with them.
 pub(super) type Placed<'a> = (&'a Scale, &'a Array2<f64>);
 
 /// Some of the rows.
-#[derive(Clone)]
 pub(super) struct Sample {
     pub partitions: Int32Array,
     pub offsets: Int64Array,
     pub features: Vec<Float64Array>,
+    /// Which rows, their clusters, and how many rows each stands for.
+    pub chosen: Chosen,
 }
 
 /// Runs a segmentation's SQL, where the queries run.
@@ -418,12 +419,14 @@ impl Prefix for HereUpTo<'_> {
         Ok(kmeans::cross((&old, from), (&new, to), processors()))
     }
 
-    fn sample(&self) -> Sample {
-        let places = sample_rows(self.rows);
-        Sample {
-            partitions: spool::take(&self.all.partitions, &places),
-            offsets: spool::take(&self.all.offsets, &places),
-            features: self.features.iter().map(|column| spool::take(column, &places)).collect(),
-        }
+    fn sample(&self, scale: &Scale, fit: &Fit) -> Result<Sample, Refusal> {
+        let points = Points::new(scale, &self.features);
+        let chosen = kmeans::sample(&points, &fit.centroids, &fit.sizes, processors());
+        Ok(Sample {
+            partitions: spool::take(&self.all.partitions, &chosen.rows),
+            offsets: spool::take(&self.all.offsets, &chosen.rows),
+            features: self.features.iter().map(|column| spool::take(column, &chosen.rows)).collect(),
+            chosen,
+        })
     }
 }

@@ -60,6 +60,76 @@ DATASETS = [
     ("missing values", 1000, 2, 3, lambda d, i, f: None if (i + f) % 10 == 4 else float(i % 3) + hill(d, i, f)),
 ]
 
+
+
+def us(d, i, f):
+    """The same as u, for an array of rows."""
+    z = np.uint64((d * 0x9E3779B97F4A7C15) & MASK) + i * np.uint64(64) + np.uint64(f)
+    z = z + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)).astype(float) / float(1 << 53)
+
+
+def hills(d, i, f):
+    return us(d, i, f) + us(d, i, f + 32) + us(d, i, f + 40) + us(d, i, f + 48)
+
+
+def wide(d, i, f):
+    """Four wide groups in a square (of the first two features)."""
+    return (i % np.uint64(4) >> np.uint64(f % 2)).astype(float) % 2.0 * 10.0 + hills(d, i, f)
+
+
+def far(i, values, every, at):
+    """Values of every so many-th row, far away."""
+    return np.where(i % np.uint64(every) == np.uint64(every // 2), at, values)
+
+
+def tail(d, i, f):
+    return us(d, i, f) / (1.0 - us(d, i, f))
+
+
+def rare(d, i, f):
+    x = wide(d, i, f)
+    for g, (every, x0, y0) in enumerate(((60_001, 300.0, 0.0), (20_011, 0.0, 300.0), (4_001, -300.0, -300.0))):
+        x = far(i, x, every, (x0, y0)[f] + us(d, i, f + 8 + g))
+    return x
+
+
+def hidden(d, i, f):
+    x = wide(d, i, f)
+    for every, at in ((3_001, 100.0), (20_011, 10_000.0), (90_001, 1_000_000.0)):
+        x = far(i, x, every, at * (1.0 - 2.0 * f) + at * 0.01 * us(d, i, f + 8))
+    return x
+
+
+def million(d, i, f):
+    x = far(i, hills(d, i, f), 6_007, 40.0 * (f + 1.0) + us(d, i, f + 8))
+    return far(i, x, 45_007, 1e6 * (us(d, i, f + 9) - 0.5))
+
+
+# Many rows: name, rows, features, k, and the values of a feature. The best is that of ten restarts, scikit-learn's usual number.
+LARGE = [
+    ("rare groups", 200_000, 2, 7, rare),
+    ("rare groups behind rarer ones", 300_000, 2, 7, hidden),
+    ("points at a million deviations", 250_000, 3, 6, million),
+    ("two heavy tails", 200_000, 2, 8, tail),
+    ("heavy tails in six features", 200_000, 6, 5, tail),
+    ("very heavy tails", 400_000, 2, 5, lambda d, i, f: tail(d, i, f) * tail(d, i, f)),
+    ("equal rows", 300_000, 2, 6, lambda d, i, f: far(i, np.floor(us(d, i, f) * 2.0), 30_011, np.floor(us(d, i, f + 8) * 90.0))),
+    ("sorted by group", 220_000, 2, 6, lambda d, i, f: far(i, (i // np.uint64(50_000)).astype(float) * 9.0, 50_021, 400.0) + hills(d, i, f)),
+    ("rare groups among two million", 2_000_000, 2, 5, lambda d, i, f: far(i, wide(d, i, f), 600_011, 900.0 - 100.0 * f)),
+]
+
+large = []
+for d, (name, rows, features, k, values) in enumerate(LARGE, start=100):
+    i = np.arange(rows, dtype=np.uint64)
+    X = np.stack([values(d, i, f) for f in range(features)], axis=1)
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    best = KMeans(k, n_init=10, random_state=0).fit(X).inertia_
+    large.append({"name": name, "rows": rows, "features": features, "k": k, "best": best})
+    print(name, best, file=sys.stderr, flush=True)
+
 found = []
 for d, (name, rows, features, k, value) in enumerate(DATASETS):
     X = np.array([[np.nan if (v := value(d, i, f)) is None else v for f in range(features)] for i in range(rows)])
@@ -70,4 +140,4 @@ for d, (name, rows, features, k, value) in enumerate(DATASETS):
     best = KMeans(k, n_init=1000, random_state=0).fit(X).inertia_
     found.append({"name": name, "rows": rows, "features": features, "k": k, "given": given, "best": best})
     print(name, given, best, file=sys.stderr, flush=True)
-print(json.dumps({"scikit-learn": sklearn.__version__, "datasets": found}, indent=1))
+print(json.dumps({"scikit-learn": sklearn.__version__, "datasets": found, "large": large}, indent=1))

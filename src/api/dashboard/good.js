@@ -10,22 +10,26 @@ const word = (silhouette) => t(silhouette > 0.7 ? 'strong' : silhouette > 0.5 ? 
 
 let wanted = null;
 
-export function show({ info, models }) {
-  byId('scores').replaceChildren(...models.map(score));
+export function show({ info, models, points }) {
+  byId('scores').replaceChildren(...models.map((model) => score(model, points.get(model.slice))));
   const model = models.at(-1);
   byId('k-card').hidden = !model;
   if (model) report(info.name, model);
 }
 
-function score(model) {
+function score(model, sample) {
   const { silhouette } = model;
+  const none = silhouette === null || silhouette === undefined;
+  const said = none ? t(model.clusters.length < 2 ? 'one_cluster' : 'no_silhouette') : word(silhouette);
+  const sampled = sample && sample.points.length < sample.sampled_from;
   return el(
     'div',
     { class: 'card score', 'data-slice': model.slice },
     el('h3', {}, sliceName(model.slice)),
-    el('p', { class: 'big' }, silhouette === null || silhouette === undefined ? '–' : number(silhouette, 3), ' ', el('small', {}, t('silhouette'))),
+    el('p', { class: 'big' }, none ? '–' : number(silhouette, 3), ' ', el('small', {}, t('silhouette'))),
     bar(silhouette ?? 0),
-    el('p', { class: 'said' }, silhouette === null || silhouette === undefined ? t('one_cluster') : word(silhouette)),
+    el('p', { class: 'said' }, said),
+    sampled ? el('p', { class: 'said sampled' }, t('silhouette_sample', { n: count(sample.points.length), of: count(sample.sampled_from) })) : '',
     pairs([
       [t('inertia'), number(model.inertia, 5)],
       [t('inertia_row'), number(model.inertia / Math.max(1, model.rows), 3)],
@@ -64,14 +68,14 @@ function report(name, model) {
   asked.sight.observe(byId('k-card'));
 }
 
-function drawReport({ candidates, suggestion, k, rows }) {
+function drawReport({ candidates, suggestion, k, rows, sampled_from: of }) {
   if (!suggestion) {
     byId('k-said').textContent = t('k_nothing');
     return;
   }
   const { recommended, agree } = suggestion;
   const said = t(`k_agree_${agree}`, { k: recommended });
-  byId('k-said').textContent = `${said} ${recommended === k ? t('k_as_model', { k }) : t('k_unlike_model', { k })} ${t('k_sample', { n: count(rows) })}`;
+  byId('k-said').textContent = `${said} ${recommended === k ? t('k_as_model', { k }) : t('k_unlike_model', { k })} ${t(rows < of ? 'k_sample' : 'k_rows', { n: count(rows), of: count(of) })}`;
   byId('k-charts').replaceChildren(
     curve(t('elbow'), candidates, (one) => one.inertia, suggestion.elbow),
     curve(t('silhouette'), candidates, (one) => one.silhouette ?? 0, suggestion.silhouette),

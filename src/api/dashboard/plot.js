@@ -94,7 +94,9 @@ export class Plane {
     const { model, points } = this.shown;
     const parts = model.clusters.map((cluster) => `${described(cluster)}: ${percent(cluster.size / Math.max(1, model.rows))}`);
     const missing = imputedOf(model).map(({ feature, rows }) => t('imputed', { feature: pretty(feature), n: count(rows), all: count(model.rows) }));
-    return `${t(this.one ? 'histogram_of' : 'scatter_of', { n: count(points.points.length) })} ${[...parts, ...missing].join('; ')}`;
+    const [n, of] = [points.points.length, points.sampled_from];
+    const words = this.one ? 'histogram_of' : 'scatter_of';
+    return `${t(n < of ? `${words}_sample` : words, { n: count(n), of: count(of) })} ${[...parts, ...missing].join('; ')}`;
   }
 
   axis(i, from, to) {

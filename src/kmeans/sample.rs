@@ -1,0 +1,146 @@
+//! The rows that stand for all: for silhouettes, plots, and reports on the number of clusters.
+//!
+//! Input: rows and their clusters. Output: some of the rows, with weights. The rule: of n rows those of the indices ⌊j·n/m⌋ for
+//! j = 0 … m-1, m = min(n, 5,000); and of each cluster that has fewer than min(50, its size) rows among those, also its rows
+//! ⌊j·s/r⌋ for j = 0 … r-1, r = min(s, 50), counted within its s rows; all in the order of the rows. So a cluster of three rows
+//! in a million is there. A row weighs the weight of its cluster divided by that of the cluster's rows in the sample.
+
+use ndarray::Array2;
+
+use super::points::Points;
+use super::{assign, flat, labels};
+use crate::features::chunks::by_chunk;
+use crate::spool;
+
+/// Rows of the sample, but for those of rare clusters.
+const ROWS: usize = 5_000;
+/// Rows of a cluster that are enough.
+const ENOUGH: usize = 50;
+
+/// A sample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chosen {
+    /// Their indices, ascending.
+    pub rows: Vec<u32>,
+    /// Their clusters.
+    pub labels: Vec<u8>,
+    /// What each stands for; 1 where all rows are there.
+    pub weights: Vec<f64>,
+}
+
+impl Chosen {
+    /// The sample of rows without weights of their own.
+    #[cfg(feature = "distributed")]
+    pub fn of(rows: Vec<u32>, labels: Vec<u8>, sizes: &[u64]) -> Self {
+        let ones = vec![1.0; rows.len()];
+        let weights = shared(&labels, &ones, sizes);
+        Self { rows, labels, weights }
+    }
+}
+
+/// The rows of the sample that don't depend on clusters.
+pub fn sample_rows(n: usize) -> Vec<u32> {
+    spool::evenly(n, ROWS)
+}
+
+/// The clusters of which rows are missing in a sample with these labels, by how many rows they have in all.
+pub fn rare(labels: &[u8], sizes: &[u64]) -> Vec<usize> {
+    let drawn = |cluster: usize| labels.iter().filter(|&&label| usize::from(label) == cluster).count() as u64;
+    (0..sizes.len()).filter(|&cluster| drawn(cluster) < sizes[cluster].min(ENOUGH as u64)).collect()
+}
+
+/// Of the rows of a rare cluster those that belong to the sample.
+pub fn of_cluster<T: Copy>(rows: &[T]) -> impl Iterator<Item = T> {
+    spool::evenly(rows.len(), ENOUGH).into_iter().map(|place| rows[place as usize])
+}
+
+/// The sample of clustered rows. Centroids are in original units; `sizes` are the clusters' rows, or weights.
+pub fn sample(points: &Points<'_>, centroids: &Array2<f64>, sizes: &[u64], threads: usize) -> Chosen {
+    let all = points.rows();
+    let mut rows = sample_rows(all);
+    let mut found = of_rows(points, centroids, &rows);
+    let rare = if rows.len() < all { rare(&found, sizes) } else { Vec::new() };
+    if !rare.is_empty() {
+        let at = points.standardised(&flat(centroids));
+        let chunks = by_chunk(all, threads, |chunk| {
+            let mut of = vec![Vec::new(); rare.len()];
+            for (row, label) in (chunk.start as u32..).zip(labels(points, &at, chunk)) {
+                if let Some(place) = rare.iter().position(|&cluster| cluster == usize::from(label)) {
+                    of[place].push(row);
+                }
+            }
+            of
+        });
+        for place in 0..rare.len() {
+            let of: Vec<u32> = chunks.iter().flat_map(|chunk| chunk[place].iter().copied()).collect();
+            rows.extend(of_cluster(&of));
+        }
+        rows.sort_unstable();
+        rows.dedup();
+        found = of_rows(points, centroids, &rows);
+    }
+    let weights = weights(points, &rows, &found, sizes);
+    Chosen { rows, labels: found, weights }
+}
+
+/// The clusters of these rows.
+fn of_rows(points: &Points<'_>, centroids: &Array2<f64>, rows: &[u32]) -> Vec<u8> {
+    let columns: Vec<Vec<f64>> = (0..points.features()).map(|feature| points.values(feature, rows)).collect();
+    let ones = vec![1.0; rows.len()];
+    assign(&points.weighted(&columns, &ones), centroids, 1)
+}
+
+fn weights(points: &Points<'_>, rows: &[u32], labels: &[u8], sizes: &[u64]) -> Vec<f64> {
+    let own: Vec<f64> = rows.iter().map(|&row| points.weight(row as usize)).collect();
+    if rows.len() == points.rows() {
+        return own;
+    }
+    shared(labels, &own, sizes)
+}
+
+/// Each cluster's size, shared by its rows in proportion to their own weights.
+fn shared(labels: &[u8], own: &[f64], sizes: &[u64]) -> Vec<f64> {
+    let mut drawn = vec![0.0; sizes.len()];
+    labels.iter().zip(own).for_each(|(&label, weight)| drawn[usize::from(label)] += weight);
+    let weight = |(&label, own): (&u8, &f64)| own * sizes[usize::from(label)] as f64 / drawn[usize::from(label)];
+    labels.iter().zip(own).map(weight).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{random, table};
+    use super::*;
+    use ndarray::array;
+
+    #[test]
+    fn rare_clusters_have_rows_in_a_sample() {
+        let n = 90_000;
+        let mut columns = random(n, 2);
+        // Three rows and two hundred that no even sample has, or few of.
+        (0..3).for_each(|i| columns[0][i * 20_001 + 1] = 1e4);
+        (0..200).for_each(|i| columns[1][i * 401 + 5] = 1e4);
+        let (scale, columns) = table(columns);
+        let points = Points::new(&scale, &columns);
+        let centroids = array![[0.5, 0.5], [1e4, 0.5], [0.5, 1e4]];
+        let sizes = [n as u64 - 203, 3, 200];
+        let found = sample(&points, &centroids, &sizes, 2);
+        assert_eq!(found, sample(&points, &centroids, &sizes, 1));
+        let count = |cluster: u8| found.labels.iter().filter(|&&label| label == cluster).count();
+        assert_eq!(count(1), 3);
+        assert!((50..65).contains(&count(2)) && found.rows.len() <= 5053, "{} {}", count(2), found.rows.len());
+        assert!(found.rows.is_sorted() && sample_rows(n).iter().all(|row| found.rows.binary_search(row).is_ok()));
+        for cluster in 0..3_u8 {
+            let of = found.labels.iter().zip(&found.weights).filter(|(label, _)| **label == cluster);
+            let sum: f64 = of.map(|(_, weight)| weight).sum();
+            assert!((sum / sizes[usize::from(cluster)] as f64 - 1.0).abs() < 1e-9, "{sum}");
+        }
+    }
+
+    #[test]
+    fn all_rows_of_few_are_the_sample() {
+        let (scale, columns) = table(random(300, 2));
+        let points = Points::new(&scale, &columns);
+        let found = sample(&points, &array![[0.2, 0.5], [0.8, 0.5]], &[150, 150], 2);
+        assert_eq!((found.rows.len(), found.weights), (300, vec![1.0; 300]));
+    }
+}
