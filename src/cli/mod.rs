@@ -48,7 +48,7 @@ use tokio::sync::watch;
 use crate::broker::{self as kafka, Gap};
 use crate::config::LogArgs;
 use crate::sql::fault::Fault;
-use crate::{cleanup, ingest as loading, log, store};
+use crate::{cleanup, ingest as loading, log, store, times};
 use output_file::OutputFile;
 use watchdog::{Mode, Signalled};
 
@@ -192,6 +192,9 @@ pub fn main() -> ExitCode {
     if let Err(error) = watchdog::start(&terminal.bars) {
         return fail(&anyhow::Error::new(error).context("cannot start the watchdog"));
     }
+    if let Err(error) = check_clock(&command) {
+        return fail(&error);
+    }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if matches!(command, Command::Serve(_)) && std::env::var_os(WORKERS).is_none() {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
@@ -211,6 +214,26 @@ pub fn main() -> ExitCode {
         Ok(Done::With(code)) => ExitCode::from(code),
         Err(error) => fail(&error),
     }
+}
+
+/// DataFusion panics where the clock stands before 1970. What needs no queries goes on: records must not wait for a clock.
+fn check_clock(command: &Command) -> anyhow::Result<()> {
+    let without_queries = matches!(
+        command,
+        Command::Ingest(_)
+            | Command::Produce(_)
+            | Command::Compact(_)
+            | Command::Replay(_)
+            | Command::Files(_)
+            | Command::Generate(_)
+            | Command::Broker(_)
+            | Command::Openapi(_)
+    );
+    let now = times::millis(std::time::SystemTime::now());
+    if now < 0 && !without_queries {
+        anyhow::bail!("the clock of this machine says {}, and queries need one after 1970; set it", times::text(now));
+    }
+    Ok(())
 }
 
 async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
