@@ -10,6 +10,7 @@ use clap::builder::TypedValueParser as _;
 use clap::{Args, ValueEnum};
 
 use crate::api::Bodies;
+use crate::api::budget::Budget;
 use crate::api::confined::{self, Confined};
 use crate::batch::Limits;
 use crate::broker::{self, Cluster, Plugins, Settings};
@@ -187,7 +188,8 @@ pub struct BatchArgs {
     /// Seconds until a record is stored, at most
     #[arg(long, env = "TERCILE_BATCH_AGE", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub batch_age: Duration,
-    /// Memory for records on their way, as in 512MB or 2GiB, shared by the partitions: more of them make smaller files
+    /// Memory for records on their way, as in 512MB or 2GiB, shared by the partitions: more of them make smaller files. Of
+    /// `up` a quarter of it is for requests and answers that are not complete
     #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", default_value = "1GiB", value_parser = bytes)]
     pub memory_limit: usize,
     /// Seconds between two looks for small files to roll, and for new partitions of the topic
@@ -196,6 +198,11 @@ pub struct BatchArgs {
 }
 
 impl BatchArgs {
+    /// What a process that answers requests as well gives them of its memory: a quarter, or the least that they need.
+    pub fn http_memory(&self) -> usize {
+        (self.memory_limit / 4).max(HTTP_MEMORY)
+    }
+
     pub fn limits(&self) -> Limits {
         Limits { rows: self.batch_rows as usize, bytes: self.batch_bytes as usize, age: self.batch_age }
     }
@@ -279,6 +286,28 @@ impl BodyArgs {
         let (fields, depth) = (self.max_body_fields as usize, self.max_body_depth as usize);
         Bodies::new(self.max_body_bytes as u64, self.max_body_rows, fields, depth, self.bulk_concurrency.into())
     }
+}
+
+/// The memory of the API, for commands that have no other use for it.
+#[derive(Debug, Clone, Args)]
+pub struct HttpMemoryArgs {
+    /// Memory of all requests and answers that are not complete, as in 512MB or 2GiB; beyond it requests get a 503
+    #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", default_value = "512MiB", value_parser = http_memory)]
+    pub memory_limit: usize,
+}
+
+impl HttpMemoryArgs {
+    pub fn budget(&self) -> Budget {
+        Budget::new(self.memory_limit)
+    }
+}
+
+/// The least memory of the API: with less, hardly a body could be streamed.
+const HTTP_MEMORY: usize = 16_000_000;
+
+fn http_memory(text: &str) -> Result<usize, String> {
+    let bytes = bytes(text)?;
+    if bytes < HTTP_MEMORY { Err("expected a size of 16MB or more".to_owned()) } else { Ok(bytes) }
 }
 
 /// SQL over HTTP, and what it may use.

@@ -56,6 +56,9 @@ pub mod model;
 
 pub mod train;
 
+// Panics as log lines.
+pub mod panics;
+
 pub mod bulk;
 
 pub mod fit;

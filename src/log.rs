@@ -15,6 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{LogArgs, LogFormat};
+use crate::panics;
 
 /// The target of lines that tell how far something is: for JSON logs, and for `-v`.
 pub const PROGRESS: &str = "tercile::progress";
@@ -57,6 +58,7 @@ pub fn start(args: &LogArgs, bars: &MultiProgress) {
         (LogFormat::Text, true) => builder.with_ansi(colour).init(),
         (LogFormat::Text, false) => builder.with_ansi(colour).event_format(Sentences).init(),
     }
+    panics::log_panics();
 }
 
 /// Just the message: fields, times and origins are for `-v` and JSON. Libraries are heard only when they warn.

@@ -15,17 +15,30 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often it is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// A command that starts this program again. Its file may have been replaced since this process started: on Linux the
-/// command names the one that runs.
+/// A command that starts this program again, without the descriptors of this process. Its file may have been replaced since
+/// this process started: on Linux the command names the one that runs.
 ///
 /// # Errors
 /// If the system does not tell where the program is.
 pub fn this_program() -> io::Result<Command> {
+    close_on_exec();
     let link = PathBuf::from("/proc/self/exe");
     let program = if link.exists() { link } else { std::env::current_exe()? };
     let mut command = Command::new(program);
     command.arg0("tercile");
     Ok(command)
+}
+
+/// Marks all descriptors of this process close-on-exec. Those that Rust opens are so anyway; C libraries open sockets that a
+/// new process would inherit, the embedded broker's among them. Setting the flag here, and not between fork and exec, leaves
+/// the standard library its quick way to start a process, which does not copy the page tables of a large server.
+fn close_on_exec() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the call takes numbers, and changes a flag that only matters when a program is started. It fails before Linux
+    // 5.11; the process of a statement then closes what it got (`cli/sql/confined.rs`).
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    };
 }
 
 /// Starts this program with a hidden command and the log format of this process, in a process group of its own: Ctrl-C at

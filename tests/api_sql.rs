@@ -271,7 +271,8 @@ fn hostile_statements_harm_nothing() {
                 } else {
                     reply.problem(422);
                 }
-                for leak in ["UNSEEN-MARKER", "root:x:"] {
+                let here = place.dir.path().to_str().unwrap();
+                for leak in ["UNSEEN-MARKER", "root:x:", here, here.trim_start_matches('/')] {
                     assert!(!reply.text().contains(leak), "{sql}: {}", reply.text());
                 }
             }
@@ -299,6 +300,69 @@ fn hostile_statements_harm_nothing() {
     assert_eq!(files(place.dir.path()), before);
     // It is the process that it was, and ends as it should.
     assert_eq!(server.interrupt().code, Some(0));
+}
+
+#[test]
+fn a_process_has_no_descriptor_of_the_server_and_needs_few() {
+    let place = Place::new();
+    // The embedded broker listens, and its sockets are a C library's.
+    let server = up(&place);
+    let body = json!({"sql": ENDLESS}).to_string();
+    let mut client = TcpStream::connect(server.address.strip_prefix("http://").unwrap()).unwrap();
+    let head = "POST /api/sql HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length:";
+    write!(client, "{head} {}\r\n\r\n{body}", body.len()).unwrap();
+    eventually("a process for the statement", || children(server.child.id()) == 1);
+    let child = children_of(server.child.id())[0];
+    let threads = || std::fs::read_dir(format!("/proc/{child}/task")).map_or(0, Iterator::count);
+    eventually("its threads", || threads() > 1);
+    let mut open: Vec<(String, String)> = Vec::new();
+    for descriptor in std::fs::read_dir(format!("/proc/{child}/fd")).unwrap().flatten() {
+        let target = std::fs::read_link(descriptor.path()).map(|path| path.display().to_string()).unwrap_or_default();
+        open.push((descriptor.file_name().to_string_lossy().into_owned(), target));
+    }
+    let store = place.path("store").display().to_string();
+    for (descriptor, target) in &open {
+        let ours = matches!(descriptor.as_str(), "0" | "1" | "2") && target.starts_with("pipe:");
+        // What it opened itself.
+        let own = target.starts_with(&store) || target.contains("landlock") || target.contains("event");
+        assert!(ours || own, "descriptor {descriptor} is {target}: {open:?}");
+    }
+    drop(client);
+    server.interrupt();
+
+    // With few of them it works as well.
+    let few = ["sh", "-c", "ulimit -n 200; exec \"$0\" \"$@\""];
+    let mut server = place.start_by(&few, &["serve", "--bind", "127.0.0.1:0", "--enable-sql"]);
+    server.address = server.said("serving store at ").split(',').next().unwrap().to_owned();
+    assert_eq!(ask(&server, "SELECT count(*) AS n FROM products").rows(), json!([{"n": 1465}]));
+}
+
+#[test]
+fn landlock_is_entered_before_there_are_threads() {
+    let place = Place::new();
+    place.write("store/nothing", "");
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-e", "trace=landlock_restrict_self,clone,clone3", "-o", "traced"]);
+    command.args([env!("CARGO_BIN_EXE_tercile"), "confined-sql"]).env_clear().current_dir(place.dir.path());
+    let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let Ok(mut child) = spawned else {
+        eprintln!("skipped: there is no strace");
+        return;
+    };
+    let order = json!({"store": "store", "sql": null, "statement": "SELECT 1", "params": {}, "form": "json",
+                       "memory": 256_000_000, "bytes": 1_000_000, "seconds": 60});
+    let mut stdin = child.stdin.take().unwrap();
+    let _ = writeln!(stdin, "{order}");
+    let output = child.wait_with_output().unwrap();
+    drop(stdin);
+    let traced = std::fs::read_to_string(place.path("traced")).unwrap_or_default();
+    if !traced.contains("landlock_restrict_self") || traced.contains("ENOSYS") || traced.contains("EOPNOTSUPP") {
+        eprintln!("skipped: no strace, or no Landlock: {traced}{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    let (before, after) = traced.split_once("landlock_restrict_self").unwrap();
+    assert!(!before.contains("clone"), "{traced}");
+    assert!(after.contains("clone"), "and then there are: {traced}");
 }
 
 #[test]

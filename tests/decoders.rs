@@ -218,6 +218,61 @@ fn compressed_arrow_unpacks_to_no_more_than_is_allowed() {
     }
 }
 
+/// Whatever happens in a decoder, the log stays one JSON object a line, and the answer a problem.
+#[test]
+fn damaged_bodies_leave_a_log_that_can_be_read() {
+    let place = Place::new();
+    place.up(&[]).interrupt();
+    let running = place.serve(&["--log-format", "json"]);
+    let columns = ["discounted_price", "rating"].map(|name| {
+        let values: ArrayRef = Arc::new(Float64Array::from_iter_values((0..40).map(f64::from)));
+        (name, values)
+    });
+    let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..40).map(|i| format!("text {i}"))));
+    let batch = RecordBatch::try_from_iter(columns.into_iter().chain([("note", texts)])).unwrap();
+    let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+    writer.write(&batch).unwrap();
+    let whole = writer.into_inner().unwrap();
+    let kind = "application/vnd.apache.arrow.stream";
+    let post = |bytes: &[u8]| running.post_as("/api/segments/price_rating/predict", kind, bytes);
+    assert_eq!(post(&whole).status, 200);
+    // Every few bytes of the schema and of the batch's head, where lengths and types stand.
+    let mut refused = 0;
+    for at in (0..whole.len().min(1400)).step_by(3) {
+        for flip in [0x01, 0x80, 0xff] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= flip;
+            let answer = post(&damaged);
+            assert!(
+                matches!(answer.status, 200 | 400 | 413 | 422 | 503),
+                "byte {at}: {} {}",
+                answer.status,
+                answer.text
+            );
+            if answer.status != 200 {
+                refused += 1;
+                assert_eq!(answer.content_type, "application/problem+json", "byte {at}");
+            }
+        }
+    }
+    assert!(refused > 100, "{refused}");
+    let log = running.interrupt().stderr;
+    let mut panics = 0;
+    for line in log.lines() {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        if let Some(place) = line["place"].as_str() {
+            panics += 1;
+            assert_eq!(line["level"], "WARN", "{line}");
+            assert!(
+                !place.starts_with("src/") && line["message"].as_str().unwrap().contains("refused an Arrow stream"),
+                "{line}"
+            );
+        }
+    }
+    eprintln!("{refused} bodies were refused, {panics} of them by a panic");
+    assert!(panics > 0, "none of them made the library panic: the test shows nothing");
+}
+
 #[test]
 fn quotes_of_csv_that_do_not_close_are_no_field() {
     assert!(refused(Format::Csv, "csv/open-quote").contains("line 2: the quote that opens here is never closed"));

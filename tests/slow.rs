@@ -259,6 +259,12 @@ fn other_origins_may_ask_if_they_were_named() {
     for answer in [preflight("https://evil.test"), asked("https://shop.test.evil.test"), asked("null")] {
         assert_eq!(answer.header("access-control-allow-origin"), None, "{}", answer.head);
     }
+    let everybody = Place::new();
+    let running = everybody.serve(&["--cors-origin", "*"]);
+    running.said("warning: --cors-origin '*' without keys: every web page");
+    everybody.ok(&["keys", "create", "reader", "--scope", "read"]);
+    let keyed = everybody.serve(&["--cors-origin", "*", "--require-keys"]);
+    assert!(!keyed.stderr().contains("cors"), "{}", keyed.stderr());
     let silent = Place::new();
     let running = silent.serve(&[]);
     let answer = raw(&running, &["GET / HTTP/1.1", "Host: localhost", "Origin: https://shop.test"], "");

@@ -19,8 +19,8 @@ use tokio::time::Sleep;
 
 use super::clients::Busy;
 
-/// Bytes that have to come for each second of waiting.
-const RATE: f64 = 4096.0;
+/// Bytes that have to move for each second of waiting: of a request's body, and of an answer.
+pub const RATE: f64 = 4096.0;
 /// Bytes of a body that nobody needs and that are read all the same, and for how long.
 const DRAINED: usize = 64 * 1024 * 1024;
 const LINGER: Duration = Duration::from_secs(8);

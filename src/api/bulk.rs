@@ -4,7 +4,6 @@
 //! in its first mebibyte is a problem with a status; a later one breaks the answer off, so that it can't pass for a whole one.
 
 use std::io::{self, Cursor, Read};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use futures::Stream;
@@ -15,12 +14,17 @@ use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use tokio::sync::Semaphore;
 
+use super::State;
+use super::budget::Exhausted;
+use super::charge::{Charge, Metered};
+use super::held::Held;
 use super::metrics::Tally;
 use super::pipe::{self, Outgoing, Shared};
 use super::posted::{self, media_type};
 use super::problem::Problem;
 use super::rows::AnyRow;
-use crate::bulk::{Answers, At, Error, Format, Keep, Limits, Reader, Scorer, Writer};
+use crate::bulk::{Answers, At, Error, Format, Keep, Limits, Meter, Reader, Scorer, Writer};
+use crate::panics;
 
 /// The media types of rows, in and out.
 pub const FORMS: [(Format, &str); 4] = [
@@ -109,21 +113,31 @@ pub struct Order {
     pub answers: Answers,
 }
 
-/// Answers a body, whose first bytes were read and are all there is if `whole`.
-pub async fn answer<S, B>(bodies: &Bodies, order: Order, head: Vec<u8>, rest: Option<S>) -> Result<Body, Problem>
+/// Answers a body, whose first bytes were read and are all there is if there is no `rest`.
+///
+/// # Errors
+///
+/// A problem, if a fault comes before the first mebibyte of the answer; 503 if too many bodies are being answered, or the
+/// memory budget is exhausted.
+pub async fn answer<S, B>(state: &State, order: Order, head: Held, rest: Option<S>) -> Result<Body, Problem>
 where
     S: Stream<Item = io::Result<B>> + Send + Unpin + 'static,
     B: AsRef<[u8]> + Send + 'static,
 {
-    begins_well(order.from, &head, rest.is_none())?;
+    let bodies = &state.bodies;
+    begins_well(order.from, &head.bytes, rest.is_none())?;
     let permit = Arc::clone(&bodies.running).try_acquire_owned();
     let permit =
         permit.map_err(|_| Problem::unavailable("as many bodies as may are being answered; try again in a moment"))?;
-    let shared = Shared::default();
-    let left = bodies.bytes.saturating_sub(head.len() as u64);
+    let charge = Charge::begin(&state.budget)?;
+    let shared = Shared::new(&charge);
+    let left = bodies.bytes.saturating_sub(head.bytes.len() as u64);
     let head = Cursor::new(head);
     let input: Box<dyn Read + Send> = match rest {
-        Some(rest) => Box::new(head.chain(pipe::incoming(rest, left, bodies.bytes, &shared))),
+        Some(rest) => {
+            let input = pipe::incoming(rest, left, bodies.bytes, &shared);
+            Box::new(head.chain(Metered { input, charge: Arc::clone(&charge) }))
+        }
         None => Box::new(head),
     };
     let mut out = Outgoing::new(&shared);
@@ -131,8 +145,8 @@ where
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
         // Whatever a client sends, a thread that panics takes no more with it than this answer.
-        let ran = catch_unwind(AssertUnwindSafe(|| run(order, input, &mut out, limits)));
-        out.end(ran.unwrap_or_else(|_| Err(Error::Read("they are damaged".to_owned()))));
+        let ran = panics::decoding("a body of rows", || run(order, input, &mut out, limits, &charge));
+        out.end(ran.unwrap_or_else(|| Err(Error::Read("they are damaged".to_owned()))));
     });
     shared.begun().await.map_err(problem)?;
     Ok(shared.body())
@@ -155,16 +169,24 @@ fn begins_well(format: Format, head: &[u8], whole: bool) -> Result<(), Problem> 
     }
 }
 
-fn run(order: Order, input: Box<dyn Read + Send>, out: &mut Outgoing, limits: Limits) -> Result<(), Error> {
+fn run(
+    order: Order,
+    input: Box<dyn Read + Send>,
+    out: &mut Outgoing,
+    limits: Limits,
+    charge: &Arc<Charge>,
+) -> Result<(), Error> {
     let Order { from, to, scorer, tally, answers } = order;
     // Of columns nothing is taken away; objects become answers or, where columns are asked for, come back whole.
     let keep = if matches!(to, Format::Json | Format::Ndjson) { Keep::Other } else { Keep::Row };
-    let mut reader = Reader::open_limited(input, Some(from), &scorer.features, limits, keep)?;
+    let meter: Arc<dyn Meter> = Arc::clone(charge) as _;
+    let mut reader = Reader::open_metered(input, Some(from), &scorer.features, (limits, keep), meter)?;
     let mut writer = Writer::new(out, to).with_answers(answers, limits);
     while let Some(block) = reader.block()? {
         let found = scorer.score(&block)?;
         tally.add(&found.clusters);
         writer.write(block, found, &scorer)?;
+        charge.answered();
     }
     writer.finish()
 }
@@ -191,6 +213,7 @@ fn problem(error: Error) -> Problem {
 pub fn arrived(error: &io::Error) -> Problem {
     match error.kind() {
         io::ErrorKind::FileTooLarge => Problem::too_large(error.to_string()),
+        io::ErrorKind::OutOfMemory => Problem::from(Exhausted),
         _ => Problem::bad_request(format!("the body did not arrive: {error}")),
     }
 }

@@ -17,6 +17,8 @@ use poem::web::RemoteAddr;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::body::RATE;
+
 /// How often all connections are looked at.
 const INTERVAL: Duration = Duration::from_millis(200);
 /// When the server is about to stop, a connection may be silent for so long before it is taken for idle.
@@ -64,6 +66,32 @@ pub struct Connection {
     bytes: AtomicUsize,
     /// Since when the client has taken nothing of what waits for it.
     stalled: AtomicU64,
+    /// Bytes that went out.
+    written: AtomicU64,
+    /// Answers that it has not taken whole.
+    owed: Mutex<Vec<Arc<Part>>>,
+}
+
+/// The part of an answer that a connection was given last and has not come back from.
+#[derive(Default)]
+struct Part {
+    /// Since when; 0: there is none, the connection waits for more.
+    since: AtomicU64,
+    bytes: AtomicU64,
+    /// What the connection had written then.
+    written: AtomicU64,
+}
+
+impl Part {
+    /// Whether the client lets it lie: over HTTP/2 its window may stay closed while the connection itself looks alive. Of all
+    /// that a connection is given it must take [`RATE`] bytes a second, as of a request's body so many must come.
+    fn stuck(&self, now: u64, written: u64, idle: Duration) -> bool {
+        let since = self.since.load(Relaxed);
+        let waited = Duration::from_micros(now.saturating_sub(since)).as_secs_f64();
+        let taken = written.saturating_sub(self.written.load(Relaxed)) as f64;
+        let patience = idle.as_secs_f64() + self.bytes.load(Relaxed) as f64 / RATE;
+        since > 0 && waited > patience && taken < RATE * waited
+    }
 }
 
 impl Connection {
@@ -86,9 +114,10 @@ impl Connection {
     }
 
     /// Notes bytes that went out, or that none could.
-    pub fn wrote(&self, moved: bool) {
+    pub fn wrote(&self, bytes: Option<usize>) {
         let now = now();
-        if moved {
+        if let Some(bytes) = bytes {
+            self.written.fetch_add(bytes as u64, Relaxed);
             self.useful.store(now, Relaxed);
             self.stalled.store(0, Relaxed);
         } else if self.stalled.load(Relaxed) == 0 {
@@ -108,6 +137,10 @@ impl Connection {
         if stalled > 0 && late(stalled, patience.idle) {
             return true;
         }
+        let written = self.written.load(Relaxed);
+        if self.owed().iter().any(|part| part.stuck(now, written, patience.idle)) {
+            return true;
+        }
         match (self.shaking.load(Relaxed), self.running.load(Relaxed), heard, self.requests.load(Relaxed)) {
             (true, ..) => late(useful, patience.handshake),
             (_, 1.., ..) => false,
@@ -115,6 +148,10 @@ impl Connection {
             (.., 0) => late(useful, patience.header),
             _ => late(useful, patience.idle),
         }
+    }
+
+    fn owed(&self) -> MutexGuard<'_, Vec<Arc<Part>>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether nothing is to be expected of it, as far as one can tell.
@@ -191,6 +228,8 @@ impl Clients {
             heard: AtomicU64::new(0),
             bytes: AtomicUsize::new(0),
             stalled: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            owed: Mutex::default(),
         });
         all.insert(address, Arc::clone(&connection));
         Some(connection)
@@ -222,6 +261,14 @@ impl Clients {
         drop(heard.wait_for(|gone| *gone).await);
     }
 
+    /// Ends a client's connection.
+    pub fn shut(&self, client: &RemoteAddr) {
+        let Addr::SocketAddr(address) = &client.0 else { return };
+        if let Some(connection) = self.all().get(address) {
+            connection.shut(Shutdown::Both);
+        }
+    }
+
     /// Ends those whose time is over, as long as the server lives.
     pub async fn watch(self, patience: Patience) {
         loop {
@@ -245,6 +292,44 @@ impl Clients {
 
 /// A request that runs, or whose body still arrives.
 pub struct Busy(Arc<Connection>);
+
+impl Busy {
+    /// Notes an answer that the connection is given bit by bit, until what is returned is dropped.
+    pub fn owe(&self) -> Owed {
+        let (connection, part) = (Arc::clone(&self.0), Arc::<Part>::default());
+        connection.owed().push(Arc::clone(&part));
+        Owed { connection, part }
+    }
+}
+
+/// An answer that a connection has not taken whole.
+pub struct Owed {
+    connection: Arc<Connection>,
+    part: Arc<Part>,
+}
+
+impl Owed {
+    /// Notes bytes that the connection was given: it takes them, and asks for more, within a time.
+    pub fn given(&self, bytes: usize) {
+        self.part.bytes.store(bytes as u64, Relaxed);
+        self.part.written.store(self.connection.written.load(Relaxed), Relaxed);
+        self.part.since.store(now(), Relaxed);
+    }
+
+    /// Notes that the connection asked for more than there is yet.
+    pub fn waiting(&self) {
+        self.part.since.store(0, Relaxed);
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        let mut owed = self.connection.owed();
+        if let Some(place) = owed.iter().position(|part| Arc::ptr_eq(part, &self.part)) {
+            owed.swap_remove(place);
+        }
+    }
+}
 
 impl Clone for Busy {
     fn clone(&self) -> Self {

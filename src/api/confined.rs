@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,13 +17,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
+use super::budget::{Budget, Exhausted};
 use super::problem::Problem;
+use crate::process;
 
 /// The hidden command that a process is started with.
 pub const COMMAND: &str = "confined-sql";
 /// The exit code of a process that says on its last line of stderr why there is no result.
 pub const REFUSED: u8 = 3;
 
+/// Bytes of a result that are read at a time.
+const RESULT_PART: usize = 64 * 1024;
 /// What it may say on stderr; more is dropped.
 const STDERR_BYTES: usize = 64 * 1024;
 
@@ -116,6 +120,7 @@ impl Confined {
         statement: String,
         params: BTreeMap<String, Value>,
         form: Form,
+        budget: &Budget,
     ) -> Result<Vec<u8>, Refusal> {
         let Ok(place) = Arc::clone(&self.free).try_acquire_owned() else {
             let running = self.limits.concurrency;
@@ -142,10 +147,11 @@ impl Confined {
         let mut child = start().map_err(cannot_start)?;
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(stdin), Some(stdout), Some(stderr)) = pipes else { unreachable!("all three are piped") };
+        let pipes = Pipes { stdin, stdout, stderr };
         let child = Running(Arc::new(Mutex::new(child)));
-        let (attended, most) = (child.clone(), self.limits.bytes);
+        let (attended, most, budget) = (child.clone(), self.limits.bytes, budget.clone());
         let mut attending = tokio::task::spawn_blocking(move || {
-            let ended = attend(&attended, stdin, stdout, stderr, &line, most);
+            let ended = attend(&attended, pipes, &line, most, &budget);
             // Not before the process is gone.
             drop(place);
             ended
@@ -166,7 +172,10 @@ impl Confined {
     fn judge(&self, ended: Ended) -> Result<Vec<u8>, Refusal> {
         let Ended { status, result, said } = ended;
         let said = String::from_utf8_lossy(&said);
-        let Some(result) = result else { return Err(too_long(self.limits.bytes)) };
+        let result = result.map_err(|kept| match kept {
+            Unkept::TooLong => too_long(self.limits.bytes),
+            Unkept::Exhausted => Refusal::server(Problem::from(Exhausted).detail),
+        })?;
         if status.success() {
             return Ok(result);
         }
@@ -224,9 +233,24 @@ fn size(bytes: usize) -> String {
 /// How a process ended.
 struct Ended {
     status: ExitStatus,
-    /// What it gave, unless that was too long.
-    result: Option<Vec<u8>>,
+    /// What it gave.
+    result: Result<Vec<u8>, Unkept>,
     said: Vec<u8>,
+}
+
+/// Why a result was not kept.
+#[derive(Debug, Clone, Copy)]
+enum Unkept {
+    TooLong,
+    /// The server has no memory left for it.
+    Exhausted,
+}
+
+/// The server's ends of a process' pipes.
+struct Pipes {
+    stdin: ChildStdin,
+    stdout: ChildStdout,
+    stderr: ChildStderr,
 }
 
 /// A process that is known to whoever attends it and to whoever may have to kill it.
@@ -267,41 +291,55 @@ impl Drop for Guard {
 
 /// Starts this binary once more, in a process group of its own: Ctrl-C in a terminal leaves requests that run to us.
 fn start() -> io::Result<Child> {
-    // The file may have been replaced since we started; this names the one that runs.
-    let link = Path::new("/proc/self/exe");
-    let program = if link.exists() { link.to_owned() } else { std::env::current_exe()? };
-    let mut command = Command::new(program);
-    command.arg0("tercile").arg(COMMAND).env_clear().process_group(0);
+    let mut command = process::this_program()?;
+    command.arg(COMMAND).env_clear().process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
 }
 
 /// Gives a process its order, and takes what it says until it ends.
 fn attend(
     child: &Running,
-    mut stdin: ChildStdin,
-    stdout: ChildStdout,
-    stderr: ChildStderr,
+    Pipes { mut stdin, stdout, stderr }: Pipes,
     order: &[u8],
     most: usize,
+    budget: &Budget,
 ) -> io::Result<Ended> {
     // One that died before it read everything is judged by how it ended.
     let _ = stdin.write_all(order);
     let listening = std::thread::Builder::new().spawn(move || listen(stderr));
-    let mut result = Vec::new();
-    let read = match &listening {
-        Ok(_) => stdout.take(most as u64 + 1).read_to_end(&mut result).map(drop),
+    let result = match &listening {
+        Ok(_) => keep(stdout, most, budget),
         Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
     };
-    let whole = read.is_ok() && result.len() <= most;
-    if !whole {
+    if !matches!(result, Ok(Ok(_))) {
         child.kill();
     }
     let said = listening.map(|thread| thread.join().unwrap_or_default()).unwrap_or_default();
     let status = child.ended()?;
     // It takes the end of its stdin for our end, so this had to live until now.
     drop(stdin);
-    read?;
-    Ok(Ended { status, result: whole.then_some(result), said })
+    Ok(Ended { status, result: result?, said })
+}
+
+/// Reads a result of at most `most` bytes, charged to the budget as it comes.
+fn keep(mut from: ChildStdout, most: usize, budget: &Budget) -> io::Result<Result<Vec<u8>, Unkept>> {
+    let (mut result, mut buffer) = (Vec::new(), vec![0; RESULT_PART]);
+    let Ok(mut hold) = budget.hold(0) else { return Ok(Err(Unkept::Exhausted)) };
+    loop {
+        let read = match from.read(&mut buffer) {
+            Ok(0) => return Ok(Ok(result)),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        if result.len() + read > most {
+            return Ok(Err(Unkept::TooLong));
+        }
+        if hold.grow(read).is_err() {
+            return Ok(Err(Unkept::Exhausted));
+        }
+        result.extend_from_slice(&buffer[..read]);
+    }
 }
 
 /// Reads to the end, and keeps no more than the beginning of what is long.

@@ -7,6 +7,7 @@ use poem::http::{HeaderMap, StatusCode, header};
 use poem::web::Path;
 use poem::{Response, Route, get, handler};
 
+use super::delivery::Shared;
 use super::problem::Problem;
 
 /// Scripts and styles of this host and none within the page; nothing else but what the API answers.
@@ -68,7 +69,8 @@ fn file(Path(name): Path<String>, asked: &HeaderMap) -> Response {
         .header(header::REFERRER_POLICY, "no-referrer")
         // Asked for each time, sent only after an upgrade.
         .header(header::CACHE_CONTROL, "no-cache")
-        .header(header::ETAG, tag);
+        .header(header::ETAG, tag)
+        .extension(Shared);
     if known {
         return response.status(StatusCode::NOT_MODIFIED).finish();
     }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use poem::http::{HeaderValue, Method};
 use serde_json::{Map, Value, json};
 
-use super::guard::needed;
+use super::guard::{is_probe, needed};
 use super::posted;
 use crate::model::SLICES;
 
@@ -16,7 +16,7 @@ use crate::model::SLICES;
 const EXAMPLES: &str = include_str!("../../openapi/examples.json");
 
 /// Answers that come before any handler, by status: a name, what it means, and whether only requests with a body get it.
-const ANSWERS: [(&str, &str, &str, bool); 7] = [
+const ANSWERS: [(&str, &str, &str, bool); 8] = [
     ("401", "Unauthorized", "The server asks for keys, and this request came without a valid one.", false),
     ("403", "Forbidden", "The key's scope does not allow it; or the Host or Origin header names somebody else.", false),
     ("408", "RequestTimeout", "The body did not arrive in time (`--body-timeout`).", true),
@@ -29,10 +29,16 @@ const ANSWERS: [(&str, &str, &str, bool); 7] = [
         false,
     ),
     ("431", "HeaderFieldsTooLarge", "Path, query and headers have too many bytes (`--max-header-bytes`).", false),
+    (
+        "503",
+        "OutOfMemory",
+        "The memory for requests and answers is in use (`--memory-limit`): try again in a moment, or send less at once.",
+        false,
+    ),
 ];
 
 /// What bounds requests: what, the flag, its default as `tercile serve --help` has it, and what happens beyond.
-const LIMITS: [(&str, &str, &str, &str); 19] = [
+const LIMITS: [(&str, &str, &str, &str); 20] = [
     ("Bytes of path, query and headers", "--max-header-bytes", "16384", "431"),
     ("Bytes of a body of `…/predict`", "--max-body-bytes", "1GiB", "413"),
     ("Rows of it", "--max-body-rows", "10000000", "413"),
@@ -54,6 +60,7 @@ const LIMITS: [(&str, &str, &str, &str); 19] = [
     ("Statements at a time", "--sql-concurrency", "2", "503, `Retry-After`"),
     ("Requests a second of a key or address", "--rate-limit", "1000; none on loopback", "429, `Retry-After`"),
     ("Requests at a time of a key or address", "--max-concurrent", "256; none on loopback", "429, `Retry-After`"),
+    ("Memory of all requests and answers that are not complete", "--memory-limit", "512MiB", "503, `Retry-After`"),
     ("Seconds for a body that hardly comes on", "--body-timeout", "5", "408"),
     ("Seconds for the head of a request", "--header-timeout", "5", "the connection is closed"),
     ("Seconds of silence between requests", "--idle-timeout", "8", "the connection is closed"),
@@ -304,7 +311,7 @@ fn describe(path: &str, method: &str, operation: &mut Value, required: bool) {
         let may = (posts || !body)
             && (status != "401" || scope.is_some())
             && (status != "422" || path.starts_with("/api/"))
-            && (status != "429" || !path.starts_with("/health"));
+            && (!matches!(status, "429" | "503") || !is_probe(path));
         if may && !responses.contains_key(status) {
             responses.insert(status.to_owned(), json!({ "$ref": format!("#/components/responses/{name}") }));
         }
@@ -458,7 +465,7 @@ fn response((status, _, description, _): &(&str, &str, &str, bool), examples: &V
             });
             Some(("WWW-Authenticate", challenge))
         }
-        "429" => Some(("Retry-After", retry_after())),
+        "429" | "503" => Some(("Retry-After", retry_after())),
         _ => None,
     };
     headers.extend(more.map(|(name, header)| (name.to_owned(), header)));

@@ -15,7 +15,7 @@ use poem_openapi::payload::EventStream;
 use poem_openapi::types::ToJSON as _;
 
 use super::guard::Pass;
-use super::status::{self, Status};
+use super::status::{self, Shown, Status};
 use super::{State, Tags};
 
 /// How often it is looked whether something changed.
@@ -73,13 +73,14 @@ impl Follower {
             if self.pass.as_ref().is_some_and(|pass| !pass.holds()) {
                 return None;
             }
-            let status = status::now(&self.state).await;
-            let same = |last: &Status| Status { now: status.now.clone(), ..last.clone() } == status;
+            let shown = status::now(&self.state).await;
+            let Some(Shown { status, .. }) = shown.as_ref() else { continue };
+            let same = |last: &Status| Status { now: status.now.clone(), ..last.clone() } == *status;
             if silent + 1 < HEARTBEAT && self.last.as_ref().is_some_and(same) {
                 continue;
             }
             self.last = Some(status.clone());
-            return Some(status);
+            return Some(status.clone());
         }
         None
     }

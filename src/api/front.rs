@@ -1,31 +1,27 @@
 //! What every request goes through: a name, the guard, the handlers, and a line in the log.
 //!
-//! Input: requests as they come off the wire. Output: answers of which each carries an `X-Request-Id`; metrics; an access
-//! line as soon as the whole answer was handed over.
+//! Input: requests as they come off the wire. Output: answers of which each carries an `X-Request-Id`; metrics, and an access
+//! line as soon as the connection has taken the whole answer. Until then the request counts among those of its caller, and
+//! against the memory budget.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use futures::{StreamExt as _, stream};
 use http_body::Body as _;
 use http_body_util::combinators::BoxBody;
 use poem::error::MethodNotAllowedError;
-use poem::http::header::{ALLOW, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER};
-use poem::http::{Method, StatusCode, Version};
-use poem::{Addr, Body, Endpoint, IntoResponse as _, PathPattern, Request, Response};
+use poem::http::header::{ALLOW, CONNECTION, HeaderValue, RETRY_AFTER};
+use poem::http::{StatusCode, Version};
+use poem::{Body, Endpoint, IntoResponse as _, PathPattern, Request, Response};
 
-use super::clients::Busy;
+use super::access::{REQUEST_ID, Record};
+use super::budget::{Exhausted, REQUEST};
+use super::delivery::{self, Shared};
 use super::document::Known;
-use super::events;
-use super::guard::{Admitted, Guard};
+use super::guard::{self, Guard};
 use super::problem::{self, Problem};
-use super::{State, body};
-
-/// The target of access lines.
-const ACCESS: &str = "tercile::access";
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+use super::{State, body, events};
 
 /// All routes, behind the guard.
 pub struct Front<E> {
@@ -44,7 +40,9 @@ impl<E: Endpoint> Endpoint for Front<E> {
         let (id, origin) = (record.id.clone(), self.guard.allowed_origin(&request));
         let (keeps_alive, old) = (request.version() < Version::HTTP_2, request.version() < Version::HTTP_11);
         let late = body::hasten(&mut request, self.guard.body_timeout, record.busy.as_ref());
-        let mut response = match self.guard.admit(&request, || self.exists(request.uri().path())) {
+        let charged = self.charge(&request, &mut record);
+        let admitted = charged.and_then(|()| self.guard.admit(&request, || self.exists(request.uri().path())));
+        let mut response = match admitted {
             Ok(admitted) => {
                 record.admitted = admitted;
                 if request.uri().path() == events::PATH
@@ -57,9 +55,18 @@ impl<E: Endpoint> Endpoint for Front<E> {
             }
             Err(refusal) => refusal,
         };
+        let length = response_length(&mut response);
         // Older than chunks, it ends where the connection does: one that breaks off would look whole.
-        if old && response_length(&mut response).is_none() {
+        if old && length.is_none() {
             response = Problem::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, ONLY_WHOLE).into_response();
+        }
+        // Streams account for themselves.
+        if let (Some(length), Some(hold)) = (length, &mut record.hold)
+            && length > (REQUEST / 2) as u64
+            && response.extensions().get::<Shared>().is_none()
+            && hold.grow(usize::try_from(length).unwrap_or(usize::MAX)).is_err()
+        {
+            response = Problem::from(Exhausted).into_response();
         }
         record.status = Some(response.status());
         let unavailable = response.status() == StatusCode::SERVICE_UNAVAILABLE;
@@ -72,12 +79,34 @@ impl<E: Endpoint> Endpoint for Front<E> {
         if keeps_alive && self.state.draining.load(Ordering::SeqCst) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        record.follow(&mut response);
+        delivery::follow(record, &mut response);
         Ok(response)
     }
 }
 
 impl<E: Endpoint> Front<E> {
+    /// Takes a request's part of the memory budget, or refuses it. Where not even the refusal fits, the connection goes.
+    fn charge(&self, request: &Request, record: &mut Record) -> Result<(), Response> {
+        let budget = &self.state.budget;
+        if guard::is_probe(request.uri().path()) {
+            record.hold = Some(budget.hold_always(REQUEST));
+            return Ok(());
+        }
+        match budget.hold(REQUEST) {
+            Ok(hold) => {
+                record.hold = Some(hold);
+                Ok(())
+            }
+            Err(exhausted) => {
+                record.hold = budget.hold_refusal();
+                if record.hold.is_none() {
+                    self.state.clients.shut(request.remote_addr());
+                }
+                Err(Problem::from(exhausted).into_response())
+            }
+        }
+    }
+
     async fn answer(&self, request: Request, record: &mut Record) -> Response {
         match self.inner.call(request).await {
             Ok(response) => {
@@ -140,150 +169,4 @@ fn too_late() -> Response {
     let mut response = Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time").into_response();
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
-}
-
-/// A request, from its head to the end of its answer. What is told of it is told when this is dropped, even if the client
-/// went away before.
-struct Record {
-    state: Arc<State>,
-    id: HeaderValue,
-    method: &'static str,
-    route: String,
-    admitted: Admitted,
-    status: Option<StatusCode>,
-    bytes: u64,
-    /// Whether the answer has begun, and its end has not come.
-    cut: bool,
-    client: String,
-    start: Instant,
-    /// Tells the connection that it is of use.
-    busy: Option<Busy>,
-}
-
-impl Record {
-    fn start(state: &Arc<State>, request: &Request) -> Self {
-        // A method can be any word that a client makes up.
-        let method = match *request.method() {
-            Method::GET => "GET",
-            Method::POST => "POST",
-            Method::HEAD => "HEAD",
-            Method::OPTIONS => "OPTIONS",
-            Method::PUT => "PUT",
-            Method::DELETE => "DELETE",
-            Method::PATCH => "PATCH",
-            _ => "other",
-        };
-        Self {
-            state: Arc::clone(state),
-            id: request_id(request),
-            method,
-            route: "refused".to_owned(),
-            admitted: Admitted::default(),
-            status: None,
-            bytes: 0,
-            cut: false,
-            client: client(request),
-            start: Instant::now(),
-            busy: state.clients.begin(request.remote_addr()),
-        }
-    }
-
-    /// Stays with an answer until it was handed over.
-    fn follow(mut self, response: &mut Response) {
-        let body: BoxBody<_, _> = response.take_body().into();
-        // Most bodies are there whole: they keep their length. The others go on as the stream they are.
-        if let Some(length) = body.size_hint().exact() {
-            self.bytes = length;
-            response.set_body(Body::from(body));
-            return;
-        }
-        // Who follows events leaves when it has seen enough.
-        self.cut = !response.content_type().is_some_and(|kind| kind.starts_with("text/event-stream"));
-        let parts = Box::pin(Body::from(body).into_bytes_stream());
-        response.set_body(Body::from_bytes_stream(self.counted(parts)));
-    }
-
-    fn count(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
-    }
-
-    fn counted<B: AsRef<[u8]>, S: stream::Stream<Item = std::io::Result<B>>>(
-        mut self,
-        parts: S,
-    ) -> impl stream::Stream<Item = std::io::Result<B>> {
-        parts.map(Some).chain(stream::iter([None])).filter_map(move |part| {
-            match &part {
-                Some(part) => self.count(part.as_ref().map_or(0, |part| part.as_ref().len())),
-                None => self.cut = false,
-            }
-            std::future::ready(part)
-        })
-    }
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        let Self { id, client, method, route, status, bytes, .. } = self;
-        let elapsed = self.start.elapsed();
-        // Who went away before the answer, or its end, came got none: proxies call that 499.
-        let status = status.filter(|_| !self.cut);
-        self.state.metrics.answered(route, method, status.as_ref().map_or("499", StatusCode::as_str), elapsed);
-        if !tracing::enabled!(target: ACCESS, tracing::Level::INFO) {
-            return;
-        }
-        let status = status.map_or(499, |status| status.as_u16());
-        let (id, key, ms) =
-            (id.to_str().unwrap_or_default(), self.admitted.key.as_deref(), elapsed.as_secs_f64() * 1e3);
-        macro_rules! line {
-            ($level:ident) => {
-                tracing::$level!(
-                    target: ACCESS,
-                    id, client, method, route, status, bytes, ms, key,
-                    "{method} {route} {status}, {bytes} bytes in {ms:.1} ms for {client}{}{}, {id}",
-                    if key.is_some() { " with " } else { "" },
-                    key.unwrap_or_default(),
-                )
-            };
-        }
-        // Probes come every few seconds, whoever else comes.
-        if route.starts_with("/health/") || route == "/metrics" { line!(debug) } else { line!(info) }
-    }
-}
-
-/// Where a request comes from; empty where no line is written.
-fn client(request: &Request) -> String {
-    match &request.remote_addr().0 {
-        Addr::SocketAddr(address) if tracing::enabled!(target: ACCESS, tracing::Level::INFO) => {
-            address.ip().to_string()
-        }
-        _ => String::new(),
-    }
-}
-
-/// The name of a request: its client's, if that is one that can go into a log, or a new one.
-fn request_id(request: &Request) -> HeaderValue {
-    static PROCESS: LazyLock<u32> = LazyLock::new(|| getrandom::u32().unwrap_or_default());
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let sane = |id: &&HeaderValue| {
-        let id = id.as_bytes();
-        (1..=128).contains(&id.len()) && id.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
-    };
-    let given = request.headers().get(REQUEST_ID).filter(sane).cloned();
-    given.unwrap_or_else(|| {
-        let n = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let mut name = [b'-'; 8 + 1 + 16];
-        digits(u64::from(*PROCESS), &mut name[..8]);
-        // Longer only once there were four thousand million.
-        let length = if n >> 32 == 0 { 17 } else { 25 };
-        digits(n, &mut name[9..length]);
-        HeaderValue::from_bytes(&name[..length]).unwrap_or(HeaderValue::from_static("none"))
-    })
-}
-
-/// The last digits of a number, in hex.
-fn digits(mut number: u64, out: &mut [u8]) {
-    for digit in out.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(number % 16) as usize];
-        number /= 16;
-    }
 }

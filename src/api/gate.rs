@@ -17,7 +17,7 @@ use poem::listener::Acceptor;
 use poem::web::{LocalAddr, RemoteAddr};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
@@ -53,9 +53,9 @@ enum Source {
 /// Accepts connections until it is told to stop.
 pub struct Gate {
     source: Source,
-    local: LocalAddr,
     clients: Clients,
-    tls: Option<Arc<Tls>>,
+    /// Whether a handshake comes first.
+    tls: bool,
     patience: Patience,
     phase: Arc<watch::Sender<Phase>>,
 }
@@ -64,12 +64,30 @@ impl Gate {
     pub fn new(
         listener: TcpListener,
         clients: Clients,
-        tls: Option<Arc<Tls>>,
+        tls: bool,
         patience: Patience,
         phase: Arc<watch::Sender<Phase>>,
-    ) -> io::Result<Self> {
-        let local = LocalAddr(Addr::SocketAddr(listener.local_addr()?));
-        Ok(Self { source: Source::Open(listener), local, clients, tls, patience, phase })
+    ) -> Self {
+        Self { source: Source::Open(listener), clients, tls, patience, phase }
+    }
+
+    /// The next connection that there is room for.
+    pub async fn accept(&mut self) -> Arrived {
+        loop {
+            let (stream, address) = match self.next().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::debug!("a connection could not be accepted: {error}");
+                    tokio::time::sleep(EXHAUSTED).await;
+                    continue;
+                }
+            };
+            let Some(connection) = self.clients.add(&stream, address, self.tls, &self.patience) else { continue };
+            let entry = Entry { clients: self.clients.clone(), connection };
+            // Answers are written whole: waiting for more would only delay them.
+            let _ = stream.set_nodelay(true);
+            return Arrived { entry, stream, address };
+        }
     }
 
     async fn next(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
@@ -109,7 +127,8 @@ impl Gate {
     }
 }
 
-async fn closing(phase: &watch::Sender<Phase>) {
+/// Done when the server begins to stop.
+pub async fn closing(phase: &watch::Sender<Phase>) {
     drop(phase.subscribe().wait_for(|phase| *phase != Phase::Open).await);
 }
 
@@ -146,7 +165,50 @@ fn ignore_newcomers(listener: &TcpListener) {
 #[cfg(not(target_os = "linux"))]
 fn ignore_newcomers(_: &TcpListener) {}
 
-impl Acceptor for Gate {
+/// A connection that was accepted and nobody has read from.
+pub struct Arrived {
+    // Before the socket: what is closed must not be known any more.
+    entry: Entry,
+    pub stream: TcpStream,
+    address: SocketAddr,
+}
+
+/// The place of a connection among all that are open, until this is dropped.
+struct Entry {
+    clients: Clients,
+    connection: Arc<Connection>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.clients.remove(&self.connection);
+    }
+}
+
+/// Where one of the servers gets its connections from: those that door.rs sends it.
+pub struct Inbox {
+    pub arrivals: mpsc::UnboundedReceiver<Arrived>,
+    pub local: LocalAddr,
+    pub tls: Option<Arc<Tls>>,
+    /// Bytes that may come before a request is there.
+    pub head_bytes: usize,
+}
+
+impl Inbox {
+    /// Has the runtime that this is called in wait for the socket from now on.
+    fn take_over(&self, arrived: Arrived) -> io::Result<(Watched, LocalAddr, RemoteAddr, Scheme)> {
+        let Arrived { entry, stream, address } = arrived;
+        let stream = TcpStream::from_std(stream.into_std()?)?;
+        let (io, scheme) = match &self.tls {
+            Some(tls) => (Io::Shaking(Box::new(tls.accept(stream))), Scheme::HTTPS),
+            None => (Io::Plain(stream), Scheme::HTTP),
+        };
+        let watched = Watched { entry, io, head: self.head_bytes };
+        Ok((watched, self.local.clone(), RemoteAddr(Addr::SocketAddr(address)), scheme))
+    }
+}
+
+impl Acceptor for Inbox {
     type Io = Watched;
 
     fn local_addr(&self) -> Vec<LocalAddr> {
@@ -154,26 +216,10 @@ impl Acceptor for Gate {
     }
 
     async fn accept(&mut self) -> io::Result<(Watched, LocalAddr, RemoteAddr, Scheme)> {
-        loop {
-            let (stream, address) = match self.next().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::debug!("a connection could not be accepted: {error}");
-                    tokio::time::sleep(EXHAUSTED).await;
-                    continue;
-                }
-            };
-            let Some(connection) = self.clients.add(&stream, address, self.tls.is_some(), &self.patience) else {
-                continue;
-            };
-            // Answers are written whole: waiting for more would only delay them.
-            let _ = stream.set_nodelay(true);
-            let (io, scheme) = match &self.tls {
-                Some(tls) => (Io::Shaking(Box::new(tls.accept(stream))), Scheme::HTTPS),
-                None => (Io::Plain(stream), Scheme::HTTP),
-            };
-            let watched = Watched { io, connection, clients: self.clients.clone(), head: self.patience.head_bytes };
-            return Ok((watched, self.local.clone(), RemoteAddr(Addr::SocketAddr(address)), scheme));
+        match self.arrivals.recv().await {
+            Some(arrived) => self.take_over(arrived),
+            // The door is shut.
+            None => std::future::pending().await,
         }
     }
 }
@@ -188,9 +234,9 @@ enum Io {
 
 /// A connection that tells what happens on it.
 pub struct Watched {
+    // Before the socket: what is closed must not be known any more.
+    entry: Entry,
     io: Io,
-    connection: Arc<Connection>,
-    clients: Clients,
     head: usize,
 }
 
@@ -204,7 +250,7 @@ impl Watched {
         if let Io::Shaking(shaking) = &mut self.io {
             match ready!(Pin::new(shaking.as_mut()).poll(cx)) {
                 Ok(stream) => {
-                    self.connection.shaken();
+                    self.entry.connection.shaken();
                     self.io = Io::Tls(Box::new(stream));
                 }
                 Err(error) => {
@@ -220,15 +266,12 @@ impl Watched {
         })
     }
 
-    fn wrote<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        self.connection.wrote(written.is_ready());
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.entry.connection.wrote(match &written {
+            Poll::Ready(written) => Some(*written.as_ref().unwrap_or(&0)),
+            Poll::Pending => None,
+        });
         written
-    }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.clients.remove(&self.connection);
     }
 }
 
@@ -241,8 +284,8 @@ impl AsyncRead for Watched {
         };
         let bytes = buffer.filled().len() - filled;
         if read.is_err() || (room > 0 && bytes == 0) {
-            self.connection.ended();
-        } else if !self.connection.heard(bytes, self.head) {
+            self.entry.connection.ended();
+        } else if !self.entry.connection.heard(bytes, self.head) {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         Poll::Ready(read)
@@ -276,7 +319,9 @@ impl AsyncWrite for Watched {
         match &self.io {
             Io::Plain(stream) => stream.is_write_vectored(),
             Io::Tls(stream) => stream.is_write_vectored(),
-            Io::Shaking(_) | Io::Failed => false,
+            // Asked once, before the handshake: both kinds of stream are.
+            Io::Shaking(_) => true,
+            Io::Failed => false,
         }
     }
 }

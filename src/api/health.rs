@@ -88,9 +88,12 @@ impl HealthApi {
     /// Metrics for Prometheus
     #[oai(path = "/metrics", method = "get", tag = "Tags::Health", operation_id = "getMetrics")]
     async fn metrics(&self, state: Data<&Arc<State>>) -> PlainText<String> {
-        let state = Arc::clone(&state);
-        // It looks at files.
-        let text = tokio::task::spawn_blocking(move || state.metrics.render(&state)).await;
-        PlainText(text.unwrap_or_default())
+        let asked = Arc::clone(&state);
+        // It looks at files; however many ask, one thread does.
+        let look = async move {
+            let render = move || asked.metrics.render(&asked);
+            tokio::task::spawn_blocking(render).await.unwrap_or_default()
+        };
+        PlainText(state.rendered.get(look).await.to_string())
     }
 }

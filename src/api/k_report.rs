@@ -1,10 +1,10 @@
 //! Was k a good choice? Several numbers of clusters tried on a model's sample.
 //!
 //! Input: the sample that was kept with a model. Output: what suggest.rs finds in it. That takes a while of a processor, so it
-//! is made when somebody asks, one at a time, and kept: a version never changes.
+//! is made when somebody asks, one at a time, and kept (`ready.rs`).
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use datafusion::arrow::array::{AsArray as _, Float64Array};
 use datafusion::arrow::datatypes::Float64Type;
@@ -25,9 +25,6 @@ use crate::suggest;
 
 /// The fewest and the most clusters that are tried.
 const KS: std::ops::RangeInclusive<usize> = 2..=8;
-/// Reports that are kept.
-const KEPT: usize = 64;
-
 /// How well several numbers of clusters fit a model's sample.
 #[derive(Debug, Clone, Object)]
 pub struct KReport {
@@ -75,33 +72,6 @@ pub struct Suggestion {
     pub agree: u32,
 }
 
-/// Reports that were made.
-#[derive(Default)]
-pub struct KReports {
-    made: Mutex<Vec<Arc<KReport>>>,
-    /// Held while one is made.
-    making: tokio::sync::Mutex<()>,
-}
-
-impl KReports {
-    fn made(&self) -> MutexGuard<'_, Vec<Arc<KReport>>> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn find(&self, model: &Model) -> Option<KReport> {
-        let is = |report: &&Arc<KReport>| report.segmentation == model.segmentation && report.version == model.version;
-        self.made().iter().find(is).map(|report| KReport::clone(report))
-    }
-
-    fn keep(&self, report: KReport) {
-        let mut made = self.made();
-        if made.len() == KEPT {
-            made.remove(0);
-        }
-        made.push(Arc::new(report));
-    }
-}
-
 pub struct KReportApi;
 
 #[OpenApi]
@@ -122,20 +92,13 @@ impl KReportApi {
         model: Query<Option<u8>>,
     ) -> Found<KReport> {
         let models = state.live.now();
-        let model = serving(find(&models, &name.0)?, model.0.unwrap_or(SLICES))?.model.clone();
-        if let Some(report) = state.reports.find(&model) {
-            return Ok(Stamped::of(request, &report, &model));
-        }
-        let _one = state.reports.making.lock().await;
-        if let Some(report) = state.reports.find(&model) {
-            return Ok(Stamped::of(request, &report, &model));
+        let model = &serving(find(&models, &name.0)?, model.0.unwrap_or(SLICES))?.model;
+        if let Some(unchanged) = Stamped::unchanged(request, model) {
+            return Ok(unchanged);
         }
         let shelf = Shelf::new(&state.store, &model.segmentation);
-        let of = model.clone();
-        let made = tokio::task::spawn_blocking(move || report(&shelf, &of)).await;
-        let report = made.unwrap_or_else(|_| Err(Problem::unavailable("the report was cut off; try again")))?;
-        state.reports.keep(report.clone());
-        Ok(Stamped::of(request, &report, &model))
+        let ready = state.reports.get(&state, model, move |model| report(&shelf, model)).await?;
+        Ok(Stamped::ready(ready, model))
     }
 }
 

@@ -10,6 +10,21 @@ pub fn resident() -> i64 {
     pages * unsafe { libc::sysconf(libc::_SC_PAGESIZE) }
 }
 
+/// Bytes from which on a piece of memory is the kernel's again as soon as it is freed.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const LARGE: libc::c_int = 1024 * 1024;
+
+/// Has the allocator give back large pieces of memory at once. It begins so, but takes each large piece that is freed for a
+/// sign that more of them will be asked for, and keeps what is smaller than that (up to 32 MiB) from then on: a process that has
+/// once answered large bodies would stay as large.
+pub fn give_back_early() {
+    // SAFETY: it sets a number.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE)
+    };
+}
+
 /// Unmaps the program's code. Starting goes once through much of it (SQL functions are registered, models checked, the
 /// document written), which answering never needs again; what is needed comes back from the page cache as it is run.
 #[cfg(target_os = "linux")]

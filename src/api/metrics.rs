@@ -32,6 +32,9 @@ pub struct Metrics {
     /// When the store was looked at last.
     sized: Arc<Mutex<Option<Instant>>>,
     memory: IntGauge,
+    http_memory: IntGauge,
+    http_memory_limit: IntGauge,
+    http_memory_refused: IntCounter,
     descriptors: IntGauge,
     ingest: Ingesting,
 }
@@ -71,11 +74,20 @@ impl Metrics {
             store_bytes: IntGauge::new("tercile_store_bytes", "Bytes of the store on disk, up to ten seconds ago")?,
             sized: Arc::default(),
             memory: IntGauge::new("process_resident_memory_bytes", "Resident memory of this process")?,
+            http_memory: IntGauge::new(
+                "tercile_http_memory_bytes",
+                "Memory of requests and answers that are not complete",
+            )?,
+            http_memory_limit: IntGauge::new("tercile_http_memory_limit_bytes", "What that may be at most")?,
+            http_memory_refused: IntCounter::new(
+                "tercile_http_memory_refused_total",
+                "Requests and parts of requests for which there was no memory",
+            )?,
             descriptors: IntGauge::new("process_open_fds", "File descriptors that are open")?,
             ingest: Ingesting::register(&registry)?,
             registry,
         };
-        let all: [Box<dyn Collector>; 11] = [
+        let all: [Box<dyn Collector>; 14] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.seconds.clone()),
             Box::new(metrics.predictions.clone()),
@@ -86,6 +98,9 @@ impl Metrics {
             Box::new(metrics.connections.clone()),
             Box::new(metrics.store_bytes.clone()),
             Box::new(metrics.memory.clone()),
+            Box::new(metrics.http_memory.clone()),
+            Box::new(metrics.http_memory_limit.clone()),
+            Box::new(metrics.http_memory_refused.clone()),
             Box::new(metrics.descriptors.clone()),
         ];
         for collector in all {
@@ -134,6 +149,10 @@ impl Metrics {
         self.connections.set(state.clients.count() as i64);
         self.size(state.store.root());
         self.memory.set(memory::resident());
+        self.http_memory.set(state.budget.used() as i64);
+        self.http_memory_limit.set(state.budget.limit() as i64);
+        let refused = state.budget.refused();
+        self.http_memory_refused.inc_by(refused.saturating_sub(self.http_memory_refused.get()));
         self.descriptors.set(fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as i64));
         ingesting::text(&self.registry)
     }

@@ -4,17 +4,23 @@
 //! what is served. Models are read through one swap point, live.rs.
 
 mod accept;
+mod access;
 mod body;
+pub mod budget;
 mod bulk;
+mod charge;
 pub mod clients;
 pub mod confined;
 mod dashboard;
+mod delivery;
 mod document;
+mod door;
 mod events;
 mod front;
 mod gate;
 pub mod guard;
 mod health;
+mod held;
 pub mod ingesting;
 mod k_report;
 pub mod keys;
@@ -26,6 +32,7 @@ mod pipe;
 pub mod posted;
 mod predict;
 mod problem;
+mod ready;
 mod rows;
 mod segments;
 mod serving;
@@ -34,6 +41,7 @@ mod stamp;
 mod status;
 pub mod tls;
 mod training;
+mod turns;
 mod unreadable;
 
 use std::sync::Arc;
@@ -41,25 +49,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use poem::endpoint::make_sync;
-use poem::{EndpointExt as _, IntoEndpoint, Request, Response, Route, Server, get};
+use poem::{Endpoint, EndpointExt as _, Request, Response, Route, Server, get};
 use poem_openapi::{LicenseObject, OpenApiService, Tags as TagsDerive};
 use tokio::sync::watch;
 
 use crate::ingest::Control;
 use crate::store::Store;
+use budget::Budget;
 pub use bulk::Bodies;
 use clients::Clients;
 use confined::Confined;
+use delivery::Shared;
+use door::Door;
 use front::Front;
-use gate::{Gate, Phase};
+use gate::Phase;
 use guard::Guard;
-use k_report::KReports;
 use live::Live;
 use metrics::Metrics;
 use problem::Problem;
-use status::Watched;
+use ready::{Coalesced, ReadyAnswers};
+use status::{Shown, Watched};
 use training::Jobs;
+use turns::Turns;
 
+/// Requests that may run at the same time on one connection of HTTP/2: as many as its standard asks for at least.
+const STREAMS: u32 = 100;
 /// How long connections may take to end by themselves once the server stops.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -93,10 +107,19 @@ pub struct State {
     pub bodies: Bodies,
     /// How long a training on request may take.
     pub train_timeout: Option<Duration>,
+    /// The memory of requests and answers.
+    pub budget: Budget,
     /// Whether the server ends: answers that never do must end then.
     stopping: watch::Sender<bool>,
+    /// Turns of work that takes a processor.
+    turns: Turns,
     watched: Watched,
-    reports: KReports,
+    /// The status as it is sent.
+    shown: Coalesced<Option<Shown>>,
+    /// The metrics as they are sent.
+    rendered: Coalesced<String>,
+    points: ReadyAnswers,
+    reports: ReadyAnswers,
     clients: Clients,
     jobs: Jobs,
     metrics: Metrics,
@@ -110,6 +133,7 @@ impl State {
         warming: bool,
         sql: Option<Confined>,
         bodies: Bodies,
+        budget: Budget,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             store: store.clone(),
@@ -120,9 +144,14 @@ impl State {
             sql,
             bodies,
             train_timeout: None,
+            budget,
             stopping: watch::Sender::new(false),
+            turns: Turns::default(),
             watched: Watched::default(),
-            reports: KReports::default(),
+            shown: Coalesced::default(),
+            rendered: Coalesced::default(),
+            points: ReadyAnswers::default(),
+            reports: ReadyAnswers::default(),
             clients: Clients::default(),
             jobs: Jobs::default(),
             metrics: Metrics::new()?,
@@ -196,7 +225,7 @@ async fn known_parameters(request: Request) -> poem::Result<Request> {
 }
 
 /// All routes, behind the guard.
-pub fn routes(state: Arc<State>, guard: Guard) -> impl IntoEndpoint {
+fn routes(state: Arc<State>, guard: Guard) -> Front<impl Endpoint> {
     let service = service();
     let own = service.spec();
     let document = document::complete(&own, guard.keys.is_some());
@@ -207,7 +236,7 @@ pub fn routes(state: Arc<State>, guard: Guard) -> impl IntoEndpoint {
         let text: &'static str = text.leak();
         let answer = move |_| {
             let answer = Response::builder().content_type(kind).header("X-Content-Type-Options", "nosniff");
-            answer.header("Content-Security-Policy", "frame-ancestors 'none'").body(text)
+            answer.header("Content-Security-Policy", "frame-ancestors 'none'").extension(Shared).body(text)
         };
         get(make_sync(answer))
     };
@@ -240,16 +269,29 @@ pub async fn serve(
         watching.spawn(Arc::clone(tls).watch());
     }
     let phase = Arc::new(watch::Sender::new(Phase::Open));
-    let (clients, patience) = (state.clients.clone(), guard.patience.clone());
-    let gate = Gate::new(listener, clients, guard.tls.clone(), patience, Arc::clone(&phase))?;
     let (draining, notice, drain) = (Arc::clone(&state), guard.notice, guard.drain);
+    let (stops, stopped) = watch::channel(false);
+    let settings = door::Settings {
+        clients: state.clients.clone(),
+        tls: guard.tls.clone(),
+        patience: guard.patience.clone(),
+        phase: Arc::clone(&phase),
+        stopped,
+        drain,
+    };
     let stopped = async move {
         stop.await;
         leave(&draining, notice, drain, &phase).await;
+        stops.send_replace(true);
     };
-    let (server, routes) = (Server::new_with_acceptor(gate), routes(state, guard));
+    let routes = Arc::new(routes(state, guard));
+    let (inbox, shut) = Door::open(listener, Arc::clone(&routes), settings)?.into_parts();
+    memory::give_back_early();
     memory::forget_start();
-    Ok(server.run_with_graceful_shutdown(routes, stopped, Some(drain)).await?)
+    let server = Server::new_with_acceptor(inbox).http2_max_concurrent_streams(STREAMS);
+    server.run_with_graceful_shutdown(routes, stopped, Some(drain)).await?;
+    shut.await;
+    Ok(())
 }
 
 /// Says goodbye, so that no request is lost: from here on readiness is 503 and answers close their connections; then nobody

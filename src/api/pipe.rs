@@ -10,10 +10,12 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use poem::Body;
 use tokio::sync::{Notify, mpsc};
 
+use super::charge::Charge;
 use crate::bulk::{Error, unnamed_file};
 
 /// Chunks of a body that wait to be read.
@@ -24,22 +26,6 @@ const FIRST: usize = 1024 * 1024;
 const PIECE: usize = 256 * 1024;
 /// Bytes of an answer that wait in memory.
 const ROOM: usize = 4 * 1024 * 1024;
-
-/// The first bytes of a body, up to so many; the flag tells whether that was all.
-pub async fn head<S, B>(body: &mut S, up_to: usize) -> io::Result<(Vec<u8>, bool)>
-where
-    S: Stream<Item = io::Result<B>> + Unpin,
-    B: AsRef<[u8]>,
-{
-    let mut head = Vec::new();
-    while head.len() <= up_to {
-        match body.next().await.transpose()? {
-            Some(chunk) => head.extend_from_slice(chunk.as_ref()),
-            None => return Ok((head, true)),
-        }
-    }
-    Ok((head, false))
-}
 
 /// What the error says whose body is too long.
 pub fn too_long(limit: u64) -> io::Error {
@@ -99,16 +85,17 @@ impl<B: AsRef<[u8]>> Read for Incoming<B> {
 }
 
 /// An answer between the thread that writes it and the connection that sends it.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Shared(Arc<Inner>);
 
-#[derive(Default)]
 struct Inner {
     pipe: Mutex<Pipe>,
     readable: Notify,
     room: Condvar,
     /// Whether the request's body still arrives.
     arriving: AtomicBool,
+    /// The memory of both, which goes with the last piece of the answer.
+    charge: Arc<Charge>,
 }
 
 #[derive(Default)]
@@ -130,6 +117,16 @@ struct Spool {
 }
 
 impl Shared {
+    pub fn new(charge: &Arc<Charge>) -> Self {
+        Self(Arc::new(Inner {
+            pipe: Mutex::default(),
+            readable: Notify::new(),
+            room: Condvar::new(),
+            arriving: AtomicBool::new(false),
+            charge: Arc::clone(charge),
+        }))
+    }
+
     fn pipe(&self) -> MutexGuard<'_, Pipe> {
         self.0.pipe.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -162,8 +159,22 @@ impl Shared {
         }
         let reading = Reading(self);
         Body::from_bytes_stream(futures::stream::unfold(reading, |reading| async {
-            reading.next().await.map(|piece| (piece, reading))
+            let piece = reading.next().await?;
+            let charge = Arc::clone(&reading.0.0.charge);
+            Some((piece.map(|bytes| Bytes::from_owner(Piece { bytes, _charge: charge })), reading))
         }))
+    }
+}
+
+/// Bytes of an answer that the connection may keep for a while.
+struct Piece {
+    bytes: Vec<u8>,
+    _charge: Arc<Charge>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -248,6 +259,9 @@ impl Outgoing {
             self.piece.clear();
             self.shared.pipe().end = Some(Err(error));
         }
+        // From here on there is only what was written, and what is read of it out of a file.
+        let waiting = self.shared.pipe().held + FIRST;
+        self.shared.0.charge.ends(waiting);
     }
 
     /// The last piece comes together with the end: who saw the one without the other would take a whole answer for a part.

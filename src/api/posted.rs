@@ -4,8 +4,6 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use poem::error::ReadBodyError;
-use poem::http::header::CONTENT_LENGTH;
 use poem::{Request, RequestBody};
 use poem_openapi::payload::{ParsePayload, Payload};
 use poem_openapi::registry::{MetaSchemaRef, Registry};
@@ -15,6 +13,7 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 use serde_json::value::RawValue;
 
 use super::State;
+use super::held::{Held, claimed};
 use super::problem::Problem;
 use crate::bulk::{Limits, number};
 use crate::record::{Text, object_of, too_deep};
@@ -26,7 +25,7 @@ pub const MAX_BODY: usize = 64 * 1024 * 1024;
 
 /// The body of a request, documented as an array of `T`, and read by [`read`] when the features are known.
 pub struct Posted<T> {
-    pub body: Vec<u8>,
+    pub body: Held,
     row: PhantomData<fn() -> T>,
 }
 
@@ -50,19 +49,10 @@ impl<T: Type> ParsePayload for Posted<T> {
     const IS_REQUIRED: bool = true;
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
-        let most =
-            request.data::<Arc<State>>().map_or(MAX_BODY, |state| state.bodies.bytes.min(MAX_BODY as u64) as usize);
-        let too_large = || Problem::too_large(format!("the body may have {most} bytes at most"));
-        // Who says so much is told at once.
-        let said = request.header(CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
-        if said.is_some_and(|said| said > most as u64) {
-            return Err(too_large().into());
-        }
-        let body = body.take()?.into_bytes_limit(most).await.map_err(|error| match error {
-            ReadBodyError::PayloadTooLarge => poem::Error::from(too_large()),
-            other => Problem::bad_request(format!("the body did not arrive: {other}")).into(),
-        })?;
-        Ok(Self { body: body.into(), row: PhantomData })
+        let state: &Arc<State> = request.data().ok_or_else(Problem::no_state)?;
+        let most = state.bodies.bytes.min(MAX_BODY as u64) as usize;
+        let body = Held::whole(&state.budget, claimed(request), body.take()?, most).await?;
+        Ok(Self { body, row: PhantomData })
     }
 }
 

@@ -12,6 +12,8 @@ use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSch
 use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, Enum, OpenApi};
 
+use super::budget::{Budget, Exhausted, Hold};
+use super::held::{Held, claimed};
 use super::live::{Live, Models, Served, Serving, Slot};
 use super::metrics::Tally;
 use super::posted::{self, Posted, Rows};
@@ -30,6 +32,8 @@ use crate::{store, train};
 
 /// Bodies above this are read and answered on a thread of their own, so that small requests need not wait for them.
 const INLINE_BYTES: usize = 64 * 1024;
+/// Bytes of JSON that an answer takes for each value of a row, more or less.
+const VALUE_JSON: usize = 96;
 /// Clusters of `?fit=request`, unless there are fewer different rows.
 const REQUEST_K: usize = 3;
 
@@ -319,7 +323,7 @@ fn find<'m>(models: &'m Models, name: &str) -> Result<&'m Served, Problem> {
     models.get(name).ok_or_else(|| Problem::not_found(format!("there is no segmentation {name}")))
 }
 
-async fn answer<T>(state: &State, name: &str, body: Vec<u8>, asked: Asked) -> Answered<T> {
+async fn answer<T>(state: &State, name: &str, body: Held, asked: Asked) -> Answered<T> {
     asked.sound()?;
     let (json, stamp) = whole(state, name, body, asked, false).await?;
     Ok(Answer { json, stamp, item: PhantomData })
@@ -329,35 +333,46 @@ async fn answer<T>(state: &State, name: &str, body: Vec<u8>, asked: Asked) -> An
 async fn whole(
     state: &State,
     name: &str,
-    body: Vec<u8>,
+    body: Held,
     asked: Asked,
     keep_other: bool,
 ) -> Result<(Vec<u8>, Option<Stamp>), Problem> {
     let (live, models) = (Arc::clone(&state.live), state.live.now());
-    let small = body.len() <= INLINE_BYTES && asked.fit.is_none() && asked.as_of.is_none();
+    let small = body.bytes.len() <= INLINE_BYTES && asked.fit.is_none() && asked.as_of.is_none();
     let limits = state.bodies.limits;
     let metrics = state.metrics.clone();
+    let budget = state.budget.clone();
     let name = name.to_owned();
     let work = move || {
         if asked.fit.is_some() {
             let served = find(&models, &name)?;
-            let rows = posted::read(&body, &served.segmentation.features, keep_other, limits)?;
+            let rows = posted::read(&body.bytes, &served.segmentation.features, keep_other, limits)?;
+            drop(body);
+            let _hold = hold_answer(&budget, &rows)?;
             return Ok((cluster_themselves(served, &rows, asked.language)?, None));
         }
         let features = &find(&models, &name)?.segmentation.features;
         // What is wrong with the rows is said first, whatever serves.
-        let rows = |features: &[String]| posted::read(&body, features, keep_other, limits);
+        let rows = |features: &[String]| posted::read(&body.bytes, features, keep_other, limits);
         let rows = if asked.as_of.is_none() { Some(rows(features)?) } else { None };
         let serving = asked.serving(&live, &models, &name)?;
-        let rows = rows.map_or_else(|| posted::read(&body, &serving.model.features, keep_other, limits), Ok)?;
+        let rows = rows.map_or_else(|| posted::read(&body.bytes, &serving.model.features, keep_other, limits), Ok)?;
+        drop(body);
+        let _hold = hold_answer(&budget, &rows)?;
         let json = predict(&serving, &rows, asked.language, serving.tally(&metrics))?;
         Ok((json, Some(serving.stamp.clone())))
     };
     if small {
         return work();
     }
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|_| Err(Problem::unavailable("the answer was cut off; try again")))
+    let done = state.turns.run(work).await;
+    done.unwrap_or_else(|| Err(Problem::unavailable("the answer was cut off; try again")))
+}
+
+/// What rows and their answers take, from when the body is gone until the answer is handed over.
+fn hold_answer(budget: &Budget, rows: &Rows) -> Result<Hold, Exhausted> {
+    let other: usize = rows.other.iter().map(String::len).sum();
+    budget.hold(rows.values.len() * (size_of::<f64>() + VALUE_JSON) + 2 * other)
 }
 
 /// Answers rows in any format, streaming what is large.
@@ -379,14 +394,16 @@ async fn answer_any(
     let models = state.live.now();
     find(&models, name)?;
     let mut body = Box::pin(rows.body.into_bytes_stream());
-    let held = if asked.fit.is_some() { posted::MAX_BODY } else { INLINE_BYTES };
+    let whole_up_to = if asked.fit.is_some() { posted::MAX_BODY } else { INLINE_BYTES };
     let limit = state.bodies.bytes.min(if asked.fit.is_some() { posted::MAX_BODY as u64 } else { u64::MAX });
-    let said = request.header("content-length").and_then(|length| length.parse::<u64>().ok());
+    let said = claimed(request);
     if said.is_some_and(|length| length > limit) {
         return Err(bulk::arrived(&pipe::too_long(limit)));
     }
-    let (head, all) = pipe::head(&mut body, held).await.map_err(|error| bulk::arrived(&error))?;
-    if head.len() as u64 > limit || (asked.fit.is_some() && !all) {
+    // What is longer streams, and is never held whole.
+    let mut head = Held::begin(&state.budget, said.filter(|_| asked.fit.is_some()))?;
+    let all = head.read(&mut body, whole_up_to).await.map_err(|error| bulk::arrived(&error))?;
+    if head.bytes.len() as u64 > limit || (asked.fit.is_some() && !all) {
         return Err(bulk::arrived(&pipe::too_long(limit)));
     }
     if all && (from, to, explain) == (Format::Json, Format::Json, false) {
@@ -409,7 +426,7 @@ async fn answer_any(
         answers: Answers { lines, explainer },
     };
     let rest = if all { None } else { Some(body) };
-    let body = bulk::answer(&state.bodies, order, head, rest).await?;
+    let body = bulk::answer(state, order, head, rest).await?;
     Ok(Predicted { format: to, body, stamp: Some(serving.stamp.clone()) })
 }
 
@@ -503,7 +520,7 @@ fn cluster_themselves(served: &Served, rows: &Rows, language: Language) -> Resul
 
 /// The answer, and the cluster of each row.
 fn write(names: &[String], rows: &Rows, predictor: &Predictor, lines: &Lines) -> Result<(Vec<u8>, Vec<u32>), Problem> {
-    let mut json = Vec::with_capacity(rows.values.len() * 96 + 2);
+    let mut json = Vec::with_capacity(rows.values.len() * VALUE_JSON + 2);
     json.push(b'[');
     let mut scratch = vec![0.0; names.len()];
     let mut clusters = Vec::with_capacity(rows.values.len() / names.len());

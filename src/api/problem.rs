@@ -84,6 +84,11 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 
+    /// For what can't be: a request that did not come through the routes.
+    pub fn no_state() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the server could not answer; its log says why")
+    }
+
     #[must_use]
     pub fn at(mut self, index: u64) -> Self {
         self.index = Some(index);

@@ -162,11 +162,13 @@ impl SegmentsApi {
         model: Query<Option<u8>>,
     ) -> Found<Points> {
         let models = state.live.now();
-        let model = serving(find(&models, &name.0)?, model.0.unwrap_or(SLICES))?.model.clone();
-        let (shelf, of) = (Shelf::new(&state.store, &model.segmentation), model.clone());
-        let read = tokio::task::spawn_blocking(move || points(&shelf, &of)).await;
-        let points = read.unwrap_or_else(|_| Err(Problem::unavailable("the sample could not be read; try again")));
-        Ok(Stamped::of(request, &points?, &model))
+        let model = &serving(find(&models, &name.0)?, model.0.unwrap_or(SLICES))?.model;
+        if let Some(unchanged) = Stamped::unchanged(request, model) {
+            return Ok(unchanged);
+        }
+        let shelf = Shelf::new(&state.store, &model.segmentation);
+        let ready = state.points.get(&state, model, move |model| points(&shelf, model)).await?;
+        Ok(Stamped::ready(ready, model))
     }
 }
 

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use poem::error::ReadBodyError;
 use poem::web::Data;
 use poem::{IntoResponse, Request, RequestBody, Response};
 use poem_openapi::payload::{Binary, Json, ParsePayload, Payload, PlainText};
@@ -18,6 +17,7 @@ use serde_json::Value;
 
 use super::accept;
 use super::confined::Form;
+use super::held::{Held, claimed};
 use super::problem::Problem;
 use super::rows::AnyRow;
 use super::{State, Tags};
@@ -48,7 +48,7 @@ impl Example for Statement {
 }
 
 /// The body of a request, documented as a [`Statement`]; it is read when it is known that SQL is on.
-pub struct Posted(Vec<u8>);
+pub struct Posted(Held);
 
 impl Payload for Posted {
     const CONTENT_TYPE: &'static str = "application/json";
@@ -69,12 +69,9 @@ impl Payload for Posted {
 impl ParsePayload for Posted {
     const IS_REQUIRED: bool = true;
 
-    async fn from_request(_: &Request, body: &mut RequestBody) -> poem::Result<Self> {
-        let body = body.take()?.into_bytes_limit(MAX_BODY).await.map_err(|error| match error {
-            ReadBodyError::PayloadTooLarge => Problem::too_large(format!("the body may have {MAX_BODY} bytes at most")),
-            other => Problem::bad_request(format!("the body did not arrive: {other}")),
-        })?;
-        Ok(Self(body.into()))
+    async fn from_request(request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
+        let state: &Arc<State> = request.data().ok_or_else(Problem::no_state)?;
+        Ok(Self(Held::whole(&state.budget, claimed(request), body.take()?, MAX_BODY).await?))
     }
 }
 
@@ -82,7 +79,7 @@ poem_openapi::impl_apirequest_for_payload!(Posted,);
 
 impl Posted {
     fn read(&self) -> Result<Statement, Problem> {
-        serde_json::from_slice(&self.0).map_err(|error| match error.classify() {
+        serde_json::from_slice(&self.0.bytes).map_err(|error| match error.classify() {
             serde_json::error::Category::Data => {
                 Problem::unprocessable(format!("expected {{\"sql\": \"SELECT …\", \"params\": {{…}}}}: {error}"))
             }
@@ -207,7 +204,7 @@ impl SqlApi {
             return Err(Problem::unprocessable(detail).field(name).into());
         }
         let body = tokio::select! {
-            answered = confined.run(sql, params, form) => answered.map_err(Problem::from)?,
+            answered = confined.run(sql, params, form, &state.budget) => answered.map_err(Problem::from)?,
             // Nobody will read this; what counts is that the statement ends.
             () = state.clients.gone(request.remote_addr()) => {
                 return Err(Problem::unavailable("the client went away").into());

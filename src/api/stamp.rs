@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 
+use bytes::Bytes;
 use poem::http::header::{ETAG, HeaderName};
 use poem::http::{HeaderValue, StatusCode};
 use poem::{IntoResponse, Request, Response};
@@ -11,6 +12,7 @@ use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaRespon
 use poem_openapi::types::{ToJSON, Type};
 use sha2::{Digest as _, Sha256};
 
+use super::delivery::Shared;
 use crate::model::Model;
 use crate::rows::hex;
 
@@ -79,9 +81,24 @@ pub fn headers() -> Vec<MetaHeader> {
 
 /// A JSON answer with its stamp, or 304 where the client has it already.
 pub struct Stamped<T> {
-    text: Option<Vec<u8>>,
+    text: Option<Bytes>,
     stamp: Stamp,
+    /// Whether the bytes are kept anyway.
+    shared: bool,
     of: PhantomData<fn() -> T>,
+}
+
+impl<T> Stamped<T> {
+    /// An answer about a model that the client has already.
+    pub fn unchanged(request: &Request, model: &Model) -> Option<Self> {
+        let stamp = Stamp::of(model);
+        stamp.known(request).then_some(Self { text: None, stamp, shared: false, of: PhantomData })
+    }
+
+    /// An answer about a model that was written before, and is kept.
+    pub fn ready(text: Bytes, model: &Model) -> Self {
+        Self { text: Some(text), stamp: Stamp::of(model), shared: true, of: PhantomData }
+    }
 }
 
 impl<T: ToJSON> Stamped<T> {
@@ -96,8 +113,8 @@ impl<T: ToJSON> Stamped<T> {
     fn new(request: &Request, answer: &T, stamp: impl FnOnce(&[u8]) -> Stamp) -> Self {
         let text = answer.to_json_string().into_bytes();
         let stamp = stamp(&text);
-        let text = if stamp.known(request) { None } else { Some(text) };
-        Self { text, stamp, of: PhantomData }
+        let text = if stamp.known(request) { None } else { Some(text.into()) };
+        Self { text, stamp, shared: false, of: PhantomData }
     }
 }
 
@@ -108,6 +125,9 @@ impl<T: Type> IntoResponse for Stamped<T> {
             None => StatusCode::NOT_MODIFIED.into_response(),
         };
         self.stamp.put(&mut response);
+        if self.shared {
+            response.extensions_mut().insert(Shared);
+        }
         response
     }
 }

@@ -9,10 +9,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use poem::web::Data;
-use poem_openapi::payload::Json;
+use poem_openapi::types::ToJSON as _;
 use poem_openapi::{Object, OpenApi};
 
+use super::problem::Problem;
+use super::ready::Written;
 use super::segments::{SegmentationInfo, info};
 use super::{State, Tags};
 use crate::store::{self, Changed, Store};
@@ -210,18 +213,31 @@ pub struct StatusApi;
 impl StatusApi {
     /// How things stand: what is stored, what comes in, what serves
     #[oai(path = "/api/status", method = "get", tag = "Tags::Health", operation_id = "getStatus")]
-    async fn status(&self, state: Data<&Arc<State>>) -> Json<Status> {
-        Json(now(&state).await)
+    async fn status(&self, state: Data<&Arc<State>>) -> poem::Result<Written<Status>> {
+        match now(&state).await.as_ref() {
+            Some(shown) => Ok(shown.text.clone().into()),
+            None => Err(Problem::unavailable("the status was cut off; try again").into()),
+        }
     }
 }
 
-/// How things stand now.
-pub async fn now(state: &Arc<State>) -> Status {
-    let asked = Arc::clone(state);
-    match tokio::task::spawn_blocking(move || asked.status()).await {
-        Ok(status) => status,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+/// A status, and how it is written.
+pub struct Shown {
+    pub status: Status,
+    pub text: Bytes,
+}
+
+/// How things stand now. However many ask, one thread looks. `None` if it was cut off.
+pub async fn now(state: &Arc<State>) -> Arc<Option<Shown>> {
+    let look = async {
+        let asked = Arc::clone(state);
+        let show = move || {
+            let status = asked.status();
+            Shown { text: status.to_json_string().into(), status }
+        };
+        tokio::task::spawn_blocking(show).await.ok()
+    };
+    state.shown.get(look).await
 }
 
 #[cfg(test)]

@@ -54,9 +54,9 @@ impl UnreadableApi {
         limit: Query<Option<u16>>,
     ) -> Result<Json<Vec<Unreadable>>, UnreadableFailure> {
         let (store, most) = (state.store.clone(), usize::from(limit.0.unwrap_or(FEW)));
-        let read = tokio::task::spawn_blocking(move || store.snapshot()?.last_unreadable(most)).await;
+        let read = state.turns.run(move || store.snapshot()?.last_unreadable(most)).await;
         let unavailable = || Problem::unavailable("the store can't be read now; the server's log says why");
-        let found = read.map_err(|_| unavailable())?.map_err(|error| {
+        let found = read.ok_or_else(unavailable)?.map_err(|error| {
             tracing::error!("{error}");
             unavailable()
         })?;

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, Read};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::buffer::Buffer;
@@ -13,7 +13,8 @@ use datafusion::arrow::ipc::reader::StreamDecoder;
 use datafusion::arrow::ipc::{CompressionType, Message, MessageHeader, root_as_message};
 use lz4_flex::frame::FrameDecoder;
 
-use super::{Error, Limits};
+use super::{Error, Limits, Meter};
+use crate::panics;
 
 /// What stands before each message of today's format.
 const MARK: [u8; 4] = [0xff; 4];
@@ -30,6 +31,7 @@ pub struct Batches<R> {
     input: R,
     decoder: StreamDecoder,
     limits: Limits,
+    meter: Arc<dyn Meter>,
     /// Bytes of all dictionaries so far.
     dictionaries: usize,
     ready: VecDeque<RecordBatch>,
@@ -37,9 +39,9 @@ pub struct Batches<R> {
 }
 
 impl<R: Read> Batches<R> {
-    pub fn new(input: R, limits: Limits) -> Self {
+    pub fn new(input: R, limits: Limits, meter: Arc<dyn Meter>) -> Self {
         let (decoder, ready) = (StreamDecoder::new(), VecDeque::new());
-        Self { input, decoder, limits, dictionaries: 0, ready, ended: false }
+        Self { input, decoder, limits, meter, dictionaries: 0, ready, ended: false }
     }
 
     /// The next batch; `None` at the end.
@@ -82,7 +84,11 @@ impl<R: Read> Batches<R> {
         let body = self.whole(body)?;
         let unpacked = unpacked(&message, &body, |bytes| self.held(dictionary, bytes).map(drop))?;
         if dictionary {
-            self.dictionaries = self.held(dictionary, body.len().max(unpacked))?;
+            let bytes = body.len().max(unpacked);
+            self.dictionaries = self.held(dictionary, bytes)?;
+            self.meter.keeps(bytes)?;
+        } else if unpacked > 0 {
+            self.meter.holds(unpacked)?;
         }
         let mut framed = Vec::with_capacity(8 + head.len());
         framed.extend(MARK);
@@ -122,8 +128,8 @@ impl<R: Read> Batches<R> {
         let mut buffer = Buffer::from_vec(bytes);
         while !buffer.is_empty() {
             // Types that it does not know make it panic.
-            let decoded = catch_unwind(AssertUnwindSafe(|| self.decoder.decode(&mut buffer)));
-            let decoded = decoded.map_err(|_| damaged("it has a type that is not known"))?;
+            let decoded = panics::decoding("an Arrow stream", || self.decoder.decode(&mut buffer));
+            let decoded = decoded.ok_or_else(|| damaged("it has a type that is not known"))?;
             self.ready.extend(decoded.map_err(|e| damaged(&e.to_string()))?);
         }
         Ok(())

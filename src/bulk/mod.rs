@@ -102,6 +102,36 @@ impl fmt::Display for At {
     }
 }
 
+/// Accounts for the memory that a reader takes, and may refuse it.
+pub trait Meter: Send + Sync {
+    /// Notes bytes that are held until more is read after their rows were given.
+    ///
+    /// # Errors
+    ///
+    /// [`std::io::ErrorKind::OutOfMemory`]
+    fn holds(&self, bytes: usize) -> std::io::Result<()>;
+
+    /// Notes bytes that are held until the stream ends.
+    ///
+    /// # Errors
+    ///
+    /// [`std::io::ErrorKind::OutOfMemory`]
+    fn keeps(&self, bytes: usize) -> std::io::Result<()>;
+}
+
+/// For those who bring their own files.
+struct Unmetered;
+
+impl Meter for Unmetered {
+    fn holds(&self, _: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn keeps(&self, _: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Why rows could not be read, clustered or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

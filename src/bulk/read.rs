@@ -13,7 +13,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::arrow::Batches;
 use super::split::Splitter;
-use super::{At, Block, Carried, Error, Format, Keep, Limits, json, unnamed_file};
+use super::{At, Block, Carried, Error, Format, Keep, Limits, Meter, Unmetered, json, unnamed_file};
 use crate::missing::{Gaps, Missing, Value};
 use crate::rows::{QuoteFault, Quotes, line_fault, lines_behind};
 
@@ -92,11 +92,22 @@ impl Reader {
 
     /// Opens a stream whose rows may not be more, or other, than this.
     pub fn open_limited(
-        mut input: Box<dyn Read + Send>,
+        input: Box<dyn Read + Send>,
         format: Option<Format>,
         features: &[String],
         limits: Limits,
         keep: Keep,
+    ) -> Result<Self, Error> {
+        Self::open_metered(input, format, features, (limits, keep), Arc::new(Unmetered))
+    }
+
+    /// Opens such a stream, and accounts for what it becomes beside the bytes that are read.
+    pub fn open_metered(
+        mut input: Box<dyn Read + Send>,
+        format: Option<Format>,
+        features: &[String],
+        (limits, keep): (Limits, Keep),
+        meter: Arc<dyn Meter>,
     ) -> Result<Self, Error> {
         // Enough to see past a byte-order mark and blank lines.
         let mut head = Vec::new();
@@ -118,7 +129,7 @@ impl Reader {
                 Source::columns(reader.map(|batch| batch.map(Table::from).map_err(read)).chain([Ok(empty.into())]))
             }
             Format::Arrow | Format::Feather => {
-                let mut batches = Some(Batches::new(whole, limits));
+                let mut batches = Some(Batches::new(whole, limits, meter));
                 Source::columns(std::iter::from_fn(move || {
                     let table = batches.as_mut()?.next().transpose();
                     let last = || Some(Ok(RecordBatch::new_empty(batches.take()?.schema()?)));

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use super::{Done, Stop};
 use crate::api::{self, State, live::Live};
-use crate::config::{BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, SqlArgs, StoreArgs, TrainingArgs};
+use crate::config::{BindArgs, BodyArgs, GuardArgs, HttpMemoryArgs, HttpSqlArgs, SqlArgs, StoreArgs, TrainingArgs};
 
 /// Serve the API over a store
 ///
@@ -29,6 +29,8 @@ pub struct Serve {
     bodies: BodyArgs,
     #[command(flatten)]
     training: TrainingArgs,
+    #[command(flatten)]
+    memory: HttpMemoryArgs,
 }
 
 impl Serve {
@@ -42,7 +44,8 @@ impl Serve {
         let Some((live, listener)) = prepared.await? else { return Ok(Done::Well) };
         let address = listener.local_addr()?;
         let sql = self.http_sql.confined(&store, &self.sql).map_err(anyhow::Error::msg)?;
-        let mut state = State::new(&store, live, None, false, sql, self.bodies.bodies())?;
+        let (bodies, budget) = (self.bodies.bodies(), self.memory.budget());
+        let mut state = State::new(&store, live, None, false, sql, bodies, budget)?;
         state.train_timeout = self.training.train_timeout;
         let state = Arc::new(state);
         let scheme = self.guard.scheme();

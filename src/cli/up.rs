@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::{Done, Stop, Terminal, count, ingest, serve, thousands, train as tables};
-use crate::api::{self, State, live::Live};
+use crate::api::{self, State, budget::Budget, live::Live};
 use crate::broker::embedded::Backlog;
 use crate::broker::{Acknowledged, Cluster, Embedded, Producer};
 use crate::config::{
@@ -111,7 +111,7 @@ impl Up {
             store: store.clone(),
             fields: files.fields.clone(),
             limits: self.batch.limits(),
-            memory: self.batch.memory_limit,
+            memory: self.batch.memory_limit.saturating_sub(self.batch.http_memory()).max(1),
             until_end: false,
             group: None,
             accept_gap: false,
@@ -122,7 +122,8 @@ impl Up {
         };
         let ingesting = ingest::spawn(job, &control)?;
         let sql = self.http_sql.confined(&store, &self.sql).map_err(anyhow::Error::msg)?;
-        let mut state = State::new(&store, live, Some(Arc::clone(&control)), true, sql, self.bodies.bodies())?;
+        let (bodies, budget) = (self.bodies.bodies(), Budget::new(self.batch.http_memory()));
+        let mut state = State::new(&store, live, Some(Arc::clone(&control)), true, sql, bodies, budget)?;
         state.train_timeout = self.training.train_timeout;
         let state = Arc::new(state);
         let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();

@@ -98,6 +98,12 @@ impl GuardArgs {
         if self.open && !loopback {
             tracing::warn!("--open: everybody who reaches {bind} may use the whole API, without a key");
         }
+        if keys.is_none() && self.cors_origin.iter().any(|origin| origin == "*") {
+            tracing::warn!(
+                "--cors-origin '*' without keys: every web page that is open on a machine that reaches {bind} may use the \
+                 whole API; name the origins, or add --require-keys"
+            );
+        }
         let limit = |given: Option<u32>, elsewhere| match given {
             Some(0) => None,
             None => (!loopback).then_some(elsewhere),

@@ -142,6 +142,8 @@ fn confine(ctx: &SessionContext) -> Result<(), DataFusionError> {
     for function in functions.iter().filter(|name| !TABLE_FUNCTIONS.contains(&name.as_str())) {
         ctx.deregister_udtf(function);
     }
+    // It gives absolute paths of this machine.
+    ctx.deregister_udf("input_file_name");
     Ok(())
 }
 

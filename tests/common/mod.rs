@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod acl;
+pub mod http2;
 pub mod wire;
 
 use std::fs::File;
@@ -43,6 +44,16 @@ impl Place {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, content).unwrap();
         path
+    }
+
+    /// Copies a directory of `tests/fixtures`.
+    pub fn copy_fixture(&self, fixture: &str, name: &str) {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(fixture);
+        for file in files(&from) {
+            let to = self.path(name).join(file.strip_prefix(&from).unwrap());
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::copy(&file, &to).unwrap();
+        }
     }
 
     pub fn command(&self, args: &[&str]) -> Command {

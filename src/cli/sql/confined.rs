@@ -53,12 +53,19 @@ impl ConfinedSql {
 }
 
 fn obey() -> Result<(), Refusal> {
+    close_inherited();
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line).map_err(|e| broken("cannot read the order", &e))?;
     let order: Order = serde_json::from_str(&line).map_err(|e| broken("the order can't be read", &e))?;
+    let files = Files::load(order.sql.as_deref()).map_err(|e| broken("the SQL files can't be read", &e))?;
     limit(&order).map_err(|e| broken("cannot limit the process", &e))?;
+    // Landlock holds for the thread that asks for it and for those that it starts later: this is still the only one. From
+    // here on there is the store, whose parts may be links to other places, and nothing else.
+    #[cfg(target_os = "linux")]
+    super::landlock::leave_only(&[order.store.clone(), order.store.join("records"), order.store.join("models")])
+        .map_err(|e| broken("cannot limit the process", &e))?;
     // Planning recurses deeply. The stack counts as memory, so limit() knows of it.
-    let thread = std::thread::Builder::new().stack_size(STACK).spawn(move || work(&order));
+    let thread = std::thread::Builder::new().stack_size(STACK).spawn(move || work(&order, &files));
     let thread = thread.map_err(|e| broken("cannot start a thread", &e))?;
     std::thread::spawn(|| {
         // Whoever started us keeps the pipe open as long as somebody waits for the answer.
@@ -68,13 +75,41 @@ fn obey() -> Result<(), Refusal> {
     thread.join().unwrap_or_else(|_| std::process::exit(101))
 }
 
+/// Closes all descriptors but stdin, stdout and stderr. The server marks its own close-on-exec before it starts this process;
+/// one that a library opened at that very moment may have come along all the same.
+fn close_inherited() {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: nothing of this process has opened a descriptor yet.
+        if unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) } == 0 {
+            return;
+        }
+    }
+    // Linux before 5.9, and other systems. The listing has a descriptor of its own, which closes before it is asked to.
+    let open = std::fs::read_dir("/proc/self/fd").or_else(|_| std::fs::read_dir("/dev/fd"));
+    let open: Vec<i32> =
+        open.into_iter().flatten().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    for descriptor in open.into_iter().filter(|descriptor| *descriptor > 2) {
+        // SAFETY: as above.
+        unsafe { libc::close(descriptor) };
+    }
+}
+
+/// How many files may be open: [`OPEN_FILES`], or fewer if the system allows this process no more.
+fn open_files() -> u64 {
+    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the call writes just this structure.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut now) } == 0;
+    if known { now.rlim_max.min(OPEN_FILES) } else { OPEN_FILES }
+}
+
 /// Limits this process for good.
 fn limit(order: &Order) -> io::Result<()> {
     let memory = order.memory as u64 + STACK as u64;
     let limits = [
         (libc::RLIMIT_DATA, memory),
         (libc::RLIMIT_CPU, order.seconds),
-        (libc::RLIMIT_NOFILE, OPEN_FILES),
+        (libc::RLIMIT_NOFILE, open_files()),
         // It writes to pipes, and to no file.
         (libc::RLIMIT_FSIZE, 0),
         (libc::RLIMIT_CORE, 0),
@@ -91,19 +126,14 @@ fn limit(order: &Order) -> io::Result<()> {
     Ok(())
 }
 
-fn work(order: &Order) -> Result<(), Refusal> {
-    let files = Files::load(order.sql.as_deref()).map_err(|e| broken("the SQL files can't be read", &e))?;
-    // From here on there is the store, whose parts may be links to other places, and nothing else.
-    #[cfg(target_os = "linux")]
-    super::landlock::leave_only(&[order.store.clone(), order.store.join("records"), order.store.join("models")])
-        .map_err(|e| broken("cannot limit the process", &e))?;
+fn work(order: &Order, files: &Files) -> Result<(), Refusal> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .max_blocking_threads(2)
         .thread_stack_size(READER_STACK)
         .build()
         .map_err(|e| broken("cannot start the runtime", &e))?;
-    runtime.block_on(answer(order, &files))
+    runtime.block_on(answer(order, files))
 }
 
 async fn answer(order: &Order, files: &Files) -> Result<(), Refusal> {

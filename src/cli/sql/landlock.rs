@@ -29,8 +29,8 @@ struct PathBeneath {
     directory: libc::c_int,
 }
 
-/// Leaves this thread, and those it starts from now on, nothing to open but what lies below `directories`. `false` where
-/// the kernel has no Landlock.
+/// Leaves this thread, and those it starts from now on, nothing to open but what lies below `directories`. Threads that run
+/// already are not restricted: call it before the first one starts. `false` where the kernel has no Landlock.
 pub fn leave_only(directories: &[PathBuf]) -> io::Result<bool> {
     let nothing = std::ptr::null::<Ruleset>();
     // SAFETY: with this flag the kernel reads no structure, and answers with a version.

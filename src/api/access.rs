@@ -1,0 +1,156 @@
+//! One request from its head to the last byte of its answer: its name, its line in the log, its part in the metrics.
+//!
+//! Input: what becomes of it. Output: an access line and counters when it is over, even if the client went away before.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
+
+use poem::http::header::{HeaderName, HeaderValue};
+use poem::http::{Method, StatusCode};
+use poem::{Addr, Request};
+
+use super::State;
+use super::budget::Hold;
+use super::clients::Busy;
+use super::guard::Admitted;
+
+/// The target of access lines.
+const ACCESS: &str = "tercile::access";
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A request that is not over. The line and the counters are written when this is dropped; it also keeps the request's place
+/// among those of its caller, and its memory, until then.
+pub struct Record {
+    state: Arc<State>,
+    pub id: HeaderValue,
+    method: &'static str,
+    pub route: String,
+    pub admitted: Admitted,
+    pub status: Option<StatusCode>,
+    bytes: AtomicU64,
+    /// Whether the answer has begun, and its end has not come.
+    cut: AtomicBool,
+    client: String,
+    start: Instant,
+    /// Tells the connection that a handler or a stream is at work for it.
+    pub busy: Option<Busy>,
+    /// Its part of the memory budget.
+    pub hold: Option<Hold>,
+}
+
+impl Record {
+    pub fn start(state: &Arc<State>, request: &Request) -> Self {
+        // A method can be any word that a client makes up.
+        let method = match *request.method() {
+            Method::GET => "GET",
+            Method::POST => "POST",
+            Method::HEAD => "HEAD",
+            Method::OPTIONS => "OPTIONS",
+            Method::PUT => "PUT",
+            Method::DELETE => "DELETE",
+            Method::PATCH => "PATCH",
+            _ => "other",
+        };
+        Self {
+            state: Arc::clone(state),
+            id: request_id(request),
+            method,
+            route: "refused".to_owned(),
+            admitted: Admitted::default(),
+            status: None,
+            bytes: AtomicU64::new(0),
+            cut: AtomicBool::new(false),
+            client: client(request),
+            start: Instant::now(),
+            busy: state.clients.begin(request.remote_addr()),
+            hold: None,
+        }
+    }
+
+    /// Notes that the answer has begun, and how long it will be, if that is known.
+    pub fn begins(&mut self, length: Option<u64>, endless: bool) {
+        match length {
+            Some(length) => self.bytes = length.into(),
+            // Who follows events leaves when it has seen enough.
+            None => self.cut = (!endless).into(),
+        }
+    }
+
+    /// Notes bytes of an answer whose length was not known.
+    pub fn gave(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Notes the end of the answer.
+    pub fn ends(&self) {
+        self.cut.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let Self { id, client, method, route, status, .. } = self;
+        let (elapsed, bytes, cut) = (self.start.elapsed(), *self.bytes.get_mut(), *self.cut.get_mut());
+        // Who went away before the answer, or its end, came got none: proxies call that 499.
+        let status = status.filter(|_| !cut);
+        self.state.metrics.answered(route, method, status.as_ref().map_or("499", StatusCode::as_str), elapsed);
+        if !tracing::enabled!(target: ACCESS, tracing::Level::INFO) {
+            return;
+        }
+        let status = status.map_or(499, |status| status.as_u16());
+        let (id, key, ms) =
+            (id.to_str().unwrap_or_default(), self.admitted.key.as_deref(), elapsed.as_secs_f64() * 1e3);
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: ACCESS,
+                    id, client, method, route, status, bytes, ms, key,
+                    "{method} {route} {status}, {bytes} bytes in {ms:.1} ms for {client}{}{}, {id}",
+                    if key.is_some() { " with " } else { "" },
+                    key.unwrap_or_default(),
+                )
+            };
+        }
+        // Probes come every few seconds, whoever else comes.
+        if route.starts_with("/health/") || route == "/metrics" { line!(debug) } else { line!(info) }
+    }
+}
+
+/// Where a request comes from; empty where no line is written.
+fn client(request: &Request) -> String {
+    match &request.remote_addr().0 {
+        Addr::SocketAddr(address) if tracing::enabled!(target: ACCESS, tracing::Level::INFO) => {
+            address.ip().to_string()
+        }
+        _ => String::new(),
+    }
+}
+
+/// The name of a request: its client's, if that is one that can go into a log, or a new one.
+fn request_id(request: &Request) -> HeaderValue {
+    static PROCESS: LazyLock<u32> = LazyLock::new(|| getrandom::u32().unwrap_or_default());
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let sane = |id: &&HeaderValue| {
+        let id = id.as_bytes();
+        (1..=128).contains(&id.len()) && id.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+    };
+    let given = request.headers().get(REQUEST_ID).filter(sane).cloned();
+    given.unwrap_or_else(|| {
+        let n = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let mut name = [b'-'; 8 + 1 + 16];
+        digits(u64::from(*PROCESS), &mut name[..8]);
+        // Longer only once there were four thousand million.
+        let length = if n >> 32 == 0 { 17 } else { 25 };
+        digits(n, &mut name[9..length]);
+        HeaderValue::from_bytes(&name[..length]).unwrap_or(HeaderValue::from_static("none"))
+    })
+}
+
+/// The last digits of a number, in hex.
+fn digits(mut number: u64, out: &mut [u8]) {
+    for digit in out.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number % 16) as usize];
+        number /= 16;
+    }
+}
