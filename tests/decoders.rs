@@ -222,7 +222,7 @@ fn compressed_arrow_unpacks_to_no_more_than_is_allowed() {
 #[test]
 fn damaged_bodies_leave_a_log_that_can_be_read() {
     let place = Place::new();
-    place.up(&[]).interrupt();
+    place.copy_fixture("store-method-1", "store");
     let running = place.serve(&["--log-format", "json"]);
     let columns = ["discounted_price", "rating"].map(|name| {
         let values: ArrayRef = Arc::new(Float64Array::from_iter_values((0..40).map(f64::from)));

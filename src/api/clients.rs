@@ -24,6 +24,8 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// When the server is about to stop, a connection may be silent for so long before it is taken for idle.
 const QUIET: Duration = Duration::from_millis(250);
 
+/// How a connection begins that speaks HTTP/2.
+const HTTP2: &[u8] = b"PRI ";
 /// One connection in so many has to go where there are too many.
 const SHARE: usize = 64;
 
@@ -61,6 +63,8 @@ pub struct Connection {
     running: AtomicU32,
     /// When it last was of use: it came, a request ended, bytes of an answer went out.
     useful: AtomicU64,
+    /// Whether it speaks HTTP/2.
+    http2: AtomicBool,
     /// When the first bytes after the last request came, and how many there are.
     heard: AtomicU64,
     bytes: AtomicUsize,
@@ -102,15 +106,19 @@ impl Connection {
     }
 
     /// Notes bytes that came. `false`: too many for the head of a request.
-    pub fn heard(&self, bytes: usize, most: usize) -> bool {
+    pub fn heard(&self, bytes: &[u8], most: usize) -> bool {
         if self.running.load(Relaxed) > 0 {
             return true;
         }
         if self.heard.load(Relaxed) == 0 {
             self.heard.store(now(), Relaxed);
+            if self.requests.load(Relaxed) == 0 && bytes.starts_with(HTTP2) {
+                self.http2.store(true, Relaxed);
+            }
         }
-        // What is counted came before: one read may bring a head and much of its body.
-        self.bytes.fetch_add(bytes, Relaxed) <= most
+        // What is counted came before: one read may bring a head and much of its body. Over HTTP/2 several reads may, before
+        // any of the requests in them begins; there the protocol limits the heads.
+        self.bytes.fetch_add(bytes.len(), Relaxed) <= most || self.http2.load(Relaxed)
     }
 
     /// Notes bytes that went out, or that none could.
@@ -138,8 +146,15 @@ impl Connection {
             return true;
         }
         let written = self.written.load(Relaxed);
-        if self.owed().iter().any(|part| part.stuck(now, written, patience.idle)) {
-            return true;
+        {
+            let owed = self.owed();
+            if owed.iter().any(|part| part.stuck(now, written, patience.idle)) {
+                return true;
+            }
+            // It takes what it is given, and over HTTP/2 says so, which is no beginning of a request.
+            if !owed.is_empty() {
+                return false;
+            }
         }
         match (self.shaking.load(Relaxed), self.running.load(Relaxed), heard, self.requests.load(Relaxed)) {
             (true, ..) => late(useful, patience.handshake),
@@ -157,7 +172,7 @@ impl Connection {
     /// Whether nothing is to be expected of it, as far as one can tell.
     fn idle(&self, now: u64) -> bool {
         let quiet = now.saturating_sub(self.useful.load(Relaxed)) > QUIET.as_micros() as u64;
-        quiet && self.running.load(Relaxed) == 0 && self.heard.load(Relaxed) == 0
+        quiet && self.running.load(Relaxed) == 0 && self.heard.load(Relaxed) == 0 && self.owed().is_empty()
     }
 
     fn shut(&self, how: Shutdown) {
@@ -225,6 +240,7 @@ impl Clients {
             requests: AtomicU64::new(0),
             running: AtomicU32::new(0),
             useful: AtomicU64::new(now()),
+            http2: AtomicBool::new(false),
             heard: AtomicU64::new(0),
             bytes: AtomicUsize::new(0),
             stalled: AtomicU64::new(0),

@@ -282,8 +282,8 @@ impl AsyncRead for Watched {
             Ok(stream) => ready!(stream.poll_read(cx, buffer)),
             Err(error) => Err(error),
         };
-        let bytes = buffer.filled().len() - filled;
-        if read.is_err() || (room > 0 && bytes == 0) {
+        let bytes = &buffer.filled()[filled..];
+        if read.is_err() || (room > 0 && bytes.is_empty()) {
             self.entry.connection.ended();
         } else if !self.entry.connection.heard(bytes, self.head) {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
