@@ -224,7 +224,7 @@ fn rows_that_stream_share_the_memory_budget() {
 #[test]
 fn probes_do_not_wait_for_the_api() {
     let place = trained();
-    let running = place.serve(&["--enable-sql"]);
+    let running = place.serve(&["--enable-sql", "--header-timeout", "60", "--idle-timeout", "60"]);
     let points = "/api/segments/price_rating/points";
     let tag = running.get(points).header("etag").unwrap().to_owned();
     assert_eq!(running.call("GET", points, &[("if-none-match", &tag)]).status, 304);
@@ -291,4 +291,19 @@ fn a_connection_that_began_with_a_probe_is_as_good_as_any() {
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("}]"), "{answer}");
+}
+
+#[test]
+fn an_upload_over_http2_is_no_endless_head() {
+    let place = trained();
+    let running = place.serve(&[]);
+    let mut client = Http2::connect(&running, 10_000_000);
+    client.take(0, 100_000_000);
+    let body = format!("[{}]", vec![ROW; 20_000].join(","));
+    client.ask("POST", PRICE, body.as_bytes());
+    assert_eq!(client.statuses(1), [200]);
+    eventually("the whole answer", || {
+        client.read();
+        client.ended.len() == 1
+    });
 }

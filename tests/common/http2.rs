@@ -54,6 +54,11 @@ impl Http2 {
             settings.extend(value.to_be_bytes());
         }
         client.frame(SETTINGS, 0, 0, &settings);
+        // What it lets come at once holds only when it knows that this was read.
+        super::eventually("the server's settings", || {
+            client.read();
+            client.closed || client.most_streams.is_some()
+        });
         client
     }
 
