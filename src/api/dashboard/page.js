@@ -54,7 +54,11 @@ export function number(value, digits = 4) {
 
 export const compact = (value) => format(Intl.NumberFormat, { notation: 'compact', maximumSignificantDigits: 3 }).format(value);
 export const percent = (share, digits = 1) => format(Intl.NumberFormat, { style: 'percent', maximumFractionDigits: digits }).format(share);
-export const moment = (time) => format(Intl.DateTimeFormat, { dateStyle: 'medium', timeStyle: 'medium' }).format(new Date(time));
+// Records can have times beyond those of Date (the year 275,760): these are shown as the API has them.
+export const moment = (time) => {
+  const date = new Date(time);
+  return Number.isNaN(date.getTime()) ? String(time) : format(Intl.DateTimeFormat, { dateStyle: 'medium', timeStyle: 'medium' }).format(date);
+};
 export const clock = (time) => format(Intl.DateTimeFormat, { timeStyle: 'medium' }).format(new Date(time));
 
 export function bytes(size) {
