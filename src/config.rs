@@ -48,9 +48,25 @@ impl StoreArgs {
     }
 }
 
+/// A path that every part of this program can read: queries know files by their URLs, which are text.
+fn readable_path(path: PathBuf) -> Result<PathBuf, String> {
+    let whole = match store::scheme(&path) {
+        Some(_) => path.clone(),
+        None => std::path::absolute(&path).map_err(|e| e.to_string())?,
+    };
+    match whole.to_str() {
+        None => Err("expected a path in UTF-8: queries could not read files below it".to_owned()),
+        Some(text) if text.contains(char::is_control) => Err(
+            "expected a path without line breaks and other control characters: queries could not read files below it"
+                .to_owned(),
+        ),
+        Some(_) => Ok(path),
+    }
+}
+
 /// A directory, or a URL of a kind that this program knows, in its canonical form.
 fn place(root: PathBuf) -> Result<PathBuf, String> {
-    let root = store::location::canonical(&root)?;
+    let root = readable_path(store::location::canonical(&root)?)?;
     match store::Place::check(&root) {
         Ok(()) => Ok(root),
         Err(store::Error::Url { why, .. }) => Err(why),
@@ -62,7 +78,8 @@ fn place(root: PathBuf) -> Result<PathBuf, String> {
 #[derive(Debug, Clone, Args)]
 pub struct SqlArgs {
     /// The directory of SQL files [default: sql if it is there, else the files inside the binary]
-    #[arg(long, env = "TERCILE_SQL", value_name = "DIR")]
+    #[arg(long, env = "TERCILE_SQL", value_name = "DIR",
+          value_parser = clap::builder::PathBufValueParser::new().try_map(readable_path))]
     pub sql: Option<PathBuf>,
 }
 

@@ -190,7 +190,11 @@ fn recover(
         let offset = skips.get(&partition).map_or(next, |after| next.max(*after));
         Start { partition, next, offset, base: if embedded { next } else { 0 } }
     };
-    Ok(ends.into_iter().map(start).collect())
+    let starts: Vec<Start> = ends.into_iter().map(start).collect();
+    for start in &starts {
+        store.log(topic, start.partition).settle(start.next)?;
+    }
+    Ok(starts)
 }
 
 enum Ended {
@@ -322,5 +326,23 @@ fn upkeep(shared: &Shared<'_>, partitions: i32, over: Receiver<()>) {
             Err(error @ store::Error::OtherTopic { .. }) => shared.abandon(Report::Failed(error.into())),
             Err(error) => tracing::warn!("{error}"),
         }
+        if let Some(error) = ahead_of_topic(job, &control.progress.positions()) {
+            shared.abandon(Report::Failed(error.into()));
+        }
     }
+}
+
+/// Whether the topic ends before what was read of it. Asked by a client of its own: one that has read a topic fetches
+/// on in silence after the broker came back with an older state of it.
+fn ahead_of_topic(job: &Job, positions: &BTreeMap<i32, i64>) -> Option<store::Error> {
+    let partitions: Vec<i32> = positions.keys().copied().collect();
+    if partitions.is_empty() {
+        return None;
+    }
+    // A broker that is away is no news here.
+    let ends = job.cluster.within(UPKEEP_TIMEOUT).offsets(&job.topic, &partitions, Bound::Latest).ok()?;
+    let ahead = |partition: i32, next: i64| ends.get(&partition).copied().filter(|end| *end < next);
+    let (partition, next, end) = positions.iter().find_map(|(&p, &next)| Some((p, next, ahead(p, next)?)))?;
+    let (store, topic) = (job.store.root().to_owned(), job.topic.clone());
+    Some(store::Error::AheadOfTopic { store, topic, partition, next, end })
 }

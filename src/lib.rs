@@ -18,6 +18,7 @@ pub mod file_format;
 // Rows on their way to a topic.
 pub mod generate;
 pub mod produce;
+pub mod row_set;
 pub mod rows;
 
 // A topic on its way to the store.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::broker::embedded::Backlog;
 use crate::broker::{self, Acknowledged, Producer, Row};
+use crate::row_set::RowSet;
 use crate::rows::{self, Rows};
 
 pub use pipe::Pipe;
@@ -238,56 +239,4 @@ fn pace(start: Instant, sent: u64, rate: f64, stop: &AtomicBool, producer: &mut 
         std::thread::sleep(left.min(IDLE));
     }
     true
-}
-
-/// A set of row numbers, one bit each.
-#[derive(Debug, Default)]
-pub struct RowSet {
-    words: Vec<u64>,
-    len: u64,
-}
-
-impl RowSet {
-    /// Adds a row; `false` if it was there.
-    pub fn insert(&mut self, row: u64) -> bool {
-        let (word, bit) = ((row / 64) as usize, 1 << (row % 64));
-        if word >= self.words.len() {
-            self.words.resize(word + 1, 0);
-        }
-        let fresh = self.words[word] & bit == 0;
-        self.words[word] |= bit;
-        self.len += u64::from(fresh);
-        fresh
-    }
-
-    pub fn contains(&self, row: u64) -> bool {
-        self.words.get((row / 64) as usize).is_some_and(|word| word & (1 << (row % 64)) != 0)
-    }
-
-    /// How many rows it holds.
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_row_set_holds_what_was_put_in() {
-        let mut set = RowSet::default();
-        assert!(set.is_empty());
-        for row in [0, 63, 64, 1000] {
-            assert!(set.insert(row));
-            assert!(!set.insert(row));
-        }
-        assert_eq!(set.len(), 4);
-        assert!([0, 63, 64, 1000].iter().all(|&row| set.contains(row)));
-        assert!([1, 62, 65, 999, 1001, u64::MAX].iter().all(|&row| !set.contains(row)));
-    }
 }

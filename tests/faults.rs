@@ -125,7 +125,7 @@ fn death_at_each_step_of_publishing_loses_nothing() {
     stream.place.ok(&stream.args(&["ingest", "--until-end"]));
     let mut n = 5_000;
     // One thread opens the new file, writes it and syncs it. The other asks the broker for the topic's id, which writes to a
-    // pipe, lists the directory, links the file in, syncs the directory, and forgets the file's first name.
+    // pipe, lists the directory, links the file in, syncs the directory, overwrites the mark, and forgets the file's first name.
     for (name, calls) in [
         ("write-0", "openat"),
         ("write-0", "write"),
@@ -134,6 +134,7 @@ fn death_at_each_step_of_publishing_loses_nothing() {
         ("publish-0", "openat"),
         ("publish-0", "link,linkat"),
         ("publish-0", "fsync"),
+        ("publish-0", "pwrite64"),
         ("publish-0", "unlink,unlinkat"),
     ] {
         let mut worker = stream.ingest(&["--batch-age", "1"]);
@@ -172,7 +173,7 @@ fn a_failing_fsync_and_a_full_disk_are_waited_out() {
     if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_ok() {
         // The first syncs are those of the store's own small files.
         let output = Command::new("strace")
-            .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=6+100"])
+            .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=10+100"])
             .arg(env!("CARGO_BIN_EXE_tercile"))
             .args(stream.args(&["ingest", "--until-end"]))
             .current_dir(stream.place.dir.path())
@@ -191,11 +192,11 @@ fn a_failing_fsync_and_a_full_disk_are_waited_out() {
         return;
     }
     stream.place.ok(&["sql", "--store", "small/store", "-c", "SELECT 1"]);
-    // As good as full: a page each for what names the source and the start, and one more.
+    // As good as full: a page each for what names the source and the start, for the marks of both, and one more.
     let ballast = small.join("ballast");
     assert!(std::fs::write(&ballast, vec![7; 3_000_000]).is_err());
     let full = std::fs::metadata(&ballast).unwrap().len();
-    std::fs::File::options().write(true).open(&ballast).unwrap().set_len(full - 3 * 4096).unwrap();
+    std::fs::File::options().write(true).open(&ballast).unwrap().set_len(full - 5 * 4096).unwrap();
     let worker = stream.ingest(&["--store", "small/store", "--batch-age", "1"]);
     worker.said("trying again until it works");
     assert_eq!(files(&small.join("store/records")).iter().filter(|f| f.extension().is_some()).count(), 0);

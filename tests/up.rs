@@ -78,6 +78,50 @@ fn a_killed_up_goes_on_where_it_was() {
     assert_eq!(in_order, 0, "stream order is file order");
 }
 
+/// Rows whose records expired are not sent again, neither after an orderly end nor after a kill.
+#[test]
+fn a_replay_survives_retention() {
+    let place = Place::new();
+    place.ok(&["generate", "500", "--output", "rows.csv"]);
+    let args = [
+        "--data",
+        "rows.csv",
+        "--batch-rows",
+        "50",
+        "--keep-for",
+        "1s",
+        "--grace",
+        "0",
+        "--upkeep",
+        "0.05",
+        "--retrain-every",
+        "3600",
+    ];
+    // Every record that was ever stored has an offset of its own.
+    let stored = || place.number("SELECT max(_offset) + 1 FROM records");
+    for kill in [20, 60, 120, 250, 500] {
+        let mut up = place.start(&[&["up", "--bind", "127.0.0.1:0"], &args[..]].concat());
+        eventually("records", || {
+            common::files(&place.path("store/records")).iter().any(|file| file.extension().is_some())
+        });
+        std::thread::sleep(Duration::from_millis(kill));
+        up.signal("-KILL");
+        up.wait();
+        assert!(stored() <= 500);
+    }
+    for _ in 0..3 {
+        let up = place.up(&args);
+        eventually("the oldest records to expire", || {
+            common::files(&place.path("store/records/products/0")).len() <= 3
+        });
+        assert_eq!(up.interrupt().code, Some(0));
+        assert_eq!(stored(), 500);
+        assert!(place.number("SELECT count(*) FROM records") < 500);
+    }
+    let source = std::fs::read_to_string(place.path("store/source.json")).unwrap();
+    assert!(source.contains("\"expired\": \"0-"), "{source}");
+}
+
 #[test]
 fn two_ups_and_other_files_are_refused() {
     let place = Place::new();

@@ -1,6 +1,6 @@
 //! `tercile doctor`
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 
 use clap::Args;
@@ -9,17 +9,21 @@ use tokio::net::TcpListener;
 use super::alive::alive;
 use super::{Done, count, table, timestamps};
 use crate::api::live::Live;
-use crate::broker::Embedded;
+use crate::broker::{Bound, Embedded, Gap};
 use crate::config::{BindArgs, MaybeKafkaArgs, SqlArgs, StoreArgs, TopicArgs};
 use crate::engine;
 use crate::model::check;
-use crate::store::{DataFile, EMBEDDED, Snapshot, Store};
+use crate::store::{self, DataFile, EMBEDDED, Examined, Snapshot, Store};
 
 /// Check broker, store, SQL files, port and models, and say what to do
 ///
 /// Exits with 1 if anything needs doing.
 #[derive(Args)]
 pub struct Doctor {
+    /// Read every file of records, and compare its bytes with its checksums
+    #[arg(long, env = "TERCILE_DEEP", value_parser = clap::builder::FalseyValueParser::new(),
+          action = clap::ArgAction::SetTrue)]
+    deep: bool,
     #[command(flatten)]
     kafka: MaybeKafkaArgs,
     #[command(flatten)]
@@ -49,25 +53,63 @@ fn broker(kafka: &MaybeKafkaArgs, topic: &TopicArgs) -> Finding {
     Ok(format!("{} answers; the topic {name} has {partitions}, and can be read", cluster.servers))
 }
 
+/// Whether the topic is the one that feeds the store, and still has what comes next.
+fn fed(kafka: &MaybeKafkaArgs, topic: &TopicArgs, store: &StoreArgs) -> anyhow::Result<String> {
+    let Some(cluster) = kafka.cluster()? else { return Ok("no --bootstrap-servers given".to_owned()) };
+    let (store, topic) = (Store::at(&store.store)?, cluster.topic(&topic.topic)?);
+    store.check_fed_by(&topic.name, &topic.id)?;
+    let mut nexts = BTreeMap::new();
+    for log in store.logs()? {
+        nexts.extend(log.next()?.filter(|_| log.partition() < topic.partitions).map(|next| (log.partition(), next)));
+    }
+    let partitions: Vec<i32> = nexts.keys().copied().collect();
+    let (lows, ends) = match partitions.is_empty() {
+        true => Default::default(),
+        false => (
+            cluster.offsets(&topic.name, &partitions, Bound::Earliest)?,
+            cluster.offsets(&topic.name, &partitions, Bound::Latest)?,
+        ),
+    };
+    let mut behind = 0;
+    for (partition, next) in nexts {
+        if let Some(&end) = ends.get(&partition) {
+            if end < next {
+                let (store, topic) = (store.root().to_owned(), topic.name);
+                return Err(store::Error::AheadOfTopic { store, topic, partition, next, end }.into());
+            }
+            behind += (end - next).unsigned_abs();
+        }
+        if let Some(&low) = lows.get(&partition).filter(|low| next < **low) {
+            let gap = Gap { topic: topic.name, partition, expected: next, found: low };
+            anyhow::bail!("{gap}; ingest --accept-gap goes on after them");
+        }
+    }
+    Ok(format!("the topic {} goes on where the store ends; {} to read", topic.name, count(behind, "record")))
+}
+
 impl Doctor {
     pub async fn run(self) -> anyhow::Result<Done> {
-        let mut findings = vec![
-            ("broker", self.broker_in_background().await),
+        let mut findings = vec![("broker", self.broker_in_background().await)];
+        if self.kafka.bootstrap_servers.is_some() {
+            findings.push(("topic", self.fed_in_background().await));
+        }
+        findings.extend([
             ("store", self.stored()),
             ("timestamps", self.timestamps()),
             ("sql", self.files().await),
             ("port", self.port().await),
-        ];
+        ]);
         findings.extend(self.models().await.into_iter().map(|finding| ("models", finding)));
         let healthy = findings.iter().all(|(_, finding)| finding.is_ok());
-        let row = |(what, finding): (&str, Finding)| {
+        let rows = findings.iter().flat_map(|(what, finding)| {
             let (state, words) = match finding {
                 Ok(words) => ("ok", words),
                 Err(words) => ("MEND", words),
             };
-            vec![state.to_owned(), what.to_owned(), words]
-        };
-        let rows: Vec<Vec<String>> = findings.into_iter().map(row).collect();
+            // A line for each fault.
+            words.lines().map(move |words| vec![state.to_owned(), (*what).to_owned(), words.to_owned()])
+        });
+        let rows: Vec<Vec<String>> = rows.collect();
         std::io::stdout().write_all(table::render(&["", "check", "finding"], &rows).as_bytes())?;
         Ok(if healthy { Done::Well } else { Done::With(1) })
     }
@@ -78,22 +120,43 @@ impl Doctor {
         tokio::task::spawn_blocking(move || broker(&kafka, &topic)).await.unwrap_or_else(|e| Err(e.to_string()))
     }
 
+    /// As [`Doctor::broker_in_background`].
+    async fn fed_in_background(&self) -> Finding {
+        let (kafka, topic, store) = (self.kafka.clone(), self.topic.clone(), self.store.clone());
+        let asked = tokio::task::spawn_blocking(move || fed(&kafka, &topic, &store).map_err(|e| format!("{e:#}")));
+        asked.await.unwrap_or_else(|e| Err(e.to_string()))
+    }
+
     fn stored(&self) -> Finding {
         let store = self.open()?;
         let hint = if store.place().is_disk() { "; check its owner and the disk" } else { "" };
         store.probe().map_err(|e| format!("cannot write into it: {e}{hint}"))?;
         let shown = store.root().display();
-        let Some(source) = store.source().map_err(|e| e.to_string())? else {
+        let Some(examined) = store.examine(self.deep).map_err(|e| e.to_string())? else {
             return Ok(format!("{shown} is empty and can be written"));
         };
-        let mut snapshot = Snapshot { topic: source.topic.clone(), files: Vec::new() };
-        for log in store.logs().map_err(|e| e.to_string())? {
-            snapshot.files.extend(log.verify().map_err(|e| e.to_string())?);
+        let Examined { source, snapshot, mut faults, compared, without_checksums } = examined;
+        if faults.is_empty() {
+            // A reader may find what the examination passes over.
+            faults.extend(store.snapshot().err().map(|e| e.to_string()));
+        }
+        if !faults.is_empty() {
+            return Err(faults.join("\n"));
         }
         let broker = if source.id == EMBEDDED { "the embedded broker's topic" } else { "the topic" };
         let (records, files) = (count(snapshot.rows(), "record"), count(snapshot.files.len() as u64, "file"));
         let drift = self.drift(&snapshot);
-        Ok(format!("{shown} holds {records} in {files}, an unbroken chain, fed from {broker} {}{drift}", source.topic))
+        let mut deep = String::new();
+        if self.deep {
+            deep = format!("; {} as their checksums say", count(compared, "file"));
+            if without_checksums > 0 {
+                deep += &format!("; {} of an earlier build: no checksum", count(without_checksums, "file"));
+            }
+        }
+        Ok(format!(
+            "{shown} holds {records} in {files}, an unbroken chain, fed from {broker} {}{drift}{deep}",
+            source.topic
+        ))
     }
 
     /// Whether the timestamps of the stored records can be milliseconds.

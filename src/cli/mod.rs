@@ -376,7 +376,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
             Some(loading::Error::Store(error)) => Some(error),
             _ => cause.downcast_ref::<store::Error>(),
         };
-        if matches!(store, Some(store::Error::OtherTopic { .. })) {
+        if matches!(store, Some(store::Error::OtherTopic { .. } | store::Error::AheadOfTopic { .. })) {
             return 3;
         }
         let broker = match cause.downcast_ref() {

@@ -36,6 +36,8 @@ pub struct Serve {
 impl Serve {
     pub async fn run(self, mut stop: Stop) -> anyhow::Result<Done> {
         let store = self.store.open()?;
+        // A store that lost its source.json is damaged, not empty.
+        store.source()?;
         let guard = self.guard.guard(self.bind.bind, &store)?;
         let prepared = stop.unless(async {
             let live = Live::start(&store, self.sql.dir()).await?;

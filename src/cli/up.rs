@@ -227,11 +227,10 @@ impl Up {
 
     /// Notes the file in the store before any of its rows, or refuses it.
     fn admit(&self, store: &Store, source: &Source, file: &File) -> anyhow::Result<()> {
-        if source.files.iter().any(|known| known.hash == file.checked.hash) {
-            return Ok(());
-        }
         let name = file.source.name().display().to_string();
+        let known = source.files.iter().any(|known| known.hash == file.checked.hash);
         if let Some(last) = source.files.last()
+            && !known
             && !self.append
         {
             bail!(
@@ -240,7 +239,8 @@ impl Up {
                 last.name
             );
         }
-        Ok(store.add_file(&Replayed { name, hash: file.checked.hash.clone() })?)
+        let (hash, rows) = (file.checked.hash.clone(), Some(file.checked.rows));
+        Ok(store.add_file(&Replayed { name, hash, rows, ..Replayed::default() })?)
     }
 
     /// All that happens until somebody says stop.
@@ -358,14 +358,19 @@ impl Up {
     ) -> anyhow::Result<()> {
         let File { source, checked } = file;
         let ctx = engine::open(&store.snapshot()?, &self.sql.load()?).await?;
-        let stored = replay::stored_rows(&ctx, &checked.hash).await?;
+        let mut stored = replay::stored_rows(&ctx, &checked.hash, checked.rows).await?;
+        // Asked for after the records were listed: what expires meanwhile is in the one or the other.
+        let source_now = store.source()?;
+        for file in source_now.iter().flat_map(|source| &source.files).filter(|file| file.hash == checked.hash) {
+            stored.add(&file.expired);
+        }
         let name = source.name().display().to_string();
         if stored.len() >= checked.rows {
-            tracing::info!("all {} of {name} are in the store already", count(checked.rows, "row"));
+            tracing::info!("all {} of {name} were stored already", count(checked.rows, "row"));
             return Ok(());
         }
         if !stored.is_empty() {
-            tracing::info!("{} of {name} are in the store already, going on after them", count(stored.len(), "row"));
+            tracing::info!("{} of {name} were stored already, going on after them", count(stored.len(), "row"));
         }
         let bar = terminal.bar(source.size());
         let (cluster, topic, cut) = (stream.cluster.clone(), self.topic.topic.clone(), Arc::clone(cut));

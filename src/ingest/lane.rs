@@ -299,9 +299,10 @@ impl<'c> Lane<'c> {
             let going = !self.dropped(shared) && self.put(shared, &log, output);
             self.state.writing.store(false, Ordering::SeqCst);
             if !going {
-                return;
+                break;
             }
         }
+        log.note_end();
     }
 
     /// Puts a file where it belongs; `false` if nothing more can be.
@@ -336,22 +337,24 @@ impl<'c> Lane<'c> {
         shared: &Shared<'_>,
         attempt: impl Fn() -> Result<T, store::Error>,
     ) -> Result<Option<T>, Error> {
-        let mut told = false;
+        let mut told = String::new();
         let done = loop {
             match attempt() {
                 Ok(done) => break done,
                 Err(_) if self.dropped(shared) => return Ok(None),
                 Err(error @ (store::Error::Io { .. } | store::Error::Parquet { .. })) if !shared.control.stopping() => {
-                    if !told {
-                        tracing::warn!("{error}; trying again until it works");
-                        told = true;
+                    // The reason may change meanwhile.
+                    let why = error.to_string();
+                    if told != why {
+                        tracing::warn!("{why}; trying again until it works");
+                        told = why;
                     }
                     thread::sleep(Duration::from_secs(1));
                 }
                 Err(error) => return Err(error.into()),
             }
         };
-        if told {
+        if !told.is_empty() {
             tracing::info!("the store takes records again");
         }
         Ok(Some(done))

@@ -12,6 +12,7 @@ use super::control::Word;
 use super::lane::Lane;
 use super::{Ended, Error, Report, Shared};
 use crate::broker::{Bound, Event, Gap, Start, Trouble};
+use crate::store;
 
 /// How long a stopping worker may still read what stood in an embedded broker.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -62,6 +63,9 @@ impl<'scope, 'env> Reader<'scope, 'env> {
         *begun = true;
         // From here on a stop has to wait until what was read is stored.
         control.set_reading(true);
+        for start in starts {
+            self.check_end(start.partition, start.offset, ends_at_start.get(&start.partition).copied())?;
+        }
         let mut targets = job.until_end.then(|| ends_at_start.clone());
         self.take(starts, targets.as_ref())?;
         let mut deadline = None;
@@ -226,6 +230,8 @@ impl<'scope, 'env> Reader<'scope, 'env> {
         if !job.embedded {
             job.store.claim(&topic.name, &topic.id, topic.partitions)?;
         }
+        let end = consumer.offsets(&[partition], Bound::Latest)?.get(&partition).copied();
+        self.check_end(partition, lane.position(), end)?;
         match consumer.gap(partition, lane.position())? {
             None => Ok(Some(Ended::Again(format!("partition {partition} of {} was rewound", job.topic)))),
             Some(gap) if job.accept_gap && gap.found > gap.expected => Ok(Some(Ended::Skipping(vec![gap]))),
@@ -240,6 +246,14 @@ impl<'scope, 'env> Reader<'scope, 'env> {
                 Ok(None)
             }
         }
+    }
+
+    /// Refuses a topic that ends before the store does: records that come to it would get offsets that are taken.
+    fn check_end(&self, partition: i32, next: i64, end: Option<i64>) -> Result<(), Error> {
+        let job = self.shared.job;
+        let Some(end) = end.filter(|end| *end < next && !job.embedded) else { return Ok(()) };
+        let (store, topic) = (job.store.root().to_owned(), job.topic.clone());
+        Err(store::Error::AheadOfTopic { store, topic, partition, next, end }.into())
     }
 
     /// Lets whoever watches know where we are.

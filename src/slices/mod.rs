@@ -177,6 +177,7 @@ mod tests {
                         size: 0,
                         fields: Arc::default(),
                         bounds: None,
+                        checksums: None,
                     });
                     all.extend(rows);
                 }
@@ -210,6 +211,7 @@ mod tests {
             size: 0,
             fields: Arc::default(),
             bounds: None,
+            checksums: None,
         };
         let error = cuts(&Snapshot { topic: "t".to_owned(), files: vec![file] }).unwrap_err();
         assert!(error.to_string().starts_with("cannot read gone.parquet"), "{error}");

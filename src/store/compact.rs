@@ -11,7 +11,6 @@ use std::time::{Duration, SystemTime};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::Fields;
 use datafusion::arrow::error::ArrowError;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 
 use super::expire::Keep;
@@ -19,8 +18,8 @@ use super::footer::DataFile;
 use super::log::Log;
 use super::name::Name;
 use super::rule::{covering, effective};
-use super::write::properties;
-use super::{Error, Held, Input};
+use super::write::{RecordsWriter, create, properties};
+use super::{Error, Held, Input, checksums};
 
 /// Bytes of a row group that is being written, at most: what rolling keeps in memory.
 const GROUP_BYTES: usize = 32 * 1024 * 1024;
@@ -187,31 +186,31 @@ impl Log {
     ) -> Result<bool, Error> {
         let parquet = |source| Error::Parquet { path: scratch.to_owned(), source };
         let rows = run.iter().map(|file| file.rows).sum();
-        let mut writer: Option<ArrowWriter<File>> = None;
+        let mut writer: Option<RecordsWriter<File>> = None;
         for file in run {
             let damaged = |e: &dyn std::fmt::Display| Error::Damaged { path: file.path.clone(), why: e.to_string() };
             let Some((input, metadata)) = open(file)? else { return Ok(false) };
+            // What was changed on the disk must not be written anew as if it were whole.
+            checksums::check(&file.path, &input)?;
             let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata);
             for batch in reader.build().map_err(|e| damaged(&e))? {
                 let batch = batch.and_then(&change).map_err(|e| damaged(&e))?;
                 let writer = match &mut writer {
                     Some(writer) => writer,
                     None => {
-                        let output = File::create_new(scratch).map_err(Error::io("write", scratch))?;
+                        let output = create(scratch).map_err(Error::io("write", scratch))?;
                         let properties = properties(&self.span(start, next), rows, &batch);
-                        let made = ArrowWriter::try_new(output, batch.schema(), Some(properties));
+                        let made = RecordsWriter::new(output, batch.schema(), properties);
                         writer.insert(made.map_err(parquet)?)
                     }
                 };
                 writer.write(&batch).map_err(parquet)?;
-                if writer.in_progress_size() > GROUP_BYTES {
-                    writer.flush().map_err(parquet)?;
-                }
+                writer.limit_group(GROUP_BYTES).map_err(parquet)?;
             }
         }
         let Some(writer) = writer else { return Ok(false) };
-        let output = writer.into_inner().map_err(parquet)?;
-        output.sync_all().map_err(Error::io("sync", scratch))?;
+        let written = writer.finish().map_err(parquet)?;
+        written.output.sync_all().map_err(Error::io("sync", scratch))?;
         Ok(true)
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! It is written first, by whoever rolls the partition's files alone, and from then on readers pass over what is before the
 //! last line's offset. Only after the grace do the files go, so that a query which began before reads on. The newest file
-//! always stays: it is where the log goes on.
+//! always stays: it is where the log goes on. Which rows of replayed files expire is written down before (replayed.rs).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -68,12 +68,37 @@ impl Line {
 impl Log {
     /// Before which offset records count no more; `None` if all count.
     pub fn expired(&self) -> Result<Option<i64>, Error> {
+        let marked = self.mark()?.filter(|mark| mark.start < mark.expired).map(|mark| mark.expired);
+        match self.read_expired() {
+            Ok(before) => Ok(before.max(marked)),
+            // The mark tells as well.
+            Err(Error::Unusable { .. }) if marked.is_some() => Ok(marked),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads `_expired`.
+    pub(super) fn read_expired(&self) -> Result<Option<i64>, Error> {
         let path = self.dir.join(NAME);
         match self.store.read(&path) {
             Ok(bytes) => Ok(lines(&bytes, path)?.last().map(|line| line.before)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io("read", &path)(e)),
         }
+    }
+
+    /// Writes `_expired` anew if it is lost, or cannot be read, and the mark says what expired.
+    pub(super) fn restore_expired(&self, before: i64) -> Result<(), Error> {
+        let path = self.dir.join(NAME);
+        if matches!(self.read_expired(), Ok(Some(said)) if said >= before) {
+            return Ok(());
+        }
+        tracing::warn!("{} is lost or damaged; written anew from {}", path.display(), self.mark_file().display());
+        let (_, revision) = self.store.read_revision(&path)?;
+        let line = said(&Line { before, since: SystemTime::now() });
+        // Whoever was faster wrote the same.
+        self.store.replace_if(line.as_bytes(), &path, &revision)?;
+        Ok(())
     }
 
     /// Where the first file that counts is expected to start; `None` if the log has not begun.
@@ -97,12 +122,15 @@ impl Log {
             self.tell(waits);
             let known = lines.last().map(|line| line.before);
             if let Some(first) = files.get(kept).filter(|first| kept > 0 && known < Some(first.start)) {
+                // A row that expires must be known as stored before its record counts no more.
+                self.keep_progress(&files[..kept])?;
                 lines.drain(..over.unwrap_or(0));
                 lines.push(Line { before: first.start, since: SystemTime::now() });
                 let text: String = lines.iter().map(said).collect();
                 if !alone.holds() || !self.store.replace_if(text.as_bytes(), &path, &revision)? {
                     return Err(Error::Rolling);
                 }
+                self.note_expired(first.start);
                 records = files[..kept].iter().map(|file| file.rows).sum();
                 #[cfg(feature = "object-stores")]
                 self.list_anew();
@@ -177,7 +205,9 @@ fn first_kept(files: &[DataFile], keep: &Keep) -> Result<(usize, Option<String>)
 fn lines(bytes: &[u8], path: PathBuf) -> Result<Vec<Line>, Error> {
     let text = String::from_utf8_lossy(bytes);
     let parsed: Option<Vec<Line>> = text.lines().map(Line::parse).collect();
-    parsed.ok_or_else(|| Error::Damaged { path, why: format!("expected an offset and a time, found {text:?}") })
+    let fix = "delete it; compact and ingest write it anew once records expire".to_owned();
+    let why = || format!("expected lines of an offset and a time, found {text:?}");
+    parsed.ok_or_else(|| Error::Unusable { path, why: why(), fix })
 }
 
 fn said(line: &Line) -> String {
@@ -294,7 +324,9 @@ mod tests {
         // Three hours are not over since the last one: what expires meanwhile waits.
         assert_eq!(log.compact(&policy(Some(Duration::ZERO), None, DAY)).unwrap().expired, 0);
         std::fs::write(&path, "soon").unwrap();
+        assert_eq!(log.expired().unwrap(), Some(20), "the mark tells");
+        std::fs::remove_file(log.mark_file()).unwrap();
         let error = log.files().unwrap_err().to_string();
-        assert!(error.contains("_expired is damaged: expected an offset and a time"), "{error}");
+        assert!(error.contains("_expired cannot be read: expected lines of an offset and a time"), "{error}");
     }
 }

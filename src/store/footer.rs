@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
+use bytes::Bytes;
 use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch};
 use datafusion::arrow::compute::{max, min};
 use datafusion::arrow::datatypes::{Int64Type, TimestampMillisecondType};
@@ -12,10 +13,11 @@ use parquet::file::metadata::{
     ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy, RowGroupMetaData,
 };
 use parquet::file::properties::DEFAULT_MAX_ROW_GROUP_ROW_COUNT;
-use parquet::file::reader::Length as _;
+use parquet::file::reader::{ChunkReader as _, Length as _};
 use parquet::file::statistics::Statistics;
 use serde::{Deserialize, Serialize};
 
+use super::checksums::Checksums;
 use super::name::Name;
 use super::{Error, Input, Place};
 use crate::record::Fields;
@@ -28,6 +30,9 @@ static WHAT_COUNTS: LazyLock<ParquetMetaDataOptions> = LazyLock::new(|| {
         .with_encoding_stats_policy(ParquetStatisticsPolicy::SkipAll)
         .with_size_stats_policy(ParquetStatisticsPolicy::SkipAll)
 });
+
+/// Bytes of the length of a footer and of the magic number that ends a file.
+const TAIL: u64 = 8;
 
 /// A file of records, as its footer describes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,6 +52,8 @@ pub struct DataFile {
     pub fields: Arc<Fields>,
     /// Of a file with one row group what its statistics say of it.
     pub bounds: Option<Bounds>,
+    /// The checksums of its parts, if its footer was read in this process and has them.
+    pub checksums: Option<Arc<Checksums>>,
 }
 
 /// Between what times and offsets records lie.
@@ -107,8 +114,8 @@ impl DataFile {
         let damaged = |why: String| Error::Damaged { path: path.to_owned(), why };
         let file = place.open(path).map_err(Error::io("open", path))?;
         let size = file.len();
-        let reader = ParquetMetaDataReader::new().with_metadata_options(Some(WHAT_COUNTS.clone()));
-        let metadata = reader.parse_and_finish(&file).map_err(|e| unreadable(path, e))?;
+        let (metadata, bytes) = read_footer(path, &file)?;
+        let checksums = Checksums::of(&metadata, &bytes).map_err(damaged)?;
         let number = |key: &str| {
             value(&metadata, key)
                 .and_then(|value| value.parse::<i64>().ok())
@@ -130,6 +137,7 @@ impl DataFile {
             next,
             rows: u64::try_from(rows).map_err(|_| damaged("its footer counts less than no rows".to_owned()))?,
             size,
+            checksums: checksums.map(Arc::new),
             bounds: match metadata.row_groups() {
                 [only] => Bounds::of_group(only),
                 _ => None,
@@ -154,13 +162,31 @@ pub(super) fn push(files: &mut Vec<DataFile>, mut file: DataFile) {
     files.push(file);
 }
 
-fn value<'m>(metadata: &'m ParquetMetaData, key: &str) -> Option<&'m str> {
+/// Reads a footer, and gives its bytes to the end of the file, too.
+pub(super) fn read_footer(path: &Path, file: &Input) -> Result<(ParquetMetaData, Bytes), Error> {
+    let size = file.len();
+    let read = |from_end: u64| {
+        let short = || ParquetError::EOF("it is too short for a Parquet file".to_owned());
+        file.get_bytes(size.checked_sub(from_end).ok_or_else(short)?, from_end as usize)
+    };
+    let mut reader = ParquetMetaDataReader::new().with_metadata_options(Some(WHAT_COUNTS.clone()));
+    let mut parse = || {
+        let end = read(TAIL)?;
+        let length = end.first_chunk().map(|length| u32::from_le_bytes(*length)).unwrap_or_default();
+        let bytes = read(u64::from(length) + TAIL)?;
+        reader.try_parse_sized(&bytes, size)?;
+        Ok((reader.finish()?, bytes))
+    };
+    parse().map_err(|e| unreadable(path, e))
+}
+
+pub(super) fn value<'m>(metadata: &'m ParquetMetaData, key: &str) -> Option<&'m str> {
     let pairs = metadata.file_metadata().key_value_metadata()?;
     pairs.iter().find(|pair| pair.key == key)?.value.as_deref()
 }
 
 /// A file that can't be read may be damaged; or the disk may only fail to give it now.
-fn unreadable(path: &Path, error: ParquetError) -> Error {
+pub(super) fn unreadable(path: &Path, error: ParquetError) -> Error {
     match error {
         ParquetError::External(source) => match source.downcast::<io::Error>() {
             Ok(source) => Error::io("read", path)(*source),

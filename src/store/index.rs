@@ -125,6 +125,7 @@ impl Index {
                 size,
                 fields: Arc::clone(fields.get(number)?),
                 bounds,
+                checksums: None,
             };
             (name.next.is_none_or(|named| named == next))
                 .then_some((name, Known { tag: Some(tag), file, indexed: true }))

@@ -66,6 +66,19 @@ impl Store {
         Ok(())
     }
 
+    /// Waits until no other process changes `source.json` of a disk. On an object store a put that is refused where it
+    /// was changed takes the place of this lock.
+    pub(super) fn lock_source(&self) -> Result<Option<File>, Error> {
+        if !self.place.is_disk() {
+            return Ok(None);
+        }
+        let dir = self.marks_dir();
+        fs::create_dir_all(&dir).map_err(Error::io("make", &dir))?;
+        let file = File::open(&dir).map_err(Error::io("open", &dir))?;
+        file.lock().map_err(Error::io("lock", &dir))?;
+        Ok(Some(file))
+    }
+
     /// Waits until nobody else changes what serves, and keeps others from it as long as what is returned lives.
     pub fn lock_models(&self) -> Result<Held, Error> {
         self.wait_for(&self.models().join("train.lock"), || {

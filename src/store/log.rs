@@ -5,12 +5,13 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use datafusion::arrow::array::RecordBatch;
 
+use super::checksums::Checksums;
 use super::footer::{Bounds, DataFile, declared, push};
 use super::name::Name;
 #[cfg(feature = "object-stores")]
@@ -27,6 +28,9 @@ use crate::record::Fields;
 const FOOTERS_AT_ONCE: usize = 8;
 /// Fewer than these are read sooner than a thread has begun.
 const FOOTERS_FOR_A_THREAD: usize = 16;
+
+/// The file that fixes where a partition's very first file starts.
+pub(super) const START: &str = "_start";
 
 /// How publishing ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,11 +51,13 @@ pub struct Prepared {
     size: u64,
     fields: Arc<Fields>,
     bounds: Option<Bounds>,
+    checksums: Arc<Checksums>,
 }
 
 #[derive(Debug)]
 enum Written {
-    Scratch(Scratch),
+    /// The records are kept: whatever becomes of the file before it has its name, it can be written anew.
+    Scratch(Scratch, RecordBatch),
     #[cfg(feature = "object-stores")]
     Object(Arc<Objects>, bytes::Bytes),
 }
@@ -97,6 +103,7 @@ impl Log {
             let Err(Error::Damaged { why, .. }) = self.footer(name) else { return Ok(()) };
             let aside = self.store.root.join("aside");
             let to = aside.join(format!("{}-{}-{name}", self.partition, std::process::id()));
+            self.lower_mark(name.start)?;
             self.store.place.set_aside(&path, &to).map_err(Error::io("set aside", &path))?;
             tracing::warn!(
                 "{} is damaged ({why}): set aside as {}, its range is read again",
@@ -111,7 +118,7 @@ impl Log {
     /// earlier run or by somebody faster, the earlier word stands.
     pub fn begin(&self, first: i64) -> Result<(), Error> {
         self.store.place.make_dir(&self.dir).map_err(Error::io("make", &self.dir))?;
-        self.store.publish_bytes(first.to_string().as_bytes(), &self.dir.join("_start"))?;
+        self.store.publish_bytes(first.to_string().as_bytes(), &self.dir.join(START))?;
         Ok(())
     }
 
@@ -139,14 +146,23 @@ impl Log {
         }
     }
 
-    /// Where the very first file starts; `None` if the log has not begun.
+    /// Where the very first file starts; `None` if the log has not begun. The mark tells, for `_start` may be lost or cut.
     pub fn first(&self) -> Result<Option<i64>, Error> {
-        let path = self.dir.join("_start");
+        match self.mark()? {
+            Some(mark) => Ok(Some(mark.start)),
+            None => self.read_start(),
+        }
+    }
+
+    /// Reads `_start`.
+    pub(super) fn read_start(&self) -> Result<Option<i64>, Error> {
+        let path = self.dir.join(START);
         match self.store.read(&path) {
             Ok(bytes) => {
                 let text = String::from_utf8_lossy(&bytes);
-                let first = text.trim().parse().map(Some);
-                first.map_err(|_| Error::Damaged { path, why: format!("expected an offset, found {text:?}") })
+                let why = format!("expected an offset, found {text:?}");
+                let fix = "write the offset into it that the name of the partition's first file begins with".to_owned();
+                text.trim().parse().map(Some).map_err(|_| Error::Unusable { path, why, fix })
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io("read", &path)(e)),
@@ -192,9 +208,12 @@ impl Log {
     /// When files last came or went.
     pub(super) fn changed(&self) -> Result<Changed, Error> {
         if self.store.place.is_disk() {
-            let modified =
-                fs::metadata(&self.dir).and_then(|of| of.modified()).map_err(Error::io("read", &self.dir))?;
-            return Ok((modified, 0));
+            return match fs::metadata(&self.dir).and_then(|of| of.modified()) {
+                Ok(modified) => Ok((modified, 0)),
+                // A directory that is lost is told by whoever reads the files.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok((SystemTime::UNIX_EPOCH, 0)),
+                Err(e) => Err(Error::io("read", &self.dir)(e)),
+            };
         }
         let entries = self.store.place.list(&self.dir).map_err(Error::io("list", &self.dir))?;
         let newest = entries.iter().filter_map(|entry| entry.modified).max();
@@ -232,23 +251,25 @@ impl Log {
     /// whole; on a disk it is in `tmp/`, synced.
     pub fn prepare(&self, records: &RecordBatch, start: i64, next: i64) -> Result<Prepared, Error> {
         let span = self.span(start, next);
-        let (written, size) = match &self.store.place {
+        let (written, size, checksums) = match &self.store.place {
             Place::Disk => {
                 let scratch = Scratch(self.store.scratch());
-                let size = write_parquet(&scratch.0, records, &span)?;
-                (Written::Scratch(scratch), size)
+                self.store.make_tmp()?;
+                let (size, checksums) = write_parquet(&scratch.0, records, &span)?;
+                (Written::Scratch(scratch, records.clone()), size, checksums)
             }
             #[cfg(feature = "object-stores")]
             Place::Objects(objects) => {
                 let bytes = write_to(Vec::new(), records, &span);
-                let bytes = bytes.map_err(|source| Error::Parquet { path: self.path(Name::small(start)), source })?;
-                let size = bytes.len() as u64;
-                (Written::Object(Arc::clone(objects), bytes.into()), size)
+                let file = bytes.map_err(|source| Error::Parquet { path: self.path(Name::small(start)), source })?;
+                let size = file.output.len() as u64;
+                (Written::Object(Arc::clone(objects), file.output.into()), size, file.checksums)
             }
         };
         let fields = declared(records.schema_ref().fields().iter().map(|field| field.name().as_str()));
         let (rows, bounds) = (records.num_rows() as u64, Bounds::of_records(records));
-        Ok(Prepared { written, start, next, rows, size, fields: Arc::new(fields), bounds })
+        let (fields, checksums) = (Arc::new(fields), Arc::new(checksums));
+        Ok(Prepared { written, start, next, rows, size, fields, bounds, checksums })
     }
 
     /// Publishes what was written if its name is still free. After an error it can be tried again.
@@ -256,7 +277,7 @@ impl Log {
     /// The order is the guarantee: written outside `records/`, synced, published only if the name is free, durably. Only
     /// after that may the broker be told.
     pub fn publish_prepared(&self, prepared: &Prepared) -> Result<Published, Error> {
-        let &Prepared { ref written, start, next, rows, size, ref fields, bounds } = prepared;
+        let &Prepared { ref written, start, next, rows, size, ref fields, bounds, ref checksums } = prepared;
         // A log that ends sooner than the writer believes, for somebody set a damaged file aside, is not its own either.
         if !self.ends_at(start)? {
             return Ok(Published::Taken);
@@ -264,7 +285,11 @@ impl Log {
         self.store.check_fed_by_us()?;
         let path = self.path(Name::small(start));
         let taken = match written {
-            Written::Scratch(scratch) => self.store.take_name(&scratch.0, &path),
+            Written::Scratch(scratch, records) => {
+                self.restore_scratch(&scratch.0, records, prepared)?;
+                self.store.place.make_dir(&self.dir).map_err(Error::io("make", &self.dir))?;
+                self.store.take_name(&scratch.0, &path)
+            }
             #[cfg(feature = "object-stores")]
             Written::Object(objects, bytes) => publish::put(objects, bytes.clone(), &path),
         };
@@ -277,10 +302,26 @@ impl Log {
             return Ok(Published::Taken);
         }
         let (place, partition, fields) = (self.store.place.clone(), self.partition, Arc::clone(fields));
-        let file = DataFile { place, path, partition, start, next, rows, size, fields, bounds };
+        let checksums = Some(Arc::clone(checksums));
+        let file = DataFile { place, path, partition, start, next, rows, size, fields, bounds, checksums };
         #[cfg(feature = "object-stores")]
         self.remember(&file, &revision);
+        self.note_next(file.next);
         Ok(Published::File(file))
+    }
+
+    /// Writes a scratch file anew that was lost or cut before it had its name.
+    fn restore_scratch(&self, scratch: &Path, records: &RecordBatch, prepared: &Prepared) -> Result<(), Error> {
+        if fs::metadata(scratch).is_ok_and(|found| found.len() == prepared.size) {
+            return Ok(());
+        }
+        tracing::warn!("{} was lost before it was published; it is written anew", scratch.display());
+        self.store.make_tmp()?;
+        match fs::remove_file(scratch) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io("delete", scratch)(e)),
+            _ => {}
+        }
+        write_parquet(scratch, records, &self.span(prepared.start, prepared.next)).map(drop)
     }
 
     /// Whether the log ends here.
@@ -405,6 +446,27 @@ pub(super) mod tests {
         let stray = log.span(15, 30);
         write_parquet(&log.dir.join("00000000000000000015.parquet"), &records(15..30), &stray).unwrap();
         assert_eq!(log.next().unwrap(), Some(20));
+    }
+
+    #[test]
+    fn a_scratch_file_that_is_lost_or_cut_is_written_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let log = store.log("products", 0);
+        log.begin(0).unwrap();
+        let damages: [fn(&Path); 3] = [
+            |path| fs::remove_file(path).unwrap(),
+            |path| fs::write(path, "").unwrap(),
+            |path| fs::remove_dir_all(path.parent().unwrap()).unwrap(),
+        ];
+        for (start, damage) in (0..).step_by(10).zip(damages) {
+            let prepared = log.prepare(&records(start..start + 10), start, start + 10).unwrap();
+            #[allow(irrefutable_let_patterns, reason = "object stores have files in memory")]
+            let Written::Scratch(scratch, _) = &prepared.written else { panic!("no file") };
+            damage(&scratch.0);
+            assert!(matches!(log.publish_prepared(&prepared).unwrap(), Published::File(_)));
+        }
+        assert!(log.verify().unwrap().iter().all(|file| file.check().unwrap()));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! store/
 //!   source.json       what feeds this store (source.rs)
 //!   records/          log.rs: the files; name.rs: their names; rule.rs: the reader's rule; expire.rs: retention, age.rs: what is old
+//!   marks/            marks.rs: a copy of source.json, and how far each partition came, so that lost files are noticed
 //!   models/           written by the model room
 //!   keys.json         hashes of the API's keys, for the owner alone
 //!   tmp/              files on their way; nothing in it counts (of an object store: in this machine's own)
@@ -19,7 +20,9 @@
 mod age;
 #[cfg(feature = "object-stores")]
 mod catalog;
+mod checksums;
 mod compact;
+mod examine;
 mod expire;
 mod file_fault;
 mod footer;
@@ -28,6 +31,7 @@ mod index;
 pub mod location;
 mod lock;
 mod log;
+mod marks;
 mod mend;
 mod name;
 #[cfg(feature = "object-stores")]
@@ -35,6 +39,7 @@ mod objects;
 mod place;
 mod prefix;
 mod publish;
+mod replayed;
 mod rule;
 mod side_by_side;
 mod source;
@@ -48,7 +53,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use age::{Timestamps, implausible};
+pub use checksums::Checksums;
 pub use compact::{Policy, Rolled};
+pub use examine::Examined;
 pub use expire::Keep;
 pub use file_fault::{FileFault, Reason};
 pub use footer::{Bounds, DataFile};
@@ -61,6 +68,7 @@ pub use objects::client_of as client;
 pub use place::{Input, Place, Revision};
 pub use prefix::Prefix;
 pub(crate) use publish::{LEFTOVER, unique};
+pub use replayed::row_of;
 pub use source::{EMBEDDED, Replayed, Source};
 pub use unreadable::Unreadable;
 
@@ -79,8 +87,19 @@ pub enum Error {
     Spoiled { path: PathBuf, why: String },
     #[error(transparent)]
     File(Box<FileFault>),
+    #[error("{path} cannot be read: {why}; {fix}", path = path.display())]
+    Unusable { path: PathBuf, why: String, fix: String },
+    #[error("{path} is missing, but the store holds records: {fix}", path = path.display())]
+    NoSource { path: PathBuf, fix: String },
+    #[error("files of {dir} are missing: {what}; bring them back from a copy{or}", dir = dir.display())]
+    Lost { dir: PathBuf, what: String, or: String },
     #[error("the store {store} is fed from {had}, not from {asked}; choose another --store, or the topic it was fed from", store = store.display())]
     OtherTopic { store: PathBuf, had: String, asked: String },
+    #[error(
+        "the store {store} is ahead of its topic: it holds partition {partition} of {topic} up to offset {next}, and the \
+         topic ends at {end}; it was cut, or restored from a backup. Restore what it lost, or read it into another --store"
+    , store = store.display())]
+    AheadOfTopic { store: PathBuf, topic: String, partition: i32, next: i64, end: i64 },
     #[error("somebody else has been rolling files of this partition; try again later")]
     Rolling,
     #[error("another tercile feeds the store {path} (it holds {path}/up.lock); stop it first, or choose another --store", path = path.display())]
@@ -106,6 +125,7 @@ impl Error {
 pub struct Store {
     root: PathBuf,
     place: Place,
+    marks: std::sync::Arc<marks::Cache>,
     #[cfg(feature = "object-stores")]
     catalog: std::sync::Arc<catalog::Catalog>,
 }
@@ -161,6 +181,7 @@ impl Store {
         Self {
             root,
             place,
+            marks: std::sync::Arc::default(),
             #[cfg(feature = "object-stores")]
             catalog: std::sync::Arc::default(),
         }
@@ -207,7 +228,10 @@ impl Store {
         let dir = self.root.join("records").join(&source.topic);
         let dirs = self.place.dirs(&dir).map_err(Error::io("list", &dir))?;
         let mut partitions: Vec<i32> = dirs.iter().filter_map(|name| name.parse().ok()).collect();
-        if !self.place.is_disk() {
+        if self.place.is_disk() {
+            // A directory may be lost.
+            partitions.extend(self.marked_partitions()?);
+        } else {
             // A list may lag.
             partitions.extend(0..source.partitions);
         }
@@ -226,11 +250,9 @@ impl Store {
         let Some(source) = self.source()? else { return Ok(Snapshot::default()) };
         let mut files = Vec::new();
         for log in self.logs()? {
+            let mark = log.mark()?;
             let chain = log.files()?;
-            if let Some(hole) = chain.windows(2).find(|pair| pair[0].next != pair[1].start) {
-                let why = format!("it starts at {}, and nothing covers {} on", hole[1].start, hole[0].next);
-                return Err(Error::Damaged { path: hole[1].path.clone(), why });
-            }
+            log.check_whole(&chain, mark)?;
             files.extend(chain);
         }
         Ok(Snapshot { topic: source.topic, files })

@@ -53,6 +53,7 @@ impl Store {
                     rows,
                     size,
                     bounds: None,
+                    checksums: None,
                     ..file
                 });
             }
@@ -66,6 +67,7 @@ fn copy_until(file: &DataFile, to: &Path, next: i64) -> Result<u64, Error> {
     let damaged = |why: String| Error::Damaged { path: file.path.clone(), why };
     let wrote = |source: ParquetError| Error::Parquet { path: to.to_owned(), source };
     let reader = ParquetRecordBatchReaderBuilder::try_new(file.open()?).map_err(|e| damaged(e.to_string()))?;
+    file.check()?;
     let output = File::create_new(to).map_err(Error::io("write", to))?;
     let mut writer = ArrowWriter::try_new(output, reader.schema().clone(), None).map_err(wrote)?;
     let mut rows = 0;

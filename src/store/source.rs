@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::place::Revision;
 use super::{Error, Store};
+use crate::row_set::RowSet;
 
 /// The `id` of a store that the embedded broker feeds: it makes its topic anew at each start.
 pub const EMBEDDED: &str = "embedded";
 
 /// What feeds a store; the content of `source.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     pub topic: String,
     /// The topic's id as Kafka gave it, [`EMBEDDED`], or empty where the broker is too old to tell.
@@ -23,11 +24,17 @@ pub struct Source {
 }
 
 /// A file that `up` replayed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replayed {
     pub name: String,
     /// SHA-256 of its bytes, in hex.
     pub hash: String,
+    /// How many rows it has; earlier builds did not write it down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+    /// The rows that were stored, and whose records expired since.
+    #[serde(default, skip_serializing_if = "RowSet::is_empty")]
+    pub expired: RowSet,
 }
 
 impl Source {
@@ -39,7 +46,7 @@ impl Source {
         }
     }
 
-    fn json(&self) -> Vec<u8> {
+    pub(super) fn json(&self) -> Vec<u8> {
         let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
         text.push('\n');
         text.into_bytes()
@@ -52,6 +59,10 @@ impl Store {
     }
 
     /// What feeds the store; `None` if nothing did yet.
+    ///
+    /// # Errors
+    /// [`Error::NoSource`] if `source.json` is missing in a store that holds records, [`Error::Unusable`] if it cannot be read:
+    /// such a store is damaged, not empty.
     pub fn source(&self) -> Result<Option<Source>, Error> {
         Ok(self.source_as_read()?.0)
     }
@@ -59,45 +70,156 @@ impl Store {
     fn source_as_read(&self) -> Result<(Option<Source>, Revision), Error> {
         let path = self.source_file();
         let (bytes, revision) = self.read_revision(&path)?;
-        let source = bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose();
-        Ok((source.map_err(|e| Error::Damaged { path, why: e.to_string() })?, revision))
+        let Some(bytes) = bytes else {
+            return match self.has_records()? {
+                true => Err(Error::NoSource { fix: self.source_fix(), path }),
+                false => Ok((None, revision)),
+            };
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(source) => Ok((Some(source), revision)),
+            Err(e) => Err(Error::Unusable { fix: self.source_fix(), path, why: e.to_string() }),
+        }
     }
 
-    /// Binds the store to a topic, or checks that it is bound to this one. More partitions than before are taken over.
+    /// The copy of `source.json` among the marks; `None` if there is none that can be read.
+    pub(super) fn copied_source(&self) -> Result<Option<Source>, Error> {
+        let path = self.source_copy();
+        let (bytes, _) = self.read_revision(&path)?;
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// Whether there is a trace of records: a file of a partition, or a mark.
+    fn has_records(&self) -> Result<bool, Error> {
+        let marks = self.marks_dir();
+        if !self.place.list(&marks).map_err(Error::io("list", &marks))?.is_empty() {
+            return Ok(true);
+        }
+        Ok(!self.topics()?.is_empty())
+    }
+
+    /// The topics that have files in `records/`.
+    pub(super) fn topics(&self) -> Result<Vec<String>, Error> {
+        let records = self.root.join("records");
+        let mut topics = Vec::new();
+        for topic in self.place.dirs(&records).map_err(Error::io("list", &records))? {
+            let dir = records.join(&topic);
+            for partition in self.place.dirs(&dir).map_err(Error::io("list", &dir))? {
+                let dir = dir.join(partition);
+                if !self.place.list(&dir).map_err(Error::io("list", &dir))?.is_empty() {
+                    topics.push(topic);
+                    break;
+                }
+            }
+        }
+        topics.sort();
+        Ok(topics)
+    }
+
+    /// How `source.json` comes back.
+    fn source_fix(&self) -> String {
+        let (copy, path) = (self.source_copy(), self.source_file());
+        match self.copied_source() {
+            Ok(Some(_)) => format!("copy {} to {}", copy.display(), path.display()),
+            _ => "bring it back from a copy of the store".to_owned(),
+        }
+    }
+
+    /// Binds the store to a topic, or checks that it is bound to this one. More partitions than before are taken over. The
+    /// first time in a process the copy among the marks is compared, too.
+    ///
+    /// # Errors
+    /// [`Error::OtherTopic`] if another topic feeds the store; those of [`Store::source`]: a store whose `source.json` is
+    /// lost is not bound anew.
     pub fn claim(&self, topic: &str, id: &str, partitions: i32) -> Result<Source, Error> {
         let asked = Source { topic: topic.to_owned(), id: id.to_owned(), partitions, files: Vec::new() };
         loop {
-            let (had, revision) = self.source_as_read()?;
-            let Some(had) = had else {
+            let Some(had) = self.source()? else {
                 self.check_place()?;
                 // Two workers may come at once: the first one's word stands, and the second is held against it.
                 self.publish_bytes(&asked.json(), &self.source_file())?;
                 continue;
             };
-            let same_id = had.id == asked.id || (had.id.is_empty() && asked.id != EMBEDDED);
-            if had.topic != asked.topic || !same_id {
-                let other =
-                    Error::OtherTopic { store: self.root.clone(), had: had.describe(), asked: asked.describe() };
-                return Err(other);
-            }
+            self.same_topic(&had, &asked)?;
             let now = Source { id: asked.id.clone(), partitions: partitions.max(had.partitions), ..had.clone() };
-            if now == had || self.replace_if(&now.json(), &self.source_file(), &revision)? {
+            if now == had {
+                self.copy_once(&now)?;
+                return Ok(now);
+            }
+            let _alone = self.lock_source()?;
+            let (again, revision) = self.source_as_read()?;
+            if again.as_ref() != Some(&had) {
+                continue;
+            }
+            if self.replace_if(&now.json(), &self.source_file(), &revision)? {
+                self.copy_source(&now)?;
                 return Ok(now);
             }
         }
     }
 
-    /// Notes a file that is to be replayed, before any of its rows.
+    /// Compares the copy among the marks with `source.json`, once in a process, and brings it up to date.
+    fn copy_once(&self, source: &Source) -> Result<(), Error> {
+        if self.marks.copied() {
+            return Ok(());
+        }
+        if let Some(copy) = self.copied_source()?
+            && (copy.topic != source.topic || (copy.id != source.id && !copy.id.is_empty()))
+        {
+            let (path, copied) = (self.source_file(), self.source_copy());
+            let why = format!("it names the {}, and {} the {}", source.describe(), copied.display(), copy.describe());
+            let fix = "one of them is from another store: bring the right one back, and delete the other".to_owned();
+            return Err(Error::Unusable { path, why, fix });
+        }
+        self.copy_source(source)
+    }
+
+    /// Notes a file that is to be replayed, before any of its rows; of one that is noted already how many rows it has.
     pub fn add_file(&self, file: &Replayed) -> Result<(), Error> {
+        self.change_source(|source| match source.files.iter_mut().find(|known| known.hash == file.hash) {
+            Some(known) if known.rows == file.rows => false,
+            Some(known) => {
+                known.rows = file.rows;
+                true
+            }
+            None => {
+                source.files.push(file.clone());
+                true
+            }
+        })
+    }
+
+    /// Checks that a topic is the one that feeds this store, if any does yet, and changes nothing.
+    pub fn check_fed_by(&self, topic: &str, id: &str) -> Result<(), Error> {
+        let asked = Source { topic: topic.to_owned(), id: id.to_owned(), ..Source::default() };
+        match self.source()? {
+            Some(had) => self.same_topic(&had, &asked),
+            None => Ok(()),
+        }
+    }
+
+    fn same_topic(&self, had: &Source, asked: &Source) -> Result<(), Error> {
+        let same_id = had.id == asked.id || (had.id.is_empty() && asked.id != EMBEDDED);
+        if had.topic == asked.topic && same_id {
+            return Ok(());
+        }
+        Err(Error::OtherTopic { store: self.root.clone(), had: had.describe(), asked: asked.describe() })
+    }
+
+    /// Changes what `source.json` says, durably and in its copy, too. Nothing is written if `change` returns false.
+    pub(super) fn change_source(&self, change: impl Fn(&mut Source) -> bool) -> Result<(), Error> {
+        let _alone = self.lock_source()?;
         loop {
             let (source, revision) = self.source_as_read()?;
             let path = self.source_file();
             let Some(mut source) = source else {
-                return Err(Error::Damaged { path, why: "it was there, and is gone".to_owned() });
+                return Err(Error::NoSource { fix: self.source_fix(), path });
             };
-            source.files.push(file.clone());
-            if self.replace_if(&source.json(), &path, &revision)? {
+            if !change(&mut source) {
                 return Ok(());
+            }
+            if self.replace_if(&source.json(), &path, &revision)? {
+                return self.copy_source(&source);
             }
         }
     }
@@ -126,7 +248,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         store.claim("products", EMBEDDED, 1).unwrap();
-        let file = |name: &str| Replayed { name: name.to_owned(), hash: name.len().to_string() };
+        let file = |name: &str| Replayed { name: name.to_owned(), hash: name.len().to_string(), ..Replayed::default() };
         for name in ["a", "bb"] {
             store.add_file(&file(name)).unwrap();
         }

@@ -139,7 +139,7 @@ mod on_a_shaky_object_store {
                 scope.spawn(move || {
                     for j in 0..5 {
                         let name = format!("{i}-{j}");
-                        store.add_file(&Replayed { hash: name.clone(), name }).unwrap();
+                        store.add_file(&Replayed { hash: name.clone(), name, ..Replayed::default() }).unwrap();
                     }
                 });
             }

@@ -14,23 +14,15 @@ impl Log {
     /// Checks that the files follow each other without a gap or an overlap, that their footers agree with their names,
     /// and that the offsets in the newest file are what its footer says. Gives the files that count.
     pub fn verify(&self) -> Result<Vec<DataFile>, Error> {
+        let mark = self.mark()?;
         let all = self.all_files()?;
         let files = effective(all.clone());
-        let mut expected = self.begins()?;
-        for file in &files {
-            let expected = expected.replace(file.next).unwrap_or(file.start);
-            if file.start != expected {
-                return Err(damaged(
-                    file,
-                    format!("it starts at {}, the one before it ends at {expected}", file.start),
-                ));
-            }
-        }
+        self.check_whole(&files, mark)?;
         if let Some(file) = all.iter().find(|file| covering(&files, file).is_empty()) {
             return Err(damaged(file, "it overlaps the files around it".to_owned()));
         }
         if let Some(newest) = files.last() {
-            read_through(newest)?;
+            newest.read_through()?;
         }
         Ok(files)
     }
@@ -40,27 +32,30 @@ fn damaged(file: &DataFile, why: String) -> Error {
     Error::Damaged { path: file.path.clone(), why }
 }
 
-/// Decodes every value of a file, and compares its offsets with its footer.
-fn read_through(file: &DataFile) -> Result<(), Error> {
-    let broken = |e: &dyn std::fmt::Display| damaged(file, e.to_string());
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file.open()?).map_err(|e| broken(&e))?;
-    let mask = ProjectionMask::all();
-    let (mut rows, mut last) = (0, file.start - 1);
-    for batch in reader.with_projection(mask).build().map_err(|e| broken(&e))? {
-        let batch = batch.map_err(|e| broken(&e))?;
-        rows += batch.num_rows() as u64;
-        let offsets = batch.column_by_name("_offset").ok_or_else(|| broken(&"it has no column _offset"))?;
-        for &offset in offsets.as_primitive::<Int64Type>().values() {
-            if offset <= last || offset >= file.next {
-                return Err(broken(&format!("the offset {offset} stands after {last}, before {}", file.next)));
+impl DataFile {
+    /// Decodes every value of the file, and compares its offsets with its footer.
+    pub(super) fn read_through(&self) -> Result<(), Error> {
+        let broken = |e: &dyn std::fmt::Display| damaged(self, e.to_string());
+        let reader = ParquetRecordBatchReaderBuilder::try_new(self.open()?).map_err(|e| broken(&e))?;
+        let mask = ProjectionMask::all();
+        let (mut rows, mut last) = (0, self.start - 1);
+        for batch in reader.with_projection(mask).build().map_err(|e| broken(&e))? {
+            let batch = batch.map_err(|e| broken(&e))?;
+            rows += batch.num_rows() as u64;
+            let offsets = batch.column_by_name("_offset").and_then(|column| column.as_primitive_opt::<Int64Type>());
+            let offsets = offsets.ok_or_else(|| broken(&"it has no column _offset of whole numbers"))?;
+            for &offset in offsets.values() {
+                if offset <= last || offset >= self.next {
+                    return Err(broken(&format!("the offset {offset} stands after {last}, before {}", self.next)));
+                }
+                last = offset;
             }
-            last = offset;
         }
+        if rows != self.rows {
+            return Err(broken(&format!("it holds {rows} rows, its footer says {}", self.rows)));
+        }
+        Ok(())
     }
-    if rows != file.rows {
-        return Err(broken(&format!("it holds {rows} rows, its footer says {}", file.rows)));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -82,7 +77,7 @@ mod tests {
         let middle = std::fs::read(name(8)).unwrap();
         std::fs::remove_file(name(8)).unwrap();
         let error = log.verify().unwrap_err().to_string();
-        assert!(error.contains("it starts at 10, the one before it ends at 8"), "{error}");
+        assert!(error.contains("no file covers the offsets 8 to 9"), "{error}");
         std::fs::write(name(8), middle).unwrap();
         // A byte in the middle of the newest file's data, its footer untouched.
         let mut newest = std::fs::read(name(10)).unwrap();

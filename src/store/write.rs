@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::Write;
+use std::io;
 use std::path::Path;
 
 use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch};
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -15,6 +15,7 @@ use parquet::file::properties::{DEFAULT_MAX_ROW_GROUP_ROW_COUNT, EnabledStatisti
 use parquet::schema::types::ColumnPath;
 
 use super::Error;
+use super::checksums::{self, Checksums, Output};
 
 /// What a file covers.
 pub(super) struct Span {
@@ -76,18 +77,59 @@ fn sampled(rows: usize) -> impl Iterator<Item = usize> {
     (0..rows).step_by((rows / 1000).max(1))
 }
 
-/// Writes a file whole, and syncs it; its size.
-pub(super) fn write_parquet(path: &Path, records: &RecordBatch, span: &Span) -> Result<u64, Error> {
-    let file = File::create_new(path).map_err(Error::io("write", path))?;
-    let file = write_to(file, records, span).map_err(|source| Error::Parquet { path: path.to_owned(), source })?;
-    file.sync_all().map_err(Error::io("sync", path))?;
-    Ok(file.metadata().map_err(Error::io("read", path))?.len())
+/// A file that was written.
+pub(super) struct Written<W> {
+    pub output: W,
+    pub checksums: Checksums,
+}
+
+/// Writes a file of records, and its checksums into its footer.
+pub(super) struct RecordsWriter<W: Output>(ArrowWriter<W>);
+
+impl<W: Output> RecordsWriter<W> {
+    pub fn new(output: W, schema: SchemaRef, properties: WriterProperties) -> Result<Self, ParquetError> {
+        ArrowWriter::try_new(output, schema, Some(properties)).map(Self)
+    }
+
+    pub fn write(&mut self, records: &RecordBatch) -> Result<(), ParquetError> {
+        self.0.write(records)
+    }
+
+    /// Ends the row group once it has more than these bytes.
+    pub fn limit_group(&mut self, bytes: usize) -> Result<(), ParquetError> {
+        if self.0.in_progress_size() > bytes { self.0.flush() } else { Ok(()) }
+    }
+
+    pub fn finish(mut self) -> Result<Written<W>, ParquetError> {
+        self.0.flush()?;
+        self.0.sync()?;
+        let end = self.0.bytes_written() as u64;
+        let chunks = checksums::chunks(self.0.flushed_row_groups(), self.0.inner())?;
+        self.0.append_key_value_metadata(checksums::entry(&chunks));
+        let mut output = self.0.into_inner()?;
+        let checksums = checksums::complete(&mut output, chunks, end)?;
+        Ok(Written { output, checksums })
+    }
+}
+
+/// Writes a file whole, and syncs it; its size and its checksums.
+pub(super) fn write_parquet(path: &Path, records: &RecordBatch, span: &Span) -> Result<(u64, Checksums), Error> {
+    let file = create(path).map_err(Error::io("write", path))?;
+    let written = write_to(file, records, span).map_err(|source| Error::Parquet { path: path.to_owned(), source })?;
+    written.output.sync_all().map_err(Error::io("sync", path))?;
+    let size = written.output.metadata().map_err(Error::io("read", path))?.len();
+    Ok((size, written.checksums))
+}
+
+/// Creates a file that is read again while its checksums are computed.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create_new(true).open(path)
 }
 
 /// Writes what a file holds.
-pub(super) fn write_to<W: Write + Send>(to: W, records: &RecordBatch, span: &Span) -> Result<W, ParquetError> {
+pub(super) fn write_to<W: Output>(to: W, records: &RecordBatch, span: &Span) -> Result<Written<W>, ParquetError> {
     let properties = properties(span, records.num_rows() as u64, records);
-    let mut writer = ArrowWriter::try_new(to, records.schema(), Some(properties))?;
+    let mut writer = RecordsWriter::new(to, records.schema(), properties)?;
     writer.write(records)?;
-    writer.into_inner()
+    writer.finish()
 }

@@ -1,0 +1,309 @@
+//! Checksums of a file of records: CRC-32 of each of its parts, in its footer.
+//!
+//! The parquet crate writes no page checksums, so the store keeps its own under the footer's key [`KEY`]:
+//!
+//! ```text
+//! crc32 footer=0a1b2c3d index=4e5f6071 chunks=8293a4b5,c6d7e8f9,…
+//! ```
+//!
+//! `chunks` are the column chunks, page headers among them, in the order of the row groups and their columns. `index` is what
+//! stands between the last chunk and the footer, the page indexes. `footer` is the footer to the end of the file, with eight
+//! zeros in the place of its own value. With the first four bytes, which are constant, that is every byte of the file.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use bytes::Bytes;
+use crc32fast::Hasher;
+use parquet::file::metadata::{KeyValue, ParquetMetaData, RowGroupMetaData};
+use parquet::file::reader::{ChunkReader, Length as _};
+
+use super::footer::{read_footer, unreadable, value};
+use super::{DataFile, Error, Input};
+
+/// The footer's key.
+pub(super) const KEY: &str = "checksums";
+/// How the value begins.
+const LEAD: &str = "crc32 footer=";
+/// A value that is not known yet, and the footer's own while it is computed.
+const UNKNOWN: &str = "00000000";
+/// The length of the footer and the magic number, which end a file.
+const TAIL: u64 = 8;
+/// The magic number that begins a file.
+const MAGIC: u64 = 4;
+/// Bytes that are read at once.
+const PIECE: u64 = 1 << 20;
+
+/// A column chunk and its checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    pub start: u64,
+    pub length: u64,
+    pub crc: u32,
+}
+
+/// The checksums of a file, as its footer has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checksums {
+    footer: u32,
+    index: u32,
+    /// By where they start.
+    chunks: Vec<Chunk>,
+}
+
+/// What a file is written to, of which a part can be read again.
+pub(super) trait Output: Write + Send {
+    fn length(&self) -> io::Result<u64>;
+    fn read_again(&self, start: u64, into: &mut [u8]) -> io::Result<()>;
+    fn overwrite(&mut self, start: u64, bytes: &[u8]) -> io::Result<()>;
+
+    fn crc(&self, range: Range<u64>) -> io::Result<u32> {
+        let (mut hasher, mut piece) = (Hasher::new(), vec![0; PIECE.min(range.end - range.start) as usize]);
+        let mut start = range.start;
+        while start < range.end {
+            let piece = &mut piece[..PIECE.min(range.end - start) as usize];
+            self.read_again(start, piece)?;
+            hasher.update(piece);
+            start += piece.len() as u64;
+        }
+        Ok(hasher.finalize())
+    }
+}
+
+impl Output for File {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_again(&self, start: u64, into: &mut [u8]) -> io::Result<()> {
+        self.read_exact_at(into, start)
+    }
+
+    fn overwrite(&mut self, start: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(bytes, start)
+    }
+}
+
+impl Output for Vec<u8> {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.len() as u64)
+    }
+
+    fn read_again(&self, start: u64, into: &mut [u8]) -> io::Result<()> {
+        let found = usize::try_from(start).ok().and_then(|start| self.get(start..start.checked_add(into.len())?));
+        into.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn overwrite(&mut self, start: u64, bytes: &[u8]) -> io::Result<()> {
+        let found = usize::try_from(start).ok().and_then(|start| self.get_mut(start..start.checked_add(bytes.len())?));
+        found.ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// The column chunks of row groups that were written.
+pub(super) fn chunks(groups: &[RowGroupMetaData], output: &impl Output) -> io::Result<Vec<Chunk>> {
+    let columns = groups.iter().flat_map(|group| group.columns());
+    columns
+        .map(|column| {
+            let (start, length) = column.byte_range();
+            Ok(Chunk { start, length, crc: output.crc(start..start + length)? })
+        })
+        .collect()
+}
+
+/// The entry of the footer for these chunks, still without the checksums of what follows them.
+pub(super) fn entry(chunks: &[Chunk]) -> KeyValue {
+    let sums: Vec<String> = chunks.iter().map(|chunk| format!("{:08x}", chunk.crc)).collect();
+    KeyValue::new(KEY.to_owned(), format!("{LEAD}{UNKNOWN} index={UNKNOWN} chunks={}", sums.join(",")))
+}
+
+/// Writes the checksums of what follows the chunks, which end at `end`, into a finished file.
+pub(super) fn complete(output: &mut impl Output, chunks: Vec<Chunk>, end: u64) -> io::Result<Checksums> {
+    let length = output.length()?;
+    let mut tail = [0; TAIL as usize];
+    output.read_again(length.saturating_sub(TAIL), &mut tail)?;
+    let footer_length = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]])) + TAIL;
+    let start = length.checked_sub(footer_length).ok_or(io::ErrorKind::InvalidData)?;
+    let mut bytes = vec![0; footer_length as usize];
+    output.read_again(start, &mut bytes)?;
+    let placeholder = format!("{LEAD}{UNKNOWN} index={UNKNOWN} ");
+    let at = position(&bytes, placeholder.as_bytes()).ok_or(io::ErrorKind::InvalidData)?;
+    let index = output.crc(end..start)?;
+    let text = format!("{index:08x}");
+    let (own, other) = (at + LEAD.len(), at + LEAD.len() + UNKNOWN.len() + " index=".len());
+    bytes[other..other + text.len()].copy_from_slice(text.as_bytes());
+    output.overwrite(start + other as u64, text.as_bytes())?;
+    let footer = crc32fast::hash(&bytes);
+    output.overwrite(start + own as u64, format!("{footer:08x}").as_bytes())?;
+    Ok(Checksums { footer, index, chunks })
+}
+
+/// Where some bytes stand last: the entry is the last one of a footer.
+fn position(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).rposition(|window| window == wanted)
+}
+
+impl Checksums {
+    /// Reads the checksums out of a footer, and holds the footer against its own.
+    ///
+    /// # Errors
+    /// Why the footer is damaged. A file of an earlier build has no checksums.
+    pub(super) fn of(metadata: &ParquetMetaData, footer: &[u8]) -> Result<Option<Self>, String> {
+        let Some(text) = value(metadata, KEY) else {
+            return match position(footer, LEAD.as_bytes()) {
+                Some(_) => Err("its footer does not match its checksum".to_owned()),
+                None => Ok(None),
+            };
+        };
+        let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
+        let ranges: Vec<(u64, u64)> = columns
+            .map(|column| {
+                // `byte_range` panics where one is negative.
+                let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+                Some((u64::try_from(start).ok()?, u64::try_from(column.compressed_size()).ok()?))
+            })
+            .collect::<Option<_>>()
+            .ok_or("its footer names places before its start")?;
+        let sums = Self::parse(text, &ranges).ok_or("its checksums cannot be read")?;
+        let at = position(footer, text.as_bytes()).ok_or("its checksums are not where they belong")? + LEAD.len();
+        let mut hasher = Hasher::new();
+        hasher.update(&footer[..at]);
+        hasher.update(UNKNOWN.as_bytes());
+        hasher.update(&footer[at + UNKNOWN.len()..]);
+        if hasher.finalize() != sums.footer {
+            return Err("its footer does not match its checksum".to_owned());
+        }
+        Ok(Some(sums))
+    }
+
+    fn parse(text: &str, ranges: &[(u64, u64)]) -> Option<Self> {
+        let hex = |text: &str| if text.len() == 8 { u32::from_str_radix(text, 16).ok() } else { None };
+        let (footer, rest) = text.strip_prefix(LEAD)?.split_once(" index=")?;
+        let (index, chunks) = rest.split_once(" chunks=")?;
+        let mut chunks = chunks.split(',').filter(|text| !text.is_empty()).map(hex);
+        let mut found = Vec::with_capacity(ranges.len());
+        for &(start, length) in ranges {
+            found.push(Chunk { start, length, crc: chunks.next()?? });
+        }
+        found.sort_unstable_by_key(|chunk| chunk.start);
+        chunks.next().is_none().then_some(Self { footer: hex(footer)?, index: hex(index)?, chunks: found })
+    }
+
+    /// Whether these are not the bytes of the chunk that covers this range. A range that is no whole chunk tells nothing.
+    pub fn contradicts(&self, range: &Range<u64>, bytes: &[u8]) -> bool {
+        let chunk = self.chunks.binary_search_by_key(&range.start, |chunk| chunk.start).map(|i| self.chunks[i]);
+        chunk.is_ok_and(|chunk| chunk.length == range.end - range.start && crc32fast::hash(bytes) != chunk.crc)
+    }
+
+    /// Holds every byte of a file against its checksum.
+    fn check(&self, file: &Input, footer: u64) -> Result<(), Fault> {
+        let mut end = MAGIC;
+        if &file.get_bytes(0, MAGIC as usize)?[..] != b"PAR1" {
+            return Err(Fault::Damaged("it does not begin as a Parquet file does".to_owned()));
+        }
+        for (number, chunk) in self.chunks.iter().enumerate() {
+            if chunk.start != end {
+                return Err(Fault::Damaged(format!("its column chunk {number} is not where it belongs")));
+            }
+            end = chunk.start.saturating_add(chunk.length);
+            if end > footer {
+                return Err(Fault::Damaged(format!("its column chunk {number} reaches into the footer")));
+            }
+            if crc(file, chunk.start..end)? != chunk.crc {
+                return Err(Fault::Damaged(format!(
+                    "its column chunk {number}, at byte {}, does not match its checksum",
+                    chunk.start
+                )));
+            }
+        }
+        if crc(file, end..footer)? != self.index {
+            return Err(Fault::Damaged("its page index does not match its checksum".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// Why a check failed: what it found, or that it could not read.
+enum Fault {
+    Damaged(String),
+    Unreadable(parquet::errors::ParquetError),
+}
+
+impl From<parquet::errors::ParquetError> for Fault {
+    fn from(error: parquet::errors::ParquetError) -> Self {
+        Self::Unreadable(error)
+    }
+}
+
+fn crc(file: &Input, range: Range<u64>) -> Result<u32, parquet::errors::ParquetError> {
+    let (mut hasher, mut start) = (Hasher::new(), range.start);
+    while start < range.end {
+        let piece: Bytes = file.get_bytes(start, PIECE.min(range.end - start) as usize)?;
+        hasher.update(&piece);
+        start += piece.len() as u64;
+    }
+    Ok(hasher.finalize())
+}
+
+/// Holds every byte of an open file against its checksums. `false`: it has none, for an earlier build wrote it.
+pub(super) fn check(path: &Path, file: &Input) -> Result<bool, Error> {
+    let damaged = |why: String| Error::Damaged { path: path.to_owned(), why };
+    let (metadata, bytes) = read_footer(path, file)?;
+    let Some(sums) = Checksums::of(&metadata, &bytes).map_err(damaged)? else { return Ok(false) };
+    match sums.check(file, file.len() - bytes.len() as u64) {
+        Ok(()) => Ok(true),
+        Err(Fault::Damaged(why)) => Err(damaged(why)),
+        Err(Fault::Unreadable(error)) => Err(unreadable(path, error)),
+    }
+}
+
+impl DataFile {
+    /// Reads the whole file, and holds every byte against its checksums. `false`: it has none, for an earlier build wrote it.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a byte is not what was written.
+    pub fn check(&self) -> Result<bool, Error> {
+        check(&self.path, &self.open()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_xoshiro::Xoshiro256PlusPlus;
+    use rand_xoshiro::rand_core::{RngCore as _, SeedableRng as _};
+
+    use super::super::log::tests::records;
+    use super::super::{Published, Store};
+
+    #[test]
+    fn every_bit_of_a_file_is_covered() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let log = store.log("products", 0);
+        log.begin(0).unwrap();
+        let Published::File(file) = log.publish(&records(0..2000), 0, 2000).unwrap() else { panic!("taken") };
+        assert!(file.check().unwrap());
+        let whole = std::fs::read(&file.path).unwrap();
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        let bits = whole.len() as u64 * 8;
+        // All bits of the footer's end, and some of the rest.
+        let flips = (0..4000).map(|_| rng.next_u64() % bits).chain(bits - 8000..bits);
+        for bit in flips {
+            let mut flipped = whole.clone();
+            flipped[(bit / 8) as usize] ^= 1 << (bit % 8);
+            std::fs::write(&file.path, flipped).unwrap();
+            assert!(file.check().is_err(), "bit {bit} of {bits}");
+        }
+        for length in [0, 3, 4, 11, 12, whole.len() / 2, whole.len() - 1] {
+            std::fs::write(&file.path, &whole[..length]).unwrap();
+            assert!(file.check().is_err(), "cut to {length}");
+        }
+        std::fs::write(&file.path, &whole).unwrap();
+        assert!(file.check().unwrap());
+    }
+}
