@@ -111,7 +111,9 @@ impl Failures {
     /// Keeps what a log line or an error says of a connection, if it is about one.
     pub(super) fn hear(&self, message: &str, denied: bool) {
         let Some((broker, given, what)) = parse(message) else { return };
-        let failure = Failure { broker, what, at: Instant::now() };
+        // A connection that had been in use speaks the right protocol.
+        let hint = if message.contains(" in state UP)") { "" } else { protocol_hint(&what) };
+        let failure = Failure { broker, what: format!("{what}{hint}"), at: Instant::now() };
         let mut latest = self.latest();
         if denied {
             latest.denied = Some(failure.clone());
@@ -135,10 +137,7 @@ impl Failures {
         let given = latest.given.as_ref().filter(recent);
         let advertised = latest.advertised.as_ref().filter(recent);
         let is_given = |broker: &str| servers.split(',').any(|server| host_and_port(server.trim()) == broker);
-        let check = |what: &str| {
-            let hint = protocol_hint(what);
-            format!("{what}; check --bootstrap-servers and that the broker runs{hint}")
-        };
+        let check = |what: &str| format!("{what}; check --bootstrap-servers and that the broker runs");
         match (given, advertised) {
             (None, None) => None,
             // What librdkafka made of a bootstrap address once the cluster told which broker it is.
@@ -146,8 +145,7 @@ impl Failures {
             (Some(Failure { what, .. }), None) => Some(check(what)),
             (_, Some(Failure { broker, what, .. })) => Some(format!(
                 "the cluster advertises a broker as {broker}, and that address fails: {what}; check advertised.listeners of the \
-                 broker, and that this machine reaches that address{}",
-                protocol_hint(what)
+                 broker, and that this machine reaches that address"
             )),
         }
     }
@@ -234,6 +232,14 @@ mod tests {
         assert!(reason.contains("advertised.listeners"), "{reason}");
         assert!(!failures.reason("x:1, ssl://inner:9092", LONG).unwrap().contains("advertises"));
         assert_eq!(failures.reason("a:1", Duration::ZERO), None, "what is long ago is no reason");
+        let closed = |state: &str| {
+            let failures = Failures::default();
+            let words = format!("a:1/bootstrap: Disconnected: connection closed by peer (after 3ms in state {state})");
+            failures.hear(&words, false);
+            failures.reason("a:1", LONG).unwrap()
+        };
+        assert!(closed("APIVERSION_QUERY").contains("may expect another security.protocol"));
+        assert!(!closed("UP").contains("security.protocol"));
         assert_eq!(failures.denied(LONG), None);
         failures.hear("sasl_plaintext://a:1/bootstrap: SASL authentication error: no", true);
         assert_eq!(failures.denied(LONG).as_deref(), Some("SASL authentication error: no"));
