@@ -25,6 +25,8 @@ use crate::suggest;
 
 /// The fewest and the most clusters that are tried.
 const KS: std::ops::RangeInclusive<usize> = 2..=8;
+/// Restarts for each number, at most: after the crossings that follow them, more find nothing better.
+const STARTS: usize = 100;
 /// How well several numbers of clusters fit a model's sample.
 #[derive(Debug, Clone, Object)]
 pub struct KReport {
@@ -115,7 +117,8 @@ fn report(shelf: &Shelf, model: &Model) -> Result<KReport, Problem> {
     let limits = Limits { iterations: 300, tolerance: 0.0 };
     let weights = model.sample_weights(&sample);
     let rows = suggest::Rows { scale: &model.scale(), columns: &columns, weights: weights.as_deref() };
-    let settings = Settings { k: 0, seed: model.seed, starts: starts_for(sample.num_rows()), limits, threads: 1 };
+    let settings =
+        Settings { k: 0, seed: model.seed, starts: starts_for(sample.num_rows()).min(STARTS), limits, threads: 1 };
     let mut tried = Vec::new();
     let all = suggest::candidates(rows, KS, &settings, &mut |one| tried.push(one.clone()));
     match all {
