@@ -296,6 +296,7 @@ mod tests {
     fn records_without_a_time_never_expire_for_their_age() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
+        store.claim("products", "id", 1).unwrap();
         let log = store.log("products", 0);
         log.begin(0).unwrap();
         for start in [0, 10] {
