@@ -19,6 +19,7 @@ use crate::config::{
 };
 use crate::ingest::{Control, Job};
 use crate::produce::{self, Options, Replay};
+use crate::row_set::RowSet;
 use crate::rows::{self, Checked, Rows};
 use crate::store::{EMBEDDED, Replayed, Source, Store};
 use crate::{engine, replay, train};
@@ -347,6 +348,20 @@ impl Up {
         Ok(training)
     }
 
+    /// The rows of a file that stored records hold. Where a file expires while it is read, all are read again.
+    async fn stored_rows(&self, store: &Store, checked: &Checked) -> anyhow::Result<RowSet> {
+        let mut tries = 0;
+        loop {
+            let ctx = engine::open(&store.snapshot()?, &self.sql.load()?).await?;
+            tries += 1;
+            match replay::stored_rows(&ctx, &checked.hash, checked.rows).await {
+                Err(error) if tries < 10 => tracing::debug!("the stored rows are read again: {error}"),
+                read => return Ok(read?),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     async fn replay(
         &self,
         store: &Store,
@@ -357,8 +372,7 @@ impl Up {
         terminal: &Terminal,
     ) -> anyhow::Result<()> {
         let File { source, checked } = file;
-        let ctx = engine::open(&store.snapshot()?, &self.sql.load()?).await?;
-        let mut stored = replay::stored_rows(&ctx, &checked.hash, checked.rows).await?;
+        let mut stored = self.stored_rows(store, &checked).await?;
         // Asked for after the records were listed: what expires meanwhile is in the one or the other.
         let source_now = store.source()?;
         for file in source_now.iter().flat_map(|source| &source.files).filter(|file| file.hash == checked.hash) {
