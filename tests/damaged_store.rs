@@ -380,7 +380,7 @@ fn a_lost_scratch_file_holds_nothing_up() {
             }
         });
         let args =
-            ["ingest", "--until-end", "--batch-rows", "5", "--store", "slow", "--bootstrap-servers", &fed.address];
+            ["ingest", "--until-end", "--batch-rows", "100", "--store", "slow", "--bootstrap-servers", &fed.address];
         let ended = place.run(&args);
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);

@@ -62,7 +62,7 @@ fn up_reads_a_real_kafka_and_replays_a_file_into_it_once() {
     let newest = common::files(&place.path("store/records")).into_iter().rfind(|f| f.extension().is_some()).unwrap();
     std::fs::remove_file(newest).unwrap();
     let up = place.up(&to);
-    assert!(up.stderr().contains("all 2,000 rows of rows.csv are in the store already"), "{}", up.stderr());
+    assert!(up.stderr().contains("all 2,000 rows of rows.csv were stored already"), "{}", up.stderr());
     up.interrupt();
     assert_eq!(place.records(), (2000, 2000));
     let up = place.up(&["--bootstrap-servers", &servers, "--topic", &topic]);

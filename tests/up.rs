@@ -66,7 +66,7 @@ fn a_killed_up_goes_on_where_it_was() {
         up.signal("-KILL");
     }
     let up = place.up(&args);
-    assert!(up.stderr().contains("are in the store already, going on"), "{}", up.stderr());
+    assert!(up.stderr().contains("were stored already, going on"), "{}", up.stderr());
     assert_eq!(up.interrupt().code, Some(0));
     assert_eq!(place.records(), (20_000, 20_000));
     let ids = place.number("SELECT count(DISTINCT product_id) FROM records");
