@@ -98,7 +98,7 @@ fn check_strays(text: &str) -> Result<(), Fault> {
             continue;
         };
         let plain = key.trim().to_lowercase();
-        let known = plain == "k" || (plain.starts_with("label.") && !plain.contains(' '));
+        let known = plain == "k" || is_label(&plain);
         if known && header && key_value(line).is_none() {
             return Err(Fault { line: i + 1, why: format!("write it as -- {plain}: with nothing before the colon") });
         }
@@ -116,15 +116,33 @@ fn key_value(line: &str) -> Option<(&str, &str)> {
     let (key, value) = line.trim_start().strip_prefix("--")?.split_once(':')?;
     let key = key.trim_start();
     let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.';
-    // A feature is named as its column is: quoted ones have capitals, and letters of any language.
-    let label = |rest: &str| rest.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
-    let is_key = !key.is_empty() && (key.chars().all(word) || key.strip_prefix("label.").is_some_and(label));
+    let is_key = !key.is_empty() && (key.chars().all(word) || is_label(key));
     is_key.then_some((key, value.trim()))
+}
+
+/// Whether a key has the form `label.<feature>.<language>`. A feature is named as its column is: quoted ones have capitals, spaces
+/// and letters of any language. The feature may be missing its language only if it is one word, which is then an error.
+fn is_label(key: &str) -> bool {
+    let Some(rest) = key.strip_prefix("label.") else { return false };
+    let one_word = rest.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
+    let with_language = |(feature, language): (&str, &str)| !feature.is_empty() && LANGUAGES.contains(&language);
+    one_word || rest.rsplit_once('.').is_some_and(with_language)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_feature_with_spaces_has_labels_too() {
+        let header = parse("-- k: 3\n-- label.actual price.en: Low | Mid | High\n\nSELECT 1").unwrap();
+        assert_eq!(header.labels["actual price"]["en"], ["Low", "Mid", "High"]);
+        assert_eq!(parse("-- k: 3\n-- label.Actual Price (\u{20b9}).id: a | b | c\n").unwrap().labels.len(), 1);
+        // A key that the header would lose, and prose that only looks like one.
+        assert_eq!(parse("-- k: 3\n-- label.actual price.en : a | b | c\n").unwrap_err().line, 2);
+        assert_eq!(parse("-- k: 3\n\n-- label.actual price.en: a | b | c\n").unwrap_err().line, 3);
+        assert!(parse("-- k: 3\n-- label. is what words begin with: see above\n").unwrap().labels.is_empty());
+    }
 
     #[test]
     fn a_header_is_read() {
