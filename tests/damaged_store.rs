@@ -391,7 +391,8 @@ fn a_lost_scratch_file_holds_nothing_up() {
     eprintln!("{lost:?} scratch files were lost");
     assert!(lost.into_inner() > 0);
     assert_eq!(fed.records("slow"), (ROWS, ROWS));
-    place.ok(&["doctor", "--deep", "--store", "slow", "--bind", "127.0.0.1:0"]);
+    let doctor = place.run(&["doctor", "--deep", "--store", "slow", "--bind", "127.0.0.1:0"]).stdout;
+    assert!(doctor.contains("as their checksums say"), "{doctor}");
 }
 
 #[test]
