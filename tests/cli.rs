@@ -175,7 +175,14 @@ fn the_doctor_names_each_check_and_what_to_do() {
     let ended = place.run(&["doctor", "--bind", "127.0.0.1:0"]);
     assert_eq!(ended.code, Some(1));
     let lines: Vec<Vec<&str>> = ended.stdout.lines().skip(1).map(|l| l.split_whitespace().take(2).collect()).collect();
-    let expected = [["ok", "broker"], ["MEND", "store"], ["ok", "sql"], ["ok", "port"], ["MEND", "models"]];
+    let expected = [
+        ["ok", "broker"],
+        ["MEND", "store"],
+        ["MEND", "timestamps"],
+        ["ok", "sql"],
+        ["ok", "port"],
+        ["MEND", "models"],
+    ];
     assert_eq!(lines, expected, "{}", ended.stdout);
     assert!(!place.path("store").exists(), "a check makes nothing");
     let ended = place.run(&["doctor", "--bootstrap-servers", "127.0.0.1:1", "--timeout", "1", "--sql", "nowhere"]);

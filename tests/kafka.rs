@@ -58,9 +58,12 @@ fn up_reads_a_real_kafka_and_replays_a_file_into_it_once() {
     let up = place.up(&to);
     assert_eq!(up.get("/api/segments/discount/models/3").json()["receipt"]["n"], 2000);
     assert_eq!(up.interrupt().code, Some(0));
-    // A store that lost its newest file: the topic still holds the rows, and they are not sent again.
+    // A store that lost its newest file says so. With the advice followed, the rows come from the topic, and are not sent again.
     let newest = common::files(&place.path("store/records")).into_iter().rfind(|f| f.extension().is_some()).unwrap();
     std::fs::remove_file(newest).unwrap();
+    let error = place.fails(1, &[&["up", "--bind", "127.0.0.1:0"], &to[..]].concat());
+    assert!(error.contains("the files end at offset 0") && error.contains("delete store/marks/0"), "{error}");
+    std::fs::remove_file(place.path("store/marks/0")).unwrap();
     let up = place.up(&to);
     assert!(up.stderr().contains("all 2,000 rows of rows.csv were stored already"), "{}", up.stderr());
     up.interrupt();
