@@ -394,7 +394,7 @@ fn words_that_changed_and_new_segments_are_marked() {
     ]);
     model["clusters"][2]["new"] = json!(true);
     std::fs::write(&path, model.to_string()).unwrap();
-    let server = place.serve(&["--bind", "127.0.0.1:0"]);
+    let server = place.serve(&[]);
     browser.resize(1440, 900);
     open(&mut browser, &server);
     browser.until("document.querySelectorAll('#words-changed li').length === 2");

@@ -94,7 +94,7 @@ fn a_model_is_what_its_receipt_says_or_what_differs_is_named() {
         ("discount@3@2", "version 2 of discount is of slice 2; say discount@2@2"),
         ("discount@3@99", "discount has no version 99"),
         ("nothing", "there is no model of nothing"),
-        ("nothing.json", "cannot read nothing.json"),
+        ("nothing.json", "the model file nothing.json is missing"),
     ] {
         let error = place.fails(1, &["verify", name]);
         assert!(error.contains(said), "{name}: {error}");
