@@ -27,7 +27,7 @@ const OURS: [&str; 14] = [
 const LOAD_CODE: [&str; 5] =
     ["plugin.library.paths", "ssl.engine.location", "ssl.engine.id", "ssl.providers", "sasl.kerberos.kinit.cmd"];
 
-/// Whether settings may load code ([`LOAD_CODE`]).
+/// Whether settings may have librdkafka load libraries or run commands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Plugins {
     #[default]
