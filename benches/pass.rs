@@ -9,7 +9,7 @@ use std::time::Instant;
 use datafusion::arrow::array::Float64Array;
 use ndarray::Array2;
 use tercile::features::Scale;
-use tercile::features::chunks::{by_chunk, processors};
+use tercile::features::parallel::{by_chunk, processors};
 use tercile::kmeans::{Points, measure};
 
 const ROWS: usize = 10_000_000;

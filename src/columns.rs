@@ -19,10 +19,10 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
 
-use crate::features::chunks::in_parallel;
+use crate::column_buffer::{self, Growing, Space};
+use crate::features::parallel::in_parallel;
 use crate::missing::{Gaps, Missing, Place, Policy, Value, cleaning, shortened};
 use crate::rows::{line_fault, lines_behind};
-use crate::spool::{self, Growing, Space};
 
 /// Rows that are decoded at once.
 const BATCH: usize = 65_536;
@@ -118,7 +118,7 @@ impl Columns {
             for (kept, column) in kept.iter_mut().zip(&self.columns) {
                 let values = filter(&column.slice(start, rows), &mask).map_err(io::Error::other)?;
                 kept.append(values.as_primitive())?;
-                spool::done_with(&column.values()[start..start + rows]);
+                column_buffer::done_with(&column.values()[start..start + rows]);
             }
             if !space.holds(kept.iter().map(Growing::held).sum()) {
                 kept.iter_mut().try_for_each(|column| column.spill(space))?;
@@ -207,7 +207,7 @@ impl To<'_> {
                 to[at..at + values.len()].copy_from_slice(values);
                 Ok(())
             }
-            Self::File(file, start) => spool::write_at(file, values, start + at),
+            Self::File(file, start) => column_buffer::write_at(file, values, start + at),
         }
     }
 }
@@ -277,7 +277,7 @@ fn parquet(
         }
         let nulls = (!whole).then(|| NullBuffer::new(all.finish()));
         match files.get(column) {
-            Some(file) => spool::mapped(file, nulls),
+            Some(file) => column_buffer::mapped(file, nulls),
             None => Ok(Float64Array::new(Buffer::from(values).into(), nulls)),
         }
     });

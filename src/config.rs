@@ -11,12 +11,12 @@ use clap::{Args, ValueEnum};
 
 use crate::api::Bodies;
 use crate::api::budget::Budget;
-use crate::api::confined::{self, Confined};
+use crate::api::sandbox::{self, Sandbox};
 use crate::batch::Limits;
 use crate::broker::{self, Cluster, Plugins, Settings};
 use crate::engine::cluster::Engine;
 use crate::sql;
-use crate::store::{self, Keep, Policy, Store};
+use crate::store::{self, Policy, RetentionPolicy, Store};
 pub use guard::GuardArgs;
 
 /// Where the store is.
@@ -246,7 +246,7 @@ pub struct RollArgs {
 impl RollArgs {
     /// `eager` rolls the newest run too, however short it is.
     pub fn policy(&self, eager: bool) -> Policy {
-        let keep = Keep { age: self.keep_for, bytes: self.keep_bytes.map(|bytes| bytes as u64) };
+        let keep = RetentionPolicy { age: self.keep_for, bytes: self.keep_bytes.map(|bytes| bytes as u64) };
         Policy { target: self.roll_bytes, grace: self.grace, eager, keep }
     }
 }
@@ -351,18 +351,18 @@ pub struct HttpSqlArgs {
 
 impl HttpSqlArgs {
     /// Who runs the statements, if it is on.
-    pub fn confined(&self, store: &Store, sql: &SqlArgs) -> Result<Option<Confined>, String> {
+    pub fn confined(&self, store: &Store, sql: &SqlArgs) -> Result<Option<Sandbox>, String> {
         if self.enable_sql && !store.place().is_disk() {
             // Its process is kept from the network.
             return Err("--enable-sql needs a store in a directory; leave it away, or serve a copy".to_owned());
         }
-        let limits = confined::Limits {
+        let limits = sandbox::Limits {
             timeout: self.sql_timeout,
             memory: self.sql_memory,
             bytes: self.sql_bytes,
             concurrency: self.sql_concurrency.into(),
         };
-        Ok(self.enable_sql.then(|| Confined::new(store.root(), sql.dir(), limits)))
+        Ok(self.enable_sql.then(|| Sandbox::new(store.root(), sql.dir(), limits)))
     }
 }
 

@@ -4,8 +4,8 @@
 //! the passes over the columns need; and a fixed-size-list column without nulls, in one batch, whose child buffer an
 //! [`ArrayView2`] looks at ([`Matrix`]).
 
-pub mod chunks;
 pub mod moments;
+pub mod parallel;
 
 use std::sync::Arc;
 

@@ -12,14 +12,14 @@ use ndarray::Array2;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::features::chunks::by_chunk;
+use crate::column_buffer;
+use crate::features::parallel::by_chunk;
 use crate::features::{self, Matrix, Scale};
 use crate::kmeans::{self, Chosen, Fit, Init, Points, Settings, Step};
 use crate::model::describe::{Labels, describe};
 use crate::model::parts::Shapes;
 use crate::model::{Cluster, METHOD, clusters};
 use crate::rows::hex;
-use crate::spool;
 use crate::train::{by_features, renumbered};
 
 /// Who does the work.
@@ -74,7 +74,7 @@ pub struct Report {
     pub trained_at: String,
     pub clusters: Vec<Cluster>,
     #[serde(skip)]
-    pub took: Took,
+    pub took: Durations,
 }
 
 /// What a fit follows from: equal receipts and k mean the same clusters to the bit.
@@ -138,7 +138,7 @@ pub fn rows_hash(columns: &[Float64Array], threads: usize) -> String {
                 rows.clone().for_each(|row| bytes.extend_from_slice(&value(row).to_le_bytes()));
                 hasher.update(&bytes);
             }
-            spool::done_with(&column.values()[rows.clone()]);
+            column_buffer::done_with(&column.values()[rows.clone()]);
         }
         hasher.finalize()
     });
@@ -156,7 +156,7 @@ pub fn best_by_silhouette<'r>(reports: impl IntoIterator<Item = &'r Report>) -> 
 
 /// Where the time went.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Took {
+pub struct Durations {
     /// Standardising and clustering.
     pub fit: Duration,
     pub score: Duration,
@@ -222,7 +222,7 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
         clusters,
         mean: scale.mean.clone(),
         std: scale.std.clone(),
-        took: Took { fit, score: began.elapsed() },
+        took: Durations { fit, score: began.elapsed() },
     })
 }
 
@@ -241,7 +241,7 @@ fn linfa(
 ) -> Result<Fit, Error> {
     let matrix = Matrix::build(scale, columns)?;
     let init = init.map(|init| Array2::from_shape_fn(init.dim(), |(c, f)| scale.standardise(f, init[[c, f]])));
-    let found = kmeans::reference::fit(matrix.view(), init, settings)?;
+    let found = kmeans::linfa_solver::fit(matrix.view(), init, settings)?;
     let original = Array2::from_shape_fn(found.dim(), |(c, f)| points.restore(f, found[[c, f]]));
     Ok(kmeans::measure(points, original, settings.threads))
 }
@@ -257,7 +257,7 @@ impl Sampled {
     pub fn new(scale: &Scale, columns: &[Float64Array], weights: Option<&[f64]>, fit: &Fit, threads: usize) -> Self {
         let points = weighted(Points::new(scale, columns), weights);
         let chosen = kmeans::sample(&points, &fit.centroids, &fit.sizes, threads);
-        Self { columns: columns.iter().map(|column| spool::take(column, &chosen.rows)).collect(), chosen }
+        Self { columns: columns.iter().map(|column| column_buffer::take(column, &chosen.rows)).collect(), chosen }
     }
 
     /// The silhouette of all rows, from the sample; `None` with one cluster.

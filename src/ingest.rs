@@ -1,15 +1,15 @@
 //! The loop from topic to store: read, decode, batch, publish, and only then tell the broker.
 //!
-//! Each partition has a lane of three threads: one takes its messages, decodes and batches, one writes batches as Parquet, one
+//! Each partition has a worker of three threads: one takes its messages, decodes and batches, one writes batches as Parquet, one
 //! publishes the files, one after the other. Where that finds the next name taken, another writer was faster: everything
-//! unpublished is dropped and read again from where the log now ends. One more thread opens lanes and hears what the broker says, and one rolls
+//! unpublished is dropped and read again from where the log now ends. One more thread opens workers and hears what the broker says, and one rolls
 //! small files and notices that the topic grew.
 
 mod control;
 mod identity;
-mod lane;
-mod once;
-mod reader;
+mod partition;
+mod supervisor;
+mod warn_once;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::store::{self, Policy, Rolled, Store};
 
 pub use control::{Control, Flush, Progress, Summary};
 use identity::Identity;
-use once::Once;
+use warn_once::WarnOnce;
 
 /// How long to wait before everything is read again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -88,7 +88,7 @@ pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
     let mut skips = Skips::new();
     let mut partitions = job.partitions;
     let mut begun = false;
-    let told = Once::default();
+    let told = WarnOnce::default();
     let gaps = loop {
         let ended = connect(job, partitions, &skips).and_then(|(consumer, starts)| {
             let ended = session(job, control, &consumer, partitions, &starts, &mut begun);
@@ -214,7 +214,7 @@ enum Report {
     Failed(Error),
     Grown(i32),
     Again(String),
-    /// The broker has records missing where this partition's lane stands.
+    /// The broker has records missing where this partition's worker stands.
     OutOfRange(i32),
 }
 
@@ -228,10 +228,10 @@ struct Shared<'s> {
     /// Set whenever the broker is heard of.
     heard: AtomicBool,
     identity: Identity,
-    lanes: AtomicUsize,
+    workers: AtomicUsize,
     reports: Sender<Report>,
     /// What was warned of.
-    told: Once,
+    told: WarnOnce,
 }
 
 impl Shared<'_> {
@@ -246,7 +246,7 @@ impl Shared<'_> {
     }
 
     fn limits(&self) -> Limits {
-        lane::share(&self.job.limits, self.job.memory, self.lanes.load(Ordering::Relaxed))
+        partition::share(&self.job.limits, self.job.memory, self.workers.load(Ordering::Relaxed))
     }
 }
 
@@ -259,16 +259,16 @@ fn session(
     begun: &mut bool,
 ) -> Result<Ended, Error> {
     let (reports, reported) = channel();
-    let (abandon, heard, lanes) = (AtomicBool::new(false), AtomicBool::new(true), AtomicUsize::new(0));
+    let (abandon, heard, workers) = (AtomicBool::new(false), AtomicBool::new(true), AtomicUsize::new(0));
     let identity = Identity::default();
-    let told = Once::default();
-    let shared = Shared { job, control, consumer, abandon, heard, identity, lanes, reports, told };
+    let told = WarnOnce::default();
+    let shared = Shared { job, control, consumer, abandon, heard, identity, workers, reports, told };
     let ended = thread::scope(|scope| {
         let (_until_here, over) = channel();
         scope.spawn(|| upkeep(&shared, partitions, over));
-        reader::Reader::new(&shared, scope).run(starts, &reported, begun)
+        supervisor::Supervisor::new(&shared, scope).run(starts, &reported, begun)
     })?;
-    // A lane may have failed while it wrote its last file.
+    // A worker may have failed while it wrote its last file.
     for report in reported.try_iter() {
         match report {
             Report::Failed(error) => return Err(error),

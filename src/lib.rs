@@ -47,7 +47,7 @@ pub mod missing;
 
 pub mod columns;
 // Columns that may be larger than memory.
-pub mod spool;
+pub mod column_buffer;
 
 pub mod features;
 

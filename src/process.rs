@@ -35,7 +35,7 @@ pub fn this_program() -> io::Result<Command> {
 fn close_on_exec() {
     #[cfg(target_os = "linux")]
     // SAFETY: the call takes numbers, and changes a flag that only matters when a program is started. It fails before Linux
-    // 5.11; the process of a statement then closes what it got (`cli/sql/confined.rs`).
+    // 5.11; the process of a statement then closes what it got (`cli/sql/sandbox.rs`).
     unsafe {
         libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
     };

@@ -19,10 +19,10 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use serde::Serialize;
 
+use crate::column_buffer;
 use crate::features::Scale;
 use crate::fit::{Error, Sampled, weighted};
 use crate::kmeans::{self, Init, Points, Settings};
-use crate::spool;
 
 /// Seeds that stability compares.
 const SEEDS: u64 = 8;
@@ -130,7 +130,7 @@ fn stability(scale: &Scale, sample: &Sampled, settings: &Settings) -> Result<f64
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let half: Vec<u32> = (0..all.rows() as u32).filter(|_| rng.next_u32() % 2 == 0).collect();
         let of_half: Vec<f64> = half.iter().map(|&row| weights[row as usize]).collect();
-        let half: Vec<Float64Array> = columns.iter().map(|column| spool::take(column, &half)).collect();
+        let half: Vec<Float64Array> = columns.iter().map(|column| column_buffer::take(column, &half)).collect();
         let settings = Settings { seed, starts: STARTS, ..settings.clone() };
         match kmeans::fit(&weighted(Points::new(scale, &half), Some(&of_half)), &settings, Init::Drawn(None), &|_| {}) {
             Ok(fit) => partitions.push(kmeans::assign(&all, &fit.centroids, 1)),

@@ -1,15 +1,15 @@
 //! Slices to models.
 //!
 //! Input: one fixed list of the store's files and the SQL files. Output: for each segmentation and each third of the
-//! stream a model on the shelf, or a recorded reason why there is none.
+//! stream a model on the registry, or a recorded reason why there is none.
 
-mod adhoc;
+mod cluster_ids;
+mod dataset;
 #[cfg(feature = "distributed")]
-mod far;
+mod distributed;
 #[cfg(feature = "distributed")]
-mod far_sql;
-mod numbers;
-mod rows;
+mod distributed_sql;
+mod request_fit;
 pub mod verify;
 pub mod worker;
 
@@ -26,26 +26,27 @@ use datafusion::prelude::SessionContext;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
+use crate::column_buffer::{self, Space};
 use crate::engine::{self, cluster::Engine};
-use crate::features::chunks::processors;
+use crate::features::parallel::processors;
 use crate::features::{self, Scale};
 use crate::fit::Sampled;
 use crate::kmeans::{self, Fit, Limits, Settings, Step};
 use crate::model::describe::{Before, Shortage, describe, short_of_words, words_changed};
 use crate::model::parts::Shapes;
 use crate::model::{
-    By, Cut, METHOD, Model, Predecessor, Receipt, SLICES, Shelf, Trained, clusters, imputed, shelf::all_slices,
+    Cut, METHOD, Model, ModelRegistry, Predecessor, PromotedBy, Receipt, SLICES, Trained, clusters, imputed,
+    registry::all_slices,
 };
-use crate::spool::{self, Space};
 use crate::sql::{Files, Segmentation};
 use crate::store::{self, Held, Snapshot, Store};
-use numbers::{newcomers, numbers};
-use rows::{Prefix, Rows, Sample, rows};
+use cluster_ids::{newcomers, numbers};
+use dataset::{Prefix, Rows, Sample, rows};
 
 /// What the starts are drawn with.
 pub use crate::kmeans::SEED;
-pub use adhoc::{Adhoc, AdhocError, fit_adhoc};
-pub use numbers::{by_features, renumbered};
+pub use cluster_ids::{by_features, renumbered};
+pub use request_fit::{RequestFit, RequestFitError, fit_for_request};
 
 /// Until assignments stop changing; that many passes are more than that ever took.
 const LIMITS: Limits = Limits { iterations: 10_000, tolerance: 0.0 };
@@ -127,7 +128,7 @@ pub enum Progress<'a> {
 
 /// How to train; nothing of it changes a model.
 #[derive(Clone)]
-pub struct How {
+pub struct Options {
     /// Bytes of memory to keep within: what does not fit waits in files.
     pub memory: usize,
     /// What runs the SQL, and the passes over its rows.
@@ -136,9 +137,9 @@ pub struct How {
     pub tell: Arc<dyn Fn(Progress<'_>) + Send + Sync>,
 }
 
-impl Default for How {
+impl Default for Options {
     fn default() -> Self {
-        Self { memory: spool::half_of_memory(), engine: Engine::Local, tell: Arc::new(|_| {}) }
+        Self { memory: column_buffer::half_of_memory(), engine: Engine::Local, tell: Arc::new(|_| {}) }
     }
 }
 
@@ -159,7 +160,7 @@ pub struct Training {
     pub outcomes: Vec<Outcome>,
 }
 
-impl How {
+impl Options {
     /// A third of what is left is for what the SQL sorts: then its merge needs some too, and chunks are on their way.
     fn share(&self) -> usize {
         self.memory.max(LEAST_MEMORY).saturating_sub(READING) / 3
@@ -179,14 +180,14 @@ impl How {
 }
 
 /// Trains every segmentation on every slice, one training at a time.
-pub async fn train(store: &Store, files: &Files, how: &How) -> Result<Training, Error> {
+pub async fn train(store: &Store, files: &Files, options: &Options) -> Result<Training, Error> {
     let _one_at_a_time = lock(store).await?;
     let snapshot = store.snapshot()?;
-    let ctx = engine::open_within(&snapshot, files, how.limits(snapshot.rows())).await?;
+    let ctx = engine::open_within(&snapshot, files, options.limits(snapshot.rows())).await?;
     let segmentations = engine::segmentations(&ctx, files).await?;
     let stream = Arc::new(stream(&ctx, &snapshot).await?);
     let mut preparing = JoinSet::new();
-    let outcomes = train_all((ctx, store), segmentations, (&stream, how), &mut preparing).await;
+    let outcomes = train_all((ctx, store), segmentations, (&stream, options), &mut preparing).await;
     // What was being prepared when a training failed takes its files away.
     preparing.shutdown().await;
     Ok(Training { n: stream.n, outcomes: outcomes? })
@@ -197,28 +198,28 @@ type Prepared = (Segmentation, Result<Box<dyn Rows>, engine::Error>);
 async fn train_all(
     (ctx, store): (SessionContext, &Store),
     segmentations: Vec<Segmentation>,
-    (stream, how): (&Arc<Stream>, &How),
+    (stream, options): (&Arc<Stream>, &Options),
     preparing: &mut JoinSet<Prepared>,
 ) -> Result<Vec<Outcome>, Error> {
     let most = stream.n as usize;
     let mut coming = segmentations.into_iter().map(|segmentation| {
-        let (ctx, store, how) = (ctx.clone(), store.clone(), how.clone());
+        let (ctx, store, options) = (ctx.clone(), store.clone(), options.clone());
         async move {
-            let rows = rows(&ctx, &segmentation, (most, &how, &store)).await;
+            let rows = rows(&ctx, &segmentation, (most, &options, &store)).await;
             (segmentation, rows)
         }
     });
     // One prepares while another trains, where that takes none of this machine's memory, and neither keeps all cores busy.
-    let ahead = usize::from(how.engine != Engine::Local);
+    let ahead = usize::from(options.engine != Engine::Local);
     let mut outcomes = Vec::new();
     coming.by_ref().take(1).for_each(|first| drop(preparing.spawn(first)));
     while let Some(prepared) = preparing.join_next().await {
         let (segmentation, rows) = prepared.map_err(|e| Error::Cut(e.to_string()))?;
         // What a cluster does not do says nothing about the rows.
-        let rows = if how.engine == Engine::Local { rows } else { Ok(rows?) };
+        let rows = if options.engine == Engine::Local { rows } else { Ok(rows?) };
         coming.by_ref().take(ahead).for_each(|next| drop(preparing.spawn(next)));
-        let (store, stream, how) = (store.clone(), Arc::clone(stream), how.clone());
-        let work = move || match train_segmentation(&store, &segmentation, rows, (&stream, &how)) {
+        let (store, stream, options) = (store.clone(), Arc::clone(stream), options.clone());
+        let work = move || match train_segmentation(&store, &segmentation, rows, (&stream, &options)) {
             // A file that cannot be used concerns this segmentation alone.
             Err(Error::Store(store::Error::File(fault))) => Ok(refused(&segmentation.name, &fault)),
             trained => trained,
@@ -280,18 +281,18 @@ fn refused(segmentation: &str, fault: &store::FileFault) -> Vec<Outcome> {
 }
 
 /// The model that serves a slice, if its file can be used, and the newest other one that counts.
-struct Standing {
+struct ServingModels {
     earlier: Option<Model>,
     newest: Option<Model>,
     /// A version serves, and its file cannot be used.
     lost: bool,
 }
 
-impl Standing {
+impl ServingModels {
     /// Reads both. Each file that cannot be used is reported once in a training, and passed over: a new version takes a number
     /// of its own, so nothing is overwritten.
     fn read(
-        shelf: &Shelf,
+        registry: &ModelRegistry,
         slice: u8,
         version: Option<u64>,
         reported: &mut BTreeSet<PathBuf>,
@@ -304,7 +305,7 @@ impl Standing {
                 );
             }
         };
-        let earlier = match version.map(|version| shelf.model_of(version, slice)).transpose() {
+        let earlier = match version.map(|version| registry.model_of(version, slice)).transpose() {
             Err(store::Error::File(fault)) => {
                 report(*fault);
                 None
@@ -312,7 +313,7 @@ impl Standing {
             read => read?,
         };
         let lost = version.is_some() && earlier.is_none();
-        let newest = shelf.newest(slice, version.filter(|_| !lost), &mut report)?;
+        let newest = registry.newest(slice, version.filter(|_| !lost), &mut report)?;
         Ok(Self { earlier, newest, lost })
     }
 }
@@ -321,7 +322,7 @@ impl Standing {
 /// costs a request, and there the sample is not looked at.
 fn with_sample<'m>(
     store: &Store,
-    shelf: &Shelf,
+    registry: &ModelRegistry,
     model: Option<&'m Model>,
     reported: &mut BTreeSet<PathBuf>,
 ) -> Option<&'m Model> {
@@ -329,7 +330,7 @@ fn with_sample<'m>(
     if !store.place().is_disk() {
         return Some(model);
     }
-    match shelf.sample_of(model) {
+    match registry.sample_of(model) {
         Err(store::Error::File(fault)) if fault.reason != store::Reason::Unreadable => {
             if reported.insert(fault.path.clone()) {
                 tracing::warn!("{}; a new version is made, with a sample of its own", fault.found());
@@ -344,10 +345,10 @@ fn train_segmentation(
     store: &Store,
     segmentation: &Segmentation,
     rows: Result<Box<dyn Rows>, engine::Error>,
-    (stream, how): (&Stream, &How),
+    (stream, options): (&Stream, &Options),
 ) -> Result<Vec<Outcome>, Error> {
-    let shelf = Shelf::new(store, &segmentation.name);
-    let (mut standings, read) = shelf.slices_or_again()?;
+    let registry = ModelRegistry::new(store, &segmentation.name);
+    let (mut standings, read) = registry.slices_or_again()?;
     let mut reported = BTreeSet::new();
     let mut outcomes = Vec::new();
     let mut before: Option<Model> = None;
@@ -355,7 +356,8 @@ fn train_segmentation(
     for slice in all_slices() {
         let began = Instant::now();
         let standing = standings.entry(slice).or_default();
-        let Standing { earlier, newest, lost } = Standing::read(&shelf, slice, standing.version, &mut reported)?;
+        let ServingModels { earlier, newest, lost } =
+            ServingModels::read(&registry, slice, standing.version, &mut reported)?;
         // A pin holds as long as its model can answer rows as the SQL gives them now. That of a file that cannot be used
         // holds too: somebody may bring it back.
         standing.pinned &= lost || earlier.as_ref().is_some_and(|model| model.features == segmentation.features);
@@ -372,12 +374,12 @@ fn train_segmentation(
             segmentation,
             slice,
             stream,
-            how,
+            options,
             predecessor,
             replaced: earlier.as_ref().filter(|model| !fits(model)).map(Predecessor::of),
             before: before.as_ref(),
-            earlier: with_sample(store, &shelf, earlier.as_ref(), &mut reported),
-            newest: with_sample(store, &shelf, newest.as_ref(), &mut reported),
+            earlier: with_sample(store, &registry, earlier.as_ref(), &mut reported),
+            newest: with_sample(store, &registry, newest.as_ref(), &mut reported),
             warm: before.as_ref().filter(|model| warm && fits(model)),
         };
         let trained = match &rows {
@@ -389,18 +391,18 @@ fn train_segmentation(
         };
         // `trained` is the model of these records, which may not be the one that serves.
         let (model, trained, fresh, refused) = match trained {
-            Ok(Ran::New(mut new)) => {
-                let version = shelf.put(&mut new)?;
+            Ok(JobOutcome::New(mut new)) => {
+                let version = registry.put(&mut new)?;
                 if !standing.pinned {
                     standing.version = Some(version);
                 }
                 (Some(new.model.clone()), Some(new.model), true, None)
             }
             // A rollback holds until there is something new to learn from, a pin until it is taken away.
-            Ok(Ran::Known(known)) if standing.pinned || (standing.by == Some(By::Rollback) && !lost) => {
+            Ok(JobOutcome::Known(known)) if standing.pinned || (standing.by == Some(PromotedBy::Rollback) && !lost) => {
                 (earlier, Some(*known), false, None)
             }
-            Ok(Ran::Known(known)) => {
+            Ok(JobOutcome::Known(known)) => {
                 standing.version = Some(known.version);
                 (Some((*known).clone()), Some(*known), false, None)
             }
@@ -416,7 +418,7 @@ fn train_segmentation(
         let seconds = Seconds { sql, train: began.elapsed().as_secs_f64() };
         outcomes.push(Outcome { segmentation: segmentation.name.clone(), slice, model, fresh, refused, seconds });
     }
-    shelf.serve(&standings, &read, By::Training)?;
+    registry.serve(&standings, &read, PromotedBy::Training)?;
     Ok(outcomes)
 }
 
@@ -425,7 +427,7 @@ struct Job<'a> {
     segmentation: &'a Segmentation,
     slice: u8,
     stream: &'a Stream,
-    how: &'a How,
+    options: &'a Options,
     /// Whose cluster numbers are kept.
     predecessor: Option<&'a Model>,
     /// The model that serves this slice, if its features or k are others.
@@ -441,22 +443,22 @@ struct Job<'a> {
 }
 
 /// What came of it.
-enum Ran {
+enum JobOutcome {
     New(Box<Trained>),
     Known(Box<Model>),
 }
 
 impl Job<'_> {
     /// A new model, unless one was trained on just the same.
-    fn run(&self, all: &dyn Rows) -> Result<Ran, Refusal> {
+    fn run(&self, all: &dyn Rows) -> Result<JobOutcome, Refusal> {
         let rows = all.up_to(self.slice)?;
         let rows = rows.as_ref();
         let receipt = self.receipt(rows);
         let known = [self.earlier, self.newest].into_iter().flatten();
         if let Some(known) = known.into_iter().find(|model| model.receipt.same_but_predecessor(&receipt)) {
-            return Ok(Ran::Known(Box::new(known.clone())));
+            return Ok(JobOutcome::Known(Box::new(known.clone())));
         }
-        Ok(Ran::New(Box::new(self.fit(all, rows, receipt)?)))
+        Ok(JobOutcome::New(Box::new(self.fit(all, rows, receipt)?)))
     }
 
     /// What a model of these rows follows from.
@@ -482,7 +484,7 @@ impl Job<'_> {
         let scale = rows.scale(features)?;
         let warm = self.warm.map(Model::centroids);
         let tell = |step| {
-            (self.how.tell)(Progress::Pass { segmentation: &self.segmentation.name, slice: self.slice, step });
+            (self.options.tell)(Progress::Pass { segmentation: &self.segmentation.name, slice: self.slice, step });
         };
         kmeans::check_rows(rows.rows())?;
         let fit = rows.fit(&scale, &settings(*k, receipt.starts as usize), warm.as_ref(), &tell)?;

@@ -20,7 +20,7 @@ const COMMANDS: [(&str, Option<&str>); 9] = [
     ("serve", Some("servers")),
     ("ingest", None),
     ("doctor", None),
-    ("replay", None),
+    ("reprocess", None),
     ("init", None),
 ];
 

@@ -210,7 +210,7 @@ async fn every_message_that_cannot_be_read_is_accounted_for() {
         let sql = format!("SELECT count(*) FROM records WHERE starts_with(_error, '{reason}') AND {same}");
         assert_eq!(place.number(&sql), 25, "{reason}");
     }
-    let ended = place.run(&["replay"]);
+    let ended = place.run(&["reprocess"]);
     assert!(ended.stderr.contains("read 0 records that could not be read before, in 0 new files; 200 still can't be"));
 }
 

@@ -29,7 +29,7 @@ fn changed(place: &Place, path: &str, after: &str, change: impl Fn(&str) -> Stri
     let text = std::fs::read_to_string(place.path(path)).unwrap();
     let start = text.find(after).unwrap_or_else(|| panic!("{after}: {text}")) + after.len();
     let end = start + text[start..].find([',', '\n']).unwrap();
-    place.write("changed.json", format!("{}{}{}", &text[..start], change(&text[start..end]), &text[end..]));
+    place.write("transitions.json", format!("{}{}{}", &text[..start], change(&text[start..end]), &text[end..]));
 }
 
 #[test]
@@ -64,22 +64,22 @@ fn a_model_is_what_its_receipt_says_or_what_differs_is_named() {
     ];
     for (after, change, said) in cases {
         changed(&place, path, after, change);
-        let error = place.fails(1, &["verify", "changed.json"]);
+        let error = place.fails(1, &["verify", "transitions.json"]);
         assert!(error.contains("cannot verify discount@3@3: ") && error.contains(said), "{said}: {error}");
     }
 
     // Another method says nothing about the file: only the rows are checked.
     for (method, stated) in [("1", "method 1"), ("99", "method 99")] {
         changed(&place, path, "\"method\": ", to(method));
-        let error = place.fails(1, &["verify", "changed.json"]);
+        let error = place.fails(1, &["verify", "transitions.json"]);
         for part in [&format!("it was trained by {stated} (tercile "), "they hash to what the receipt says"] {
             assert!(error.contains(part) && !error.contains("was changed"), "{part}: {error}");
         }
     }
     let text = std::fs::read_to_string(place.path(path)).unwrap();
     let unnamed = text.replace(",\n    \"method\": 2", "").replace("\"rows_hash\": \"", "\"rows_hash\": \"0");
-    place.write("changed.json", unnamed);
-    let error = place.fails(1, &["verify", "changed.json"]);
+    place.write("transitions.json", unnamed);
+    let error = place.fails(1, &["verify", "transitions.json"]);
     assert!(error.contains("trained by method 1 ") && error.contains("the rows are others than"), "{error}");
 
     shipped_sql(&place);

@@ -75,7 +75,7 @@ fn what_does_not_fit_is_named_by_line_and_field() {
     for (rows, said) in [
         (
             "discounted_price,rating\n1,2\n3,\n",
-            "rows, line 3: rating must be a number, is empty; mend it, or give --missing skip",
+            "rows, line 3: rating must be a number, is empty; correct it, or give --missing skip",
         ),
         ("discounted_price,rating\n1,₹2\n", "rows, line 2: rating must be a number, is \"₹2\""),
         ("discounted_price,rating\n1,nan\n", "line 2: rating must be a finite number"),
@@ -184,7 +184,7 @@ fn missing_values_are_refused_skipped_or_imputed_and_counted() {
     // The same through every format that there is.
     place.write("rows.ndjson", "{\"discounted_price\":300,\"rating\":4.5}\n\n{\"rating\":4.1}\n{\"discounted_price\":\"₹99\",\"rating\":null}\n");
     let error = place.fails(1, &["predict", "price_rating", "rows.ndjson"]);
-    assert!(error.contains("rows.ndjson, line 3: discounted_price is missing; mend it"), "{error}");
+    assert!(error.contains("rows.ndjson, line 3: discounted_price is missing; correct it"), "{error}");
     for (choice, file) in
         [("skip", "skip.parquet"), ("impute", "impute.parquet"), ("skip", "skip.arrow"), ("impute", "impute.arrow")]
     {

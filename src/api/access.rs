@@ -12,7 +12,7 @@ use poem::{Addr, Request};
 
 use super::State;
 use super::budget::Hold;
-use super::clients::Busy;
+use super::connections::Busy;
 use super::guard::Admitted;
 
 /// The target of access lines.

@@ -16,13 +16,13 @@ use tokio::sync::Semaphore;
 
 use super::State;
 use super::budget::Exhausted;
-use super::charge::{Charge, Metered};
-use super::held::Held;
+use super::buffered_body::BufferedBody;
+use super::memory_charge::{MemoryCharge, Metered};
 use super::metrics::Tally;
-use super::pipe::{self, Outgoing, Shared};
 use super::posted::{self, media_type};
 use super::problem::Problem;
 use super::rows::AnyRow;
+use super::streaming_body::{self, Outgoing, Shared};
 use crate::bulk::{Answers, At, Error, Format, Keep, Limits, Meter, Reader, Scorer, Writer};
 use crate::panics;
 
@@ -119,7 +119,7 @@ pub struct Order {
 ///
 /// A problem, if a fault comes before the first mebibyte of the answer; 503 if too many bodies are being answered, or the
 /// memory budget is exhausted.
-pub async fn answer<S, B>(state: &State, order: Order, head: Held, rest: Option<S>) -> Result<Body, Problem>
+pub async fn answer<S, B>(state: &State, order: Order, head: BufferedBody, rest: Option<S>) -> Result<Body, Problem>
 where
     S: Stream<Item = io::Result<B>> + Send + Unpin + 'static,
     B: AsRef<[u8]> + Send + 'static,
@@ -129,13 +129,13 @@ where
     let permit = Arc::clone(&bodies.running).try_acquire_owned();
     let permit =
         permit.map_err(|_| Problem::unavailable("as many bodies as may are being answered; try again in a moment"))?;
-    let charge = Charge::begin(&state.budget)?;
+    let charge = MemoryCharge::begin(&state.budget)?;
     let shared = Shared::new(&charge);
     let left = bodies.bytes.saturating_sub(head.bytes.len() as u64);
     let head = Cursor::new(head);
     let input: Box<dyn Read + Send> = match rest {
         Some(rest) => {
-            let input = pipe::incoming(rest, left, bodies.bytes, &shared);
+            let input = streaming_body::incoming(rest, left, bodies.bytes, &shared);
             Box::new(head.chain(Metered { input, charge: Arc::clone(&charge) }))
         }
         None => Box::new(head),
@@ -174,7 +174,7 @@ fn run(
     input: Box<dyn Read + Send>,
     out: &mut Outgoing,
     limits: Limits,
-    charge: &Arc<Charge>,
+    charge: &Arc<MemoryCharge>,
 ) -> Result<(), Error> {
     let Order { from, to, scorer, tally, answers } = order;
     // Of columns nothing is taken away; objects become answers or, where columns are asked for, come back whole.

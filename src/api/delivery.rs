@@ -15,7 +15,7 @@ use http_body_util::combinators::BoxBody;
 use poem::{Body, Response};
 
 use super::access::Record;
-use super::clients::{Busy, Owed};
+use super::connections::{Busy, Owed};
 
 /// Bytes of an answer that the connection gets at a time: one that takes none of them for too long is closed.
 const PIECE: usize = 64 * 1024;

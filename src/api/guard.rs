@@ -12,7 +12,7 @@ use poem::http::{Method, StatusCode, Version};
 use poem::web::RemoteAddr;
 use poem::{Addr, IntoResponse as _, Request, Response};
 
-use super::clients::Patience;
+use super::connections::Timeouts;
 use super::keys::{Key, Keys, Scope};
 use super::limits::{Caller, Limiter, Ticket};
 use super::problem::{self, Problem};
@@ -55,7 +55,7 @@ pub struct Guard {
     pub limiter: Limiter,
     pub max_header_bytes: usize,
     /// What connections may take.
-    pub patience: Patience,
+    pub patience: Timeouts,
     /// For a body that does not come on.
     pub body_timeout: Duration,
     pub tls: Option<Arc<Tls>>,

@@ -1,7 +1,7 @@
 //! Was k a good choice? Several numbers of clusters tried on a model's sample.
 //!
 //! Input: the sample that was kept with a model. Output: what suggest.rs finds in it. That takes a while of a processor, so it
-//! is made when somebody asks, one at a time, and kept (`ready.rs`).
+//! is made when somebody asks, one at a time, and kept (`cached_response.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use poem::web::Data;
 use poem_openapi::param::{Path, Query};
 use poem_openapi::{Object, OpenApi};
 
+use super::etag::Tagged;
 use super::predict::serving;
 use super::problem::Problem;
 use super::segments::{Found, find, no_sample};
-use super::stamp::Stamped;
 use super::{State, Tags};
 use crate::fit::Error;
 use crate::kmeans::{Limits, Settings, starts_for};
-use crate::model::{Model, SLICES, Shelf, imputed};
+use crate::model::{Model, ModelRegistry, SLICES, imputed};
 use crate::suggest;
 
 /// The fewest and the most clusters that are tried.
@@ -95,21 +95,21 @@ impl KReportApi {
     ) -> Found<KReport> {
         let models = state.live.now();
         let model = &serving(find(&models, &name.0)?, model.0.unwrap_or(SLICES))?.model;
-        if let Some(unchanged) = Stamped::unchanged(request, model) {
+        if let Some(unchanged) = Tagged::unchanged(request, model) {
             return Ok(unchanged);
         }
-        let shelf = Shelf::new(&state.store, &model.segmentation);
-        let ready = state.reports.get(&state, model, move |model| report(&shelf, model)).await?;
-        Ok(Stamped::ready(ready, model))
+        let registry = ModelRegistry::new(&state.store, &model.segmentation);
+        let ready = state.reports.get(&state, model, move |model| report(&registry, model)).await?;
+        Ok(Tagged::ready(ready, model))
     }
 }
 
-fn report(shelf: &Shelf, model: &Model) -> Result<KReport, Problem> {
+fn report(registry: &ModelRegistry, model: &Model) -> Result<KReport, Problem> {
     let broken = |error: &dyn std::fmt::Display| {
         tracing::error!("no k report of {} version {}: {error}", model.segmentation, model.version);
         Problem::unavailable("the sample can't be read; train again")
     };
-    let sample = shelf.sample_of(model).map_err(|e| no_sample(&e))?;
+    let sample = registry.sample_of(model).map_err(|e| no_sample(&e))?;
     let column = |name: &String| sample.column_by_name(name)?.as_primitive_opt::<Float64Type>().cloned();
     let columns: Option<Vec<Float64Array>> = model.features.iter().map(column).collect();
     let columns = columns.ok_or_else(|| broken(&"the sample lacks a feature"))?;

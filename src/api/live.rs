@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::etag;
 use super::metrics::{Metrics, Tally};
 use super::predict::{LANGUAGES, Language};
-use super::stamp;
 use crate::bulk::Lines;
 use crate::engine;
-use crate::model::{Model, Predictor, Shelf, Slices, shelf::all_slices};
+use crate::model::{Model, ModelRegistry, Predictor, Slices, registry::all_slices};
 use crate::sql::{Files, Segmentation};
 use crate::store::{self, Snapshot, Store};
 
@@ -31,14 +31,14 @@ pub struct Serving {
     /// What answers to rows of JSON have in common, by language.
     lines: [Lines; LANGUAGES.len()],
     tally: OnceLock<Tally>,
-    pub stamp: stamp::Stamp,
+    pub stamp: etag::EntityTag,
 }
 
 impl Serving {
     fn new(model: Model) -> Self {
         let from = Some((model.slice, model.version));
         let lines = LANGUAGES.map(|language| Lines::new(&model.features, &model.descriptions(language), from));
-        Self { predictor: model.predictor(), stamp: stamp::Stamp::of(&model), model, lines, tally: OnceLock::new() }
+        Self { predictor: model.predictor(), stamp: etag::EntityTag::of(&model), model, lines, tally: OnceLock::new() }
     }
 
     pub fn lines(&self, language: Language) -> &Lines {
@@ -95,13 +95,13 @@ impl Models {
 
 /// What was seen of the files when they were last read.
 #[derive(PartialEq, Default)]
-struct Stamp {
+struct EntityTag {
     sql: Vec<(PathBuf, u64, Option<SystemTime>)>,
     slices: Vec<Option<Vec<u8>>>,
 }
 
 /// The swap point.
-pub struct Live {
+pub struct ModelCache {
     store: Store,
     sql: Option<PathBuf>,
     now: RwLock<Arc<Models>>,
@@ -111,7 +111,7 @@ pub struct Live {
     logged: Mutex<BTreeSet<String>>,
 }
 
-impl Live {
+impl ModelCache {
     /// Reads what there is. Faults in the SQL files are errors here, and warnings later on.
     pub async fn start(store: &Store, sql: Option<&Path>) -> Result<Arc<Self>, anyhow::Error> {
         let live = Self {
@@ -138,7 +138,7 @@ impl Live {
         let serving = match known {
             Some(serving) => serving,
             None => {
-                let Some(model) = Shelf::new(&self.store, name).version(version)? else { return Ok(None) };
+                let Some(model) = ModelRegistry::new(&self.store, name).version(version)? else { return Ok(None) };
                 Arc::new(Serving::new(model))
             }
         };
@@ -161,7 +161,7 @@ impl Live {
         Files::load(self.sql.as_deref())
     }
 
-    /// Reads the SQL files and the shelf again, and swaps.
+    /// Reads the SQL files and the registry again, and swaps.
     pub async fn reload(&self) -> Result<(), anyhow::Error> {
         let files = self.files()?;
         // The views' columns are known without any records.
@@ -187,7 +187,7 @@ impl Live {
     /// What serves of one segmentation. A file that cannot be used concerns its own slice, or segmentation, alone: what
     /// served before goes on serving, and the others do.
     fn read(&self, segmentation: Segmentation, faults: &mut BTreeSet<String>) -> Served {
-        let shelf = Shelf::new(&self.store, &segmentation.name);
+        let registry = ModelRegistry::new(&self.store, &segmentation.name);
         let mut note = |error: store::Error| {
             let class = match &error {
                 store::Error::File(fault) => fault.class(),
@@ -196,7 +196,7 @@ impl Live {
             faults.insert(error.to_string());
             class
         };
-        let (mut standings, fault) = match shelf.slices() {
+        let (mut standings, fault) = match registry.slices() {
             Ok(standings) => (standings, None),
             Err(error) => (Slices::new(), Some(note(error))),
         };
@@ -213,7 +213,7 @@ impl Live {
                 (None, None) => (None, None),
                 (Some(version), None) => match known.clone().filter(|known| known.model.version == version) {
                     Some(known) => (Some(known), None),
-                    None => match shelf.model_of(version, slice) {
+                    None => match registry.model_of(version, slice) {
                         Ok(model) => (Some(Arc::new(Serving::new(model))), None),
                         Err(error) => (known, Some(note(error))),
                     },
@@ -226,7 +226,7 @@ impl Live {
         Served { segmentation, slots }
     }
 
-    fn stamp(&self) -> Stamp {
+    fn stamp(&self) -> EntityTag {
         let dir = self.sql.clone().unwrap_or_else(|| PathBuf::from("sql"));
         let mut sql: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().collect();
         sql.sort_by_key(fs::DirEntry::path);
@@ -236,13 +236,13 @@ impl Live {
         };
         let shelves = self.now();
         let names = shelves.segmentations.iter().map(|served| &served.segmentation.name);
-        let slices = names.map(|name| Shelf::new(&self.store, name).stamp()).collect();
-        Stamp { sql: sql.iter().filter_map(seen).collect(), slices }
+        let slices = names.map(|name| ModelRegistry::new(&self.store, name).stamp()).collect();
+        EntityTag { sql: sql.iter().filter_map(seen).collect(), slices }
     }
 
     /// Swaps in whatever changes, for ever.
     pub async fn watch(self: Arc<Self>) {
-        let mut seen = Stamp::default();
+        let mut seen = EntityTag::default();
         let mut looked = Instant::now();
         loop {
             let stamp = self.stamp();

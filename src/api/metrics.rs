@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use prometheus::core::Collector;
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
-use super::ingesting::{self, Ingesting};
+use super::ingest_metrics::{self, Ingesting};
 use super::{State, memory};
 use crate::model::Model;
 
@@ -154,7 +154,7 @@ impl Metrics {
         let refused = state.budget.refused();
         self.http_memory_refused.inc_by(refused.saturating_sub(self.http_memory_refused.get()));
         self.descriptors.set(fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as i64));
-        ingesting::text(&self.registry)
+        ingest_metrics::text(&self.registry)
     }
 
     /// Adds up the store, if that was not done just now.

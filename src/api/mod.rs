@@ -3,45 +3,45 @@
 //! Input: a listener and the store. Output: JSON, problem+json for every error, and an OpenAPI document that says just
 //! what is served. Models are read through one swap point, live.rs.
 
-mod accept;
+mod acceptor;
 mod access;
-mod body;
+mod body_limit;
 pub mod budget;
+mod buffered_body;
 mod bulk;
-mod charge;
-pub mod clients;
-pub mod confined;
+mod cached_response;
+mod compute_permits;
+pub mod connections;
 mod dashboard;
 mod delivery;
 mod document;
-mod door;
+mod etag;
 mod events;
-mod front;
-mod gate;
 pub mod guard;
 mod health;
-mod held;
-pub mod ingesting;
+pub mod ingest_metrics;
 mod k_report;
 pub mod keys;
 pub mod limits;
 pub mod live;
 mod memory;
+mod memory_charge;
 mod metrics;
-mod pipe;
+mod middleware;
+mod negotiation;
 pub mod posted;
 mod predict;
+mod probe_listener;
 mod problem;
-mod ready;
+mod promotion;
 mod rows;
+pub mod sandbox;
 mod segments;
-mod serving;
 mod sql;
-mod stamp;
 mod status;
+mod streaming_body;
 pub mod tls;
 mod training;
-mod turns;
 mod unreadable;
 
 use std::sync::Arc;
@@ -55,22 +55,22 @@ use tokio::sync::watch;
 
 use crate::ingest::Control;
 use crate::store::Store;
+use acceptor::Phase;
 use budget::Budget;
 pub use bulk::Bodies;
-use clients::Clients;
-use confined::Confined;
+use cached_response::{Coalesced, ReadyAnswers};
+use compute_permits::ComputePermits;
+use connections::Connections;
 use delivery::Shared;
-use door::Door;
-use front::Front;
-use gate::Phase;
 use guard::Guard;
-use live::Live;
+use live::ModelCache;
 use metrics::Metrics;
+use middleware::Front;
+use probe_listener::ProbeListener;
 use problem::Problem;
-use ready::{Coalesced, ReadyAnswers};
+use sandbox::Sandbox;
 use status::{Shown, Watched};
 use training::Jobs;
-use turns::Turns;
 
 /// Requests that may run at the same time on one connection of HTTP/2: as many as its standard asks for at least.
 const STREAMS: u32 = 100;
@@ -94,7 +94,7 @@ enum Tags {
 /// What all requests share.
 pub struct State {
     pub store: Store,
-    pub live: Arc<Live>,
+    pub live: Arc<ModelCache>,
     /// Whether the first training of this process is still to come.
     pub warming: AtomicBool,
     /// Whether the server was told to stop.
@@ -102,7 +102,7 @@ pub struct State {
     /// The ingest of this process, if it has one.
     pub ingest: Option<Arc<Control>>,
     /// Who runs SQL that comes over HTTP, if that is on.
-    pub sql: Option<Confined>,
+    pub sql: Option<Sandbox>,
     /// How much may come in a body of rows.
     pub bodies: Bodies,
     /// How long a training on request may take.
@@ -112,7 +112,7 @@ pub struct State {
     /// Whether the server ends: answers that never do must end then.
     stopping: watch::Sender<bool>,
     /// Turns of work that takes a processor.
-    turns: Turns,
+    turns: ComputePermits,
     watched: Watched,
     /// The status as it is sent.
     shown: Coalesced<Option<Shown>>,
@@ -120,7 +120,7 @@ pub struct State {
     rendered: Coalesced<String>,
     points: ReadyAnswers,
     reports: ReadyAnswers,
-    clients: Clients,
+    clients: Connections,
     jobs: Jobs,
     metrics: Metrics,
 }
@@ -128,10 +128,10 @@ pub struct State {
 impl State {
     pub fn new(
         store: &Store,
-        live: Arc<Live>,
+        live: Arc<ModelCache>,
         ingest: Option<Arc<Control>>,
         warming: bool,
-        sql: Option<Confined>,
+        sql: Option<Sandbox>,
         bodies: Bodies,
         budget: Budget,
     ) -> anyhow::Result<Self> {
@@ -146,13 +146,13 @@ impl State {
             train_timeout: None,
             budget,
             stopping: watch::Sender::new(false),
-            turns: Turns::default(),
+            turns: ComputePermits::default(),
             watched: Watched::default(),
             shown: Coalesced::default(),
             rendered: Coalesced::default(),
             points: ReadyAnswers::default(),
             reports: ReadyAnswers::default(),
-            clients: Clients::default(),
+            clients: Connections::default(),
             jobs: Jobs::default(),
             metrics: Metrics::new()?,
         })
@@ -166,7 +166,7 @@ type Apis = (
     unreadable::UnreadableApi,
     training::TrainingApi,
     sql::SqlApi,
-    serving::ServingApi,
+    promotion::ServingApi,
     (status::StatusApi, events::EventsApi, health::HealthApi),
 );
 
@@ -178,7 +178,7 @@ fn service() -> OpenApiService<Apis, ()> {
         unreadable::UnreadableApi,
         training::TrainingApi,
         sql::SqlApi,
-        serving::ServingApi,
+        promotion::ServingApi,
         (status::StatusApi, events::EventsApi, health::HealthApi),
     );
     OpenApiService::new(apis, "tercile", env!("CARGO_PKG_VERSION"))
@@ -271,7 +271,7 @@ pub async fn serve(
     let phase = Arc::new(watch::Sender::new(Phase::Open));
     let (draining, notice, drain) = (Arc::clone(&state), guard.notice, guard.drain);
     let (stops, stopped) = watch::channel(false);
-    let settings = door::Settings {
+    let settings = probe_listener::Settings {
         clients: state.clients.clone(),
         tls: guard.tls.clone(),
         patience: guard.patience.clone(),
@@ -285,7 +285,7 @@ pub async fn serve(
         stops.send_replace(true);
     };
     let routes = Arc::new(routes(state, guard));
-    let (inbox, shut) = Door::open(listener, Arc::clone(&routes), settings)?.into_parts();
+    let (inbox, shut) = ProbeListener::open(listener, Arc::clone(&routes), settings)?.into_parts();
     memory::give_back_early();
     memory::forget_start();
     let server = Server::new_with_acceptor(inbox).http2_max_concurrent_streams(STREAMS);

@@ -13,7 +13,7 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 use serde_json::value::RawValue;
 
 use super::State;
-use super::held::{Held, claimed};
+use super::buffered_body::{BufferedBody, claimed};
 use super::problem::Problem;
 use crate::bulk::{Limits, number};
 use crate::record::{Text, object_of, too_deep};
@@ -25,7 +25,7 @@ pub const MAX_BODY: usize = 64 * 1024 * 1024;
 
 /// The body of a request, documented as an array of `T`, and read by [`read`] when the features are known.
 pub struct Posted<T> {
-    pub body: Held,
+    pub body: BufferedBody,
     row: PhantomData<fn() -> T>,
 }
 
@@ -51,7 +51,7 @@ impl<T: Type> ParsePayload for Posted<T> {
     async fn from_request(request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
         let state: &Arc<State> = request.data().ok_or_else(Problem::no_state)?;
         let most = state.bodies.bytes.min(MAX_BODY as u64) as usize;
-        let body = Held::whole(&state.budget, claimed(request), body.take()?, most).await?;
+        let body = BufferedBody::whole(&state.budget, claimed(request), body.take()?, most).await?;
         Ok(Self { body, row: PhantomData })
     }
 }

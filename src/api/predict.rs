@@ -13,8 +13,9 @@ use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, Enum, OpenApi};
 
 use super::budget::{Budget, Exhausted, Hold};
-use super::held::{Held, claimed};
-use super::live::{Live, Models, Served, Serving, Slot};
+use super::buffered_body::{BufferedBody, claimed};
+use super::etag::{self, EntityTag};
+use super::live::{ModelCache, Models, Served, Serving, Slot};
 use super::metrics::Tally;
 use super::posted::{self, Posted, Rows};
 use super::problem::{Problem, problems};
@@ -22,8 +23,7 @@ use super::rows::{
     DiscountPrediction, DiscountRow, Prediction, PriceRatingPrediction, PriceRatingRow, RatingCountPrediction,
     RatingCountRow,
 };
-use super::stamp::{self, Stamp};
-use super::{State, Tags, accept, bulk, pipe};
+use super::{State, Tags, bulk, negotiation, streaming_body};
 use crate::bulk::{Answers, Explainer, Format, Lines, Opinion, Scorer, TOO_FAR};
 use crate::model::describe::{Described, describe};
 use crate::model::parts::Shapes;
@@ -89,7 +89,7 @@ problems! {
 pub struct Answer<T> {
     json: Vec<u8>,
     /// Which model it is from, if it is from one.
-    stamp: Option<Stamp>,
+    stamp: Option<EntityTag>,
     item: PhantomData<fn() -> T>,
 }
 
@@ -119,7 +119,7 @@ impl<T: Type> ApiResponse for Answer<T> {
             status: Some(200),
             status_range: None,
             content,
-            headers: stamp::headers(),
+            headers: etag::headers(),
         };
         MetaResponses { responses: vec![response] }
     }
@@ -129,7 +129,7 @@ impl<T: Type> ApiResponse for Answer<T> {
     }
 }
 
-fn stamped(kind: &str, body: Body, stamp: Option<&Stamp>) -> Response {
+fn stamped(kind: &str, body: Body, stamp: Option<&EntityTag>) -> Response {
     let mut response = Response::builder().content_type(kind).body(body);
     if let Some(stamp) = stamp {
         stamp.put(&mut response);
@@ -141,7 +141,7 @@ fn stamped(kind: &str, body: Body, stamp: Option<&Stamp>) -> Response {
 pub struct Predicted {
     format: Format,
     body: Body,
-    stamp: Option<Stamp>,
+    stamp: Option<EntityTag>,
 }
 
 impl IntoResponse for Predicted {
@@ -164,7 +164,7 @@ impl ApiResponse for Predicted {
             status: Some(200),
             status_range: None,
             content: bulk::content(Vec::<Prediction>::schema_ref()),
-            headers: stamp::headers(),
+            headers: etag::headers(),
         };
         MetaResponses { responses: vec![response] }
     }
@@ -310,7 +310,7 @@ impl Asked {
     }
 
     /// The model that answers.
-    fn serving(&self, live: &Live, models: &Models, name: &str) -> Result<Arc<Serving>, Problem> {
+    fn serving(&self, live: &ModelCache, models: &Models, name: &str) -> Result<Arc<Serving>, Problem> {
         let served = find(models, name)?;
         match self.as_of {
             Some(version) => recalled(live, name, version, self.model),
@@ -323,7 +323,7 @@ fn find<'m>(models: &'m Models, name: &str) -> Result<&'m Served, Problem> {
     models.get(name).ok_or_else(|| Problem::not_found(format!("there is no segmentation {name}")))
 }
 
-async fn answer<T>(state: &State, name: &str, body: Held, asked: Asked) -> Answered<T> {
+async fn answer<T>(state: &State, name: &str, body: BufferedBody, asked: Asked) -> Answered<T> {
     asked.sound()?;
     let (json, stamp) = whole(state, name, body, asked, false).await?;
     Ok(Answer { json, stamp, item: PhantomData })
@@ -333,10 +333,10 @@ async fn answer<T>(state: &State, name: &str, body: Held, asked: Asked) -> Answe
 async fn whole(
     state: &State,
     name: &str,
-    body: Held,
+    body: BufferedBody,
     asked: Asked,
     keep_other: bool,
-) -> Result<(Vec<u8>, Option<Stamp>), Problem> {
+) -> Result<(Vec<u8>, Option<EntityTag>), Problem> {
     let (live, models) = (Arc::clone(&state.live), state.live.now());
     let small = body.bytes.len() <= INLINE_BYTES && asked.fit.is_none() && asked.as_of.is_none();
     let limits = state.bodies.limits;
@@ -398,13 +398,13 @@ async fn answer_any(
     let limit = state.bodies.bytes.min(if asked.fit.is_some() { posted::MAX_BODY as u64 } else { u64::MAX });
     let said = claimed(request);
     if said.is_some_and(|length| length > limit) {
-        return Err(bulk::arrived(&pipe::too_long(limit)));
+        return Err(bulk::arrived(&streaming_body::too_long(limit)));
     }
     // What is longer streams, and is never held whole.
-    let mut head = Held::begin(&state.budget, said.filter(|_| asked.fit.is_some()))?;
+    let mut head = BufferedBody::begin(&state.budget, said.filter(|_| asked.fit.is_some()))?;
     let all = head.read(&mut body, whole_up_to).await.map_err(|error| bulk::arrived(&error))?;
     if head.bytes.len() as u64 > limit || (asked.fit.is_some() && !all) {
-        return Err(bulk::arrived(&pipe::too_long(limit)));
+        return Err(bulk::arrived(&streaming_body::too_long(limit)));
     }
     if all && (from, to, explain) == (Format::Json, Format::Json, false) {
         let (json, stamp) = whole(state, name, head, asked, true).await?;
@@ -436,7 +436,7 @@ fn form(request: &Request, from: Format, explain: bool) -> Result<Format, Proble
     // Who doesn't mind gets what came, where that can be.
     let mut forms: Vec<(Format, &str)> = bulk::FORMS.into_iter().filter(|(format, _)| can(*format)).collect();
     forms.sort_by_key(|(format, _)| *format != from);
-    accept::pick(request, &forms).ok_or_else(|| {
+    negotiation::pick(request, &forms).ok_or_else(|| {
         let known: Vec<&str> = forms.iter().map(|(_, kind)| *kind).collect();
         let what = if explain { "explained answers come as" } else { "answers come as" };
         Problem::not_acceptable(format!("{what} {}; the Accept header names none of them", known.join(", ")))
@@ -471,7 +471,7 @@ pub(super) fn serving(served: &Served, slice: u8) -> Result<&Arc<Serving>, Probl
 }
 
 /// A version that was asked for, whether it serves or not.
-fn recalled(live: &Live, name: &str, version: u64, slice: Option<u8>) -> Result<Arc<Serving>, Problem> {
+fn recalled(live: &ModelCache, name: &str, version: u64, slice: Option<u8>) -> Result<Arc<Serving>, Problem> {
     let found = live.recall(name, version).map_err(|error| {
         tracing::error!("{error}");
         let why = match &error {
@@ -509,7 +509,7 @@ fn cluster_themselves(served: &Served, rows: &Rows, language: Language) -> Resul
     let columns: Vec<Float64Array> = (0..features.len())
         .map(|feature| rows.values.iter().skip(feature).step_by(features.len()).copied().collect::<Vec<_>>().into())
         .collect();
-    let found = train::fit_adhoc(features, &columns, REQUEST_K)
+    let found = train::fit_for_request(features, &columns, REQUEST_K)
         .map_err(|e| Problem::unprocessable(format!("these rows can't be clustered: {e}")))?;
     let shapes = Shapes { centroids: found.centroids.view(), spread: found.spread.view(), sizes: &found.sizes };
     let described = describe(&shapes, features, &served.segmentation.labels, None);

@@ -9,12 +9,12 @@ use poem::web::Data;
 use poem_openapi::param::{Path, Query};
 use poem_openapi::{Object, OpenApi};
 
+use super::etag::Tagged;
 use super::live::{Models, Served};
 use super::predict::serving;
 use super::problem::{Problem, problems};
-use super::stamp::Stamped;
 use super::{State, Tags};
-use crate::model::{Model, SLICES, Shelf, imputed};
+use crate::model::{Model, ModelRegistry, SLICES, imputed};
 use crate::store;
 
 problems! {
@@ -91,14 +91,14 @@ pub struct Point {
 
 pub struct SegmentsApi;
 
-pub(super) type Found<T> = Result<Stamped<T>, LookupFailure>;
+pub(super) type Found<T> = Result<Tagged<T>, LookupFailure>;
 
 #[OpenApi]
 impl SegmentsApi {
     /// All segmentations
     #[oai(path = "/api/segments", method = "get", tag = "Tags::Segments", operation_id = "listSegmentations")]
-    async fn segments(&self, request: &Request, state: Data<&Arc<State>>) -> Stamped<Vec<SegmentationInfo>> {
-        Stamped::of_many(request, &state.live.now().segmentations.iter().map(info).collect())
+    async fn segments(&self, request: &Request, state: Data<&Arc<State>>) -> Tagged<Vec<SegmentationInfo>> {
+        Tagged::of_many(request, &state.live.now().segmentations.iter().map(info).collect())
     }
 
     /// One segmentation
@@ -110,7 +110,7 @@ impl SegmentsApi {
         /// The segmentation's name.
         name: Path<String>,
     ) -> Found<SegmentationInfo> {
-        Ok(Stamped::of_many(request, &info(find(&state.live.now(), &name.0)?)))
+        Ok(Tagged::of_many(request, &info(find(&state.live.now(), &name.0)?)))
     }
 
     /// The models that serve a segmentation
@@ -125,7 +125,7 @@ impl SegmentsApi {
         let models = state.live.now();
         let slots = &find(&models, &name.0)?.slots;
         let serving = slots.iter().filter_map(|slot| slot.serving.as_ref());
-        Ok(Stamped::of_many(request, &serving.map(|serving| serving.model.clone()).collect()))
+        Ok(Tagged::of_many(request, &serving.map(|serving| serving.model.clone()).collect()))
     }
 
     /// The model that serves a slice
@@ -146,7 +146,7 @@ impl SegmentsApi {
     ) -> Found<Model> {
         let models = state.live.now();
         let model = &serving(find(&models, &name.0)?, slice.0)?.model;
-        Ok(Stamped::of(request, model, model))
+        Ok(Tagged::of(request, model, model))
     }
 
     /// A sample of records with their clusters
@@ -163,12 +163,12 @@ impl SegmentsApi {
     ) -> Found<Points> {
         let models = state.live.now();
         let model = &serving(find(&models, &name.0)?, model.0.unwrap_or(SLICES))?.model;
-        if let Some(unchanged) = Stamped::unchanged(request, model) {
+        if let Some(unchanged) = Tagged::unchanged(request, model) {
             return Ok(unchanged);
         }
-        let shelf = Shelf::new(&state.store, &model.segmentation);
-        let ready = state.points.get(&state, model, move |model| points(&shelf, model)).await?;
-        Ok(Stamped::ready(ready, model))
+        let registry = ModelRegistry::new(&state.store, &model.segmentation);
+        let ready = state.points.get(&state, model, move |model| points(&registry, model)).await?;
+        Ok(Tagged::ready(ready, model))
     }
 }
 
@@ -207,8 +207,8 @@ pub(super) fn no_sample(error: &store::Error) -> Problem {
     ))
 }
 
-fn points(shelf: &Shelf, model: &Model) -> Result<Points, Problem> {
-    let sample = shelf.sample_of(model).map_err(|error| no_sample(&error))?;
+fn points(registry: &ModelRegistry, model: &Model) -> Result<Points, Problem> {
+    let sample = registry.sample_of(model).map_err(|error| no_sample(&error))?;
     let column = |name: &str| sample.column_by_name(name);
     let (Some(partitions), Some(offsets), Some(clusters)) =
         (column("_partition"), column("_offset"), column("cluster"))

@@ -15,11 +15,11 @@ use poem_openapi::{ApiResponse, Object, OpenApi};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::accept;
-use super::confined::Form;
-use super::held::{Held, claimed};
+use super::buffered_body::{BufferedBody, claimed};
+use super::negotiation;
 use super::problem::Problem;
 use super::rows::AnyRow;
+use super::sandbox::Form;
 use super::{State, Tags};
 
 /// The largest body, in bytes.
@@ -48,7 +48,7 @@ impl Example for Statement {
 }
 
 /// The body of a request, documented as a [`Statement`]; it is read when it is known that SQL is on.
-pub struct Posted(Held);
+pub struct Posted(BufferedBody);
 
 impl Payload for Posted {
     const CONTENT_TYPE: &'static str = "application/json";
@@ -71,7 +71,7 @@ impl ParsePayload for Posted {
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
         let state: &Arc<State> = request.data().ok_or_else(Problem::no_state)?;
-        Ok(Self(Held::whole(&state.budget, claimed(request), body.take()?, MAX_BODY).await?))
+        Ok(Self(BufferedBody::whole(&state.budget, claimed(request), body.take()?, MAX_BODY).await?))
     }
 }
 
@@ -194,7 +194,7 @@ impl SqlApi {
         let Some(confined) = &state.sql else {
             return Err(Problem::forbidden("SQL over HTTP is off; start the server with --enable-sql").into());
         };
-        let form = accept::pick(request, &FORMS).ok_or_else(|| {
+        let form = negotiation::pick(request, &FORMS).ok_or_else(|| {
             let known = FORMS.map(|(_, kind)| kind).join(", ");
             Problem::not_acceptable(format!("rows come as {known}; the Accept header names none of them"))
         })?;

@@ -14,8 +14,8 @@ use poem::web::Data;
 use poem_openapi::types::ToJSON as _;
 use poem_openapi::{Object, OpenApi};
 
+use super::cached_response::Written;
 use super::problem::Problem;
-use super::ready::Written;
 use super::segments::{SegmentationInfo, info};
 use super::{State, Tags};
 use crate::store::{self, Changed, Store};

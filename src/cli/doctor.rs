@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use super::alive::alive;
 use super::{Done, count, table, timestamps};
-use crate::api::live::Live;
+use crate::api::live::ModelCache;
 use crate::broker::{Bound, Embedded, Gap};
 use crate::config::{BindArgs, MaybeKafkaArgs, SqlArgs, StoreArgs, TopicArgs};
 use crate::engine;
@@ -227,7 +227,7 @@ impl Doctor {
 
     async fn serving(&self) -> Finding {
         let store = self.open()?;
-        let live = Live::start(&store, self.sql.dir()).await.map_err(|e| format!("{e:#}"))?;
+        let live = ModelCache::start(&store, self.sql.dir()).await.map_err(|e| format!("{e:#}"))?;
         let models = live.now();
         let mut serving = 0;
         for served in &models.segmentations {

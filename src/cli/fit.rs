@@ -14,14 +14,14 @@ use serde::Serialize;
 
 use super::output_file::OutputFile;
 use super::{Done, Terminal, imputed, quartiles, table, thousands};
+use crate::column_buffer::{self, Space};
 use crate::columns::{self, Columns};
 use crate::config::bytes;
 use crate::engine::MAX_FEATURES;
-use crate::features::chunks::processors;
+use crate::features::parallel::processors;
 use crate::fit::{self, Job, Receipt, Report};
 use crate::kmeans::{self, Limits, Settings, Step};
 use crate::missing::{self, Missing, NotNumbers, Policy};
-use crate::spool::{self, Space};
 use crate::sql::header::MAX_K;
 use crate::train::SEED;
 
@@ -126,7 +126,7 @@ impl FileArgs {
     }
 
     fn space(&self) -> Space {
-        Space::within(self.memory_limit.unwrap_or_else(spool::half_of_memory), spool::scratch())
+        Space::within(self.memory_limit.unwrap_or_else(column_buffer::half_of_memory), column_buffer::scratch())
     }
 
     pub fn threads(&self) -> usize {

@@ -107,7 +107,7 @@ impl Ingest {
             let cannot = || format!("cannot listen at {address} for metrics; choose another --metrics");
             let listener = tokio::net::TcpListener::bind(address).await.with_context(cannot)?;
             tracing::info!("metrics at http://{}/metrics", listener.local_addr()?);
-            tokio::spawn(api::ingesting::serve(listener, Arc::clone(&control)));
+            tokio::spawn(api::ingest_metrics::serve(listener, Arc::clone(&control)));
         }
         let running = spawn(job, &control)?;
         let watching = tokio::spawn(watch(terminal.clone(), Arc::clone(&control)));

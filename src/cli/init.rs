@@ -14,7 +14,7 @@ use crate::broker::{Bound, Consumer, Event, Item, Reading, Start};
 use crate::config::MaybeKafkaArgs;
 use crate::printable::printable;
 use crate::rows::{Rows, Source};
-use crate::sql::sketch::{Sketch, view_name};
+use crate::sql::infer::{Inference, view_name};
 
 /// Records that decide what the files say.
 const RECORDS: usize = 1_000;
@@ -82,9 +82,9 @@ impl Init {
     }
 
     /// Looks at the first records.
-    fn look(&self) -> anyhow::Result<Sketch> {
+    fn look(&self) -> anyhow::Result<Inference> {
         if Path::new(&self.from).is_file() {
-            let mut sketch = Sketch::default();
+            let mut sketch = Inference::default();
             let (mut rows, mut json) = (Rows::open(&Source::File(self.from.clone().into()))?, String::new());
             while sketch.records < RECORDS && rows.next_row(&mut json)?.is_some() {
                 sketch.see(json.as_bytes());
@@ -103,7 +103,7 @@ impl Init {
         let consumer = Consumer::assign(&cluster, &topic.name, &starts, reading)?;
         let queues: Result<Vec<_>, _> = starts.iter().map(|start| consumer.queue(*start)).collect();
         let queues = queues?;
-        let mut sketch = Sketch::default();
+        let mut sketch = Inference::default();
         let (mut ended, mut heard) = (vec![false; queues.len()], Instant::now());
         while sketch.records < RECORDS && ended.contains(&false) && heard.elapsed() < self.kafka.client.timeout {
             match consumer.poll(Duration::ZERO) {

@@ -21,7 +21,7 @@ mod plot;
 mod predict;
 mod produce;
 mod quartiles;
-mod replay;
+mod reprocess;
 #[cfg(feature = "distributed")]
 mod scheduler;
 mod serve;
@@ -73,12 +73,13 @@ enum Command {
     Compact(compact::Compact),
     Files(files::Files),
     Init(init::Init),
-    Replay(replay::Replay),
+    #[command(visible_alias = "replay")]
+    Reprocess(reprocess::Reprocess),
     Sql(sql::Sql),
     #[command(name = sql::session::COMMAND, hide = true)]
     SqlSession(sql::session::SqlSession),
     #[command(hide = true)]
-    ConfinedSql(sql::confined::ConfinedSql),
+    ConfinedSql(sql::sandbox::ConfinedSql),
     Train(train::Train),
     #[command(name = crate::train::worker::COMMAND, hide = true)]
     TrainWorker(train_worker::TrainWorker),
@@ -223,7 +224,7 @@ fn check_clock(command: &Command) -> anyhow::Result<()> {
         Command::Ingest(_)
             | Command::Produce(_)
             | Command::Compact(_)
-            | Command::Replay(_)
+            | Command::Reprocess(_)
             | Command::Files(_)
             | Command::Generate(_)
             | Command::Broker(_)
@@ -259,7 +260,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Doctor(doctor) => job(doctor.run()).await,
         Command::Compact(compact) => job(blocking(move || compact.run())).await,
         Command::Predict(predict) => job(blocking(move || predict.run())).await,
-        Command::Replay(replay) => job(blocking(move || replay.run())).await,
+        Command::Reprocess(reprocess) => job(blocking(move || reprocess.run())).await,
         Command::Files(files) => job(blocking(move || files.run())).await,
         Command::Generate(generate) => job(blocking(move || generate.run())).await,
         Command::ConfinedSql(_) => unreachable!("it runs without this runtime"),

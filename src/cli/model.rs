@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Done, imputed, quartiles, table, thousands};
 use crate::config::StoreArgs;
-use crate::model::{named, plain_sql};
+use crate::model::{model_ref, plain_sql};
 
 /// Look at the models that serve
 #[derive(Args)]
@@ -44,7 +44,7 @@ struct Show {
 impl Model {
     pub fn run(self) -> anyhow::Result<Done> {
         let Action::Show(show) = self.action;
-        let model = named::find(&show.store.look()?, &show.name).map_err(anyhow::Error::msg)?;
+        let model = model_ref::find(&show.store.look()?, &show.name).map_err(anyhow::Error::msg)?;
         let text = match show.format {
             Format::Sql => plain_sql::query(&model),
             Format::Json => serde_json::to_string_pretty(&model)? + "\n",

@@ -10,8 +10,8 @@ use super::fit::short;
 use super::{Done, count, table, thousands};
 use crate::config::StoreArgs;
 use crate::model::diff::{Counted, Diff, Moved, Pair, diff};
-use crate::model::history::{Began, By, Period, RollbackError, periods};
-use crate::model::{Model, Shelf, Until, named, shelf::all_slices};
+use crate::model::history::{Period, PromotedBy, Promotion, RollbackError, periods};
+use crate::model::{Model, ModelRegistry, Until, model_ref, registry::all_slices};
 use crate::store::{self, FileFault, Store};
 
 /// List models, compare two, let an older one serve again, or pin one
@@ -107,7 +107,7 @@ struct Listed {
     inertia: Option<f64>,
     trained_at: Option<String>,
     since: Option<String>,
-    by: Option<By>,
+    by: Option<PromotedBy>,
     pinned: bool,
     /// Why the last training gave none.
     refused: Option<String>,
@@ -136,8 +136,8 @@ impl Listed {
 }
 
 /// When versions served, as far as that is known.
-fn history(shelf: &Shelf) -> Result<Vec<Began>, store::Error> {
-    match shelf.history() {
+fn history(registry: &ModelRegistry) -> Result<Vec<Promotion>, store::Error> {
+    match registry.history() {
         Err(store::Error::File(fault)) => {
             tracing::warn!("{fault}");
             Ok(Vec::new())
@@ -163,8 +163,8 @@ impl Out {
         let store = self.store.look()?;
         let (mut all, mut faults) = (Vec::new(), Vec::new());
         for segmentation in store.segmentations()? {
-            let shelf = Shelf::new(&store, &segmentation);
-            let slices = match shelf.slices() {
+            let registry = ModelRegistry::new(&store, &segmentation);
+            let slices = match registry.slices() {
                 Err(store::Error::File(fault)) => {
                     // It is one for all slices.
                     faults.push(fault.to_string());
@@ -173,9 +173,9 @@ impl Out {
                 }
                 slices => slices?,
             };
-            let history = history(&shelf)?;
+            let history = history(&registry)?;
             for (slice, standing) in slices {
-                let read = standing.version.map(|version| shelf.model_of(version, slice)).transpose();
+                let read = standing.version.map(|version| registry.model_of(version, slice)).transpose();
                 let (model, fault) = match read {
                     Err(store::Error::File(fault)) => {
                         faults.push(fault.to_string());
@@ -211,7 +211,7 @@ impl Out {
             let text = |value: Option<String>| value.unwrap_or_default();
             let back = match one.by {
                 _ if one.pinned => " (pinned)",
-                Some(By::Rollback) => " (rolled back)",
+                Some(PromotedBy::Rollback) => " (rolled back)",
                 _ => "",
             };
             vec![
@@ -232,8 +232,8 @@ impl Out {
     }
 
     fn versions(&self, name: &str) -> anyhow::Result<String> {
-        let shelf = shelf(&self.store.look()?, name)?;
-        let history = history(&shelf)?;
+        let registry = registry(&self.store.look()?, name)?;
+        let history = history(&registry)?;
         let of = |model: Model| Versioned {
             served: periods(&history, model.version),
             version: model.version,
@@ -243,7 +243,8 @@ impl Out {
             silhouette: model.silhouette,
             trained_at: model.trained_at,
         };
-        let all: Vec<Versioned> = shelf.versions(&mut |fault| tracing::warn!("{fault}"))?.into_iter().map(of).collect();
+        let all: Vec<Versioned> =
+            registry.versions(&mut |fault| tracing::warn!("{fault}"))?.into_iter().map(of).collect();
         if self.json {
             return json(&all);
         }
@@ -268,9 +269,9 @@ impl Out {
 impl DiffArgs {
     fn text(&self) -> anyhow::Result<String> {
         let store = self.out.store.look()?;
-        let find = |name| named::find_or_read(&store, name).map_err(anyhow::Error::msg);
+        let find = |name| model_ref::find_or_read(&store, name).map_err(anyhow::Error::msg);
         let (a, b) = (find(&self.a)?, find(&self.b)?);
-        let sample = || match Shelf::new(&store, &b.segmentation).sample_of(&b) {
+        let sample = || match ModelRegistry::new(&store, &b.segmentation).sample_of(&b) {
             Ok(sample) => Some(sample),
             Err(error) => {
                 tracing::warn!("records can't be counted: {error}");
@@ -286,7 +287,8 @@ impl Version {
     fn pin(&self) -> anyhow::Result<String> {
         let name = &self.segmentation;
         let cannot = || format!("cannot pin version {} of {name}", self.version);
-        let done = self.alone(|shelf| shelf.roll_back(name, self.version, Until::Unpinned)).with_context(cannot)?;
+        let done =
+            self.alone(|registry| registry.roll_back(name, self.version, Until::Unpinned)).with_context(cannot)?;
         if self.out.json {
             return json(&done);
         }
@@ -299,7 +301,7 @@ impl Version {
     fn unpin(&self) -> anyhow::Result<String> {
         let name = &self.segmentation;
         let cannot = || format!("cannot unpin version {} of {name}", self.version);
-        let done = self.alone(|shelf| shelf.unpin(name, self.version)).with_context(cannot)?;
+        let done = self.alone(|registry| registry.unpin(name, self.version)).with_context(cannot)?;
         if self.out.json {
             return json(&done);
         }
@@ -307,18 +309,19 @@ impl Version {
         Ok(format!("{name} of slice {slice} is served by version {version}, and by the next that a training makes\n"))
     }
 
-    /// Does something to a shelf while nobody else changes what serves.
-    fn alone<T>(&self, change: impl FnOnce(&Shelf) -> Result<T, RollbackError>) -> anyhow::Result<T> {
+    /// Does something to a registry while nobody else changes what serves.
+    fn alone<T>(&self, change: impl FnOnce(&ModelRegistry) -> Result<T, RollbackError>) -> anyhow::Result<T> {
         let store = self.out.store.look()?;
-        let shelf = shelf(&store, &self.segmentation)?;
+        let registry = registry(&store, &self.segmentation)?;
         let _alone = store.lock_models()?;
-        Ok(change(&shelf)?)
+        Ok(change(&registry)?)
     }
 
     fn rollback(&self) -> anyhow::Result<String> {
         let name = &self.segmentation;
         let cannot = || format!("cannot roll {name} back to version {}", self.version);
-        let done = self.alone(|shelf| shelf.roll_back(name, self.version, Until::NewModel)).with_context(cannot)?;
+        let done =
+            self.alone(|registry| registry.roll_back(name, self.version, Until::NewModel)).with_context(cannot)?;
         if self.out.json {
             return json(&done);
         }
@@ -336,13 +339,13 @@ impl Version {
     }
 }
 
-/// The shelf of a segmentation that was trained.
-fn shelf(store: &Store, name: &str) -> anyhow::Result<Shelf> {
+/// The registry of a segmentation that was trained.
+fn registry(store: &Store, name: &str) -> anyhow::Result<ModelRegistry> {
     let trained = store.segmentations()?;
     let there = if trained.is_empty() { "none".to_owned() } else { trained.join(", ") };
     let root = store.root().display();
     ensure!(trained.iter().any(|one| one == name), "the store {root} has no models of {name:?}, it has {there}");
-    Ok(Shelf::new(store, name))
+    Ok(ModelRegistry::new(store, name))
 }
 
 fn json(value: &impl Serialize) -> anyhow::Result<String> {
@@ -355,7 +358,7 @@ fn second(time: &str) -> String {
 }
 
 fn span(period: &Period) -> String {
-    let back = if period.by == By::Rollback { " (rolled back)" } else { "" };
+    let back = if period.by == PromotedBy::Rollback { " (rolled back)" } else { "" };
     let to = period.to.as_deref().map_or_else(|| "now".to_owned(), second);
     format!("{} to {to}{back}", second(&period.from))
 }

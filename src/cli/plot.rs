@@ -7,7 +7,7 @@ use clap::Args;
 use super::Done;
 use super::output_file::{Output, OutputFile};
 use crate::config::StoreArgs;
-use crate::model::{Shelf, named};
+use crate::model::{ModelRegistry, model_ref};
 use crate::plot;
 
 /// Draw a segmentation: a sample of its records coloured by cluster, as SVG
@@ -38,8 +38,8 @@ impl Plot {
         }
         let out = Output::open(self.out.as_ref())?;
         let store = self.store.look()?;
-        let model = named::find(&store, &self.name).map_err(anyhow::Error::msg)?;
-        let sample = Shelf::new(&store, &model.segmentation).sample_of(&model)?;
+        let model = model_ref::find(&store, &self.name).map_err(anyhow::Error::msg)?;
+        let sample = ModelRegistry::new(&store, &model.segmentation).sample_of(&model)?;
         let svg = plot::svg(&model, &sample, &self.axes, &self.lang)?;
         (&out).write_all(svg.as_bytes())?;
         out.commit()?;

@@ -13,7 +13,7 @@ use crate::bulk::{self, Format, Reader, Scorer, Writer};
 use crate::config::StoreArgs;
 use crate::file_format;
 use crate::missing::Missing;
-use crate::model::{SLICES, Shelf, named};
+use crate::model::{ModelRegistry, SLICES, model_ref};
 
 /// Tell the segment of each row
 ///
@@ -112,13 +112,13 @@ impl Predict {
                 store.root().display()
             );
         }
-        let shelf = Shelf::new(&store, name);
+        let registry = ModelRegistry::new(&store, name);
         if let Some(version) = self.as_of {
-            let model = named::version_of(&shelf, name, version).map_err(anyhow::Error::msg)?;
+            let model = model_ref::version_of(&registry, name, version).map_err(anyhow::Error::msg)?;
             return Ok(Scorer::new(&model, &self.lang));
         }
-        let Some(model) = shelf.serving(self.model)? else {
-            let refused = shelf.slices()?.get(&self.model).and_then(|standing| standing.refused.clone());
+        let Some(model) = registry.serving(self.model)? else {
+            let refused = registry.slices()?.get(&self.model).and_then(|standing| standing.refused.clone());
             let why = refused.unwrap_or_else(|| "it is not trained yet; run tercile train".to_owned());
             anyhow::bail!("{name} of slice {} has no model: {why}", self.model);
         };
@@ -130,7 +130,7 @@ impl Predict {
 fn refused(error: bulk::Error, name: &str) -> anyhow::Error {
     match error {
         bulk::Error::Gap { at, field, what } => anyhow::anyhow!(
-            "{name}, {at}: {field} {what}; mend it, or give --missing skip (such rows go through without a cluster) or \
+            "{name}, {at}: {field} {what}; correct it, or give --missing skip (such rows go through without a cluster) or \
              --missing impute (the model's mean takes its place)"
         ),
         error => anyhow::Error::new(error).context(name.to_owned()),

@@ -7,7 +7,7 @@ use clap::Args;
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::{Done, Stop};
-use crate::api::{self, State, live::Live};
+use crate::api::{self, State, live::ModelCache};
 use crate::config::{BindArgs, BodyArgs, GuardArgs, HttpMemoryArgs, HttpSqlArgs, SqlArgs, StoreArgs, TrainingArgs};
 
 /// Serve the API over a store
@@ -40,7 +40,7 @@ impl Serve {
         store.source()?;
         let guard = self.guard.guard(self.bind.bind, &store)?;
         let prepared = stop.unless(async {
-            let live = Live::start(&store, self.sql.dir()).await?;
+            let live = ModelCache::start(&store, self.sql.dir()).await?;
             Ok((live, listen(self.bind.bind)?))
         });
         let Some((live, listener)) = prepared.await? else { return Ok(Done::Well) };

@@ -7,12 +7,12 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Done, Terminal, count, imputed, table, thousands, within};
+use crate::column_buffer;
 use crate::config::{EngineArgs, SqlArgs, StoreArgs, bytes, seconds};
 use crate::kmeans::{self, Step};
 use crate::model::{Cluster, Model};
-use crate::spool;
 use crate::store::Store;
-use crate::train::{self, How, Outcome, Progress};
+use crate::train::{self, Options, Outcome, Progress};
 
 /// Train every segmentation on growing thirds of the stream
 ///
@@ -49,9 +49,9 @@ impl Train {
         bar.enable_steady_tick(Duration::from_millis(100));
         let shown = bar.clone();
         let tell = Arc::new(move |progress: Progress<'_>| shown.set_message(message(progress)));
-        let memory = self.memory_limit.unwrap_or_else(spool::half_of_memory);
-        let how = How { memory, engine: self.engine.engine, tell };
-        let training = async { Ok(train::train(&store, &files, &how).await?) };
+        let memory = self.memory_limit.unwrap_or_else(column_buffer::half_of_memory);
+        let options = Options { memory, engine: self.engine.engine, tell };
+        let training = async { Ok(train::train(&store, &files, &options).await?) };
         let trained = within(self.timeout, "--timeout", "the training", training).await;
         bar.finish_and_clear();
         let outcomes = trained?.outcomes;

@@ -11,7 +11,7 @@ use super::{Done, blocking};
 use crate::sql::Files;
 use crate::store::Store;
 use crate::train::worker::{Order, Reply};
-use crate::train::{self, How};
+use crate::train::{self, Options};
 
 /// Train for a server, as told on stdin
 #[derive(Args)]
@@ -41,5 +41,5 @@ impl TrainWorker {
 async fn work(order: &Order) -> anyhow::Result<train::Training> {
     let files = Files::load(order.sql.as_deref())?;
     let store = Store::open(&order.store)?;
-    Ok(train::train(&store, &files, &How::default()).await?)
+    Ok(train::train(&store, &files, &Options::default()).await?)
 }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::{Done, Stop, Terminal, count, ingest, serve, thousands, train as tables};
-use crate::api::{self, State, budget::Budget, live::Live};
+use crate::api::{self, State, budget::Budget, live::ModelCache};
 use crate::broker::embedded::Backlog;
 use crate::broker::{Acknowledged, Cluster, Embedded, Producer};
 use crate::config::{
@@ -92,7 +92,7 @@ impl Up {
         let guard = self.guard.guard(self.bind.bind, &store)?;
         let _only_one = store.lock()?;
         let prepared = stop.unless(async {
-            let live = Live::start(&store, self.sql.dir()).await?;
+            let live = ModelCache::start(&store, self.sql.dir()).await?;
             let listener = serve::listen(self.bind.bind)?;
             let file = self.file(&store, files.fields.names()).await?;
             let stream = self.stream(&store).await?;

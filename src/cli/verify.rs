@@ -9,8 +9,8 @@ use clap::Args;
 use super::{Done, thousands, within};
 use crate::config::{EngineArgs, SqlArgs, StoreArgs, seconds};
 use crate::engine::cluster::Engine;
-use crate::model::named;
-use crate::train::{How, verify};
+use crate::model::model_ref;
+use crate::train::{Options, verify};
 
 /// Train a model again from its receipt, and compare bit for bit
 ///
@@ -38,12 +38,12 @@ impl Verify {
     pub async fn run(self) -> anyhow::Result<Done> {
         let files = self.sql.load()?;
         let store = self.store.look()?;
-        let model = named::find_or_read(&store, &self.model).map_err(anyhow::Error::msg)?;
+        let model = model_ref::find_or_read(&store, &self.model).map_err(anyhow::Error::msg)?;
         let name = format!("{}@{}@{}", model.segmentation, model.slice, model.version);
         let (rows, clusters, inertia) = (model.rows, model.clusters.len(), model.inertia);
         let to = if self.engine.engine == Engine::Local { "to the bit" } else { "to nine digits" };
-        let how = How { engine: self.engine.engine, ..How::default() };
-        let verifying = async { Ok(verify::verify(&store, &files, model, &how).await?) };
+        let options = Options { engine: self.engine.engine, ..Options::default() };
+        let verifying = async { Ok(verify::verify(&store, &files, model, &options).await?) };
         let verified = within(self.timeout, "--timeout", "the verification", verifying).await;
         verified.with_context(|| format!("cannot verify {name}"))?;
         let line = format!(

@@ -10,7 +10,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 
 fn here() -> Space {
-    Space::within(usize::MAX, spool::scratch())
+    Space::within(usize::MAX, column_buffer::scratch())
 }
 
 fn names(names: &[&str]) -> Vec<String> {
@@ -40,7 +40,7 @@ fn row_groups_and_threads_make_no_difference() {
     .unwrap();
     for group in [1000, 77] {
         let file = write(&batch, group);
-        for (threads, space) in [(1, here()), (3, here()), (3, Space::within(0, spool::scratch()))] {
+        for (threads, space) in [(1, here()), (3, here()), (3, Space::within(0, column_buffer::scratch()))] {
             let found = read(file.path(), &names(&["c", "a", "b"]), Policy::FIT, threads, &space).unwrap();
             assert_eq!(found.rows, 1000);
             let [flags, ints, floats] = &found.columns[..] else { panic!() };
@@ -65,7 +65,7 @@ fn a_policy_decides_what_becomes_of_missing_and_invalid_values() {
         invalid,
         example: Some(Example { text: text.to_owned(), place: Place::Line(line) }),
     };
-    for space in [here(), Space::within(0, spool::scratch())] {
+    for space in [here(), Space::within(0, column_buffer::scratch())] {
         let rows = |choice| {
             let found = read(file.path(), &names, Policy::all(choice), 1, &space).unwrap();
             let rows = found.columns.iter().map(|column| column.iter().collect()).collect();

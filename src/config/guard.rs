@@ -9,7 +9,7 @@ use anyhow::ensure;
 use clap::Args;
 
 use super::{seconds, seconds_or_none};
-use crate::api::clients::Patience;
+use crate::api::connections::Timeouts;
 use crate::api::guard::Guard;
 use crate::api::keys::Keys;
 use crate::api::limits::Limiter;
@@ -116,7 +116,7 @@ impl GuardArgs {
             (Some(cert), Some(key)) => Some(Arc::new(Tls::open(cert, key)?)),
             _ => None,
         };
-        let patience = Patience {
+        let patience = Timeouts {
             handshake: self.handshake_timeout,
             header: self.header_timeout,
             idle: self.idle_timeout,

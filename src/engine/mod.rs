@@ -4,11 +4,11 @@
 //! else knows what runs the queries.
 
 pub mod cluster;
-mod known;
 mod leading_zeros;
-mod many;
+mod pruned_table;
 mod records;
 pub mod segment;
+mod sized_store;
 mod slice_cuts;
 mod spill;
 

@@ -23,8 +23,8 @@ use datafusion::logical_expr::{
 use datafusion::prelude::{SessionContext, ident};
 
 use super::cluster::Engine;
-use super::many::Many;
-use super::{Error, FOOTERS, explain, known};
+use super::pruned_table::PrunedTable;
+use super::{Error, FOOTERS, explain, sized_store};
 use crate::batch;
 use crate::record::{self, Fields};
 use crate::store::{DataFile, Snapshot};
@@ -37,7 +37,7 @@ const MOVED: &str = "_moved";
 /// The records of these files.
 pub fn table(ctx: &SessionContext, snapshot: &Snapshot, fields: &Fields) -> Result<Arc<dyn TableProvider>, Error> {
     let query = |e: DataFusionError| Error::Query(explain(&e));
-    known::register(ctx, &snapshot.files).map_err(Error::Query)?;
+    sized_store::register(ctx, &snapshot.files).map_err(Error::Query)?;
     // By fields and by place: a part of a file that was copied is on this machine's disk.
     let mut groups: Vec<(&Fields, Vec<&DataFile>)> = Vec::new();
     for file in &snapshot.files {
@@ -71,11 +71,11 @@ fn listing(ctx: &SessionContext, files: &[&DataFile], had: &Fields) -> Result<Ar
     // A cluster knows DataFusion's own tables alone.
     let here = ctx.state().config().get_extension::<Engine>().is_none_or(|engine| *engine == Engine::Local);
     if here && files.len() > FOOTERS {
-        return Ok(Arc::new(Many::new(files, batch::schema(had)).map_err(Error::Query)?));
+        return Ok(Arc::new(PrunedTable::new(files, batch::schema(had)).map_err(Error::Query)?));
     }
     let mut urls = Vec::with_capacity(files.len());
     for file in files {
-        let url = known::url(file).and_then(|url| ListingTableUrl::parse(url).map_err(|e| explain(&e)));
+        let url = sized_store::url(file).and_then(|url| ListingTableUrl::parse(url).map_err(|e| explain(&e)));
         urls.push(url.map_err(|why| Error::File { path: file.path.clone(), why })?);
     }
     let options = ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension(".parquet");

@@ -18,7 +18,7 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use datafusion::scalar::ScalarValue;
 
-use crate::model::named::{self, Name};
+use crate::model::model_ref::{self, Name};
 use crate::model::{self, Model, Predictor};
 use crate::store::Store;
 
@@ -51,12 +51,12 @@ struct Ready {
 impl Models {
     fn get(&self, name: &str) -> Result<Arc<Ready>, String> {
         let store = self.store.as_ref().ok_or("no models are in reach here")?;
-        let stamp = Name::parse(name)?.shelf(store).stamp();
+        let stamp = Name::parse(name)?.registry(store).stamp();
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ready) = read.get(name).filter(|ready| ready.stamp == stamp) {
             return Ok(Arc::clone(ready));
         }
-        let model = named::find_for(store, name, self.paths)?;
+        let model = model_ref::find_for(store, name, self.paths)?;
         let ready = Arc::new(Ready { stamp, predictor: model.predictor(), model });
         read.insert(name.to_owned(), Arc::clone(&ready));
         Ok(ready)

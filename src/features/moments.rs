@@ -9,8 +9,8 @@ use std::ops::Range;
 use datafusion::arrow::array::{Array, Float64Array};
 use fearless_simd::{Level, Select, Simd, SimdBase, SimdMask, dispatch};
 
-use super::chunks::by_chunk;
-use crate::spool::done_with;
+use super::parallel::by_chunk;
+use crate::column_buffer::done_with;
 
 /// Partial sums that are kept apart on every machine, whatever the width of its vectors.
 pub const LANES: usize = 8;

@@ -14,11 +14,11 @@ pub struct Control {
     pub progress: Progress,
     stop: AtomicBool,
     reading: AtomicBool,
-    flushes: Mutex<Vec<Sender<Word>>>,
+    flushes: Mutex<Vec<Sender<FlushEvent>>>,
 }
 
 /// What is said to whoever waits for a flush.
-pub(super) enum Word {
+pub(super) enum FlushEvent {
     /// So many partitions are asked.
     Asked(usize),
     /// One of them is stored.
@@ -26,7 +26,7 @@ pub(super) enum Word {
 }
 
 /// A flush on its way.
-pub struct Flush(Receiver<Word>);
+pub struct Flush(Receiver<FlushEvent>);
 
 impl Flush {
     /// Waits until everything is stored that was read when it was asked for. `false`: partitions changed hands, or are
@@ -35,8 +35,8 @@ impl Flush {
         let (mut asked, mut stored) = (None, 0);
         for word in self.0 {
             match word {
-                Word::Asked(partitions) => asked = Some(partitions),
-                Word::Stored => stored += 1,
+                FlushEvent::Asked(partitions) => asked = Some(partitions),
+                FlushEvent::Stored => stored += 1,
             }
         }
         asked == Some(stored)
@@ -69,7 +69,7 @@ impl Control {
         self.stop.load(Ordering::SeqCst)
     }
 
-    pub(super) fn asked_to_flush(&self) -> Vec<Sender<Word>> {
+    pub(super) fn asked_to_flush(&self) -> Vec<Sender<FlushEvent>> {
         std::mem::take(&mut *self.flushes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -13,7 +13,7 @@
 
 use super::lloyd::Outcome;
 use super::points::Points;
-use crate::features::chunks::by_chunk;
+use crate::features::parallel::by_chunk;
 
 /// The greatest expected number of draws of one point that is told from greater ones.
 const SURE: f64 = 1e9;

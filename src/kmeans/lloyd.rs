@@ -4,9 +4,9 @@
 //! is. Lloyd, "Least squares quantization in PCM" (IEEE Trans. Inf. Theory 28, 1982). Centroids are kept in original units
 //! and standardised before each pass, as a model's predictor does: so each row's cluster is what the model will answer.
 
-use super::bounds::Bounds;
+use super::hamerly::Bounds;
 use super::points::{Points, Totals};
-use crate::features::chunks::by_chunk;
+use crate::features::parallel::by_chunk;
 
 /// When to stop.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -6,36 +6,38 @@
 //! seed.rs), and those are polished by passes over all rows until no assignment changes (lloyd.rs): each pass reads the columns once (points.rs, kernel.rs), and later ones only where something may have
 //! changed (bounds.rs). The answer depends on the rows and the settings alone, not on threads or instruction sets.
 
-mod assignment;
-mod bounds;
 mod coreset;
-mod costs;
 #[cfg(feature = "distributed")]
-mod elsewhere;
-mod kept;
+mod distributed;
+mod exact_1d;
+mod exact_1d_costs;
+mod hamerly;
+mod hamerly_kernel;
+mod hungarian;
 mod kernel;
-mod line;
+mod kmeans_plus_plus;
+pub mod linfa_solver;
 mod lloyd;
+mod metrics;
 mod points;
 mod profile;
-pub mod reference;
+mod restarts;
 mod sample;
-mod score;
 mod search;
-mod seed;
-mod starts;
 
 use linfa_clustering::KMeansParamsError;
 use ndarray::Array2;
 
-use crate::features::chunks::by_chunk;
+use crate::features::parallel::by_chunk;
 
-pub use assignment::match_rows;
 #[cfg(feature = "distributed")]
 pub use coreset::Rates;
 #[cfg(feature = "distributed")]
-pub use elsewhere::{Coreset, Elsewhere, SURELY, Worst, fit_elsewhere, start_rows};
+pub use distributed::{Coreset, Elsewhere, SURELY, Worst, fit_elsewhere, start_rows};
+pub use hungarian::match_rows;
+pub use kmeans_plus_plus::{SEED, further};
 pub use lloyd::{Limits, Step};
+pub use metrics::{calinski_harabasz, davies_bouldin, silhouette};
 pub use points::Points;
 #[cfg(feature = "distributed")]
 pub use points::Totals;
@@ -43,8 +45,6 @@ pub use profile::{Profile, profile, spread};
 pub use sample::{Chosen, sample, sample_rows};
 #[cfg(feature = "distributed")]
 pub use sample::{of_cluster, rare};
-pub use score::{calinski_harabasz, davies_bouldin, silhouette};
-pub use seed::{SEED, further};
 
 /// Why there are no clusters.
 #[derive(Debug, thiserror::Error)]
@@ -127,11 +127,11 @@ pub fn fit(
     let until_settled = Limits { tolerance: 0.0, ..limits };
     let begin: Vec<(Vec<f64>, usize)> = match init {
         Init::Given(centroids) => vec![(flat(centroids), 0)],
-        Init::Drawn(_) if points.features() == 1 => vec![(line::best(points, k, threads), 0)],
+        Init::Drawn(_) if points.features() == 1 => vec![(exact_1d::best(points, k, threads), 0)],
         Init::Drawn(warm) => {
             let warm = warm.map(flat);
-            let job = starts::Starts { k, seed, starts, warm: warm.as_deref() };
-            let best = starts::best(points, &job, until_settled, threads);
+            let job = restarts::Restarts { k, seed, starts, warm: warm.as_deref() };
+            let best = restarts::best(points, &job, until_settled, threads);
             best.into_iter().map(|outcome| (outcome.centroids, outcome.iterations)).collect()
         }
     };

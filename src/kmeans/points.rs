@@ -11,15 +11,15 @@ use datafusion::arrow::buffer::NullBuffer;
 use datafusion::arrow::util::bit_chunk_iterator::UnalignedBitChunk;
 use fearless_simd::Level;
 
-use super::bounds::{Bounds, Chunk};
-use super::kept::{self, Groups};
+use super::hamerly::{Bounds, Chunk};
+use super::hamerly_kernel::{self, Groups};
 use super::kernel::{self, Frame, Lanes, Nearest, TILE, Tile};
+use crate::column_buffer::done_with;
 use crate::engine::MAX_FEATURES;
 use crate::features::Scale;
-use crate::features::chunks::{CHUNK, by_chunk};
 use crate::features::moments::{Compensated, LANES};
+use crate::features::parallel::{CHUNK, by_chunk};
 use crate::features::power_under;
-use crate::spool::done_with;
 
 /// Tiles whose rows are fetched before they are looked at.
 const AT_ONCE: usize = 8;
@@ -275,7 +275,7 @@ impl<'a> Points<'a> {
         for tile in tiles(rows.clone()) {
             let (mut kept, _) = chunk.tile(tile.start - rows.start..tile.end - rows.start, travelled);
             self.tile(tile, &mut scratch, |tile| {
-                kept::sweep_and_keep(self.level, tile, frame, &mut kept, &mut nearest, &mut sums);
+                hamerly_kernel::sweep_and_keep(self.level, tile, frame, &mut kept, &mut nearest, &mut sums);
             });
         }
         self.done_with(rows);
@@ -298,7 +298,7 @@ impl<'a> Points<'a> {
                 let nearest = nearest.get_or_insert_with(Nearest::new);
                 let (mut kept, sums) = chunk.tile(tile.start - rows.start..tile.end - rows.start, travelled);
                 self.tile(tile, &mut scratch, |tile| {
-                    kept::look_again(self.level, tile, frame, due, &mut kept, nearest, sums);
+                    hamerly_kernel::look_again(self.level, tile, frame, due, &mut kept, nearest, sums);
                 });
             }
         }

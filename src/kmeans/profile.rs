@@ -9,8 +9,8 @@ use ndarray::Array2;
 use super::flat;
 use super::kernel;
 use super::points::Points;
-use crate::features::chunks::{by_chunk, in_parallel};
 use crate::features::moments::Compensated;
+use crate::features::parallel::{by_chunk, in_parallel};
 
 /// Rows up to which quartiles are exact.
 const EXACT_ROWS: usize = 1_000_000;
@@ -151,7 +151,7 @@ fn draw(points: &Points<'_>, at: &[f64], chunks: &[Sums], threads: usize) -> Dra
         before.push(last.iter().zip(&chunk.rows).map(|(a, b)| a + b).collect());
     }
     let drawn = by_chunk(points.rows(), threads, |rows| {
-        let mut rank = before[rows.start / crate::features::chunks::CHUNK].clone();
+        let mut rank = before[rows.start / crate::features::parallel::CHUNK].clone();
         let mut drawn = vec![Vec::new(); k];
         points.each_nearest(rows, at, |first, labels, _| {
             for (row, &label) in (first..).zip(labels) {

@@ -9,8 +9,8 @@ use ndarray::Array2;
 
 use super::points::Points;
 use super::{assign, flat, labels};
-use crate::features::chunks::by_chunk;
-use crate::spool;
+use crate::column_buffer;
+use crate::features::parallel::by_chunk;
 
 /// Rows of the sample, but for those of rare clusters.
 const ROWS: usize = 5_000;
@@ -40,7 +40,7 @@ impl Chosen {
 
 /// The rows of the sample that don't depend on clusters.
 pub fn sample_rows(n: usize) -> Vec<u32> {
-    spool::evenly(n, ROWS)
+    column_buffer::evenly(n, ROWS)
 }
 
 /// The clusters of which rows are missing in a sample with these labels, by how many rows they have in all.
@@ -51,7 +51,7 @@ pub fn rare(labels: &[u8], sizes: &[u64]) -> Vec<usize> {
 
 /// Of the rows of a rare cluster those that belong to the sample.
 pub fn of_cluster<T: Copy>(rows: &[T]) -> impl Iterator<Item = T> {
-    spool::evenly(rows.len(), ENOUGH).into_iter().map(|place| rows[place as usize])
+    column_buffer::evenly(rows.len(), ENOUGH).into_iter().map(|place| rows[place as usize])
 }
 
 /// The sample of clustered rows. Centroids are in original units; `sizes` are the clusters' rows, or weights.

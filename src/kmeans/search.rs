@@ -11,11 +11,11 @@ use ndarray::Array2;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore as _, SeedableRng as _};
 
-use super::assignment::match_rows;
+use super::hungarian::match_rows;
+use super::kmeans_plus_plus::{Urn, further, trials};
 use super::lloyd::{self, Limits, Outcome};
 use super::points::Points;
-use super::seed::{Urn, further, trials};
-use crate::features::chunks::in_parallel;
+use crate::features::parallel::in_parallel;
 
 /// Members of the population.
 const POPULATION: usize = 12;

@@ -5,7 +5,7 @@ use ndarray::Array2;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng;
 
-use super::bounds::Bounds;
+use super::hamerly::Bounds;
 use super::*;
 use crate::features::{Matrix, Scale, levels};
 
@@ -29,7 +29,7 @@ pub(super) fn as_it_is(columns: Vec<Vec<f64>>) -> (Scale, Vec<Float64Array>) {
 /// Numbers from 0 to 1, the same every time.
 pub(super) fn random(rows: usize, features: usize) -> Vec<Vec<f64>> {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(rows as u64 + 7);
-    (0..features).map(|_| (0..rows).map(|_| seed::unit(&mut rng)).collect()).collect()
+    (0..features).map(|_| (0..rows).map(|_| kmeans_plus_plus::unit(&mut rng)).collect()).collect()
 }
 
 pub(super) fn limits(tolerance: f64) -> Limits {
@@ -277,7 +277,7 @@ fn linfa_finds_the_same_optimum() {
         let settings = settings(3, 5);
         let ours = found(&points, &settings);
         let matrix = Matrix::build(&scale, &columns).unwrap();
-        let theirs = reference::fit(matrix.view(), None, &settings).unwrap();
+        let theirs = linfa_solver::fit(matrix.view(), None, &settings).unwrap();
         let restored = Array2::from_shape_fn(theirs.dim(), |(c, f)| points.restore(f, theirs[[c, f]]));
         let polished = fit(&points, &settings, Init::Given(&restored), &|_| {}).unwrap();
         assert!((polished.inertia / ours.inertia - 1.0).abs() < 1e-12);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Shelf, shelf::all_slices};
+use super::{ModelRegistry, registry::all_slices};
 use crate::store::{Error, FileFault, Reason, Store};
 
 /// A kind of file below `models/<segmentation>/`.
@@ -84,12 +84,12 @@ const NOT_SERVING: &str = "this version does not serve; bring the file back from
 pub fn faults(store: &Store) -> Result<Vec<FileFault>, Error> {
     let mut found = BTreeMap::new();
     for segmentation in store.segmentations()? {
-        check(&Shelf::new(store, &segmentation), &mut found)?;
+        check(&ModelRegistry::new(store, &segmentation), &mut found)?;
     }
     Ok(found.into_values().collect())
 }
 
-fn check(shelf: &Shelf, found: &mut BTreeMap<PathBuf, FileFault>) -> Result<(), Error> {
+fn check(registry: &ModelRegistry, found: &mut BTreeMap<PathBuf, FileFault>) -> Result<(), Error> {
     let mut keep = |error: Error| match error {
         Error::File(fault) => {
             found.entry(fault.path.clone()).or_insert(*fault);
@@ -97,11 +97,11 @@ fn check(shelf: &Shelf, found: &mut BTreeMap<PathBuf, FileFault>) -> Result<(), 
         }
         other => Err(other),
     };
-    let listed = match shelf.listed() {
+    let listed = match registry.listed() {
         Ok(listed) => listed,
         Err(error) => return keep(error),
     };
-    let slices = match shelf.slices() {
+    let slices = match registry.slices() {
         Ok(slices) => slices,
         Err(error) => {
             keep(error)?;
@@ -110,19 +110,19 @@ fn check(shelf: &Shelf, found: &mut BTreeMap<PathBuf, FileFault>) -> Result<(), 
     };
     for slice in all_slices() {
         if let Some(version) = slices.get(&slice).and_then(|standing| standing.version)
-            && let Err(error) = shelf.model_of(version, slice)
+            && let Err(error) = registry.model_of(version, slice)
         {
             keep(error)?;
         }
     }
-    let served = match shelf.kept() {
+    let served = match registry.kept() {
         Ok((history, _)) => {
             let told = |slice: u8, version: u64| history.iter().any(|one| (one.slice, one.version) == (slice, version));
             // Stores from before this was kept do not say since when.
             let dated = slices.iter().filter(|(_, standing)| standing.since.is_some());
             let untold = dated.filter_map(|(slice, standing)| Some((*slice, standing.version?)));
             if let Some((_, version)) = untold.into_iter().find(|&(slice, version)| !told(slice, version)) {
-                let path = shelf.history_file();
+                let path = registry.history_file();
                 let reason = if history.is_empty() && !path.exists() { Reason::Missing } else { Reason::Damaged };
                 keep(Kind::History.fault(&path, reason, format!("it does not name version {version}, which serves")))?;
             }
@@ -137,8 +137,8 @@ fn check(shelf: &Shelf, found: &mut BTreeMap<PathBuf, FileFault>) -> Result<(), 
     let mut versions = listed;
     versions.extend(served);
     for version in versions {
-        let sample = match shelf.model(version) {
-            Ok(model) => shelf.sample_of(&model).map(drop),
+        let sample = match registry.model(version) {
+            Ok(model) => registry.sample_of(&model).map(drop),
             Err(error) => Err(error),
         };
         let sample = sample.map_err(|error| match error {

@@ -6,25 +6,25 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Model, Shelf, Slices};
+use super::{Kind, Model, ModelRegistry, Slices};
 use crate::store::{Error, Reason, Revision};
 
 /// What let a version serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum By {
+pub enum PromotedBy {
     Training,
     Rollback,
 }
 
 /// A version that began to serve a slice. It served until the next one of the slice did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Began {
+pub struct Promotion {
     /// When, RFC 3339, UTC.
     pub at: String,
     pub slice: u8,
     pub version: u64,
-    pub by: By,
+    pub by: PromotedBy,
 }
 
 /// A time in which a version served.
@@ -33,11 +33,11 @@ pub struct Period {
     pub from: String,
     /// `None`: it still serves.
     pub to: Option<String>,
-    pub by: By,
+    pub by: PromotedBy,
 }
 
 /// When a version served, in the order of time.
-pub fn periods(history: &[Began], version: u64) -> Vec<Period> {
+pub fn periods(history: &[Promotion], version: u64) -> Vec<Period> {
     let mut periods = Vec::new();
     for (i, began) in history.iter().enumerate().filter(|(_, began)| began.version == version) {
         let next = history[i + 1..].iter().find(|next| next.slice == began.slice);
@@ -48,18 +48,18 @@ pub fn periods(history: &[Began], version: u64) -> Vec<Period> {
 
 /// What `served.ndjson` holds.
 struct Kept {
-    lines: Vec<Began>,
+    lines: Vec<Promotion>,
     revision: Revision,
     /// Whether a damaged file was moved away just now.
     set_aside: bool,
 }
 
-impl Shelf {
+impl ModelRegistry {
     /// What served when, in the order of time, up to what serves now.
     ///
     /// # Errors
     /// [`Error::File`] if one of the two files cannot be used.
-    pub fn history(&self) -> Result<Vec<Began>, Error> {
+    pub fn history(&self) -> Result<Vec<Promotion>, Error> {
         let (kept, _) = self.kept()?;
         Ok(self.with_now(kept, &self.slices()?))
     }
@@ -67,7 +67,7 @@ impl Shelf {
     /// Lets these versions serve, all slices at once, in place of those that were read; since when and by what is filled in
     /// here. Whoever calls it holds the lock of the trainings. A lock on an object store can be lost: then it is refused
     /// where somebody else changed what serves.
-    pub fn serve(&self, slices: &Slices, read: &Revision, by: By) -> Result<(), Error> {
+    pub fn serve(&self, slices: &Slices, read: &Revision, by: PromotedBy) -> Result<(), Error> {
         let before = self.slices_before()?;
         let Kept { lines, mut revision, set_aside } = self.kept_or_new()?;
         let mut known = lines.len();
@@ -101,7 +101,7 @@ impl Shelf {
     }
 
     /// The lines of `served.ndjson`.
-    pub(super) fn kept(&self) -> Result<(Vec<Began>, Revision), Error> {
+    pub(super) fn kept(&self) -> Result<(Vec<Promotion>, Revision), Error> {
         let path = self.history_file();
         let (bytes, revision) = self.store.place().read_revision(&path).map_err(Kind::History.unread(&path))?;
         let damaged = |why: String| Kind::History.fault(&path, Reason::Damaged, why);
@@ -135,7 +135,7 @@ impl Shelf {
         }
     }
 
-    fn keep(&self, history: &[Began], read: &Revision) -> Result<bool, Error> {
+    fn keep(&self, history: &[Promotion], read: &Revision) -> Result<bool, Error> {
         let path = self.history_file();
         let mut text = String::new();
         for began in history {
@@ -148,7 +148,7 @@ impl Shelf {
 
     /// Adds what serves where the last line of its slice says otherwise. A store from before this was kept knows no better
     /// than that a model served since it was trained.
-    fn with_now(&self, mut history: Vec<Began>, slices: &Slices) -> Vec<Began> {
+    fn with_now(&self, mut history: Vec<Promotion>, slices: &Slices) -> Vec<Promotion> {
         for (&slice, standing) in slices {
             let Some(version) = standing.version else { continue };
             if history.iter().rfind(|began| began.slice == slice).is_some_and(|last| last.version == version) {
@@ -159,7 +159,7 @@ impl Shelf {
                 // A file that cannot be read says nothing.
                 None => self.model(version).map(|model| model.trained_at).unwrap_or_default(),
             };
-            history.push(Began { at, slice, version, by: standing.by.unwrap_or(By::Training) });
+            history.push(Promotion { at, slice, version, by: standing.by.unwrap_or(PromotedBy::Training) });
         }
         history
     }
@@ -198,7 +198,7 @@ pub enum RollbackError {
     NotPinned { segmentation: String, version: u64 },
 }
 
-impl Shelf {
+impl ModelRegistry {
     /// Lets a version serve its slice again. Whoever calls it holds the lock of the trainings.
     pub fn roll_back(&self, segmentation: &str, version: u64, until: Until) -> Result<RolledBack, RollbackError> {
         let model = self.version(version)?;
@@ -218,7 +218,7 @@ impl Shelf {
         let before = standing.version.replace(version);
         let pinned = until == Until::Unpinned;
         standing.pinned = pinned;
-        self.serve(&slices, &read, By::Rollback)?;
+        self.serve(&slices, &read, PromotedBy::Rollback)?;
         Ok(RolledBack { model, before, pinned })
     }
 
@@ -245,7 +245,7 @@ impl Shelf {
         };
         standing.pinned = false;
         standing.version = Some(model.version);
-        self.serve(&slices, &read, By::Training)?;
+        self.serve(&slices, &read, PromotedBy::Training)?;
         Ok(RolledBack { model, before: Some(version), pinned: false })
     }
 }
@@ -254,12 +254,12 @@ impl Shelf {
 mod tests {
     use std::fs;
 
-    use super::super::Standing;
+    use super::super::ServingState;
     use super::*;
     use crate::store::Store;
 
-    fn began(at: &str, slice: u8, version: u64) -> Began {
-        Began { at: at.to_owned(), slice, version, by: By::Training }
+    fn began(at: &str, slice: u8, version: u64) -> Promotion {
+        Promotion { at: at.to_owned(), slice, version, by: PromotedBy::Training }
     }
 
     #[test]
@@ -277,28 +277,29 @@ mod tests {
     fn every_change_is_kept_and_a_line_that_is_missing_is_added() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let shelf = Shelf::new(&store, "a");
+        let registry = ModelRegistry::new(&store, "a");
         let serve = |version, by| {
-            let standing = Standing { version: Some(version), ..Standing::default() };
-            shelf.serve(&Slices::from([(1, standing)]), &Revision::default(), by).unwrap();
+            let standing = ServingState { version: Some(version), ..ServingState::default() };
+            registry.serve(&Slices::from([(1, standing)]), &Revision::default(), by).unwrap();
         };
-        let versions = || -> Vec<(u64, By)> { shelf.history().unwrap().iter().map(|b| (b.version, b.by)).collect() };
-        serve(1, By::Training);
-        serve(1, By::Training);
-        serve(4, By::Training);
+        let versions =
+            || -> Vec<(u64, PromotedBy)> { registry.history().unwrap().iter().map(|b| (b.version, b.by)).collect() };
+        serve(1, PromotedBy::Training);
+        serve(1, PromotedBy::Training);
+        serve(4, PromotedBy::Training);
         let file = dir.path().join("models/a/served.ndjson");
         let two = fs::read_to_string(&file).unwrap();
         assert_eq!(two.lines().count(), 2);
-        serve(1, By::Rollback);
-        serve(1, By::Training);
-        let all = [(1, By::Training), (4, By::Training), (1, By::Rollback)];
+        serve(1, PromotedBy::Rollback);
+        serve(1, PromotedBy::Training);
+        let all = [(1, PromotedBy::Training), (4, PromotedBy::Training), (1, PromotedBy::Rollback)];
         assert_eq!(versions(), all);
-        let since = shelf.slices().unwrap()[&1].since.clone().unwrap();
+        let since = registry.slices().unwrap()[&1].since.clone().unwrap();
         // As if the process had died between the two files.
         fs::write(&file, two).unwrap();
-        assert_eq!((versions(), shelf.history().unwrap()[2].at.clone()), (all.to_vec(), since));
-        serve(7, By::Training);
-        assert_eq!(versions()[2..], [(1, By::Rollback), (7, By::Training)]);
+        assert_eq!((versions(), registry.history().unwrap()[2].at.clone()), (all.to_vec(), since));
+        serve(7, PromotedBy::Training);
+        assert_eq!(versions()[2..], [(1, PromotedBy::Rollback), (7, PromotedBy::Training)]);
         assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 4);
     }
 }

@@ -9,10 +9,10 @@ pub mod diff;
 mod exact;
 pub mod history;
 pub mod imputed;
-pub mod named;
+pub mod model_ref;
 pub mod parts;
 pub mod plain_sql;
-pub mod shelf;
+pub mod registry;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,8 +31,8 @@ use describe::{WordChange, Words};
 
 pub use check::Kind;
 pub use clusters::clusters;
-pub use history::{By, Until};
-pub use shelf::{Shelf, Slices, Standing};
+pub use history::{PromotedBy, Until};
+pub use registry::{ModelRegistry, ServingState, Slices};
 
 /// How many slices there are; the name of the whole is the method.
 pub const SLICES: u8 = 3;
@@ -392,7 +392,7 @@ impl Predictor {
     }
 }
 
-/// A model that is ready to be put on the shelf, and the sample that goes with it.
+/// A model that is ready to be put on the registry, and the sample that goes with it.
 pub struct Trained {
     pub model: Model,
     /// `_partition`, `_offset`, the features in original units, `cluster`, `_imputed` ([`imputed`]). Which rows,

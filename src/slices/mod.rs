@@ -2,19 +2,19 @@
 //!
 //! Input: the files of a snapshot. Output: for slice 1, 2 and 3 its last record. Records are ordered by time (a missing one
 //! first), partition and offset; of n records slice i holds the first min(n, i·⌈n/3⌉). The place of a record is found by
-//! counting: what the statistics of the row groups leave open is narrowed down (`narrow.rs`), first the time, then the
+//! counting: what the statistics of the row groups leave open is narrowed down (`selection.rs`), first the time, then the
 //! partition among the records of that time, then the offset. Memory does not grow with the stream.
 
-mod narrow;
-mod unit;
+mod row_group;
+mod selection;
 
 use std::collections::BTreeMap;
 
 use crate::store::Snapshot;
-use narrow::{Part, nth};
-use unit::{Unit, each_unit};
+use row_group::{Unit, each_unit};
+use selection::{Part, nth};
 
-pub use unit::Error;
+pub use row_group::Error;
 
 /// Slices of a stream.
 pub const SLICES: u8 = 3;
@@ -38,7 +38,7 @@ pub fn slice_end(n: u64, slice: u8) -> u64 {
 
 /// The cuts of a snapshot; none of an empty one.
 pub fn cuts(snapshot: &Snapshot) -> Result<Vec<Cut>, Error> {
-    let units = unit::all(snapshot)?;
+    let units = row_group::all(snapshot)?;
     let n: u64 = units.iter().map(|unit| unit.rows).sum();
     if n == 0 {
         return Ok(Vec::new());

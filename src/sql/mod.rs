@@ -6,8 +6,8 @@
 pub mod depth;
 pub mod fault;
 pub mod header;
+pub mod infer;
 pub mod script;
-pub mod sketch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Error;
+use super::file_name::Name;
 use super::footer::{DataFile, push};
+use super::live_files::effective;
 use super::log::Log;
-use super::name::Name;
 use super::objects::Objects;
+use super::parallel::each;
 use super::place::{Entry, Revision};
-use super::rule::effective;
-use super::side_by_side::each;
 
 /// Footers that are asked for at the same time.
 const AT_ONCE: usize = 64;

@@ -13,11 +13,11 @@ use datafusion::arrow::datatypes::Fields;
 use datafusion::arrow::error::ArrowError;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 
-use super::expire::Keep;
+use super::file_name::Name;
 use super::footer::DataFile;
+use super::live_files::{covering, effective};
 use super::log::Log;
-use super::name::Name;
-use super::rule::{covering, effective};
+use super::retention::RetentionPolicy;
 use super::write::{RecordsWriter, create, properties};
 use super::{Error, Held, Input, checksums};
 
@@ -36,7 +36,7 @@ pub struct Policy {
     /// Roll the newest run too, however short it is.
     pub eager: bool,
     /// What is kept at all.
-    pub keep: Keep,
+    pub keep: RetentionPolicy,
 }
 
 /// What was done.
@@ -281,7 +281,7 @@ mod tests {
     use super::*;
 
     const POLICY: Policy =
-        Policy { target: 100, grace: Duration::ZERO, eager: false, keep: Keep { age: None, bytes: None } };
+        Policy { target: 100, grace: Duration::ZERO, eager: false, keep: RetentionPolicy { age: None, bytes: None } };
 
     fn file(start: i64, next: i64, size: u64) -> DataFile {
         DataFile { start, next, rows: 1, size, ..DataFile::default() }
@@ -346,7 +346,7 @@ mod tests {
         let policy = Policy { target: 1 << 20, grace: Duration::ZERO, eager: true, ..POLICY };
         let alone = log.alone().unwrap();
         assert_eq!(log.compact(&policy).unwrap(), Rolled::default());
-        assert_eq!(log.mend().unwrap(), None);
+        assert_eq!(log.reprocess().unwrap(), None);
         drop(alone);
         assert_eq!(log.compact(&policy).unwrap(), Rolled { small: 4, large: 1, ..Rolled::default() });
     }

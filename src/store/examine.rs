@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 
 use super::footer::DataFile;
+use super::live_files::effective;
 use super::log::{Log, START};
-use super::rule::effective;
 use super::{Error, Snapshot, Source, Store};
 
 /// A store that was examined.

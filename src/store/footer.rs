@@ -18,7 +18,7 @@ use parquet::file::statistics::Statistics;
 use serde::{Deserialize, Serialize};
 
 use super::checksums::Checksums;
-use super::name::Name;
+use super::file_name::Name;
 use super::{Error, Input, Place};
 use crate::record::Fields;
 

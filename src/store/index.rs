@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::catalog::Known;
+use super::file_name::Name;
 use super::footer::{Bounds, DataFile};
 use super::log::Log;
-use super::name::Name;
 use super::place::Revision;
 use crate::record::Fields;
 

@@ -12,12 +12,12 @@ use std::time::SystemTime;
 use datafusion::arrow::array::RecordBatch;
 
 use super::checksums::Checksums;
+use super::file_name::Name;
 use super::footer::{Bounds, DataFile, declared, push};
-use super::name::Name;
+use super::live_files::effective;
 #[cfg(feature = "object-stores")]
 use super::objects::Objects;
-use super::rule::effective;
-use super::side_by_side::each;
+use super::parallel::each;
 #[cfg(feature = "object-stores")]
 use super::write::write_to;
 use super::write::{Span, write_parquet};

@@ -22,26 +22,26 @@ mod age;
 mod catalog;
 mod checksums;
 mod compact;
+mod dead_letters;
 mod examine;
-mod expire;
 mod file_fault;
+mod file_name;
 mod footer;
 #[cfg(feature = "object-stores")]
 mod index;
+mod live_files;
 pub mod location;
 mod lock;
 mod log;
 mod marks;
-mod mend;
-mod name;
 #[cfg(feature = "object-stores")]
 mod objects;
+mod parallel;
 mod place;
-mod prefix;
 mod publish;
 mod replayed;
-mod rule;
-mod side_by_side;
+mod retention;
+mod snapshot_at;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -55,20 +55,20 @@ use std::path::{Path, PathBuf};
 pub use age::{Timestamps, implausible};
 pub use checksums::Checksums;
 pub use compact::{Policy, Rolled};
+pub use dead_letters::Reprocessed;
 pub use examine::Examined;
-pub use expire::Keep;
 pub use file_fault::{FileFault, Reason};
 pub use footer::{Bounds, DataFile};
 pub use location::scheme;
 pub use lock::Held;
 pub use log::{Changed, Log, Prepared, Published};
-pub use mend::Mended;
 #[cfg(all(feature = "distributed", feature = "object-stores"))]
 pub use objects::client_of as client;
 pub use place::{Input, Place, Revision};
-pub use prefix::Prefix;
 pub(crate) use publish::{LEFTOVER, unique};
 pub use replayed::row_of;
+pub use retention::RetentionPolicy;
+pub use snapshot_at::SnapshotAt;
 pub use source::{EMBEDDED, Replayed, Source};
 pub use unreadable::Unreadable;
 

@@ -3,13 +3,13 @@
 //! Input: paths below the store's root, whose text is a URL. Output: what place.rs asks for. The rest of the program is not
 //! asynchronous here, so a runtime of its own does the talking and whoever asks waits.
 
+mod conditional_put;
 mod endpoint;
-mod fault;
-mod lease;
-mod parts;
-mod put;
 #[cfg(test)]
-pub(super) mod shaky;
+pub(super) mod flaky;
+mod lease;
+mod range_reader;
+mod retry;
 
 use std::future::Future;
 use std::io;
@@ -32,12 +32,12 @@ use url::Url;
 use super::Error;
 use super::location;
 use super::place::Entry;
-use fault::{again, gone, plain, short};
 use lease::Beats;
+use retry::{again, gone, plain, short};
 
 pub use lease::Lease;
 pub use object_store::UpdateVersion as Version;
-pub use parts::Object;
+pub use range_reader::Object;
 
 /// Timeout of one request, its body included. A GET of a query that is never answered is retried after it, so it is less than
 /// [`RETRYING`]; a range of a file of the usual size arrives within it on a line of 1 MB/s.
@@ -209,7 +209,7 @@ impl Objects {
         seen: Option<Version>,
     ) -> io::Result<Option<Version>> {
         let ((store, key), bytes) = (self.at(path), bytes.into());
-        self.wait(async move { put::put_if(&*store, &key, bytes, seen).await })
+        self.wait(async move { conditional_put::put_if(&*store, &key, bytes, seen).await })
     }
 
     pub fn delete(&self, path: &Path) -> io::Result<()> {

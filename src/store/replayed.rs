@@ -90,7 +90,7 @@ pub fn row_of(json: &str, wanted: &str) -> Option<u64> {
 mod tests {
     use std::time::Instant;
 
-    use super::super::{EMBEDDED, Keep, Policy, Published, Store};
+    use super::super::{EMBEDDED, Policy, Published, RetentionPolicy, Store};
     use super::*;
     use crate::batch::{Batch, Record};
     use crate::record::{self, Fields};
@@ -140,7 +140,7 @@ mod tests {
             let records = batch.take().unwrap().unwrap().records;
             assert!(matches!(log.publish(&records, start, start + 10).unwrap(), Published::File(_)));
         }
-        let policy = Policy { keep: Keep { bytes: Some(1), age: None }, ..Policy::default() };
+        let policy = Policy { keep: RetentionPolicy { bytes: Some(1), age: None }, ..Policy::default() };
         assert_eq!(log.compact(&policy).unwrap().expired, 20);
         let source = store.source().unwrap().unwrap();
         let of = |rows: &dyn Fn(u64) -> bool| {

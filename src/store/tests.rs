@@ -66,7 +66,7 @@ fn walk(seed: u64, stores: &[Store; 3]) {
                 let (target, grace) = (1 << [10, 13, 20][chance(3)], Duration::ZERO);
                 // In half of the walks nothing expires.
                 let bytes = (seed % 2 == 1 && chance(3) == 0).then(|| 1 << (10 + chance(5)));
-                let keep = Keep { age: None, bytes };
+                let keep = RetentionPolicy { age: None, bytes };
                 worker.log.compact(&Policy { target, grace, eager: chance(2) == 0, keep }).unwrap();
             }
         }
@@ -103,14 +103,14 @@ mod on_a_shaky_object_store {
     use datafusion::arrow::datatypes::Int64Type;
     use parquet::arrow::ArrowWriter;
 
-    use super::super::name::Name;
-    use super::super::objects::{Objects, shaky::Shaky};
+    use super::super::file_name::Name;
+    use super::super::objects::{Objects, flaky::Flaky};
     use super::super::write::properties;
     use super::*;
     use crate::engine;
 
     /// A store as a process that has just started knows it.
-    fn store(shaky: &Shaky) -> Store {
+    fn store(shaky: &Flaky) -> Store {
         let root = "s3://test/a/store";
         let objects = Arc::new(Objects::over(root, Arc::new(shaky.clone())));
         let store = Store::of(PathBuf::from(root), Place::Objects(objects));
@@ -119,7 +119,7 @@ mod on_a_shaky_object_store {
     }
 
     fn stores(seed: u64) -> [Store; 3] {
-        let shaky = Shaky::new(seed);
+        let shaky = Flaky::new(seed);
         [(); 3].map(|()| store(&shaky))
     }
 
@@ -202,7 +202,7 @@ mod on_a_shaky_object_store {
 
     #[test]
     fn a_process_that_starts_reads_an_index_and_only_what_came_since() {
-        let shaky = Shaky::slow(Duration::ZERO, 1);
+        let shaky = Flaky::slow(Duration::ZERO, 1);
         let writer = store(&shaky);
         writer.claim("products", "id", 1).unwrap();
         let log = writer.log("products", 0);
@@ -237,7 +237,7 @@ mod on_a_shaky_object_store {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_query_over_a_file_that_is_gone_fails() {
-        let store = store(&Shaky::slow(Duration::ZERO, 1));
+        let store = store(&Flaky::slow(Duration::ZERO, 1));
         store.claim("products", "id", 1).unwrap();
         let log = store.log("products", 0);
         log.begin(0).unwrap();
@@ -259,7 +259,7 @@ mod on_a_shaky_object_store {
     #[test]
     #[ignore = "takes minutes, and only measures"]
     fn measured_at_100_000_files() {
-        let shaky = Shaky::slow(Duration::from_millis(20), 1);
+        let shaky = Flaky::slow(Duration::from_millis(20), 1);
         let quick = store(&shaky.quick());
         quick.claim("products", "id", 1).unwrap();
         let log = quick.log("products", 0);

@@ -7,8 +7,8 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::Error;
 use super::footer::DataFile;
+use super::live_files::{covering, effective};
 use super::log::Log;
-use super::rule::{covering, effective};
 
 impl Log {
     /// Checks that the files follow each other without a gap or an overlap, that their footers agree with their names,

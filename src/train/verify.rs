@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use crate::engine::{self, cluster::Engine};
-use crate::model::{METHOD, Model, Predecessor, Receipt, Shelf};
+use crate::model::{METHOD, Model, ModelRegistry, Predecessor, Receipt};
 use crate::sql::{Files, Segmentation};
 use crate::store::{self, Store};
 
-use super::rows::{Rows, rows};
-use super::{How, Job, Refusal, SEED, Stream, stream};
+use super::dataset::{Rows, rows};
+use super::{Job, Options, Refusal, SEED, Stream, stream};
 
 /// Why a model is not what its receipt says, or why that can't be told.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ pub enum Error {
     #[error("version {version}, {role}, can't be read: {why}; bring it back from a copy")]
     Earlier { version: u64, role: &'static str, why: store::Error },
     #[error(
-        "the rows are others than it was trained on: they hash to {found}, the receipt says {wanted}; records were changed, perhaps by tercile replay, or the receipt was"
+        "the rows are others than it was trained on: they hash to {found}, the receipt says {wanted}; records were changed, perhaps by tercile reprocess, or the receipt was"
     )]
     Rows { found: String, wanted: String },
     #[error("the receipt says {wanted} for its {field}, training again says {found}; the receipt was changed{since}")]
@@ -88,9 +88,9 @@ impl std::fmt::Display for RowsCheck {
 /// # Errors
 /// What differs, or what prevents the comparison. A model of another method is always an error ([`Error::Method`]), which
 /// says whether its rows are still those of the receipt.
-pub async fn verify(store: &Store, files: &Files, model: Model, how: &How) -> Result<(), Error> {
+pub async fn verify(store: &Store, files: &Files, model: Model, options: &Options) -> Result<(), Error> {
     let (made, tercile) = (model.receipt.method, model.receipt.tercile.clone());
-    let checked = check(store, files, model, how).await;
+    let checked = check(store, files, model, options).await;
     if made == METHOD {
         return checked;
     }
@@ -99,7 +99,7 @@ pub async fn verify(store: &Store, files: &Files, model: Model, how: &How) -> Re
 }
 
 /// Compares the rows with the receipt and, if the model is of this method, the model with what training again gives.
-async fn check(store: &Store, files: &Files, model: Model, how: &How) -> Result<(), Error> {
+async fn check(store: &Store, files: &Files, model: Model, options: &Options) -> Result<(), Error> {
     let receipt = &model.receipt;
     if model.seed != SEED {
         return Err(Error::Seed { found: model.seed });
@@ -122,15 +122,15 @@ async fn check(store: &Store, files: &Files, model: Model, how: &How) -> Result<
     if found != receipt.n {
         return Err(gone(store, found, receipt.n)?);
     }
-    let ctx = engine::open_within(&prefix.snapshot, files, how.limits(prefix.snapshot.rows())).await?;
+    let ctx = engine::open_within(&prefix.snapshot, files, options.limits(prefix.snapshot.rows())).await?;
     let segmentations = engine::segmentations(&ctx, files).await?;
     let segmentation = segmentations.into_iter().find(|segmentation| segmentation.name == model.segmentation);
     let segmentation = segmentation.ok_or_else(|| Error::NoSql(model.segmentation.clone()))?;
     let stream = stream(&ctx, &prefix.snapshot).await.map_err(|e| Error::Refused(e.to_string()))?;
-    let rows = rows(&ctx, &segmentation, (stream.n as usize, how, store)).await?;
-    let (shelf, how) = (Shelf::new(store, &model.segmentation), how.clone());
+    let rows = rows(&ctx, &segmentation, (stream.n as usize, options, store)).await?;
+    let (registry, options) = (ModelRegistry::new(store, &model.segmentation), options.clone());
     let work = move || {
-        let again = Again { shelf: &shelf, model: &model, stream: &stream, how: &how };
+        let again = Again { registry: &registry, model: &model, stream: &stream, options: &options };
         again.compare(&segmentation, rows.as_ref())
     };
     let compared = tokio::task::spawn_blocking(work).await.map_err(|e| Error::Cut(e.to_string()))?;
@@ -149,10 +149,10 @@ fn gone(store: &Store, found: u64, wanted: u64) -> Result<Error, store::Error> {
 }
 
 struct Again<'a> {
-    shelf: &'a Shelf,
+    registry: &'a ModelRegistry,
     model: &'a Model,
     stream: &'a Stream,
-    how: &'a How,
+    options: &'a Options,
 }
 
 impl Again<'_> {
@@ -170,7 +170,7 @@ impl Again<'_> {
             segmentation,
             slice: model.slice,
             stream: self.stream,
-            how: self.how,
+            options: self.options,
             predecessor: predecessor.as_ref(),
             replaced,
             before: before.as_ref(),
@@ -189,14 +189,14 @@ impl Again<'_> {
     fn predecessor(&self) -> Result<Option<Model>, Error> {
         let Some(Predecessor { version, .. }) = self.model.receipt.predecessor else { return Ok(None) };
         let role = "whose cluster numbers it kept";
-        self.shelf.model(version).map(Some).map_err(|why| Error::Earlier { version, role, why })
+        self.registry.model(version).map(Some).map_err(|why| Error::Earlier { version, role, why })
     }
 
     /// The model whose features or k were others, which is why every cluster is new.
     fn replaced(&self) -> Result<Option<Predecessor>, Error> {
         let Some(Predecessor { version, .. }) = self.model.receipt.replaced else { return Ok(None) };
         let role = "which it replaced";
-        let replaced = self.shelf.model(version).map_err(|why| Error::Earlier { version, role, why })?;
+        let replaced = self.registry.model(version).map_err(|why| Error::Earlier { version, role, why })?;
         let same = replaced.features == self.model.features && replaced.k == self.model.k;
         Ok((!same && replaced.slice == self.model.slice).then(|| Predecessor::of(&replaced)))
     }
@@ -208,7 +208,7 @@ impl Again<'_> {
         while model.slice > 1 && version > 1 {
             version -= 1;
             let role = "which may be the slice before of the same training";
-            let read = self.shelf.version(version).map_err(|why| Error::Earlier { version, role, why })?;
+            let read = self.registry.version(version).map_err(|why| Error::Earlier { version, role, why })?;
             let same = |found: &Model| found.slice == model.slice - 1 && found.receipt.same_stream(&model.receipt);
             if let Some(found) = read.filter(same) {
                 return Ok(Some(found));
@@ -269,7 +269,7 @@ impl Again<'_> {
         fields.push(("inertia".to_owned(), shown(&was.inertia), shown(&again.inertia)));
         fields.push(("silhouette".to_owned(), shown(&was.silhouette), shown(&again.silhouette)));
         // Sums that a cluster gives are rounded differently each time.
-        let exact = self.how.engine == Engine::Local;
+        let exact = self.options.engine == Engine::Local;
         if exact {
             fields.push(("iterations".to_owned(), shown(&was.iterations), shown(&again.iterations)));
         }

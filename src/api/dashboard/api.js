@@ -1,7 +1,7 @@
 // Requests: with the key, if the server wants one, and a stream of events that comes back by itself.
 
 import { byId } from './page.js';
-import { t } from './words.js';
+import { t } from './i18n.js';
 
 const KEPT = 'tercile-key';
 /** Without a word for so long the connection counts as lost; the server says something every five seconds. */

@@ -1,7 +1,7 @@
 // Values to places: plain and logarithmic scales, ticks, names. The rules are those of `tercile plot` (src/plot.rs).
 
 import { compact, number, pretty, svg } from './page.js';
-import { t } from './words.js';
+import { t } from './i18n.js';
 
 /** One in fifty lies far beyond the middle: on a plain axis most would be one spot. */
 export function heavyTailed(values) {

@@ -1,7 +1,7 @@
 // The stream at a glance: figures that are pushed, and whether they still are.
 
 import { ago, byId, bytes, clock, count, el, number, svg } from './page.js';
-import { t } from './words.js';
+import { t } from './i18n.js';
 
 /** Rates that the small curve shows, one a second. */
 const SHOWN = 90;

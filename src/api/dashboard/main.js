@@ -1,15 +1,15 @@
 // The page: one segmentation at a time, drawn from what the API answers, and drawn again when other models serve.
 
 import { follow, get } from './api.js';
-import * as attempt from './attempt.js';
-import * as changed from './changed.js';
-import * as good from './good.js';
+import * as tryIt from './try_it.js';
+import * as transitions from './transitions.js';
+import * as quality from './quality.js';
 import * as live from './live.js';
 import { byId, el, pretty } from './page.js';
 import * as receipt from './receipt.js';
 import * as segments from './segments.js';
 import * as unreadable from './unreadable.js';
-import { apply, language, setLanguage, t } from './words.js';
+import { apply, language, setLanguage, t } from './i18n.js';
 
 /** The segmentation on the page: {info, models, points, probe}. */
 let shown = null;
@@ -50,7 +50,7 @@ async function load() {
     return undefined;
   }
   if (turn !== loading) return undefined;
-  shown = { info, models, points: new Map(models.map((model, i) => [model.slice, points[i]])), probe: attempt.probe(info.name) };
+  shown = { info, models, points: new Map(models.map((model, i) => [model.slice, points[i]])), probe: tryIt.probe(info.name) };
   return draw();
 }
 
@@ -59,14 +59,14 @@ function draw() {
   if (!shown) return;
   segments.show(shown);
   changes();
-  attempt.show(shown);
-  good.show(shown);
+  tryIt.show(shown);
+  quality.show(shown);
   receipt.show(shown);
 }
 
 function changes() {
   const logarithmic = segments.isLogarithmic(shown);
-  changed.show(shown, segments.shownAxes().map((name, i) => ({ name, logarithmic: logarithmic[i] })));
+  transitions.show(shown, segments.shownAxes().map((name, i) => ({ name, logarithmic: logarithmic[i] })));
 }
 
 function nothing(title, text) {
@@ -91,7 +91,7 @@ function switches() {
     button.addEventListener('click', () => {
       setLanguage(button.dataset.language);
       said();
-      attempt.again();
+      tryIt.again();
     });
   }
   byId('theme').addEventListener('click', () => {
@@ -129,7 +129,7 @@ function start() {
   switches();
   themed();
   said();
-  attempt.start((row) => {
+  tryIt.start((row) => {
     shown.probe = row;
     segments.show(shown);
   });

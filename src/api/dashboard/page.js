@@ -1,6 +1,6 @@
 // What all parts of the page share: elements whose text is never markup, numbers and times in the reader's language.
 
-import { language, t } from './words.js';
+import { language, t } from './i18n.js';
 
 const SVG = 'http://www.w3.org/2000/svg';
 

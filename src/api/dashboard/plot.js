@@ -3,7 +3,7 @@
 
 import { axisName, drawAxes, scaleOf } from './axis.js';
 import { count, described, hideTip, labels, number, percent, pretty, svg, tip } from './page.js';
-import { t } from './words.js';
+import { t } from './i18n.js';
 
 const BARS = 48;
 /** How near the pointer must be, in pixels. */

@@ -1,7 +1,7 @@
 // The receipt of each model: what it was trained on, and how to check that.
 
 import { byId, count, el, moment, pairs, sliceName } from './page.js';
-import { t } from './words.js';
+import { t } from './i18n.js';
 
 export function show({ models }) {
   const open = new Set([...byId('receipts').querySelectorAll('details[open]')].map((one) => one.dataset.slice));

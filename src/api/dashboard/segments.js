@@ -3,7 +3,7 @@
 import { heavyTailed } from './axis.js';
 import { badge, bar, byId, count, described, el, empty, number, percent, pretty, sliceName } from './page.js';
 import { Plane, imputedOf } from './plot.js';
-import { language, t } from './words.js';
+import { language, t } from './i18n.js';
 
 /** What the reader chose: which features, on which scale, which cluster. */
 const chosen = { name: null, axes: [], logarithmic: new Map(), highlighted: null };

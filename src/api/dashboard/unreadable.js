@@ -2,7 +2,7 @@
 
 import { get } from './api.js';
 import { byId, bytes, count, el, empty, moment } from './page.js';
-import { t } from './words.js';
+import { t } from './i18n.js';
 
 let list = null;
 let counted = null;

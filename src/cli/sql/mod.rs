@@ -1,19 +1,19 @@
 //! `tercile sql`: SQL from files, a flag, a pipe or a prompt, over the store and over any file.
 
-pub mod confined;
+mod commands;
 mod copy;
 mod diff;
-mod dot;
-mod given;
-mod grid;
 #[cfg(target_os = "linux")]
 mod landlock;
 mod output;
+mod params;
 mod progress;
 mod query;
 mod runner;
+pub mod sandbox;
 pub mod session;
 mod shell;
+mod table;
 
 use std::io::{self, IsTerminal as _, Read as _};
 use std::path::PathBuf;
@@ -27,8 +27,8 @@ use crate::config::{EngineArgs, SqlArgs, StoreArgs, bytes, seconds};
 use crate::engine::Limits;
 use crate::file_format;
 use crate::sql::fault::Source;
-use given::{Param, TableFile};
 use output::Format;
+use params::{Param, TableFile};
 use runner::{Runner, Settings};
 
 /// Run SQL over the store, or open a shell

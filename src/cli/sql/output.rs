@@ -17,7 +17,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use super::grid::{Column, Grid};
+use super::table::{Column, TextTable};
 use crate::printable::printable;
 use crate::times::readable;
 
@@ -61,7 +61,7 @@ pub fn start<'a>(
     out: &'a mut (dyn Write + Send),
 ) -> anyhow::Result<Box<dyn Rows + 'a>> {
     Ok(match format {
-        Format::Table => Box::new(Table { grid: Grid::new(columns(schema), fit), out }),
+        Format::Table => Box::new(Table { grid: TextTable::new(columns(schema), fit), out }),
         Format::Markdown => Box::new(Markdown::start(schema, out)?),
         Format::Csv | Format::Tsv => {
             let delimiter = if format == Format::Csv { b',' } else { b'\t' };
@@ -122,7 +122,7 @@ fn each_row(batch: &RecordBatch, mut row: impl FnMut(Vec<String>) -> io::Result<
 }
 
 struct Table<'a> {
-    grid: Grid,
+    grid: TextTable,
     out: &'a mut (dyn Write + Send),
 }
 

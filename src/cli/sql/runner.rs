@@ -20,11 +20,11 @@ use futures::StreamExt as _;
 use super::super::output_file::{Mark, Output, OutputFile};
 use super::super::{Terminal, Usage, count, say, watchdog};
 use super::copy::Copying;
-use super::given::TableFile;
 use super::output::{self, Format};
+use super::params::TableFile;
 use super::progress::Progress;
 use super::query::{Ready, Work, apart, params_of, prepare};
-use super::{dot, grid};
+use super::{commands, table};
 use crate::config::{SqlArgs, StoreArgs};
 use crate::engine::cluster::Engine;
 use crate::engine::{self, Limits};
@@ -284,7 +284,7 @@ impl Runner {
             let results = self.results;
             if piece.dot {
                 self.make_views().await;
-                dot::run(self, source, &piece).await?;
+                commands::run(self, source, &piece).await?;
                 let command = piece.text.split_whitespace().next().unwrap_or_default();
                 if SETTINGS.contains(&command) {
                     self.defined(piece.text)?;
@@ -475,9 +475,9 @@ impl Runner {
 
     /// A small table of our own.
     pub fn print_table(&self, names: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<()> {
-        let columns = names.iter().map(|name| grid::Column { name: (*name).to_owned(), right: false }).collect();
+        let columns = names.iter().map(|name| table::Column { name: (*name).to_owned(), right: false }).collect();
         let mut out = self.out();
-        let mut grid = grid::Grid::new(columns, self.fit());
+        let mut grid = table::TextTable::new(columns, self.fit());
         for row in rows {
             grid.row(row, &mut *out)?;
         }

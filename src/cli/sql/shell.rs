@@ -24,7 +24,7 @@ use serde::Serialize;
 
 use super::super::watchdog::{self, Mode};
 use super::super::{Done, blocking};
-use super::dot::COMMANDS;
+use super::commands::COMMANDS;
 use super::output::Format;
 use super::session::{self, Event, Request};
 use crate::sql::script;

@@ -11,7 +11,7 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use url::Url;
 
-use super::super::known;
+use super::super::sized_store;
 
 /// The clients of this process.
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ impl ObjectStoreRegistry for Places {
         if let Ok(known) = self.0.get_store(url) {
             return Ok(known);
         }
-        let made = known::named(client(url)?);
+        let made = sized_store::named(client(url)?);
         self.0.register_store(url, Arc::clone(&made));
         Ok(made)
     }
@@ -46,6 +46,6 @@ fn client(url: &Url) -> Result<Arc<dyn ObjectStore>> {
 pub fn runtimes() -> Result<impl Fn() -> RuntimeEnvBuilder> {
     let disk = Url::parse("file:///").map_err(|e| DataFusionError::External(e.into()))?;
     let places = Arc::new(Places::default());
-    places.register_store(&disk, known::named(Arc::new(LocalFileSystem::new())));
+    places.register_store(&disk, sized_store::named(Arc::new(LocalFileSystem::new())));
     Ok(move || RuntimeEnvBuilder::new().with_object_store_registry(Arc::clone(&places) as _))
 }

@@ -1,0 +1,105 @@
+//! A request's body in memory, charged to the budget as it arrives.
+//!
+//! Input: a body as a stream. Output: its bytes with their part of the budget, or a problem: too long, cut off, or more than
+//! the budget has left. A length that is only claimed takes no memory: it serves to refuse early what can't fit.
+
+use std::io;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use poem::http::header::CONTENT_LENGTH;
+use poem::{Body, Request};
+
+use super::budget::{Budget, Exhausted, Hold};
+use super::problem::Problem;
+
+/// Bytes of a body, and their part of the budget, which goes with them.
+pub struct BufferedBody {
+    pub bytes: Vec<u8>,
+    hold: Hold,
+}
+
+/// How long a request says that its body is.
+pub fn claimed(request: &Request) -> Option<u64> {
+    request.header(CONTENT_LENGTH).and_then(|length| length.parse().ok())
+}
+
+impl BufferedBody {
+    /// Nothing yet, of a body that may become `claimed` bytes long.
+    ///
+    /// # Errors
+    ///
+    /// [`Exhausted`] if so many can't be held now.
+    pub fn begin(budget: &Budget, claimed: Option<u64>) -> Result<Self, Exhausted> {
+        let claimed = usize::try_from(claimed.unwrap_or(0)).unwrap_or(usize::MAX);
+        if claimed > budget.available() {
+            // Counted as any other refusal.
+            budget.hold(claimed)?;
+        }
+        Ok(Self { bytes: Vec::new(), hold: budget.hold(0)? })
+    }
+
+    /// Reads on until there are more than `up_to` bytes; the flag tells whether the body ended before.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::OutOfMemory`] if the budget is exhausted, else whatever the stream fails with.
+    pub async fn read(
+        &mut self,
+        body: &mut (impl Stream<Item = io::Result<Bytes>> + Unpin),
+        up_to: usize,
+    ) -> io::Result<bool> {
+        while self.bytes.len() <= up_to {
+            let Some(chunk) = body.next().await.transpose()? else { return Ok(true) };
+            self.hold.grow(chunk.len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+            self.bytes.extend_from_slice(&chunk);
+        }
+        Ok(false)
+    }
+
+    /// Reads a whole body of at most `most` bytes.
+    ///
+    /// # Errors
+    ///
+    /// A problem: 413 if it is longer, 503 if the budget is exhausted, 400 if it does not arrive.
+    pub async fn whole(budget: &Budget, claimed: Option<u64>, body: Body, most: usize) -> Result<Self, Problem> {
+        let too_large = || Problem::too_large(format!("the body may have {most} bytes at most"));
+        // Who says so much is told at once.
+        if claimed.is_some_and(|claimed| claimed > most as u64) {
+            return Err(too_large());
+        }
+        let mut held = Self::begin(budget, claimed)?;
+        let mut body = Box::pin(body.into_bytes_stream());
+        let ended = held.read(&mut body, most).await.map_err(|error| match error.kind() {
+            io::ErrorKind::OutOfMemory => Problem::from(Exhausted),
+            _ => Problem::bad_request(format!("the body did not arrive: {error}")),
+        })?;
+        if ended { Ok(held) } else { Err(too_large()) }
+    }
+}
+
+impl AsRef<[u8]> for BufferedBody {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_arrives_is_charged_and_what_is_claimed_is_not() {
+        let budget = Budget::new(1 << 20);
+        let status = |read: Result<BufferedBody, Problem>| read.err().map(|problem| problem.status);
+        let body = |bytes: usize| Body::from(vec![b' '; bytes]);
+        let held = BufferedBody::whole(&budget, Some(800_000), body(300_000), 1_000_000).await.ok().unwrap();
+        assert_eq!((held.bytes.len(), budget.used()), (300_000, 300_000));
+        assert_eq!(status(BufferedBody::whole(&budget, Some(800_000), body(1), 1_000_000).await), Some(503));
+        assert_eq!(status(BufferedBody::whole(&budget, None, body(800_000), 1_000_000).await), Some(503));
+        assert_eq!(status(BufferedBody::whole(&budget, None, body(11), 10).await), Some(413));
+        assert_eq!(status(BufferedBody::whole(&budget, Some(11), body(11), 10).await), Some(413));
+        drop(held);
+        assert_eq!((budget.used(), budget.refused()), (0, 2));
+    }
+}

@@ -1,0 +1,152 @@
+//! Which model answered, in headers: `ETag` and `Model-Version`; and answers that need not be sent again.
+
+use std::marker::PhantomData;
+
+use bytes::Bytes;
+use poem::http::header::{ETAG, HeaderName};
+use poem::http::{HeaderValue, StatusCode};
+use poem::{IntoResponse, Request, Response};
+use poem_openapi::ApiResponse;
+use poem_openapi::payload::{Json, Payload as _};
+use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry};
+use poem_openapi::types::{ToJSON, Type};
+use sha2::{Digest as _, Sha256};
+
+use super::delivery::Shared;
+use crate::model::Model;
+use crate::rows::hex;
+
+const MODEL_VERSION: HeaderName = HeaderName::from_static("model-version");
+
+/// What an answer was made from.
+#[derive(Debug, Clone)]
+pub struct EntityTag {
+    etag: HeaderValue,
+    version: Option<HeaderValue>,
+}
+
+impl EntityTag {
+    /// A model, which is never changed once it has its version.
+    pub fn of(model: &Model) -> Self {
+        let Model { segmentation, slice, version, .. } = model;
+        let etag = format!("\"{segmentation}@{slice}@{version}\"");
+        // Names of segmentations are those of SQL files, and may be of any letters.
+        let etag = HeaderValue::from_str(&etag).unwrap_or_else(|_| of_bytes(etag.as_bytes()));
+        Self { etag, version: Some((*version).into()) }
+    }
+
+    /// Several models, or none: the answer itself tells.
+    fn of_text(text: &[u8]) -> Self {
+        Self { etag: of_bytes(text), version: None }
+    }
+
+    /// Whether the client has just this already.
+    fn known(&self, request: &Request) -> bool {
+        let sent = request.headers().get_all("if-none-match").iter().filter_map(|value| value.to_str().ok());
+        let mut tags = sent.flat_map(|value| value.split(',')).map(str::trim);
+        tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == self.etag)
+    }
+
+    pub fn put(&self, response: &mut Response) {
+        let headers = response.headers_mut();
+        headers.insert(ETAG, self.etag.clone());
+        if let Some(version) = &self.version {
+            headers.insert(MODEL_VERSION, version.clone());
+        }
+    }
+}
+
+fn of_bytes(bytes: &[u8]) -> HeaderValue {
+    let etag = format!("\"{}\"", &hex(&Sha256::digest(bytes))[..16]);
+    HeaderValue::try_from(etag).unwrap_or(HeaderValue::from_static("\"\""))
+}
+
+/// The headers as the OpenAPI document has them.
+pub fn headers() -> Vec<MetaHeader> {
+    let header = |name: &str, description: &str, schema| MetaHeader {
+        name: name.to_owned(),
+        description: Some(description.to_owned()),
+        required: false,
+        deprecated: false,
+        schema,
+    };
+    let etag = header(
+        "ETag",
+        "Changes when the models that answer do; of a GET just when the answer does, so a strong validator there.",
+        String::schema_ref(),
+    );
+    let version = header("Model-Version", "The version of the model that answered.", u64::schema_ref());
+    vec![etag, version]
+}
+
+/// A JSON answer with its stamp, or 304 where the client has it already.
+pub struct Tagged<T> {
+    text: Option<Bytes>,
+    stamp: EntityTag,
+    /// Whether the bytes are kept anyway.
+    shared: bool,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T> Tagged<T> {
+    /// An answer about a model that the client has already.
+    pub fn unchanged(request: &Request, model: &Model) -> Option<Self> {
+        let stamp = EntityTag::of(model);
+        stamp.known(request).then_some(Self { text: None, stamp, shared: false, of: PhantomData })
+    }
+
+    /// An answer about a model that was written before, and is kept.
+    pub fn ready(text: Bytes, model: &Model) -> Self {
+        Self { text: Some(text), stamp: EntityTag::of(model), shared: true, of: PhantomData }
+    }
+}
+
+impl<T: ToJSON> Tagged<T> {
+    pub fn of(request: &Request, answer: &T, model: &Model) -> Self {
+        Self::new(request, answer, |_| EntityTag::of(model))
+    }
+
+    pub fn of_many(request: &Request, answer: &T) -> Self {
+        Self::new(request, answer, EntityTag::of_text)
+    }
+
+    fn new(request: &Request, answer: &T, stamp: impl FnOnce(&[u8]) -> EntityTag) -> Self {
+        let text = answer.to_json_string().into_bytes();
+        let stamp = stamp(&text);
+        let text = if stamp.known(request) { None } else { Some(text.into()) };
+        Self { text, stamp, shared: false, of: PhantomData }
+    }
+}
+
+impl<T: Type> IntoResponse for Tagged<T> {
+    fn into_response(self) -> Response {
+        let mut response = match self.text {
+            Some(text) => Response::builder().content_type(Json::<T>::CONTENT_TYPE).body(text),
+            None => StatusCode::NOT_MODIFIED.into_response(),
+        };
+        self.stamp.put(&mut response);
+        if self.shared {
+            response.extensions_mut().insert(Shared);
+        }
+        response
+    }
+}
+
+impl<T: Type> ApiResponse for Tagged<T> {
+    fn meta() -> MetaResponses {
+        let content = vec![MetaMediaType { content_type: Json::<T>::CONTENT_TYPE, schema: T::schema_ref() }];
+        let response = |status, description, content| MetaResponse {
+            description,
+            status: Some(status),
+            status_range: None,
+            content,
+            headers: headers(),
+        };
+        let unchanged = "What the client has is what there is: `If-None-Match` names its `ETag`.";
+        MetaResponses { responses: vec![response(200, "Found.", content), response(304, unchanged, vec![])] }
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}

@@ -1,0 +1,133 @@
+//! The memory of a body that streams through: charged to the budget as it is needed.
+//!
+//! Input: bytes as they are read and unpacked, and rows as they are answered. Output: a hold on the budget that follows what is in
+//! memory. Most blocks of rows fit into what every stream is given at its start; a single row, or a record batch, may be far
+//! larger.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::budget::{Budget, Exhausted, Hold};
+use super::problem::Problem;
+use crate::bulk::Meter;
+
+/// Bytes that a stream is charged at its start: chunks that wait to be read, a block of rows, and an answer that waits to be
+/// sent (`streaming_body.rs`).
+const START: usize = 8 * 1024 * 1024;
+/// Bytes of a block that are in there.
+const BLOCK: usize = 5 * 1024 * 1024;
+/// How often what is read is in memory at the same time: as it came, and as rows.
+const COPIES: usize = 2;
+
+/// The charge of one stream.
+pub struct MemoryCharge(Mutex<Charged>);
+
+struct Charged {
+    hold: Hold,
+    /// Bytes that were read and unpacked since the last rows were answered.
+    since: usize,
+    /// Bytes that stay until the end.
+    kept: usize,
+    /// Whether the rows of all that was read were answered.
+    answered: bool,
+}
+
+impl MemoryCharge {
+    /// The charge of a stream that begins.
+    ///
+    /// # Errors
+    ///
+    /// [`Exhausted`] if there is no memory for one more.
+    pub fn begin(budget: &Budget) -> Result<Arc<Self>, Exhausted> {
+        let charged = Charged { hold: budget.hold(START)?, since: 0, kept: 0, answered: false };
+        Ok(Arc::new(Self(Mutex::new(charged))))
+    }
+
+    fn charged(&self) -> MutexGuard<'_, Charged> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the rows so far were answered. What they came in goes when more is read: one batch gives many blocks.
+    pub fn answered(&self) {
+        self.charged().answered = true;
+    }
+
+    /// Notes the end of the work: only `waiting` bytes of the answer are left.
+    pub fn ends(&self, waiting: usize) {
+        self.charged().hold.shrink_to(waiting);
+    }
+}
+
+impl Charged {
+    fn adjust(&mut self) -> io::Result<()> {
+        let wanted = START + self.kept + COPIES * self.since.saturating_sub(BLOCK);
+        let more = wanted.saturating_sub(self.hold.bytes());
+        if more > 0 {
+            self.hold.grow(more).map_err(exhausted)?;
+        }
+        Ok(())
+    }
+}
+
+impl Meter for MemoryCharge {
+    fn holds(&self, bytes: usize) -> io::Result<()> {
+        let mut charged = self.charged();
+        if std::mem::take(&mut charged.answered) {
+            charged.since = 0;
+            let start = START + charged.kept;
+            charged.hold.shrink_to(start);
+        }
+        charged.since += bytes;
+        charged.adjust()
+    }
+
+    fn keeps(&self, bytes: usize) -> io::Result<()> {
+        let mut charged = self.charged();
+        charged.kept += bytes;
+        charged.adjust()
+    }
+}
+
+/// The error of a stream for which there is no memory.
+fn exhausted(exhausted: Exhausted) -> io::Error {
+    io::Error::new(io::ErrorKind::OutOfMemory, Problem::from(exhausted).detail)
+}
+
+/// A body whose bytes are charged as they are read.
+pub struct Metered<R> {
+    pub input: R,
+    pub charge: Arc<MemoryCharge>,
+}
+
+impl<R: io::Read> io::Read for Metered<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        self.charge.holds(read)?;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_row_is_charged_until_it_is_answered_and_more_is_read() {
+        let budget = Budget::new(64 * 1024 * 1024);
+        let charge = MemoryCharge::begin(&budget).ok().unwrap();
+        charge.holds(BLOCK).unwrap();
+        assert_eq!(budget.used(), START);
+        charge.holds(1000).unwrap();
+        charge.answered();
+        assert_eq!(budget.used(), START + COPIES * 1000);
+        charge.holds(1).unwrap();
+        charge.keeps(500).unwrap();
+        assert_eq!(budget.used(), START + 500);
+        let refused = charge.holds(budget.limit()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::OutOfMemory);
+        charge.ends(10);
+        assert_eq!(budget.used(), 10);
+        drop(charge);
+        assert_eq!(budget.used(), 0);
+    }
+}

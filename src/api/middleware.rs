@@ -1,0 +1,172 @@
+//! What every request goes through: a name, the guard, the handlers, and a line in the log.
+//!
+//! Input: requests as they come off the wire. Output: answers of which each carries an `X-Request-Id`; metrics, and an access
+//! line as soon as the connection has taken the whole answer. Until then the request counts among those of its caller, and
+//! against the memory budget.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http_body::Body as _;
+use http_body_util::combinators::BoxBody;
+use poem::error::MethodNotAllowedError;
+use poem::http::header::{ALLOW, CONNECTION, HeaderValue, RETRY_AFTER};
+use poem::http::{StatusCode, Version};
+use poem::{Body, Endpoint, IntoResponse as _, PathPattern, Request, Response};
+
+use super::access::{REQUEST_ID, Record};
+use super::budget::{Exhausted, REQUEST};
+use super::delivery::{self, Shared};
+use super::document::Known;
+use super::guard::{self, Guard};
+use super::problem::{self, Problem};
+use super::{State, body_limit, events};
+
+/// All routes, behind the guard.
+pub struct Front<E> {
+    pub inner: E,
+    pub state: Arc<State>,
+    pub guard: Arc<Guard>,
+    /// Paths as the OpenAPI document has them, by the router's patterns.
+    pub known: HashMap<String, Known>,
+}
+
+impl<E: Endpoint> Endpoint for Front<E> {
+    type Output = Response;
+
+    async fn call(&self, mut request: Request) -> poem::Result<Response> {
+        let mut record = Record::start(&self.state, &request);
+        let (id, origin) = (record.id.clone(), self.guard.allowed_origin(&request));
+        let (keeps_alive, old) = (request.version() < Version::HTTP_2, request.version() < Version::HTTP_11);
+        let late = body_limit::hasten(&mut request, self.guard.body_timeout, record.busy.as_ref());
+        let charged = self.charge(&request, &mut record);
+        let admitted = charged.and_then(|()| self.guard.admit(&request, || self.exists(request.uri().path())));
+        let mut response = match admitted {
+            Ok(admitted) => {
+                record.admitted = admitted;
+                if request.uri().path() == events::PATH
+                    && let Some(pass) = self.guard.pass(&request)
+                {
+                    request.extensions_mut().insert(pass);
+                }
+                let response = self.answer(request, &mut record).await;
+                if late.is_some_and(|late| late.load(Ordering::Relaxed)) { too_late() } else { response }
+            }
+            Err(refusal) => refusal,
+        };
+        let length = response_length(&mut response);
+        // Older than chunks, it ends where the connection does: one that breaks off would look whole.
+        if old && length.is_none() {
+            response = Problem::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, ONLY_WHOLE).into_response();
+        }
+        // Streams account for themselves.
+        if let (Some(length), Some(hold)) = (length, &mut record.hold)
+            && length > (REQUEST / 2) as u64
+            && response.extensions().get::<Shared>().is_none()
+            && hold.grow(usize::try_from(length).unwrap_or(usize::MAX)).is_err()
+        {
+            response = Problem::from(Exhausted).into_response();
+        }
+        record.status = Some(response.status());
+        let unavailable = response.status() == StatusCode::SERVICE_UNAVAILABLE;
+        let headers = response.headers_mut();
+        if unavailable && !headers.contains_key(RETRY_AFTER) {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        headers.insert(REQUEST_ID, id);
+        self.guard.tell_origin(origin.as_ref(), headers);
+        if keeps_alive && self.state.draining.load(Ordering::SeqCst) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        delivery::follow(record, &mut response);
+        Ok(response)
+    }
+}
+
+impl<E: Endpoint> Front<E> {
+    /// Takes a request's part of the memory budget, or refuses it. Where not even the refusal fits, the connection goes.
+    fn charge(&self, request: &Request, record: &mut Record) -> Result<(), Response> {
+        let budget = &self.state.budget;
+        if guard::is_probe(request.uri().path()) {
+            record.hold = Some(budget.hold_always(REQUEST));
+            return Ok(());
+        }
+        match budget.hold(REQUEST) {
+            Ok(hold) => {
+                record.hold = Some(hold);
+                Ok(())
+            }
+            Err(exhausted) => {
+                record.hold = budget.hold_refusal();
+                if record.hold.is_none() {
+                    self.state.clients.shut(request.remote_addr());
+                }
+                Err(Problem::from(exhausted).into_response())
+            }
+        }
+    }
+
+    async fn answer(&self, request: Request, record: &mut Record) -> Response {
+        match self.inner.call(request).await {
+            Ok(response) => {
+                let response = response.into_response();
+                record.route = self.route(response.data());
+                response
+            }
+            Err(error) => {
+                let pattern = error.data();
+                record.route = self.route(pattern);
+                let allow = error.is::<MethodNotAllowedError>().then(|| self.allow(pattern));
+                let mut response = problem::from_framework(error).await;
+                if let Some(allow) = allow {
+                    response.headers_mut().insert(ALLOW, allow);
+                }
+                response
+            }
+        }
+    }
+
+    /// What a request is counted under: labels stay few, whatever paths are asked for.
+    fn route(&self, pattern: Option<&PathPattern>) -> String {
+        let pattern = pattern.map(|PathPattern(pattern)| pattern.as_ref()).filter(|pattern| !pattern.is_empty());
+        let name =
+            pattern.and_then(|pattern| self.known.get(pattern).map(|known| known.path.as_str()).or(Some(pattern)));
+        name.unwrap_or("other").to_owned()
+    }
+
+    /// Whether the document has this path, or it is one of the pages.
+    fn exists(&self, path: &str) -> bool {
+        let fits = |known: &Known| {
+            let (known, asked) = (known.path.split('/'), path.split('/'));
+            known.clone().count() == asked.clone().count()
+                && known.zip(asked).all(|(known, asked)| known == asked || known.starts_with('{'))
+        };
+        let page = matches!(path.split('/').nth(1), Some("" | "docs" | "dashboard" | "openapi.json"));
+        page || self.known.values().any(fits)
+    }
+
+    /// The methods of a path. What the document leaves out are pages.
+    fn allow(&self, pattern: Option<&PathPattern>) -> HeaderValue {
+        let known = pattern.and_then(|PathPattern(pattern)| self.known.get(pattern.as_ref()));
+        known.map_or(HeaderValue::from_static("GET, HEAD"), |known| known.allow.clone())
+    }
+}
+
+/// Why an answer does not come over HTTP/1.0.
+const ONLY_WHOLE: &str =
+    "this answer comes in pieces, and HTTP/1.0 can't tell whether the last one came; ask again with HTTP/1.1";
+
+/// How long an answer's body is, if that is known.
+fn response_length(response: &mut Response) -> Option<u64> {
+    let body: BoxBody<_, _> = response.take_body().into();
+    let length = body.size_hint().exact();
+    response.set_body(Body::from(body));
+    length
+}
+
+fn too_late() -> Response {
+    let mut response = Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time").into_response();
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}

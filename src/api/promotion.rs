@@ -1,0 +1,154 @@
+//! Which version serves: rollbacks and pins.
+//!
+//! Input: a segmentation and a version. Output: what serves then, in this process at once and in others within a second.
+
+use std::sync::Arc;
+
+use poem::web::Data;
+use poem_openapi::param::Path;
+use poem_openapi::payload::Json;
+use poem_openapi::{Object, OpenApi};
+
+use super::problem::{Problem, problems};
+use super::segments::find;
+use super::{State, Tags};
+use crate::model::history::{RollbackError, RolledBack};
+use crate::model::{ModelRegistry, Until};
+use crate::store;
+
+problems! {
+    /// Why nothing changed.
+    ServingFailure {
+        /// There is no segmentation of this name, no such version of it, or it is not pinned.
+        NotFound = 404,
+        /// The version is of other features than rows have now.
+        Unprocessable = 422,
+        /// The store can't be read or written.
+        Unavailable = 503,
+    }
+}
+
+/// What serves a slice now.
+#[derive(Debug, Clone, PartialEq, Object)]
+pub struct NowServing {
+    pub segmentation: String,
+    /// The slice that the version was trained on.
+    pub slice: u8,
+    /// The version that serves now.
+    pub version: u64,
+    /// The version that served before, if one did.
+    #[oai(skip_serializing_if_is_none)]
+    pub before: Option<u64>,
+    /// Whether it serves whatever trainings find, until it is unpinned.
+    pub pinned: bool,
+}
+
+pub struct ServingApi;
+
+type Changed = Result<Json<NowServing>, ServingFailure>;
+
+#[OpenApi]
+impl ServingApi {
+    /// Let an older version serve again
+    ///
+    /// Until a training finds other records or other SQL than the newest model was made of. Waits for a training that runs.
+    #[oai(
+        path = "/api/segments/:name/rollback/:version",
+        method = "post",
+        tag = "Tags::Training",
+        operation_id = "rollBack"
+    )]
+    async fn roll_back(
+        &self,
+        state: Data<&Arc<State>>,
+        /// The segmentation's name.
+        name: Path<String>,
+        /// A version of any slice.
+        version: Path<u64>,
+    ) -> Changed {
+        let (name, version) = (name.0, version.0);
+        Ok(change(&state, &name.clone(), move |registry| registry.roll_back(&name, version, Until::NewModel)).await?)
+    }
+
+    /// Pin a version
+    ///
+    /// It serves its slice, whatever trainings find: they go on making versions, and none of them serves until this one is
+    /// unpinned, or the SQL file gives other features. Waits for a training that runs.
+    #[oai(path = "/api/segments/:name/pin/:version", method = "put", tag = "Tags::Training", operation_id = "pin")]
+    async fn pin(
+        &self,
+        state: Data<&Arc<State>>,
+        /// The segmentation's name.
+        name: Path<String>,
+        /// A version of any slice.
+        version: Path<u64>,
+    ) -> Changed {
+        let (name, version) = (name.0, version.0);
+        Ok(change(&state, &name.clone(), move |registry| registry.roll_back(&name, version, Until::Unpinned)).await?)
+    }
+
+    /// Unpin a version
+    ///
+    /// The newest version of its slice serves again. Waits for a training that runs.
+    #[oai(path = "/api/segments/:name/pin/:version", method = "delete", tag = "Tags::Training", operation_id = "unpin")]
+    async fn unpin(
+        &self,
+        state: Data<&Arc<State>>,
+        /// The segmentation's name.
+        name: Path<String>,
+        /// The version that is pinned.
+        version: Path<u64>,
+    ) -> Changed {
+        let (name, version) = (name.0, version.0);
+        Ok(change(&state, &name.clone(), move |registry| registry.unpin(&name, version)).await?)
+    }
+}
+
+async fn change(
+    state: &State,
+    name: &str,
+    change: impl FnOnce(&ModelRegistry) -> Result<RolledBack, RollbackError> + Send + 'static,
+) -> Result<Json<NowServing>, Problem> {
+    find(&state.live.now(), name)?;
+    let (store, registry) = (state.store.clone(), ModelRegistry::new(&state.store, name));
+    let work = move || {
+        // Whoever trains is waited for: it would put its own models in service at its end.
+        let _alone = store.lock_models()?;
+        change(&registry)
+    };
+    let done = tokio::task::spawn_blocking(work).await;
+    let RolledBack { model, before, pinned } = match done {
+        Ok(done) => done.map_err(problem)?,
+        Err(_) => return Err(Problem::unavailable("the change was cut off; look at what serves, and try again")),
+    };
+    if let Err(error) = state.live.reload().await {
+        tracing::warn!("the change is not in service yet: {error:#}");
+    }
+    Ok(Json(NowServing {
+        segmentation: model.segmentation,
+        slice: model.slice,
+        version: model.version,
+        before,
+        pinned,
+    }))
+}
+
+fn problem(error: RollbackError) -> Problem {
+    match error {
+        RollbackError::Store(store::Error::File(fault)) => {
+            tracing::error!("{fault}");
+            Problem::unavailable(format!("nothing was changed: {}; tercile doctor says which file", fault.class()))
+        }
+        RollbackError::Store(error) => {
+            tracing::error!("{error}");
+            Problem::unavailable("the models can't be changed now; the server's log says why")
+        }
+        RollbackError::NoVersion { segmentation, version } => {
+            Problem::not_found(format!("{segmentation} has no version {version}")).field("version")
+        }
+        RollbackError::NotPinned { segmentation, version } => {
+            Problem::not_found(format!("version {version} of {segmentation} is not pinned")).field("version")
+        }
+        error @ RollbackError::OtherFeatures { .. } => Problem::unprocessable(error.to_string()).field("version"),
+    }
+}

@@ -1,0 +1,295 @@
+//! The process that one statement of `POST /api/sql` runs in.
+//!
+//! Input: an order as a line of JSON on stdin. Output: the result on stdout and 0, or the reason on stderr's last line and
+//! [`REFUSED`]. First it limits itself; what it reads after that can't lift the limits. It ends with whoever started it.
+
+use std::io::{self, BufRead as _, BufWriter, Read as _, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+use datafusion::error::DataFusionError;
+use datafusion::prelude::SessionContext;
+use datafusion::scalar::ScalarValue;
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast;
+use futures::StreamExt as _;
+
+use super::super::STACK;
+use super::output::{self, Format};
+use super::query::{Ready, Work, params_of, prepare};
+use crate::api::sandbox::{Form, Order, REFUSED, Refusal, too_large, too_long};
+use crate::engine::{self, Limits};
+use crate::sql::fault::{Fault, Source};
+use crate::sql::script::{self, Piece};
+use crate::sql::{self, Files, one_line};
+use crate::store::Store;
+
+/// Characters of a reason, at most.
+const REASON: usize = 1000;
+/// Files that may be open.
+const OPEN_FILES: u64 = 256;
+/// How far predictions and ingest go before it.
+const NICENESS: i32 = 10;
+/// Stack of the threads that read files.
+const READER_STACK: usize = 2 << 20;
+
+/// Run one statement that came over HTTP, as told on stdin
+#[derive(Args)]
+pub struct ConfinedSql {}
+
+impl ConfinedSql {
+    pub fn run(self) -> ExitCode {
+        match obey() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(refusal) => {
+                let said = serde_json::to_string(&refusal).unwrap_or_default();
+                // The pipe can't be closed but by a server that is gone.
+                let _ = writeln!(io::stderr(), "\n{said}");
+                ExitCode::from(REFUSED)
+            }
+        }
+    }
+}
+
+fn obey() -> Result<(), Refusal> {
+    close_inherited();
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).map_err(|e| broken("cannot read the order", &e))?;
+    let order: Order = serde_json::from_str(&line).map_err(|e| broken("the order can't be read", &e))?;
+    let files = Files::load(order.sql.as_deref()).map_err(|e| broken("the SQL files can't be read", &e))?;
+    limit(&order).map_err(|e| broken("cannot limit the process", &e))?;
+    // Landlock holds for the thread that asks for it and for those that it starts later: this is still the only one. From
+    // here on there is the store, whose parts may be links to other places, and nothing else.
+    #[cfg(target_os = "linux")]
+    super::landlock::leave_only(&[order.store.clone(), order.store.join("records"), order.store.join("models")])
+        .map_err(|e| broken("cannot limit the process", &e))?;
+    // Planning recurses deeply. The stack counts as memory, so limit() knows of it.
+    let thread = std::thread::Builder::new().stack_size(STACK).spawn(move || work(&order, &files));
+    let thread = thread.map_err(|e| broken("cannot start a thread", &e))?;
+    std::thread::spawn(|| {
+        // Whoever started us keeps the pipe open as long as somebody waits for the answer.
+        let _ = io::stdin().lock().read_to_end(&mut Vec::new());
+        std::process::exit(1);
+    });
+    thread.join().unwrap_or_else(|_| std::process::exit(101))
+}
+
+/// Closes all descriptors but stdin, stdout and stderr. The server marks its own close-on-exec before it starts this process;
+/// one that a library opened at that very moment may have come along all the same.
+fn close_inherited() {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: nothing of this process has opened a descriptor yet.
+        if unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) } == 0 {
+            return;
+        }
+    }
+    // Linux before 5.9, and other systems. The listing has a descriptor of its own, which closes before it is asked to.
+    let open = std::fs::read_dir("/proc/self/fd").or_else(|_| std::fs::read_dir("/dev/fd"));
+    let open: Vec<i32> =
+        open.into_iter().flatten().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    for descriptor in open.into_iter().filter(|descriptor| *descriptor > 2) {
+        // SAFETY: as above.
+        unsafe { libc::close(descriptor) };
+    }
+}
+
+/// How many files may be open: [`OPEN_FILES`], or fewer if the system allows this process no more.
+fn open_files() -> u64 {
+    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the call writes just this structure.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut now) } == 0;
+    if known { now.rlim_max.min(OPEN_FILES) } else { OPEN_FILES }
+}
+
+/// Limits this process for good.
+fn limit(order: &Order) -> io::Result<()> {
+    let memory = order.memory as u64 + STACK as u64;
+    let limits = [
+        (libc::RLIMIT_DATA, memory),
+        (libc::RLIMIT_CPU, order.seconds),
+        (libc::RLIMIT_NOFILE, open_files()),
+        // It writes to pipes, and to no file.
+        (libc::RLIMIT_FSIZE, 0),
+        (libc::RLIMIT_CORE, 0),
+    ];
+    for (resource, most) in limits {
+        let most = libc::rlimit { rlim_cur: most, rlim_max: most };
+        // SAFETY: the call reads the structure, which lives as long as the call, and nothing else.
+        if unsafe { libc::setrlimit(resource, &raw const most) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: the call takes a number. It fails only where it would make the process more important.
+    let _ = unsafe { libc::nice(NICENESS) };
+    Ok(())
+}
+
+fn work(order: &Order, files: &Files) -> Result<(), Refusal> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .max_blocking_threads(2)
+        .thread_stack_size(READER_STACK)
+        .build()
+        .map_err(|e| broken("cannot start the runtime", &e))?;
+    runtime.block_on(answer(order, files))
+}
+
+async fn answer(order: &Order, files: &Files) -> Result<(), Refusal> {
+    let source = Source { name: None, text: &order.statement };
+    let piece = only_piece(&source).map_err(|fault| at(&fault))?;
+    let statement = sql::parse(&source, &piece).map_err(|fault| at(&fault))?;
+    if !matches!(&statement, Statement::Statement(inner) if matches!(**inner, ast::Statement::Query(_))) {
+        return Err(at(&source.fault(piece.place, "only a query is answered here: SELECT, WITH … SELECT or VALUES")));
+    }
+    let given = order.params.iter().map(|(name, value)| (name.clone(), scalar(value))).collect();
+    let params = params_of(&source, &piece, &given, |name| format!("add \"{name}\" to \"params\""));
+    let params = params.map_err(|fault| at(&fault))?;
+    if let Some(name) = order.params.keys().find(|name| !params.contains_key(*name)) {
+        return Err(Refusal::statement(format!("the parameter {name} is given, but the statement has no ${name}")));
+    }
+
+    let store = Store::at(&order.store).map_err(|e| broken("the store can't be read", &e))?;
+    let snapshot = store.snapshot().map_err(|e| broken("the store can't be read", &e))?;
+    // Half for what the engine counts itself and gives up in words, half for all that it doesn't.
+    let limits = Limits {
+        memory: Some(order.memory / 2),
+        models: Some(store),
+        serial: true,
+        confined: true,
+        ..Limits::default()
+    };
+    let opened = engine::open_what_plans(&snapshot, files, limits).await;
+    let (ctx, unplanned) = opened.map_err(|e| broken("the store can't be opened", &e))?;
+    let reads = sql::tables_of(&statement).unwrap_or_default();
+    if let Some((view, fault)) = reads.iter().find_map(|name| unplanned.get_key_value(name)) {
+        let file = fault.file.as_deref().and_then(|file| Path::new(file).file_name()?.to_str()).map(str::to_owned);
+        let fault = Fault { file, ..fault.clone() };
+        return Err(Refusal::server(format!("the view {view} does not run: {fault}")));
+    }
+    let work = Work { statement, params, explain: false, limit: None, read_only: true };
+    let ready = prepare(ctx.clone(), work).await;
+    let mut out = Capped { out: BufWriter::new(io::stdout()), left: order.bytes, full: false };
+    let written = match ready {
+        Ok(ready) => write(ready, order.form, &mut out).await,
+        Err(error) => Err(Trouble::Query(error)),
+    };
+    match written {
+        _ if out.full => Err(too_long(order.bytes)),
+        Ok(()) => out.flush().map_err(|e| broken("cannot write the rows", &e)),
+        Err(Trouble::Query(error)) => Err(blame(&source, &piece, &error, &ctx, order)),
+        Err(Trouble::Output(error)) => {
+            let why = one_line(&format!("{error:#}"));
+            Err(Refusal::statement(format!("{why}; choose other columns, or another format")))
+        }
+    }
+}
+
+/// The one statement of a text.
+fn only_piece<'a>(source: &Source<'a>) -> Result<Piece<'a>, Fault> {
+    let pieces = script::split(source.text).pieces;
+    match pieces.as_slice() {
+        [] => Err(source.fault_somewhere("\"sql\" holds no statement; send one SELECT")),
+        [piece] if piece.dot => Err(source.fault(piece.place, "a dot command is for the shell; send one SELECT")),
+        [piece] => Ok(*piece),
+        [_, second, ..] => {
+            Err(source.fault(second.place, format!("one statement is allowed, and there are {}", pieces.len())))
+        }
+    }
+}
+
+fn scalar(value: &serde_json::Value) -> ScalarValue {
+    match value {
+        serde_json::Value::Bool(value) => ScalarValue::Boolean(Some(*value)),
+        serde_json::Value::String(value) => ScalarValue::Utf8(Some(value.clone())),
+        serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(value), _) => ScalarValue::Int64(Some(value)),
+            (None, Some(value)) => ScalarValue::UInt64(Some(value)),
+            (None, None) => ScalarValue::Float64(number.as_f64()),
+        },
+        // The server lets no others through.
+        _ => ScalarValue::Null,
+    }
+}
+
+/// What goes wrong while rows come.
+enum Trouble {
+    Query(DataFusionError),
+    Output(anyhow::Error),
+}
+
+async fn write(ready: Ready, form: Form, out: &mut Capped) -> Result<(), Trouble> {
+    let Ready { mut stream, .. } = ready;
+    let format = match form {
+        Form::Json => Format::Json,
+        Form::Csv => Format::Csv,
+        Form::Arrow => Format::Arrow,
+    };
+    let mut rows = output::start(format, &stream.schema(), None, out).map_err(Trouble::Output)?;
+    while let Some(batch) = stream.next().await {
+        rows.batch(&batch.map_err(Trouble::Query)?).map_err(Trouble::Output)?;
+    }
+    rows.end().map(drop).map_err(Trouble::Output)
+}
+
+/// An output that takes so many bytes.
+struct Capped {
+    out: BufWriter<io::Stdout>,
+    left: usize,
+    /// Whether there were more.
+    full: bool,
+}
+
+impl Write for Capped {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > self.left {
+            self.full = true;
+            return Err(io::Error::other("the result is too long"));
+        }
+        self.left -= bytes.len();
+        self.out.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// What the engine found wrong, for people far away: no path of this machine, no essay.
+fn blame(
+    source: &Source<'_>,
+    piece: &Piece<'_>,
+    error: &DataFusionError,
+    ctx: &SessionContext,
+    order: &Order,
+) -> Refusal {
+    match error.find_root() {
+        DataFusionError::ResourcesExhausted(_) => return too_large(order.memory),
+        DataFusionError::IoError(_) | DataFusionError::ObjectStore(_) | DataFusionError::ParquetError(_) => {
+            return broken("the store's files can't be read", error);
+        }
+        _ => {}
+    }
+    at(&source.blame(piece, error, &engine::tables(ctx)))
+}
+
+fn at(fault: &Fault) -> Refusal {
+    let why = fault.to_string();
+    let why = why.split(" This issue was likely caused by a bug").next().unwrap_or_default();
+    // What it has no words for, it shows as its own data.
+    let why = if why.starts_with("Unsupported ast node") { why.split(" {").next().unwrap_or_default() } else { why };
+    let mut shown: String = why.chars().take(REASON).collect();
+    if shown.len() < why.len() {
+        shown.push('…');
+    }
+    let (line, column) = (fault.place.map(|place| place.line as u64), fault.place.map(|place| place.column as u64));
+    Refusal { line, column, ..Refusal::statement(shown) }
+}
+
+/// What is the server's fault: the client learns what, its log also why.
+fn broken(what: &str, why: &dyn std::fmt::Display) -> Refusal {
+    eprintln!("{what}: {}", one_line(&why.to_string()));
+    Refusal::server(format!("{what}; the server's log says why"))
+}

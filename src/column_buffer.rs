@@ -1,0 +1,225 @@
+//! Columns that may be larger than memory.
+//!
+//! Input: values as they come, and a limit. Output: Arrow arrays of them. Up to the limit they are in memory; beyond it in
+//! files without a name, which are mapped: who reads such an array need not know, and what is read and done with
+//! ([`done_with`]) takes no memory any more.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write as _};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+
+use crate::features::parallel::CHUNK;
+use datafusion::arrow::array::{Array, ArrowPrimitiveType, NullBufferBuilder, PrimitiveArray};
+use datafusion::arrow::buffer::{Buffer, MutableBuffer, NullBuffer, ScalarBuffer};
+use datafusion::arrow::datatypes::ToByteSlice;
+use memmap2::{Advice, Mmap, UncheckedAdvice};
+
+/// How much of a limit is left to what is no column: buffers, chunks on their way, the program itself.
+const APART: usize = 64 << 20;
+
+/// Where columns are kept.
+#[derive(Debug, Clone)]
+pub struct Space {
+    /// Bytes of columns that stay in memory.
+    memory: usize,
+    /// Where the files of the others are, however short their names live.
+    dir: PathBuf,
+}
+
+impl Space {
+    /// So many bytes in memory.
+    pub fn new(memory: usize, dir: impl Into<PathBuf>) -> Self {
+        Self { memory, dir: dir.into() }
+    }
+
+    /// For a process that may take so much memory in all.
+    pub fn within(limit: usize, dir: impl Into<PathBuf>) -> Self {
+        Self::new(limit.saturating_sub(APART).max(limit / 4), dir)
+    }
+
+    /// Whether so many bytes of columns stay in memory.
+    pub fn holds(&self, bytes: usize) -> bool {
+        bytes <= self.memory
+    }
+
+    /// A file that goes when nobody has it open any more, however the process ends.
+    pub fn file(&self) -> io::Result<File> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = self.dir.join(format!("columns-{}-{number}", std::process::id()));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        fs::remove_file(path)?;
+        Ok(file)
+    }
+}
+
+/// Half of the memory that this process may have.
+pub fn half_of_memory() -> usize {
+    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<usize>().ok();
+    let machine = || {
+        let text = fs::read_to_string("/proc/meminfo").ok()?;
+        let kilobytes = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?;
+        Some(kilobytes.trim().parse::<usize>().ok()? << 10)
+    };
+    let group = number("/sys/fs/cgroup/memory.max").unwrap_or(usize::MAX);
+    machine().unwrap_or(4 << 30).min(group) / 2
+}
+
+/// A column that grows.
+pub struct Growing<P: ArrowPrimitiveType> {
+    /// Arrow's own, for it begins where a vector register likes it to.
+    memory: MutableBuffer,
+    file: Option<BufWriter<File>>,
+    valid: NullBufferBuilder,
+    values: PhantomData<P>,
+}
+
+impl<P: ArrowPrimitiveType> Growing<P> {
+    /// One that may become so long.
+    pub fn new(most: usize) -> Self {
+        let memory = MutableBuffer::with_capacity(most * size_of::<P::Native>());
+        Self { memory, file: None, valid: NullBufferBuilder::new(most), values: PhantomData }
+    }
+
+    pub fn append(&mut self, values: &PrimitiveArray<P>) -> io::Result<()> {
+        match &mut self.file {
+            Some(file) => file.write_all(values.values().to_byte_slice())?,
+            None => self.memory.extend_from_slice(values.values()),
+        }
+        match values.nulls() {
+            Some(nulls) => self.valid.append_buffer(nulls),
+            None => self.valid.append_n_non_nulls(values.len()),
+        }
+        Ok(())
+    }
+
+    /// Bytes that it takes in memory.
+    pub fn held(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Goes on in a file.
+    pub fn spill(&mut self, space: &Space) -> io::Result<()> {
+        if self.file.is_none() {
+            let mut file = BufWriter::with_capacity(1 << 18, space.file()?);
+            file.write_all(&self.memory)?;
+            (self.memory, self.file) = (MutableBuffer::new(0), Some(file));
+        }
+        Ok(())
+    }
+
+    pub fn finish(mut self) -> io::Result<PrimitiveArray<P>> {
+        let nulls = self.valid.finish();
+        match self.file {
+            Some(file) => mapped(&file.into_inner().map_err(io::IntoInnerError::into_error)?, nulls),
+            None => Ok(PrimitiveArray::new(Buffer::from(self.memory).into(), nulls)),
+        }
+    }
+}
+
+/// The values of a whole file, which nobody writes any more.
+pub fn mapped<P: ArrowPrimitiveType>(file: &File, nulls: Option<NullBuffer>) -> io::Result<PrimitiveArray<P>> {
+    let bytes = file.metadata()?.len() as usize;
+    if bytes == 0 {
+        return Ok(PrimitiveArray::new(ScalarBuffer::from(Vec::new()), nulls));
+    }
+    // SAFETY: the file has no name, so nobody else changes its bytes or its length.
+    let map = unsafe { Mmap::map(file)? };
+    map.advise(Advice::Sequential)?;
+    let start = NonNull::new(map.as_ptr().cast_mut()).ok_or_else(|| io::Error::other("a mapping at address 0"))?;
+    let map = Arc::new(Mapping(map));
+    let mut mappings = MAPPINGS.write().unwrap_or_else(PoisonError::into_inner);
+    mappings.retain(|mapping| mapping.strong_count() > 0);
+    mappings.push(Arc::downgrade(&map));
+    drop(mappings);
+    // SAFETY: the mapping is `bytes` long, and lives as long as the buffer.
+    let buffer = unsafe { Buffer::from_custom_allocation(start, bytes, map) };
+    Ok(PrimitiveArray::new(ScalarBuffer::new(buffer, 0, bytes / size_of::<P::Native>()), nulls))
+}
+
+struct Mapping(Mmap);
+
+/// All that is mapped.
+static MAPPINGS: RwLock<Vec<Weak<Mapping>>> = RwLock::new(Vec::new());
+
+/// Says that these values are not read again soon: if they are in a file, the memory they took is free at once.
+pub fn done_with<T>(values: &[T]) {
+    let values = values.as_ptr_range();
+    let (start, end) = (values.start as usize, values.end as usize);
+    let mappings = MAPPINGS.read().unwrap_or_else(PoisonError::into_inner);
+    for map in mappings.iter().filter_map(Weak::upgrade) {
+        let Range { start: first, end: last } = map.0.as_ptr_range();
+        if first as usize <= start && end <= last as usize {
+            // Advice that is not taken costs memory, nothing else.
+            // SAFETY: nothing was written to the mapping: the pages come back from the file as they were.
+            let _ =
+                unsafe { map.0.unchecked_advise_range(UncheckedAdvice::DontNeed, start - first as usize, end - start) };
+        }
+    }
+}
+
+/// Rows ⌊j·n/m⌋ for m = min(n, most).
+pub fn evenly(n: usize, most: usize) -> Vec<u32> {
+    let m = n.min(most);
+    (0..m).map(|j| (j as u128 * n as u128 / m as u128) as u32).collect()
+}
+
+/// The values of these rows, which ascend.
+pub fn take<P: ArrowPrimitiveType>(column: &PrimitiveArray<P>, rows: &[u32]) -> PrimitiveArray<P> {
+    let mut taken = Vec::with_capacity(rows.len());
+    for near in rows.chunk_by(|a, b| *a as usize / CHUNK == *b as usize / CHUNK) {
+        taken.extend(near.iter().map(|&row| column.is_valid(row as usize).then(|| column.value(row as usize))));
+        done_with(&column.values()[near[0] as usize..near[near.len() - 1] as usize + 1]);
+    }
+    taken.into_iter().collect()
+}
+
+/// Writes values where they belong in a file of them.
+pub fn write_at(file: &File, values: &[f64], at: usize) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, values.to_byte_slice(), (at * size_of::<f64>()) as u64)
+}
+
+/// Where files go when nobody says.
+pub fn scratch() -> &'static Path {
+    static DIR: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    DIR.get_or_init(std::env::temp_dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use datafusion::arrow::array::Float64Array;
+    use datafusion::arrow::datatypes::Float64Type;
+
+    #[test]
+    fn a_column_in_a_file_is_the_one_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let space = Space::within(0, dir.path());
+        let parts: Vec<Float64Array> =
+            (0..30).map(|p| (0..5000).map(|i| (i % 7 != p).then_some(f64::from(i * p))).collect()).collect();
+        let (mut here, mut there) = (Growing::<Float64Type>::new(10), Growing::<Float64Type>::new(10));
+        for (i, part) in parts.iter().enumerate() {
+            here.append(part).unwrap();
+            there.append(part).unwrap();
+            if i == 3 {
+                assert_eq!(there.held(), 4 * 5000 * 8);
+                there.spill(&space).unwrap();
+                assert_eq!(there.held(), 0);
+            }
+        }
+        let (here, there) = (here.finish().unwrap(), there.finish().unwrap());
+        assert_eq!(here, there);
+        done_with(&there.values()[1234..140_000]);
+        done_with(&here.values()[1234..140_000]);
+        assert_eq!(here, there, "what was done with is still there");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "its file has no name");
+        let empty = Growing::<Float64Type>::new(0);
+        assert_eq!(empty.finish().unwrap().len(), 0);
+    }
+}

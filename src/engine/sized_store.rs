@@ -1,0 +1,224 @@
+//! The places of a snapshot's files, which know those files.
+//!
+//! How large they are is not asked again, a request for each on an object store; on a disk DataFusion would open all of them at
+//! once, more than a process may. And a file that is gone is an error: asked for its size the place would say that there is
+//! none, and DataFusion would go on without its records.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::DateTime;
+use datafusion::prelude::SessionContext;
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as Key;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
+};
+use tokio::sync::Semaphore;
+use url::Url;
+
+use crate::store::{Checksums, DataFile, Place};
+
+/// Sizes that are asked for at once.
+#[cfg(feature = "distributed")]
+const AT_ONCE: usize = 64;
+
+/// Lets a session read the files of a snapshot.
+pub(super) fn register(ctx: &SessionContext, files: &[DataFile]) -> std::result::Result<(), String> {
+    let mut places: HashMap<Url, SizedStore> = HashMap::new();
+    for file in files {
+        let url = url(file)?;
+        let mut root = url.clone();
+        root.set_path("");
+        let known =
+            places.entry(root).or_insert_with(|| SizedStore { inner: inner(&file.place), ..SizedStore::default() });
+        let key = Key::from_url_path(url.path()).map_err(|e| e.to_string())?;
+        if let Some(checksums) = &file.checksums {
+            known.checksums.insert(key.clone(), Arc::clone(checksums));
+        }
+        known.sizes.insert(key, file.size);
+    }
+    for (root, known) in places {
+        ctx.register_object_store(&root, Arc::new(known));
+    }
+    Ok(())
+}
+
+fn inner(place: &Place) -> Arc<dyn ObjectStore> {
+    match place {
+        Place::Disk => Arc::new(LocalFileSystem::new()),
+        #[cfg(feature = "object-stores")]
+        Place::Objects(objects) => objects.for_queries(),
+    }
+}
+
+/// Where a query finds a file.
+pub(super) fn url(file: &DataFile) -> std::result::Result<Url, String> {
+    match &file.place {
+        Place::Disk => super::file_url(&file.path),
+        #[cfg(feature = "object-stores")]
+        Place::Objects(_) => Url::parse(&file.path.to_string_lossy()).map_err(|e| e.to_string()),
+    }
+}
+
+/// A place for whoever runs plans of others, and knows no files but those that they name: those of a store must be there, too.
+#[cfg(feature = "distributed")]
+pub(super) fn named(inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+    Arc::new(SizedStore { inner, turns: Some(Semaphore::new(AT_ONCE)), ..SizedStore::default() })
+}
+
+#[derive(Debug)]
+struct SizedStore {
+    inner: Arc<dyn ObjectStore>,
+    sizes: HashMap<Key, u64>,
+    /// What whole column chunks are compared with.
+    checksums: HashMap<Key, Arc<Checksums>>,
+    /// Where sizes are asked for: so many at once.
+    turns: Option<Semaphore>,
+}
+
+impl Default for SizedStore {
+    fn default() -> Self {
+        Self { inner: Arc::new(LocalFileSystem::new()), sizes: HashMap::new(), checksums: HashMap::new(), turns: None }
+    }
+}
+
+impl fmt::Display for SizedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+/// Whether a name is one that only files of records have: other tables may be directories.
+fn is_of_a_store(key: &Key) -> bool {
+    let digits = |name: &str| name.bytes().take(20).filter(u8::is_ascii_digit).count() == 20;
+    key.filename().is_some_and(|name| digits(name) && name.ends_with(".parquet"))
+}
+
+/// What is said of a file that was changed after it was written, by its name below the store: results go to strangers, too.
+fn damaged(key: &Key, at: u64) -> String {
+    let parts: Vec<String> = key.parts().map(|part| part.as_ref().to_owned()).collect();
+    let name = parts[parts.len().saturating_sub(4)..].join("/");
+    format!(
+        "{name} is damaged: its column chunk at byte {at} does not match its checksum; bring it back from a copy, and see \
+         tercile doctor --deep"
+    )
+}
+
+fn nothing() -> GetResultPayload {
+    GetResultPayload::Stream(stream::empty().boxed())
+}
+
+fn failed(source: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    Error::Generic { store: "files of a plan", source }
+}
+
+#[async_trait::async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl ObjectStore for SizedStore {
+    async fn get_opts(&self, key: &Key, options: GetOptions) -> Result<GetResult> {
+        match self.sizes.get(key) {
+            Some(&size) if options.head => Ok(GetResult {
+                payload: nothing(),
+                // Files never change.
+                meta: ObjectMeta {
+                    location: key.clone(),
+                    last_modified: DateTime::UNIX_EPOCH,
+                    size,
+                    e_tag: None,
+                    version: None,
+                },
+                range: 0..size,
+                attributes: Default::default(),
+            }),
+            None if options.head
+                && let Some(turns) = &self.turns =>
+            {
+                let _turn = turns.acquire().await.map_err(|e| failed(e.into()))?;
+                match self.inner.get_opts(key, options).await {
+                    // Nobody reads it now, and an open file would wait until somebody looks at the answer.
+                    Ok(found) => Ok(GetResult { payload: nothing(), ..found }),
+                    Err(Error::NotFound { path, .. }) if is_of_a_store(key) => {
+                        Err(failed(format!("{path} is gone").into()))
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            _ => self.inner.get_opts(key, options).await,
+        }
+    }
+
+    async fn put_opts(&self, key: &Key, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.inner.put_opts(key, payload, options).await
+    }
+
+    async fn put_multipart_opts(&self, key: &Key, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(key, options).await
+    }
+
+    async fn get_ranges(&self, key: &Key, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        let found = self.inner.get_ranges(key, ranges).await?;
+        if let Some(checksums) = self.checksums.get(key) {
+            let mut read = ranges.iter().zip(&found);
+            if let Some((range, _)) = read.find(|(range, bytes)| checksums.contradicts(range, bytes)) {
+                return Err(failed(damaged(key, range.start).into()));
+            }
+        }
+        Ok(found)
+    }
+
+    fn delete_stream(&self, keys: BoxStream<'static, Result<Key>>) -> BoxStream<'static, Result<Key>> {
+        self.inner.delete_stream(keys)
+    }
+
+    fn list(&self, prefix: Option<&Key>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Key>, offset: &Key) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list_with_offset(prefix, offset)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Key>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Key, to: &Key, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+
+    async fn rename_opts(&self, from: &Key, to: &Key, options: RenameOptions) -> Result<()> {
+        self.inner.rename_opts(from, to, options).await
+    }
+}
+
+#[cfg(all(test, feature = "distributed"))]
+mod tests {
+    use object_store::ObjectStoreExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_of_a_plan_is_there_or_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("00000000000000000001.parquet");
+        std::fs::write(&path, "12345").unwrap();
+        let place = named(Arc::new(LocalFileSystem::new()));
+        let key = Key::from_filesystem_path(&path).unwrap();
+        assert_eq!(place.head(&key).await.unwrap().size, 5);
+        assert_eq!(place.get(&key).await.unwrap().bytes().await.unwrap(), "12345");
+        std::fs::remove_file(&path).unwrap();
+        let error = place.head(&key).await.unwrap_err();
+        // What is not found is listed as a directory; that would be empty.
+        assert!(matches!(error, Error::Generic { .. }) && error.to_string().contains("1.parquet is gone"), "{error}");
+        let table = Key::from_absolute_path(dir.path().join("table.parquet")).unwrap();
+        std::fs::create_dir(dir.path().join("table.parquet")).unwrap();
+        assert!(matches!(place.head(&table).await, Err(Error::NotFound { .. })));
+    }
+}

@@ -1,0 +1,104 @@
+//! What people call a model: `price_rating`, `price_rating@2` for a slice, `price_rating@2@5` for one of its versions.
+
+use std::path::Path;
+
+use super::{Model, ModelRegistry, SLICES};
+use crate::store::{Error, Store};
+
+/// A name, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name {
+    pub segmentation: String,
+    pub slice: u8,
+    /// `None` for the version that serves.
+    pub version: Option<u64>,
+}
+
+impl Name {
+    pub fn parse(name: &str) -> Result<Self, String> {
+        let mut parts = name.splitn(3, '@');
+        let segmentation = parts.next().unwrap_or_default();
+        let slice = parts.next().map_or(Some(SLICES), |slice| slice.parse().ok());
+        let slice = slice.filter(|slice| (1..=SLICES).contains(slice));
+        let slice = slice.ok_or_else(|| format!("{name}: a model is a segmentation, or one with @1, @2 or @3"))?;
+        let version = parts.next().map(str::parse).transpose();
+        let version = version.map_err(|_| format!("{name}: a version is a number, as in {segmentation}@{slice}@1"))?;
+        // The name becomes a directory's.
+        if segmentation.is_empty() || !segmentation.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            return Err(format!("there is no segmentation {segmentation}"));
+        }
+        Ok(Self { segmentation: segmentation.to_owned(), slice, version })
+    }
+
+    pub fn registry(&self, store: &Store) -> ModelRegistry {
+        ModelRegistry::new(store, &self.segmentation)
+    }
+}
+
+/// The model of a name; why there is none.
+pub fn find(store: &Store, name: &str) -> Result<Model, String> {
+    find_for(store, name, true)
+}
+
+/// The model of a name, or why there is none: with paths, or for people who must not see any.
+pub fn find_for(store: &Store, name: &str, paths: bool) -> Result<Model, String> {
+    let parsed = Name::parse(name)?;
+    let registry = parsed.registry(store);
+    let Some(version) = parsed.version else {
+        let model = registry.serving(parsed.slice).map_err(|e| shown(&e, paths))?;
+        return model.ok_or_else(|| format!("there is no model of {name}; run tercile train"));
+    };
+    let model = registry.version(version).map_err(|e| shown(&e, paths))?;
+    let model = model.ok_or_else(|| no_version(&parsed.segmentation, version))?;
+    match model.slice == parsed.slice {
+        true => Ok(model),
+        false => Err(format!(
+            "version {version} of {0} is of slice {1}; say {0}@{1}@{version}",
+            parsed.segmentation, model.slice
+        )),
+    }
+}
+
+/// A version of a segmentation; why there is none.
+pub fn version_of(registry: &ModelRegistry, segmentation: &str, version: u64) -> Result<Model, String> {
+    let model = registry.version(version).map_err(|e| e.to_string())?;
+    model.ok_or_else(|| no_version(segmentation, version))
+}
+
+fn no_version(segmentation: &str, version: u64) -> String {
+    format!("{segmentation} has no version {version}; tercile models {segmentation} lists those it has")
+}
+
+/// An error, with the paths in it or without.
+fn shown(error: &Error, paths: bool) -> String {
+    match error {
+        error if paths => error.to_string(),
+        Error::File(fault) => fault.class(),
+        _ => "the model cannot be read".to_owned(),
+    }
+}
+
+/// The model of a name or of a file.
+pub fn find_or_read(store: &Store, name: &str) -> Result<Model, String> {
+    let path = Path::new(name);
+    if path.extension().is_some_and(|ending| ending == "json") || name.contains('/') {
+        return Model::read(path).map_err(|e| e.to_string());
+    }
+    find(store, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_up_to_three_parts() {
+        let name = |segmentation: &str, slice, version| Name { segmentation: segmentation.to_owned(), slice, version };
+        assert_eq!(Name::parse("a_b").unwrap(), name("a_b", 3, None));
+        assert_eq!(Name::parse("a@2").unwrap(), name("a", 2, None));
+        assert_eq!(Name::parse("a@1@17").unwrap(), name("a", 1, Some(17)));
+        for wrong in ["", "@1", "a@4", "a@", "a@1@", "a@1@x", "a@1@2@3", "../a", "a b"] {
+            assert!(Name::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! The model files: `models/<segmentation>/<version>.json`, never changed once written, and `slices.json`, which says
+//! which of them serve. When each of them did, history.rs keeps.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use datafusion::arrow::array::{AsArray as _, RecordBatch};
+use datafusion::arrow::datatypes::{Float64Type, Int32Type, Int64Type, UInt32Type};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, Model, Predictor, PromotedBy, SLICES, Trained};
+use crate::store::{Error, FileFault, Reason, Revision, Store};
+
+/// What stands behind one slice of a segmentation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServingState {
+    /// The version that serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// Since when it serves, RFC 3339, UTC; stores from before this was kept don't say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// What made it serve.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<PromotedBy>,
+    /// Whether the version goes on serving, whatever trainings find.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
+    /// Why the last training gave none; an older version may serve all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// The content of `slices.json`, by slice.
+pub type Slices = BTreeMap<u8, ServingState>;
+
+/// The models of one segmentation.
+pub struct ModelRegistry {
+    pub(super) store: Store,
+    pub(super) dir: PathBuf,
+    name: String,
+}
+
+impl ModelRegistry {
+    /// The name comes from a SQL file's name: a-z, 0-9 and `_`.
+    pub fn new(store: &Store, segmentation: &str) -> Self {
+        Self { store: store.clone(), dir: store.models().join(segmentation), name: segmentation.to_owned() }
+    }
+
+    /// What serves now; empty before the first training.
+    pub fn slices(&self) -> Result<Slices, Error> {
+        Ok(self.slices_as_read()?.0)
+    }
+
+    /// The same, for whoever will replace it.
+    pub fn slices_as_read(&self) -> Result<(Slices, Revision), Error> {
+        let path = self.slices_file();
+        let (bytes, revision) = self.store.place().read_revision(&path).map_err(Kind::Slices.unread(&path))?;
+        let Some(bytes) = bytes else {
+            // A segmentation that was never served has neither file.
+            let served = self.store.place().read_revision(&self.history_file());
+            if served.is_ok_and(|(served, _)| served.is_some()) {
+                return Err(Kind::Slices.fault(&path, Reason::Missing, ""));
+            }
+            return Ok((Slices::new(), revision));
+        };
+        let slices = serde_json::from_slice(&bytes);
+        Ok((slices.map_err(|e| Kind::Slices.fault(&path, Reason::Damaged, e.to_string()))?, revision))
+    }
+
+    /// Moves a damaged file away, so that another one can take its name.
+    ///
+    /// # Errors
+    /// The fault itself where the file cannot be moved: it stops this segmentation, and no other.
+    pub(super) fn set_aside(&self, fault: &FileFault) -> Result<PathBuf, Error> {
+        self.store.set_aside(&fault.path).map_err(|error| {
+            let why = format!("{}, and it cannot be moved away: {error}", fault.why);
+            Error::File(Box::new(FileFault { why, ..fault.clone() }))
+        })
+    }
+
+    fn slices_file(&self) -> PathBuf {
+        self.dir.join("slices.json")
+    }
+
+    /// What serves, for a training, which may go on where `slices.json` is lost: then it is made again from the history of
+    /// what served, and a damaged file is set aside. A version that somebody chose counts as pinned, for it may have been.
+    ///
+    /// # Errors
+    /// If the file is there and this process may not read it.
+    pub fn slices_or_again(&self) -> Result<(Slices, Revision), Error> {
+        let fault = match self.slices_as_read() {
+            Err(Error::File(fault)) if fault.reason != Reason::Unreadable => *fault,
+            read => return read,
+        };
+        let history = match self.kept() {
+            Err(Error::File(_)) => Vec::new(),
+            kept => kept?.0,
+        };
+        let mut slices = Slices::new();
+        for began in history {
+            let by = Some(began.by);
+            let pinned = began.by == PromotedBy::Rollback;
+            let standing = ServingState {
+                version: Some(began.version),
+                since: Some(began.at),
+                by,
+                pinned,
+                ..ServingState::default()
+            };
+            slices.insert(began.slice, standing);
+        }
+        let moved = match fault.reason {
+            Reason::Missing => String::new(),
+            _ => format!(" it was moved to {};", self.set_aside(&fault)?.display()),
+        };
+        let chosen: Vec<String> = slices
+            .iter()
+            .filter_map(|(slice, standing)| {
+                Some(format!("{} of slice {slice}", standing.version.filter(|_| standing.pinned)?))
+            })
+            .collect();
+        let chosen = match chosen.is_empty() {
+            true => "pins are lost".to_owned(),
+            false => format!("version {} counts as pinned, other pins are lost", chosen.join(", ")),
+        };
+        tracing::warn!(
+            "{} {} is {}:{moved} it is made again from served.ndjson and the model files; {chosen}",
+            fault.kind,
+            fault.path.display(),
+            fault.reason
+        );
+        // It must still not be there when it is written.
+        let (_, read) = self.store.read_revision(&fault.path)?;
+        Ok((slices, read))
+    }
+
+    /// Bytes that change whenever other models serve; `None` before the first training.
+    pub fn stamp(&self) -> Option<Vec<u8>> {
+        self.store.place().stamp(&self.slices_file()).ok()
+    }
+
+    /// Replaces what was read, or says that somebody else did.
+    pub(super) fn replace_slices(&self, slices: &Slices, read: &Revision) -> Result<(), Error> {
+        let path = self.slices_file();
+        let mut json = serde_json::to_string_pretty(slices)
+            .map_err(|e| Error::Damaged { path: path.clone(), why: e.to_string() })?;
+        json.push('\n');
+        let replaced = self.replace_if(json.as_bytes(), &path, read)?;
+        if replaced { Ok(()) } else { Err(Error::Changed { path }) }
+    }
+
+    pub(super) fn history_file(&self) -> PathBuf {
+        self.dir.join("served.ndjson")
+    }
+
+    pub(super) fn replace_if(&self, bytes: &[u8], path: &Path, read: &Revision) -> Result<bool, Error> {
+        self.make_dir()?;
+        self.store.replace_if(bytes, path, read)
+    }
+
+    /// The path of a version's file.
+    fn model_file(&self, version: u64) -> PathBuf {
+        self.dir.join(format!("{version}.json"))
+    }
+
+    /// A version.
+    ///
+    /// # Errors
+    /// [`Error::File`] if its file is missing, damaged, unreadable, or that of another version or segmentation.
+    pub fn model(&self, version: u64) -> Result<Model, Error> {
+        let path = self.model_file(version);
+        let bytes = self.store.read(&path).map_err(Kind::Model.unread(&path))?;
+        let model = Model::parse(&bytes).map_err(|why| Kind::Model.fault(&path, Reason::Damaged, why))?;
+        if (model.segmentation.as_str(), model.version) == (self.name.as_str(), version) {
+            return Ok(model);
+        }
+        let why = format!("it holds version {} of {}", model.version, model.segmentation);
+        Err(Kind::Model.fault(&path, Reason::Misnamed, why))
+    }
+
+    /// A version that serves a slice: it must be one of that slice.
+    ///
+    /// # Errors
+    /// As for [`ModelRegistry::model`].
+    pub fn model_of(&self, version: u64, slice: u8) -> Result<Model, Error> {
+        let model = self.model(version)?;
+        if model.slice == slice {
+            return Ok(model);
+        }
+        let why = format!("it holds a model of slice {}, and slices.json lets it serve slice {slice}", model.slice);
+        Err(Kind::Model.fault(&self.model_file(version), Reason::Misnamed, why))
+    }
+
+    /// A version, if there is one of this number.
+    pub fn version(&self, version: u64) -> Result<Option<Model>, Error> {
+        match self.model(version) {
+            Err(Error::File(fault)) if fault.reason == Reason::Missing => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
+    /// The model that serves a slice.
+    pub fn serving(&self, slice: u8) -> Result<Option<Model>, Error> {
+        match self.slices()?.get(&slice).and_then(|standing| standing.version) {
+            Some(version) => self.model_of(version, slice).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Up to 5,000 of a model's rows with their clusters.
+    pub fn sample(&self, version: u64) -> Result<RecordBatch, Error> {
+        let path = self.sample_file(version);
+        let damaged = |why: String| Kind::Sample.fault(&path, Reason::Damaged, why);
+        let file = self.store.place().open(&path).map_err(Kind::Sample.unread(&path))?;
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(e.to_string()))?;
+        let schema = reader.schema().clone();
+        let batches: Result<Vec<_>, _> = reader.build().map_err(|e| damaged(e.to_string()))?.collect();
+        let batches = batches.map_err(|e| damaged(e.to_string()))?;
+        datafusion::arrow::compute::concat_batches(&schema, &batches).map_err(|e| damaged(e.to_string()))
+    }
+
+    fn sample_file(&self, version: u64) -> PathBuf {
+        self.dir.join(format!("{version}.sample.parquet"))
+    }
+
+    /// The sample of a model, with all columns that it must have.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the file is missing, damaged, unreadable, or the sample of another model.
+    pub fn sample_of(&self, model: &Model) -> Result<RecordBatch, Error> {
+        let sample = self.sample(model.version)?;
+        let path = self.sample_file(model.version);
+        check_sample(&sample, model).map_err(|(reason, why)| Kind::Sample.fault(&path, reason, why))?;
+        Ok(sample)
+    }
+
+    /// Writes a model under the next free version, its sample first, so that whoever sees the one finds the other.
+    pub fn put(&self, trained: &mut Trained) -> Result<u64, Error> {
+        self.make_dir()?;
+        let mut version = self.last_version()? + 1;
+        loop {
+            trained.model.version = version;
+            let path = self.model_file(version);
+            let mut json = serde_json::to_string_pretty(&trained.model)
+                .map_err(|e| Error::Damaged { path: path.clone(), why: e.to_string() })?;
+            json.push('\n');
+            let sample = self.sample_file(version);
+            if self.put_sample(&trained.sample, &sample)? && self.store.publish_bytes(json.as_bytes(), &path)? {
+                return Ok(version);
+            }
+            // Another trainer took it, or died between the two.
+            version += 1;
+        }
+    }
+
+    fn make_dir(&self) -> Result<(), Error> {
+        self.store.place().make_dir(&self.dir).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied => {
+                Kind::Directory.unread(&self.dir)(error)
+            }
+            _ => Error::io("make", &self.dir)(error),
+        })
+    }
+
+    fn put_sample(&self, sample: &RecordBatch, path: &Path) -> Result<bool, Error> {
+        let scratch = self.store.scratch();
+        let write = || -> Result<(), parquet::errors::ParquetError> {
+            let mut writer = ArrowWriter::try_new(File::create(&scratch)?, sample.schema(), None)?;
+            writer.write(sample)?;
+            writer.into_inner()?.sync_all()?;
+            Ok(())
+        };
+        write().map_err(|source| Error::Parquet { path: path.to_owned(), source })?;
+        Ok(self.store.link(&scratch, path)?.is_some())
+    }
+
+    /// The newest version of a slice that can be used, if it is newer than this one; `skipped` hears of files that cannot.
+    pub fn newest(
+        &self,
+        slice: u8,
+        than: Option<u64>,
+        skipped: &mut dyn FnMut(FileFault),
+    ) -> Result<Option<Model>, Error> {
+        for version in (than.unwrap_or(0) + 1..=self.last_version()?).rev() {
+            match self.version(version) {
+                Ok(Some(model)) if model.slice == slice => return Ok(Some(model)),
+                Ok(_) => {}
+                Err(Error::File(fault)) => skipped(*fault),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// All versions that can be used, in order; `skipped` hears of files that cannot.
+    pub fn versions(&self, skipped: &mut dyn FnMut(FileFault)) -> Result<Vec<Model>, Error> {
+        let mut all = Vec::new();
+        for version in self.listed()? {
+            match self.model(version) {
+                Ok(model) => all.push(model),
+                Err(Error::File(fault)) => skipped(*fault),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
+    /// The versions that have a model file, whatever is in it, in order.
+    pub fn listed(&self) -> Result<Vec<u64>, Error> {
+        let names = self.names()?;
+        let versions = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok());
+        let mut versions: Vec<u64> = versions.collect();
+        versions.sort_unstable();
+        Ok(versions)
+    }
+
+    /// The highest version there is, 0 if there is none. A name counts whatever is under it, so that none is used twice.
+    pub fn last_version(&self) -> Result<u64, Error> {
+        let names = self.names()?;
+        let versions = names.iter().filter_map(|name| {
+            let stem = name.strip_suffix(".json").or(name.strip_suffix(".sample.parquet"))?;
+            stem.parse::<u64>().ok()
+        });
+        // A version that served keeps its number, though its files be gone.
+        let served =
+            self.kept().map(|(history, _)| history.iter().map(|began| began.version).max()).unwrap_or_default();
+        Ok(versions.chain(served).max().unwrap_or(0))
+    }
+
+    fn names(&self) -> Result<Vec<String>, Error> {
+        let entries = self.store.place().list(&self.dir).map_err(|error| match error.kind() {
+            io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied => Kind::Directory.unread(&self.dir)(error),
+            _ => Error::io("list", &self.dir)(error),
+        })?;
+        Ok(entries.into_iter().map(|entry| entry.name).collect())
+    }
+}
+
+/// Share of a sample's rows whose stored cluster must be the model's. Rows on a border may be rounded to either side.
+const SAMPLE_AGREES: f64 = 0.99;
+
+/// Whether a sample is one of a model: its columns, and whether its clusters are those that the model gives.
+fn check_sample(sample: &RecordBatch, model: &Model) -> Result<(), (Reason, String)> {
+    let lacks = |name: &str| (Reason::Damaged, format!("it lacks the column {name}"));
+    let column = |name: &str| sample.column_by_name(name);
+    let key = |name: &str| column(name).ok_or_else(|| lacks(name));
+    key("_partition")?.as_primitive_opt::<Int32Type>().ok_or_else(|| lacks("_partition"))?;
+    key("_offset")?.as_primitive_opt::<Int64Type>().ok_or_else(|| lacks("_offset"))?;
+    let clusters = key("cluster")?.as_primitive_opt::<UInt32Type>().ok_or_else(|| lacks("cluster"))?;
+    let mut columns = Vec::new();
+    for feature in &model.features {
+        let column = column(feature).and_then(|column| column.as_primitive_opt::<Float64Type>());
+        let foreign = || (Reason::Misnamed, format!("it lacks the feature {feature}, so it is that of another model"));
+        columns.push(column.ok_or_else(foreign)?.values().as_ref());
+    }
+    let predictor: Predictor = model.predictor();
+    let (found, _) = predictor.predict_columns(&columns);
+    let agree = found.iter().zip(clusters.values()).filter(|(found, stored)| found == stored).count();
+    if sample.num_rows() == 0 || sample.num_rows() as u64 > model.rows {
+        return Err((Reason::Misnamed, format!("it has {} rows of {}", sample.num_rows(), model.rows)));
+    }
+    if (agree as f64) < SAMPLE_AGREES * sample.num_rows() as f64 {
+        let of = sample.num_rows();
+        return Err((Reason::Misnamed, format!("only {agree} of its {of} rows are in this model's clusters")));
+    }
+    Ok(())
+}
+
+/// All slices' numbers.
+pub fn all_slices() -> std::ops::RangeInclusive<u8> {
+    1..=SLICES
+}

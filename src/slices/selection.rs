@@ -1,0 +1,194 @@
+//! The k-th smallest of very many numbers, by counting.
+//!
+//! Input: parts, each so many numbers within bounds, and a way to read them. Output: the number, and which of its equals it
+//! is. What lies wholly below or above where the number can be is counted and never read; the rest is counted into buckets,
+//! and the bucket that holds it is cut into buckets again. Each pass leaves a 65,536th of the range.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::row_group::Error;
+
+const BUCKETS: i128 = 1 << 16;
+
+/// So many numbers from `low` to `high`.
+pub struct Part<T> {
+    pub low: i64,
+    pub high: i64,
+    pub count: u64,
+    pub of: T,
+}
+
+/// The number of a rank, counted from 1, and its rank among its equals. `read` gives all numbers of a part.
+pub fn nth<T: Sync>(
+    parts: Vec<Part<T>>,
+    rank: u64,
+    read: impl Fn(&T, &mut dyn FnMut(i64)) -> Result<(), Error> + Sync,
+) -> Result<(i64, u64), Error> {
+    // Even if each number were the least that its part may hold, it would not be below `low`.
+    let low = bound(&parts, rank, |part| part.low).ok_or(Error::Changed)?;
+    // Even if each were the greatest, it would not be above `high`.
+    let high = bound(&parts, rank, |part| part.high).ok_or(Error::Changed)?;
+    let (mut low, mut high) = (i128::from(low), i128::from(high));
+    let mut rank = rank;
+    let mut first = true;
+    loop {
+        let width = (high - low + 1 + BUCKETS - 1) / BUCKETS;
+        let buckets = ((high - low) / width + 1) as usize;
+        let mut counts = vec![0_u64; buckets];
+        let mut below = 0;
+        let mut open = Vec::new();
+        for part in &parts {
+            if i128::from(part.high) < low {
+                below += part.count;
+            } else if i128::from(part.low) > high {
+            } else if part.low == part.high {
+                counts[((i128::from(part.low) - low) / width) as usize] += part.count;
+            } else {
+                open.push(&part.of);
+            }
+        }
+        let counted = count(&open, low, width, buckets, &read)?;
+        below += counted.below;
+        for (all, more) in counts.iter_mut().zip(counted.counts) {
+            *all += more;
+        }
+        // Later on, what is below was taken off with the buckets before.
+        if first {
+            rank = rank.checked_sub(below).filter(|rank| *rank > 0).ok_or(Error::Changed)?;
+            first = false;
+        }
+        let mut bucket = 0;
+        while counts.get(bucket).is_some_and(|count| rank > *count) {
+            rank -= counts[bucket];
+            bucket += 1;
+        }
+        if bucket >= buckets {
+            return Err(Error::Changed);
+        }
+        low += bucket as i128 * width;
+        high = high.min(low + width - 1);
+        if low == high {
+            let value = i64::try_from(low).map_err(|_| Error::Changed)?;
+            return Ok((value, rank));
+        }
+    }
+}
+
+/// The least bound that so many numbers lie at or below, all of a part being at its bound.
+fn bound<T>(parts: &[Part<T>], rank: u64, of: impl Fn(&Part<T>) -> i64) -> Option<i64> {
+    let mut bounds: Vec<(i64, u64)> = parts.iter().map(|part| (of(part), part.count)).collect();
+    bounds.sort_unstable();
+    let mut sum = 0;
+    bounds.into_iter().find_map(|(bound, count)| {
+        sum += count;
+        (sum >= rank).then_some(bound)
+    })
+}
+
+struct Counted {
+    below: u64,
+    counts: Vec<u64>,
+}
+
+/// Counts the numbers of all these parts into buckets, on all cores.
+fn count<T: Sync>(
+    open: &[&T],
+    low: i128,
+    width: i128,
+    buckets: usize,
+    read: &(impl Fn(&T, &mut dyn FnMut(i64)) -> Result<(), Error> + Sync),
+) -> Result<Counted, Error> {
+    let all = Mutex::new(Ok(Counted { below: 0, counts: vec![0; buckets] }));
+    let total = &all;
+    // In the range of i64 from here on: a division of i128 for each number would cost more than reading it.
+    let (base, width) = (low as i64, width as u64);
+    each(open.len(), || {
+        let mut counts = vec![0_u64; buckets];
+        let mut below = 0;
+        move |job| match job {
+            Some(i) => read(open[i], &mut |number| {
+                if number < base {
+                    below += 1;
+                } else if let Some(count) = counts.get_mut((number.wrapping_sub(base) as u64 / width) as usize) {
+                    *count += 1;
+                }
+            })
+            .map_err(|error| {
+                let mut total = total.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                *total = Err(error);
+            })
+            .is_ok(),
+            None => {
+                if let Ok(total) = &mut *total.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+                    total.below += below;
+                    total.counts.iter_mut().zip(&counts).for_each(|(all, more)| *all += more);
+                }
+                true
+            }
+        }
+    });
+    all.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Hands jobs 0 to n - 1 to a worker on each core, and `None` to each at the end. A worker that says `false` is done.
+pub fn each<W: FnMut(Option<usize>) -> bool>(n: usize, worker: impl Fn() -> W + Sync) {
+    let next = AtomicUsize::new(0);
+    let run = || {
+        let mut work = worker();
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= n {
+                work(None);
+                break;
+            }
+            if !work(Some(i)) {
+                break;
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(n);
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(run);
+        }
+        run();
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_the_range_the_number_is_found() {
+        let sets: [Vec<i64>; 5] = [
+            vec![i64::MIN, i64::MAX],
+            vec![5; 100],
+            vec![i64::MIN, -1, 0, 0, 0, 1, i64::MAX, i64::MAX],
+            (0..5000).map(|i| (i * 7919) % 1000 - 500).collect(),
+            (0..100).map(|i| i64::MAX - i * i * i * i * i).collect(),
+        ];
+        for set in sets {
+            let mut sorted = set.clone();
+            sorted.sort_unstable();
+            for rank in [1, 2, set.len() / 2, set.len() - 1, set.len()].map(|rank| rank.max(1)) {
+                let part = |numbers: &[i64]| Part {
+                    low: *numbers.iter().min().unwrap(),
+                    high: *numbers.iter().max().unwrap(),
+                    count: numbers.len() as u64,
+                    of: numbers.to_vec(),
+                };
+                let parts = set.chunks(7).map(part).collect();
+                let read = |numbers: &Vec<i64>, sees: &mut dyn FnMut(i64)| {
+                    numbers.iter().for_each(|number| sees(*number));
+                    Ok(())
+                };
+                let (value, equal) = nth(parts, rank as u64, read).unwrap();
+                assert_eq!(value, sorted[rank - 1]);
+                assert_eq!(equal as usize, rank - sorted.partition_point(|number| *number < value));
+            }
+        }
+        assert!(matches!(nth(Vec::<Part<()>>::new(), 1, |(), _| Ok(())), Err(Error::Changed)));
+    }
+}

@@ -1,0 +1,111 @@
+//! An object that is read in parts. What was read lately is kept: the pages of a file are asked for one by one.
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use object_store::path::Path as Key;
+use object_store::{Error as Fault, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _};
+
+use super::Objects;
+use super::retry::again;
+
+/// What is read at once where somebody reads on.
+const BLOCK: u64 = 4 << 20;
+/// The end of a file that is read with its length: most footers are shorter.
+const TAIL: u64 = 64 << 10;
+/// Blocks that an open file keeps.
+const KEPT: usize = 4;
+
+/// An object that is read in parts.
+#[derive(Debug, Clone)]
+pub struct Object {
+    objects: Arc<Objects>,
+    key: Key,
+    size: u64,
+    /// By where they start.
+    blocks: Arc<Mutex<VecDeque<(u64, Bytes)>>>,
+}
+
+impl Object {
+    pub(super) fn open(objects: &Arc<Objects>, key: Key) -> io::Result<Self> {
+        let (store, asked) = (Arc::clone(&objects.store), key.clone());
+        let (size, tail) = objects.wait(async move { again(|| tail(&*store, &asked)).await })?;
+        let blocks = VecDeque::from([(size - tail.len() as u64, tail)]);
+        Ok(Self { objects: Arc::clone(objects), key, size, blocks: Arc::new(Mutex::new(blocks)) })
+    }
+
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub fn bytes(&self, start: u64, length: usize) -> io::Result<Bytes> {
+        if start.checked_add(length as u64).is_none_or(|end| end > self.size) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(known) = self.known(start, length) {
+            return Ok(known);
+        }
+        let end = (start + (length as u64).max(BLOCK)).min(self.size);
+        let (store, key) = (Arc::clone(&self.objects.store), self.key.clone());
+        let block = self.objects.wait(async move { again(|| store.get_range(&key, start..end)).await })?;
+        if block.len() < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut blocks = self.blocks();
+        if blocks.len() == KEPT {
+            blocks.pop_front();
+        }
+        blocks.push_back((start, block.clone()));
+        Ok(block.slice(..length))
+    }
+
+    fn blocks(&self) -> MutexGuard<'_, VecDeque<(u64, Bytes)>> {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self, start: u64, length: usize) -> Option<Bytes> {
+        self.blocks().iter().find_map(|(at, block)| {
+            let from = usize::try_from(start.checked_sub(*at)?).ok()?;
+            (from + length <= block.len()).then(|| block.slice(from..from + length))
+        })
+    }
+
+    /// Reads on from here.
+    pub fn reader(&self, start: u64) -> Reader {
+        Reader { object: self.clone(), at: start }
+    }
+}
+
+/// An object's length and its last bytes.
+async fn tail(store: &dyn ObjectStore, key: &Key) -> Result<(u64, Bytes), Fault> {
+    let range = Some(GetRange::Suffix(TAIL));
+    match store.get_opts(key, GetOptions { range, ..Default::default() }).await {
+        Ok(found) => Ok((found.meta.size, found.bytes().await?)),
+        // Azure has no such question.
+        Err(Fault::NotSupported { .. }) => {
+            let size = store.head(key).await?.size;
+            Ok((size, store.get_range(key, size.saturating_sub(TAIL)..size).await?))
+        }
+        Err(fault) => Err(fault),
+    }
+}
+
+/// An object from somewhere on.
+pub struct Reader {
+    object: Object,
+    at: u64,
+}
+
+impl Read for Reader {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.object.size.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let length = into.len().min(left);
+        if length > 0 {
+            into[..length].copy_from_slice(&self.object.bytes(self.at, length)?);
+            self.at += length as u64;
+        }
+        Ok(length)
+    }
+}

@@ -1,0 +1,333 @@
+//! Retention: the oldest records count no more, and some time later their files go.
+//!
+//! `_expired` in a partition's directory says before which offsets records count no more, and since when:
+//!
+//! ```text
+//! 1000 1764000000000      before offset 1000, since that time (milliseconds of the epoch)
+//! 2500 1764010800000
+//! ```
+//!
+//! It is written first, by whoever rolls the partition's files alone, and from then on readers pass over what is before the
+//! last line's offset. Only after the grace do the files go, so that a query which began before reads on. The newest file
+//! always stays: it is where the log goes on. Which rows of replayed files expire is written down before (replayed.rs).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use super::age::older_than;
+use super::compact::Policy;
+use super::footer::DataFile;
+use super::log::Log;
+use super::{Error, Held};
+
+/// The file that says it.
+const NAME: &str = "_expired";
+/// A line is added once so much of the grace is over since the last one, so that there are few of them.
+const LINES: u32 = 8;
+
+/// What each partition's retention waits for, as it was told: it is looked at again and again.
+static TOLD: LazyLock<Mutex<BTreeMap<PathBuf, String>>> = LazyLock::new(Mutex::default);
+
+/// What is kept of a partition. Whole files go, so a little more stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RetentionPolicy {
+    /// Records that are not older, and those whose age is not known.
+    pub age: Option<Duration>,
+    /// The newest files that have no more bytes.
+    pub bytes: Option<u64>,
+}
+
+impl RetentionPolicy {
+    fn all(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Since when records before an offset count no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Line {
+    before: i64,
+    since: SystemTime,
+}
+
+impl Line {
+    fn parse(line: &str) -> Option<Self> {
+        let (before, since) = line.split_once(' ')?;
+        let since = Duration::from_millis(since.trim().parse().ok()?);
+        Some(Self { before: before.parse().ok()?, since: SystemTime::UNIX_EPOCH + since })
+    }
+
+    fn is_older(&self, age: Duration) -> bool {
+        self.since.elapsed().is_ok_and(|elapsed| elapsed >= age)
+    }
+}
+
+impl Log {
+    /// Before which offset records count no more; `None` if all count.
+    pub fn expired(&self) -> Result<Option<i64>, Error> {
+        let marked = self.mark()?.filter(|mark| mark.start < mark.expired).map(|mark| mark.expired);
+        match self.read_expired() {
+            Ok(before) => Ok(before.max(marked)),
+            // The mark tells as well.
+            Err(Error::Unusable { .. }) if marked.is_some() => Ok(marked),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads `_expired`.
+    pub(super) fn read_expired(&self) -> Result<Option<i64>, Error> {
+        let path = self.dir.join(NAME);
+        match self.store.read(&path) {
+            Ok(bytes) => Ok(lines(&bytes, path)?.last().map(|line| line.before)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("read", &path)(e)),
+        }
+    }
+
+    /// Writes `_expired` anew if it is lost, or cannot be read, and the mark says what expired.
+    pub(super) fn restore_expired(&self, before: i64) -> Result<(), Error> {
+        let path = self.dir.join(NAME);
+        if matches!(self.read_expired(), Ok(Some(said)) if said >= before) {
+            return Ok(());
+        }
+        tracing::warn!("{} is lost or damaged; written anew from {}", path.display(), self.mark_file().display());
+        let (_, revision) = self.store.read_revision(&path)?;
+        let line = said(&Line { before, since: SystemTime::now() });
+        // Whoever was faster wrote the same.
+        self.store.replace_if(line.as_bytes(), &path, &revision)?;
+        Ok(())
+    }
+
+    /// Where the first file that counts is expected to start; `None` if the log has not begun.
+    pub(super) fn begins(&self) -> Result<Option<i64>, Error> {
+        Ok(self.first()?.max(self.expired()?))
+    }
+
+    /// Lets records expire, and deletes the files of those that expired long enough ago: the number of records, and that of
+    /// files.
+    pub(super) fn expire(&self, policy: &Policy, alone: &Held) -> Result<(u64, u64), Error> {
+        let path = self.dir.join(NAME);
+        let (bytes, revision) = self.store.read_revision(&path)?;
+        let mut lines = lines(bytes.as_deref().unwrap_or_default(), path.clone())?;
+        let mut records = 0;
+        // Of those whose grace is over the last one says all.
+        let over = lines.iter().rposition(|line| line.is_older(policy.grace));
+        let recently = lines.last().is_some_and(|line| !line.is_older(policy.grace / LINES));
+        if !policy.keep.all() && !recently {
+            let files = self.files()?;
+            let (kept, waits) = first_kept(&files, &policy.keep)?;
+            self.tell(waits);
+            let known = lines.last().map(|line| line.before);
+            if let Some(first) = files.get(kept).filter(|first| kept > 0 && known < Some(first.start)) {
+                // A row that expires must be known as stored before its record counts no more.
+                self.keep_progress(&files[..kept])?;
+                lines.drain(..over.unwrap_or(0));
+                lines.push(Line { before: first.start, since: SystemTime::now() });
+                let text: String = lines.iter().map(said).collect();
+                if !alone.holds() || !self.store.replace_if(text.as_bytes(), &path, &revision)? {
+                    return Err(Error::Rolling);
+                }
+                self.note_expired(first.start);
+                records = files[..kept].iter().map(|file| file.rows).sum();
+                #[cfg(feature = "object-stores")]
+                self.list_anew();
+            }
+        }
+        let over = lines.iter().rfind(|line| line.is_older(policy.grace));
+        let deleted = over.map_or(Ok(0), |line| self.delete_before(line.before))?;
+        Ok((records, deleted))
+    }
+
+    /// Whether there is anything to expire, or to delete.
+    pub(super) fn has_expiring(&self, counting: &[DataFile], keep: &RetentionPolicy) -> Result<bool, Error> {
+        let (kept, waits) = first_kept(counting, keep)?;
+        self.tell(waits);
+        if kept > 0 {
+            return Ok(true);
+        }
+        let Some(before) = self.expired()? else { return Ok(false) };
+        Ok(self.names()?.first().is_some_and(|name| name.start < before))
+    }
+
+    /// Warns once of what retention waits for.
+    fn tell(&self, waits: Option<String>) {
+        let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(why) = waits else {
+            told.remove(&self.dir);
+            return;
+        };
+        if told.get(&self.dir) != Some(&why) {
+            tracing::warn!("--keep-for lets no more records of {} expire: {why}", self.dir.display());
+            told.insert(self.dir.clone(), why);
+        }
+    }
+
+    /// Deletes the files of records that count no more, in the order of their names.
+    fn delete_before(&self, before: i64) -> Result<u64, Error> {
+        let mut deleted = 0;
+        for name in self.names()?.into_iter().filter(|name| name.start < before) {
+            let path = self.path(name);
+            match self.store.place.delete(&path) {
+                Ok(()) => deleted += 1,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(Error::io("delete", &path)(e)),
+            }
+        }
+        Ok(deleted)
+    }
+}
+
+/// How many of the files, from the oldest on, are beyond what is kept; and what keeps more of them from it, if their age, or the time,
+/// is not known.
+fn first_kept(files: &[DataFile], keep: &RetentionPolicy) -> Result<(usize, Option<String>), Error> {
+    let Some(newest) = files.len().checked_sub(1) else { return Ok((0, None)) };
+    let mut first = 0;
+    if let Some(most) = keep.bytes {
+        let mut bytes: u64 = files.iter().map(|file| file.size).sum();
+        while first < newest && bytes > most {
+            bytes -= files[first].size;
+            first += 1;
+        }
+    }
+    let mut waits = None;
+    if let Some(age) = keep.age {
+        let (old, why) = older_than(files, age)?;
+        // Of files that go for their bytes, and of the newest, the age does not count.
+        waits = why.filter(|_| old >= first && old < newest);
+        first = first.max(old.min(newest));
+    }
+    Ok((first, waits))
+}
+
+fn lines(bytes: &[u8], path: PathBuf) -> Result<Vec<Line>, Error> {
+    let text = String::from_utf8_lossy(bytes);
+    let parsed: Option<Vec<Line>> = text.lines().map(Line::parse).collect();
+    let fix = "delete it; compact and ingest write it anew once records expire".to_owned();
+    let why = || format!("expected lines of an offset and a time, found {text:?}");
+    parsed.ok_or_else(|| Error::Unusable { path, why: why(), fix })
+}
+
+fn said(line: &Line) -> String {
+    let since = line.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{} {}\n", line.before, since.as_millis())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::compact::Rolled;
+    use super::super::log::tests::{records, records_at_time};
+    use super::super::{Published, Store};
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn policy(age: Option<Duration>, bytes: Option<u64>, grace: Duration) -> Policy {
+        Policy { grace, keep: RetentionPolicy { age, bytes }, ..Policy::default() }
+    }
+
+    fn millis_ago(age: Duration) -> i64 {
+        (SystemTime::now() - age).duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as i64
+    }
+
+    /// Four files of ten records, the first a hundred days old, the others 30, 3 and none.
+    fn aging() -> (tempfile::TempDir, Store, Log) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.claim("products", "id", 1).unwrap();
+        let log = store.log("products", 0);
+        log.begin(0).unwrap();
+        for (i, days) in [100, 30, 3, 0].into_iter().enumerate() {
+            let start = i as i64 * 10;
+            let batch = records_at_time(start..start + 10, millis_ago(DAY * days));
+            assert!(matches!(log.publish(&batch, start, start + 10).unwrap(), Published::File(_)));
+        }
+        (dir, store, log)
+    }
+
+    fn starts(log: &Log) -> Vec<i64> {
+        log.files().unwrap().iter().map(|file| file.start).collect()
+    }
+
+    #[test]
+    fn old_records_count_no_more_and_their_files_go_after_the_grace() {
+        let (_dir, store, log) = aging();
+        let week = policy(Some(DAY * 7), None, DAY);
+        let rolled = log.compact(&week).unwrap();
+        assert_eq!(rolled, Rolled { expired: 20, ..Rolled::default() });
+        assert_eq!((starts(&log), store.snapshot().unwrap().rows()), (vec![20, 30], 20));
+        assert_eq!(log.names().unwrap().len(), 4, "a query that began before still finds them");
+        assert_eq!(log.verify().unwrap().len(), 2);
+        assert_eq!(log.compact(&week).unwrap(), Rolled::default());
+        let now = Policy { grace: Duration::ZERO, ..week };
+        assert_eq!(log.compact(&now).unwrap(), Rolled { deleted: 2, ..Rolled::default() });
+        assert_eq!((log.names().unwrap().len(), starts(&log)), (2, vec![20, 30]));
+        assert_eq!(log.next().unwrap(), Some(40));
+        assert_eq!(log.verify().unwrap().len(), 2);
+        // A writer that slept through all of it finds its name free, and must not have it.
+        assert_eq!(log.publish(&records(5..10), 5, 10).unwrap(), Published::Taken);
+        assert!(matches!(log.publish(&records(40..41), 40, 41).unwrap(), Published::File(_)));
+    }
+
+    #[test]
+    fn the_newest_file_stays_however_old_or_large_it_is() {
+        let (_dir, _, log) = aging();
+        let least = policy(Some(Duration::ZERO), Some(0), Duration::ZERO);
+        assert_eq!(log.compact(&least).unwrap(), Rolled { expired: 30, deleted: 3, ..Rolled::default() });
+        assert_eq!((starts(&log), log.next().unwrap()), (vec![30], Some(40)));
+        assert_eq!(log.compact(&least).unwrap(), Rolled::default());
+    }
+
+    #[test]
+    fn bytes_are_those_of_the_newest_files() {
+        let (_dir, _, log) = aging();
+        let bytes = log.files().unwrap()[2..].iter().map(|file| file.size).sum();
+        let rolled = log.compact(&policy(None, Some(bytes), DAY)).unwrap();
+        assert_eq!((rolled.expired, starts(&log)), (20, vec![20, 30]));
+        let (_dir, _, log) = aging();
+        assert_eq!(log.compact(&policy(None, Some(bytes + 1), DAY)).unwrap().expired, 20);
+        let (_dir, _, log) = aging();
+        assert_eq!(log.compact(&policy(None, None, DAY)).unwrap(), Rolled::default());
+    }
+
+    #[test]
+    fn records_without_a_time_never_expire_for_their_age() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.claim("products", "id", 1).unwrap();
+        let log = store.log("products", 0);
+        log.begin(0).unwrap();
+        for start in [0, 10] {
+            log.publish(&records(start..start + 10), start, start + 10).unwrap();
+        }
+        let old = std::fs::File::options().write(true).open(&log.files().unwrap()[0].path).unwrap();
+        assert_eq!(log.compact(&policy(Some(DAY), None, DAY)).unwrap(), Rolled::default());
+        old.set_modified(SystemTime::now() - DAY * 2).unwrap();
+        assert_eq!(log.compact(&policy(Some(DAY), None, DAY)).unwrap(), Rolled::default(), "whatever its file's age");
+        assert_eq!(log.compact(&policy(Some(DAY), Some(0), DAY)).unwrap().expired, 10, "but they do for their bytes");
+    }
+
+    #[test]
+    fn lines_stay_few_and_damage_is_named() {
+        let (_dir, _, log) = aging();
+        let path = log.dir.join(NAME);
+        let hours_ago = |hours: u32, before| format!("{before} {}\n", millis_ago(DAY / 24 * hours));
+        let known: String =
+            [(80, 1), (50, 2), (20, 3), (10, 10)].map(|(hours, before)| hours_ago(hours, before)).concat();
+        std::fs::write(&path, known).unwrap();
+        let rolled = log.compact(&policy(Some(DAY * 7), None, DAY)).unwrap();
+        assert_eq!((rolled.expired, log.expired().unwrap()), (10, Some(20)));
+        let befores: Vec<i64> =
+            lines(&std::fs::read(&path).unwrap(), path.clone()).unwrap().iter().map(|line| line.before).collect();
+        assert_eq!(befores, [2, 3, 10, 20], "of those whose grace is over only the last one");
+        // Three hours are not over since the last one: what expires meanwhile waits.
+        assert_eq!(log.compact(&policy(Some(Duration::ZERO), None, DAY)).unwrap().expired, 0);
+        std::fs::write(&path, "soon").unwrap();
+        assert_eq!(log.expired().unwrap(), Some(20), "the mark tells");
+        std::fs::remove_file(log.mark_file()).unwrap();
+        let error = log.files().unwrap_err().to_string();
+        assert!(error.contains("_expired cannot be read: expected lines of an offset and a time"), "{error}");
+    }
+}

@@ -1,0 +1,432 @@
+//! The rows of a segmentation, as all its slices share them.
+//!
+//! Input: the segmentation's view. Output: what a training asks of its rows, slice by slice ([`Rows`], [`Prefix`]). Here they
+//! are columns in slice order, in memory or, where that is not enough, in a spool; where each slice ends; and hashes of pieces
+//! of them. A slice is a prefix, so none is a copy. On a cluster they are a file (far.rs).
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use datafusion::arrow::array::{Array, AsArray, Float64Array, Int32Array, Int64Array, RecordBatch};
+use datafusion::arrow::datatypes::{Float64Type, Int32Type, Int64Type};
+use datafusion::prelude::SessionContext;
+use futures::StreamExt as _;
+use ndarray::Array2;
+use sha2::{Digest, Sha256};
+
+use super::{Options, Progress, Refusal};
+use crate::column_buffer::{self, Growing, Space, done_with};
+use crate::engine::{self, quote};
+use crate::features::Scale;
+use crate::features::parallel::{CHUNK, by_chunk, processors};
+use crate::kmeans::{self, Chosen, Fit, Init, Points, Profile, Settings, Step};
+use crate::model::SLICES;
+use crate::rows::hex;
+use crate::sql::Segmentation;
+use crate::store::Store;
+
+pub(super) type Digested = [u8; 32];
+
+/// All rows of a segmentation, by slice, and within a slice in stream order.
+pub(super) trait Rows: Send {
+    /// The rows of the first `slice` slices.
+    fn up_to(&self, slice: u8) -> Result<Box<dyn Prefix + '_>, Refusal>;
+    /// The same, whatever is in them.
+    fn first(&self, slice: u8) -> Box<dyn Prefix + '_>;
+    /// What the SQL took.
+    fn took(&self) -> Duration;
+}
+
+/// The rows of one slice.
+pub(super) trait Prefix {
+    fn rows(&self) -> usize;
+    /// The number of rows in which each feature is missing.
+    fn missing(&self) -> Vec<u64>;
+    /// SHA-256, in hex, of the SHA-256s of pieces of 65,536 rows.
+    fn hash(&self) -> String;
+    fn scale(&self, names: &[String]) -> Result<Scale, Refusal>;
+    fn fit(
+        &self,
+        scale: &Scale,
+        settings: &Settings,
+        warm: Option<&Array2<f64>>,
+        watch: &(dyn Fn(Step) + Sync),
+    ) -> Result<Fit, Refusal>;
+    /// Spread and quartiles of the rows nearest to each centroid (k by features, in original units).
+    fn profile(&self, scale: &Scale, centroids: &Array2<f64>) -> Result<Profile, Refusal>;
+    /// How many rows are in each cluster of one model (outer) and of another (inner).
+    fn cross(&self, old: Placed<'_>, new: Placed<'_>) -> Result<Vec<Vec<u64>>, Refusal>;
+    /// The rows that stand for all, once they are clustered (kmeans/sample.rs).
+    fn sample(&self, scale: &Scale, fit: &Fit) -> Result<Sample, Refusal>;
+}
+
+/// Centroids in original units, and what standardises rows to compare with them.
+pub(super) type Placed<'a> = (&'a Scale, &'a Array2<f64>);
+
+/// Some of the rows.
+pub(super) struct Sample {
+    pub partitions: Int32Array,
+    pub offsets: Int64Array,
+    pub features: Vec<Float64Array>,
+    /// Which rows, their clusters, and how many rows each stands for.
+    pub chosen: Chosen,
+}
+
+/// Runs a segmentation's SQL, where the queries run.
+pub(super) async fn rows(
+    ctx: &SessionContext,
+    segmentation: &Segmentation,
+    (most, options, store): (usize, &Options, &Store),
+) -> Result<Box<dyn Rows>, engine::Error> {
+    #[cfg(feature = "distributed")]
+    if options.engine != engine::cluster::Engine::Local {
+        return Ok(Box::new(super::distributed::rows(ctx, segmentation, (options, store)).await?));
+    }
+    Ok(Box::new(here(ctx, segmentation, (most, options, &options.space(store))).await?))
+}
+
+/// Rows in this process.
+struct Here {
+    partitions: Int32Array,
+    offsets: Int64Array,
+    timestamps: Int64Array,
+    features: Vec<Float64Array>,
+    order: Order,
+    /// Of each whole chunk.
+    pieces: Vec<Digested>,
+    took: Duration,
+}
+
+/// A record that comes twice.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Duplicate {
+    pub row: usize,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+async fn here(
+    ctx: &SessionContext,
+    segmentation: &Segmentation,
+    (most, options, space): (usize, &Options, &Space),
+) -> Result<Here, engine::Error> {
+    let began = Instant::now();
+    let view = |why: String| engine::Error::View { file: segmentation.file.clone(), why };
+    let spooled = |error: io::Error| view(format!("cannot keep its rows: {error}"));
+    let mut growing = Columns::new(segmentation.features.len(), most);
+    let mut batches = engine::stream(ctx, &query(segmentation)).await.map_err(|error| named(segmentation, error))?;
+    while let Some(batch) = batches.next().await {
+        let batch = batch.map_err(|e| view(advised(engine::explain(&e))))?;
+        growing.append(&batch).map_err(spooled)?;
+        if !space.holds(growing.held()) {
+            growing.spill(space).map_err(spooled)?;
+        }
+        (options.tell)(Progress::Rows { segmentation: &segmentation.name, rows: growing.order.rows() });
+    }
+    growing.order.look_everywhere(ctx, segmentation).await?;
+    let finished = tokio::task::spawn_blocking(move || growing.finish());
+    let mut rows = finished.await.map_err(|e| view(e.to_string()))?.map_err(spooled)?;
+    rows.took = began.elapsed();
+    Ok(rows)
+}
+
+/// A CAST of text that is no number ends a view, and TRY_CAST does not.
+fn advised(why: String) -> String {
+    match why.contains("Cannot cast string") {
+        true => format!("{why}; with TRY_CAST such a text is NULL, which takes the mean and is counted"),
+        false => why,
+    }
+}
+
+pub(super) fn named(segmentation: &Segmentation, error: engine::Error) -> engine::Error {
+    match error {
+        engine::Error::Query(why) => engine::Error::View { file: segmentation.file.clone(), why },
+        other => other,
+    }
+}
+
+pub(super) fn query(segmentation: &Segmentation) -> String {
+    let names: Vec<String> = (0..segmentation.features.len()).map(|i| format!("feature_{i}")).collect();
+    let feature = |(i, name): (usize, &String)| format!("CAST({} AS DOUBLE) AS feature_{i}", quote(name));
+    let features: Vec<String> = segmentation.features.iter().enumerate().map(feature).collect();
+    format!(
+        "SELECT _slice, _partition, _offset, CAST(_timestamp AS BIGINT) AS milliseconds, {}
+         FROM (SELECT CAST(_partition AS INT) AS _partition, CAST(_offset AS BIGINT) AS _offset,
+                 arrow_cast(_timestamp, 'Timestamp(Millisecond, None)') AS _timestamp,
+                 CAST(_slice AS BIGINT) AS _slice, {} FROM {})
+         WHERE _slice <= {SLICES}
+         ORDER BY _slice, _timestamp NULLS FIRST, _partition, _offset",
+        names.join(", "),
+        features.join(", "),
+        quote(&segmentation.name)
+    )
+}
+
+async fn twin_anywhere(
+    ctx: &SessionContext,
+    segmentation: &Segmentation,
+    row: usize,
+) -> Result<Option<Duplicate>, engine::Error> {
+    let sql = format!(
+        "SELECT CAST(_partition AS INT), CAST(_offset AS BIGINT) FROM {} WHERE _slice <= {SLICES}
+         GROUP BY 1, 2 HAVING count(*) > 1 ORDER BY 1, 2 LIMIT 1",
+        quote(&segmentation.name)
+    );
+    let found = engine::collect(ctx, &sql).await.map_err(|error| named(segmentation, error))?;
+    Ok((found.num_rows() > 0).then(|| Duplicate {
+        row,
+        partition: found.column(0).as_primitive::<Int32Type>().value(0),
+        offset: found.column(1).as_primitive::<Int64Type>().value(0),
+    }))
+}
+
+/// Where slices end, and which record comes twice, seen from rows in slice order.
+#[derive(Default)]
+pub(super) struct Order {
+    /// Rows of the first slice, of the first two, of all.
+    pub ends: [usize; SLICES as usize],
+    /// The first record that was there before it.
+    pub twin: Option<Duplicate>,
+    /// Slice, timestamp, partition and offset of the newest row.
+    last: Option<(i64, Option<i64>, i32, i64)>,
+    /// Whether a slice has a row that comes, in stream order, before one of the slice before.
+    astray: bool,
+    /// Whether the rows are not in slice order at all.
+    pub broken: bool,
+}
+
+impl Order {
+    pub fn rows(&self) -> usize {
+        self.ends[SLICES as usize - 1]
+    }
+
+    /// Looks at the next rows of [`query`].
+    pub fn see(&mut self, batch: &RecordBatch) {
+        let (slices, partitions, offsets, timestamps) = keys(batch);
+        let before = self.rows();
+        for row in 0..batch.num_rows() {
+            let timestamp = timestamps.is_valid(row).then(|| timestamps.value(row));
+            let this = (slices.value(row), timestamp, partitions.value(row), offsets.value(row));
+            if let Some(last) = self.last {
+                let (place, last_place) = ((this.1, this.2, this.3), (last.1, last.2, last.3));
+                if place == last_place && self.twin.is_none() {
+                    self.twin = Some(Duplicate { row: before + row, partition: this.2, offset: this.3 });
+                }
+                self.astray |= place < last_place;
+                self.broken |= this < last;
+            }
+            self.last = Some(this);
+        }
+        for (end, slice) in self.ends.iter_mut().zip(1..) {
+            *end += slices.values().partition_point(|&of| of <= slice);
+        }
+    }
+
+    /// Whether slices that don't follow each other share a record is not to be seen from neighbours.
+    pub async fn look_everywhere(
+        &mut self,
+        ctx: &SessionContext,
+        segmentation: &Segmentation,
+    ) -> Result<(), engine::Error> {
+        if self.twin.is_none() && self.astray {
+            self.twin = twin_anywhere(ctx, segmentation, self.ends[0]).await?;
+        }
+        Ok(())
+    }
+
+    /// How many rows the first `slice` slices have, if they are good.
+    pub fn end(&self, slice: u8) -> Result<usize, Refusal> {
+        let rows = self.ends[usize::from(slice) - 1];
+        if rows == 0 {
+            return Err(Refusal::NoRows);
+        }
+        match self.twin.filter(|twin| twin.row < rows) {
+            Some(Duplicate { partition, offset, .. }) => Err(Refusal::Twice { partition, offset }),
+            None => Ok(rows),
+        }
+    }
+}
+
+/// Slice, partition, offset and timestamp of the rows of [`query`].
+pub(super) fn keys(batch: &RecordBatch) -> (&Int64Array, &Int32Array, &Int64Array, &Int64Array) {
+    let long = |i: usize| batch.column(i).as_primitive::<Int64Type>();
+    (long(0), batch.column(1).as_primitive::<Int32Type>(), long(2), long(3))
+}
+
+/// Columns while the SQL runs.
+struct Columns {
+    partitions: Growing<Int32Type>,
+    offsets: Growing<Int64Type>,
+    timestamps: Growing<Int64Type>,
+    features: Vec<Growing<Float64Type>>,
+    order: Order,
+}
+
+impl Columns {
+    fn new(features: usize, most: usize) -> Self {
+        Self {
+            partitions: Growing::new(most),
+            offsets: Growing::new(most),
+            timestamps: Growing::new(most),
+            features: (0..features).map(|_| Growing::new(most)).collect(),
+            order: Order::default(),
+        }
+    }
+
+    fn append(&mut self, batch: &RecordBatch) -> io::Result<()> {
+        self.order.see(batch);
+        let (_, partitions, offsets, timestamps) = keys(batch);
+        self.partitions.append(partitions)?;
+        self.offsets.append(offsets)?;
+        self.timestamps.append(timestamps)?;
+        let features = batch.columns()[4..].iter();
+        self.features.iter_mut().zip(features).try_for_each(|(to, from)| to.append(from.as_primitive()))
+    }
+
+    fn held(&self) -> usize {
+        let keys = self.partitions.held() + self.offsets.held() + self.timestamps.held();
+        keys + self.features.iter().map(Growing::held).sum::<usize>()
+    }
+
+    fn spill(&mut self, space: &Space) -> io::Result<()> {
+        self.partitions.spill(space)?;
+        self.offsets.spill(space)?;
+        self.timestamps.spill(space)?;
+        self.features.iter_mut().try_for_each(|column| column.spill(space))
+    }
+
+    fn finish(self) -> io::Result<Here> {
+        let mut rows = Here {
+            partitions: self.partitions.finish()?,
+            offsets: self.offsets.finish()?,
+            timestamps: self.timestamps.finish()?,
+            features: self.features.into_iter().map(Growing::finish).collect::<io::Result<_>>()?,
+            order: self.order,
+            pieces: Vec::new(),
+            took: Duration::ZERO,
+        };
+        let whole = rows.offsets.len() / CHUNK * CHUNK;
+        rows.pieces = by_chunk(whole, processors(), |range| rows.digest(range));
+        Ok(rows)
+    }
+}
+
+impl Here {
+    fn digest(&self, rows: std::ops::Range<usize>) -> Digested {
+        let Self { partitions, offsets, timestamps, features, .. } = self;
+        let digested = digest(partitions, (offsets, timestamps), features, rows.clone());
+        done_with(&partitions.values()[rows.clone()]);
+        done_with(&offsets.values()[rows.clone()]);
+        done_with(&timestamps.values()[rows.clone()]);
+        features.iter().for_each(|feature| done_with(&feature.values()[rows.clone()]));
+        digested
+    }
+
+    fn slice(&self, rows: usize) -> Box<dyn Prefix + '_> {
+        let features = self.features.iter().map(|column| column.slice(0, rows)).collect();
+        Box::new(HereUpTo { all: self, features, rows })
+    }
+}
+
+/// SHA-256 of rows: for each its partition, its offset, a byte that is 1 where it has no timestamp, the timestamp or 0;
+/// then for each feature a byte that is 1 where it is missing, and the double or 0. All little endian.
+pub(super) fn digest(
+    partitions: &Int32Array,
+    (offsets, timestamps): (&Int64Array, &Int64Array),
+    features: &[Float64Array],
+    rows: std::ops::Range<usize>,
+) -> Digested {
+    let mut bytes = Vec::with_capacity(rows.len() * (21 + 9 * features.len()));
+    for row in rows {
+        bytes.extend(partitions.value(row).to_le_bytes());
+        bytes.extend(offsets.value(row).to_le_bytes());
+        let missing = timestamps.is_null(row);
+        bytes.push(u8::from(missing));
+        bytes.extend(if missing { 0 } else { timestamps.value(row) }.to_le_bytes());
+        for feature in features {
+            let missing = feature.is_null(row);
+            bytes.push(u8::from(missing));
+            bytes.extend(if missing { 0.0 } else { feature.value(row) }.to_le_bytes());
+        }
+    }
+    Sha256::digest(&bytes).into()
+}
+
+/// The hash of all rows, out of the hashes of pieces.
+pub(super) fn hash_of<'a>(pieces: impl IntoIterator<Item = &'a Digested>) -> String {
+    let mut hasher = Sha256::new();
+    pieces.into_iter().for_each(|piece| hasher.update(piece));
+    hex(&hasher.finalize())
+}
+
+impl Rows for Here {
+    fn up_to(&self, slice: u8) -> Result<Box<dyn Prefix + '_>, Refusal> {
+        Ok(self.slice(self.order.end(slice)?))
+    }
+
+    fn first(&self, slice: u8) -> Box<dyn Prefix + '_> {
+        self.slice(self.order.ends[usize::from(slice) - 1])
+    }
+
+    fn took(&self) -> Duration {
+        self.took
+    }
+}
+
+/// The rows of one slice.
+struct HereUpTo<'a> {
+    all: &'a Here,
+    features: Vec<Float64Array>,
+    rows: usize,
+}
+
+impl Prefix for HereUpTo<'_> {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn missing(&self) -> Vec<u64> {
+        self.features.iter().map(|column| column.null_count() as u64).collect()
+    }
+
+    fn hash(&self) -> String {
+        // What slices share is hashed once.
+        let whole = self.rows / CHUNK;
+        let rest = (whole * CHUNK < self.rows).then(|| self.all.digest(whole * CHUNK..self.rows));
+        hash_of(self.all.pieces[..whole].iter().chain(&rest))
+    }
+
+    fn scale(&self, names: &[String]) -> Result<Scale, Refusal> {
+        Ok(Scale::measure(names, &self.features, processors())?)
+    }
+
+    fn fit(
+        &self,
+        scale: &Scale,
+        settings: &Settings,
+        warm: Option<&Array2<f64>>,
+        watch: &(dyn Fn(Step) + Sync),
+    ) -> Result<Fit, Refusal> {
+        Ok(kmeans::fit(&Points::new(scale, &self.features), settings, Init::Drawn(warm), watch)?)
+    }
+
+    fn profile(&self, scale: &Scale, centroids: &Array2<f64>) -> Result<Profile, Refusal> {
+        Ok(kmeans::profile(&Points::new(scale, &self.features), centroids, processors()))
+    }
+
+    fn cross(&self, (old, from): Placed<'_>, (new, to): Placed<'_>) -> Result<Vec<Vec<u64>>, Refusal> {
+        let (old, new) = (Points::new(old, &self.features), Points::new(new, &self.features));
+        Ok(kmeans::cross((&old, from), (&new, to), processors()))
+    }
+
+    fn sample(&self, scale: &Scale, fit: &Fit) -> Result<Sample, Refusal> {
+        let points = Points::new(scale, &self.features);
+        let chosen = kmeans::sample(&points, &fit.centroids, &fit.sizes, processors());
+        Ok(Sample {
+            partitions: column_buffer::take(&self.all.partitions, &chosen.rows),
+            offsets: column_buffer::take(&self.all.offsets, &chosen.rows),
+            features: self.features.iter().map(|column| column_buffer::take(column, &chosen.rows)).collect(),
+            chosen,
+        })
+    }
+}

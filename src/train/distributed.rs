@@ -1,0 +1,601 @@
+//! The rows of a segmentation on a cluster.
+//!
+//! Input: the segmentation's view. Output: what a training asks of its rows. Cleaning, slicing and features run on the
+//! executors and leave one Parquet file, in slice order, in the store's `tmp/`; it goes with the training. It is read back in
+//! order once, here, for what depends on the order: the hashes, the sample, and a uniform sample for the first guide; mean
+//! and deviation come along; and once more where the sample lacks rows of rare clusters. All else is queries over it
+//! (far_sql.rs): one for each coreset, and a GROUP BY for each pass. Of few rows the uniform sample is all, and they are
+//! clustered here.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use datafusion::arrow::array::{Array, AsArray, Float64Array, Int32Array, Int64Array, RecordBatch};
+use datafusion::arrow::compute::{cast, concat, concat_batches};
+use datafusion::arrow::datatypes::{DataType, Float64Type, Int64Type};
+use datafusion::prelude::SessionContext;
+use futures::StreamExt as _;
+use ndarray::Array2;
+use tokio::runtime::Handle;
+
+use super::dataset::{Digested, Order, Placed, Prefix, Rows, Sample, digest, hash_of, keys, named, query};
+use super::distributed_sql::Over;
+use super::{Options, Progress, Refusal, SEED};
+use crate::column_buffer;
+use crate::engine::{self, quote};
+use crate::features::moments::{Extent, Part};
+use crate::features::parallel::{CHUNK, processors};
+use crate::features::{self, Scale};
+use crate::kmeans::{
+    self, Chosen, Coreset, Elsewhere, Fit, Init, Points, Profile, Rates, Settings, Step, Totals, Worst,
+};
+use crate::model::SLICES;
+use crate::sql::Segmentation;
+use crate::store::{self, Store};
+
+/// Rows on a cluster.
+pub(super) struct Far {
+    ctx: SessionContext,
+    /// The table of the prepared rows, quoted.
+    table: String,
+    runtime: Handle,
+    features: usize,
+    slices: Vec<Known>,
+    order: Order,
+    took: Duration,
+    scratch: Scratch,
+}
+
+/// What is known here about one slice.
+struct Known {
+    hash: String,
+    /// The rows of the sample that don't depend on clusters.
+    sample: Base,
+    /// A uniform sample for the first guide; all rows, where there are few.
+    starts: Vec<Float64Array>,
+    /// Of each feature its range and sum, and the sum of its squares about the mean.
+    moments: Vec<(Extent, f64)>,
+    /// Whether some rows have none of it.
+    missing: Vec<bool>,
+    /// Of each feature the first row whose value is no finite number.
+    odd: Vec<Option<(usize, f64)>>,
+}
+
+/// Rows at `kmeans::sample_rows`.
+struct Base {
+    partitions: Int32Array,
+    offsets: Int64Array,
+    features: Vec<Float64Array>,
+}
+
+/// One row of a sample.
+#[derive(Clone)]
+struct SampleRow {
+    /// Its index among all rows of the slice.
+    place: u32,
+    partition: i32,
+    offset: i64,
+    /// By feature; `None` where it is missing.
+    values: Vec<Option<f64>>,
+    label: u8,
+}
+
+/// A file that goes when nobody needs it any more, where executors can write it and read it.
+struct Scratch {
+    store: Store,
+    file: PathBuf,
+}
+
+impl Scratch {
+    fn new(store: &Store) -> Result<Self, store::Error> {
+        let (store, file) = (store.clone(), store.shared_scratch()?);
+        Ok(Self { store, file })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Whoever mends the store takes away what stays.
+        let _ = self.store.forget_shared(&self.file);
+    }
+}
+
+/// Runs a segmentation's SQL on the cluster.
+pub(super) async fn rows(
+    ctx: &SessionContext,
+    segmentation: &Segmentation,
+    (options, store): (&Options, &Store),
+) -> Result<Far, engine::Error> {
+    let began = Instant::now();
+    let features = segmentation.features.len();
+    let at =
+        |path: &Path, e: &dyn std::fmt::Display| engine::Error::Table { path: path.to_owned(), why: e.to_string() };
+    let table = format!("_prepared_{}", segmentation.name);
+    let scratch = Scratch::new(store).map_err(|e| at(store.root(), &e))?;
+    let file = scratch.file.clone();
+    let tell = |rows| (options.tell)(Progress::Rows { segmentation: &segmentation.name, rows });
+    let written = engine::write(ctx, &query(segmentation), &file).await.map_err(|e| named(segmentation, e))?;
+    let mut order = Order::default();
+    let mut slices = Vec::new();
+    if written > 0 {
+        tell(written as usize);
+        engine::add_file(ctx, &table, &file).await?;
+        let mut reader = Reader::new(features, ends(ctx, &quote(&table)).await?);
+        let mut batches = engine::read_in_order(ctx, &file).await?;
+        while let Some(batch) = batches.next().await {
+            let batch = batch.map_err(|e| at(&file, &engine::explain(&e)))?;
+            order.see(&batch);
+            reader.see(batch).map_err(|e| at(&file, &e))?;
+        }
+        slices = reader.finish().map_err(|e| at(&file, &e))?;
+        if order.rows() as u64 != written {
+            return Err(at(&file, &format!("it holds {} rows of {written}", order.rows())));
+        }
+        if order.broken {
+            return Err(at(&file, &"its rows are not in order"));
+        }
+        order.look_everywhere(ctx, segmentation).await?;
+    }
+    let (ctx, table, runtime) = (ctx.clone(), quote(&table), Handle::current());
+    Ok(Far { ctx, table, runtime, features, slices, order, took: began.elapsed(), scratch })
+}
+
+/// Rows of the first slice, of the first two, of all.
+async fn ends(ctx: &SessionContext, table: &str) -> Result<[usize; SLICES as usize], engine::Error> {
+    let found = engine::collect(ctx, &format!("SELECT _slice, count(*) FROM {table} GROUP BY _slice")).await?;
+    let (slices, counts) = (longs(&found, 0)?, longs(&found, 1)?);
+    let mut ends = [0; SLICES as usize];
+    for (end, slice) in ends.iter_mut().zip(1..) {
+        *end = slices.iter().zip(&counts).filter(|(of, _)| **of <= slice).map(|(_, count)| *count as usize).sum();
+    }
+    Ok(ends)
+}
+
+pub(super) fn longs(batch: &RecordBatch, column: usize) -> Result<Vec<i64>, engine::Error> {
+    let column = cast(batch.column(column), &DataType::Int64).map_err(|e| engine::Error::Query(e.to_string()))?;
+    Ok(column.as_primitive::<Int64Type>().iter().flatten().collect())
+}
+
+/// Goes through the prepared rows in their order, a chunk at a time.
+struct Reader {
+    ends: [usize; SLICES as usize],
+    features: usize,
+    /// Rows of the chunks before this one.
+    done: usize,
+    waiting: Vec<RecordBatch>,
+    held: usize,
+    pieces: Vec<Piece>,
+    slices: Vec<Gathering>,
+}
+
+/// What a chunk of rows says of itself.
+#[derive(Clone)]
+struct Piece {
+    digest: Digested,
+    /// Of each feature.
+    moments: Vec<Part>,
+}
+
+/// What is gathered for one slice.
+struct Gathering {
+    rows: usize,
+    sample: Vec<u32>,
+    /// `None`: all of them.
+    starts: Option<Vec<u32>>,
+    partitions: Vec<Int32Array>,
+    offsets: Vec<Int64Array>,
+    sampled: Vec<Vec<Float64Array>>,
+    started: Vec<Vec<Float64Array>>,
+    odd: Vec<Option<(usize, f64)>>,
+    hash: String,
+    moments: Vec<(Extent, f64)>,
+}
+
+impl Reader {
+    fn new(features: usize, ends: [usize; SLICES as usize]) -> Self {
+        let gathering = |&rows: &usize| Gathering {
+            rows,
+            sample: kmeans::sample_rows(rows),
+            starts: kmeans::start_rows(rows, SEED),
+            partitions: Vec::new(),
+            offsets: Vec::new(),
+            sampled: vec![Vec::new(); features],
+            started: vec![Vec::new(); features],
+            odd: vec![None; features],
+            hash: String::new(),
+            moments: Vec::new(),
+        };
+        let slices = ends.iter().map(gathering).collect();
+        Self { ends, features, done: 0, waiting: Vec::new(), held: 0, pieces: Vec::new(), slices }
+    }
+
+    fn see(&mut self, mut batch: RecordBatch) -> Result<(), datafusion::arrow::error::ArrowError> {
+        while self.held + batch.num_rows() >= CHUNK {
+            let first = CHUNK - self.held;
+            self.waiting.push(batch.slice(0, first));
+            batch = batch.slice(first, batch.num_rows() - first);
+            self.chunk()?;
+        }
+        self.held += batch.num_rows();
+        self.waiting.push(batch);
+        Ok(())
+    }
+
+    fn chunk(&mut self) -> Result<(), datafusion::arrow::error::ArrowError> {
+        let Some(first) = self.waiting.first() else { return Ok(()) };
+        let batch = concat_batches(&first.schema(), &self.waiting)?;
+        (self.waiting, self.held) = (Vec::new(), 0);
+        let (_, partitions, offsets, timestamps) = keys(&batch);
+        let columns = batch.columns()[4..].iter().map(|column| column.as_primitive::<Float64Type>().clone());
+        let columns: Vec<Float64Array> = columns.collect();
+        let (start, end) = (self.done, self.done + batch.num_rows());
+        let piece = |rows| Piece {
+            digest: digest(partitions, (offsets, timestamps), &columns, 0..rows),
+            moments: columns.iter().map(|column| Part::of(&column.slice(0, rows))).collect(),
+        };
+        let whole = (batch.num_rows() == CHUNK).then(|| piece(CHUNK));
+        for slice in &mut self.slices {
+            let here = slice.rows.saturating_sub(start).min(batch.num_rows());
+            let places = |of: &[u32]| -> Vec<u32> {
+                let from = of.partition_point(|&row| (row as usize) < start);
+                let to = of.partition_point(|&row| (row as usize) < end);
+                of[from..to].iter().map(|&row| row - start as u32).collect()
+            };
+            let sampled = places(&slice.sample);
+            slice.partitions.push(column_buffer::take(partitions, &sampled));
+            slice.offsets.push(column_buffer::take(offsets, &sampled));
+            let started = slice.starts.as_deref().map(places);
+            for (feature, column) in columns.iter().enumerate() {
+                slice.sampled[feature].push(column_buffer::take(column, &sampled));
+                slice.started[feature].push(match &started {
+                    Some(places) => column_buffer::take(column, places),
+                    None => column.slice(0, here),
+                });
+                let odd =
+                    || column.slice(0, here).iter().position(|value| value.is_some_and(|value| !value.is_finite()));
+                if slice.odd[feature].is_none() {
+                    slice.odd[feature] = odd().map(|row| (start + row, column.value(row)));
+                }
+            }
+            // The slice ends in this chunk: what it has of it is the last piece.
+            if start < slice.rows && slice.rows <= end {
+                let last = if here == CHUNK { whole.clone() } else { Some(piece(here)) };
+                let pieces = || self.pieces.iter().chain(&last);
+                slice.hash = hash_of(pieces().map(|piece| &piece.digest));
+                let moments = |f| Part::join(pieces().map(move |piece: &Piece| &piece.moments[f]));
+                slice.moments = (0..columns.len()).map(moments).collect();
+            }
+        }
+        self.pieces.extend(whole);
+        self.done = end;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vec<Known>, datafusion::arrow::error::ArrowError> {
+        self.chunk()?;
+        debug_assert_eq!(self.done, self.ends[SLICES as usize - 1], "all rows are in one of the slices");
+        let features = self.features;
+        let known = |slice: Gathering| {
+            let partitions: Vec<&dyn Array> = slice.partitions.iter().map(|part| part as &dyn Array).collect();
+            let offsets: Vec<&dyn Array> = slice.offsets.iter().map(|part| part as &dyn Array).collect();
+            let sample = Base {
+                partitions: concat(&partitions)?.as_primitive().clone(),
+                offsets: concat(&offsets)?.as_primitive().clone(),
+                features: joined(&slice.sampled)?,
+            };
+            debug_assert_eq!(sample.features.len(), features);
+            let Gathering { rows, hash, moments, odd, .. } = slice;
+            let missing = moments.iter().map(|(extent, _)| extent.known < rows).collect();
+            Ok(Known { hash, sample, starts: joined(&slice.started)?, moments, missing, odd })
+        };
+        self.slices.into_iter().map(known).collect()
+    }
+}
+
+fn joined(columns: &[Vec<Float64Array>]) -> Result<Vec<Float64Array>, datafusion::arrow::error::ArrowError> {
+    let one = |parts: &Vec<Float64Array>| {
+        let parts: Vec<&dyn Array> = parts.iter().map(|part| part as &dyn Array).collect();
+        Ok(concat(&parts)?.as_primitive().clone())
+    };
+    columns.iter().map(one).collect()
+}
+
+impl Rows for Far {
+    fn up_to(&self, slice: u8) -> Result<Box<dyn Prefix + '_>, Refusal> {
+        self.order.end(slice)?;
+        Ok(self.first(slice))
+    }
+
+    fn first(&self, slice: u8) -> Box<dyn Prefix + '_> {
+        Box::new(FarUpTo { all: self, slice, known: &self.slices[usize::from(slice) - 1] })
+    }
+
+    fn took(&self) -> Duration {
+        self.took
+    }
+}
+
+/// The rows of one slice.
+struct FarUpTo<'a> {
+    all: &'a Far,
+    slice: u8,
+    known: &'a Known,
+}
+
+impl FarUpTo<'_> {
+    /// Whether the rows are all here.
+    fn few(&self) -> bool {
+        self.known.starts.first().is_some_and(|column| column.len() == self.rows())
+    }
+
+    fn ask(&self, sql: &str) -> Result<RecordBatch, Refusal> {
+        Ok(self.all.runtime.block_on(engine::collect(&self.all.ctx, sql))?)
+    }
+
+    /// The values of the only feature, and how many rows have each.
+    fn counted(&self) -> Result<([Float64Array; 1], Vec<f64>), Refusal> {
+        let counted = self.ask(&super::distributed_sql::counted(&self.all.table, self.slice))?;
+        let weights = longs(&counted, 1)?.into_iter().map(|count| count as f64).collect();
+        Ok(([counted.column(0).as_primitive::<Float64Type>().clone()], weights))
+    }
+
+    /// The population standard deviation of the rows nearest to each centroid, k by features, in original units.
+    fn spread(&self, scale: &Scale, centroids: &Array2<f64>) -> Result<Array2<f64>, Refusal> {
+        let features = self.all.features;
+        let place = |((_, feature), &value): ((usize, usize), &f64)| scale.standardise(feature, value);
+        let at: Vec<f64> = centroids.indexed_iter().map(place).collect();
+        let found = self.ask(&self.over(scale).spread(&at))?;
+        let (clusters, rows) = (longs(&found, 0)?, longs(&found, 1)?);
+        let mut spread = Array2::zeros(centroids.dim());
+        for (row, (cluster, rows)) in clusters.into_iter().zip(rows).enumerate() {
+            for feature in 0..features {
+                let column = |i: usize| found.column(2 + 4 * feature + i).as_primitive::<Float64Type>().value(row);
+                let (off, squared, least, greatest) = (column(0), column(1), column(2), column(3));
+                if least < greatest {
+                    let squares = (squared - off * off / rows as f64).max(0.0);
+                    spread[[cluster as usize, feature]] = (squares / rows as f64).sqrt() / scale.inverse[feature];
+                }
+            }
+        }
+        Ok(spread)
+    }
+
+    /// The rows of these clusters, each cluster's in order.
+    async fn rows_of(&self, rare: &[usize], scale: &Scale, fit: &Fit) -> Result<Vec<Vec<SampleRow>>, engine::Error> {
+        let file = &self.all.scratch.file;
+        let mut found: Vec<Vec<SampleRow>> = vec![Vec::new(); rare.len()];
+        let mut batches = engine::read_in_order(&self.all.ctx, file).await?;
+        let mut place = 0;
+        while let Some(batch) = batches.next().await {
+            let batch = batch.map_err(|e| engine::Error::Table { path: file.clone(), why: engine::explain(&e) })?;
+            let batch = batch.slice(0, batch.num_rows().min(self.rows() - place));
+            let (_, partitions, offsets, _) = keys(&batch);
+            let columns = batch.columns()[4..].iter().map(|column| column.as_primitive::<Float64Type>().clone());
+            let columns: Vec<Float64Array> = columns.collect();
+            let labels = kmeans::assign(&Points::new(scale, &columns), &fit.centroids, processors());
+            for (row, label) in labels.into_iter().enumerate() {
+                if let Some(of) = rare.iter().position(|&cluster| cluster == usize::from(label)) {
+                    found[of].push(SampleRow {
+                        place: (place + row) as u32,
+                        partition: partitions.value(row),
+                        offset: offsets.value(row),
+                        values: columns.iter().map(|column| column.is_valid(row).then(|| column.value(row))).collect(),
+                        label,
+                    });
+                }
+            }
+            place += batch.num_rows();
+            if place == self.rows() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    fn over<'s>(&'s self, scale: &'s Scale) -> Over<'s> {
+        Over { table: &self.all.table, slice: self.slice, scale, missing: &self.known.missing }
+    }
+}
+
+impl Prefix for FarUpTo<'_> {
+    fn rows(&self) -> usize {
+        self.all.order.ends[usize::from(self.slice) - 1]
+    }
+
+    fn missing(&self) -> Vec<u64> {
+        let rows = self.rows();
+        self.known.moments.iter().map(|(extent, _)| (rows - extent.known) as u64).collect()
+    }
+
+    fn hash(&self) -> String {
+        self.known.hash.clone()
+    }
+
+    fn scale(&self, names: &[String]) -> Result<Scale, Refusal> {
+        if self.few() {
+            return Ok(Scale::measure(names, &self.known.starts, processors())?);
+        }
+        for (feature, odd) in names.iter().zip(&self.known.odd) {
+            if let Some((row, value)) = *odd {
+                let (feature, value) = (feature.clone(), value.to_string());
+                return Err(features::Error::NotFinite { feature, value, row }.into());
+            }
+        }
+        let (mut mean, mut std) = (Vec::new(), Vec::new());
+        for (feature, (extent, squares)) in names.iter().zip(&self.known.moments) {
+            let Extent { least, greatest, sum, known, .. } = *extent;
+            if least > greatest {
+                return Err(features::Error::AllMissing { feature: feature.clone() }.into());
+            }
+            let same = least == greatest;
+            let deviation = if same { 0.0 } else { (squares / self.rows() as f64).sqrt() };
+            // Squares and their sums must stay doubles, and here no unit of its own comes to a column's help.
+            if !same && !(1e-140..1e140).contains(&deviation) {
+                return Err(features::Error::NoDeviation { feature: feature.clone() }.into());
+            }
+            mean.push(if same { least } else { sum / known as f64 });
+            std.push(deviation);
+        }
+        Ok(Scale::new(mean, std))
+    }
+
+    fn fit(
+        &self,
+        scale: &Scale,
+        settings: &Settings,
+        warm: Option<&Array2<f64>>,
+        watch: &(dyn Fn(Step) + Sync),
+    ) -> Result<Fit, Refusal> {
+        if self.few() {
+            let points = Points::new(scale, &self.known.starts);
+            return Ok(kmeans::fit(&points, settings, Init::Drawn(warm), watch)?);
+        }
+        if self.all.features == 1 {
+            let (columns, weights) = self.counted()?;
+            let points = Points::new(scale, &columns).with_weights(weights);
+            return Ok(kmeans::fit(&points, settings, Init::Drawn(warm), watch)?);
+        }
+        let sample = Points::new(scale, &self.known.starts);
+        kmeans::fit_elsewhere(&Passes { rows: self, scale }, &sample, settings, warm, watch)
+    }
+
+    fn profile(&self, scale: &Scale, centroids: &Array2<f64>) -> Result<Profile, Refusal> {
+        if self.few() {
+            return Ok(kmeans::profile(&Points::new(scale, &self.known.starts), centroids, processors()));
+        }
+        if self.all.features == 1 {
+            let (columns, weights) = self.counted()?;
+            return Ok(kmeans::profile(&Points::new(scale, &columns).with_weights(weights), centroids, processors()));
+        }
+        // Quartiles of the sample; the spread, on which descriptions depend, of all rows.
+        let sample = Points::new(scale, &self.known.sample.features);
+        let mut profile = kmeans::profile(&sample, centroids, processors());
+        profile.spread = self.spread(scale, centroids)?;
+        Ok(profile)
+    }
+
+    fn cross(&self, (old, from): Placed<'_>, (new, to): Placed<'_>) -> Result<Vec<Vec<u64>>, Refusal> {
+        if self.few() {
+            let (old, new) = (Points::new(old, &self.known.starts), Points::new(new, &self.known.starts));
+            return Ok(kmeans::cross((&old, from), (&new, to), processors()));
+        }
+        let mut all = vec![vec![0; to.nrows()]; from.nrows()];
+        let found = self.ask(&super::distributed_sql::cross(self.over(old), from, self.over(new), to))?;
+        let (old, new, counts) = (longs(&found, 0)?, longs(&found, 1)?, longs(&found, 2)?);
+        for ((old, new), count) in old.into_iter().zip(new).zip(counts) {
+            all[old as usize][new as usize] = count as u64;
+        }
+        Ok(all)
+    }
+
+    fn sample(&self, scale: &Scale, fit: &Fit) -> Result<Sample, Refusal> {
+        let Base { partitions, offsets, features } = &self.known.sample;
+        let labels = kmeans::assign(&Points::new(scale, features), &fit.centroids, processors());
+        let rare = if labels.len() < self.rows() { kmeans::rare(&labels, &fit.sizes) } else { Vec::new() };
+        let places = kmeans::sample_rows(self.rows());
+        let mut rows: Vec<SampleRow> = (0..labels.len())
+            .map(|row| SampleRow {
+                place: places[row],
+                partition: partitions.value(row),
+                offset: offsets.value(row),
+                values: features.iter().map(|column| column.is_valid(row).then(|| column.value(row))).collect(),
+                label: labels[row],
+            })
+            .collect();
+        if !rare.is_empty() {
+            for of in self.all.runtime.block_on(self.rows_of(&rare, scale, fit))? {
+                let chosen: Vec<usize> = (0..of.len()).collect();
+                rows.extend(kmeans::of_cluster(&chosen).map(|row| of[row].clone()));
+            }
+            rows.sort_by_key(|row| row.place);
+            rows.dedup_by_key(|row| row.place);
+        }
+        let column = |feature: usize| rows.iter().map(|row| row.values[feature]).collect::<Float64Array>();
+        let chosen = Chosen::of(
+            rows.iter().map(|row| row.place).collect(),
+            rows.iter().map(|row| row.label).collect(),
+            &fit.sizes,
+        );
+        Ok(Sample {
+            partitions: rows.iter().map(|row| Some(row.partition)).collect(),
+            offsets: rows.iter().map(|row| Some(row.offset)).collect(),
+            features: (0..features.len()).map(column).collect(),
+            chosen,
+        })
+    }
+}
+
+/// Passes over the rows of a slice, each a query.
+struct Passes<'a> {
+    rows: &'a FarUpTo<'a>,
+    scale: &'a Scale,
+}
+
+impl Elsewhere for Passes<'_> {
+    type Error = Refusal;
+
+    fn distinct(&self, most: usize) -> Result<usize, Refusal> {
+        Ok(self.rows.ask(&self.rows.over(self.scale).distinct(most))?.num_rows())
+    }
+
+    fn rows(&self) -> usize {
+        self.rows.rows()
+    }
+
+    fn draw(&self, centroids: &[f64], rates: &Rates, seed: u64) -> Result<Coreset, Refusal> {
+        let features = self.rows.all.features;
+        let found = self.rows.ask(&self.rows.over(self.scale).draw(centroids, rates, seed))?;
+        let list = found.column(0).as_list::<i32>();
+        let drawn = (list.len() == 1 && list.is_valid(0)).then(|| list.value(0));
+        let column = |i: usize| match &drawn {
+            Some(rows) => rows.as_struct().column(i).as_primitive::<Float64Type>().values().to_vec(),
+            None => Vec::new(),
+        };
+        // After the features comes the expected number of draws.
+        let weights = column(features).into_iter().map(|draws| 1.0 / draws.min(1.0)).collect();
+        Ok(Coreset { columns: (0..features).map(column).collect(), weights })
+    }
+
+    fn pass(&self, centroids: &[f64], others: &[Vec<f64>]) -> Result<(Totals, Vec<f64>), Refusal> {
+        let features = self.rows.all.features;
+        let k = centroids.len() / features;
+        let found = self.rows.ask(&self.rows.over(self.scale).pass(centroids, others))?;
+        let clusters = longs(&found, 0)?;
+        let mut totals = Totals { sums: vec![0.0; k * features], weights: vec![0.0; k], inertia: 0.0 };
+        let double = |column: usize, row: usize| found.column(column).as_primitive::<Float64Type>().value(row);
+        let counts = longs(&found, 1)?;
+        for (row, (cluster, count)) in clusters.into_iter().zip(counts).enumerate() {
+            let cluster = cluster as usize;
+            totals.weights[cluster] = count as f64;
+            totals.inertia += double(2, row);
+            for feature in 0..features {
+                totals.sums[cluster * features + feature] = double(3 + feature, row);
+            }
+        }
+        let worth = |other| (0..found.num_rows()).map(|row| double(3 + features + other, row)).sum();
+        Ok((totals, (0..others.len()).map(worth).collect()))
+    }
+
+    fn near(&self, centroids: &[f64], margin: f64) -> Result<Vec<Vec<f64>>, Refusal> {
+        let found = self.rows.ask(&self.rows.over(self.scale).near(centroids, margin))?;
+        let list = found.column(0).as_list::<i32>();
+        let near = (list.len() == 1 && list.is_valid(0)).then(|| list.value(0));
+        let column = |f| match &near {
+            Some(rows) => rows.as_struct().column(f).as_primitive::<Float64Type>().values().to_vec(),
+            None => Vec::new(),
+        };
+        Ok((0..self.rows.all.features).map(column).collect())
+    }
+
+    fn worst(&self, centroids: &[f64], many: usize) -> Result<Vec<Worst>, Refusal> {
+        let features = self.rows.all.features;
+        let found = self.rows.ask(&self.rows.over(self.scale).worst(centroids, many))?;
+        let clusters = longs(&found, 0)?;
+        let value = |row: usize, feature: usize| found.column(1 + feature).as_primitive::<Float64Type>().value(row);
+        let worst = |(row, cluster): (usize, i64)| Worst {
+            values: (0..features).map(|feature| value(row, feature)).collect(),
+            cluster: cluster as usize,
+        };
+        Ok(clusters.into_iter().enumerate().map(worst).collect())
+    }
+}
