@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use datafusion::arrow::array::Float64Array;
 use ndarray::Array2;
-use tercile::features::Scale;
-use tercile::features::parallel::{by_chunk, processors};
-use tercile::kmeans::{Points, measure};
+use tercile_kmeans::features::Scale;
+use tercile_kmeans::parallel::{by_chunk, processors};
+use tercile_kmeans::{Points, measure};
 
 const ROWS: usize = 10_000_000;
 const TRIES: usize = 25;

@@ -230,8 +230,9 @@ fn headers_json<'h>(headers: impl Iterator<Item = (Cow<'h, str>, Option<&'h [u8]
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use datafusion::arrow::array::AsArray;
+
+    use super::*;
 
     fn push(batch: &mut Batch, fields: &Fields, offset: i64, payload: &[u8], now: Instant) {
         let record = Record { offset, timestamp: Some(1), key: None, payload: Some(payload) };

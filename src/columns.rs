@@ -18,9 +18,9 @@ use datafusion::arrow::error::ArrowError;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
+use tercile_kmeans::column_buffer::{self, Growing, Space};
+use tercile_kmeans::parallel::in_parallel;
 
-use crate::column_buffer::{self, Growing, Space};
-use crate::features::parallel::in_parallel;
 use crate::missing::{Gaps, Missing, Place, Policy, Value, cleaning, shortened};
 use crate::rows::{line_fault, lines_behind};
 

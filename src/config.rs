@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::builder::TypedValueParser as _;
 use clap::{Args, ValueEnum};
+pub use guard::GuardArgs;
 
 use crate::api::Bodies;
 use crate::api::budget::Budget;
@@ -17,7 +18,6 @@ use crate::broker::{self, Cluster, Plugins, Settings};
 use crate::engine::cluster::Engine;
 use crate::sql;
 use crate::store::{self, Policy, RetentionPolicy, Store};
-pub use guard::GuardArgs;
 
 /// Where the store is.
 #[derive(Debug, Clone, Args)]

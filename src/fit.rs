@@ -11,11 +11,11 @@ use datafusion::arrow::array::{Array, Float64Array};
 use ndarray::Array2;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use tercile_kmeans::column_buffer;
+use tercile_kmeans::features::{self, Matrix, Scale};
+use tercile_kmeans::parallel::by_chunk;
+use tercile_kmeans::{self as kmeans, Chosen, Fit, Init, Points, Settings, Step};
 
-use crate::column_buffer;
-use crate::features::parallel::by_chunk;
-use crate::features::{self, Matrix, Scale};
-use crate::kmeans::{self, Chosen, Fit, Init, Points, Settings, Step};
 use crate::model::describe::{Labels, describe};
 use crate::model::parts::Shapes;
 use crate::model::{Cluster, METHOD, clusters};
@@ -280,8 +280,9 @@ pub(crate) fn weighted<'a>(points: Points<'a>, weights: Option<&[f64]>) -> Point
 
 #[cfg(test)]
 mod tests {
+    use tercile_kmeans::Limits;
+
     use super::*;
-    use crate::kmeans::Limits;
 
     fn job(features: usize, k: usize) -> Job {
         let limits = Limits { iterations: 300, tolerance: 0.0 };

@@ -443,8 +443,9 @@ impl Draw {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::collections::HashSet;
+
+    use super::*;
 
     fn table(rows: usize, seed: u64) -> Vec<[String; 16]> {
         let mut generator = Generator::new(seed);

@@ -18,17 +18,16 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use control::{Control, Flush, Progress, Summary};
 use datafusion::arrow::error::ArrowError;
+use identity::Identity;
+use warn_once::WarnOnce;
 
 use crate::batch::Limits;
 use crate::broker::embedded::Backlog;
 use crate::broker::{self, Bound, Cluster, Consumer, Gap, Group, NotNow, Reading, Start};
 use crate::record::Fields;
 use crate::store::{self, Policy, Rolled, Store};
-
-pub use control::{Control, Flush, Progress, Summary};
-use identity::Identity;
-use warn_once::WarnOnce;
 
 /// How long to wait before everything is read again.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -46,13 +46,6 @@ pub mod engine;
 pub mod missing;
 
 pub mod columns;
-// Columns that may be larger than memory.
-pub mod column_buffer;
-
-pub mod features;
-
-pub mod kmeans;
-
 pub mod model;
 
 pub mod train;

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+pub use pipe::Pipe;
+
 use crate::broker::embedded::Backlog;
 use crate::broker::{self, Acknowledged, Producer, Row};
 use crate::row_set::RowSet;
 use crate::rows::{self, Rows};
-
-pub use pipe::Pipe;
 
 /// How long at a time a pipe is waited for.
 const IDLE: Duration = Duration::from_millis(100);

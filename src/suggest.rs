@@ -18,11 +18,11 @@ use datafusion::arrow::array::Float64Array;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use serde::Serialize;
+use tercile_kmeans::column_buffer;
+use tercile_kmeans::features::Scale;
+use tercile_kmeans::{self as kmeans, Init, Points, Settings};
 
-use crate::column_buffer;
-use crate::features::Scale;
 use crate::fit::{Error, Sampled, weighted};
-use crate::kmeans::{self, Init, Points, Settings};
 
 /// Seeds that stability compares.
 const SEEDS: u64 = 8;
@@ -160,8 +160,9 @@ fn adjusted_rand(a: &[u8], b: &[u8], k: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use tercile_kmeans::Limits;
+
     use super::*;
-    use crate::kmeans::Limits;
 
     #[test]
     fn adjusted_rand_by_hand() {

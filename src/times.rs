@@ -8,7 +8,6 @@ mod readable;
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
-
 pub use readable::readable;
 
 /// 2000-01-01, in milliseconds: Kafka is younger than that, and so are the records that it is fed with.

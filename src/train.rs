@@ -9,6 +9,7 @@ mod dataset;
 mod distributed;
 #[cfg(feature = "distributed")]
 mod distributed_sql;
+mod refusal;
 mod request_fit;
 pub mod verify;
 pub mod worker;
@@ -18,20 +19,26 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use cluster_ids::{by_features, renumbered};
+use cluster_ids::{newcomers, numbers};
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, TimestampMillisecondType};
-use datafusion::arrow::error::ArrowError;
 use datafusion::prelude::SessionContext;
+use dataset::{Prefix, Rows, Sample, rows};
+use refusal::Refusal;
+pub use request_fit::{RequestFit, RequestFitError, fit_for_request};
 use serde::{Deserialize, Serialize};
+/// What the starts are drawn with.
+pub use tercile_kmeans::SEED;
+use tercile_kmeans::column_buffer::{self, Space};
+use tercile_kmeans::features::Scale;
+use tercile_kmeans::parallel::processors;
+use tercile_kmeans::{self as kmeans, Fit, Limits, Settings, Step};
 use tokio::task::JoinSet;
 
-use crate::column_buffer::{self, Space};
 use crate::engine::{self, cluster::Engine};
-use crate::features::parallel::processors;
-use crate::features::{self, Scale};
 use crate::fit::Sampled;
-use crate::kmeans::{self, Fit, Limits, Settings, Step};
 use crate::model::describe::{Before, Shortage, describe, short_of_words, words_changed};
 use crate::model::parts::Shapes;
 use crate::model::{
@@ -40,13 +47,6 @@ use crate::model::{
 };
 use crate::sql::{Files, Segmentation};
 use crate::store::{self, Held, Snapshot, Store};
-use cluster_ids::{newcomers, numbers};
-use dataset::{Prefix, Rows, Sample, rows};
-
-/// What the starts are drawn with.
-pub use crate::kmeans::SEED;
-pub use cluster_ids::{by_features, renumbered};
-pub use request_fit::{RequestFit, RequestFitError, fit_for_request};
 
 /// Until assignments stop changing; that many passes are more than that ever took.
 const LIMITS: Limits = Limits { iterations: 10_000, tolerance: 0.0 };
@@ -66,26 +66,6 @@ pub enum Error {
     Engine(#[from] engine::Error),
     #[error("the training was cut off: {0}")]
     Cut(String),
-}
-
-/// Why one slice of one segmentation has no new model.
-#[derive(Debug, thiserror::Error)]
-enum Refusal {
-    #[error("no rows to train on")]
-    NoRows,
-    #[error(
-        "the record at offset {offset} of partition {partition} comes twice; a segmentation gives each record once"
-    )]
-    Twice { partition: i32, offset: i64 },
-    #[error(transparent)]
-    Features(#[from] features::Error),
-    #[error(transparent)]
-    KMeans(#[from] kmeans::Error),
-    #[error("{0}")]
-    Arrow(#[from] ArrowError),
-    /// No refusal of these rows: the training can't go on.
-    #[error(transparent)]
-    Engine(#[from] engine::Error),
 }
 
 /// What became of one slice of one segmentation.

@@ -6,7 +6,7 @@ use datafusion::arrow::array::{Array as _, Float64Array};
 use ndarray::Array2;
 use serde::Deserialize;
 use tercile::fit::{self, Job, Report, Solver};
-use tercile::kmeans::{Limits, Settings, starts_for};
+use tercile_kmeans::{Limits, Settings, starts_for};
 
 #[derive(Deserialize)]
 struct Truth {
@@ -174,7 +174,8 @@ fn never_worse_than_the_best_of_a_thousand_starts() {
 fn from_the_same_centroids_it_is_the_same() {
     for (d, dataset) in truth().datasets.iter().enumerate() {
         let columns = columns(d, dataset);
-        let scale = tercile::features::Scale::measure(&vec![String::new(); columns.len()][..], &columns, 1).unwrap();
+        let scale =
+            tercile_kmeans::features::Scale::measure(&vec![String::new(); columns.len()][..], &columns, 1).unwrap();
         let first = |c: usize, f: usize| match columns[f].is_null(c) {
             true => scale.mean[f],
             false => columns[f].value(c),

@@ -12,6 +12,7 @@ use poem::Request;
 use poem::web::Data;
 use poem_openapi::param::{Path, Query};
 use poem_openapi::{Object, OpenApi};
+use tercile_kmeans::{Limits, Settings, starts_for};
 
 use super::etag::Tagged;
 use super::predict::serving;
@@ -19,7 +20,6 @@ use super::problem::Problem;
 use super::segments::{Found, find, no_sample};
 use super::{State, Tags};
 use crate::fit::Error;
-use crate::kmeans::{Limits, Settings, starts_for};
 use crate::model::{Model, ModelRegistry, SLICES, imputed};
 use crate::suggest;
 

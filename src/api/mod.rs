@@ -48,13 +48,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use poem::endpoint::make_sync;
-use poem::{Endpoint, EndpointExt as _, Request, Response, Route, Server, get};
-use poem_openapi::{LicenseObject, OpenApiService, Tags as TagsDerive};
-use tokio::sync::watch;
-
-use crate::ingest::Control;
-use crate::store::Store;
 use acceptor::Phase;
 use budget::Budget;
 pub use bulk::Bodies;
@@ -66,11 +59,18 @@ use guard::Guard;
 use live::ModelCache;
 use metrics::Metrics;
 use middleware::Front;
+use poem::endpoint::make_sync;
+use poem::{Endpoint, EndpointExt as _, Request, Response, Route, Server, get};
+use poem_openapi::{LicenseObject, OpenApiService, Tags as TagsDerive};
 use probe_listener::ProbeListener;
 use problem::Problem;
 use sandbox::Sandbox;
 use status::{Shown, Watched};
+use tokio::sync::watch;
 use training::Jobs;
+
+use crate::ingest::Control;
+use crate::store::Store;
 
 /// Requests that may run at the same time on one connection of HTTP/2: as many as its standard asks for at least.
 const STREAMS: u32 = 100;

@@ -189,7 +189,7 @@ impl<'de> Visitor<'de> for Row<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let reading = self.0;
         let features = reading.features;
-        let mut found = [None; crate::engine::MAX_FEATURES];
+        let mut found = [None; tercile_kmeans::MAX_FEATURES];
         let mut other = Vec::new();
         let mut count = 0;
         while let Some(key) = map.next_key::<Text<'de>>()? {

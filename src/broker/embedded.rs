@@ -103,9 +103,10 @@ impl Backlog {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
 
     #[test]
     fn a_sender_waits_for_the_reader() {

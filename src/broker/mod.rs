@@ -19,14 +19,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::{Client, ClientContext};
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::metadata::Metadata;
-use rdkafka::types::RDKafkaConfRes;
-
 pub use admin::Bound;
 pub use consumer::{Consumer, Event, Group, NotNow, Reading, Start, Trouble};
 use context::{Context, Failures};
@@ -34,6 +26,13 @@ pub use embedded::Embedded;
 pub use error::{Error, Gap};
 pub use producer::{Acknowledged, Failure, Producer, Row};
 pub use queue::{CHUNK, Item, Message, Queue};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
+use rdkafka::types::RDKafkaConfRes;
 pub use settings::{Plugins, Settings};
 
 /// Marks a record that `up` replayed from a file: the file's hash.

@@ -6,10 +6,10 @@ use std::fmt;
 use serde::Deserializer as _;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
+use tercile_kmeans::MAX_FEATURES;
 
 use super::read::Wanted;
 use super::{At, Error, Keep, gives_way};
-use crate::engine::MAX_FEATURES;
 use crate::missing::Value;
 use crate::record::{Text, object_of, too_deep};
 

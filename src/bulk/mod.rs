@@ -18,16 +18,15 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array as _, ArrayRef, Float64Array, RecordBatch, StringArray};
 use datafusion::arrow::buffer::NullBuffer;
-
-use crate::missing::{Missing, Place};
-use crate::model::{self, Model, Predictor};
-
 pub use explain::{Explainer, Opinion, TooFar};
 pub use json::number;
 pub use lines::Lines;
 pub use read::Reader;
 pub use spool::unnamed_file;
 pub use write::{Answers, Writer};
+
+use crate::missing::{Missing, Place};
+use crate::model::{self, Model, Predictor};
 
 /// The columns that are added; those of the same names that come with the rows give way.
 pub const ADDED: [&str; 3] = ["cluster", "description", "distance"];

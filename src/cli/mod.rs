@@ -43,14 +43,14 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use output_file::OutputFile;
 use tokio::sync::watch;
+use watchdog::{Mode, Signalled};
 
 use crate::broker::{self as kafka, Gap};
 use crate::config::LogArgs;
 use crate::sql::fault::Fault;
 use crate::{cleanup, ingest as loading, log, store, times};
-use output_file::OutputFile;
-use watchdog::{Mode, Signalled};
 
 /// Live segments out of a Kafka stream.
 ///

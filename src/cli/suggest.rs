@@ -8,13 +8,13 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use serde::Serialize;
+use tercile_kmeans::features::Scale;
+use tercile_kmeans::{Limits, Settings};
 
 use super::fit::{FileArgs, short};
 use super::output_file::OutputFile;
 use super::{Done, Terminal, imputed, table, thousands};
-use crate::features::Scale;
 use crate::fit;
-use crate::kmeans::{Limits, Settings};
 use crate::missing::{self, NotNumbers};
 use crate::sql::header::MAX_K;
 use crate::suggest::{self, Candidate, Suggestion};

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use tercile_kmeans::column_buffer;
+use tercile_kmeans::{self as kmeans, Step};
 
 use super::{Done, Terminal, count, imputed, table, thousands, within};
-use crate::column_buffer;
 use crate::config::{EngineArgs, SqlArgs, StoreArgs, bytes, seconds};
-use crate::kmeans::{self, Step};
 use crate::model::{Cluster, Model};
 use crate::store::Store;
 use crate::train::{self, Options, Outcome, Progress};

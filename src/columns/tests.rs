@@ -1,13 +1,13 @@
 //! What columns of Parquet and CSV files come out as.
 
-use super::*;
 use std::sync::Arc;
-
-use crate::missing::Example;
 
 use datafusion::arrow::array::{ArrayRef, BooleanArray, Float32Array, Int64Array, RecordBatch, StringArray};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
+
+use super::*;
+use crate::missing::Example;
 
 fn here() -> Space {
     Space::within(usize::MAX, column_buffer::scratch())

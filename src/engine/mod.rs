@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cluster::Engine;
 use datafusion::arrow::array::{AsArray as _, RecordBatch};
 use datafusion::arrow::compute::cast;
 #[cfg(feature = "distributed")]
@@ -36,7 +37,8 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionConfig, SessionContext};
-
+use slice_cuts::SliceCuts;
+use tercile_kmeans::MAX_FEATURES;
 use url::Url;
 
 use crate::file_format;
@@ -44,14 +46,11 @@ use crate::missing;
 use crate::model::imputed;
 use crate::record::Fields;
 use crate::sql::fault::Fault;
+pub use crate::sql::fault::explain;
 use crate::sql::header;
 use crate::sql::script::Place;
 use crate::sql::{self, Files, RECORDS, RECURSION, Segmentation, View};
 use crate::store::{Snapshot, Store, scheme};
-use cluster::Engine;
-use slice_cuts::SliceCuts;
-
-pub use crate::sql::fault::explain;
 
 /// The columns of a segmentation that are no features.
 const KEYS: [&str; 4] = ["_partition", "_offset", "_timestamp", "_slice"];
@@ -69,11 +68,6 @@ const FOOTERS: usize = 1_000;
 /// Rows of a row group of what queries leave for each other: tasks read one each, or several.
 #[cfg(feature = "distributed")]
 const ROW_GROUP: usize = 131_072;
-
-/// The most features a segmentation may have.
-pub const MAX_FEATURES: usize = 32;
-// A sample has one bit for each ([`imputed`]).
-const _: () = assert!(MAX_FEATURES <= u32::BITS as usize);
 
 /// What went wrong in a query.
 #[derive(Debug, thiserror::Error)]

@@ -194,8 +194,9 @@ fn with_gone(object: &str, (names, gone): (&[String], &[StringArray]), row: usiz
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use datafusion::config::ConfigOptions;
+
+    use super::*;
 
     fn after(added: &[&str], gone: &[(&str, Option<&str>)], extra: Option<&str>) -> Vec<Option<String>> {
         let names: Vec<&str> = gone.iter().map(|(name, _)| *name).collect();

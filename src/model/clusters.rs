@@ -1,8 +1,9 @@
 //! The clusters of a model as its file lists them.
 
+use tercile_kmeans::{Fit, Profile};
+
 use super::Cluster;
 use super::describe::Described;
-use crate::kmeans::{Fit, Profile};
 
 /// One entry per cluster of `fit`, whose profile, descriptions and newness are given in the same order.
 pub fn clusters(

@@ -233,8 +233,9 @@ pub struct Shortage<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use ndarray::{Array2, array};
+
+    use super::*;
 
     fn labels(en: &[&str], id: &[&str]) -> Labels {
         let list = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();

@@ -18,21 +18,20 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use datafusion::arrow::array::{AsArray as _, RecordBatch};
-use datafusion::arrow::datatypes::UInt32Type;
-use ndarray::Array2;
-use poem_openapi::Object;
-use serde::{Deserialize, Serialize};
-
-use crate::features::Scale;
-use crate::kmeans;
-use crate::store;
-use describe::{WordChange, Words};
-
 pub use check::Kind;
 pub use clusters::clusters;
+use datafusion::arrow::array::{AsArray as _, RecordBatch};
+use datafusion::arrow::datatypes::UInt32Type;
+use describe::{WordChange, Words};
 pub use history::{PromotedBy, Until};
+use ndarray::Array2;
+use poem_openapi::Object;
 pub use registry::{ModelRegistry, ServingState, Slices};
+use serde::{Deserialize, Serialize};
+use tercile_kmeans as kmeans;
+use tercile_kmeans::features::Scale;
+
+use crate::store;
 
 /// How many slices there are; the name of the whole is the method.
 pub const SLICES: u8 = 3;

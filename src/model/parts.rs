@@ -222,10 +222,11 @@ fn widest_equal_pair(shapes: &Shapes<'_>, lines: &[Line]) -> Option<(usize, usiz
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use ndarray::{Array2, array};
     use rand_xoshiro::Xoshiro256PlusPlus;
     use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+
+    use super::*;
 
     fn none(_: usize, _: usize, _: usize) -> Option<Pair> {
         None

@@ -10,11 +10,11 @@ mod selection;
 
 use std::collections::BTreeMap;
 
-use crate::store::Snapshot;
+pub use row_group::Error;
 use row_group::{Unit, each_unit};
 use selection::{Part, nth};
 
-pub use row_group::Error;
+use crate::store::Snapshot;
 
 /// Slices of a stream.
 pub const SLICES: u8 = 3;

@@ -3,9 +3,8 @@
 //! Input: what the first records of a topic or file hold. Output: `00_records.sql` with every field, `10_….sql` that types
 //! each by what its values look like, and `20_slices.sql`. A person goes on from there.
 
-use serde_json::Value;
-
 use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
+use serde_json::Value;
 
 use super::{RECORDS, SHIPPED};
 use crate::printable::{is_unsafe, printable};

@@ -18,13 +18,13 @@ use datafusion::common::TableReference;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast;
+use fault::{Fault, Source};
+use header::Header;
+use script::{Piece, Place};
 use sha2::{Digest, Sha256};
 
 use crate::record::Fields;
 use crate::rows::hex;
-use fault::{Fault, Source};
-use header::Header;
-use script::{Piece, Place};
 
 /// The files of `sql/`, inside the binary.
 const SHIPPED: [(&str, &str); 7] = [

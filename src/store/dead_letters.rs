@@ -183,11 +183,12 @@ fn read_again(batch: &RecordBatch) -> Result<Option<(RecordBatch, u64)>, ArrowEr
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::super::{Policy, Published, Store};
     use super::*;
     use crate::batch::{Batch, Record};
     use crate::record::Unreadable;
-    use std::time::{Duration, Instant};
 
     /// Records of which an older decoder, that knew no arrays inside, could not read every second.
     fn by_an_older_decoder(offsets: std::ops::Range<i64>) -> RecordBatch {

@@ -155,8 +155,9 @@ fn decoded(segment: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn read(text: &str) -> Result<String, String> {
         canonical(Path::new(text)).map(|path| path.to_str().unwrap().to_owned())

@@ -358,7 +358,6 @@ pub(super) mod tests {
 
     use super::super::write::properties;
     use super::*;
-
     use crate::batch::{Batch, Record};
     use crate::record::{self, Fields};
 

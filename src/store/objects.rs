@@ -19,6 +19,9 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use lease::Beats;
+pub use lease::Lease;
+pub use object_store::UpdateVersion as Version;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
@@ -26,18 +29,14 @@ use object_store::path::Path as Key;
 use object_store::{
     ClientOptions, Error as Fault, ObjectMeta, ObjectStore, ObjectStoreExt as _, RetryConfig, UpdateVersion,
 };
+pub use range_reader::Object;
+use retry::{again, gone, plain, short};
 use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 use url::Url;
 
 use super::Error;
 use super::location;
 use super::place::Entry;
-use lease::Beats;
-use retry::{again, gone, plain, short};
-
-pub use lease::Lease;
-pub use object_store::UpdateVersion as Version;
-pub use range_reader::Object;
 
 /// Timeout of one request, its body included. A GET of a query that is never answered is retried after it, so it is less than
 /// [`RETRYING`]; a range of a file of the usual size arrives within it on a line of 1 MB/s.

@@ -4,12 +4,11 @@
 //! are those of the stored records, and those that `source.json` says have expired. Retention writes the latter down before
 //! the records expire, so that a row is in one of them at each moment, whatever is killed.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use datafusion::arrow::array::AsArray as _;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 
 use super::compact::open;
 use super::footer::DataFile;

@@ -96,7 +96,6 @@ fn whatever_happens_the_store_is_a_prefix_of_the_topic() {
 #[cfg(feature = "object-stores")]
 mod on_a_shaky_object_store {
     use std::sync::Arc;
-
     use std::time::Instant;
 
     use datafusion::arrow::array::AsArray as _;

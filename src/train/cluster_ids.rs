@@ -1,9 +1,9 @@
 //! Which cluster has which number, and which are new under theirs.
 
 use ndarray::Array2;
+use tercile_kmeans::features::Scale;
+use tercile_kmeans::{self as kmeans, Fit};
 
-use crate::features::Scale;
-use crate::kmeans::{self, Fit};
 use crate::model::{Model, Predictor};
 
 /// `number[cluster]` is the number that a cluster gets.
@@ -65,8 +65,9 @@ pub fn by_features(centroids: &Array2<f64>) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use ndarray::array;
+
+    use super::*;
 
     #[test]
     fn what_drifts_is_old_and_what_comes_out_of_nowhere_is_new() {

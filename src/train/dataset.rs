@@ -13,13 +13,13 @@ use datafusion::prelude::SessionContext;
 use futures::StreamExt as _;
 use ndarray::Array2;
 use sha2::{Digest, Sha256};
+use tercile_kmeans::column_buffer::{self, Growing, Space, done_with};
+use tercile_kmeans::features::Scale;
+use tercile_kmeans::parallel::{CHUNK, by_chunk, processors};
+use tercile_kmeans::{self as kmeans, Chosen, Fit, Init, Points, Profile, Settings, Step};
 
 use super::{Options, Progress, Refusal};
-use crate::column_buffer::{self, Growing, Space, done_with};
 use crate::engine::{self, quote};
-use crate::features::Scale;
-use crate::features::parallel::{CHUNK, by_chunk, processors};
-use crate::kmeans::{self, Chosen, Fit, Init, Points, Profile, Settings, Step};
 use crate::model::SLICES;
 use crate::rows::hex;
 use crate::sql::Segmentation;

@@ -16,19 +16,19 @@ use datafusion::arrow::datatypes::{DataType, Float64Type, Int64Type};
 use datafusion::prelude::SessionContext;
 use futures::StreamExt as _;
 use ndarray::Array2;
+use tercile_kmeans::column_buffer;
+use tercile_kmeans::features::moments::{Extent, Part};
+use tercile_kmeans::features::{self, Scale};
+use tercile_kmeans::parallel::{CHUNK, processors};
+use tercile_kmeans::{
+    self, Chosen, Coreset, Elsewhere, Fit, Init, Points, Profile, Rates, Settings, Step, Totals, Worst,
+};
 use tokio::runtime::Handle;
 
 use super::dataset::{Digested, Order, Placed, Prefix, Rows, Sample, digest, hash_of, keys, named, query};
 use super::distributed_sql::Over;
 use super::{Options, Progress, Refusal, SEED};
-use crate::column_buffer;
 use crate::engine::{self, quote};
-use crate::features::moments::{Extent, Part};
-use crate::features::parallel::{CHUNK, processors};
-use crate::features::{self, Scale};
-use crate::kmeans::{
-    self, Chosen, Coreset, Elsewhere, Fit, Init, Points, Profile, Rates, Settings, Step, Totals, Worst,
-};
 use crate::model::SLICES;
 use crate::sql::Segmentation;
 use crate::store::{self, Store};

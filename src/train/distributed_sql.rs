@@ -6,9 +6,8 @@
 use std::fmt::Write as _;
 
 use ndarray::Array2;
-
-use crate::features::Scale;
-use crate::kmeans::{Rates, SURELY};
+use tercile_kmeans::features::Scale;
+use tercile_kmeans::{Rates, SURELY};
 
 /// A prime (2³¹ - 1): products of two numbers below it stay within 64 bits.
 const PRIME: u64 = 2_147_483_647;

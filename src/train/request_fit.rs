@@ -4,12 +4,12 @@
 
 use datafusion::arrow::array::Float64Array;
 use ndarray::Array2;
+use tercile_kmeans::features::{self, Scale};
+use tercile_kmeans::parallel::processors;
+use tercile_kmeans::{self as kmeans, Fit, Init, Points};
 
 use super::cluster_ids::{by_features, renumbered};
 use super::settings;
-use crate::features::parallel::processors;
-use crate::features::{self, Scale};
-use crate::kmeans::{self, Fit, Init, Points};
 use crate::model::Predictor;
 
 /// Clusters of rows that came with a request: no store, no version, numbered by the first feature.

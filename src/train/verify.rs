@@ -6,13 +6,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
+use super::dataset::{Rows, rows};
+use super::{Job, Options, Refusal, SEED, Stream, stream};
 use crate::engine::{self, cluster::Engine};
 use crate::model::{METHOD, Model, ModelRegistry, Predecessor, Receipt};
 use crate::sql::{Files, Segmentation};
 use crate::store::{self, Store};
-
-use super::dataset::{Rows, rows};
-use super::{Job, Options, Refusal, SEED, Stream, stream};
 
 /// Why a model is not what its receipt says, or why that can't be told.
 #[derive(Debug, thiserror::Error)]

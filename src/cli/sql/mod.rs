@@ -20,6 +20,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
+use output::Format;
+use params::{Param, TableFile};
+use runner::{Runner, Settings};
 
 use super::output_file::OutputFile;
 use super::{Done, Terminal, job, within};
@@ -27,9 +30,6 @@ use crate::config::{EngineArgs, SqlArgs, StoreArgs, bytes, seconds};
 use crate::engine::Limits;
 use crate::file_format;
 use crate::sql::fault::Source;
-use output::Format;
-use params::{Param, TableFile};
-use runner::{Runner, Settings};
 
 /// Run SQL over the store, or open a shell
 ///

@@ -13,7 +13,7 @@
 
 use super::lloyd::Outcome;
 use super::points::Points;
-use crate::features::parallel::by_chunk;
+use crate::parallel::by_chunk;
 
 /// The greatest expected number of draws of one point that is told from greater ones.
 const SURE: f64 = 1e9;

@@ -13,11 +13,12 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
-use crate::features::parallel::CHUNK;
-use datafusion::arrow::array::{Array, ArrowPrimitiveType, NullBufferBuilder, PrimitiveArray};
-use datafusion::arrow::buffer::{Buffer, MutableBuffer, NullBuffer, ScalarBuffer};
-use datafusion::arrow::datatypes::ToByteSlice;
+use arrow_array::{Array, ArrowPrimitiveType, PrimitiveArray};
+use arrow_buffer::ToByteSlice;
+use arrow_buffer::{Buffer, MutableBuffer, NullBuffer, NullBufferBuilder, ScalarBuffer};
 use memmap2::{Advice, Mmap, UncheckedAdvice};
+
+use crate::parallel::CHUNK;
 
 /// How much of a limit is left to what is no column: buffers, chunks on their way, the program itself.
 const APART: usize = 64 << 20;
@@ -192,10 +193,10 @@ pub fn scratch() -> &'static Path {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use arrow_array::Float64Array;
+    use arrow_array::types::Float64Type;
 
-    use datafusion::arrow::array::Float64Array;
-    use datafusion::arrow::datatypes::Float64Type;
+    use super::*;
 
     #[test]
     fn a_column_in_a_file_is_the_one_in_memory() {

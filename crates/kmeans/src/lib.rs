@@ -6,11 +6,12 @@
 //! seed.rs), and those are polished by passes over all rows until no assignment changes (lloyd.rs): each pass reads the columns once (points.rs, kernel.rs), and later ones only where something may have
 //! changed (bounds.rs). The answer depends on the rows and the settings alone, not on threads or instruction sets.
 
+pub mod column_buffer;
 mod coreset;
-#[cfg(feature = "distributed")]
 mod distributed;
 mod exact_1d;
 mod exact_1d_costs;
+pub mod features;
 mod hamerly;
 mod hamerly_kernel;
 mod hungarian;
@@ -19,32 +20,28 @@ mod kmeans_plus_plus;
 pub mod linfa_solver;
 mod lloyd;
 mod metrics;
+pub mod parallel;
 mod points;
 mod profile;
 mod restarts;
 mod sample;
 mod search;
 
-use linfa_clustering::KMeansParamsError;
-use ndarray::Array2;
-
-use crate::features::parallel::by_chunk;
-
-#[cfg(feature = "distributed")]
 pub use coreset::Rates;
-#[cfg(feature = "distributed")]
 pub use distributed::{Coreset, Elsewhere, SURELY, Worst, fit_elsewhere, start_rows};
 pub use hungarian::match_rows;
 pub use kmeans_plus_plus::{SEED, further};
+use linfa_clustering::KMeansParamsError;
 pub use lloyd::{Limits, Step};
 pub use metrics::{calinski_harabasz, davies_bouldin, silhouette};
+use ndarray::Array2;
 pub use points::Points;
-#[cfg(feature = "distributed")]
 pub use points::Totals;
 pub use profile::{Profile, profile, spread};
 pub use sample::{Chosen, sample, sample_rows};
-#[cfg(feature = "distributed")]
 pub use sample::{of_cluster, rare};
+
+use crate::parallel::by_chunk;
 
 /// Why there are no clusters.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +55,11 @@ pub enum Error {
     #[error("linfa gave up: {0}")]
     LinfaGaveUp(String),
 }
+
+/// Features of a fit at most: kernels and masks of missing values are made for so many.
+pub const MAX_FEATURES: usize = 32;
+// A mask of missing values has one bit for each.
+const _: () = assert!(MAX_FEATURES <= u32::BITS as usize);
 
 /// The most rows that a fit may have: samples and starts name rows by 32 bits.
 pub const MAX_ROWS: usize = u32::MAX as usize;

@@ -5,25 +5,22 @@
 //! [`ArrayView2`] looks at ([`Matrix`]).
 
 pub mod moments;
-pub mod parallel;
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, AsArray, FixedSizeListArray, Float64Array};
-use datafusion::arrow::datatypes::{DataType, Field, Float64Type};
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
+use arrow_array::{Array, FixedSizeListArray, Float64Array};
+use arrow_schema::{DataType, Field};
 use fearless_simd::Level;
 use ndarray::ArrayView2;
-
-use crate::engine::quote;
 
 /// Why a matrix cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("the feature {feature} is missing in every row")]
     AllMissing { feature: String },
-    #[error(
-        "the feature {feature} holds {value} in row {row}, which is no finite number; make it NULL in the SQL file, as in CASE WHEN abs({column}) < CAST('Infinity' AS DOUBLE) THEN {column} END: a NULL takes the mean and is counted", column = quote(feature)
-    )]
+    #[error("the feature {feature} holds {value} in row {row}, which is no finite number")]
     NotFinite { feature: String, value: String, row: usize },
     #[error("the values of {feature} are too far apart, or too close together, for a deviation; use another unit")]
     NoDeviation { feature: String },

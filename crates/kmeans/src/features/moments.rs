@@ -6,11 +6,11 @@
 
 use std::ops::Range;
 
-use datafusion::arrow::array::{Array, Float64Array};
+use arrow_array::{Array, Float64Array};
 use fearless_simd::{Level, Select, Simd, SimdBase, SimdMask, dispatch};
 
-use super::parallel::by_chunk;
 use crate::column_buffer::done_with;
+use crate::parallel::by_chunk;
 
 /// Partial sums that are kept apart on every machine, whatever the width of its vectors.
 pub const LANES: usize = 8;
@@ -81,7 +81,6 @@ pub fn squares(column: &Float64Array, unit: f64, middle: f64, threads: usize, le
 }
 
 /// What one part of a column says of its mean and deviation, for where no more than a part is at hand.
-#[cfg(feature = "distributed")]
 #[derive(Debug, Clone, Copy)]
 pub struct Part {
     pub extent: Extent,
@@ -89,7 +88,6 @@ pub struct Part {
     squares: f64,
 }
 
-#[cfg(feature = "distributed")]
 impl Part {
     pub fn of(column: &Float64Array) -> Self {
         let level = Level::new();
@@ -270,7 +268,6 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "distributed")]
     #[test]
     fn parts_say_what_the_whole_says() {
         let column = column(200_003, true);

@@ -6,20 +6,20 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use datafusion::arrow::array::{Array, Float64Array};
-use datafusion::arrow::buffer::NullBuffer;
-use datafusion::arrow::util::bit_chunk_iterator::UnalignedBitChunk;
+use arrow_array::{Array, Float64Array};
+use arrow_buffer::NullBuffer;
+use arrow_buffer::bit_chunk_iterator::UnalignedBitChunk;
 use fearless_simd::Level;
 
 use super::hamerly::{Bounds, Chunk};
 use super::hamerly_kernel::{self, Groups};
 use super::kernel::{self, Frame, Lanes, Nearest, TILE, Tile};
+use crate::MAX_FEATURES;
 use crate::column_buffer::done_with;
-use crate::engine::MAX_FEATURES;
 use crate::features::Scale;
 use crate::features::moments::{Compensated, LANES};
-use crate::features::parallel::{CHUNK, by_chunk};
 use crate::features::power_under;
+use crate::parallel::{CHUNK, by_chunk};
 
 /// Tiles whose rows are fetched before they are looked at.
 const AT_ONCE: usize = 8;
@@ -220,7 +220,6 @@ impl<'a> Points<'a> {
     }
 
     /// [`Totals::saved`], with the centroids in original units.
-    #[cfg(feature = "distributed")]
     pub(super) fn saved(&self, totals: &Totals, centroids: &[f64]) -> f64 {
         totals.saved(&self.standardised(centroids), &self.inverse)
     }

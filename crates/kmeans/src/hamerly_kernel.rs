@@ -8,7 +8,7 @@
 use fearless_simd::{Level, Select, Simd, SimdBase, dispatch};
 
 use super::kernel::{Frame, GROUPS, Lanes, Nearest, Sums, Tile, add_up, in_registers, sweep, whole};
-use crate::engine::MAX_FEATURES;
+use crate::MAX_FEATURES;
 use crate::features::moments::LANES;
 
 /// What is known of a tile's rows from the passes before.

@@ -15,7 +15,7 @@ use super::hungarian::match_rows;
 use super::kmeans_plus_plus::{Urn, further, trials};
 use super::lloyd::{self, Limits, Outcome};
 use super::points::Points;
-use crate::features::parallel::in_parallel;
+use crate::parallel::in_parallel;
 
 /// Members of the population.
 const POPULATION: usize = 12;

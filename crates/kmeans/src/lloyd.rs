@@ -6,7 +6,7 @@
 
 use super::hamerly::Bounds;
 use super::points::{Points, Totals};
-use crate::features::parallel::by_chunk;
+use crate::parallel::by_chunk;
 
 /// When to stop.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -63,10 +63,11 @@ pub fn match_rows(cost: ArrayView2<'_, f64>) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use ndarray::Array2;
     use rand_xoshiro::Xoshiro256PlusPlus;
     use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+
+    use super::*;
 
     fn least(cost: &Array2<f64>, row: usize, used: &mut Vec<bool>) -> f64 {
         if row == cost.nrows() {

@@ -8,7 +8,7 @@ use super::flat;
 use super::kernel::{self, Lanes};
 use super::points::Points;
 use crate::features::moments::{Compensated, LANES};
-use crate::features::parallel::{by_chunk, in_parallel};
+use crate::parallel::{by_chunk, in_parallel};
 
 /// Rows whose silhouettes one job computes.
 const SHARE: usize = 256;
@@ -135,9 +135,10 @@ fn squared(a: &[f64], b: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use ndarray::array;
+
     use super::super::tests::{as_it_is, random, table};
     use super::*;
-    use ndarray::array;
 
     #[test]
     fn silhouettes_by_hand() {

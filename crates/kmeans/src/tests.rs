@@ -1,6 +1,6 @@
 //! What must hold for any rows.
 
-use datafusion::arrow::array::Float64Array;
+use arrow_array::Float64Array;
 use ndarray::Array2;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng;

@@ -10,7 +10,7 @@ use super::flat;
 use super::kernel;
 use super::points::Points;
 use crate::features::moments::Compensated;
-use crate::features::parallel::{by_chunk, in_parallel};
+use crate::parallel::{by_chunk, in_parallel};
 
 /// Rows up to which quartiles are exact.
 const EXACT_ROWS: usize = 1_000_000;
@@ -151,7 +151,7 @@ fn draw(points: &Points<'_>, at: &[f64], chunks: &[Sums], threads: usize) -> Dra
         before.push(last.iter().zip(&chunk.rows).map(|(a, b)| a + b).collect());
     }
     let drawn = by_chunk(points.rows(), threads, |rows| {
-        let mut rank = before[rows.start / crate::features::parallel::CHUNK].clone();
+        let mut rank = before[rows.start / crate::parallel::CHUNK].clone();
         let mut drawn = vec![Vec::new(); k];
         points.each_nearest(rows, at, |first, labels, _| {
             for (row, &label) in (first..).zip(labels) {
@@ -216,9 +216,10 @@ fn interpolated(rows: u64, quarter: u64, two: impl FnOnce(u64) -> (f64, f64)) ->
 
 #[cfg(test)]
 mod tests {
+    use ndarray::array;
+
     use super::super::tests::{random, table};
     use super::*;
-    use ndarray::array;
 
     #[test]
     fn quartiles_are_those_of_numpy() {
@@ -249,7 +250,7 @@ mod tests {
         assert!((found.spread[[0, 0]] - 1.0).abs() < 1e-12);
         assert_eq!((found.spread[[0, 1]], found.spread[[1, 0]], found.spread[[2, 0]]), (0.0, 0.0, 0.0));
         assert_eq!(found.quartiles, [Some(vec![[1.5, 2.0, 2.5], [7.0; 3]]), Some(vec![[50.0; 3], [7.0; 3]]), None]);
-        let columns = [datafusion::arrow::array::Float64Array::from(vec![Some(2.0), None, Some(4.0)])];
+        let columns = [arrow_array::Float64Array::from(vec![Some(2.0), None, Some(4.0)])];
         let points = Points::new(&crate::features::Scale::new(vec![3.0], vec![1.0]), &columns);
         let found = profile(&points, &array![[3.0]], 1);
         assert_eq!(found.quartiles, [Some(vec![[2.5, 3.0, 3.5]])]);

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::exact_1d_costs::{Block, Costs};
 use super::points::Points;
-use crate::features::parallel::by_chunk;
+use crate::parallel::by_chunk;
 
 /// Blocks that one round of dynamic programming looks at, about.
 const BLOCKS: usize = 4096;

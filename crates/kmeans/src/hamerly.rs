@@ -15,7 +15,7 @@ use super::hamerly_kernel::Kept;
 use super::kernel;
 use super::points::Totals;
 use crate::features::moments::LANES;
-use crate::features::parallel::CHUNK;
+use crate::parallel::CHUNK;
 
 /// Rows that are remembered, at a byte and a half each; those beyond are read in each pass.
 const ROWS: usize = 24 << 20;

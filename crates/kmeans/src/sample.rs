@@ -10,7 +10,7 @@ use ndarray::Array2;
 use super::points::Points;
 use super::{assign, flat, labels};
 use crate::column_buffer;
-use crate::features::parallel::by_chunk;
+use crate::parallel::by_chunk;
 
 /// Rows of the sample, but for those of rare clusters.
 const ROWS: usize = 5_000;
@@ -30,7 +30,6 @@ pub struct Chosen {
 
 impl Chosen {
     /// The sample of rows without weights of their own.
-    #[cfg(feature = "distributed")]
     pub fn of(rows: Vec<u32>, labels: Vec<u8>, sizes: &[u64]) -> Self {
         let ones = vec![1.0; rows.len()];
         let weights = shared(&labels, &ones, sizes);
@@ -108,9 +107,10 @@ fn shared(labels: &[u8], own: &[f64], sizes: &[u64]) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
+    use ndarray::array;
+
     use super::super::tests::{random, table};
     use super::*;
-    use ndarray::array;
 
     #[test]
     fn rare_clusters_have_rows_in_a_sample() {
