@@ -12,11 +12,11 @@ use datafusion::arrow::array::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
-use tercile::batch::{Batch, Record};
-use tercile::generate::{Generator, ndjson_row};
-use tercile::record;
 use tercile::sql::Files;
-use tercile::store::{Published, Store};
+use tercile_sample::{Generator, ndjson_row};
+use tercile_store::batch::{Batch, Record};
+use tercile_store::record;
+use tercile_store::{Published, Store};
 
 const FILES: i64 = 20;
 const RUNS: usize = 5;

@@ -9,15 +9,15 @@ use std::time::Duration;
 use clap::builder::TypedValueParser as _;
 use clap::{Args, ValueEnum};
 pub use guard::GuardArgs;
+use tercile_kafka::broker::{self, Cluster, Plugins, Settings};
+use tercile_store::batch::Limits;
+use tercile_store::{self as store, Policy, RetentionPolicy, Store};
 
 use crate::api::Bodies;
 use crate::api::budget::Budget;
 use crate::api::sandbox::{self, Sandbox};
-use crate::batch::Limits;
-use crate::broker::{self, Cluster, Plugins, Settings};
 use crate::engine::cluster::Engine;
 use crate::sql;
-use crate::store::{self, Policy, RetentionPolicy, Store};
 
 /// Where the store is.
 #[derive(Debug, Clone, Args)]

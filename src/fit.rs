@@ -218,7 +218,7 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
         davies_bouldin: kmeans::davies_bouldin(&points, centroids, sizes, settings.threads),
         calinski_harabasz: kmeans::calinski_harabasz(&points, centroids, sizes, *inertia),
         iterations: (job.solver == Solver::Tercile).then_some(*iterations as u64),
-        trained_at: crate::times::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+        trained_at: tercile_store::times::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
         clusters,
         mean: scale.mean.clone(),
         std: scale.std.clone(),

@@ -16,23 +16,10 @@ pub mod printable;
 pub mod file_format;
 
 // Rows on their way to a topic.
-pub mod generate;
 pub mod produce;
-pub mod row_set;
 pub mod rows;
 
-// A topic on its way to the store.
-pub mod broker;
-
-pub mod record;
-
-pub mod times;
-
-pub mod batch;
-
-pub mod store;
-
-pub mod ingest;
+pub mod readable_times;
 
 pub mod replay;
 
@@ -67,9 +54,6 @@ pub mod api;
 pub mod config;
 
 pub mod log;
-
-// The end of a process, and child processes.
-pub mod cleanup;
 
 pub mod process;
 

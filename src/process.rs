@@ -113,5 +113,5 @@ fn end(mut child: Child) -> io::Result<ExitStatus> {
 /// # Errors
 /// If this process has no working directory.
 pub fn absolute(path: &Path) -> io::Result<PathBuf> {
-    if crate::store::scheme(path).is_some() { Ok(path.to_owned()) } else { std::path::absolute(path) }
+    if tercile_store::scheme(path).is_some() { Ok(path.to_owned()) } else { std::path::absolute(path) }
 }

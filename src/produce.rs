@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use pipe::Pipe;
+use tercile_kafka::broker::embedded::Backlog;
+use tercile_kafka::broker::{self, Acknowledged, Producer, Row};
+use tercile_store::row_set::RowSet;
 
-use crate::broker::embedded::Backlog;
-use crate::broker::{self, Acknowledged, Producer, Row};
-use crate::row_set::RowSet;
 use crate::rows::{self, Rows};
 
 /// How long at a time a pipe is waited for.

@@ -11,10 +11,10 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt as _;
+use tercile_store::row_of;
+use tercile_store::row_set::RowSet;
 
 use crate::engine::{self, Error};
-use crate::row_set::RowSet;
-use crate::store::row_of;
 
 /// The rows of the file with this hash and so many rows that are in the store.
 pub async fn stored_rows(ctx: &SessionContext, hash: &str, rows_of_file: u64) -> Result<RowSet, Error> {

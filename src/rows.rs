@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use csv::{ByteRecord, ErrorKind, ReaderBuilder};
 use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
-
-use crate::{generate, record};
+use tercile_sample as generate;
+use tercile_store::record;
 
 /// What is wrong with a file of rows. `line` counts from 1.
 #[derive(Debug, thiserror::Error)]

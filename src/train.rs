@@ -35,6 +35,7 @@ use tercile_kmeans::column_buffer::{self, Space};
 use tercile_kmeans::features::Scale;
 use tercile_kmeans::parallel::processors;
 use tercile_kmeans::{self as kmeans, Fit, Limits, Settings, Step};
+use tercile_store::{self as store, Held, Snapshot, Store};
 use tokio::task::JoinSet;
 
 use crate::engine::{self, cluster::Engine};
@@ -46,7 +47,6 @@ use crate::model::{
     registry::all_slices,
 };
 use crate::sql::{Files, Segmentation};
-use crate::store::{self, Held, Snapshot, Store};
 
 /// Until assignments stop changing; that many passes are more than that ever took.
 const LIMITS: Limits = Limits { iterations: 10_000, tolerance: 0.0 };
@@ -506,7 +506,7 @@ impl Job<'_> {
             inertia: fit.inertia,
             silhouette,
             iterations: fit.iterations as u64,
-            trained_at: crate::times::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+            trained_at: tercile_store::times::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
             moved,
             clusters,
             words_changed: changed,

@@ -15,15 +15,15 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tercile::batch::Limits;
-use tercile::broker::embedded::{Backlog, PARTITION_LIMIT, UNREAD_LIMIT};
-use tercile::broker::{Embedded, Producer};
-use tercile::ingest::{self, Control, Job};
 use tercile::produce::{self, Options, Replay};
-use tercile::row_set::RowSet;
 use tercile::rows::{Rows, Source};
 use tercile::sql::Files;
-use tercile::store::{EMBEDDED, Policy, Store};
+use tercile_kafka::broker::embedded::{Backlog, PARTITION_LIMIT, UNREAD_LIMIT};
+use tercile_kafka::broker::{Embedded, Producer};
+use tercile_kafka::ingest::{self, Control, Job};
+use tercile_store::batch::Limits;
+use tercile_store::row_set::RowSet;
+use tercile_store::{EMBEDDED, Policy, Store};
 
 #[test]
 fn a_replay_never_has_more_unread_than_its_limit() {
@@ -242,7 +242,7 @@ fn send_at(servers: &str, timestamps: &[i64]) {
 
 #[test]
 fn timestamps_of_any_unit_are_told_kept_and_printed() {
-    let now = tercile::times::millis(std::time::SystemTime::now());
+    let now = tercile_store::times::millis(std::time::SystemTime::now());
     let day = 86_400_000;
     for (unit, factor) in [("seconds", 0), ("microseconds", 1000), ("nanoseconds", 1_000_000)] {
         let place = Place::new();
@@ -269,7 +269,7 @@ fn timestamps_of_any_unit_are_told_kept_and_printed() {
 
         let sql = "SELECT _timestamp, min(_timestamp) OVER () AS least, named_struct('t', _timestamp) AS inner_time, \
                    CAST('NaN' AS DOUBLE) AS nan, 9223372036854775807 AS big FROM records ORDER BY _offset LIMIT 1";
-        let text = tercile::times::text(times[0]);
+        let text = tercile_store::times::text(times[0]);
         for format in ["json", "ndjson"] {
             let printed: serde_json::Value =
                 serde_json::from_str(&place.ok(&["sql", "-f", format, "-c", sql])).unwrap();
@@ -290,7 +290,7 @@ fn a_clock_that_cannot_be_right_lets_nothing_expire() {
     let place = Place::new();
     let mut broker = place.start(&["broker"]);
     let address = broker.line_with("");
-    let now = tercile::times::millis(std::time::SystemTime::now());
+    let now = tercile_store::times::millis(std::time::SystemTime::now());
     send_at(&address, &(0..20).map(|i| now - (100 - i) * 86_400_000).collect::<Vec<_>>());
     place.ok(&["ingest", "--until-end", "--batch-rows", "5", "--bootstrap-servers", &address]);
     // The C library's clock, in 1969 or 30 years ago.

@@ -13,11 +13,12 @@ use datafusion::prelude::SessionContext;
 use sqllogictest::{
     AsyncDB, DBOutput, DefaultColumnType, Runner, default_normalizer, default_validator, strict_column_validator,
 };
-use tercile::batch::{Batch, Record};
+use tercile::engine;
 use tercile::rows::{Rows, Source};
 use tercile::sql::Files;
-use tercile::store::{Published, Store};
-use tercile::{engine, record};
+use tercile_store::batch::{Batch, Record};
+use tercile_store::record;
+use tercile_store::{Published, Store};
 
 /// A session over the shipped files, as sqllogictest wants a database.
 struct Session(SessionContext);

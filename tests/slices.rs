@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
-use tercile::batch::{Batch, Record};
+use tercile::engine;
 use tercile::sql::Files;
-use tercile::store::{Published, Store};
-use tercile::{engine, record};
+use tercile_store::batch::{Batch, Record};
+use tercile_store::record;
+use tercile_store::{Published, Store};
 
 /// The shipped files, with the plain window in the place of `20_slices.sql`.
 fn with_plain_window(dir: &Path) -> Files {

@@ -7,8 +7,7 @@ use poem::listener::TcpAcceptor;
 use poem::{EndpointExt as _, IntoResponse as _, Response, Route, Server, get, handler, web::Data};
 use prometheus::core::Collector;
 use prometheus::{Encoder as _, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
-
-use crate::ingest::{Control, Progress};
+use tercile_kafka::ingest::{Control, Progress};
 
 /// Gauges of one ingest.
 #[derive(Clone)]

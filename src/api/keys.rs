@@ -17,9 +17,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
-
-use crate::store::{self, Revision, Store};
-use crate::times;
+use tercile_store::times;
+use tercile_store::{self as store, Revision, Store};
 
 /// What every key begins with, so that people and scanners know one when they see it.
 const PREFIX: &str = "tercile_";

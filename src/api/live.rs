@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use tercile_store::{self as store, Snapshot, Store};
+
 use super::etag;
 use super::metrics::{Metrics, Tally};
 use super::predict::{LANGUAGES, Language};
@@ -13,7 +15,6 @@ use crate::bulk::Lines;
 use crate::engine;
 use crate::model::{Model, ModelRegistry, Predictor, Slices, registry::all_slices};
 use crate::sql::{Files, Segmentation};
-use crate::store::{self, Snapshot, Store};
 
 /// How often the store is asked for new models: well within the second in which they must be noticed.
 const INTERVAL: Duration = Duration::from_millis(250);

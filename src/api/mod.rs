@@ -66,11 +66,10 @@ use probe_listener::ProbeListener;
 use problem::Problem;
 use sandbox::Sandbox;
 use status::{Shown, Watched};
+use tercile_kafka::ingest::Control;
+use tercile_store::Store;
 use tokio::sync::watch;
 use training::Jobs;
-
-use crate::ingest::Control;
-use crate::store::Store;
 
 /// Requests that may run at the same time on one connection of HTTP/2: as many as its standard asks for at least.
 const STREAMS: u32 = 100;

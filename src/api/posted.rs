@@ -11,12 +11,12 @@ use poem_openapi::types::Type;
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+use tercile_store::record::{Text, object_of, too_deep};
 
 use super::State;
 use super::buffered_body::{BufferedBody, claimed};
 use super::problem::Problem;
 use crate::bulk::{Limits, number};
-use crate::record::{Text, object_of, too_deep};
 
 /// The most rows in one request.
 pub const MAX_ROWS: usize = 100_000;

@@ -11,6 +11,7 @@ use poem_openapi::payload::Payload;
 use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchemaRef, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, Enum, OpenApi};
+use tercile_store as store;
 
 use super::budget::{Budget, Exhausted, Hold};
 use super::buffered_body::{BufferedBody, claimed};
@@ -28,7 +29,7 @@ use crate::bulk::{Answers, Explainer, Format, Lines, Opinion, Scorer, TOO_FAR};
 use crate::model::describe::{Described, describe};
 use crate::model::parts::Shapes;
 use crate::model::{self, Model, Predictor, SLICES};
-use crate::{store, train};
+use crate::train;
 
 /// Bodies above this are read and answered on a thread of their own, so that small requests need not wait for them.
 const INLINE_BYTES: usize = 64 * 1024;

@@ -8,13 +8,13 @@ use poem::web::Data;
 use poem_openapi::param::Path;
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
+use tercile_store as store;
 
 use super::problem::{Problem, problems};
 use super::segments::find;
 use super::{State, Tags};
 use crate::model::history::{RollbackError, RolledBack};
 use crate::model::{ModelRegistry, Until};
-use crate::store;
 
 problems! {
     /// Why nothing changed.

@@ -8,6 +8,7 @@ use poem::Request;
 use poem::web::Data;
 use poem_openapi::param::{Path, Query};
 use poem_openapi::{Object, OpenApi};
+use tercile_store as store;
 
 use super::etag::Tagged;
 use super::live::{Models, Served};
@@ -15,7 +16,6 @@ use super::predict::serving;
 use super::problem::{Problem, problems};
 use super::{State, Tags};
 use crate::model::{Model, ModelRegistry, SLICES, imputed};
-use crate::store;
 
 problems! {
     /// Why there is nothing to show.

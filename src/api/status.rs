@@ -13,12 +13,12 @@ use bytes::Bytes;
 use poem::web::Data;
 use poem_openapi::types::ToJSON as _;
 use poem_openapi::{Object, OpenApi};
+use tercile_store::{self as store, Changed, Store};
 
 use super::cached_response::Written;
 use super::problem::Problem;
 use super::segments::{SegmentationInfo, info};
 use super::{State, Tags};
-use crate::store::{self, Changed, Store};
 
 /// What a rate looks back on.
 const RATE_OVER: Duration = Duration::from_secs(5);
@@ -174,7 +174,7 @@ impl State {
         let slots = models.segmentations.iter().flat_map(|served| &served.slots);
         let trained_at = slots.filter_map(|slot| Some(slot.serving.as_ref()?.model.trained_at.clone())).max();
         Status {
-            now: crate::times::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+            now: tercile_store::times::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
             tercile: env!("CARGO_PKG_VERSION").to_owned(),
             ready: models.ready() && !self.warming.load(Ordering::SeqCst),
             records,
@@ -196,7 +196,7 @@ impl Watched {
     }
 }
 
-fn ingesting(progress: &crate::ingest::Progress) -> IngestStatus {
+fn ingesting(progress: &tercile_kafka::ingest::Progress) -> IngestStatus {
     let lags = progress.lags();
     let partition = |(partition, position)| PartitionStatus { partition, position, lag: lags.get(&partition).copied() };
     IngestStatus {

@@ -6,10 +6,10 @@ use poem::web::Data;
 use poem_openapi::param::Query;
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
+use tercile_store::{self as store, times};
 
 use super::problem::{Problem, problems};
 use super::{State, Tags};
-use crate::{store, times};
 
 /// How many are shown if nobody says.
 const FEW: u16 = 50;

@@ -7,11 +7,11 @@ use serde::Deserializer as _;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 use tercile_kmeans::MAX_FEATURES;
+use tercile_store::record::{Text, object_of, too_deep};
 
 use super::read::Wanted;
 use super::{At, Error, Keep, gives_way};
 use crate::missing::Value;
-use crate::record::{Text, object_of, too_deep};
 
 /// Reads the row at this place: its features go to the columns, a gap as a NaN, and what is kept of it is given back as an
 /// object, or as nothing.

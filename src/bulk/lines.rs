@@ -1,7 +1,8 @@
 //! What the API answers for one row, as JSON. What it looks like from outside is documented by the types of api/rows.rs.
 
+use tercile_store::record::push_json_string;
+
 use super::explain::{Explainer, TooFar};
-use crate::record::push_json_string;
 
 /// Writes answers of one model: all that is the same from row to row is written once.
 pub struct Lines {

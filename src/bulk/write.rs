@@ -11,14 +11,14 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::ipc::writer::{FileWriter, StreamWriter};
 use datafusion::arrow::json::LineDelimitedWriter;
 use parquet::arrow::ArrowWriter;
+use tercile_store::record::push_json_string;
 
 use super::lines::push_number;
 use super::{
     ADDED, Block, Carried, Error, Explainer, Format, Found, IMPUTED, Limits, Lines, Scorer, TOO_FAR, gives_way,
 };
 use crate::missing::Missing;
-use crate::record::push_json_string;
-use crate::times::readable;
+use crate::readable_times::readable;
 
 /// Writes blocks one after the other. Columns come out as they came in, JSON objects verbatim, and the three that are
 /// added stand behind them, null in a row that has no cluster; a fourth names the features that took the mean, where they may.

@@ -3,10 +3,10 @@
 use std::io::Write as _;
 
 use clap::Args;
+use tercile_kafka::broker::Embedded;
+use tercile_kafka::broker::embedded::PARTITION_LIMIT;
 
 use super::{Done, Stop};
-use crate::broker::Embedded;
-use crate::broker::embedded::PARTITION_LIMIT;
 use crate::config::TopicArgs;
 
 /// Run the embedded broker alone, to try things out

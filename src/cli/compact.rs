@@ -1,10 +1,10 @@
 //! `tercile compact`
 
 use clap::Args;
+use tercile_store::Rolled;
 
 use super::{Done, count};
 use crate::config::{RollArgs, StoreArgs};
-use crate::store::Rolled;
 
 /// Roll runs of small files into larger ones, and let old records expire
 ///

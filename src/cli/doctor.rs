@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 
 use clap::Args;
+use tercile_kafka::broker::{Bound, Embedded, Gap};
+use tercile_store::{self as store, DataFile, EMBEDDED, Examined, Snapshot, Store};
 use tokio::net::TcpListener;
 
 use super::alive::alive;
 use super::{Done, count, table, timestamps};
 use crate::api::live::ModelCache;
-use crate::broker::{Bound, Embedded, Gap};
 use crate::config::{BindArgs, MaybeKafkaArgs, SqlArgs, StoreArgs, TopicArgs};
 use crate::engine;
 use crate::model::check;
-use crate::store::{self, DataFile, EMBEDDED, Examined, Snapshot, Store};
 
 /// Check broker, store, SQL files, port and models, and say what to do
 ///

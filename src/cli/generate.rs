@@ -9,10 +9,10 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use tercile_sample::{COLUMNS, Generator, csv_header, csv_row, ndjson_row};
 
 use super::Done;
 use super::output_file::{Output, OutputFile};
-use crate::generate::{COLUMNS, Generator, csv_header, csv_row, ndjson_row};
 
 /// Bytes that are gathered before they are written.
 const CHUNK: usize = 1 << 18;

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
+use tercile_kafka::broker::Group;
+use tercile_kafka::ingest::{self, Control, Job, Progress, Summary};
 
 use super::{Done, Stop, Terminal, count, thousands};
 use crate::api;
-use crate::broker::Group;
 use crate::config::{BatchArgs, KafkaArgs, RollArgs, SqlArgs, StoreArgs, TopicArgs, seconds};
-use crate::ingest::{self, Control, Job, Progress, Summary};
 use crate::log::PROGRESS;
 
 /// How long a stop waits for an ingest that has not read anything yet.

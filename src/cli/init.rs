@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
+use tercile_kafka::broker::{Bound, Consumer, Event, Item, Reading, Start};
 
 use super::staged_file::StagedFile;
 use super::{Done, blocking, count};
-use crate::broker::{Bound, Consumer, Event, Item, Reading, Start};
 use crate::config::MaybeKafkaArgs;
 use crate::printable::printable;
 use crate::rows::{Rows, Source};

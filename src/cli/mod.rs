@@ -44,13 +44,15 @@ use std::time::Duration;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use output_file::OutputFile;
+use tercile_kafka::broker::{self as kafka, Gap};
+use tercile_kafka::ingest as loading;
+use tercile_store::{self as store, cleanup, times};
 use tokio::sync::watch;
 use watchdog::{Mode, Signalled};
 
-use crate::broker::{self as kafka, Gap};
 use crate::config::LogArgs;
+use crate::log;
 use crate::sql::fault::Fault;
-use crate::{cleanup, ingest as loading, log, store, times};
 
 /// Live segments out of a Kafka stream.
 ///

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use anyhow::{Context as _, ensure};
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use tercile_store::{self as store, FileFault, Store};
 
 use super::fit::short;
 use super::{Done, count, table, thousands};
@@ -12,7 +13,6 @@ use crate::config::StoreArgs;
 use crate::model::diff::{Counted, Diff, Moved, Pair, diff};
 use crate::model::history::{Period, PromotedBy, Promotion, RollbackError, periods};
 use crate::model::{Model, ModelRegistry, Until, model_ref, registry::all_slices};
-use crate::store::{self, FileFault, Store};
 
 /// List models, compare two, let an older one serve again, or pin one
 ///

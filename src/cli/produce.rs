@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::Args;
+use tercile_kafka::broker::embedded::PARTITION_LIMIT;
+use tercile_kafka::broker::{Acknowledged, Cluster, Producer};
 
 use super::{Done, Stop, Terminal, count, thousands};
-use crate::broker::embedded::PARTITION_LIMIT;
-use crate::broker::{Acknowledged, Cluster, Producer};
 use crate::config::{KafkaArgs, TopicArgs};
 use crate::produce::{self, Options, Pipe};
 use crate::rows::{self, Rows, Source};

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use clap::Args;
+use tercile_store::{self as store, Log, Reprocessed};
 
 use super::{Done, count, thousands};
 use crate::config::StoreArgs;
-use crate::store::{self, Log, Reprocessed};
 
 /// Parse the unreadable records (dead letters) again
 ///

@@ -9,8 +9,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::cleanup::{self, Registered};
-use crate::store::unique;
+use tercile_store::cleanup::{self, Registered};
+use tercile_store::unique;
 
 /// Beginning of the hidden names.
 const PREFIX: &str = ".tercile-";

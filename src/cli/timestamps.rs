@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use tercile_store::times::{likely_unit, text};
+use tercile_store::{self as store, DataFile, Snapshot, Timestamps};
+
 use super::count;
-use crate::store::{self, DataFile, Snapshot, Timestamps};
-use crate::times::{likely_unit, text};
 
 /// Files with an end of their range that is most likely counted in one wrong unit.
 #[derive(Default)]

@@ -7,11 +7,11 @@ use std::time::Duration;
 use clap::Args;
 use tercile_kmeans::column_buffer;
 use tercile_kmeans::{self as kmeans, Step};
+use tercile_store::Store;
 
 use super::{Done, Terminal, count, imputed, table, thousands, within};
 use crate::config::{EngineArgs, SqlArgs, StoreArgs, bytes, seconds};
 use crate::model::{Cluster, Model};
-use crate::store::Store;
 use crate::train::{self, Options, Outcome, Progress};
 
 /// Train every segmentation on growing thirds of the stream

@@ -5,11 +5,11 @@
 use std::io::{self, BufRead as _, Write as _};
 
 use clap::Args;
+use tercile_store::Store;
 
 use super::watchdog::{self, Mode};
 use super::{Done, blocking};
 use crate::sql::Files;
-use crate::store::Store;
 use crate::train::worker::{Order, Reply};
 use crate::train::{self, Options};
 

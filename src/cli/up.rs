@@ -8,20 +8,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use tercile_kafka::broker::embedded::Backlog;
+use tercile_kafka::broker::{Acknowledged, Cluster, Embedded, Producer};
+use tercile_kafka::ingest::{Control, Job};
+use tercile_store::row_set::RowSet;
+use tercile_store::{EMBEDDED, Replayed, Source, Store};
 
 use super::{Done, Stop, Terminal, count, ingest, serve, thousands, train as tables};
 use crate::api::{self, State, budget::Budget, live::ModelCache};
-use crate::broker::embedded::Backlog;
-use crate::broker::{Acknowledged, Cluster, Embedded, Producer};
 use crate::config::{
     BatchArgs, BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, MaybeKafkaArgs, RollArgs, SqlArgs, StoreArgs, TopicArgs,
     TrainingArgs, seconds,
 };
-use crate::ingest::{Control, Job};
 use crate::produce::{self, Options, Replay};
-use crate::row_set::RowSet;
 use crate::rows::{self, Checked, Rows};
-use crate::store::{EMBEDDED, Replayed, Source, Store};
 use crate::{engine, replay, train};
 
 /// The whole job: broker, replay, ingest, train, serve
@@ -415,7 +415,7 @@ impl Up {
         };
         while missing() {
             if let Some(gap) = control.progress.gaps().into_iter().next() {
-                return Err(crate::broker::Error::Gap(gap).into());
+                return Err(tercile_kafka::broker::Error::Gap(gap).into());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

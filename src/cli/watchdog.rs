@@ -3,7 +3,7 @@
 //! A query can compute for ever within one poll (a join without an equality, for example). Then the threads of the runtime
 //! are busy, and neither a timer nor a signal handler of that runtime runs. The watchdog therefore has a thread and a small
 //! runtime of its own. At a signal or a deadline it first asks: the command's own code has [`GRACE`] to end by itself.
-//! After that the watchdog runs what is registered in [`crate::cleanup`], logs one line and exits with the documented code.
+//! After that the watchdog runs what is registered in [`tercile_store::cleanup`], logs one line and exits with the documented code.
 //!
 //! Every command runs under it; nothing has to be done for a new command. What may take long in a process that must live
 //! on (a shell, a server) runs in a child process ([`crate::process`]), which has a watchdog too.
@@ -14,10 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
+use tercile_store::cleanup;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
-
-use crate::cleanup;
 
 /// How long the command's own code has to end, after a signal or at a deadline.
 const GRACE: Duration = Duration::from_millis(500);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use clap::Args;
+use tercile_store::Store;
 
 use super::{seconds, seconds_or_none};
 use crate::api::connections::Timeouts;
@@ -14,7 +15,6 @@ use crate::api::guard::Guard;
 use crate::api::keys::Keys;
 use crate::api::limits::Limiter;
 use crate::api::tls::Tls;
-use crate::store::Store;
 
 /// Requests a second that one caller may ask where strangers can ask too.
 const RATE: u32 = 1000;

@@ -5,6 +5,8 @@
 
 pub mod cluster;
 mod leading_zeros;
+#[cfg(all(test, feature = "object-stores"))]
+mod over_objects;
 mod pruned_table;
 mod records;
 pub mod segment;
@@ -39,18 +41,18 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionConfig, SessionContext};
 use slice_cuts::SliceCuts;
 use tercile_kmeans::MAX_FEATURES;
+use tercile_store::record::Fields;
+use tercile_store::{Snapshot, Store, scheme};
 use url::Url;
 
 use crate::file_format;
 use crate::missing;
 use crate::model::imputed;
-use crate::record::Fields;
 use crate::sql::fault::Fault;
 pub use crate::sql::fault::explain;
 use crate::sql::header;
 use crate::sql::script::Place;
 use crate::sql::{self, Files, RECORDS, RECURSION, Segmentation, View};
-use crate::store::{Snapshot, Store, scheme};
 
 /// The columns of a segmentation that are no features.
 const KEYS: [&str; 4] = ["_partition", "_offset", "_timestamp", "_slice"];

@@ -28,9 +28,9 @@ use datafusion::physical_optimizer::pruning::{PruningPredicateBuilder, PruningSt
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use object_store::path::Path as Key;
+use tercile_store::DataFile;
 
 use super::sized_store;
-use crate::store::DataFile;
 
 /// The files of one place, in the order of the snapshot.
 #[derive(Debug)]
@@ -184,11 +184,11 @@ mod tests {
     use datafusion::arrow::array::AsArray as _;
     use datafusion::arrow::datatypes::Int64Type;
     use datafusion::prelude::SessionContext;
+    use tercile_store::Store;
+    use tercile_store::batch::{self, Batch, Record};
+    use tercile_store::record::{self, Fields};
 
     use super::*;
-    use crate::batch::{self, Batch, Record};
-    use crate::record::{self, Fields};
-    use crate::store::Store;
 
     /// Ten files of ten records, a second between two. Of each partition the third file has no times, the fourth a record
     /// without one.

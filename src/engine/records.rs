@@ -21,13 +21,13 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, lit,
 };
 use datafusion::prelude::{SessionContext, ident};
+use tercile_store::batch;
+use tercile_store::record::{self, Fields};
+use tercile_store::{DataFile, Snapshot};
 
 use super::cluster::Engine;
 use super::pruned_table::PrunedTable;
 use super::{Error, FOOTERS, explain, sized_store};
-use crate::batch;
-use crate::record::{self, Fields};
-use crate::store::{DataFile, Snapshot};
 
 /// What a record holds beside the declared fields.
 const EXTRA: &str = "_extra";

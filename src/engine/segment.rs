@@ -17,10 +17,10 @@ use datafusion::common::exec_err;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use datafusion::scalar::ScalarValue;
+use tercile_store::Store;
 
 use crate::model::model_ref::{self, Name};
 use crate::model::{self, Model, Predictor};
-use crate::store::Store;
 
 /// Both functions over the models of a store, if there is one.
 ///

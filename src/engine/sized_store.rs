@@ -20,10 +20,9 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
+use tercile_store::{Checksums, DataFile, Place};
 use tokio::sync::Semaphore;
 use url::Url;
-
-use crate::store::{Checksums, DataFile, Place};
 
 /// Sizes that are asked for at once.
 #[cfg(feature = "distributed")]

@@ -14,10 +14,10 @@ use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
+use tercile_store::Snapshot;
 use tokio::sync::OnceCell;
 
 use crate::slices::{self, Cut};
-use crate::store::Snapshot;
 
 /// The name it is called by.
 pub const NAME: &str = "slice_cuts";

@@ -6,8 +6,7 @@
 use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 
 use datafusion::execution::runtime_env::RuntimeEnv;
-
-use crate::cleanup;
+use tercile_store::cleanup;
 
 /// The runtime environments of all sessions.
 static SESSIONS: Mutex<Vec<Weak<RuntimeEnv>>> = Mutex::new(Vec::new());

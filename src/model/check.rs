@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use tercile_store::{Error, FileFault, Reason, Store};
+
 use super::{ModelRegistry, registry::all_slices};
-use crate::store::{Error, FileFault, Reason, Store};
 
 /// A kind of file below `models/<segmentation>/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,9 +5,9 @@
 //! process dies between the two, the next change adds the line that is missing.
 
 use serde::{Deserialize, Serialize};
+use tercile_store::{Error, Reason, Revision};
 
 use super::{Kind, Model, ModelRegistry, Slices};
-use crate::store::{Error, Reason, Revision};
 
 /// What let a version serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,7 +76,7 @@ impl ModelRegistry {
             let (kind, path) = (Kind::History.name(), self.history_file());
             tracing::warn!("{kind} {} did not name what serves, which was added", path.display());
         }
-        let now = crate::times::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+        let now = tercile_store::times::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
         let mut slices = slices.clone();
         for (slice, standing) in &mut slices {
             let was = before.get(slice);
@@ -254,9 +254,10 @@ impl ModelRegistry {
 mod tests {
     use std::fs;
 
+    use tercile_store::Store;
+
     use super::super::ServingState;
     use super::*;
-    use crate::store::Store;
 
     fn began(at: &str, slice: u8, version: u64) -> Promotion {
         Promotion { at: at.to_owned(), slice, version, by: PromotedBy::Training }

@@ -30,8 +30,7 @@ pub use registry::{ModelRegistry, ServingState, Slices};
 use serde::{Deserialize, Serialize};
 use tercile_kmeans as kmeans;
 use tercile_kmeans::features::Scale;
-
-use crate::store;
+use tercile_store as store;
 
 /// How many slices there are; the name of the whole is the method.
 pub const SLICES: u8 = 3;

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use tercile_store::{Error, Store};
+
 use super::{Model, ModelRegistry, SLICES};
-use crate::store::{Error, Store};
 
 /// A name, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,9 +11,9 @@ use datafusion::arrow::datatypes::{Float64Type, Int32Type, Int64Type, UInt32Type
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
+use tercile_store::{Error, FileFault, Reason, Revision, Store};
 
 use super::{Kind, Model, Predictor, PromotedBy, SLICES, Trained};
-use crate::store::{Error, FileFault, Reason, Revision, Store};
 
 /// What stands behind one slice of a segmentation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

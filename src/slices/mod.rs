@@ -13,8 +13,7 @@ use std::collections::BTreeMap;
 pub use row_group::Error;
 use row_group::{Unit, each_unit};
 use selection::{Part, nth};
-
-use crate::store::Snapshot;
+use tercile_store::Snapshot;
 
 /// Slices of a stream.
 pub const SLICES: u8 = 3;
@@ -104,9 +103,9 @@ mod tests {
     use parquet::file::properties::{EnabledStatistics, WriterProperties};
     use rand_xoshiro::Xoshiro256PlusPlus;
     use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+    use tercile_store::{DataFile, Place};
 
     use super::*;
-    use crate::store::{DataFile, Place};
 
     #[test]
     fn a_slice_is_a_third_rounded_up() {

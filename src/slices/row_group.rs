@@ -10,9 +10,9 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int64Type};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use tercile_store::{Bounds, DataFile, Snapshot};
 
 use super::selection::each;
-use crate::store::{Bounds, DataFile, Snapshot};
 
 /// Rows that are looked at together.
 const BATCH: usize = 65_536;

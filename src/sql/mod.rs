@@ -22,8 +22,8 @@ use fault::{Fault, Source};
 use header::Header;
 use script::{Piece, Place};
 use sha2::{Digest, Sha256};
+use tercile_store::record::Fields;
 
-use crate::record::Fields;
 use crate::rows::hex;
 
 /// The files of `sql/`, inside the binary.

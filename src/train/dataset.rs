@@ -17,13 +17,13 @@ use tercile_kmeans::column_buffer::{self, Growing, Space, done_with};
 use tercile_kmeans::features::Scale;
 use tercile_kmeans::parallel::{CHUNK, by_chunk, processors};
 use tercile_kmeans::{self as kmeans, Chosen, Fit, Init, Points, Profile, Settings, Step};
+use tercile_store::Store;
 
 use super::{Options, Progress, Refusal};
 use crate::engine::{self, quote};
 use crate::model::SLICES;
 use crate::rows::hex;
 use crate::sql::Segmentation;
-use crate::store::Store;
 
 pub(super) type Digested = [u8; 32];
 

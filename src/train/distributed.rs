@@ -23,6 +23,7 @@ use tercile_kmeans::parallel::{CHUNK, processors};
 use tercile_kmeans::{
     self, Chosen, Coreset, Elsewhere, Fit, Init, Points, Profile, Rates, Settings, Step, Totals, Worst,
 };
+use tercile_store::{self as store, Store};
 use tokio::runtime::Handle;
 
 use super::dataset::{Digested, Order, Placed, Prefix, Rows, Sample, digest, hash_of, keys, named, query};
@@ -31,7 +32,6 @@ use super::{Options, Progress, Refusal, SEED};
 use crate::engine::{self, quote};
 use crate::model::SLICES;
 use crate::sql::Segmentation;
-use crate::store::{self, Store};
 
 /// Rows on a cluster.
 pub(super) struct Far {

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
+use tercile_store::{self as store, Store};
+
 use super::dataset::{Rows, rows};
 use super::{Job, Options, Refusal, SEED, Stream, stream};
 use crate::engine::{self, cluster::Engine};
 use crate::model::{METHOD, Model, ModelRegistry, Predecessor, Receipt};
 use crate::sql::{Files, Segmentation};
-use crate::store::{self, Store};
 
 /// Why a model is not what its receipt says, or why that can't be told.
 #[derive(Debug, thiserror::Error)]

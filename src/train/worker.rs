@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tercile_store::Store;
 
 use super::Training;
 use crate::process::{self, Supervised};
-use crate::store::Store;
 
 /// The hidden command of the child process.
 pub const COMMAND: &str = "train-worker";

@@ -6,12 +6,12 @@
 use std::path::{Path, PathBuf};
 
 use datafusion::sql::parser::{CopyToStatement, Statement};
+use tercile_store::cleanup::{self, Registered};
+use tercile_store::scheme;
 use url::Url;
 
 use super::super::output_file::{Output, OutputFile};
-use crate::cleanup::{self, Registered};
 use crate::engine;
-use crate::store::scheme;
 
 /// A file that a statement which runs copies to.
 pub struct Copying {

@@ -11,11 +11,11 @@ use std::path::Path;
 use datafusion::arrow::datatypes::{DataType, Schema};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::prelude::SessionContext;
+use tercile_store::Snapshot;
 
 use super::runner::Runner;
 use crate::engine::{self, Limits, quote};
 use crate::sql::Files;
-use crate::store::Snapshot;
 
 /// How the two are called in the queries below.
 const BEFORE: &str = "tercile before";

@@ -19,7 +19,7 @@ use parquet::file::properties::WriterProperties;
 
 use super::table::{Column, TextTable};
 use crate::printable::printable;
-use crate::times::readable;
+use crate::readable_times::readable;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {

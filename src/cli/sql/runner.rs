@@ -16,6 +16,7 @@ use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 use futures::StreamExt as _;
+use tercile_store::{Snapshot, Store};
 
 use super::super::output_file::{Mark, Output, OutputFile};
 use super::super::{Terminal, Usage, count, say, watchdog};
@@ -32,7 +33,6 @@ use crate::file_format;
 use crate::sql::fault::{Fault, Source};
 use crate::sql::script::{self, Piece};
 use crate::sql::{self, Files, View};
-use crate::store::{Snapshot, Store};
 
 /// Files that `.read` each other, at most.
 const READ_DEPTH: usize = 16;

@@ -14,6 +14,7 @@ use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 use futures::StreamExt as _;
+use tercile_store::Store;
 
 use super::super::STACK;
 use super::output::{self, Format};
@@ -23,7 +24,6 @@ use crate::engine::{self, Limits};
 use crate::sql::fault::{Fault, Source};
 use crate::sql::script::{self, Piece};
 use crate::sql::{self, Files, one_line};
-use crate::store::Store;
 
 /// Characters of a reason, at most.
 const REASON: usize = 1000;

@@ -21,6 +21,7 @@ use rustyline::hint::Hinter;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{CompletionType, Config, Context, Editor, Helper};
 use serde::Serialize;
+use tercile_store::cleanup;
 
 use super::super::watchdog::{self, Mode};
 use super::super::{Done, blocking};
@@ -28,7 +29,7 @@ use super::commands::COMMANDS;
 use super::output::Format;
 use super::session::{self, Event, Request};
 use crate::sql::script;
-use crate::{cleanup, file_format, process};
+use crate::{file_format, process};
 
 /// Words of SQL that are offered; the planner knows more.
 const KEYWORDS: [&str; 44] = [

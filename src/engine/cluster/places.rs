@@ -34,7 +34,7 @@ impl ObjectStoreRegistry for Places {
 
 #[cfg(feature = "object-stores")]
 fn client(url: &Url) -> Result<Arc<dyn ObjectStore>> {
-    crate::store::client(url).map_err(|why| DataFusionError::Execution(format!("{url}: {why}")))
+    tercile_store::client(url).map_err(|why| DataFusionError::Execution(format!("{url}: {why}")))
 }
 
 #[cfg(not(feature = "object-stores"))]

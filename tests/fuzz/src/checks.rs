@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 use tercile::api::posted;
 use tercile::bulk::{ADDED, Carried, Error, Format, Keep, Limits, Reader};
 use tercile::model::Model;
-use tercile::record::{Fields, MAX_DEPTH, Unreadable, decode, too_deep};
 use tercile::sql::header::{self, MAX_K};
+use tercile_store::record::{Fields, MAX_DEPTH, Unreadable, decode, too_deep};
 
 /// Panics unless some bytes are read as they should be.
 type Check = fn(&[u8]);

@@ -1,0 +1,349 @@
+//! The only place that names rdkafka: topics, a consumer, a producer, and a broker inside the process.
+//!
+//! Input: addresses and topics. Output: messages with partition, offset and timestamp; acknowledged records. The rest of
+//! the program knows a Kafka by [`Cluster`], whichever it is.
+
+mod admin;
+mod consumer;
+mod context;
+pub mod embedded;
+mod error;
+mod headers;
+mod probe;
+mod producer;
+mod queue;
+mod settings;
+mod topic_id;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use admin::Bound;
+pub use consumer::{Consumer, Event, Group, NotNow, Reading, Start, Trouble};
+use context::{Context, Failures};
+pub use embedded::Embedded;
+pub use error::{Error, Gap};
+pub use producer::{Acknowledged, Failure, Producer, Row};
+pub use queue::{CHUNK, Item, Message, Queue};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
+use rdkafka::types::RDKafkaConfRes;
+pub use settings::{Plugins, Settings};
+
+/// How the id of an embedded broker's cluster begins.
+const EMBEDDED_CLUSTER: &str = "mockCluster";
+/// How long the first attempt to reach a broker lasts before it is checked whether the credentials were refused; each further one
+/// lasts twice as long.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
+
+/// A Kafka to talk to.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    pub servers: String,
+    /// How long to wait for a first answer.
+    pub timeout: Duration,
+    settings: Arc<Settings>,
+    failures: Failures,
+}
+
+/// A topic as the broker describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    pub name: String,
+    /// Kafka's id of it, else the cluster's; empty where the broker is too old for either.
+    pub id: String,
+    pub partitions: i32,
+    /// Whether the broker is an embedded one, ours or another process's.
+    pub embedded: bool,
+}
+
+impl Cluster {
+    /// The same Kafka, waited for no longer than this.
+    pub fn within(&self, timeout: Duration) -> Self {
+        Self { timeout: timeout.min(self.timeout), ..self.clone() }
+    }
+
+    /// Addresses of brokers, host:port, separated by commas.
+    pub fn new(servers: &str, timeout: Duration, settings: Settings) -> Self {
+        Self { servers: servers.to_owned(), timeout, settings: Arc::new(settings), failures: Failures::default() }
+    }
+
+    fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        for (key, value) in self.settings.iter() {
+            config.set(key, value);
+        }
+        // Somebody who asks for librdkafka's own words with -X debug=… and -v gets them. A connection that was closed is told at
+        // the level below warnings.
+        let level = if config.get("debug").is_some() { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info };
+        let tuning = [("client.id", "tercile"), ("socket.nagle.disable", "true"), ("reconnect.backoff.max.ms", "2000")];
+        set_missing(&mut config, &tuning);
+        config.set("bootstrap.servers", &self.servers).set_log_level(level);
+        config
+    }
+
+    /// Turns an error of librdkafka's into ours. `action` names what was tried, and on what: `read the topic products`.
+    fn kafka(&self, action: impl Into<String>) -> impl FnOnce(KafkaError) -> Error + '_ {
+        let action = action.into();
+        move |source| {
+            let code = source.rdkafka_error_code();
+            let refused =
+                |code, reason| Error::Refused { action: action.clone(), servers: self.servers.clone(), code, reason };
+            match (code, source) {
+                (Some(code), _) if error::is_about_a_connection(code) => self
+                    .denied()
+                    .map_or_else(|| self.unreachable(), |reason| refused(RDKafkaErrorCode::Authentication, reason)),
+                (Some(code), _) if error::is_permanent(code) => refused(code, error::meaning(code)),
+                // The value may be a secret, and librdkafka's own words repeat it.
+                (_, KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, key, _)) => {
+                    Error::Setting { key, why: "is unknown to librdkafka".to_owned() }
+                }
+                (_, KafkaError::ClientConfig(_, _, key, _)) => {
+                    Error::Setting { key, why: "has a value that librdkafka does not take".to_owned() }
+                }
+                (_, source) => Error::Kafka { action, servers: self.servers.clone(), source },
+            }
+        }
+    }
+
+    /// Why the credentials were refused, if they were just now.
+    fn denied(&self) -> Option<String> {
+        self.failures.denied(self.timeout * 2)
+    }
+
+    /// Why connections fail, if they failed just now.
+    pub fn failure(&self) -> Option<String> {
+        self.failures.reason(&self.servers, self.timeout * 2)
+    }
+
+    fn unreachable(&self) -> Error {
+        let why = self.failure().unwrap_or_else(|| "check --bootstrap-servers and that the broker runs".to_owned());
+        Error::Unreachable { servers: self.servers.clone(), timeout: self.timeout, why }
+    }
+
+    /// A client that asks without making topics by asking: a producer's question would.
+    fn asking(&self) -> Result<BaseConsumer<Context>, Error> {
+        self.config()
+            .set("allow.auto.create.topics", "false")
+            .create_with_context(Context::new(&self.failures))
+            .map_err(self.kafka("make a client"))
+    }
+
+    /// What the broker says of a topic; `None` if it knows none of that name.
+    pub fn describe(&self, topic: &str) -> Result<Option<Topic>, Error> {
+        self.asker()?.describe(topic)
+    }
+
+    /// Somebody to ask again and again.
+    pub fn asker(&self) -> Result<Asker, Error> {
+        Ok(Asker { client: self.asking()?, cluster: self.clone() })
+    }
+
+    /// Like [`Cluster::describe`], for a topic that must be there.
+    pub fn topic(&self, topic: &str) -> Result<Topic, Error> {
+        self.describe(topic)?.ok_or_else(|| Error::NoTopic { topic: topic.to_owned(), servers: self.servers.clone() })
+    }
+
+    /// The topic as it is, or as it was made just now with so many partitions. The flag tells which.
+    pub async fn topic_or_create(&self, topic: &str, partitions: i32) -> Result<(Topic, bool), Error> {
+        if let Some(found) = self.describe_in_background(topic).await? {
+            return Ok((found, false));
+        }
+        self.create(topic, partitions).await?;
+        // A broker answers for a new topic a moment after it said that it made it.
+        for _ in 0..50 {
+            if let Some(made) = self.describe_in_background(topic).await? {
+                return Ok((made, true));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Err(Error::NoTopic { topic: topic.to_owned(), servers: self.servers.clone() })
+    }
+
+    /// [`Cluster::describe`] blocks, and a task that blocks hears no signal.
+    async fn describe_in_background(&self, topic: &str) -> Result<Option<Topic>, Error> {
+        let (cluster, topic) = (self.clone(), topic.to_owned());
+        let described = tokio::task::spawn_blocking(move || cluster.describe(&topic)).await;
+        described.unwrap_or_else(|error| Err(Error::Client(format!("the question for a topic was cut off: {error}"))))
+    }
+
+    async fn create(&self, topic: &str, partitions: i32) -> Result<(), Error> {
+        let cannot = |why: String| Error::CannotCreate { topic: topic.to_owned(), servers: self.servers.clone(), why };
+        let cluster = self.clone();
+        let embedded = tokio::task::spawn_blocking(move || cluster.is_embedded()).await;
+        if embedded.map_err(|error| cannot(error.to_string()))?? {
+            return Err(cannot(
+                "an embedded broker holds the topic it was started with, and makes no others".to_owned(),
+            ));
+        }
+        let context = Context::new(&self.failures);
+        let admin: AdminClient<Context> =
+            self.config().create_with_context(context).map_err(self.kafka("make a client"))?;
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
+        let options = AdminOptions::new().operation_timeout(Some(self.timeout)).request_timeout(Some(self.timeout));
+        let results = admin.create_topics([&new], &options).await.map_err(|e| cannot(e.to_string()))?;
+        match results.into_iter().next() {
+            Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => {
+                Err(cannot(format!("{}{}", error::meaning(code), error::advised(code))))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the broker is an embedded one, ours or another process's: what it can't hold must not be sent to it.
+    pub fn is_embedded(&self) -> Result<bool, Error> {
+        let client = self.asking()?;
+        let id = client.client().fetch_cluster_id(self.timeout);
+        Ok(id.is_some_and(|id| id.starts_with(EMBEDDED_CLUSTER)))
+    }
+
+    /// The first or the next offset of each of these partitions of a topic that nobody reads yet, asked for at once.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] if none of the brokers that lead them answers within the timeout, [`Error::Leaderless`] if some don't,
+    /// [`Error::Refused`] if the user may not ask.
+    pub fn offsets(&self, topic: &str, partitions: &[i32], bound: Bound) -> Result<BTreeMap<i32, i64>, Error> {
+        let client = self.asking()?;
+        let answer = self.offsets_by(client.client(), topic, partitions, bound);
+        drain(&client);
+        answer
+    }
+
+    /// The same, over the connections of a client that is there.
+    fn offsets_by<C: ClientContext>(
+        &self,
+        client: &Client<C>,
+        topic: &str,
+        partitions: &[i32],
+        bound: Bound,
+    ) -> Result<BTreeMap<i32, i64>, Error> {
+        let action = || format!("read the offsets of {topic}");
+        let answers = admin::offsets(client, topic, partitions, bound, self.timeout).map_err(self.kafka(action()))?;
+        let mut found = BTreeMap::new();
+        let mut failed = Vec::new();
+        for (partition, answer) in answers {
+            match answer {
+                Ok(offset) => {
+                    found.insert(partition, offset);
+                }
+                Err(code) => failed.push((partition, code)),
+            }
+        }
+        match failed.first() {
+            None => Ok(found),
+            Some(&(partition, code)) if error::is_about_a_connection(code) && !found.is_empty() => {
+                Err(Error::Leaderless {
+                    topic: topic.to_owned(),
+                    partition,
+                    more: failed.len() - 1,
+                    why: self.failure().unwrap_or_else(|| error::meaning(code)),
+                })
+            }
+            Some(&(_, code)) => Err(self.kafka(action())(KafkaError::OffsetFetch(code))),
+        }
+    }
+}
+
+/// Settings that librdkafka knows by two names.
+const ALIASES: [(&str, &str); 4] = [
+    ("compression.type", "compression.codec"),
+    ("linger.ms", "queue.buffering.max.ms"),
+    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
+    ("message.timeout.ms", "delivery.timeout.ms"),
+];
+
+/// Sets what the user did not: `-X` wins over the defaults.
+fn set_missing(config: &mut ClientConfig, defaults: &[(&str, &str)]) {
+    for &(key, value) in defaults {
+        let alias = ALIASES.iter().find(|(name, _)| *name == key).and_then(|(_, alias)| config.get(alias));
+        if config.get(key).is_none() && alias.is_none() {
+            config.set(key, value);
+        }
+    }
+}
+
+/// Takes what waits in the queue of a client that only asks: log lines and errors would fill it up.
+fn drain(client: &BaseConsumer<Context>) {
+    for _ in 0..20 {
+        let _ = client.poll(Duration::ZERO);
+    }
+}
+
+/// Asks a cluster about topics, over a connection that stays.
+pub struct Asker {
+    client: BaseConsumer<Context>,
+    cluster: Cluster,
+}
+
+impl Asker {
+    /// The metadata of a topic. Refused credentials end it as soon as they are known: librdkafka would try them until the timeout.
+    fn metadata(&self, topic: &str) -> Result<Metadata, Error> {
+        let Self { client, cluster } = self;
+        let deadline = Instant::now() + cluster.timeout;
+        let mut attempt = FIRST_ATTEMPT;
+        loop {
+            let began = Instant::now();
+            let left = deadline.saturating_duration_since(began);
+            let answer = client.fetch_metadata(Some(topic), attempt.min(left).max(Duration::from_millis(1)));
+            drain(client);
+            match answer {
+                Ok(metadata) => return Ok(metadata),
+                Err(error) => {
+                    let again = error.rdkafka_error_code().is_some_and(error::is_about_a_connection);
+                    if !again || attempt >= left || cluster.denied().is_some() {
+                        return Err(cluster.kafka(format!("ask for the topic {topic}"))(error));
+                    }
+                }
+            }
+            // One that failed at once, and not by its timeout, must not be repeated without a pause.
+            std::thread::sleep(Duration::from_millis(50).saturating_sub(began.elapsed()));
+            attempt *= 2;
+        }
+    }
+
+    /// The partitions of a topic that is there.
+    fn partitions(&self, topic: &str) -> Result<Vec<i32>, Error> {
+        let metadata = self.metadata(topic)?;
+        let found = metadata.topics().iter().find(|t| t.name() == topic);
+        Ok(found.map(|found| found.partitions().iter().map(|partition| partition.id()).collect()).unwrap_or_default())
+    }
+
+    /// What the broker says of a topic; `None` if it knows none of that name.
+    pub fn describe(&self, topic: &str) -> Result<Option<Topic>, Error> {
+        let Self { client, cluster: to } = self;
+        let metadata = self.metadata(topic)?;
+        let action = || format!("read the topic {topic}");
+        let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else { return Ok(None) };
+        match found.error().map(RDKafkaErrorCode::from) {
+            None => {}
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Ok(None),
+            Some(code) => return Err(to.kafka(action())(KafkaError::MetadataFetch(code))),
+        }
+        let partitions = i32::try_from(found.partitions().len()).unwrap_or(i32::MAX);
+        if partitions == 0 {
+            return Ok(None);
+        }
+        // A broker too old for topics with ids at least tells one cluster from another. So does the embedded one, which
+        // leaves the question for a topic's id without an answer.
+        let cluster = client.client().fetch_cluster_id(to.timeout);
+        let embedded = cluster.as_ref().is_some_and(|cluster| cluster.starts_with(EMBEDDED_CLUSTER));
+        let id = match cluster {
+            Some(cluster) if embedded => cluster,
+            cluster => match topic_id::fetch(client.client(), topic, to.timeout) {
+                topic_id::Id::Known(id) => id,
+                topic_id::Id::None => cluster.unwrap_or_default(),
+                topic_id::Id::NoAnswer => {
+                    drain(client);
+                    let late = KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
+                    return Err(to.kafka(action())(late));
+                }
+            },
+        };
+        Ok(Some(Topic { name: topic.to_owned(), id, partitions, embedded }))
+    }
+}

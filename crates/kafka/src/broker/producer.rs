@@ -1,0 +1,379 @@
+//! Sends records and keeps count of what the broker acknowledged.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
+use tercile_store::{FILE_HEADER, ROW_HEADER};
+
+use super::context::Context;
+use super::embedded::{PARTITION_LIMIT, RECORD_OVERHEAD};
+use super::error::{advised, is_about_a_connection, is_permanent, meaning};
+use super::{Bound, Cluster, Error, admin, set_missing};
+
+/// How long records on their way are waited for at once.
+const WAIT: Duration = Duration::from_millis(50);
+/// Bytes of a batch, where the topic takes more: librdkafka's own default.
+const BATCH_BYTES: usize = 1_000_000;
+/// How long a record is tried, where no setting says otherwise.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What the broker has said so far.
+#[derive(Debug, Clone, Default)]
+pub struct Acknowledged {
+    pub records: u64,
+    /// The offset after the last acknowledged record of each partition.
+    pub next: BTreeMap<i32, i64>,
+    /// The last line of the file that was acknowledged.
+    pub last_line: u64,
+    /// Records that were sent, but neither acknowledged nor refused when the sending ended: they may have arrived.
+    pub unknown: u64,
+}
+
+/// Why not all records arrived.
+#[derive(Debug)]
+pub struct Failure {
+    /// The line of the first row that did not arrive.
+    pub line: u64,
+    /// Rows that were refused with it.
+    pub refused: u64,
+    pub error: Error,
+}
+
+/// Counts what librdkafka tells of each record.
+#[derive(Default)]
+struct Deliveries {
+    tally: Mutex<Tally>,
+    context: Context,
+}
+
+#[derive(Default)]
+struct Tally {
+    acknowledged: Acknowledged,
+    refused: u64,
+    first_refused: Option<Refused>,
+    /// Of the rows that were refused for their size the largest.
+    largest: Option<(usize, u64)>,
+    /// Rows that never left: the first line of them.
+    first_unsent: Option<u64>,
+    last_progress: Option<Instant>,
+}
+
+struct Refused {
+    line: u64,
+    code: RDKafkaErrorCode,
+}
+
+impl Deliveries {
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.context.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.context.error(error, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    /// The row's line in its file.
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, line: usize) {
+        let line = line as u64;
+        let mut tally = self.tally();
+        tally.last_progress = Some(Instant::now());
+        let (error, message) = match result {
+            Ok(message) => {
+                let acknowledged = &mut tally.acknowledged;
+                acknowledged.records += 1;
+                acknowledged.last_line = acknowledged.last_line.max(line);
+                let next = acknowledged.next.entry(message.partition()).or_default();
+                *next = (*next).max(message.offset() + 1);
+                return;
+            }
+            Err((error, message)) => (error, message),
+        };
+        match error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown) {
+            RDKafkaErrorCode::PurgeQueue => {
+                tally.first_unsent = Some(tally.first_unsent.map_or(line, |first| first.min(line)));
+            }
+            RDKafkaErrorCode::PurgeInflight => tally.acknowledged.unknown += 1,
+            code => {
+                tally.refused += 1;
+                if tally.first_refused.as_ref().is_none_or(|first| line < first.line) {
+                    tally.first_refused = Some(Refused { line, code });
+                }
+                if code == RDKafkaErrorCode::MessageSizeTooLarge {
+                    tally.largest = tally.largest.max(Some((message.payload_len(), line)));
+                }
+            }
+        }
+    }
+}
+
+/// An idempotent producer that waits for all replicas.
+pub struct Producer {
+    inner: BaseProducer<Deliveries>,
+    cluster: Cluster,
+    topic: String,
+    embedded: bool,
+    /// Bytes that a batch of this topic may have, where the broker says so.
+    limit: Option<usize>,
+    message_timeout: Duration,
+    sent: u64,
+    began: Instant,
+    warned: bool,
+}
+
+/// A record to send.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    pub payload: &'a [u8],
+    /// The row's line in its file.
+    pub line: u64,
+    /// Of a replay, the file's hash and the number of the row in it.
+    pub replay: Option<(&'a str, u64)>,
+}
+
+impl Producer {
+    /// Connects to a topic that exists.
+    ///
+    /// # Errors
+    /// Within the cluster's timeout, if no broker that leads a partition of the topic can be reached, or the user may not see it.
+    pub fn new(cluster: &Cluster, topic: &str) -> Result<Self, Error> {
+        let embedded = cluster.is_embedded()?;
+        let limit = if embedded { None } else { Self::prepare(cluster, topic)? };
+        let batch_bytes = limit.map_or(BATCH_BYTES, |limit| limit.min(BATCH_BYTES)).to_string();
+        let message_timeout = MESSAGE_TIMEOUT.as_millis().to_string();
+        let mut config = cluster.config();
+        let tuning = [
+            ("linger.ms", if embedded { "1" } else { "5" }),
+            // The broker's own limit on a record decides, not ours.
+            ("message.max.bytes", "1000000000"),
+            // A batch is refused as a whole, for the sum of its records.
+            ("batch.size", &batch_bytes),
+            ("queue.buffering.max.kbytes", "65536"),
+            ("message.timeout.ms", &message_timeout),
+        ];
+        set_missing(&mut config, &tuning);
+        // The embedded broker counts bytes as they arrive, and so does its backlog.
+        if embedded || config.get("compression.type").is_none() {
+            config.set("compression.type", if embedded { "none" } else { "lz4" });
+        }
+        let millis = config.get("message.timeout.ms").and_then(|millis| millis.parse().ok());
+        let context = Deliveries { context: Context::new(&cluster.failures), ..Deliveries::default() };
+        let inner = config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .create_with_context(context)
+            .map_err(cluster.kafka("make a producer"))?;
+        Ok(Self {
+            inner,
+            cluster: cluster.clone(),
+            topic: topic.to_owned(),
+            embedded,
+            limit,
+            message_timeout: millis.map_or(MESSAGE_TIMEOUT, Duration::from_millis),
+            sent: 0,
+            began: Instant::now(),
+            warned: false,
+        })
+    }
+
+    /// Makes sure that the brokers which lead the topic's partitions can be reached: librdkafka would try for two minutes. Gives the
+    /// limit on batches, if the broker tells.
+    fn prepare(cluster: &Cluster, topic: &str) -> Result<Option<usize>, Error> {
+        let asker = cluster.asker()?;
+        let partitions = asker.partitions(topic)?;
+        let client = asker.client.client();
+        match cluster.offsets_by(client, topic, &partitions, Bound::Latest) {
+            Err(error @ Error::Leaderless { .. }) => tracing::warn!("{error}; trying again"),
+            other => drop(other?),
+        }
+        Ok(admin::max_message_bytes(client, topic, cluster.timeout))
+    }
+
+    /// Hands one record over. Waits while the queue is full, unless `stop` is set meanwhile.
+    ///
+    /// A row that may be larger than the topic takes goes alone, after all before it were acknowledged: so its refusal takes no
+    /// other row with it.
+    ///
+    /// # Errors
+    /// If the row can't be sent. `Ok(false)`: it was not taken, because another one is known to have failed, or for `stop`.
+    pub fn send(&mut self, row: Row<'_>, stop: &AtomicBool) -> Result<bool, Error> {
+        let size = row.payload.len() + RECORD_OVERHEAD;
+        if self.embedded && size > PARTITION_LIMIT {
+            return Err(Error::RowTooLarge { size, limit: PARTITION_LIMIT });
+        }
+        let alone = self.limit.is_some_and(|limit| size > limit);
+        if alone && !self.settle(stop) {
+            return Ok(false);
+        }
+        if !self.enqueue(row, stop)? {
+            return Ok(false);
+        }
+        self.sent += 1;
+        if alone {
+            // Whether it was taken decides whether anything follows.
+            return Ok(self.settle(stop));
+        }
+        if self.sent.is_multiple_of(64) {
+            self.poll(Duration::ZERO);
+            return Ok(!self.has_failed());
+        }
+        Ok(true)
+    }
+
+    fn enqueue(&mut self, row: Row<'_>, stop: &AtomicBool) -> Result<bool, Error> {
+        let topic = self.topic.clone();
+        let opaque = usize::try_from(row.line).unwrap_or(usize::MAX);
+        let mut record = BaseRecord::<(), [u8], usize>::with_opaque_to(&topic, opaque).payload(row.payload);
+        if let Some((hash, number)) = row.replay {
+            let number = number.to_string();
+            record = record.headers(
+                OwnedHeaders::new_with_capacity(2)
+                    .insert(Header { key: FILE_HEADER, value: Some(hash) })
+                    .insert(Header { key: ROW_HEADER, value: Some(&number) }),
+            );
+        }
+        loop {
+            match self.inner.send(record) {
+                Ok(()) => return Ok(true),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    record = back;
+                    self.poll(Duration::from_millis(10));
+                    if self.has_failed() || stop.load(Ordering::Relaxed) {
+                        return Ok(false);
+                    }
+                }
+                // The reason is known to the client, and told at the end.
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::Fatal), _)) => return Ok(false),
+                Err((source, _)) => return Err(self.cluster.kafka(self.action())(source)),
+            }
+        }
+    }
+
+    fn action(&self) -> String {
+        format!("write to the topic {}", self.topic)
+    }
+
+    /// Waits until nothing is on its way; `false` if something failed, or `stop` was set.
+    fn settle(&mut self, stop: &AtomicBool) -> bool {
+        while self.inner.in_flight_count() > 0 && !self.has_failed() {
+            if stop.load(Ordering::Relaxed) {
+                return false;
+            }
+            self.poll(WAIT);
+        }
+        !self.has_failed()
+    }
+
+    /// Hears what became of the records on their way. Warns once if the broker is silent for longer than the cluster's timeout.
+    pub fn poll(&mut self, timeout: Duration) {
+        self.inner.poll(timeout);
+        if self.inner.in_flight_count() == 0 {
+            self.began = Instant::now();
+            return;
+        }
+        let heard = self.inner.context().tally().last_progress.map_or(self.began, |last| last.max(self.began));
+        if heard.elapsed() < self.cluster.timeout {
+            self.warned = false;
+        } else if !self.warned {
+            self.warned = true;
+            let why = self.cluster.failure().map_or_else(String::new, |why| format!(": {why}"));
+            tracing::warn!(
+                "{} has acknowledged nothing for {} s{why}; each row is tried for {} s",
+                self.cluster.servers,
+                self.cluster.timeout.as_secs_f64(),
+                self.message_timeout.as_secs_f64()
+            );
+        }
+    }
+
+    /// Whether a record is known not to arrive.
+    pub fn has_failed(&self) -> bool {
+        self.inner.context().tally().first_refused.is_some() || self.inner.client().fatal_error().is_some()
+    }
+
+    /// Waits until every record is acknowledged, or known not to be. Once one has failed, what did not leave yet is not sent; then,
+    /// and once `stop` is set, what is on its way is waited for no longer than the cluster's timeout.
+    pub fn finish(mut self, stop: &AtomicBool) -> (Acknowledged, Option<Failure>) {
+        let mut deadline = None;
+        let mut purged = false;
+        while self.inner.in_flight_count() > 0 {
+            self.poll(WAIT);
+            let failed = self.has_failed();
+            if failed && !purged {
+                self.inner.purge(PurgeConfig::default().queue());
+                purged = true;
+            }
+            if failed || stop.load(Ordering::Relaxed) {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.cluster.timeout);
+                if Instant::now() >= deadline {
+                    self.inner.purge(PurgeConfig::default().queue().inflight());
+                    let _ = self.inner.flush(Duration::from_millis(500));
+                    break;
+                }
+            }
+        }
+        let failure = self.failure();
+        let mut acknowledged = self.inner.context().tally().acknowledged.clone();
+        let settled = acknowledged.records + failure.as_ref().map_or(0, |failure| failure.refused);
+        if failure.is_none() {
+            acknowledged.unknown = self.sent.saturating_sub(settled);
+        }
+        (acknowledged, failure)
+    }
+
+    /// What failed first.
+    fn failure(&self) -> Option<Failure> {
+        let fatal = self.inner.client().fatal_error();
+        let tally = self.inner.context().tally();
+        let first = tally.first_refused.as_ref();
+        let (servers, action) = (self.cluster.servers.clone(), self.action());
+        if let Some((code, reason)) = fatal {
+            let line = first.map(|first| first.line).into_iter().chain(tally.first_unsent).min();
+            let reason = if reason.is_empty() { meaning(code) } else { reason };
+            let error = Error::Refused { action, servers, code, reason };
+            return Some(Failure {
+                line: line.unwrap_or(tally.acknowledged.last_line + 1),
+                refused: tally.refused,
+                error,
+            });
+        }
+        let &Refused { line, code } = first?;
+        let refused = |reason| Error::Refused { action, servers, code, reason };
+        let error = match (code, tally.largest) {
+            (RDKafkaErrorCode::MessageSizeTooLarge, Some((size, largest))) => {
+                let limit = self.limit.map_or_else(String::new, |limit| format!(", its max.message.bytes is {limit}"));
+                let row = match tally.refused {
+                    1 => format!("the row has {size} bytes{limit}"),
+                    rows => format!(
+                        "{rows} rows went as one batch, of which line {largest} is the largest, with {size} bytes{limit}"
+                    ),
+                };
+                refused(format!("{} ({row})", meaning(code)))
+            }
+            _ if code == RDKafkaErrorCode::MessageTimedOut || is_about_a_connection(code) => {
+                let why = self.cluster.failure().unwrap_or_else(|| meaning(code));
+                Error::Unreachable { servers: self.cluster.servers.clone(), timeout: self.message_timeout, why }
+            }
+            _ if is_permanent(code) => refused(meaning(code)),
+            _ => Error::Client(format!("{} did not take it: {}{}", self.cluster.servers, meaning(code), advised(code))),
+        };
+        Some(Failure { line, refused: tally.refused, error })
+    }
+}

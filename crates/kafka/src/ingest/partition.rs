@@ -1,0 +1,400 @@
+//! A worker: one partition on its way from messages to files.
+//!
+//! Three threads. One takes messages from the partition's queue, decodes and batches them; the next writes batches as
+//! Parquet; the last publishes the partition's files, one after the other. The reading thread steers them through [`State`].
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, Scope};
+use std::time::{Duration, Instant};
+
+use tercile_store::batch::{Batch, Limits, Ready};
+use tercile_store::record;
+use tercile_store::times::likely_unit;
+use tercile_store::{self as store, Log, Prepared, Published};
+
+use super::control::FlushEvent;
+use super::{Error, Report, Shared};
+use crate::broker::{CHUNK, Item, Message, Queue, Start, Trouble};
+
+/// How long a worker waits for a message before it looks around.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long whoever takes a partition away waits for a file that is being written.
+const WRITING: Duration = Duration::from_secs(2);
+
+/// What one thread of a worker hands to the next.
+enum Output<T> {
+    /// A batch, whose last record was read before this moment.
+    File(T, Instant),
+    Flush(Sender<FlushEvent>),
+}
+
+/// A batch that was written, with the records in it that could not be read.
+struct File {
+    prepared: Prepared,
+    unreadable: u64,
+}
+
+/// A worker, as the reading thread holds it.
+pub(super) struct PartitionWorker<'c> {
+    start: Start,
+    queue: Queue<'c>,
+    state: State,
+    /// What comes from here on is left for another time.
+    end: Option<i64>,
+    /// Held while messages are taken.
+    taking: Mutex<()>,
+    flushes: Mutex<Vec<Sender<FlushEvent>>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The position after the last record batched.
+    position: AtomicI64,
+    /// Whether the partition was read to its end, as it was then.
+    at_end: AtomicBool,
+    /// Take no more, write what is there.
+    finish: AtomicBool,
+    /// Take no more, drop what is there: the partition is somebody else's.
+    revoked: AtomicBool,
+    /// Whether a file is being written.
+    writing: AtomicBool,
+    /// Whether the broker has answered for this partition.
+    answered: AtomicBool,
+    /// Whether a timestamp that is most likely no number of milliseconds was told of.
+    odd_timestamp: AtomicBool,
+}
+
+impl<'c> PartitionWorker<'c> {
+    /// Starts the threads of a worker.
+    pub(super) fn open<'scope>(
+        scope: &'scope Scope<'scope, 'c>,
+        shared: &'c Shared<'c>,
+        start: Start,
+        end: Option<i64>,
+    ) -> Result<Arc<Self>, Error> {
+        let state = State { position: AtomicI64::new(start.offset), ..State::default() };
+        let queue = shared.consumer.queue(start)?;
+        let worker = Arc::new(Self { start, queue, state, end, taking: Mutex::default(), flushes: Mutex::default() });
+        // No batch waits between the threads: one is built while one is written and one published.
+        let (output, ready) = sync_channel(0);
+        let (file, written) = sync_channel(0);
+        let spawn = |name: &str| thread::Builder::new().name(format!("{name}-{}", start.partition));
+        let failed = |source| Error::Thread { partition: start.partition, source };
+        let own = Arc::clone(&worker);
+        spawn("decode").spawn_scoped(scope, move || own.decode(shared, &output)).map_err(failed)?;
+        let own = Arc::clone(&worker);
+        spawn("write").spawn_scoped(scope, move || own.write(shared, &ready, &file)).map_err(failed)?;
+        let own = Arc::clone(&worker);
+        spawn("publish").spawn_scoped(scope, move || own.publish(shared, &written)).map_err(failed)?;
+        Ok(worker)
+    }
+
+    pub(super) fn position(&self) -> i64 {
+        self.state.position.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn at_end(&self) -> bool {
+        self.state.at_end.load(Ordering::SeqCst)
+    }
+
+    /// Whether the broker has answered for this partition.
+    pub(super) fn has_answered(&self) -> bool {
+        self.state.answered.load(Ordering::Relaxed)
+    }
+
+    /// Asks for everything batched so far to be stored now.
+    pub(super) fn flush(&self, done: Sender<FlushEvent>) {
+        self.flushes.lock().unwrap_or_else(PoisonError::into_inner).push(done);
+        self.queue.wake();
+    }
+
+    /// Lets the worker write what it holds, and end.
+    pub(super) fn finish(&self) {
+        self.state.finish.store(true, Ordering::SeqCst);
+        self.queue.wake();
+    }
+
+    /// Lets the worker drop what it holds, and end. Once this returns it takes no more messages: the partition may come
+    /// back, and then they are another worker's. A file that is being written is waited for a while, so that whoever gets
+    /// the partition finds the log's end; where it takes longer, that one will find its name taken.
+    pub(super) fn revoke(&self) {
+        self.state.revoked.store(true, Ordering::SeqCst);
+        self.queue.wake();
+        drop(self.taking.lock());
+        let patience = Instant::now() + WRITING;
+        while self.state.writing.load(Ordering::SeqCst) && Instant::now() < patience {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn revoked(&self) -> bool {
+        self.state.revoked.load(Ordering::SeqCst)
+    }
+
+    fn dropped(&self, shared: &Shared<'_>) -> bool {
+        self.revoked() || shared.abandon.load(Ordering::SeqCst)
+    }
+
+    /// Takes what came, waiting no longer than until `due`.
+    fn take(&self, shared: &Shared<'_>, items: &mut Vec<Item<'c>>, due: Option<Instant>) {
+        let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.dropped(shared) {
+            return;
+        }
+        let asked = self.state.finish.load(Ordering::SeqCst)
+            || !self.flushes.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let patience = match due {
+            _ if asked => Duration::ZERO,
+            Some(due) => due.saturating_duration_since(Instant::now()).min(PATIENCE),
+            None => PATIENCE,
+        };
+        self.queue.take(items, patience);
+    }
+
+    /// The decoding thread: messages to batches.
+    fn decode(&self, shared: &Shared<'_>, output: &SyncSender<Output<Ready>>) {
+        let Shared { job, control, .. } = shared;
+        let partition = self.start.partition;
+        let mut batch = Batch::new(partition, &job.fields);
+        let mut items = Vec::with_capacity(CHUNK);
+        loop {
+            let finishing = self.state.finish.load(Ordering::SeqCst);
+            let limits = shared.limits();
+            if !finishing {
+                self.take(shared, &mut items, batch.due_at(&limits));
+            }
+            let (mut received, mut bytes) = (0, 0);
+            let now = Instant::now();
+            for item in items.drain(..) {
+                if !matches!(item, Item::Refused(_) | Item::Trouble(_)) {
+                    self.state.answered.store(true, Ordering::Relaxed);
+                    shared.heard.store(true, Ordering::Relaxed);
+                }
+                match item {
+                    // A pause that meets a read hands the same messages out again.
+                    Item::Message(message) if message.offset() < self.position() => {}
+                    Item::Message(message) => {
+                        self.state.at_end.store(false, Ordering::SeqCst);
+                        if self.end.is_none_or(|end| message.offset() < end) {
+                            received += 1;
+                            bytes += message.size() as u64;
+                            self.add(shared, &mut batch, &message, now);
+                            if batch.due(&limits, now) && !self.hand_on(shared, &mut batch, output) {
+                                return;
+                            }
+                        }
+                        self.state.position.store(message.offset() + 1, Ordering::SeqCst);
+                    }
+                    Item::End(position) => {
+                        // Markers of transactions stand between the last record and the end.
+                        self.state.position.fetch_max(position, Ordering::SeqCst);
+                        self.state.at_end.store(true, Ordering::SeqCst);
+                    }
+                    Item::OutOfRange => shared.report(Report::OutOfRange(partition)),
+                    Item::Broken(why) => {
+                        shared.abandon(Report::Again(format!("partition {partition} of {}: {why}", job.topic)));
+                        return;
+                    }
+                    Item::Refused(code) => {
+                        self.end(shared, Report::Failed(shared.consumer.refused(code).into()));
+                        return;
+                    }
+                    // The other partitions tell the same.
+                    Item::Trouble(Trouble { cause, message }) if shared.told.is_new(&cause) => {
+                        tracing::warn!(partition, "partition {partition} of {}: {message}; trying again", job.topic);
+                    }
+                    Item::Trouble(_) => {}
+                }
+            }
+            control.progress.received.fetch_add(received, Ordering::Relaxed);
+            control.progress.received_bytes.fetch_add(bytes, Ordering::Relaxed);
+            let asked = std::mem::take(&mut *self.flushes.lock().unwrap_or_else(PoisonError::into_inner));
+            if self.dropped(shared) {
+                return;
+            }
+            let due = finishing || !asked.is_empty() || batch.due(&limits, now);
+            if due && !self.hand_on(shared, &mut batch, output) {
+                return;
+            }
+            // The next thread is gone where it does not take a word: it, or the last one, has reported why.
+            if finishing || asked.into_iter().any(|done| output.send(Output::Flush(done)).is_err()) {
+                return;
+            }
+        }
+    }
+
+    fn add(&self, shared: &Shared<'_>, batch: &mut Batch, message: &Message<'_>, now: Instant) {
+        let record = message.record();
+        self.check_timestamp(shared, record.offset, record.timestamp);
+        batch.push(&record, message.headers(), &record::decode(record.payload, &shared.job.fields), now);
+        if let Some(backlog) = &shared.job.backlog
+            && message.is_replayed()
+        {
+            backlog.leave(message.payload_len());
+        }
+    }
+
+    /// Tells of the first timestamp that was most likely set in another unit. It is stored as it came.
+    fn check_timestamp(&self, shared: &Shared<'_>, offset: i64, timestamp: Option<i64>) {
+        let Some((millis, unit)) = timestamp.and_then(|millis| Some((millis, likely_unit(millis)?))) else { return };
+        if self.state.odd_timestamp.swap(true, Ordering::Relaxed) || !shared.told.is_new(unit.name()) {
+            return;
+        }
+        let partition = self.start.partition;
+        tracing::warn!(
+            partition,
+            offset,
+            "partition {partition} of {}, offset {offset}: {}; it is stored as it came, slices follow it, and --keep-for never lets such \
+             records expire: correct the producer",
+            shared.job.topic,
+            store::implausible(millis)
+        );
+    }
+
+    /// Hands a batch to the writing thread, which may take a while: the queue fills up meanwhile, and librdkafka
+    /// stops fetching by itself. `false` if nobody takes it.
+    fn hand_on(&self, shared: &Shared<'_>, batch: &mut Batch, output: &SyncSender<Output<Ready>>) -> bool {
+        match batch.take() {
+            Ok(Some(ready)) => output.send(Output::File(ready, Instant::now())).is_ok(),
+            Ok(None) => true,
+            Err(source) => {
+                shared.abandon(Report::Failed(Error::Batch { partition: self.start.partition, source }));
+                false
+            }
+        }
+    }
+
+    /// The writing thread: batches to files without a name, where each begins with the end of the one before.
+    fn write(&self, shared: &Shared<'_>, ready: &Receiver<Output<Ready>>, output: &SyncSender<Output<File>>) {
+        let log = shared.job.store.log(&shared.job.topic, self.start.partition);
+        let mut start = self.start.next;
+        for given in ready {
+            let written = match given {
+                Output::Flush(done) => Output::Flush(done),
+                Output::File(ready, read) => {
+                    match self.until_it_works(shared, || log.prepare(&ready.records, start, ready.next)) {
+                        Ok(Some(prepared)) => {
+                            start = ready.next;
+                            Output::File(File { prepared, unreadable: ready.unreadable as u64 }, read)
+                        }
+                        Ok(None) => return,
+                        Err(error) => return self.end(shared, Report::Failed(error)),
+                    }
+                }
+            };
+            if self.dropped(shared) || output.send(written).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The publishing thread: files get their names.
+    fn publish(&self, shared: &Shared<'_>, written: &Receiver<Output<File>>) {
+        let log = shared.job.store.log(&shared.job.topic, self.start.partition);
+        for output in written {
+            // In this order: either we see that the partition is gone, or whoever takes it sees that we write.
+            self.state.writing.store(true, Ordering::SeqCst);
+            let going = !self.dropped(shared) && self.put(shared, &log, output);
+            self.state.writing.store(false, Ordering::SeqCst);
+            if !going {
+                break;
+            }
+        }
+        log.note_end();
+    }
+
+    /// Puts a file where it belongs; `false` if nothing more can be.
+    fn put(&self, shared: &Shared<'_>, log: &Log, output: Output<File>) -> bool {
+        let report = match output {
+            Output::Flush(done) => {
+                let _ = done.send(FlushEvent::Stored);
+                return true;
+            }
+            Output::File(file, read) => match self.name(shared, log, &file, read) {
+                Ok(Named::Well) => return true,
+                Ok(Named::Overtaken) => Report::Overtaken(self.start.partition),
+                Ok(Named::Dropped) => return false,
+                Err(error) => Report::Failed(error),
+            },
+        };
+        self.end(shared, report);
+        false
+    }
+
+    /// Whatever happened to a partition that was taken away, it is somebody else's now.
+    fn end(&self, shared: &Shared<'_>, report: Report) {
+        if !self.revoked() {
+            shared.abandon(report);
+        }
+    }
+
+    /// Tries again what a disk refuses, until there is room or somebody says stop: the records wait here, and the broker keeps
+    /// them too. `None`: what is here was dropped meanwhile.
+    fn until_it_works<T>(
+        &self,
+        shared: &Shared<'_>,
+        attempt: impl Fn() -> Result<T, store::Error>,
+    ) -> Result<Option<T>, Error> {
+        let mut told = String::new();
+        let done = loop {
+            match attempt() {
+                Ok(done) => break done,
+                Err(_) if self.dropped(shared) => return Ok(None),
+                Err(error @ (store::Error::Io { .. } | store::Error::Parquet { .. })) if !shared.control.stopping() => {
+                    // The reason may change meanwhile.
+                    let why = error.to_string();
+                    if told != why {
+                        tracing::warn!("{why}; trying again until it works");
+                        told = why;
+                    }
+                    thread::sleep(Duration::from_secs(1));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        if !told.is_empty() {
+            tracing::info!("the store takes records again");
+        }
+        Ok(Some(done))
+    }
+
+    /// Publishes a file, then commits.
+    fn name(&self, shared: &Shared<'_>, log: &Log, file: &File, read: Instant) -> Result<Named, Error> {
+        shared.identity.confirm(shared.job, read)?;
+        let published = self.until_it_works(shared, || log.publish_prepared(&file.prepared))?;
+        let Some(published) = published else { return Ok(Named::Dropped) };
+        match published {
+            Published::Taken => Ok(Named::Overtaken),
+            Published::File(stored) => {
+                let progress = &shared.control.progress;
+                progress.stored.fetch_add(stored.rows, Ordering::Relaxed);
+                progress.unreadable.fetch_add(file.unreadable, Ordering::Relaxed);
+                progress.files.fetch_add(1, Ordering::Relaxed);
+                progress.wrote(&stored.path);
+                tracing::debug!(path = %stored.path.display(), rows = stored.rows, "stored");
+                // Where no broker answers, a commit on its way would hold up the end.
+                if !shared.control.stopping() || shared.heard.load(Ordering::Relaxed) {
+                    shared.consumer.commit(stored.partition, stored.next);
+                }
+                Ok(Named::Well)
+            }
+        }
+    }
+}
+
+/// What became of a file.
+enum Named {
+    Well,
+    Overtaken,
+    /// The partition was taken away meanwhile.
+    Dropped,
+}
+
+/// A batch's limits, where so many workers share the memory: a batch is built while one is written, as text and as
+/// Parquet, and one published that may wait in memory, so each gets an eighth of its worker's share.
+pub(super) fn share(limits: &Limits, memory: usize, workers: usize) -> Limits {
+    Limits { bytes: limits.bytes.min(memory / 8 / workers.max(1)).max(1), ..*limits }
+}

@@ -1,0 +1,279 @@
+//! The reading thread: opens a worker for each partition, hears what the broker says besides messages, and knows when to
+//! stop.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::thread::Scope;
+use std::time::{Duration, Instant};
+
+use tercile_store as store;
+
+use super::control::FlushEvent;
+use super::partition::PartitionWorker;
+use super::{Ended, Error, Report, Shared};
+use crate::broker::{Bound, Event, Gap, Start, Trouble};
+
+/// How long a stopping worker may still read what stood in an embedded broker.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How often positions and lags are told, and events looked for.
+const LOOK: Duration = Duration::from_millis(20);
+const TELL: Duration = Duration::from_millis(100);
+/// Partitions that a warning names, at most.
+const NAMED: usize = 10;
+
+pub(super) struct Supervisor<'scope, 'env> {
+    shared: &'env Shared<'env>,
+    scope: &'scope Scope<'scope, 'env>,
+    workers: BTreeMap<i32, Arc<PartitionWorker<'env>>>,
+    halted: BTreeMap<i32, Gap>,
+    /// Until when the broker is waited for without a word: for a group's first assignment, or for the first answer of partitions.
+    patience: Option<Instant>,
+    joined: bool,
+}
+
+impl<'scope, 'env> Supervisor<'scope, 'env> {
+    pub(super) fn new(shared: &'env Shared<'env>, scope: &'scope Scope<'scope, 'env>) -> Self {
+        let patience = Instant::now().checked_add(shared.job.cluster.timeout);
+        let joined = shared.job.group.is_none();
+        Self { shared, scope, workers: BTreeMap::new(), halted: BTreeMap::new(), patience, joined }
+    }
+
+    /// Reads these partitions and whatever a group gives us, until there is a reason to end. The workers are told to write
+    /// or to drop what they hold, as that reason demands.
+    pub(super) fn run(
+        mut self,
+        starts: &[Start],
+        reported: &Receiver<Report>,
+        begun: &mut bool,
+    ) -> Result<Ended, Error> {
+        let ended = self.read(starts, reported, begun);
+        if !matches!(ended, Ok(Ended::Done(_) | Ended::Skipping(_) | Ended::Grown(_) | Ended::Again(_))) {
+            self.shared.abandon.store(true, Ordering::SeqCst);
+        }
+        self.workers.values().for_each(|worker| worker.finish());
+        ended
+    }
+
+    fn read(&mut self, starts: &[Start], reported: &Receiver<Report>, begun: &mut bool) -> Result<Ended, Error> {
+        let Shared { job, control, consumer, .. } = *self.shared;
+        let caught_up = &control.progress.caught_up;
+        let partitions: Vec<i32> = starts.iter().map(|start| start.partition).collect();
+        let ends_at_start = consumer.offsets(&partitions, Bound::Latest)?;
+        *begun = true;
+        // From here on a stop has to wait until what was read is stored.
+        control.set_reading(true);
+        for start in starts {
+            self.check_end(start.partition, start.offset, ends_at_start.get(&start.partition).copied())?;
+        }
+        let mut targets = job.until_end.then(|| ends_at_start.clone());
+        self.take(starts, targets.as_ref())?;
+        let mut deadline = None;
+        let mut down = false;
+        let mut told = Instant::now();
+        self.tell();
+        loop {
+            while let Ok(report) = reported.try_recv() {
+                match report {
+                    Report::Overtaken(partition) => return Ok(Ended::Overtaken(partition)),
+                    Report::Failed(error) => return Err(error),
+                    Report::Grown(partitions) => return Ok(Ended::Grown(partitions)),
+                    Report::Again(why) => return Ok(Ended::Again(why)),
+                    Report::OutOfRange(partition) => {
+                        if let Some(ended) = self.out_of_range(partition)? {
+                            return Ok(ended);
+                        }
+                    }
+                }
+            }
+            for done in control.asked_to_flush() {
+                // Nobody waits any more where it can't be said.
+                let _ = done.send(FlushEvent::Asked(self.workers.len()));
+                self.workers.values().for_each(|worker| worker.flush(done.clone()));
+            }
+            if control.stopping() && deadline.is_none() {
+                if !job.embedded {
+                    break;
+                }
+                // What an embedded broker still holds dies with it, so it is read first.
+                deadline = Some(Instant::now() + DRAIN_LIMIT);
+                let open: Vec<i32> = self.workers.keys().copied().collect();
+                targets = Some(consumer.offsets(&open, Bound::Latest)?);
+            }
+            if !caught_up.load(Ordering::Relaxed) && self.reached(&ends_at_start) {
+                self.tell();
+                caught_up.store(true, Ordering::SeqCst);
+            }
+            let all_halted = !self.workers.is_empty() && self.halted.len() == self.workers.len();
+            if targets.as_ref().is_some_and(|targets| self.reached(targets))
+                || deadline.is_some_and(|deadline| Instant::now() > deadline)
+                || (all_halted && job.group.is_none())
+            {
+                break;
+            }
+            match consumer.poll(LOOK) {
+                None => {}
+                Some(Event::Assigned(starts)) => {
+                    let partitions: Vec<i32> = starts.iter().map(|start| start.partition).collect();
+                    tracing::info!(?partitions, "reading {} now", partition_list(&partitions));
+                    self.joined = true;
+                    self.shared.heard.store(true, Ordering::Relaxed);
+                    self.take(&starts, None)?;
+                }
+                Some(Event::Revoked(partitions)) => {
+                    tracing::info!(?partitions, "no longer reading {}", partition_list(&partitions));
+                    self.give_back(&partitions);
+                    consumer.give_back(&partitions);
+                }
+                Some(Event::NotNow(not_now)) if not_now.passes => return Ok(Ended::Again(not_now.why)),
+                Some(Event::NotNow(not_now)) => return Err(Error::Fatal(not_now.why)),
+                Some(Event::Refused(error)) => return Err(error.into()),
+                Some(Event::Trouble(Trouble { cause, message })) if self.shared.told.is_new(&cause) => {
+                    tracing::warn!("{message}");
+                }
+                Some(Event::Trouble(_)) => {}
+                Some(Event::Down(_)) if down => {}
+                Some(Event::Down(why)) => {
+                    let why = why.map_or_else(String::new, |why| format!(": {why}"));
+                    tracing::warn!("no broker answers at {}{why}; trying again", job.cluster.servers);
+                    self.shared.heard.store(false, Ordering::Relaxed);
+                    down = true;
+                }
+                Some(Event::Fatal(why)) => return Err(Error::Fatal(why)),
+            }
+            if down && self.shared.heard.load(Ordering::Relaxed) {
+                tracing::info!("the broker at {} is back", job.cluster.servers);
+                down = false;
+            }
+            if self.patience.is_some_and(|patience| Instant::now() >= patience) {
+                self.patience = None;
+                if !down {
+                    self.warn_of_silence();
+                }
+            }
+            if told.elapsed() > TELL {
+                self.tell();
+                told = Instant::now();
+            }
+        }
+        self.tell();
+        Ok(Ended::Done(self.halted.values().cloned().collect()))
+    }
+
+    /// Says so where the broker, or the group, has not answered in time. Reading goes on as soon as it does.
+    fn warn_of_silence(&self) {
+        let Shared { job, consumer, .. } = self.shared;
+        let why = consumer.failure();
+        let seconds = job.cluster.timeout.as_secs_f64();
+        if let (false, Some(group)) = (self.joined, &job.group) {
+            let why = why.unwrap_or_else(|| "its other members may still be finishing their work".to_owned());
+            tracing::warn!("the group {} has not let this worker in within {seconds} s: {why}; waiting", group.name);
+            return;
+        }
+        let silent: Vec<i32> =
+            self.workers.iter().filter(|(_, worker)| !worker.has_answered()).map(|(&p, _)| p).collect();
+        let silent: Vec<i32> = silent.into_iter().filter(|partition| !self.halted.contains_key(partition)).collect();
+        if !silent.is_empty() {
+            let why = why.map_or_else(String::new, |why| format!(": {why}"));
+            tracing::warn!(
+                partitions = ?silent,
+                "no answer for {} of {} within {seconds} s{why}; trying again",
+                partition_list(&silent),
+                job.topic
+            );
+        }
+    }
+
+    /// Opens a worker for each of these partitions.
+    fn take(&mut self, starts: &[Start], ends: Option<&BTreeMap<i32, i64>>) -> Result<(), Error> {
+        if !starts.is_empty() {
+            self.patience = Instant::now().checked_add(self.shared.job.cluster.timeout);
+        }
+        self.shared.workers.fetch_add(starts.len(), Ordering::SeqCst);
+        for &start in starts {
+            let end = ends.and_then(|ends| ends.get(&start.partition).copied());
+            let worker = PartitionWorker::open(self.scope, self.shared, start, end)?;
+            self.workers.insert(start.partition, worker);
+            self.halted.remove(&start.partition);
+        }
+        Ok(())
+    }
+
+    /// Drops what these partitions' workers hold: whoever reads them now has it.
+    fn give_back(&mut self, partitions: &[i32]) {
+        for partition in partitions {
+            if let Some(worker) = self.workers.remove(partition) {
+                worker.revoke();
+                self.shared.workers.fetch_sub(1, Ordering::SeqCst);
+            }
+            self.halted.remove(partition);
+        }
+    }
+
+    fn positions(&self) -> BTreeMap<i32, i64> {
+        self.workers.iter().map(|(&partition, worker)| (partition, worker.position())).collect()
+    }
+
+    fn reached(&self, targets: &BTreeMap<i32, i64>) -> bool {
+        targets.iter().all(|(partition, end)| {
+            self.workers.get(partition).is_none_or(|worker| worker.position() >= *end || worker.at_end())
+                || self.halted.contains_key(partition)
+        })
+    }
+
+    /// What becomes of a partition whose next record is gone: it halts, unless its gap is accepted. Nothing of it is read
+    /// any more, so where nothing is missing after all, everything is read again from where the log ends.
+    fn out_of_range(&mut self, partition: i32) -> Result<Option<Ended>, Error> {
+        let Shared { job, control, consumer, .. } = *self.shared;
+        let Some(worker) = self.workers.get(&partition) else { return Ok(None) };
+        // A topic that was deleted and made again is another topic, not a gap.
+        let topic = job.cluster.topic(&job.topic)?;
+        if !job.embedded {
+            job.store.claim(&topic.name, &topic.id, topic.partitions)?;
+        }
+        let end = consumer.offsets(&[partition], Bound::Latest)?.get(&partition).copied();
+        self.check_end(partition, worker.position(), end)?;
+        match consumer.gap(partition, worker.position())? {
+            None => Ok(Some(Ended::Again(format!("partition {partition} of {} was rewound", job.topic)))),
+            Some(gap) if job.accept_gap && gap.found > gap.expected => Ok(Some(Ended::Skipping(vec![gap]))),
+            Some(gap) => {
+                tracing::error!("{gap}; this partition halts");
+                control.progress.halted(gap.clone());
+                if let Some(backlog) = &job.backlog {
+                    // What the sender still has would wait for a reader that does not come.
+                    backlog.close();
+                }
+                self.halted.insert(partition, gap);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Refuses a topic that ends before the store does: records that come to it would get offsets that are taken.
+    fn check_end(&self, partition: i32, next: i64, end: Option<i64>) -> Result<(), Error> {
+        let job = self.shared.job;
+        let Some(end) = end.filter(|end| *end < next && !job.embedded) else { return Ok(()) };
+        let (store, topic) = (job.store.root().to_owned(), job.topic.clone());
+        Err(store::Error::AheadOfTopic { store, topic, partition, next, end }.into())
+    }
+
+    /// Lets whoever watches know where we are.
+    fn tell(&self) {
+        let Shared { control, consumer, .. } = self.shared;
+        let positions = self.positions();
+        let lags = positions.iter().filter_map(|(&p, &at)| Some((p, consumer.lag(p, at)?))).collect();
+        control.progress.stands(positions, lags);
+    }
+}
+
+/// `partition 3`, `partitions 0, 2`, `no partitions`.
+fn partition_list(partitions: &[i32]) -> String {
+    let numbers = partitions.iter().take(NAMED).map(i32::to_string).collect::<Vec<_>>().join(", ");
+    match partitions.len() {
+        0 => "no partitions".to_owned(),
+        1 => format!("partition {numbers}"),
+        n if n <= NAMED => format!("partitions {numbers}"),
+        n => format!("partitions {numbers} and {} more", n - NAMED),
+    }
+}

@@ -1,0 +1,7 @@
+//! Kafka: connections, consumer, producer, an embedded broker, and the loop that writes a topic to a store.
+//!
+//! Only this crate names rdkafka. [`broker`] talks to brokers; [`ingest`] reads partitions, decodes and batches their records, writes
+//! them as Parquet and publishes the files in a [`tercile_store::Store`].
+
+pub mod broker;
+pub mod ingest;

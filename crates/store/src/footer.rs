@@ -1,0 +1,197 @@
+//! A file of records, as its footer describes it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{Array as _, AsArray as _, RecordBatch};
+use arrow::compute::{max, min};
+use arrow::datatypes::{Int64Type, TimestampMillisecondType};
+use bytes::Bytes;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{
+    ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy, RowGroupMetaData,
+};
+use parquet::file::properties::DEFAULT_MAX_ROW_GROUP_ROW_COUNT;
+use parquet::file::reader::{ChunkReader as _, Length as _};
+use parquet::file::statistics::Statistics;
+use serde::{Deserialize, Serialize};
+
+use super::checksums::Checksums;
+use super::file_name::Name;
+use super::{Error, Input, Place};
+use crate::record::Fields;
+
+/// What is decoded of a footer: of the statistics those of `_offset` and `_timestamp`, which are the second column and the third.
+/// A file that has them elsewhere has no bounds.
+static WHAT_COUNTS: LazyLock<ParquetMetaDataOptions> = LazyLock::new(|| {
+    ParquetMetaDataOptions::new()
+        .with_column_stats_policy(ParquetStatisticsPolicy::skip_except(&[1, 2]))
+        .with_encoding_stats_policy(ParquetStatisticsPolicy::SkipAll)
+        .with_size_stats_policy(ParquetStatisticsPolicy::SkipAll)
+});
+
+/// Bytes of the length of a footer and of the magic number that ends a file.
+const TAIL: u64 = 8;
+
+/// A file of records, as its footer describes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DataFile {
+    /// What the path is a path of.
+    pub place: Place,
+    pub path: PathBuf,
+    pub partition: i32,
+    /// Where it was expected to start.
+    pub start: i64,
+    /// The position after its last record.
+    pub next: i64,
+    pub rows: u64,
+    /// Bytes on disk.
+    pub size: u64,
+    /// The fields that `00_records.sql` declared when it was written.
+    pub fields: Arc<Fields>,
+    /// Of a file with one row group what its statistics say of it.
+    pub bounds: Option<Bounds>,
+    /// The checksums of its parts, if its footer was read in this process and has them.
+    pub checksums: Option<Arc<Checksums>>,
+}
+
+/// Between what times and offsets records lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// Records without a time.
+    pub timeless: u64,
+    /// The least and the greatest time; `None` if no record has one.
+    pub times: Option<(i64, i64)>,
+    pub offsets: (i64, i64),
+}
+
+impl Bounds {
+    /// What a row group's statistics say, if they do.
+    pub fn of_group(group: &RowGroupMetaData) -> Option<Self> {
+        let ((times, timeless), (offsets, _)) = (of_column(group, "_timestamp")?, of_column(group, "_offset")?);
+        let said = times.is_some() || u64::try_from(group.num_rows()) == Ok(timeless);
+        said.then_some(Self { timeless, times, offsets: offsets? })
+    }
+
+    /// Those of records at hand, if a file has them in one row group.
+    pub(super) fn of_records(records: &RecordBatch) -> Option<Self> {
+        if records.num_rows() > DEFAULT_MAX_ROW_GROUP_ROW_COUNT {
+            return None;
+        }
+        let times = records.column_by_name("_timestamp")?.as_primitive_opt::<TimestampMillisecondType>()?;
+        let offsets = records.column_by_name("_offset")?.as_primitive_opt::<Int64Type>()?;
+        Some(Self {
+            timeless: times.null_count() as u64,
+            times: min(times).zip(max(times)),
+            offsets: min(offsets).zip(max(offsets))?,
+        })
+    }
+}
+
+/// The bounds of a column, and how many of its values are missing; `None` where the statistics don't say.
+fn of_column(group: &RowGroupMetaData, column: &str) -> Option<(Option<(i64, i64)>, u64)> {
+    let chunk = group.columns().iter().find(|chunk| chunk.column_path().string() == column)?;
+    let Some(Statistics::Int64(values)) = chunk.statistics() else { return None };
+    let missing = values.null_count_opt()?;
+    Some((values.min_opt().copied().zip(values.max_opt().copied()), missing))
+}
+
+impl DataFile {
+    /// Opens it, to be read in parts.
+    pub fn open(&self) -> Result<Input, Error> {
+        self.place.open(&self.path).map_err(Error::io("open", &self.path))
+    }
+
+    /// Whether this is the file of that name.
+    #[cfg(feature = "object-stores")]
+    pub(super) fn is_named(&self, name: Name) -> bool {
+        self.path.file_name().is_some_and(|own| own == name.to_string().as_str())
+    }
+
+    /// Reads a footer, which must say what the name says and be of this partition.
+    pub(super) fn read(place: &Place, path: &Path, name: Name, partition: i32) -> Result<Self, Error> {
+        let damaged = |why: String| Error::Damaged { path: path.to_owned(), why };
+        let file = place.open(path).map_err(Error::io("open", path))?;
+        let size = file.len();
+        let (metadata, bytes) = read_footer(path, &file)?;
+        let checksums = Checksums::of(&metadata, &bytes).map_err(damaged)?;
+        let number = |key: &str| {
+            value(&metadata, key)
+                .and_then(|value| value.parse::<i64>().ok())
+                .ok_or_else(|| damaged(format!("its footer holds no {key}")))
+        };
+        let (start, next, rows) = (number("start")?, number("next")?, number("rows")?);
+        if start != name.start || name.next.is_some_and(|named| named != next) {
+            return Err(damaged(format!("its footer says {start} to {next}, its name says otherwise")));
+        }
+        let whose = value(&metadata, "partition").map(str::parse::<i32>);
+        if whose.is_some_and(|whose| whose != Ok(partition)) {
+            return Err(damaged("its footer says that it is another partition's".to_owned()));
+        }
+        Ok(Self {
+            place: place.clone(),
+            path: path.to_owned(),
+            partition,
+            start,
+            next,
+            rows: u64::try_from(rows).map_err(|_| damaged("its footer counts less than no rows".to_owned()))?,
+            size,
+            checksums: checksums.map(Arc::new),
+            bounds: match metadata.row_groups() {
+                [only] => Bounds::of_group(only),
+                _ => None,
+            },
+            fields: Arc::new(declared(metadata.file_metadata().schema().get_fields().iter().map(|f| f.name()))),
+        })
+    }
+}
+
+/// Of a file's columns those that hold fields of the records; the others are the store's own.
+pub(super) fn declared<'c>(columns: impl Iterator<Item = &'c str>) -> Fields {
+    Fields::new(columns.filter(|name| !name.starts_with('_')).map(str::to_owned).collect())
+}
+
+/// Adds a file. Most have the fields of the one before: they are kept once.
+pub(super) fn push(files: &mut Vec<DataFile>, mut file: DataFile) {
+    if let Some(DataFile { fields, .. }) = files.last()
+        && *fields == file.fields
+    {
+        file.fields = Arc::clone(fields);
+    }
+    files.push(file);
+}
+
+/// Reads a footer, and gives its bytes to the end of the file, too.
+pub(super) fn read_footer(path: &Path, file: &Input) -> Result<(ParquetMetaData, Bytes), Error> {
+    let size = file.len();
+    let read = |from_end: u64| {
+        let short = || ParquetError::EOF("it is too short for a Parquet file".to_owned());
+        file.get_bytes(size.checked_sub(from_end).ok_or_else(short)?, from_end as usize)
+    };
+    let mut reader = ParquetMetaDataReader::new().with_metadata_options(Some(WHAT_COUNTS.clone()));
+    let mut parse = || {
+        let end = read(TAIL)?;
+        let length = end.first_chunk().map(|length| u32::from_le_bytes(*length)).unwrap_or_default();
+        let bytes = read(u64::from(length) + TAIL)?;
+        reader.try_parse_sized(&bytes, size)?;
+        Ok((reader.finish()?, bytes))
+    };
+    parse().map_err(|e| unreadable(path, e))
+}
+
+pub(super) fn value<'m>(metadata: &'m ParquetMetaData, key: &str) -> Option<&'m str> {
+    let pairs = metadata.file_metadata().key_value_metadata()?;
+    pairs.iter().find(|pair| pair.key == key)?.value.as_deref()
+}
+
+/// A file that can't be read may be damaged; or the disk may only fail to give it now.
+pub(super) fn unreadable(path: &Path, error: ParquetError) -> Error {
+    match error {
+        ParquetError::External(source) => match source.downcast::<io::Error>() {
+            Ok(source) => Error::io("read", path)(*source),
+            Err(source) => Error::Damaged { path: path.to_owned(), why: source.to_string() },
+        },
+        error => Error::Damaged { path: path.to_owned(), why: error.to_string() },
+    }
+}

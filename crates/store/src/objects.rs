@@ -1,0 +1,327 @@
+//! A prefix of an object store: S3 and what speaks like it, Google Cloud Storage, Azure.
+//!
+//! Input: paths below the store's root, whose text is a URL. Output: what place.rs asks for. The rest of the program is not
+//! asynchronous here, so a runtime of its own does the talking and whoever asks waits.
+
+mod conditional_put;
+mod endpoint;
+#[doc(hidden)]
+pub mod flaky;
+mod lease;
+mod range_reader;
+mod retry;
+
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use lease::Beats;
+pub use lease::Lease;
+pub use object_store::UpdateVersion as Version;
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::path::Path as Key;
+use object_store::{
+    ClientOptions, Error as Fault, ObjectMeta, ObjectStore, ObjectStoreExt as _, RetryConfig, UpdateVersion,
+};
+pub use range_reader::Object;
+use retry::{again, gone, plain, short};
+use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
+use url::Url;
+
+use super::Error;
+use super::location;
+use super::place::Entry;
+
+/// Timeout of one request, its body included. A GET of a query that is never answered is retried after it, so it is less than
+/// [`RETRYING`]; a range of a file of the usual size arrives within it on a line of 1 MB/s.
+const REQUEST: Duration = Duration::from_secs(30);
+/// How long a request that fails is retried before its error is reported.
+const RETRYING: Duration = Duration::from_secs(45);
+/// Timeout of one attempt of a small request: a list, a head, a block of 4 MiB.
+const ATTEMPT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+/// Bytes a second that an upload may be expected to move at least: its timeout grows with its size.
+const SLOWEST: u64 = 1 << 20;
+
+/// Names that are asked for at once: less than a page of a list, so that it holds the end of its part.
+pub(super) const PAGE: usize = 900;
+/// Parts of a list that are asked for side by side.
+const LISTS_AT_ONCE: usize = 16;
+
+/// A prefix of an object store.
+#[derive(Debug)]
+pub struct Objects {
+    root: PathBuf,
+    url: Url,
+    prefix: Key,
+    /// For our own runtime.
+    store: Arc<dyn ObjectStore>,
+    /// For the runtime of the queries: connections belong to the runtime that made them.
+    for_queries: Arc<dyn ObjectStore>,
+    runtime: Option<Runtime>,
+    /// The lock of the one that feeds this store alone, if this process is it.
+    feeding: Mutex<Option<Arc<Beats>>>,
+}
+
+impl Drop for Objects {
+    fn drop(&mut self) {
+        // Whoever lets go of it may be a task that must not wait.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Objects {
+    /// Makes a client from the URL and the usual environment: AWS_…, GOOGLE_…, AZURE_…. Nothing is asked yet.
+    pub fn open(root: &Path) -> Result<Self, Error> {
+        let fault = |why: String| Error::Url { url: root.to_owned(), why };
+        let named = location::object(&root.to_string_lossy()).map_err(&fault)?;
+        let url = Url::parse(&named.text).map_err(|e| fault(e.to_string()))?;
+        let prefix = Key::parse(&named.prefix).map_err(|e| fault(e.to_string()))?;
+        endpoint::check(&url, |name| std::env::var(name).ok()).map_err(&fault)?;
+        let client = || client(&url).map_err(|e| fault(short(&e)));
+        let (store, for_queries) = (client()?, client()?);
+        let runtime = Builder::new_multi_thread().worker_threads(2).thread_name("objects").enable_all().build();
+        let runtime = Some(runtime.map_err(|e| fault(e.to_string()))?);
+        Ok(Self {
+            root: PathBuf::from(named.text),
+            url,
+            prefix,
+            store,
+            for_queries,
+            runtime,
+            feeding: Mutex::default(),
+        })
+    }
+
+    /// A prefix of any object store.
+    ///
+    /// # Errors
+    /// [`Error::Url`] if the URL cannot be parsed.
+    pub(super) fn over(root: &str, store: Arc<dyn ObjectStore>) -> Result<Self, Error> {
+        let fault = |why: String| Error::Url { url: root.into(), why };
+        let url = Url::parse(root).map_err(|e| fault(e.to_string()))?;
+        let prefix = Key::from_url_path(url.path()).map_err(|e| fault(e.to_string()))?;
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = Some(runtime.map_err(|e| fault(e.to_string()))?);
+        let (root, for_queries) = (PathBuf::from(root), Arc::clone(&store));
+        Ok(Self { root, url, prefix, store, for_queries, runtime, feeding: Mutex::default() })
+    }
+
+    /// What a query engine reads this place with.
+    pub fn for_queries(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.for_queries)
+    }
+
+    /// Does something on the runtime, and waits for it. Where that would stop a runtime of somebody else's, it is told.
+    fn wait<T: Send + 'static>(&self, work: impl Future<Output = Result<T, Fault>> + Send + 'static) -> io::Result<T> {
+        let (done, waits) = std::sync::mpsc::sync_channel(1);
+        let runtime = self.runtime.as_ref().ok_or_else(gone)?;
+        runtime.spawn(async move {
+            // Whoever waited may have been cut off.
+            let _ = done.send(work.await);
+        });
+        let received = match Handle::try_current() {
+            Ok(current) if current.runtime_flavor() == RuntimeFlavor::MultiThread => {
+                tokio::task::block_in_place(|| waits.recv())
+            }
+            _ => waits.recv(),
+        };
+        received.map_err(|_| gone())?.map_err(plain)
+    }
+
+    fn key(&self, path: &Path) -> Key {
+        let below = path.strip_prefix(&self.root).unwrap_or(path);
+        below.iter().fold(self.prefix.clone(), |key, part| key.join(part.to_string_lossy().as_ref()))
+    }
+
+    /// The client and the key of a path, to be moved into a future.
+    fn at(&self, path: &Path) -> (Arc<dyn ObjectStore>, Key) {
+        (Arc::clone(&self.store), self.key(path))
+    }
+
+    pub fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        let (store, key) = self.at(dir);
+        let found = self.wait(async move { again(|| store.list_with_delimiter(Some(&key))).await })?;
+        Ok(found.objects.into_iter().filter_map(entry).collect())
+    }
+
+    /// The files of a directory of many, asked for side by side: in parts that end with these names, which are in order.
+    pub fn list_all(&self, dir: &Path, marks: &[String]) -> io::Result<Vec<Entry>> {
+        // S3's directory buckets list in no order.
+        if marks.is_empty() || self.url.host_str().is_some_and(|bucket| bucket.ends_with("--x-s3")) {
+            return self.list(dir);
+        }
+        let (store, key) = self.at(dir);
+        let marks = marks.iter().map(|mark| key.clone().join(mark.as_str()));
+        let begins = std::iter::once(key.clone()).chain(marks.clone());
+        let ask = |(after, until): (Key, Option<Key>)| {
+            let (store, dir) = (Arc::clone(&store), key.clone());
+            async move { again(|| part(&*store, &dir, &after, until.as_ref())).await }
+        };
+        let asked: Vec<_> = begins.zip(marks.map(Some).chain([None])).map(ask).collect();
+        let found: Vec<Vec<ObjectMeta>> =
+            self.wait(async move { stream::iter(asked).buffered(LISTS_AT_ONCE).try_collect().await })?;
+        Ok(found.into_iter().flatten().filter_map(entry).collect())
+    }
+
+    /// The files of a directory whose names come after this one.
+    pub fn list_from(&self, dir: &Path, after: &str) -> io::Result<Vec<Entry>> {
+        let (store, key) = self.at(dir);
+        let offset = key.clone().join(after);
+        let found: Vec<ObjectMeta> =
+            self.wait(async move { again(|| store.list_with_offset(Some(&key), &offset).try_collect()).await })?;
+        Ok(found.into_iter().filter_map(entry).collect())
+    }
+
+    pub fn dirs(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let (store, key) = self.at(dir);
+        let found = self.wait(async move { again(|| store.list_with_delimiter(Some(&key))).await })?;
+        Ok(found.common_prefixes.iter().filter_map(|prefix| prefix.filename().map(str::to_owned)).collect())
+    }
+
+    pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let (store, key) = self.at(path);
+        self.wait(async move { Ok(whole(&*store, &key).await?.0.to_vec()) })
+    }
+
+    /// Reads an object, and which version of it this is; `None` if there is none.
+    pub fn read_version(&self, path: &Path) -> io::Result<Option<(Vec<u8>, Version)>> {
+        let (store, key) = self.at(path);
+        self.wait(async move {
+            match whole(&*store, &key).await {
+                Ok((bytes, version)) => Ok(Some((bytes.to_vec(), version))),
+                Err(Fault::NotFound { .. }) => Ok(None),
+                Err(fault) => Err(fault),
+            }
+        })
+    }
+
+    /// Puts bytes over the version that was seen, or where nothing was. The version that they are; `None` if somebody else
+    /// was faster.
+    pub fn replace_if(
+        &self,
+        bytes: impl Into<Bytes>,
+        path: &Path,
+        seen: Option<Version>,
+    ) -> io::Result<Option<Version>> {
+        let ((store, key), bytes) = (self.at(path), bytes.into());
+        self.wait(async move { conditional_put::put_if(&*store, &key, bytes, seen).await })
+    }
+
+    pub fn delete(&self, path: &Path) -> io::Result<()> {
+        let (store, key) = self.at(path);
+        self.wait(async move { again(|| store.delete(&key)).await })
+    }
+
+    fn head(&self, path: &Path) -> io::Result<ObjectMeta> {
+        let (store, key) = self.at(path);
+        self.wait(async move { again(|| store.head(&key)).await })
+    }
+
+    pub fn modified(&self, path: &Path) -> io::Result<SystemTime> {
+        Ok(self.head(path)?.last_modified.into())
+    }
+
+    /// What an object's version is called, so that a change is seen without reading it.
+    pub fn stamp(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let meta = self.head(path)?;
+        Ok(format!("{:?} {} {}", meta.e_tag, meta.last_modified, meta.size).into_bytes())
+    }
+
+    /// Moves an object to a name of its own.
+    pub fn set_aside(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let ((store, from), to) = (self.at(from), self.key(to));
+        self.wait(async move {
+            let (bytes, _) = whole(&*store, &from).await?;
+            again(|| store.put(&to, bytes.clone().into())).await?;
+            again(|| store.delete(&from)).await
+        })
+    }
+
+    pub fn open_object(self: &Arc<Self>, path: &Path) -> io::Result<Object> {
+        Object::open(self, self.key(path))
+    }
+
+    /// Tries whether a name can be taken, and only once: everything stands on that.
+    pub fn probe(&self, path: &Path) -> io::Result<()> {
+        let first = self.replace_if(b"first".to_vec(), path, None)?;
+        let second = self.replace_if(b"second".to_vec(), path, None);
+        self.delete(path)?;
+        if first.is_some() && second?.is_none() {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the service ignores If-None-Match, and two writers would overwrite each other's files; choose one that honours it",
+        ))
+    }
+
+    /// Keeps the lock of the one that feeds this store alone in mind.
+    pub(super) fn feeds(&self, lease: &Lease) {
+        *self.feeding.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease.beats());
+    }
+
+    /// Whether this process fed the store alone, and may have lost the right to.
+    pub(super) fn lost(&self) -> bool {
+        let feeding = self.feeding.lock().unwrap_or_else(PoisonError::into_inner);
+        feeding.as_ref().is_some_and(|beats| !beats.holds())
+    }
+}
+
+/// The objects of a directory after one name, up to another.
+async fn part(store: &dyn ObjectStore, dir: &Key, after: &Key, until: Option<&Key>) -> Result<Vec<ObjectMeta>, Fault> {
+    let here = |meta: &ObjectMeta| std::future::ready(Ok(until.is_none_or(|until| meta.location <= *until)));
+    store.list_with_offset(Some(dir), after).try_take_while(here).try_collect().await
+}
+
+fn entry(meta: ObjectMeta) -> Option<Entry> {
+    let name = meta.location.filename()?.to_owned();
+    Some(Entry { name, modified: Some(meta.last_modified.into()), tag: meta.e_tag })
+}
+
+fn version(meta: &ObjectMeta) -> Version {
+    UpdateVersion { e_tag: meta.e_tag.clone(), version: meta.version.clone() }
+}
+
+/// Reads an object whole. A body that is cut off is no answer.
+async fn whole(store: &dyn ObjectStore, key: &Key) -> Result<(Bytes, Version), Fault> {
+    again(|| async move {
+        let found = store.get(key).await?;
+        let version = version(&found.meta);
+        Ok::<_, Fault>((found.bytes().await?, version))
+    })
+    .await
+}
+
+/// A client of a URL's bucket, for whoever is not a store.
+#[cfg(feature = "distributed")]
+pub fn client_of(url: &Url) -> Result<Arc<dyn ObjectStore>, String> {
+    client(url).map_err(|e| short(&e))
+}
+
+fn client(url: &Url) -> Result<Arc<dyn ObjectStore>, Fault> {
+    let http = endpoint::allows_http(|name| std::env::var(name).ok());
+    let options =
+        ClientOptions::new().with_timeout(REQUEST).with_connect_timeout(Duration::from_secs(5)).with_allow_http(http);
+    let retry = RetryConfig { max_retries: 8, retry_timeout: RETRYING, ..Default::default() };
+    // Three builders of three types, and no trait that they share.
+    macro_rules! build {
+        ($builder:ty) => {
+            Arc::new(
+                <$builder>::from_env().with_url(url.as_str()).with_client_options(options).with_retry(retry).build()?,
+            )
+        };
+    }
+    Ok(match url.scheme() {
+        "gs" => build!(GoogleCloudStorageBuilder),
+        "s3" | "s3a" => build!(AmazonS3Builder),
+        _ => build!(MicrosoftAzureBuilder),
+    })
+}

@@ -1,0 +1,63 @@
+//! Queries over a store in an object store that injects faults.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datafusion::arrow::array::AsArray as _;
+use datafusion::arrow::datatypes::Int64Type;
+use tercile_store::batch::{Batch, Record};
+use tercile_store::flaky::Flaky;
+use tercile_store::record::{Fields, decode};
+use tercile_store::{Published, Snapshot, Store};
+
+use crate::engine;
+
+/// A store with `files` files of one record each.
+fn store(flaky: &Flaky, files: i64) -> Store {
+    let store = Store::over("s3://test/a/store", Arc::new(flaky.clone())).unwrap();
+    store.claim("products", "id", 1).unwrap();
+    let log = store.log("products", 0);
+    log.begin(0).unwrap();
+    let fields = Fields::new(vec!["rating".to_owned()]);
+    for offset in 0..files {
+        let payload = br#"{"rating": 4}"#;
+        let record = Record { offset, timestamp: Some(1_700_000_000_000), key: None, payload: Some(payload) };
+        let mut batch = Batch::new(0, &fields);
+        batch.push(&record, std::iter::empty(), &decode(payload, &fields), Instant::now());
+        let ready = batch.take().unwrap().unwrap();
+        assert!(matches!(log.publish(&ready.records, offset, ready.next).unwrap(), Published::File(_)));
+    }
+    store
+}
+
+#[test]
+fn neither_slices_nor_a_plan_open_a_file() {
+    let flaky = Flaky::slow(Duration::ZERO, 1);
+    let snapshot: Snapshot = store(&flaky, 150).snapshot().unwrap();
+    let asked = flaky.gets();
+    let places: Vec<u64> = crate::slices::cuts(&snapshot).unwrap().iter().map(|cut| cut.place).collect();
+    assert_eq!(places, [50, 100, 150]);
+    let files = crate::sql::Files::load(None).unwrap();
+    let planned = async {
+        let ctx = engine::open(&snapshot, &files).await?;
+        engine::collect(&ctx, "EXPLAIN SELECT sum(rating) FROM slices GROUP BY _slice").await
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(planned).unwrap();
+    assert_eq!(flaky.gets(), asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_over_a_file_that_is_gone_fails() {
+    let store = store(&Flaky::slow(Duration::ZERO, 1), 3);
+    let snapshot = store.snapshot().unwrap();
+    let files = crate::sql::Files::load(None).unwrap();
+    let sum = async || {
+        let ctx = engine::open_without_views(&snapshot, &files, engine::Limits::default()).unwrap();
+        let sum = engine::collect(&ctx, "SELECT sum(_offset) FROM records").await?;
+        Ok::<_, engine::Error>(sum.column(0).as_primitive::<Int64Type>().value(0))
+    };
+    assert_eq!(sum().await.unwrap(), 3);
+    store.place().delete(&snapshot.files[1].path).unwrap();
+    let error = sum().await.unwrap_err().to_string();
+    assert!(error.contains("00001.parquet"), "{error}");
+}

@@ -1,0 +1,172 @@
+//! Times and dates beyond what chrono can hold, as text.
+//!
+//! Arrow writes a time by way of chrono, whose years end at 262,142, and gives "ERROR: Cast error: …" for a later one, with quotes that break
+//! JSON, or fails. A topic may hold any 64 bits as a time.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    Array as _, ArrayRef, AsArray as _, FixedSizeListArray, GenericListArray, MapArray, OffsetSizeTrait,
+    PrimitiveArray, RecordBatch, StringArray, StructArray,
+};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{
+    ArrowPrimitiveType, DataType, Date32Type, Date64Type, Field, FieldRef, Schema, TimeUnit, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampSecondType,
+};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use tercile_store::times::{civil, date};
+
+/// Days since 1970 that chrono surely holds: some 250,000 years.
+const DAYS: i64 = 91_000_000;
+
+/// A batch whose columns of times with values that chrono can't hold are text, wherever they are nested. Any other batch is given
+/// back as it is.
+///
+/// # Errors
+/// If a nested array can't be put together again, which would be a fault here.
+pub fn readable(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let columns: Vec<Option<ArrayRef>> = batch.columns().iter().map(column).collect::<Result<_, _>>()?;
+    if columns.iter().all(Option::is_none) {
+        return Ok(batch.clone());
+    }
+    let (mut fields, mut arrays) = (Vec::new(), Vec::new());
+    for ((field, array), changed) in batch.schema().fields().iter().zip(batch.columns()).zip(columns) {
+        let array = changed.unwrap_or_else(|| Arc::clone(array));
+        fields.push(typed(field, &array));
+        arrays.push(array);
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+}
+
+/// The same field with an array's type.
+fn typed(field: &FieldRef, array: &ArrayRef) -> FieldRef {
+    Arc::new(Field::new(field.name(), array.data_type().clone(), true))
+}
+
+/// A column as text, or with text in it; `None` if all of it can be written as it is.
+fn column(array: &ArrayRef) -> Result<Option<ArrayRef>, ArrowError> {
+    Ok(match array.data_type() {
+        DataType::Timestamp(TimeUnit::Second, zone) => times::<TimestampSecondType>(array, 0, zone.is_some()),
+        DataType::Timestamp(TimeUnit::Millisecond, zone) => times::<TimestampMillisecondType>(array, 3, zone.is_some()),
+        DataType::Timestamp(TimeUnit::Microsecond, zone) => times::<TimestampMicrosecondType>(array, 6, zone.is_some()),
+        DataType::Date32 => texts(array, array.as_primitive::<Date32Type>(), |days| {
+            let days = i64::from(days);
+            (days.abs() > DAYS).then(|| date(i128::from(days)))
+        }),
+        DataType::Date64 => texts(array, array.as_primitive::<Date64Type>(), |millis| {
+            let days = millis.div_euclid(86_400_000);
+            (days.abs() > DAYS).then(|| civil(i128::from(millis), 3))
+        }),
+        DataType::Struct(fields) => {
+            let inner = array.as_struct();
+            let changed: Vec<_> = inner.columns().iter().map(column).collect::<Result<_, _>>()?;
+            if changed.iter().all(Option::is_none) {
+                return Ok(None);
+            }
+            let arrays: Vec<ArrayRef> =
+                inner.columns().iter().zip(changed).map(|(old, new)| new.unwrap_or_else(|| Arc::clone(old))).collect();
+            let fields: Vec<FieldRef> = fields.iter().zip(&arrays).map(|(field, array)| typed(field, array)).collect();
+            Some(Arc::new(StructArray::try_new(fields.into(), arrays, inner.nulls().cloned())?) as ArrayRef)
+        }
+        DataType::List(field) => list::<i32>(array, field)?,
+        DataType::LargeList(field) => list::<i64>(array, field)?,
+        DataType::FixedSizeList(field, size) => {
+            let inner = array.as_fixed_size_list();
+            let Some(values) = column(inner.values())? else { return Ok(None) };
+            let nulls = inner.nulls().cloned();
+            Some(Arc::new(FixedSizeListArray::try_new(typed(field, &values), *size, values, nulls)?) as ArrayRef)
+        }
+        DataType::Map(field, sorted) => {
+            let inner = array.as_map();
+            let entries = Arc::new(inner.entries().clone()) as ArrayRef;
+            let Some(entries) = column(&entries)? else { return Ok(None) };
+            let keyed = Arc::new(Field::new(field.name(), entries.data_type().clone(), false));
+            let (offsets, nulls) = (inner.offsets().clone(), inner.nulls().cloned());
+            Some(Arc::new(MapArray::try_new(keyed, offsets, entries.as_struct().clone(), nulls, *sorted)?) as ArrayRef)
+        }
+        DataType::Dictionary(_, values) if values.is_temporal() => {
+            let plain = cast(array, values)?;
+            column(&plain)?
+        }
+        _ => None,
+    })
+}
+
+fn list<O: OffsetSizeTrait>(array: &ArrayRef, field: &FieldRef) -> Result<Option<ArrayRef>, ArrowError> {
+    let inner = array.as_list::<O>();
+    let Some(values) = column(inner.values())? else { return Ok(None) };
+    let (offsets, nulls) = (inner.offsets().clone(), inner.nulls().cloned());
+    Ok(Some(Arc::new(GenericListArray::<O>::try_new(typed(field, &values), offsets, values, nulls)?)))
+}
+
+fn times<T: ArrowPrimitiveType<Native = i64>>(array: &ArrayRef, decimals: u32, zoned: bool) -> Option<ArrayRef> {
+    let per_day = 86_400 * 10_i64.pow(decimals);
+    texts(array, array.as_primitive::<T>(), |value| {
+        let far = value.div_euclid(per_day).abs() > DAYS;
+        far.then(|| format!("{}{}", civil(i128::from(value), decimals), if zoned { "Z" } else { "" }))
+    })
+}
+
+/// The column as text, where `far` writes at least one of its values.
+fn texts<T: ArrowPrimitiveType>(
+    array: &ArrayRef,
+    values: &PrimitiveArray<T>,
+    far: impl Fn(T::Native) -> Option<String>,
+) -> Option<ArrayRef> {
+    if !values.iter().flatten().any(|value| far(value).is_some()) {
+        return None;
+    }
+    let options = FormatOptions::default();
+    let formatter = ArrayFormatter::try_new(array, &options).ok()?;
+    let text = |(row, value): (usize, Option<T::Native>)| {
+        value.map(|value| far(value).unwrap_or_else(|| formatter.value(row).to_string()))
+    };
+    Some(Arc::new(values.iter().enumerate().map(text).collect::<StringArray>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{
+        Date32Array, Date64Array, ListArray, TimestampMillisecondArray, TimestampSecondArray,
+    };
+    use datafusion::arrow::json::LineDelimitedWriter;
+
+    use super::*;
+
+    #[test]
+    fn every_time_is_valid_json_whatever_its_bits() {
+        let zoned = TimestampMillisecondArray::from(vec![Some(i64::MAX), None, Some(0)]).with_timezone("UTC");
+        let listed = ListArray::from_iter_primitive::<TimestampMillisecondType, _, _>(vec![
+            Some(vec![Some(i64::MIN), None]),
+            None,
+            Some(vec![Some(1000)]),
+        ]);
+        let seconds: ArrayRef = Arc::new(TimestampSecondArray::from(vec![i64::MIN, 0, i64::MAX]));
+        let nested = StructArray::from(vec![(Arc::new(Field::new("t", seconds.data_type().clone(), true)), seconds)]);
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("zoned", Arc::new(zoned)),
+            ("listed", Arc::new(listed)),
+            ("nested", Arc::new(nested)),
+            ("days", Arc::new(Date32Array::from(vec![i32::MAX, 0, i32::MIN]))),
+            ("millis", Arc::new(Date64Array::from(vec![i64::MAX, 0, i64::MIN]))),
+        ];
+        let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap();
+        let mut bytes = Vec::new();
+        let mut writer = LineDelimitedWriter::new(&mut bytes);
+        writer.write(&readable(&batch).unwrap()).unwrap();
+        writer.finish().unwrap();
+        let lines: Vec<serde_json::Value> =
+            String::from_utf8(bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 3);
+        assert!(!lines.iter().any(|line| line.to_string().contains("ERROR")), "{lines:?}");
+        assert_eq!(lines[0]["zoned"], "+292278994-08-17T07:12:55.807Z");
+        assert_eq!(lines[2]["zoned"], "1970-01-01T00:00:00Z");
+        assert_eq!(lines[0]["listed"][0], "-292275055-05-16T16:47:04.192");
+        assert_eq!(lines[0]["nested"]["t"], "-292277022657-01-27T08:29:52");
+        assert_eq!(lines[0]["days"], "+5881580-07-11");
+        let plain = RecordBatch::try_from_iter([("a", Arc::new(Date32Array::from(vec![1])) as ArrayRef)]).unwrap();
+        assert_eq!(readable(&plain).unwrap(), plain);
+    }
+}
