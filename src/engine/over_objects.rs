@@ -23,7 +23,7 @@ fn store(flaky: &Flaky, files: i64) -> Store {
         let payload = br#"{"rating": 4}"#;
         let record = Record { offset, timestamp: Some(1_700_000_000_000), key: None, payload: Some(payload) };
         let mut batch = Batch::new(0, &fields);
-        batch.push(&record, std::iter::empty(), &decode(payload, &fields), Instant::now());
+        batch.push(&record, std::iter::empty(), &decode(Some(payload), &fields), Instant::now());
         let ready = batch.take().unwrap().unwrap();
         assert!(matches!(log.publish(&ready.records, offset, ready.next).unwrap(), Published::File(_)));
     }

@@ -21,7 +21,7 @@ use tercile_kmeans::features::moments::{Extent, Part};
 use tercile_kmeans::features::{self, Scale};
 use tercile_kmeans::parallel::{CHUNK, processors};
 use tercile_kmeans::{
-    self, Chosen, Coreset, Elsewhere, Fit, Init, Points, Profile, Rates, Settings, Step, Totals, Worst,
+    self as kmeans, Chosen, Coreset, Elsewhere, Fit, Init, Points, Profile, Rates, Settings, Step, Totals, Worst,
 };
 use tercile_store::{self as store, Store};
 use tokio::runtime::Handle;

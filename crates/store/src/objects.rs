@@ -301,7 +301,6 @@ async fn whole(store: &dyn ObjectStore, key: &Key) -> Result<(Bytes, Version), F
 }
 
 /// A client of a URL's bucket, for whoever is not a store.
-#[cfg(feature = "distributed")]
 pub fn client_of(url: &Url) -> Result<Arc<dyn ObjectStore>, String> {
     client(url).map_err(|e| short(&e))
 }

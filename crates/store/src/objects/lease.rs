@@ -178,7 +178,10 @@ mod tests {
     use super::*;
 
     fn lock() -> (Arc<Objects>, &'static Path) {
-        (Arc::new(Objects::over("s3://test/store", Arc::new(InMemory::new()))), Path::new("s3://test/store/a.lock"))
+        (
+            Arc::new(Objects::over("s3://test/store", Arc::new(InMemory::new())).unwrap()),
+            Path::new("s3://test/store/a.lock"),
+        )
     }
 
     #[test]
