@@ -1,9 +1,9 @@
-//! Columns of numbers out of any Parquet or CSV file.
+//! Reader of numeric columns from any Parquet or CSV file.
 //!
-//! Input: a path, the columns' names, and what to do with values that are no finite numbers ([`Policy`]). Output: one Arrow
-//! column of doubles each, in the order of the file; a value to impute is null. Parquet is read by all threads, a column of a
-//! row group at a time, and only the columns asked for; a column of text is read as the cells of a CSV are. Columns that
-//! memory does not hold go to a spool.
+//! Input: a path, column names, and the policy for values that are not finite numbers ([`Policy`]). Output: one Arrow column of
+//! doubles per name, in file order; values to impute are null. Parquet is read by all threads, one column of one row group at a
+//! time, and only the requested columns; text columns are parsed like CSV cells. Columns that exceed the memory limit are
+//! written to spool files (out of core).
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _};
@@ -24,10 +24,10 @@ use tercile_kmeans::parallel::in_parallel;
 use crate::missing::{Gaps, Missing, Place, Policy, Value, cleaning, shortened};
 use crate::rows::{line_fault, lines_behind};
 
-/// Rows that are decoded at once.
+/// Rows per decoded batch.
 const BATCH: usize = 65_536;
 
-/// What is wrong with a file of columns.
+/// Error of reading columns.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot read {path}: {source}", path = path.display())]
@@ -64,22 +64,21 @@ pub enum Error {
     Spool { path: PathBuf, source: io::Error },
 }
 
-/// Columns of the same length.
 #[derive(Debug)]
 pub struct Columns {
     pub columns: Vec<Float64Array>,
-    /// The length of each.
+    /// Length of each column.
     pub rows: usize,
-    /// Of each column, the values of the whole file that are no finite numbers.
+    /// Missing and invalid values of the whole file, by column.
     pub gaps: Vec<Gaps>,
     /// Rows of the file that [`Missing::Skip`] left out.
     pub rows_left_out: u64,
 }
 
-/// Reads these columns of a file, on so many threads, into this space.
+/// Reads the named columns of a file with `threads` threads into `space`.
 ///
 /// # Errors
-/// If the file can't be read or lacks a column, at a value that the policy refuses, and if no number is left.
+/// If the file cannot be read, lacks a column, contains a value that the policy refuses, or has no numbers.
 pub fn read(path: &Path, names: &[String], policy: Policy, threads: usize, space: &Space) -> Result<Columns, Error> {
     let mut found = every_row(path, names, policy, threads, space)?;
     if found.rows == 0 {
@@ -105,7 +104,7 @@ pub fn read(path: &Path, names: &[String], policy: Policy, threads: usize, space
 }
 
 impl Columns {
-    /// Leaves out the rows in which a column is null.
+    /// Removes the rows in which any column is null.
     fn skip(&mut self, space: &Space) -> io::Result<()> {
         let nulls = self.columns.iter().fold(None, |all, column| NullBuffer::union(all.as_ref(), column.nulls()));
         let Some(whole) = nulls.filter(|nulls| nulls.null_count() > 0) else { return Ok(()) };
@@ -129,7 +128,7 @@ impl Columns {
     }
 }
 
-/// The gaps of one column, as its values come.
+/// Counts the gaps of one column while it is read, and applies the policy.
 struct Watch<'a> {
     path: &'a Path,
     name: &'a str,
@@ -142,7 +141,7 @@ impl Watch<'_> {
         Watch { path, name, policy, gaps: Gaps::default() }
     }
 
-    /// The number, or nothing where the policy lets it be missing.
+    /// The number, or `None` for a gap that the policy accepts.
     fn see(&mut self, value: Value<'_>, place: Place) -> Result<Option<f64>, Error> {
         let (path, name) = (|| self.path.to_owned(), || self.name.to_owned());
         match value {
@@ -161,7 +160,7 @@ impl Watch<'_> {
     }
 }
 
-/// How to make numbers of a column's texts.
+/// Hint for an error message: how to convert a text column to numbers.
 fn remedy(path: &Path, name: &str, text: &str) -> String {
     let Some(expression) = cleaning(name, text) else { return "clean it with tercile sql".to_owned() };
     let column = if expression.contains('"') { format!("\"{name}\"") } else { name.to_owned() };
@@ -183,11 +182,11 @@ fn every_row(path: &Path, names: &[String], policy: Policy, threads: usize, spac
     }
 }
 
-/// A part of a column, and where its values go.
+/// One column of one row group, and the destination of its values.
 struct Part<'a> {
     column: usize,
     group: usize,
-    /// The number of its first row in the file.
+    /// Row number in the file of the first row.
     start: usize,
     rows: usize,
     to: To<'a>,
@@ -195,7 +194,7 @@ struct Part<'a> {
 
 enum To<'a> {
     Memory(Mutex<&'a mut [f64]>),
-    /// From this row on.
+    /// The column's spool file and the first row to write.
     File(&'a File, usize),
 }
 
@@ -238,7 +237,7 @@ fn parquet(
     let rows: usize = sizes.iter().sum();
     let spooled = |source| Error::Spool { path: path.to_owned(), source };
     let fits = space.holds(rows * names.len() * size_of::<f64>());
-    // Arrow's own memory begins where a vector register likes it to.
+    // Arrow's allocator aligns buffers for vector registers.
     let bytes = if fits { rows * size_of::<f64>() } else { 0 };
     let mut values: Vec<MutableBuffer> = names.iter().map(|_| MutableBuffer::from_len_zeroed(bytes)).collect();
     let files =
@@ -255,7 +254,7 @@ fn parquet(
             start += rows;
         }
     }
-    // The parts of one row group are neighbours in the file.
+    // The columns of one row group are adjacent in the file.
     parts.sort_by_key(|part| (part.group, part.column));
     let read = in_parallel(parts.len(), threads, |i| {
         let part = &parts[i];
@@ -284,7 +283,7 @@ fn parquet(
     Ok(Columns { columns: columns.collect::<io::Result<_>>().map_err(spooled)?, rows, gaps, rows_left_out: 0 })
 }
 
-/// Whether a Parquet column holds text, categories of it included.
+/// Whether a Parquet column holds text, possibly dictionary-encoded.
 fn is_text(kind: &DataType) -> bool {
     match kind {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
@@ -293,7 +292,8 @@ fn is_text(kind: &DataType) -> bool {
     }
 }
 
-/// Decodes one column of one row group to where it belongs; gives which values are finite numbers, and the others' counts.
+/// Decodes one column of one row group to its destination. Returns the validity (finite numbers) and the counts of the other
+/// values.
 fn decode(
     metadata: &ArrowReaderMetadata,
     root: usize,
@@ -303,7 +303,7 @@ fn decode(
     let (path, name) = (watch.path, watch.name);
     let fault = |source| Error::Parquet { path: path.to_owned(), source };
     let arrow = |source| Error::Arrow { path: path.to_owned(), name: name.to_owned(), source };
-    // A file of its own: clones of one share the place they read at.
+    // Opened anew: cloned handles share one file position.
     let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     let mask = ProjectionMask::roots(metadata.parquet_schema(), [root]);
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
@@ -345,7 +345,7 @@ fn decode(
     Ok((valid.finish(), watch.gaps))
 }
 
-/// Which values are finite numbers; nothing where all are.
+/// Validity of the values (finite numbers); `None` if all are valid.
 fn present(numbers: &Float64Array) -> Option<BooleanBuffer> {
     let finite = numbers.values().iter().fold(true, |all, value| all & value.is_finite());
     match numbers.nulls() {
@@ -396,7 +396,7 @@ fn csv(path: &Path, file: File, names: &[String], policy: Policy, space: &Space)
         }
         let line = Place::Line(record.position().map_or(0, csv::Position::line) + behind);
         for ((column, &place), watch) in some.iter_mut().zip(&places).zip(&mut watches) {
-            // Bytes that are no UTF-8 are no number, and may be shown in a message.
+            // Bytes that are not UTF-8 are an invalid value, which an error message may quote.
             let text = String::from_utf8_lossy(record.get(place).unwrap_or_default());
             column.push(watch.see(Value::of_text(&text), line)?);
         }

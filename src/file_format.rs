@@ -1,14 +1,14 @@
-//! File formats by the ending of a file's name: the one list for files that are read and files that are written.
+//! File formats by file name extension, for input and output files.
 //!
-//! Input: a path, and the format that `--format` gives, if any. Output: the format, or why the two contradict each other.
+//! Input: a path and the value of `--format`, if given. Output: the format, or an error if the two contradict each other.
 
 use std::path::Path;
 
 use clap::ValueEnum;
 
-/// Endings of file names and the formats that they stand for, named as `--format` names them. The first is the default; the
-/// others are used under that name as well, and do not contradict it. Formats that nothing here writes are listed too, so that
-/// no file gets the name of a format that it does not have.
+/// Extensions and their formats, named as in `--format`. The first format is the default; the others are also in use under that
+/// extension and do not contradict it. Formats that this program cannot write are listed too, so that an output file never gets
+/// the extension of another format.
 const ENDINGS: [(&str, &[&str]); 31] = [
     ("csv", &["csv"]),
     ("tsv", &["tsv"]),
@@ -20,7 +20,7 @@ const ENDINGS: [(&str, &[&str]); 31] = [
     ("markdown", &["markdown"]),
     ("parquet", &["parquet"]),
     ("pq", &["parquet"]),
-    // Named for the streaming format here; other programs name the file format so.
+    // `.arrow` means the streaming format here; other programs use it for the file format.
     ("arrow", &["arrow", "feather"]),
     ("arrows", &["arrow"]),
     ("feather", &["feather"]),
@@ -44,26 +44,26 @@ const ENDINGS: [(&str, &[&str]); 31] = [
     ("zip", &["zip"]),
 ];
 
-/// The formats that the ending of a file's name stands for, the default first; `None` if there is no ending or an unknown one.
+/// Formats of a path's extension, the default first; `None` without an extension or for an unknown one.
 fn formats_of(path: &Path) -> Option<&'static [&'static str]> {
     let ending = path.extension()?.to_str()?.to_ascii_lowercase();
     ENDINGS.iter().find(|(known, _)| *known == ending).map(|(_, formats)| *formats)
 }
 
-/// The name of the format that the ending of a file's name stands for; `None` if there is no ending or an unknown one.
+/// Default format name of a path's extension; `None` without an extension or for an unknown one.
 pub fn name_of(path: &Path) -> Option<&'static str> {
     formats_of(path).map(|formats| formats[0])
 }
 
-/// The format of a file that is read, out of those that its reader knows; `None` if the name does not say.
+/// Format of an input file among those that its reader supports; `None` if the extension does not determine it.
 pub fn of<F: ValueEnum>(path: &Path) -> Option<F> {
     F::from_str(name_of(path)?, true).ok()
 }
 
-/// The format of a file that is written: `given` if there is one, else the one that its ending stands for, else `None`.
+/// Format of an output file: `given` if there is one, else the default of the extension, else `None`.
 ///
 /// # Errors
-/// The ending stands for another format than `given`, or for one that is none of `F`.
+/// If the extension stands for another format than `given`, or for one that `F` lacks.
 pub fn for_output<F: ValueEnum>(path: &Path, given: Option<F>) -> Result<Option<F>, String> {
     let Some(formats) = formats_of(path) else { return Ok(given) };
     if let Some(given) = given {
@@ -88,10 +88,10 @@ pub fn for_output<F: ValueEnum>(path: &Path, given: Option<F>) -> Result<Option<
     })
 }
 
-/// Checks the name of a file that is written in one format only.
+/// Checks the extension of an output file that has only one possible format.
 ///
 /// # Errors
-/// The ending stands for another format.
+/// If the extension stands for another format.
 pub fn check_output(path: &Path, format: &str) -> Result<(), String> {
     match formats_of(path) {
         Some(formats) if !formats.contains(&format) => Err(format!(
@@ -103,7 +103,7 @@ pub fn check_output(path: &Path, format: &str) -> Result<(), String> {
     }
 }
 
-/// A format as `--format` names it.
+/// Name of a format as in `--format`.
 pub fn value_name<F: ValueEnum>(format: &F) -> String {
     format.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }

@@ -1,8 +1,8 @@
-//! KMeans on columns that no store knows.
+//! KMeans on columns that are not in a store (commands `fit` and `suggest-k`).
 //!
-//! Input: columns of numbers and how to cluster them. Output: clusters and scores, in the words of a model file. What is
-//! computed: each feature is standardised with its mean and population deviation, a missing value takes the mean; then the
-//! sum of the squared distances of the rows to the nearest of k centroids is made as small as the starts find it.
+//! Input: columns of numbers and clustering settings. Output: clusters and metrics, named as in a model file. Each feature is
+//! standardised with its mean and population standard deviation, and a missing value is imputed with the mean. KMeans then
+//! minimises the sum of squared distances of the rows to the nearest of k centroids, as far as its restarts find the minimum.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -22,78 +22,80 @@ use crate::model::{Cluster, METHOD, clusters};
 use crate::rows::hex;
 use crate::train::{by_features, renumbered};
 
-/// Who does the work.
+/// Implementation of KMeans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Solver {
-    /// Our own passes.
+    /// The `tercile-kmeans` crate.
     Tercile,
-    /// linfa-clustering, as it comes; what is reported is recomputed from its centroids.
+    /// linfa-clustering, unmodified. Inertia and metrics are recomputed from its centroids.
     Linfa,
 }
 
-/// How to cluster.
+/// Clustering request.
 #[derive(Debug, Clone)]
 pub struct Job {
     pub features: Vec<String>,
     pub settings: Settings,
-    /// Where to begin, k by features in original units, instead of at starts that are drawn.
+    /// Initial centroids, k by features in original units. `None`: drawn by k-means++.
     pub init: Option<Array2<f64>>,
     pub solver: Solver,
 }
 
-/// What was found.
+/// Result of a clustering.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Rows that were clustered: the sum of the clusters' sizes.
+    /// Clustered rows: the sum of the cluster sizes.
     pub rows: u64,
-    /// Rows of the file that were not, because a feature was no number in them (`--missing skip`). Whoever read the file knows.
+    /// Rows of the file that were left out because a feature was not a number (`--missing skip`). Set by the reader of the
+    /// file.
     pub rows_left_out: u64,
-    /// Feature to the number of rows whose value was missing and took the mean.
+    /// Number of imputed values by feature.
     pub imputed: BTreeMap<String, u64>,
     pub features: Vec<String>,
     pub mean: Vec<f64>,
-    /// Population deviation; 0 for a constant feature.
+    /// Population standard deviation; 0 for a constant feature.
     pub std: Vec<f64>,
     pub k: u32,
     pub seed: u64,
-    /// How many starts were drawn; none from given centroids, or where the one feature is solved exactly.
+    /// Number of restarts; 0 with initial centroids, and for a single feature, which is solved exactly.
     pub starts: u64,
     pub solver: Solver,
     /// Sum of squared distances of the rows to their centroids, in standardised units.
     pub inertia: f64,
-    /// Mean silhouette, from -1 to 1; null with a single cluster. Of a sample where `silhouette_rows` is less than `rows`.
+    /// Mean silhouette, from -1 to 1; null with a single cluster. Computed on a sample if `silhouette_rows` is less than
+    /// `rows`.
     pub silhouette: Option<f64>,
     /// Rows that the silhouette was computed on: all, or a weighted sample that includes rare clusters.
     pub silhouette_rows: u64,
     pub davies_bouldin: Option<f64>,
     pub calinski_harabasz: Option<f64>,
-    /// Passes of the best start and of the polish; null where linfa doesn't tell.
+    /// Iterations of the best restart and of the final polish; null for linfa, which does not report them.
     pub iterations: Option<u64>,
-    /// When, RFC 3339, UTC.
+    /// Time of the training, RFC 3339, UTC.
     pub trained_at: String,
     pub clusters: Vec<Cluster>,
     #[serde(skip)]
     pub took: Durations,
 }
 
-/// What a fit follows from: equal receipts and k mean the same clusters to the bit.
+/// Inputs that determine a fit: equal receipts and equal k give bit-identical clusters.
 #[derive(Debug, Clone, Serialize)]
 pub struct Receipt {
-    /// Rows that were clustered.
+    /// Clustered rows.
     pub n: u64,
-    /// See [`rows_hash`].
+    /// Hash of the input, see [`rows_hash`].
     pub rows_hash: String,
     pub seed: u64,
     pub starts: u64,
     pub solver: Solver,
     pub max_iter: u64,
     pub tol: f64,
-    /// The centroids it began at, in original units, if they were given.
+    /// Initial centroids in original units, if they were given.
     pub init: Option<Vec<Vec<f64>>>,
-    /// The version of tercile.
+    /// Version of tercile.
     pub tercile: String,
-    /// The version of the training method, as in a model's receipt.
+    /// Version of the training method, as in a model's receipt.
     pub method: u32,
 }
 
@@ -114,9 +116,9 @@ impl Receipt {
     }
 }
 
-/// SHA-256, in hex, of the SHA-256s of pieces of 65,536 rows. Of each piece column after column: for each row a byte, 1 where
-/// the value is missing, then for each row the double, little endian, 0 where it is missing. The format of the file makes
-/// no difference, nor does the number of threads.
+/// SHA-256, in hex, of the concatenated SHA-256 digests of chunks of 65,536 rows. The digest of a chunk covers its columns in
+/// order: for each row one byte, 1 if the value is missing, then for each row the little-endian double, 0 if missing. The hash
+/// is independent of the file format and of the number of threads.
 pub fn rows_hash(columns: &[Float64Array], threads: usize) -> String {
     let rows = columns.first().map_or(0, Array::len);
     let pieces = by_chunk(rows, threads, |rows| {
@@ -147,22 +149,21 @@ pub fn rows_hash(columns: &[Float64Array], threads: usize) -> String {
     hex(&hasher.finalize())
 }
 
-/// Which of several fits has the greatest silhouette, of equals the one with the fewest clusters; `None` where no fit has
-/// one.
+/// The k with the greatest silhouette, the smallest such k on ties; `None` if no report has a silhouette.
 pub fn best_by_silhouette<'r>(reports: impl IntoIterator<Item = &'r Report>) -> Option<u32> {
     let scored = reports.into_iter().filter_map(|report| Some((report.k, report.silhouette?)));
     scored.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0))).map(|(k, _)| k)
 }
 
-/// Where the time went.
+/// Durations of the phases of a fit.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Durations {
-    /// Standardising and clustering.
+    /// Standardisation and clustering.
     pub fit: Duration,
     pub score: Duration,
 }
 
-/// Why there are no clusters.
+/// Error of a fit.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{0}; ask for fewer")]
@@ -179,7 +180,10 @@ impl From<kmeans::Error> for Error {
     }
 }
 
-/// Clusters columns of the same length; `watch` is told of each pass over all rows.
+/// Clusters columns of equal length; `watch` is called for each pass over all rows.
+///
+/// # Errors
+/// If there are fewer distinct rows than clusters, or if a column cannot be standardised.
 pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -> Result<Report, Error> {
     let Job { features, settings, .. } = job;
     let began = Instant::now();
@@ -226,12 +230,12 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
     })
 }
 
-/// Feature to the number of rows in which its column is null.
+/// Number of nulls by feature.
 pub fn imputed(features: &[String], columns: &[Float64Array]) -> BTreeMap<String, u64> {
     features.iter().cloned().zip(columns.iter().map(|column| column.null_count() as u64)).collect()
 }
 
-/// linfa's centroids, and the figures of one plain pass around them.
+/// Fits with linfa and measures its centroids in one pass.
 fn linfa(
     scale: &Scale,
     columns: &[Float64Array],
@@ -246,31 +250,31 @@ fn linfa(
     Ok(kmeans::measure(points, original, settings.threads))
 }
 
-/// The rows of a fit that stand for all of them.
+/// Sample of a fit's rows that represents all of them.
 pub(crate) struct Sampled {
     pub columns: Vec<Float64Array>,
     pub chosen: Chosen,
 }
 
 impl Sampled {
-    /// The sample of rows on this scale, which may have weights.
+    /// Samples the rows on this scale; `weights` are optional row weights.
     pub fn new(scale: &Scale, columns: &[Float64Array], weights: Option<&[f64]>, fit: &Fit, threads: usize) -> Self {
         let points = weighted(Points::new(scale, columns), weights);
         let chosen = kmeans::sample(&points, &fit.centroids, &fit.sizes, threads);
         Self { columns: columns.iter().map(|column| column_buffer::take(column, &chosen.rows)).collect(), chosen }
     }
 
-    /// The silhouette of all rows, from the sample; `None` with one cluster.
+    /// Estimates the silhouette of all rows from the sample; `None` with one cluster.
     pub fn silhouette(&self, scale: &Scale, k: usize, threads: usize) -> Option<f64> {
         let Chosen { labels, weights, .. } = &self.chosen;
         let points = Points::new(scale, &self.columns);
-        // All rows are counted as they are: the same bits as without weights.
+        // A sample of all rows has unit weights: the result is bit-identical to the unweighted one.
         let points = if weights.iter().all(|&weight| weight == 1.0) { points } else { weighted(points, Some(weights)) };
         kmeans::silhouette(&points, labels, k, threads)
     }
 }
 
-/// These points with these weights, if there are any.
+/// The points with the optional weights applied.
 pub(crate) fn weighted<'a>(points: Points<'a>, weights: Option<&[f64]>) -> Points<'a> {
     match weights {
         Some(weights) => points.with_weights(weights.to_vec()),
@@ -321,13 +325,13 @@ mod tests {
 
     #[test]
     fn a_rare_cluster_counts_in_a_sampled_silhouette() {
-        // One row of 20,000 far away, where no even sample looks.
+        // One distant row of 20,000, which uniform sampling would miss.
         let mut values: Vec<Option<f64>> = (0..20_000).map(|i| Some(f64::from(i * 7919 % 1009) / 1009.0)).collect();
         values[13] = Some(1e6);
         let found = done(vec![values], 2).unwrap();
         assert_eq!(found.clusters.iter().map(|cluster| cluster.size).collect::<Vec<_>>(), [19_999, 1]);
         assert!(found.silhouette.is_some_and(|score| score > 0.99), "{:?}", found.silhouette);
-        // Three blobs, one of them with a row in five hundred: the sample's score is that of all rows.
+        // Three blobs, one of which has one row in 500: the sampled score equals that of all rows.
         let blob = |i: u32| if i % 500 == 7 { 50.0 } else { f64::from(i % 2) * 10.0 };
         let values: Vec<f64> = (0..20_000).map(|i| blob(i) + f64::from(i * 7919 % 1009) / 500.0).collect();
         let columns = [Float64Array::from(values)];

@@ -1,4 +1,4 @@
-//! Where words go: stderr, as plain sentences for people or as JSON lines for machines.
+//! Logging to stderr, as plain sentences for people or as JSON lines for machines.
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
@@ -17,13 +17,13 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::config::{LogArgs, LogFormat};
 use crate::panics;
 
-/// The target of lines that tell how far something is: for JSON logs, and for `-v`.
+/// Target of progress events, which JSON logs and `-v` include.
 pub const PROGRESS: &str = "tercile::progress";
 
-/// The arguments that [`start`] was given.
+/// Arguments of [`start`].
 static ARGUMENTS: OnceLock<LogArgs> = OnceLock::new();
 
-/// The arguments with which another process of this program logs as this one does.
+/// Arguments that give a child process the log settings of this one.
 pub fn arguments() -> Vec<&'static str> {
     let Some(args) = ARGUMENTS.get() else { return Vec::new() };
     let format = match args.log_format {
@@ -36,7 +36,7 @@ pub fn arguments() -> Vec<&'static str> {
     all
 }
 
-/// Starts logging. The progress bars are drawn anew around each line that is written.
+/// Starts logging. Progress bars are redrawn around each log line.
 pub fn start(args: &LogArgs, bars: &MultiProgress) {
     let _ = ARGUMENTS.set(args.clone());
     let level = match (args.quiet, args.verbose) {
@@ -49,7 +49,7 @@ pub fn start(args: &LogArgs, bars: &MultiProgress) {
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     match (args.log_format, args.verbose) {
         (LogFormat::Json, _) => {
-            // Machines get the lines of progress too, which people see as a bar.
+            // JSON logs include progress events, which text logs replace by a progress bar.
             let targets = Targets::new().with_default(level);
             let targets = if args.quiet { targets } else { targets.with_target(PROGRESS, LevelFilter::DEBUG) };
             let everything = builder.json().flatten_event(true).with_max_level(LevelFilter::DEBUG).finish();
@@ -61,7 +61,8 @@ pub fn start(args: &LogArgs, bars: &MultiProgress) {
     panics::log_panics();
 }
 
-/// Just the message: fields, times and origins are for `-v` and JSON. Libraries are heard only when they warn.
+/// Formats only the message: fields, timestamps and targets are for `-v` and JSON. Events of libraries are shown from `warn`
+/// on.
 struct Sentences;
 
 impl<S, N> FormatEvent<S, N> for Sentences

@@ -1,9 +1,9 @@
-//! Values that are no finite numbers, and what becomes of the rows that hold them.
+//! Missing and invalid values, and the policy for rows that contain them.
 //!
-//! A value is *missing* where there is none: a NULL, an empty cell, white space alone, a field that a JSON object lacks, a
-//! NaN. It is *invalid* where there is something else than a finite number: other text (`24,269`, `yes`), an infinity, a
-//! number too large for a double, and in JSON a string, a boolean, an array or an object. `fit`, `suggest-k` and `predict`
-//! share the distinction, the choice ([`Missing`]) and the counts ([`Gaps`]).
+//! A value is *missing* if it is absent: a NULL, an empty cell, only white space, an absent field of a JSON object, or a NaN.
+//! It is *invalid* if it is present but not a finite number: other text (`24,269`, `yes`), an infinity, a number too large for
+//! a double, and in JSON a string, a boolean, an array or an object. `fit`, `suggest-k` and `predict` share these definitions,
+//! the policy ([`Missing`]) and the counts ([`Gaps`]).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,7 +23,7 @@ pub enum Missing {
     Impute,
 }
 
-/// What to do with missing values, and what with invalid ones.
+/// Policy for missing values and for invalid ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     pub missing: Missing,
@@ -31,29 +31,29 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// What a training does with its views: a missing value takes the mean, anything else ends it.
+    /// Policy of a training on its views: missing values are imputed with the mean, an invalid value is an error.
     pub const FIT: Self = Self { missing: Missing::Impute, invalid: Missing::Refuse };
-    /// What a prediction does: nothing is made up.
+    /// Policy of a prediction: both are errors.
     pub const PREDICT: Self = Self::all(Missing::Refuse);
 
-    /// The same for both.
+    /// The same choice for missing and invalid values.
     pub const fn all(choice: Missing) -> Self {
         Self { missing: choice, invalid: choice }
     }
 }
 
-/// What stands where a number should.
+/// Parsed content of a numeric cell.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Value<'t> {
-    /// Finite.
+    /// A finite number.
     Number(f64),
     Missing,
-    /// Its text.
+    /// The text that is not a finite number.
     Invalid(&'t str),
 }
 
 impl<'t> Value<'t> {
-    /// The content of a cell; white space around it does not count.
+    /// Parses a cell. Surrounding white space is ignored.
     pub fn of_text(text: &'t str) -> Self {
         let text = text.trim();
         match text.parse::<f64>() {
@@ -65,13 +65,13 @@ impl<'t> Value<'t> {
     }
 }
 
-/// Where a value stands in its file.
+/// Position of a value in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Place {
-    /// Of a text file, counted from 1, the header included.
+    /// Line of a text file, counted from 1 including the header.
     Line(u64),
-    /// Of a file without lines, or an element of a JSON array; counted from 0.
+    /// Row of a file without lines, or element of a JSON array, counted from 0.
     Row(u64),
 }
 
@@ -84,16 +84,16 @@ impl fmt::Display for Place {
     }
 }
 
-/// The values of one feature that are no finite numbers.
+/// Counts of a feature's missing and invalid values.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Gaps {
     pub missing: u64,
     pub invalid: u64,
-    /// The first invalid one.
+    /// The first invalid value.
     pub example: Option<Example>,
 }
 
-/// A value that is no number.
+/// An invalid value and its position.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Example {
     pub text: String,
@@ -106,13 +106,12 @@ impl Gaps {
         self.missing + self.invalid
     }
 
-    /// Counts an invalid value.
     pub fn add_invalid(&mut self, text: &str, place: Place) {
         self.invalid += 1;
         self.example.get_or_insert_with(|| Example { text: shortened(text), place });
     }
 
-    /// Adds those of a later part of the file.
+    /// Adds the counts of a later part of the file.
     pub fn add(&mut self, later: Self) {
         self.missing += later.missing;
         self.invalid += later.invalid;
@@ -120,14 +119,14 @@ impl Gaps {
     }
 }
 
-/// The invalid values of a feature, for programs.
+/// Invalid values of one feature, in machine-readable form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NotNumbers {
     pub values: u64,
     pub example: Example,
 }
 
-/// The invalid values of each feature that has some.
+/// Invalid values by feature; features without any are absent.
 pub fn not_numbers(names: &[String], gaps: &[Gaps]) -> BTreeMap<String, NotNumbers> {
     let of = |(name, gaps): (&String, &Gaps)| {
         Some((name.clone(), NotNumbers { values: gaps.invalid, example: gaps.example.clone()? }))
@@ -135,19 +134,20 @@ pub fn not_numbers(names: &[String], gaps: &[Gaps]) -> BTreeMap<String, NotNumbe
     names.iter().zip(gaps).filter_map(of).collect()
 }
 
-/// Text from a file, short enough for a message.
+/// Text from a file, escaped and shortened for a message.
 pub fn shortened(text: &str) -> String {
     const MOST: usize = 40;
     let start: String = text.chars().take(MOST).flat_map(escaped).collect();
     if text.chars().nth(MOST).is_some() { format!("{start}…") } else { start }
 }
 
-/// Control characters must not reach a terminal.
+/// Escapes control characters, which must not reach a terminal.
 fn escaped(c: char) -> Vec<char> {
     if c.is_control() { c.escape_default().collect() } else { vec![c] }
 }
 
-/// The SQL expression that makes numbers of a column's texts, if one text tells how; `column` is its name.
+/// SQL expression that converts the texts of a column to numbers, inferred from one sample `text`; `column` is the column's
+/// name. `None` if `text` does not determine a conversion.
 pub fn cleaning(column: &str, text: &str) -> Option<String> {
     let plain = column.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && column.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
@@ -178,7 +178,7 @@ fn digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether commas group the digits, the western way (139,900) or the Indian way (1,39,900).
+/// Whether commas group the digits, in the western way (139,900) or the Indian way (1,39,900).
 fn grouped(text: &str) -> bool {
     let whole = text.split_once('.').map_or(text, |(whole, _)| whole);
     let groups: Vec<&str> = whole.trim_start_matches(['-', '+']).split(',').collect();

@@ -1,7 +1,8 @@
-//! Panics as single log lines, in the format that was chosen.
+//! Panic hook that logs each panic as a single line in the configured log format.
 //!
-//! Input: panics of any thread. Output: one line each, at `error` for a fault of this program, at `warn` for one that bytes of a
-//! client brought about in a library. The standard library's own report is several lines, which no reader of JSON logs takes.
+//! Input: panics of any thread. Output: one line each, at `error` for a bug of this program, at `warn` for a decoder of a
+//! library that panicked on client input. The report of the standard library spans several lines, which readers of JSON logs
+//! cannot parse.
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -10,20 +11,20 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 
 use crate::sql::one_line;
 
-/// Characters of a panic's message that are logged.
+/// Maximum logged characters of a panic message.
 const MESSAGE: usize = 300;
 
 thread_local! {
-    /// What this thread decodes at the moment, if a panic would be the input's fault.
+    /// Name of the input that this thread is decoding; a panic meanwhile is attributed to the input.
     static DECODING: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
-/// Has panics logged by `tracing` from now on. A backtrace is added only if `RUST_BACKTRACE` asks for one.
+/// Installs the panic hook. A backtrace is added only if `RUST_BACKTRACE` asks for one.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(report));
 }
 
-/// Runs a decoder that may panic at damaged input, which `what` names. `None` if it did; a warning says so then.
+/// Runs a decoder that may panic on damaged input, which `what` names in the warning. `None` if it panicked.
 pub fn decoding<T>(what: &'static str, decode: impl FnOnce() -> T) -> Option<T> {
     let outer = DECODING.replace(Some(what));
     let decoded = catch_unwind(AssertUnwindSafe(decode));
@@ -53,7 +54,7 @@ fn report(panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// The message of a panic.
+/// Message of a panic payload.
 fn text(payload: &(dyn Any + Send)) -> &str {
     let owned = || payload.downcast_ref::<String>().map(String::as_str);
     payload.downcast_ref::<&str>().copied().or_else(owned).unwrap_or("it has no message")

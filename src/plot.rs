@@ -1,8 +1,8 @@
-//! A picture of a model: its sample coloured by cluster, as SVG.
+//! Plot of a model as SVG: the model's sample, coloured by cluster.
 //!
-//! Input: a model, the sample that was kept with it, and the features to look at. Output: SVG text that needs nothing else.
-//! Two features make a scatter with centroids and names; one makes a histogram, where the clusters meet at the cuts. Values
-//! that were missing and took the mean are drawn hollow.
+//! Input: a model, the sample stored with it, and the features to plot. Output: self-contained SVG text. Two features give a
+//! scatter plot with centroids and cluster names, one feature gives a stacked histogram. Points with an imputed value (a
+//! missing value replaced by the mean) are drawn hollow.
 
 use std::fmt::Write as _;
 
@@ -11,19 +11,20 @@ use datafusion::arrow::datatypes::{Float64Type, UInt32Type};
 
 use crate::model::{Model, imputed};
 
-/// Told apart by most eyes (Okabe and Ito, "Color universal design", 2008); used again from the ninth cluster on.
+/// Palette that is distinguishable with most kinds of colour vision (Okabe and Ito, "Color universal design", 2008). Colours
+/// repeat from the ninth cluster on.
 pub const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#666666"];
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 600.0;
-/// Where the axes are.
+/// Bounds of the plot area, in SVG units.
 const LEFT: f64 = 80.0;
 const RIGHT: f64 = 680.0;
 const TOP: f64 = 60.0;
 const BOTTOM: f64 = 540.0;
-/// Bars of a histogram.
+/// Number of histogram bars.
 const BARS: usize = 60;
 
-/// What can't be drawn.
+/// Error of a plot.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the model {model} has no feature {feature}; it has {has}")]
@@ -34,7 +35,10 @@ pub enum Error {
     NoColumn { model: String, column: String },
 }
 
-/// Draws a model with these features on the axes; without them its first two, or the only one.
+/// Plots a model with the given features on the axes. The default is the model's first two features, or its only one.
+///
+/// # Errors
+/// If the model has no such feature or no descriptions in `language`, or if the sample lacks a column.
 pub fn svg(model: &Model, sample: &RecordBatch, axes: &[String], language: &str) -> Result<String, Error> {
     let shown: Vec<&String> =
         if axes.is_empty() { model.features.iter().take(2).collect() } else { axes.iter().collect() };
@@ -54,7 +58,7 @@ pub fn svg(model: &Model, sample: &RecordBatch, axes: &[String], language: &str)
     let clusters = sample.column_by_name("cluster").and_then(|column| column.as_primitive_opt::<UInt32Type>());
     let clusters = clusters.ok_or_else(|| missing("cluster"))?;
     let clusters: Vec<usize> = clusters.values().iter().map(|&cluster| cluster as usize).collect();
-    // Rows whose place on an axis is the mean because they have no value of their own.
+    // Rows with an imputed value on one of the plotted axes.
     let masks = imputed::of(sample);
     let on_axis: Vec<usize> = (0..model.features.len()).filter(|&i| shown.contains(&&model.features[i])).collect();
     let hollow = |row: usize| masks.is_some_and(|masks| on_axis.iter().any(|&i| imputed::is_set(masks.value(row), i)));
@@ -95,7 +99,7 @@ fn colour(cluster: usize) -> &'static str {
     COLOURS[cluster % COLOURS.len()]
 }
 
-/// How a mark of a cluster is painted: filled, or as an outline.
+/// SVG paint attributes of a mark: filled, or an outline if hollow.
 fn paint(cluster: usize, hollow: bool) -> String {
     let colour = colour(cluster);
     match hollow {
@@ -154,10 +158,10 @@ fn legend(svg: &mut String, model: &Model, names: &[String], hollow: usize) {
     }
 }
 
-/// Counts by value, the clusters of a bar on top of each other, and of each cluster the hollow rows on top of the others.
+/// Draws a stacked histogram. A bar stacks the clusters; the hollow rows of a cluster are stacked on its other rows.
 fn histogram(svg: &mut String, name: &str, values: &[f64], (clusters, hollow): (&[usize], &[bool]), k: usize) {
     let across = Axis::of(values, LEFT, RIGHT);
-    // Two counts for each cluster.
+    // Two counts per cluster: filled rows, hollow rows.
     let mut counts = vec![vec![0_u32; 2 * k]; BARS];
     let width = (RIGHT - LEFT) / BARS as f64;
     for ((&value, &cluster), &hollow) in values.iter().zip(clusters).zip(hollow) {
@@ -190,11 +194,11 @@ fn histogram(svg: &mut String, name: &str, values: &[f64], (clusters, hollow): (
     }
 }
 
-/// Values to places on the paper.
+/// Maps values to SVG coordinates.
 struct Axis {
     low: f64,
     high: f64,
-    /// As ln(1 + value), for what is heavy-tailed.
+    /// Scale ln(1 + value), for heavy-tailed features.
     logarithmic: bool,
     from: f64,
     to: f64,
@@ -208,9 +212,9 @@ impl Axis {
             sorted.get(((sorted.len().max(1) - 1) as f64 * share).round() as usize).copied().unwrap_or(0.0)
         };
         let (low, high) = (quantile(0.0), quantile(1.0));
-        // One in fifty lies far beyond the middle: on a plain axis most would be one spot.
+        // Heavy tail: the 98th percentile exceeds the median so far that a linear axis would draw most points in one spot.
         let logarithmic = low >= 0.0 && quantile(0.5) > 0.0 && quantile(0.98) > 8.0 * quantile(0.5);
-        // A constant feature has its line in the middle.
+        // A constant feature is drawn in the middle of the axis.
         let room = if low < high { 0.0 } else { low.abs().max(1.0) * 0.5 };
         Self { low: low - room, high: high + room, logarithmic, from, to }
     }
@@ -220,13 +224,13 @@ impl Axis {
     }
 
     fn at(&self, value: f64) -> f64 {
-        // Halves first: the span of the largest doubles is none.
+        // Halved before subtraction: the span of the largest doubles overflows.
         let (low, high) = (self.scaled(self.low) / 2.0, self.scaled(self.high) / 2.0);
         let share = ((self.scaled(value) / 2.0 - low) / (high - low)).clamp(0.0, 1.0);
         self.from + share * (self.to - self.from)
     }
 
-    /// Round values within the axis.
+    /// Round tick values within the axis.
     fn ticks(&self) -> Vec<f64> {
         if self.logarithmic {
             let powers = (0..308).map(|power| 10_f64.powi(power));
@@ -279,13 +283,13 @@ impl Axis {
     }
 }
 
-/// Short enough for an axis.
+/// Formats a tick value briefly.
 fn number(value: f64) -> String {
     match value.abs() {
         size if size != 0.0 && !(1e-4..1e9).contains(&size) => format!("{value:e}"),
         size if size >= 1e6 => format!("{}M", value / 1e6),
         size if size >= 1e4 => format!("{}k", value / 1e3),
-        // Steps are sums, and sums of tenths have a tail.
+        // Ticks are sums of steps, so rounding errors are cut off.
         _ => format!("{}", (value * 1e6).round() / 1e6),
     }
 }

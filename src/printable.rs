@@ -1,15 +1,15 @@
-//! Text from records, files and their names, made safe for a terminal, a log line and a comment in a SQL file.
+//! Escapes text from records, files and file names for output to a terminal, a log line or a SQL comment.
 
 use std::borrow::Cow;
 
-/// Whether a character would move the cursor, end a line, or reorder the text around it: control characters (C0, DEL, C1), line and
-/// paragraph separators, and the characters of the Unicode Bidirectional Algorithm (UAX #9, section 2) that have no glyph.
+/// Whether a character moves the cursor, ends a line, or reorders surrounding text: control characters (C0, DEL, C1), line and
+/// paragraph separators, and the invisible characters of the Unicode Bidirectional Algorithm (UAX #9, section 2).
 pub fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// The text with each unsafe character written as Rust escapes it, as `\n` or `\u{1b}`.
+/// The text with each unsafe character in Rust escape notation, such as `\n` or `\u{1b}`.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unsafe) {
         return Cow::Borrowed(text);

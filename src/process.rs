@@ -1,8 +1,8 @@
-//! Child processes that run this program: for work that must be possible to end while the parent process lives on.
+//! Child processes that run this program, for work that must be cancellable while the parent process goes on.
 //!
-//! A thread cannot be ended from outside, and a query may compute for ever without a pause. So a server trains, and a shell
-//! runs its statements, in a child process. The child ends by itself, with its temporary files, when its stdin is closed
-//! (`cli/watchdog.rs`); one that does not is killed.
+//! A thread cannot be stopped from outside, and a query may compute indefinitely without yielding. Therefore a server trains,
+//! and a shell runs its statements, in a child process. The child exits and removes its temporary files when its stdin is
+//! closed (`cli/watchdog.rs`); a child that does not is killed.
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -10,16 +10,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-/// How long a child may take to end after its stdin was closed.
+/// Grace period of a child after its stdin was closed.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often it is looked at meanwhile.
+/// Polling interval during the grace period.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// A command that starts this program again, without the descriptors of this process. Its file may have been replaced since
-/// this process started: on Linux the command names the one that runs.
+/// A command that starts this program again without inheriting descriptors. The executable file may have been replaced since
+/// this process started: on Linux the command names the running one.
 ///
 /// # Errors
-/// If the system does not tell where the program is.
+/// If the system does not report the path of the executable.
 pub fn this_program() -> io::Result<Command> {
     close_on_exec();
     let link = PathBuf::from("/proc/self/exe");
@@ -29,28 +29,30 @@ pub fn this_program() -> io::Result<Command> {
     Ok(command)
 }
 
-/// Marks all descriptors of this process close-on-exec. Those that Rust opens are so anyway; C libraries open sockets that a
-/// new process would inherit, the embedded broker's among them. Setting the flag here, and not between fork and exec, leaves
-/// the standard library its quick way to start a process, which does not copy the page tables of a large server.
+/// Marks all descriptors of this process close-on-exec. Descriptors opened by Rust already are; C libraries open sockets that a
+/// child would inherit, among them those of the embedded broker. Setting the flag here, rather than between fork and exec, lets
+/// the standard library use its fast spawn path, which does not copy the page tables of a large server.
 fn close_on_exec() {
     #[cfg(target_os = "linux")]
-    // SAFETY: the call takes numbers, and changes a flag that only matters when a program is started. It fails before Linux
-    // 5.11; the process of a statement then closes what it got (`cli/sql/sandbox.rs`).
+    // SAFETY: the call takes integers only and sets a flag that matters only at exec. It fails before Linux 5.11; there the
+    // child process of a statement closes inherited descriptors itself (`cli/sql/sandbox.rs`).
     unsafe {
         libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
     };
 }
 
-/// Starts this program with a hidden command and the log format of this process, in a process group of its own: Ctrl-C at
-/// a terminal reaches this process only, which then decides.
+/// A command that runs a hidden subcommand of this program with the log settings of this process, in its own process group:
+/// Ctrl-C at a terminal reaches only this process, which decides about the child.
+///
+/// # Errors
+/// As for [`this_program`].
 pub fn worker(command: &str) -> io::Result<Command> {
     let mut worker = this_program()?;
     worker.arg(command).args(crate::log::arguments()).process_group(0);
     Ok(worker)
 }
 
-/// A child process that ends at the latest when this is dropped: then its stdin is closed, and after a second it is
-/// killed.
+/// A child process that ends with this value: on drop its stdin is closed, and after a grace period it is killed.
 #[derive(Debug)]
 pub struct Supervised {
     child: Option<Child>,
@@ -67,10 +69,10 @@ impl Supervised {
         self.stdin.as_mut()
     }
 
-    /// Waits for the end of a child that has nothing left to do.
+    /// Closes stdin and waits for a child that has finished its work.
     ///
     /// # Errors
-    /// If the system does not tell how it ended.
+    /// If the exit status cannot be read.
     pub fn wait(mut self) -> io::Result<ExitStatus> {
         drop(self.stdin.take());
         match self.child.take() {
@@ -84,7 +86,7 @@ impl Drop for Supervised {
     fn drop(&mut self) {
         drop(self.stdin.take());
         if let Some(child) = self.child.take() {
-            // It may take a second, which whoever drops this must not wait.
+            // Reaped on a thread of its own: it may take up to the grace period.
             let ending = std::thread::Builder::new().name("reaper".to_owned()).spawn(move || end(child));
             if let Err(error) = ending {
                 tracing::warn!("cannot wait for a child process: {error}");
@@ -93,7 +95,7 @@ impl Drop for Supervised {
     }
 }
 
-/// Waits until a child has ended, and kills it after [`PATIENCE`].
+/// Waits for a child to exit and kills it after [`PATIENCE`].
 fn end(mut child: Child) -> io::Result<ExitStatus> {
     let began = Instant::now();
     loop {
@@ -108,7 +110,7 @@ fn end(mut child: Child) -> io::Result<ExitStatus> {
     }
 }
 
-/// A path as a child process finds it, wherever that runs.
+/// Absolute form of a path, for a child process with any working directory. URLs are unchanged.
 ///
 /// # Errors
 /// If this process has no working directory.

@@ -1,16 +1,16 @@
-//! How many clusters: three opinions on each number, and whether they agree.
+//! Choice of the number of clusters k by three criteria.
 //!
-//! Input: columns of numbers, perhaps with weights, and the numbers of clusters to try. Output: for each number the inertia of the best clusters,
-//! their silhouette, and how stable they are; what each of the three would pick; and a recommendation that says so where they
-//! disagree.
+//! Input: columns of numbers, optionally with weights, and the range of k. Output: for each k the inertia of the best
+//! clustering, its silhouette and its stability; the k that each criterion picks; and a recommendation with the number of
+//! criteria that agree.
 //!
-//! - Elbow: where inertia over k lies farthest below the straight line from its first to its last point (Satopää and others,
-//!   "Finding a kneedle in a haystack", 2011).
-//! - Silhouette: where it is greatest (score.rs).
-//! - Stability: with several seeds, each draws half of the sample's rows, clusters those, and says to which cluster each of
-//!   all the sample's rows belongs; the mean adjusted Rand index of every two of them (Ben-Hur, Elisseeff and Guyon, "A
-//!   stability based method for discovering structure in clustered data", 2002; Hubert and Arabie, "Comparing partitions",
-//!   1985). It picks the greatest number that is nearly as stable as the most stable one.
+//! - Elbow: the k whose inertia lies farthest below the straight line from the first to the last point of inertia over k
+//!   (Satopää and others, "Finding a kneedle in a haystack", 2011).
+//! - Silhouette: the k with the greatest silhouette (`tercile_kmeans::silhouette`).
+//! - Stability: each of several seeds clusters a random half of the sample and assigns all sampled rows to those clusters;
+//!   stability is the mean adjusted Rand index over all pairs of seeds (Ben-Hur, Elisseeff and Guyon, "A stability based method
+//!   for discovering structure in clustered data", 2002; Hubert and Arabie, "Comparing partitions", 1985). The criterion picks
+//!   the greatest k that is nearly as stable as the most stable one.
 
 use std::ops::RangeInclusive;
 
@@ -24,50 +24,53 @@ use tercile_kmeans::{self as kmeans, Init, Points, Settings};
 
 use crate::fit::{Error, Sampled, weighted};
 
-/// Seeds that stability compares.
+/// Seeds compared for stability.
 const SEEDS: u64 = 8;
-/// Restarts of each on its half of the sample.
+/// Restarts of each seed on its half of the sample.
 const STARTS: usize = 5;
-/// How much less stable than the most stable number still counts as stable.
+/// Tolerance below the greatest stability within which a k still counts as stable.
 const NEARLY: f64 = 0.05;
 
-/// What is known of one number of clusters.
+/// Measurements for one k.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Candidate {
     pub k: usize,
-    /// Of the best clusters, in standardised units.
+    /// Inertia of the best clustering, in standardised units.
     pub inertia: f64,
-    /// Of a sample where `sample_rows` is less than the number of rows.
+    /// Computed on a sample if `sample_rows` is less than the number of rows.
     pub silhouette: Option<f64>,
     /// Rows that silhouette and stability were computed on: all, or a weighted sample that includes rare clusters.
     pub sample_rows: u64,
-    /// From about 0, as unlike as by chance, to 1: every seed finds the same.
+    /// Mean adjusted Rand index: about 0 for chance agreement, 1 if all seeds find the same clusters.
     pub stability: f64,
 }
 
-/// What three ways to look at the candidates pick.
+/// The k that each criterion picks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Suggestion {
     pub elbow: usize,
     pub silhouette: usize,
     pub stability: usize,
-    /// What two of the three pick, else what the silhouette does.
+    /// The k that at least two criteria pick, else the silhouette's.
     pub recommended: usize,
-    /// How many of the three pick the recommended number.
+    /// Number of criteria that pick the recommended k.
     pub agree: usize,
 }
 
-/// Rows to try numbers of clusters on.
+/// Rows to cluster.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
     pub scale: &'a Scale,
-    /// By feature, all of the same length.
+    /// One column per feature, all of the same length.
     pub columns: &'a [Float64Array],
-    /// How many rows each stands for; 1 where there are none.
+    /// Number of rows that each row represents; 1 if absent.
     pub weights: Option<&'a [f64]>,
 }
 
-/// Tries each number of clusters, of which there must be one or more; `told` hears of each that is done.
+/// Measures each k of the non-empty range; `told` is called for each finished candidate.
+///
+/// # Errors
+/// If the first k exceeds the number of distinct rows, or if a fit fails.
 pub fn candidates(
     rows: Rows<'_>,
     ks: RangeInclusive<usize>,
@@ -81,7 +84,7 @@ pub fn candidates(
         let settings = Settings { k, ..settings.clone() };
         let fit = match kmeans::fit(&points, &settings, Init::Drawn(None), &|_| {}) {
             Ok(fit) => fit,
-            // More clusters than different rows: those before it still stand.
+            // More clusters than distinct rows: the smaller k remain valid.
             Err(kmeans::Error::TooFew { .. }) if !candidates.is_empty() => break,
             Err(error) => return Err(error.into()),
         };
@@ -99,7 +102,10 @@ pub fn candidates(
     Ok(candidates)
 }
 
-/// What the candidates, in order of k, speak for.
+/// Applies the criteria to the candidates, which are ordered by k.
+///
+/// # Panics
+/// If there are no candidates.
 pub fn suggest(candidates: &[Candidate]) -> Suggestion {
     let k_of = |best: Option<&Candidate>| best.map_or(1, |candidate| candidate.k);
     let (first, last) = (&candidates[0], &candidates[candidates.len() - 1]);
@@ -107,7 +113,7 @@ pub fn suggest(candidates: &[Candidate]) -> Suggestion {
         let along = (candidate.k - first.k) as f64 / (last.k - first.k).max(1) as f64;
         first.inertia + (last.inertia - first.inertia) * along - candidate.inertia
     };
-    // Of equals, the fewest clusters.
+    // On ties, the smallest k.
     let greatest =
         |value: &dyn Fn(&Candidate) -> f64| k_of(candidates.iter().rev().max_by(|a, b| value(a).total_cmp(&value(b))));
     let elbow = greatest(&below);
@@ -120,7 +126,7 @@ pub fn suggest(candidates: &[Candidate]) -> Suggestion {
     Suggestion { elbow, silhouette, stability, recommended, agree: votes(recommended) }
 }
 
-/// How alike the clusters are that several seeds find in halves of the sample.
+/// Mean agreement of the clusterings that several seeds find in halves of the sample.
 fn stability(scale: &Scale, sample: &Sampled, settings: &Settings) -> Result<f64, Error> {
     let (columns, weights) = (&sample.columns, &sample.chosen.weights);
     let all = Points::new(scale, columns);
@@ -134,7 +140,7 @@ fn stability(scale: &Scale, sample: &Sampled, settings: &Settings) -> Result<f64
         let settings = Settings { seed, starts: STARTS, ..settings.clone() };
         match kmeans::fit(&weighted(Points::new(scale, &half), Some(&of_half)), &settings, Init::Drawn(None), &|_| {}) {
             Ok(fit) => partitions.push(kmeans::assign(&all, &fit.centroids, 1)),
-            // Half of the rows may be too few where all of them were just enough.
+            // Half of the rows may have too few distinct ones.
             Err(kmeans::Error::TooFew { .. }) => {}
             Err(error) => return Err(error.into()),
         }
@@ -144,7 +150,7 @@ fn stability(scale: &Scale, sample: &Sampled, settings: &Settings) -> Result<f64
     Ok(if alike.is_empty() { 0.0 } else { alike.iter().sum::<f64>() / alike.len() as f64 })
 }
 
-/// How alike two partitions of the same rows are, corrected for chance.
+/// Adjusted Rand index of two partitions of the same rows.
 fn adjusted_rand(a: &[u8], b: &[u8], k: usize) -> f64 {
     let pairs = |n: u64| n as f64 * (n as f64 - 1.0) / 2.0;
     let mut both = vec![0_u64; k * k];
@@ -167,7 +173,7 @@ mod tests {
     #[test]
     fn adjusted_rand_by_hand() {
         assert_eq!(adjusted_rand(&[0, 0, 1, 1], &[1, 1, 0, 0], 2), 1.0);
-        // Hubert and Arabie's formula: (0 - 2·2/6) / (2 - 2·2/6).
+        // Formula of Hubert and Arabie: (0 - 2·2/6) / (2 - 2·2/6).
         assert!((adjusted_rand(&[0, 0, 1, 1], &[0, 1, 0, 1], 2) + 0.5).abs() < 1e-15);
     }
 

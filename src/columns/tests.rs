@@ -1,4 +1,4 @@
-//! What columns of Parquet and CSV files come out as.
+//! Tests of reading columns from Parquet and CSV files.
 
 use std::sync::Arc;
 
