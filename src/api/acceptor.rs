@@ -1,6 +1,6 @@
-//! Connections on their way in: plain or TLS, counted, watched, and taken to the last one when the server stops.
+//! Accepts plain and TLS connections, registers them, and drains the kernel's queue at graceful shutdown.
 //!
-//! Input: a listener. Output: streams that tell clients.rs what happens on them.
+//! Input: a listener. Output: streams that report their activity to connections.rs.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -24,37 +24,37 @@ use tokio_rustls::server::TlsStream;
 use super::connections::{Connection, Connections, Timeouts};
 use super::tls::Tls;
 
-/// How long to wait when there is no descriptor or no memory for one more connection.
+/// Backoff after `accept` failed for lack of descriptors or memory.
 const EXHAUSTED: Duration = Duration::from_millis(50);
-/// How long those who had begun to connect when the server closes may take to have done so: the third packet of a handshake
-/// comes a round trip after the second.
+/// Time at shutdown for handshakes already in progress: the third packet of a TCP handshake arrives one round trip after the
+/// second.
 const HANDSHAKES: Duration = Duration::from_millis(200);
 
-/// How far the gate is on its way from open to closed.
+/// Phase of the acceptor during shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     Open,
-    /// Nobody may begin to connect.
+    /// New handshakes are ignored.
     Closing,
-    /// Everybody who had connected has been let in.
+    /// All established connections have been accepted.
     Closed,
 }
 
-/// Where connections come from.
+/// Source of connections in each phase.
 enum Source {
     Open(TcpListener),
-    /// The server stops: those who had begun to connect are waited for.
+    /// Shutdown has begun; waits for handshakes in progress since this instant.
     Closing(TcpListener, Instant),
-    /// What stands in the kernel's queue is still taken.
+    /// Accepts the connections left in the kernel's queue.
     Draining(StdListener),
     Closed,
 }
 
-/// Accepts connections until it is told to stop.
+/// Accepts connections until shutdown.
 pub struct Acceptor {
     source: Source,
     clients: Connections,
-    /// Whether a handshake comes first.
+    /// Whether connections start with a TLS handshake.
     tls: bool,
     patience: Timeouts,
     phase: Arc<watch::Sender<Phase>>,
@@ -71,7 +71,7 @@ impl Acceptor {
         Self { source: Source::Open(listener), clients, tls, patience, phase }
     }
 
-    /// The next connection that there is room for.
+    /// Next connection that was admitted.
     pub async fn accept(&mut self) -> Arrived {
         loop {
             let (stream, address) = match self.next().await {
@@ -84,7 +84,7 @@ impl Acceptor {
             };
             let Some(connection) = self.clients.add(&stream, address, self.tls, &self.patience) else { continue };
             let entry = Entry { clients: self.clients.clone(), connection };
-            // Answers are written whole: waiting for more would only delay them.
+            // Responses are written whole, so that Nagle's algorithm would only delay them.
             let _ = stream.set_nodelay(true);
             return Arrived { entry, stream, address };
         }
@@ -117,7 +117,7 @@ impl Acceptor {
                     Source::Closing(listener, Instant::now())
                 }
                 Source::Closing(listener, _) => Source::Draining(listener.into_std()?),
-                // Nobody new is waiting, and nobody can come any more.
+                // The queue is empty, and no new connection can arrive.
                 Source::Draining(_) | Source::Closed => {
                     self.phase.send_replace(Phase::Closed);
                     Source::Closed
@@ -127,17 +127,17 @@ impl Acceptor {
     }
 }
 
-/// Done when the server begins to stop.
+/// Resolves when shutdown begins.
 pub async fn closing(phase: &watch::Sender<Phase>) {
     drop(phase.subscribe().wait_for(|phase| *phase != Phase::Open).await);
 }
 
-/// Lets the kernel drop packets that would begin a connection. Whoever connects between the last look at the queue and the
-/// closing of the socket would be reset with the request already sent; so nobody new may come before it closes. Who tries
-/// again a second later is refused, and knows that nothing of the request was read.
+/// Makes the kernel drop packets that open a connection. A client that connects between the last check of the queue and the
+/// closing of the socket would be reset with its request already sent; therefore new connections are prevented before the
+/// socket closes. A client that retries after a second is refused and knows that nothing of its request was read.
 #[cfg(target_os = "linux")]
 fn ignore_newcomers(listener: &TcpListener) {
-    // The filter sees packets from their TCP header on: byte 13 has the flags, of which SYN without ACK opens.
+    // The filter sees packets from the TCP header on: byte 13 holds the flags, and SYN without ACK opens a connection.
     let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     let mut steps = [
         step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 13),
@@ -147,7 +147,7 @@ fn ignore_newcomers(listener: &TcpListener) {
         step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
     ];
     let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
-    // SAFETY: the program and its steps live through the call, which copies them; the length is that of the program.
+    // SAFETY: the program and its instructions outlive the call, which copies them; the length is that of the program.
     let done = unsafe {
         libc::setsockopt(
             listener.as_raw_fd(),
@@ -165,15 +165,15 @@ fn ignore_newcomers(listener: &TcpListener) {
 #[cfg(not(target_os = "linux"))]
 fn ignore_newcomers(_: &TcpListener) {}
 
-/// A connection that was accepted and nobody has read from.
+/// Accepted connection from which nothing has been read.
 pub struct Arrived {
-    // Before the socket: what is closed must not be known any more.
+    // Declared before the socket to be dropped first: a closed connection must not stay registered.
     entry: Entry,
     pub stream: TcpStream,
     address: SocketAddr,
 }
 
-/// The place of a connection among all that are open, until this is dropped.
+/// Registration of an open connection, removed on drop.
 struct Entry {
     clients: Connections,
     connection: Arc<Connection>,
@@ -185,17 +185,17 @@ impl Drop for Entry {
     }
 }
 
-/// Where one of the servers gets its connections from: those that door.rs sends it.
+/// Receives the connections that probe_listener.rs routes to one of the servers.
 pub struct Inbox {
     pub arrivals: mpsc::UnboundedReceiver<Arrived>,
     pub local: LocalAddr,
     pub tls: Option<Arc<Tls>>,
-    /// Bytes that may come before a request is there.
+    /// Maximum bytes before a complete request head.
     pub head_bytes: usize,
 }
 
 impl Inbox {
-    /// Has the runtime that this is called in wait for the socket from now on.
+    /// Registers the socket with the current runtime.
     fn take_over(&self, arrived: Arrived) -> io::Result<(Watched, LocalAddr, RemoteAddr, Scheme)> {
         let Arrived { entry, stream, address } = arrived;
         let stream = TcpStream::from_std(stream.into_std()?)?;
@@ -218,13 +218,13 @@ impl listener::Acceptor for Inbox {
     async fn accept(&mut self) -> io::Result<(Watched, LocalAddr, RemoteAddr, Scheme)> {
         match self.arrivals.recv().await {
             Some(arrived) => self.take_over(arrived),
-            // The door is shut.
+            // The sender is gone: no more connections.
             None => std::future::pending().await,
         }
     }
 }
 
-/// What the bytes go through. A handshake goes on where the stream is first read, so that no other connection waits for it.
+/// Transport of a connection. The TLS handshake is performed on first read, so that it does not block other connections.
 enum Io {
     Plain(TcpStream),
     Shaking(Box<tokio_rustls::Accept<TcpStream>>),
@@ -232,20 +232,20 @@ enum Io {
     Failed,
 }
 
-/// A connection that tells what happens on it.
+/// Stream that reports its activity to its [`Connection`].
 pub struct Watched {
-    // Before the socket: what is closed must not be known any more.
+    // Declared before the socket to be dropped first: a closed connection must not stay registered.
     entry: Entry,
     io: Io,
     head: usize,
 }
 
-/// Both kinds of stream as one.
+/// Object-safe union of both stream types.
 trait Both: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Both for T {}
 
 impl Watched {
-    /// The stream behind the handshake.
+    /// The stream after the handshake.
     fn ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Pin<&mut dyn Both>>> {
         if let Io::Shaking(shaking) = &mut self.io {
             match ready!(Pin::new(shaking.as_mut()).poll(cx)) {
@@ -319,7 +319,7 @@ impl AsyncWrite for Watched {
         match &self.io {
             Io::Plain(stream) => stream.is_write_vectored(),
             Io::Tls(stream) => stream.is_write_vectored(),
-            // Asked once, before the handshake: both kinds of stream are.
+            // Queried once, before the handshake; both stream types support it.
             Io::Shaking(_) => true,
             Io::Failed => false,
         }

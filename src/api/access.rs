@@ -1,6 +1,6 @@
-//! One request from its head to the last byte of its answer: its name, its line in the log, its part in the metrics.
+//! Record of one request until the last byte of its response: request id, access log line, metrics.
 //!
-//! Input: what becomes of it. Output: an access line and counters when it is over, even if the client went away before.
+//! Input: events of the request. Output: an access line and counters when it ends, also if the client disconnected early.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -15,12 +15,12 @@ use super::budget::Hold;
 use super::connections::Busy;
 use super::guard::Admitted;
 
-/// The target of access lines.
+/// Target of access log lines.
 const ACCESS: &str = "tercile::access";
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// A request that is not over. The line and the counters are written when this is dropped; it also keeps the request's place
-/// among those of its caller, and its memory, until then.
+/// A request in progress. On drop it writes the access line and the counters, and releases the caller's concurrency slot and
+/// the memory.
 pub struct Record {
     state: Arc<State>,
     pub id: HeaderValue,
@@ -29,19 +29,19 @@ pub struct Record {
     pub admitted: Admitted,
     pub status: Option<StatusCode>,
     bytes: AtomicU64,
-    /// Whether the answer has begun, and its end has not come.
+    /// Whether the response has begun and not ended.
     cut: AtomicBool,
     client: String,
     start: Instant,
-    /// Tells the connection that a handler or a stream is at work for it.
+    /// Marks the connection as busy while a handler or stream works for it.
     pub busy: Option<Busy>,
-    /// Its part of the memory budget.
+    /// Memory held from the budget.
     pub hold: Option<Hold>,
 }
 
 impl Record {
     pub fn start(state: &Arc<State>, request: &Request) -> Self {
-        // A method can be any word that a client makes up.
+        // Clients can send arbitrary methods, which must not become label values.
         let method = match *request.method() {
             Method::GET => "GET",
             Method::POST => "POST",
@@ -68,21 +68,21 @@ impl Record {
         }
     }
 
-    /// Notes that the answer has begun, and how long it will be, if that is known.
+    /// Records the start of the response and its length, if known.
     pub fn begins(&mut self, length: Option<u64>, endless: bool) {
         match length {
             Some(length) => self.bytes = length.into(),
-            // Who follows events leaves when it has seen enough.
+            // A client ends an event stream at any time; that is not a truncated response.
             None => self.cut = (!endless).into(),
         }
     }
 
-    /// Notes bytes of an answer whose length was not known.
+    /// Records bytes of a response of unknown length.
     pub fn gave(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Notes the end of the answer.
+    /// Records the end of the response.
     pub fn ends(&self) {
         self.cut.store(false, Ordering::Relaxed);
     }
@@ -92,7 +92,7 @@ impl Drop for Record {
     fn drop(&mut self) {
         let Self { id, client, method, route, status, .. } = self;
         let (elapsed, bytes, cut) = (self.start.elapsed(), *self.bytes.get_mut(), *self.cut.get_mut());
-        // Who went away before the answer, or its end, came got none: proxies call that 499.
+        // A client that disconnected before the response was complete is recorded as 499, as proxies do.
         let status = status.filter(|_| !cut);
         self.state.metrics.answered(route, method, status.as_ref().map_or("499", StatusCode::as_str), elapsed);
         if !tracing::enabled!(target: ACCESS, tracing::Level::INFO) {
@@ -112,12 +112,12 @@ impl Drop for Record {
                 )
             };
         }
-        // Probes come every few seconds, whoever else comes.
+        // Probes are frequent and are logged at `debug`.
         if route.starts_with("/health/") || route == "/metrics" { line!(debug) } else { line!(info) }
     }
 }
 
-/// Where a request comes from; empty where no line is written.
+/// Client address; empty if access lines are disabled.
 fn client(request: &Request) -> String {
     match &request.remote_addr().0 {
         Addr::SocketAddr(address) if tracing::enabled!(target: ACCESS, tracing::Level::INFO) => {
@@ -127,7 +127,7 @@ fn client(request: &Request) -> String {
     }
 }
 
-/// The name of a request: its client's, if that is one that can go into a log, or a new one.
+/// Request id: the client's if it is safe to log, else a new one.
 fn request_id(request: &Request) -> HeaderValue {
     static PROCESS: LazyLock<u32> = LazyLock::new(|| getrandom::u32().unwrap_or_default());
     static COUNTER: AtomicU64 = AtomicU64::new(0);
@@ -140,14 +140,14 @@ fn request_id(request: &Request) -> HeaderValue {
         let n = COUNTER.fetch_add(1, Ordering::Relaxed);
         let mut name = [b'-'; 8 + 1 + 16];
         digits(u64::from(*PROCESS), &mut name[..8]);
-        // Longer only once there were four thousand million.
+        // Grows from 8 to 16 digits after 2^32 requests.
         let length = if n >> 32 == 0 { 17 } else { 25 };
         digits(n, &mut name[9..length]);
         HeaderValue::from_bytes(&name[..length]).unwrap_or(HeaderValue::from_static("none"))
     })
 }
 
-/// The last digits of a number, in hex.
+/// Writes the low digits of a number in hex.
 fn digits(mut number: u64, out: &mut [u8]) {
     for digit in out.iter_mut().rev() {
         *digit = b"0123456789abcdef"[(number % 16) as usize];

@@ -1,9 +1,8 @@
-//! Bodies that must keep coming, and those that nobody needs.
+//! Minimum transfer rate of request bodies, and draining of unread ones.
 //!
-//! Input: a request's body. Output: the same, which fails once the client has sent next to nothing for too long. Only the time
-//! that is spent waiting for the client counts, not what the server does with what came. Whoever drops it before its end
-//! need not think of the client: one that still sends would find its connection reset and never read its answer, so that
-//! the rest is read, and thrown away, for a while.
+//! Input: a request body. Output: the same body, which fails once the client has sent too little for too long. Only time spent
+//! waiting for the client counts, not processing time. A body that is dropped before its end is drained in the background for a
+//! while: closing the connection while the client still sends would reset it, and the client would not receive the response.
 
 use std::io;
 use std::pin::Pin;
@@ -19,23 +18,23 @@ use tokio::time::Sleep;
 
 use super::connections::Busy;
 
-/// Bytes that have to move for each second of waiting: of a request's body, and of an answer.
+/// Minimum rate in bytes per second of waiting, for request bodies and for responses.
 pub const RATE: f64 = 4096.0;
-/// Bytes of a body that nobody needs and that are read all the same, and for how long.
+/// Limits of draining an unread body: bytes and time.
 const DRAINED: usize = 64 * 1024 * 1024;
 const LINGER: Duration = Duration::from_secs(8);
 
-/// Has a request's body arrive in time, its connection being busy until it has. What is returned tells whether it was too
-/// late.
+/// Enforces the minimum transfer rate on the request body and keeps the connection busy until the body has arrived. The
+/// returned flag is set on timeout.
 pub fn hasten(request: &mut Request, patience: Duration, busy: Option<&Busy>) -> Option<Arc<AtomicBool>> {
     let body = request.take_body();
     if body.is_empty() {
         return None;
     }
-    // Who waits for a word before the body is sent needs none but the answer.
+    // A client that sends `Expect` waits for a 100 or final status before it sends the body.
     let waits = request.headers().contains_key(EXPECT);
     let mut parts = Box::pin(body.into_bytes_stream());
-    // Most bodies came along with their heads: of those there is nothing left to wait for.
+    // Most bodies arrive together with the head and need no supervision.
     let first = if waits { None } else { parts.next().now_or_never() };
     let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let first = match first {
@@ -60,11 +59,11 @@ pub fn hasten(request: &mut Request, patience: Duration, busy: Option<&Busy>) ->
     Some(late)
 }
 
-/// A body whose rest is drained if it is dropped before its end.
+/// Body that is drained if dropped before its end.
 struct Lingering<B: AsRef<[u8]> + 'static, S: Stream<Item = io::Result<B>> + Send + 'static> {
-    /// `None`: it has ended.
+    /// `None` after the end.
     rest: Option<Hastened<S>>,
-    /// Whether the client sends, as far as one can tell.
+    /// Whether the client has presumably begun to send.
     begun: bool,
 }
 
@@ -75,7 +74,7 @@ impl<B: AsRef<[u8]>, S: Stream<Item = io::Result<B>> + Send> Stream for Lingerin
         self.begun = true;
         let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
         let part = ready!(rest.poll_next_unpin(cx));
-        // After an error nothing comes that is worth waiting for.
+        // Nothing useful follows an error.
         if !matches!(part, Some(Ok(_))) {
             self.rest = None;
         }
@@ -101,10 +100,10 @@ impl<B: AsRef<[u8]> + 'static, S: Stream<Item = io::Result<B>> + Send + 'static>
 struct Hastened<S> {
     parts: Pin<Box<S>>,
     patience: Duration,
-    /// What came since the clock was set to zero.
+    /// Bytes received since the clock was reset.
     bytes: usize,
     waited: Duration,
-    /// Since when it waits now.
+    /// Start of the current wait.
     since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
     late: Arc<AtomicBool>,

@@ -1,33 +1,34 @@
-//! The memory of requests that run and of answers on their way: one budget for the process.
+//! Memory budget of one process for running requests and responses in transit.
 //!
-//! Input: bytes that somebody is about to keep. Output: a [`Hold`] on so much of the budget, which gives it back when it is
-//! dropped, or a refusal, which becomes a 503. Nothing waits for memory: those who wait would hold what the others wait for.
+//! Input: the number of bytes to be allocated. Output: a [`Hold`] on that part of the budget, released on drop, or a refusal,
+//! which becomes a 503 (load shedding). Nothing waits for memory, because waiting requests would hold the memory that others
+//! wait for.
 //!
-//! The last eighth is kept for what is small, so that large bodies never shut out a prediction of a few rows, and the last
-//! part of that for the refusals themselves.
+//! The last eighth is reserved for small holds, so that large bodies never block predictions of a few rows; the last part of
+//! that is reserved for the refusals themselves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::problem::Problem;
 
-/// Bytes that are charged for each request until its answer is complete: its head, its tasks, its buffers.
+/// Bytes charged per request until its response is complete: head, tasks and buffers.
 pub const REQUEST: usize = 8 * 1024;
-/// Bytes up to which one hold is small.
+/// Maximum bytes of a small hold.
 const SMALL: usize = 64 * 1024;
 
-/// The budget of one process. Clones share it.
+/// Memory budget of a process. Clones share it.
 #[derive(Clone)]
 pub struct Budget(Arc<Inner>);
 
 struct Inner {
     limit: usize,
     used: AtomicUsize,
-    /// Holds that were refused so far.
+    /// Number of refused holds.
     refused: AtomicU64,
 }
 
-/// There is not enough left.
+/// The budget is exhausted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exhausted;
 
@@ -40,49 +41,47 @@ impl From<Exhausted> for Problem {
 }
 
 impl Budget {
-    /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self(Arc::new(Inner { limit, used: AtomicUsize::new(0), refused: AtomicU64::new(0) }))
     }
 
-    /// Takes `bytes` of it.
+    /// Holds `bytes`.
     ///
     /// # Errors
-    ///
-    /// [`Exhausted`] if they are not there.
+    /// [`Exhausted`] if they are not available.
     pub fn hold(&self, bytes: usize) -> Result<Hold, Exhausted> {
         let mut hold = Hold { budget: self.clone(), bytes: 0 };
         hold.grow(bytes)?;
         Ok(hold)
     }
 
-    /// Takes what the refusal of a request needs. `None`: not even that is there.
+    /// Holds the memory of a refused request's response. `None` if not even that is available.
     pub fn hold_refusal(&self) -> Option<Hold> {
         self.take(REQUEST, self.0.limit).then(|| Hold { budget: self.clone(), bytes: REQUEST })
     }
 
-    /// Takes `bytes`, whether they are there or not: for probes, which are answered whatever happens.
+    /// Holds `bytes` even beyond the limit, for probes, which are always answered.
     pub fn hold_always(&self, bytes: usize) -> Hold {
         self.0.used.fetch_add(bytes, Relaxed);
         Hold { budget: self.clone(), bytes }
     }
 
-    /// Bytes that a large hold could have now.
+    /// Bytes available to a large hold.
     pub fn available(&self) -> usize {
         self.0.large().saturating_sub(self.used())
     }
 
-    /// Bytes that are held now.
+    /// Bytes held now.
     pub fn used(&self) -> usize {
         self.0.used.load(Relaxed)
     }
 
-    /// Bytes that may be held.
+    /// Size of the budget in bytes.
     pub fn limit(&self) -> usize {
         self.0.limit
     }
 
-    /// Holds that were refused so far.
+    /// Number of refused holds.
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Relaxed)
     }
@@ -103,18 +102,17 @@ impl Inner {
     }
 }
 
-/// Bytes of the budget that are somebody's, until this is dropped.
+/// Reserved part of the budget, released on drop.
 pub struct Hold {
     budget: Budget,
     bytes: usize,
 }
 
 impl Hold {
-    /// Takes more.
+    /// Holds `more` bytes in addition.
     ///
     /// # Errors
-    ///
-    /// [`Exhausted`] if that is not there; what is held already stays.
+    /// [`Exhausted`] if they are not available; the existing hold is kept.
     pub fn grow(&mut self, more: usize) -> Result<(), Exhausted> {
         let inner = &self.budget.0;
         let most = if self.bytes.saturating_add(more) > SMALL { inner.large() } else { inner.small() };
@@ -126,12 +124,12 @@ impl Hold {
         Ok(())
     }
 
-    /// How much it is.
+    /// Size of the hold.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Gives back what is more than `bytes`.
+    /// Releases the bytes beyond `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         let less = self.bytes.saturating_sub(bytes);
         self.budget.0.used.fetch_sub(less, Relaxed);

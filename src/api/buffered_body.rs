@@ -1,7 +1,7 @@
-//! A request's body in memory, charged to the budget as it arrives.
+//! Request body in memory, charged to the memory budget as it arrives.
 //!
-//! Input: a body as a stream. Output: its bytes with their part of the budget, or a problem: too long, cut off, or more than
-//! the budget has left. A length that is only claimed takes no memory: it serves to refuse early what can't fit.
+//! Input: a body stream. Output: its bytes with their hold on the budget, or a problem: too long, truncated, or beyond the
+//! budget. A claimed length allocates no memory; it only allows early refusal.
 
 use std::io;
 
@@ -13,37 +13,35 @@ use poem::{Body, Request};
 use super::budget::{Budget, Exhausted, Hold};
 use super::problem::Problem;
 
-/// Bytes of a body, and their part of the budget, which goes with them.
+/// Bytes of a body with their hold on the budget.
 pub struct BufferedBody {
     pub bytes: Vec<u8>,
     hold: Hold,
 }
 
-/// How long a request says that its body is.
+/// Body length according to `Content-Length`.
 pub fn claimed(request: &Request) -> Option<u64> {
     request.header(CONTENT_LENGTH).and_then(|length| length.parse().ok())
 }
 
 impl BufferedBody {
-    /// Nothing yet, of a body that may become `claimed` bytes long.
+    /// Starts an empty body of expected length `claimed`.
     ///
     /// # Errors
-    ///
-    /// [`Exhausted`] if so many can't be held now.
+    /// [`Exhausted`] if that length is not available now.
     pub fn begin(budget: &Budget, claimed: Option<u64>) -> Result<Self, Exhausted> {
         let claimed = usize::try_from(claimed.unwrap_or(0)).unwrap_or(usize::MAX);
         if claimed > budget.available() {
-            // Counted as any other refusal.
+            // Counts the refusal.
             budget.hold(claimed)?;
         }
         Ok(Self { bytes: Vec::new(), hold: budget.hold(0)? })
     }
 
-    /// Reads on until there are more than `up_to` bytes; the flag tells whether the body ended before.
+    /// Reads until more than `up_to` bytes are buffered; `true` if the body ended before that.
     ///
     /// # Errors
-    ///
-    /// [`io::ErrorKind::OutOfMemory`] if the budget is exhausted, else whatever the stream fails with.
+    /// [`io::ErrorKind::OutOfMemory`] if the budget is exhausted, else the error of the stream.
     pub async fn read(
         &mut self,
         body: &mut (impl Stream<Item = io::Result<Bytes>> + Unpin),
@@ -60,11 +58,10 @@ impl BufferedBody {
     /// Reads a whole body of at most `most` bytes.
     ///
     /// # Errors
-    ///
     /// A problem: 413 if it is longer, 503 if the budget is exhausted, 400 if it does not arrive.
     pub async fn whole(budget: &Budget, claimed: Option<u64>, body: Body, most: usize) -> Result<Self, Problem> {
         let too_large = || Problem::too_large(format!("the body may have {most} bytes at most"));
-        // Who says so much is told at once.
+        // An excessive `Content-Length` is refused before the body is read.
         if claimed.is_some_and(|claimed| claimed > most as u64) {
             return Err(too_large());
         }

@@ -1,7 +1,8 @@
-//! Rows for any segmentation in the formats people have, answered in the format they like.
+//! Bulk prediction endpoint: rows in several formats, answered in a negotiated format.
 //!
-//! Input: a body as JSON, NDJSON, CSV or Arrow, and a model. Output: an answer that streams while the body arrives. A fault
-//! in its first mebibyte is a problem with a status; a later one breaks the answer off, so that it can't pass for a whole one.
+//! Input: a body as JSON, NDJSON, CSV or Arrow, and a model. Output: a response that streams while the body arrives. An error
+//! within the first mebibyte of the response becomes a problem with a status; a later one aborts the response, so that it
+//! cannot be mistaken for a complete one.
 
 use std::io::{self, Cursor, Read};
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use super::streaming_body::{self, Outgoing, Shared};
 use crate::bulk::{Answers, At, Error, Format, Keep, Limits, Meter, Reader, Scorer, Writer};
 use crate::panics;
 
-/// The media types of rows, in and out.
+/// Media types of rows, for requests and responses.
 pub const FORMS: [(Format, &str); 4] = [
     (Format::Json, "application/json"),
     (Format::Ndjson, "application/x-ndjson"),
@@ -34,12 +35,12 @@ pub const FORMS: [(Format, &str); 4] = [
     (Format::Arrow, "application/vnd.apache.arrow.stream"),
 ];
 
-/// The media type of a format.
+/// Media type of a format.
 pub fn kind(format: Format) -> &'static str {
     FORMS.iter().find(|(known, _)| *known == format).map_or("application/octet-stream", |(_, kind)| kind)
 }
 
-/// Each format with the schema of what is written in it: `json` for JSON, else text or bytes.
+/// Response content by format: `json` is the schema for JSON; the other formats are text or bytes.
 pub fn content(json: MetaSchemaRef) -> Vec<MetaMediaType> {
     let schema = |format| match format {
         Format::Json => json.clone(),
@@ -49,7 +50,7 @@ pub fn content(json: MetaSchemaRef) -> Vec<MetaMediaType> {
     FORMS.iter().map(|(format, content_type)| MetaMediaType { content_type, schema: schema(*format) }).collect()
 }
 
-/// How much may come in a body of rows, and how many bodies at once.
+/// Limits of bulk bodies and their concurrency.
 pub struct Bodies {
     pub bytes: u64,
     pub limits: Limits,
@@ -63,7 +64,7 @@ impl Bodies {
     }
 }
 
-/// The body of a request, and how it is written down. It is read when it is known who answers.
+/// Request body and its format. It is read after the model is known.
 pub struct Rows {
     pub format: Format,
     pub body: Body,
@@ -102,22 +103,21 @@ impl<'a> ApiExtractor<'a> for Rows {
     }
 }
 
-/// A bulk answer's parts that are known before the first row is read.
+/// Parameters of a bulk response.
 pub struct Order {
     pub from: Format,
     pub to: Format,
     pub scorer: Scorer,
-    /// What is predicted is counted.
+    /// Counts the predictions.
     pub tally: Tally,
-    /// For JSON and NDJSON.
+    /// Prediction objects, for JSON and NDJSON.
     pub answers: Answers,
 }
 
-/// Answers a body, whose first bytes were read and are all there is if there is no `rest`.
+/// Responds to a body whose first bytes are `head`; without `rest` they are the whole body.
 ///
 /// # Errors
-///
-/// A problem, if a fault comes before the first mebibyte of the answer; 503 if too many bodies are being answered, or the
+/// A problem, if an error occurs within the first mebibyte of the response; 503 if too many bodies are being processed or the
 /// memory budget is exhausted.
 pub async fn answer<S, B>(state: &State, order: Order, head: BufferedBody, rest: Option<S>) -> Result<Body, Problem>
 where
@@ -144,7 +144,7 @@ where
     let limits = bodies.limits;
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        // Whatever a client sends, a thread that panics takes no more with it than this answer.
+        // A panic in a decoder ends only this response.
         let ran = panics::decoding("a body of rows", || run(order, input, &mut out, limits, &charge));
         out.end(ran.unwrap_or_else(|| Err(Error::Read("they are damaged".to_owned()))));
     });
@@ -152,7 +152,7 @@ where
     Ok(shared.body())
 }
 
-/// Rejects a body that is not of the format that its Content-Type says. One that holds no rows may be empty as NDJSON.
+/// Rejects a body that does not start as its Content-Type requires. An empty body is valid NDJSON without rows.
 fn begins_well(format: Format, head: &[u8], whole: bool) -> Result<(), Problem> {
     let text = head.strip_prefix(b"\xef\xbb\xbf").filter(|_| format != Format::Arrow).unwrap_or(head);
     let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
@@ -177,7 +177,7 @@ fn run(
     charge: &Arc<MemoryCharge>,
 ) -> Result<(), Error> {
     let Order { from, to, scorer, tally, answers } = order;
-    // Of columns nothing is taken away; objects become answers or, where columns are asked for, come back whole.
+    // Columnar output keeps all columns; JSON output becomes prediction objects with the other fields.
     let keep = if matches!(to, Format::Json | Format::Ndjson) { Keep::Other } else { Keep::Row };
     let meter: Arc<dyn Meter> = Arc::clone(charge) as _;
     let mut reader = Reader::open_metered(input, Some(from), &scorer.features, (limits, keep), meter)?;
@@ -193,7 +193,7 @@ fn run(
 
 fn problem(error: Error) -> Problem {
     let detail = error.to_string();
-    // Whoever posts rows counts them, as `index` does, whatever lines they stand on.
+    // API clients count rows from 0, as `index` does, whatever the line.
     let row = |at: At, what: &str| format!("row {}: {what}", at.row);
     match error {
         Error::Gap { at, field, what } | Error::Field { at, field, what } => {
@@ -209,7 +209,7 @@ fn problem(error: Error) -> Problem {
     }
 }
 
-/// Why a body did not arrive.
+/// Problem for a body that did not arrive.
 pub fn arrived(error: &io::Error) -> Problem {
     match error.kind() {
         io::ErrorKind::FileTooLarge => Problem::too_large(error.to_string()),

@@ -1,7 +1,7 @@
-//! Answers that are made once and sent to many.
+//! Cache of serialised responses, and request coalescing.
 //!
-//! Input: a model's version, which never changes, and how its answer is made. Output: the answer as bytes that all requests
-//! share. What changes all the time is made anew, but once for all who wait for it.
+//! Input: a model version, which is immutable, and a function that makes its response. Output: the response bytes, shared by
+//! all requests. Responses that change are made anew, once for all concurrent requests.
 
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,15 +19,15 @@ use super::budget::Hold;
 use super::problem::Problem;
 use crate::model::Model;
 
-/// Answers that are kept.
+/// Maximum number of cached responses.
 const KEPT: usize = 64;
 
-/// Answers of one kind, by the model they are about.
+/// LRU cache of responses of one kind, by model version.
 #[derive(Default)]
 pub struct ReadyAnswers {
-    /// The one asked for last stands last.
+    /// The most recently used response is last.
     kept: Mutex<Vec<(Key, Bytes)>>,
-    /// Held while one is made: they take a processor, and those who wait want the same ones.
+    /// Held while a response is made: making one is CPU-bound, and waiting requests mostly want the same one.
     making: tokio::sync::Mutex<()>,
 }
 
@@ -44,7 +44,7 @@ impl Key {
     }
 }
 
-/// The bytes of an answer, and their part of the budget.
+/// Bytes of a response with their hold on the budget.
 struct Kept {
     bytes: Vec<u8>,
     _hold: Hold,
@@ -57,11 +57,10 @@ impl AsRef<[u8]> for Kept {
 }
 
 impl ReadyAnswers {
-    /// The answer about a model; `make` is asked if there is none yet.
+    /// Response about a model, made by `make` if it is not cached.
     ///
     /// # Errors
-    ///
-    /// What `make` fails with; 503 if the memory budget is exhausted.
+    /// The error of `make`; 503 if the memory budget is exhausted.
     pub async fn get<T: ToJSON>(
         &self,
         state: &State,
@@ -97,7 +96,7 @@ impl ReadyAnswers {
         Some(ready)
     }
 
-    /// Keeps an answer, and no more than `most` bytes in all.
+    /// Caches a response and evicts old ones beyond [`KEPT`] responses or `most` bytes in total.
     fn keep(&self, model: &Model, ready: Bytes, most: usize) {
         let Model { segmentation, version, trained_at, .. } = model;
         let key = Key { segmentation: segmentation.clone(), version: *version, trained_at: trained_at.clone() };
@@ -109,7 +108,7 @@ impl ReadyAnswers {
     }
 }
 
-/// An answer that is made for all who wait for one.
+/// Value that is computed once for all concurrent waiters.
 pub struct Coalesced<T>(tokio::sync::Mutex<Option<(Instant, Arc<T>)>>);
 
 impl<T> Default for Coalesced<T> {
@@ -119,7 +118,7 @@ impl<T> Default for Coalesced<T> {
 }
 
 impl<T> Coalesced<T> {
-    /// What `make` gives, or gave to somebody else, if it began after this was called.
+    /// Result of `make`, or of another caller's `make` that began after this call.
     pub async fn get(&self, make: impl Future<Output = T>) -> Arc<T> {
         let asked = Instant::now();
         let mut last = self.0.lock().await;
@@ -135,7 +134,7 @@ impl<T> Coalesced<T> {
     }
 }
 
-/// A JSON answer that is written already.
+/// JSON response that is already serialised.
 pub struct Written<T> {
     text: Bytes,
     of: PhantomData<fn() -> T>,

@@ -1,13 +1,13 @@
-//! Work that takes a processor for a while: on threads of its own, and no more of it at a time than there are processors.
+//! Concurrency limit for CPU-bound work: it runs on blocking threads, at most one per processor.
 //!
-//! The runtime's pool of blocking threads has hundreds. If each of as many requests computed on one of them, those threads that
-//! move bytes and answer probes would get one part in hundreds of a processor. Who waits here for a turn costs nothing.
+//! The blocking pool of the runtime has hundreds of threads. If each computed, the threads that move bytes and answer probes
+//! would get a small fraction of a processor. Waiting for a permit here costs no thread.
 
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-/// The turns of one process.
+/// Permits of one process.
 #[derive(Clone)]
 pub struct ComputePermits(Arc<Semaphore>);
 
@@ -19,7 +19,7 @@ impl Default for ComputePermits {
 }
 
 impl ComputePermits {
-    /// Runs `work` on a thread that may block, when it is its turn. `None` if it panicked, or the runtime ends.
+    /// Runs `work` on a blocking thread once a permit is available. `None` if it panicked or the runtime shuts down.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let turn = Arc::clone(&self.0).acquire_owned().await.ok()?;
         let working = tokio::task::spawn_blocking(move || {

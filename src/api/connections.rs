@@ -1,9 +1,9 @@
-//! The connections that are open: what each of them waits for, and which of them have waited for too long.
+//! Registry of open connections: the state of each, and the enforcement of timeouts.
 //!
-//! Input: connections as they are accepted, and requests as they begin and end. Output: for a client, a wait for its end;
-//! for those who are slow, the end. The framework goes on with a request whose client is gone; where an answer is dear, its
-//! handler asks here. Nor has it any timeout for the head of a request. So a watcher goes through all connections now and
-//! then, and shuts down those whose time is over, whatever state the protocols above are in.
+//! Input: connections as they are accepted, and requests as they begin and end. Output: a future that resolves when a client
+//! disconnects, and the shutdown of connections that exceed a timeout. The framework keeps running the request of a client that
+//! is gone, so handlers of expensive responses check here; and it has no timeout for request heads. Therefore a watcher
+//! regularly scans all connections and shuts down the overdue ones, whatever the state of the protocols above.
 
 use std::collections::HashMap;
 use std::net::{Shutdown, SocketAddr};
@@ -19,76 +19,76 @@ use tokio::sync::watch;
 
 use super::body_limit::RATE;
 
-/// How often all connections are looked at.
+/// Interval of the scans.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// When the server is about to stop, a connection may be silent for so long before it is taken for idle.
+/// Silence after which a connection counts as idle at shutdown.
 const QUIET: Duration = Duration::from_millis(250);
 
-/// How a connection begins that speaks HTTP/2.
+/// Start of the HTTP/2 connection preface.
 const HTTP2: &[u8] = b"PRI ";
-/// One connection in so many has to go where there are too many.
+/// When there are too many connections, 1 in `SHARE` is evicted.
 const SHARE: usize = 64;
 
-/// What a connection may take.
+/// Timeouts and limits of connections.
 #[derive(Debug, Clone)]
 pub struct Timeouts {
     /// For the TLS handshake.
     pub handshake: Duration,
-    /// For the head of a request; the first one counts from the start.
+    /// For the head of a request; for the first one from the start of the connection.
     pub header: Duration,
-    /// Between requests, and for a client that reads nothing of its answer.
+    /// Between requests, and for a client that reads nothing of its response.
     pub idle: Duration,
-    /// Connections at the same time.
+    /// Maximum concurrent connections.
     pub connections: usize,
-    /// Bytes that may come before a request is there.
+    /// Maximum bytes before a complete request head.
     pub head_bytes: usize,
 }
 
-/// Microseconds since the first time that somebody asked, from 1.
+/// Microseconds since the first call, starting at 1.
 fn now() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed().as_micros() as u64 + 1
 }
 
-/// One connection. Times are those of `now`; 0: never.
+/// One connection. Times are values of `now`; 0 means never.
 pub struct Connection {
     address: SocketAddr,
     socket: RawFd,
     gone: watch::Sender<bool>,
-    /// Whether the handshake is still to end.
+    /// Whether the TLS handshake is in progress.
     shaking: AtomicBool,
-    /// Requests that began.
+    /// Number of requests begun.
     requests: AtomicU64,
-    /// Requests whose answers are not made yet.
+    /// Number of requests whose responses are not yet made.
     running: AtomicU32,
-    /// When it last was of use: it came, a request ended, bytes of an answer went out.
+    /// Time of the last progress: accepted, a request ended, or response bytes written.
     useful: AtomicU64,
-    /// Whether it speaks HTTP/2.
+    /// Whether the connection uses HTTP/2.
     http2: AtomicBool,
-    /// When the first bytes after the last request came, and how many there are.
+    /// Time of the first bytes after the last request, and their number.
     heard: AtomicU64,
     bytes: AtomicUsize,
-    /// Since when the client has taken nothing of what waits for it.
+    /// Time since which the client has not read pending response bytes.
     stalled: AtomicU64,
-    /// Bytes that went out.
+    /// Bytes written.
     written: AtomicU64,
-    /// Answers that it has not taken whole.
+    /// Responses that the client has not read completely.
     owed: Mutex<Vec<Arc<Part>>>,
 }
 
-/// The part of an answer that a connection was given last and has not come back from.
+/// The latest piece of a response handed to the connection and not yet consumed.
 #[derive(Default)]
 struct Part {
-    /// Since when; 0: there is none, the connection waits for more.
+    /// Time of handover; 0: no piece is pending, the connection waits for more.
     since: AtomicU64,
     bytes: AtomicU64,
-    /// What the connection had written then.
+    /// Bytes that the connection had written at handover.
     written: AtomicU64,
 }
 
 impl Part {
-    /// Whether the client lets it lie: over HTTP/2 its window may stay closed while the connection itself looks alive. Of all
-    /// that a connection is given it must take [`RATE`] bytes a second, as of a request's body so many must come.
+    /// Whether the client does not read the piece: over HTTP/2 a stream's window may stay closed while the connection itself is
+    /// active. A client must read at least [`RATE`] bytes per second, the minimum rate of request bodies.
     fn stuck(&self, now: u64, written: u64, idle: Duration) -> bool {
         let since = self.since.load(Relaxed);
         let waited = Duration::from_micros(now.saturating_sub(since)).as_secs_f64();
@@ -99,13 +99,13 @@ impl Part {
 }
 
 impl Connection {
-    /// Notes the end of the handshake.
+    /// Records the end of the handshake.
     pub fn shaken(&self) {
         self.shaking.store(false, Relaxed);
         self.useful.store(now(), Relaxed);
     }
 
-    /// Notes bytes that came. `false`: too many for the head of a request.
+    /// Records received bytes. `false`: too many for the head of a request.
     pub fn heard(&self, bytes: &[u8], most: usize) -> bool {
         if self.running.load(Relaxed) > 0 {
             return true;
@@ -116,12 +116,12 @@ impl Connection {
                 self.http2.store(true, Relaxed);
             }
         }
-        // What is counted came before: one read may bring a head and much of its body. Over HTTP/2 several reads may, before
-        // any of the requests in them begins; there the protocol limits the heads.
+        // The limit applies to bytes received before this read, which may contain a head and much of its body. Over HTTP/2
+        // several reads may precede the first request; there the protocol limits the heads.
         self.bytes.fetch_add(bytes.len(), Relaxed) <= most || self.http2.load(Relaxed)
     }
 
-    /// Notes bytes that went out, or that none could.
+    /// Records written bytes, or with `None` that the socket accepted none.
     pub fn wrote(&self, bytes: Option<usize>) {
         let now = now();
         if let Some(bytes) = bytes {
@@ -137,7 +137,7 @@ impl Connection {
         self.gone.send_replace(true);
     }
 
-    /// Whether its time is over.
+    /// Whether a timeout is exceeded.
     fn overdue(&self, now: u64, patience: &Timeouts) -> bool {
         let late = |since: u64, limit: Duration| now.saturating_sub(since) > limit.as_micros() as u64;
         let (useful, heard, stalled) =
@@ -151,7 +151,7 @@ impl Connection {
             if owed.iter().any(|part| part.stuck(now, written, patience.idle)) {
                 return true;
             }
-            // It takes what it is given, and over HTTP/2 says so, which is no beginning of a request.
+            // The client is reading. Over HTTP/2 it then sends window updates, which do not start a request.
             if !owed.is_empty() {
                 return false;
             }
@@ -169,7 +169,7 @@ impl Connection {
         self.owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether nothing is to be expected of it, as far as one can tell.
+    /// Whether no request is in progress or expected soon, as far as can be told.
     fn idle(&self, now: u64) -> bool {
         let quiet = now.saturating_sub(self.useful.load(Relaxed)) > QUIET.as_micros() as u64;
         quiet && self.running.load(Relaxed) == 0 && self.heard.load(Relaxed) == 0 && self.owed().is_empty()
@@ -181,14 +181,14 @@ impl Connection {
             Shutdown::Write => libc::SHUT_WR,
             Shutdown::Both => libc::SHUT_RDWR,
         };
-        // SAFETY: called under the lock of all connections, which its owner takes before it closes the socket.
+        // SAFETY: called under the lock of all connections, which the owner takes before it closes the socket.
         unsafe { libc::shutdown(self.socket, how) };
     }
 }
 
 type All = HashMap<SocketAddr, Arc<Connection>>;
 
-/// All connections that are open.
+/// All open connections.
 #[derive(Clone, Default)]
 pub struct Connections(Arc<Mutex<All>>);
 
@@ -206,8 +206,8 @@ impl Connections {
         self.all().len()
     }
 
-    /// Takes a connection in. Where there are too many, those that were of no use for longest have to go; `None`: all of
-    /// them are busy.
+    /// Registers a connection. Above the limit, the waiting connections with the oldest progress are evicted; `None` if all are
+    /// busy.
     pub fn add(
         &self,
         stream: &TcpStream,
@@ -220,7 +220,7 @@ impl Connections {
             let waiting = all.values().filter(|connection| connection.running.load(Relaxed) == 0);
             let mut waiting: Vec<(u64, Arc<Connection>)> =
                 waiting.map(|connection| (connection.useful.load(Relaxed), Arc::clone(connection))).collect();
-            // Finding many takes no longer than finding one, and whoever connects next finds room.
+            // Evicting several costs one selection and makes room for the next connections.
             let many = (patience.connections / SHARE).clamp(1, waiting.len().max(1));
             if waiting.is_empty() {
                 return None;
@@ -228,7 +228,7 @@ impl Connections {
             waiting.select_nth_unstable_by_key(many - 1, |(useful, _)| *useful);
             for (_, longest) in waiting.drain(..many) {
                 longest.shut(Shutdown::Both);
-                // Its owner finds out in a moment; until then it must not be chosen again.
+                // Removed at once, because its owner notices the shutdown later and it must not be selected again.
                 all.remove(&longest.address);
             }
         }
@@ -251,7 +251,7 @@ impl Connections {
         Some(connection)
     }
 
-    /// Forgets a connection whose socket is about to be closed.
+    /// Removes a connection whose socket is about to be closed.
     pub fn remove(&self, connection: &Arc<Connection>) {
         let mut all = self.all();
         if all.get(&connection.address).is_some_and(|known| Arc::ptr_eq(known, connection)) {
@@ -260,7 +260,7 @@ impl Connections {
         connection.ended();
     }
 
-    /// Notes that a request of this client runs, as long as what is returned lives.
+    /// Records a running request of this client, until the returned value is dropped.
     pub fn begin(&self, client: &RemoteAddr) -> Option<Busy> {
         let connection = self.get(client)?;
         connection.requests.fetch_add(1, Relaxed);
@@ -270,14 +270,14 @@ impl Connections {
         Some(Busy(connection))
     }
 
-    /// Done when a client has closed its connection. One that is not known never does.
+    /// Resolves when the client's connection is closed; never for an unknown client.
     pub async fn gone(&self, client: &RemoteAddr) {
         let Some(connection) = self.get(client) else { return std::future::pending().await };
         let mut heard = connection.gone.subscribe();
         drop(heard.wait_for(|gone| *gone).await);
     }
 
-    /// Ends a client's connection.
+    /// Shuts down a client's connection.
     pub fn shut(&self, client: &RemoteAddr) {
         let Addr::SocketAddr(address) = &client.0 else { return };
         if let Some(connection) = self.all().get(address) {
@@ -285,7 +285,7 @@ impl Connections {
         }
     }
 
-    /// Ends those whose time is over, as long as the server lives.
+    /// Shuts down overdue connections, for the lifetime of the server.
     pub async fn watch(self, patience: Timeouts) {
         loop {
             tokio::time::sleep(INTERVAL).await;
@@ -296,8 +296,8 @@ impl Connections {
         }
     }
 
-    /// Ends those who wait for nothing. What a client sent before that is read and answered all the same: only then comes
-    /// the end of what it sends.
+    /// Shuts down the read side of idle connections. Bytes received before are still read and answered: end of file follows
+    /// them.
     pub fn end_idle(&self) {
         let now = now();
         for connection in self.all().values().filter(|connection| connection.idle(now)) {
@@ -306,11 +306,11 @@ impl Connections {
     }
 }
 
-/// A request that runs, or whose body still arrives.
+/// A running request, or one whose body is still arriving.
 pub struct Busy(Arc<Connection>);
 
 impl Busy {
-    /// Notes an answer that the connection is given bit by bit, until what is returned is dropped.
+    /// Records a streamed response, until the returned value is dropped.
     pub fn owe(&self) -> Owed {
         let (connection, part) = (Arc::clone(&self.0), Arc::<Part>::default());
         connection.owed().push(Arc::clone(&part));
@@ -318,21 +318,21 @@ impl Busy {
     }
 }
 
-/// An answer that a connection has not taken whole.
+/// A response that the client has not read completely.
 pub struct Owed {
     connection: Arc<Connection>,
     part: Arc<Part>,
 }
 
 impl Owed {
-    /// Notes bytes that the connection was given: it takes them, and asks for more, within a time.
+    /// Records bytes handed to the connection, which must be consumed in time.
     pub fn given(&self, bytes: usize) {
         self.part.bytes.store(bytes as u64, Relaxed);
         self.part.written.store(self.connection.written.load(Relaxed), Relaxed);
         self.part.since.store(now(), Relaxed);
     }
 
-    /// Notes that the connection asked for more than there is yet.
+    /// Records that the connection waits for bytes that are not available yet.
     pub fn waiting(&self) {
         self.part.since.store(0, Relaxed);
     }

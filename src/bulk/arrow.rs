@@ -1,6 +1,6 @@
-//! Arrow's streaming format to batches, held in one piece each and never copied again.
+//! Reader of Arrow's streaming format. Each batch is read into one buffer and not copied again.
 //!
-//! The lengths in a stream are anybody's claim: memory is taken as bytes arrive, not before, and no more than is allowed.
+//! The lengths in a stream are untrusted: memory is allocated as bytes arrive, up to the limits.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, Read};
@@ -16,23 +16,23 @@ use lz4_flex::frame::FrameDecoder;
 use super::{Error, Limits, Meter};
 use crate::panics;
 
-/// What stands before each message of today's format.
+/// Continuation marker before each message of the current IPC format.
 const MARK: [u8; 4] = [0xff; 4];
-/// The message that ends a stream.
+/// End-of-stream message.
 const END: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
-/// The longest description of a message.
+/// Maximum bytes of a message's metadata.
 const MAX_HEAD: usize = 16 * 1024 * 1024;
-/// What a byte of LZ4 and of Zstandard becomes at most.
+/// Maximum expansion factors of LZ4 and Zstandard.
 const MAX_LZ4: usize = 255;
 const MAX_ZSTD: usize = 32 * 1024;
 
-/// The batches of a stream.
+/// Record batches of a stream.
 pub struct Batches<R> {
     input: R,
     decoder: StreamDecoder,
     limits: Limits,
     meter: Arc<dyn Meter>,
-    /// Bytes of all dictionaries so far.
+    /// Total bytes of the dictionaries so far.
     dictionaries: usize,
     ready: VecDeque<RecordBatch>,
     ended: bool,
@@ -52,7 +52,7 @@ impl<R: Read> Batches<R> {
         Ok(self.ready.pop_front())
     }
 
-    /// The columns, once they are known: at the end at the latest.
+    /// Schema of the stream; `None` before its schema message was read.
     pub fn schema(&self) -> Option<SchemaRef> {
         self.decoder.schema()
     }
@@ -62,7 +62,7 @@ impl<R: Read> Batches<R> {
         if prefix == MARK {
             prefix = self.piece(4)?;
         } else if prefix.is_empty() {
-            // The end may go unsaid.
+            // The end-of-stream message is optional.
             return self.end();
         }
         let length = match <[u8; 4]>::try_from(prefix.as_slice()) {
@@ -103,7 +103,10 @@ impl<R: Read> Batches<R> {
         Ok(())
     }
 
-    /// How much would be held with a message of so many bytes, if that is allowed.
+    /// Bytes that would be held with a message of `bytes` bytes.
+    ///
+    /// # Errors
+    /// If that exceeds the limit.
     fn held(&self, dictionary: bool, bytes: usize) -> Result<usize, Error> {
         let held = bytes.saturating_add(if dictionary { self.dictionaries } else { 0 });
         if held > self.limits.piece {
@@ -114,7 +117,7 @@ impl<R: Read> Batches<R> {
         Ok(held)
     }
 
-    /// The decoder looks at a message without a body only when more comes.
+    /// Feeds the end-of-stream message: the decoder processes a message without a body only when more bytes follow.
     fn end(&mut self) -> Result<(), Error> {
         self.ended = true;
         self.decode(END.to_vec())?;
@@ -127,7 +130,7 @@ impl<R: Read> Batches<R> {
     fn decode(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
         let mut buffer = Buffer::from_vec(bytes);
         while !buffer.is_empty() {
-            // Types that it does not know make it panic.
+            // The decoder panics on unknown types.
             let decoded = panics::decoding("an Arrow stream", || self.decoder.decode(&mut buffer));
             let decoded = decoded.ok_or_else(|| damaged("it has a type that is not known"))?;
             self.ready.extend(decoded.map_err(|e| damaged(&e.to_string()))?);
@@ -135,7 +138,7 @@ impl<R: Read> Batches<R> {
         Ok(())
     }
 
-    /// So many bytes, or fewer at the end.
+    /// Reads `length` bytes, or fewer at the end of the input.
     fn piece(&mut self, length: usize) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         self.input.by_ref().take(length as u64).read_to_end(&mut bytes)?;
@@ -148,8 +151,8 @@ impl<R: Read> Batches<R> {
     }
 }
 
-/// How many bytes the compressed buffers of a message become. Each says it of itself, and the decoder takes that much memory on
-/// its word; of LZ4 it also unpacks more than was said.
+/// Sum of the uncompressed lengths of a message's buffers. Each buffer states its own length, and the decoder allocates that
+/// much unchecked; for LZ4 it also decompresses beyond it.
 fn unpacked(message: &Message<'_>, body: &[u8], allowed: impl Fn(usize) -> Result<(), Error>) -> Result<usize, Error> {
     let dictionary = message.header_as_dictionary_batch().and_then(|batch| batch.data());
     let Some(batch) = message.header_as_record_batch().or(dictionary) else { return Ok(0) };
@@ -161,7 +164,7 @@ fn unpacked(message: &Message<'_>, body: &[u8], allowed: impl Fn(usize) -> Resul
         let bytes = place.and_then(|(start, length)| body.get(start..start.checked_add(length)?));
         let bytes = bytes.ok_or_else(|| damaged("a buffer lies outside its message"))?;
         let Some((claim, packed)) = bytes.split_first_chunk::<8>() else { continue };
-        // -1: not compressed.
+        // -1 marks an uncompressed buffer.
         let claim = match i64::from_le_bytes(*claim) {
             -1 | 0 => continue,
             claim => usize::try_from(claim).map_err(|_| damaged("a buffer has a negative length"))?,
@@ -176,7 +179,7 @@ fn unpacked(message: &Message<'_>, body: &[u8], allowed: impl Fn(usize) -> Resul
     Ok(sum)
 }
 
-/// Whether so many bytes come out, without keeping them.
+/// Whether the LZ4 data decompresses to exactly `claim` bytes. The output is discarded.
 fn unpacks_to(lz4: &[u8], claim: usize) -> bool {
     let (mut decoder, mut sum) = (FrameDecoder::new(lz4), 0);
     loop {

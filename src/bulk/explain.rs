@@ -1,23 +1,24 @@
-//! Why a row is in its cluster: how far every cluster is, what each feature adds to that, and what the other slices say.
+//! Explanation of a prediction: the distances to all clusters, each feature's share of the distance, and the predictions of the
+//! other slices.
 //!
-//! Input: a row and the models of all slices. Output: JSON, whose look from outside is documented in api/rows.rs.
+//! Input: a row and the models of all slices. Output: JSON; api/rows.rs documents its fields.
 
 use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
 
 use crate::model::{self, Model, Predictor};
 
-/// Explains the answers of one model.
+/// Writes explanations for the predictions of one model.
 pub struct Explainer {
     features: Vec<String>,
     predictor: Predictor,
     opinions: Vec<Opinion>,
 }
 
-/// What a slice has to say.
+/// Prediction source of one slice.
 pub struct Opinion {
     slice: u8,
-    /// Its model's version, ready to answer with words; or why there is none.
+    /// Version, predictor and descriptions of the slice's model, or the reason why there is none.
     model: Result<(u64, Predictor, Vec<String>), String>,
 }
 
@@ -32,7 +33,7 @@ impl Opinion {
     }
 }
 
-/// A row so far from some cluster that their distance is no number; the feature to blame.
+/// Error for a row whose distance to some cluster is not finite; holds the index of the responsible feature.
 #[derive(Debug)]
 pub struct TooFar(pub usize);
 
@@ -62,7 +63,7 @@ struct Said<'a> {
     missing: Option<&'a str>,
 }
 
-/// By feature its part of the squared distance.
+/// Share of each feature in the squared distance.
 struct Shares<'a> {
     features: &'a [String],
     squares: Vec<f64>,
@@ -73,7 +74,7 @@ impl Serialize for Shares<'_> {
         let sum: f64 = self.squares.iter().sum();
         let mut map = serializer.serialize_map(Some(self.features.len()))?;
         for (feature, square) in self.features.iter().zip(&self.squares) {
-            // On the centroid itself nothing has a part in nothing.
+            // At the centroid all squares are 0, and so are the shares.
             map.serialize_entry(feature, &if sum > 0.0 { square / sum } else { 0.0 })?;
         }
         map.end()
@@ -85,7 +86,10 @@ impl Explainer {
         Self { features: features.to_vec(), predictor: predictor.clone(), opinions }
     }
 
-    /// Appends the explanation of a row that is in this cluster.
+    /// Appends the explanation of a row that was assigned to `cluster`.
+    ///
+    /// # Errors
+    /// If a distance is not finite.
     pub fn push(&self, out: &mut Vec<u8>, values: &[f64], cluster: usize) -> Result<(), TooFar> {
         let squares = self.predictor.squares(values);
         let distances: Vec<f64> = squares.rows().into_iter().map(|row| row.iter().sum::<f64>().sqrt()).collect();
@@ -101,7 +105,7 @@ impl Explainer {
             slices: self.opinions.iter().map(|opinion| opinion.of_row(values)).collect::<Result<_, _>>()?,
             distances,
         };
-        // Writing finite numbers to memory can't fail.
+        // Serialising finite numbers to memory cannot fail.
         let _ = serde_json::to_writer(out, &explanation);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! One JSON object to its features, and its other fields verbatim.
+//! Parser of one JSON object into features and other fields; the latter are kept verbatim.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,8 +13,11 @@ use super::read::Wanted;
 use super::{At, Error, Keep, gives_way};
 use crate::missing::Value;
 
-/// Reads the row at this place: its features go to the columns, a gap as a NaN, and what is kept of it is given back as an
-/// object, or as nothing.
+/// Parses the row at `at`. Appends its features to the columns, with NaN for a gap, and returns the kept fields as a JSON
+/// object, or an empty string if none are kept.
+///
+/// # Errors
+/// If the row is not an object within the limits, or if a feature is absent or not a number.
 pub fn row(json: &[u8], at: At, wanted: &mut Wanted, columns: &mut [Vec<f64>]) -> Result<String, Error> {
     let (keep, limits, missing) = (wanted.keep, wanted.limits, wanted.missing);
     if keep == Keep::Other && plain(json, &wanted.features, columns) {
@@ -60,8 +63,8 @@ pub fn row(json: &[u8], at: At, wanted: &mut Wanted, columns: &mut [Vec<f64>]) -
     Ok(object_of(fields.into_iter().filter(|(key, _)| kept(key.as_ref())).collect()))
 }
 
-/// Whether a row is nothing but its features, each once and plainly written, as most rows are; then the columns have them. Of
-/// any other row the columns are left as they were, and whoever is slower says what it is.
+/// Fast path for rows that consist of exactly the features, each once and without escapes. Returns `false`, with the columns
+/// unchanged, for any other row, which the general parser then handles.
 fn plain(json: &[u8], features: &[String], columns: &mut [Vec<f64>]) -> bool {
     let mut values = [0.0; MAX_FEATURES];
     let mut found = 0_u32;
@@ -95,13 +98,13 @@ fn plain(json: &[u8], features: &[String], columns: &mut [Vec<f64>]) -> bool {
     true
 }
 
-/// Without the white space that JSON knows.
+/// Strips leading JSON white space.
 fn trimmed(text: &[u8]) -> &[u8] {
     let start = text.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
     start.map_or(&[], |start| &text[start..])
 }
 
-/// How long the number is that begins here, as JSON writes numbers; 0 if there is none.
+/// Length of the JSON number at the start of `text`; 0 if there is none.
 fn number_length(text: &[u8]) -> usize {
     let digits = |from: usize| text[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
     let whole = usize::from(text.first() == Some(&b'-'));
@@ -149,7 +152,7 @@ impl<'de> Visitor<'de> for Fields {
     }
 }
 
-/// A JSON value as a finite number.
+/// Parses a JSON value as a finite number. The error says why it is none.
 pub fn number(json: &str) -> Result<f64, &'static str> {
     match json.as_bytes().first() {
         Some(b'-' | b'0'..=b'9') => match json.parse::<f64>() {

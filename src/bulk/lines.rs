@@ -1,23 +1,23 @@
-//! What the API answers for one row, as JSON. What it looks like from outside is documented by the types of api/rows.rs.
+//! Serialises predictions as the JSON of the API; the types of api/rows.rs document its fields.
 
 use tercile_store::record::push_json_string;
 
 use super::explain::{Explainer, TooFar};
 
-/// Writes answers of one model: all that is the same from row to row is written once.
+/// Serialiser for one model. The parts that are equal for all rows are prepared once.
 pub struct Lines {
-    /// By cluster: all up to the first feature's name.
+    /// By cluster: the text up to the name of the first feature.
     heads: Vec<String>,
-    /// The features' names, as JSON, each with its colon.
+    /// Feature names as JSON, each with its colon.
     names: Vec<String>,
-    /// By cluster: from the last feature's value to the distance.
+    /// By cluster: the text from the last feature's value to the distance.
     middles: Vec<String>,
-    /// After the distance.
+    /// The text after the distance.
     tail: String,
 }
 
 impl Lines {
-    /// `model` is a slice and a version, or none where the rows themselves were clustered.
+    /// `model` is slice and version, or `None` if the request's own rows were clustered.
     pub fn new(features: &[String], descriptions: &[impl AsRef<str>], model: Option<(u8, u64)>) -> Self {
         let head = |(cluster, description): (usize, &_)| {
             let mut head = format!("{{\"cluster\":{cluster},\"description\":");
@@ -39,7 +39,10 @@ impl Lines {
         }
     }
 
-    /// Appends the answer for a row. `other` is an object, or empty where there is nothing else; `None` leaves it out.
+    /// Appends the prediction of a row. `other` is a JSON object, or empty for none; `None` leaves the field out.
+    ///
+    /// # Errors
+    /// If the explanation fails because a distance is not finite.
     pub fn push(
         &self,
         out: &mut Vec<u8>,
@@ -70,8 +73,8 @@ impl Lines {
     }
 }
 
-/// A finite number, in the fewest digits that give it back.
+/// Appends a finite number in its shortest representation that round-trips.
 pub(super) fn push_number(out: &mut Vec<u8>, value: f64) {
-    // Writing to memory can't fail.
+    // Writing to memory cannot fail.
     let _ = serde_json::to_writer(out, &value);
 }

@@ -1,8 +1,8 @@
-//! Many rows to clusters: tables and streams in the formats people have, and the same rows again, each with its cluster.
+//! Bulk prediction: reads rows in several formats, assigns clusters, and writes the rows with their clusters.
 //!
 //! Input: bytes of CSV, TSV, JSON, NDJSON, Arrow or Parquet, and a model. Output: the rows in one of these formats, with
-//! `cluster`, `description` and `distance`, or what the API answers for each. A block of rows is in memory at a time,
-//! however many there are. No rows are a table without rows: its columns go out all the same.
+//! `cluster`, `description` and `distance`, or the API's prediction objects. One block of rows is in memory at a time, so
+//! memory is bounded independently of the number of rows. Empty input gives a table without rows, columns included.
 
 mod arrow;
 mod explain;
@@ -28,12 +28,12 @@ pub use write::{Answers, Writer};
 use crate::missing::{Missing, Place};
 use crate::model::{self, Model, Predictor};
 
-/// The columns that are added; those of the same names that come with the rows give way.
+/// Columns that are added. Input columns of the same names are replaced.
 pub const ADDED: [&str; 3] = ["cluster", "description", "distance"];
-/// The column that is added where the mean takes the place of missing values: the names of the features that took it.
+/// Column that is added when missing values are imputed: the names of a row's imputed features.
 pub const IMPUTED: &str = "imputed";
 
-/// Whether a column of this name is replaced by one that is added.
+/// Whether an added column replaces an input column of this name.
 fn gives_way(name: &str, missing: Missing) -> bool {
     ADDED.contains(&name) || (missing == Missing::Impute && name == IMPUTED)
 }
@@ -53,43 +53,43 @@ pub enum Format {
     Parquet,
 }
 
-/// What rows may be at most.
+/// Limits on input rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub rows: u64,
-    /// Fields of an object, columns of a table.
+    /// Fields of an object or columns of a table.
     pub fields: usize,
-    /// Levels of objects and arrays in each other, the row's own among them.
+    /// Nesting levels of objects and arrays, including the row's own.
     pub depth: usize,
-    /// Bytes of what must be held in one piece: a row, a batch of Arrow's, all its dictionaries.
+    /// Bytes of contiguous data: a row, an Arrow record batch, or all dictionaries of an Arrow stream.
     pub piece: usize,
 }
 
 impl Limits {
-    /// For those who bring their own files.
+    /// No limits, for the user's own files.
     pub const NONE: Self = Self { rows: u64::MAX, fields: usize::MAX, depth: usize::MAX, piece: usize::MAX };
 }
 
-/// What is kept of a row beside its features.
+/// Part of a row that is kept beside its features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
-    /// All of it, as it came.
+    /// The whole row, unchanged.
     Row,
-    /// The fields that are no features.
+    /// The fields that are not features.
     Other,
 }
 
-/// Where a row is.
+/// Position of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct At {
-    /// Counted from 0.
+    /// Row number, counted from 0.
     pub row: u64,
-    /// The line it begins at, from 1, in a format whose rows are lines.
+    /// Line of the row's start, counted from 1, in formats whose rows are lines.
     pub line: Option<u64>,
 }
 
 impl At {
-    /// As people find it in their file.
+    /// Position for messages: the line if known, else the row.
     pub fn place(self) -> Place {
         self.line.map_or(Place::Row(self.row), Place::Line)
     }
@@ -101,24 +101,22 @@ impl fmt::Display for At {
     }
 }
 
-/// Accounts for the memory that a reader takes, and may refuse it.
+/// Accounts for the memory of a reader and may refuse it.
 pub trait Meter: Send + Sync {
-    /// Notes bytes that are held until more is read after their rows were given.
+    /// Records bytes that are held until the next read after their rows were returned.
     ///
     /// # Errors
-    ///
-    /// [`std::io::ErrorKind::OutOfMemory`]
+    /// [`std::io::ErrorKind::OutOfMemory`] if the memory is refused.
     fn holds(&self, bytes: usize) -> std::io::Result<()>;
 
-    /// Notes bytes that are held until the stream ends.
+    /// Records bytes that are held until the stream ends.
     ///
     /// # Errors
-    ///
-    /// [`std::io::ErrorKind::OutOfMemory`]
+    /// [`std::io::ErrorKind::OutOfMemory`] if the memory is refused.
     fn keeps(&self, bytes: usize) -> std::io::Result<()>;
 }
 
-/// For those who bring their own files.
+/// A meter without limit, for the user's own files.
 struct Unmetered;
 
 impl Meter for Unmetered {
@@ -131,10 +129,10 @@ impl Meter for Unmetered {
     }
 }
 
-/// Why rows could not be read, clustered or written.
+/// Error of reading, scoring or writing rows.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A feature that is missing or no finite number, where that is refused.
+    /// A feature is missing or not a finite number, and the policy refuses that.
     #[error("{at}: {field} {what}")]
     Gap { at: At, field: String, what: String },
     #[error("{at}: {field} {what}")]
@@ -157,16 +155,16 @@ pub enum Error {
     Write(String),
 }
 
-/// Some rows, on their way.
+/// Block of rows.
 #[derive(Debug)]
 pub struct Block {
-    /// A column for each feature, in the model's order and units; only finite numbers, and null where a gap is allowed.
+    /// One column per feature, in the model's order and units; finite values, or null for accepted gaps.
     pub features: Vec<Float64Array>,
-    /// What else came with the rows.
+    /// The other content of the rows.
     pub carried: Carried,
-    /// The number of its first row.
+    /// Row number of the first row.
     pub first: u64,
-    /// The line of each row, where rows are lines.
+    /// Line of each row, in formats whose rows are lines; else empty.
     pub lines: Vec<u64>,
 }
 
@@ -178,46 +176,46 @@ impl Block {
         }
     }
 
-    /// Where one of its rows is.
+    /// Position of a row of the block.
     pub fn at(&self, row: usize) -> At {
         At { row: self.first + row as u64, line: self.lines.get(row).copied() }
     }
 }
 
-/// The rows as they came.
+/// Content of the rows beside their features, as received.
 #[derive(Debug)]
 pub enum Carried {
     Columns(RecordBatch),
-    /// A JSON object each, or of it what is kept, its values verbatim; empty where nothing is.
+    /// One JSON object per row with the kept fields, values verbatim; empty if none are kept.
     Objects(Vec<String>),
 }
 
-/// The clusters of a block's rows.
+/// Predictions for the rows of a block.
 #[derive(Debug, Default)]
 pub struct Found {
     pub clusters: Vec<u32>,
-    /// To the centroid, in standardised units.
+    /// Distances to the centroids, in standardised units.
     pub distances: Vec<f64>,
-    /// Null where a row has no cluster because a feature is missing; `None` where all have one.
+    /// Validity: null for a row without a cluster because a feature is missing; `None` if all rows have one.
     pub present: Option<NullBuffer>,
 }
 
 impl Found {
-    /// The cluster of a row and the distance, if it has one.
+    /// Cluster and distance of a row, if it has a cluster.
     fn of(&self, row: usize) -> Option<(u32, f64)> {
         let present = self.present.as_ref().is_none_or(|present| present.is_valid(row));
         present.then(|| (self.clusters[row], self.distances[row]))
     }
 }
 
-/// A model that answers for many rows.
+/// Predicts with one model for many rows.
 pub struct Scorer {
     pub features: Vec<String>,
     pub descriptions: Vec<String>,
-    /// The descriptions as Arrow has them.
+    /// The descriptions as an Arrow array.
     words: ArrayRef,
     pub predictor: Predictor,
-    /// Of each feature.
+    /// Mean by feature, for imputation.
     mean: Vec<f64>,
     missing: Missing,
 }
@@ -230,13 +228,16 @@ impl Scorer {
         Self { features, descriptions, words, predictor, mean, missing: Missing::Refuse }
     }
 
-    /// What becomes of rows in which a feature is null.
+    /// Sets the policy for rows in which a feature is null.
     #[must_use]
     pub fn with_missing(self, missing: Missing) -> Self {
         Self { missing, ..self }
     }
 
-    /// The cluster of each row.
+    /// Assigns each row to a cluster.
+    ///
+    /// # Errors
+    /// If a row is too far from every cluster ([`TOO_FAR`]).
     pub fn score(&self, block: &Block) -> Result<Found, Error> {
         let filled: Vec<Option<Vec<f64>>> = block.features.iter().zip(&self.mean).map(filled).collect();
         let columns: Vec<&[f64]> = filled
@@ -259,17 +260,17 @@ impl Scorer {
         Ok(found)
     }
 
-    /// The features of a row that took the mean.
+    /// Names of a row's imputed features.
     fn imputed<'a>(&'a self, block: &'a Block, row: usize) -> impl Iterator<Item = &'a str> {
         let gaps = self.features.iter().zip(&block.features).filter(move |(_, column)| column.is_null(row));
         gaps.map(|(name, _)| name.as_str())
     }
 }
 
-/// A column's values with the mean in place of nulls; `None` where it has none.
+/// Values of a column with nulls replaced by the mean; `None` if there are no nulls.
 fn filled((column, mean): (&Float64Array, &f64)) -> Option<Vec<f64>> {
     (column.null_count() > 0).then(|| column.iter().map(|value| value.unwrap_or(*mean)).collect())
 }
 
-/// So far out, at 2^52 deviations and beyond, doubles can't tell which cluster is nearer.
+/// At 2^52 standard deviations and beyond, doubles cannot distinguish the distances.
 pub const TOO_FAR: &str = "is too far from every cluster to tell them apart";

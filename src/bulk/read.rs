@@ -1,4 +1,4 @@
-//! Bytes to blocks of rows.
+//! Reader that splits bytes of any supported format into blocks of rows.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Cursor, Read, Seek as _, SeekFrom};
@@ -17,36 +17,38 @@ use super::{At, Block, Carried, Error, Format, Keep, Limits, Meter, Unmetered, j
 use crate::missing::{Gaps, Missing, Value};
 use crate::rows::{QuoteFault, Quotes, line_fault, lines_behind};
 
-/// Rows of a block of text, at most.
+/// Maximum rows of a block of JSON objects.
 const ROWS: usize = 8192;
-/// Rows of a block of columns, at most: enough to go on for a while, few enough to stay in the cache.
+/// Maximum rows of a block of columns: large enough to amortise the work per block, small enough for the CPU cache.
 const COLUMN_ROWS: usize = 16_384;
-/// Bytes of text in a block, more or less.
+/// Approximate bytes of text per block.
 const BYTES: usize = 4 * 1024 * 1024;
 
-/// Blocks of rows out of a stream. The first is there even if it has no rows, so that its columns are known.
+/// Reads blocks of rows from a stream. The first block is returned even if it has no rows, so that the columns are known.
 pub struct Reader {
     pub format: Format,
     source: Source,
     wanted: Wanted,
-    /// Rows given so far.
+    /// Number of rows returned so far.
     pub rows: u64,
     begun: bool,
 }
 
-/// What is read of each row, within which limits, and what becomes of a feature that is no finite number.
+/// Features to read, limits, and the policy for gaps.
 pub struct Wanted {
     pub features: Vec<String>,
     pub keep: Keep,
     pub limits: Limits,
     pub missing: Missing,
-    /// Of each feature.
+    /// Gaps by feature.
     pub gaps: Vec<Gaps>,
 }
 
 impl Wanted {
-    /// Counts a value that is no finite number, and gives the NaN that stands for it in a column; `what` says why it is refused
-    /// where it is.
+    /// Counts a gap and returns the NaN that represents it in a column.
+    ///
+    /// # Errors
+    /// If gaps are refused; `what` is the reason in the message.
     pub fn gap(&mut self, feature: usize, value: Value<'_>, at: At, what: &str) -> Result<f64, Error> {
         if self.missing == Missing::Refuse {
             return Err(Error::Gap { at, field: self.features[feature].clone(), what: what.to_owned() });
@@ -65,16 +67,16 @@ enum Source {
 }
 
 struct Columns {
-    /// The last one has no rows.
+    /// Tables of the stream. The last one has no rows.
     tables: Box<dyn Iterator<Item = Result<Table, Error>> + Send>,
-    /// What is left of the last one.
+    /// Unread rest of the current table.
     rest: Option<Table>,
 }
 
-/// Some rows as columns.
+/// Rows as columns.
 struct Table {
     batch: RecordBatch,
-    /// The line of each row, where rows are lines.
+    /// Line of each row, in formats whose rows are lines; else empty.
     lines: Vec<u64>,
 }
 
@@ -85,12 +87,18 @@ impl From<RecordBatch> for Table {
 }
 
 impl Reader {
-    /// Opens a stream. Without a format, the first bytes tell.
+    /// Opens a stream without limits. Without `format`, the first bytes determine it.
+    ///
+    /// # Errors
+    /// If the stream cannot be read or its header is invalid.
     pub fn open(input: Box<dyn Read + Send>, format: Option<Format>, features: &[String]) -> Result<Self, Error> {
         Self::open_limited(input, format, features, Limits::NONE, Keep::Row)
     }
 
-    /// Opens a stream whose rows may not be more, or other, than this.
+    /// Opens a stream whose rows must stay within `limits`.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
     pub fn open_limited(
         input: Box<dyn Read + Send>,
         format: Option<Format>,
@@ -101,7 +109,10 @@ impl Reader {
         Self::open_metered(input, format, features, (limits, keep), Arc::new(Unmetered))
     }
 
-    /// Opens such a stream, and accounts for what it becomes beside the bytes that are read.
+    /// Opens a stream with limits, and accounts for decoded memory beyond the bytes read.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
     pub fn open_metered(
         mut input: Box<dyn Read + Send>,
         format: Option<Format>,
@@ -109,7 +120,7 @@ impl Reader {
         (limits, keep): (Limits, Keep),
         meter: Arc<dyn Meter>,
     ) -> Result<Self, Error> {
-        // Enough to see past a byte-order mark and blank lines.
+        // Long enough to look past a byte-order mark and blank lines.
         let mut head = Vec::new();
         input.by_ref().take(4096).read_to_end(&mut head)?;
         let format = format.unwrap_or_else(|| recognise(&head));
@@ -119,7 +130,7 @@ impl Reader {
             Format::Json | Format::Ndjson => Source::Json(Splitter::new(whole, limits.piece)),
             Format::Csv => Source::columns(csv_rows(whole, b',', limits)?),
             Format::Tsv => Source::columns(csv_rows(whole, b'\t', limits)?),
-            // Its lengths are taken at their word, which only who brings their own files may ask for.
+            // The file format's reader trusts the lengths in the file, which is acceptable only for the user's own files.
             Format::Arrow | Format::Feather if file && limits.piece != Limits::NONE.piece => {
                 return Err(Error::Read("they are in Arrow's file format; send its streaming format".to_owned()));
             }
@@ -148,19 +159,22 @@ impl Reader {
         Ok(Self { format, source, wanted, rows: 0, begun: false })
     }
 
-    /// What becomes of a feature that is missing or no finite number: it is refused, or null in its block and counted.
+    /// Sets the policy for features that are missing or not finite: refused, or null in the block and counted.
     #[must_use]
     pub fn with_missing(mut self, missing: Missing) -> Self {
         self.wanted.missing = missing;
         self
     }
 
-    /// Of each feature, what was null so far.
+    /// Counts of the gaps so far, by feature.
     pub fn gaps(&self) -> &[Gaps] {
         &self.wanted.gaps
     }
 
-    /// The next rows; `None` at the end.
+    /// Next block; `None` at the end.
+    ///
+    /// # Errors
+    /// If the input cannot be read or parsed, exceeds a limit, or has a gap that the policy refuses.
     pub fn block(&mut self) -> Result<Option<Block>, Error> {
         let first = self.rows;
         let block = match &mut self.source {
@@ -189,7 +203,7 @@ impl Source {
 }
 
 impl Columns {
-    /// The next rows, few enough to be worked on at once; where there are none, a table without rows if that is asked for.
+    /// Next slice of at most [`COLUMN_ROWS`] rows. At the end, an empty table if `or_empty` is set and one was seen.
     fn next(&mut self, or_empty: bool) -> Result<Option<Table>, Error> {
         let mut empty = None;
         let mut table = match self.rest.take() {
@@ -229,7 +243,7 @@ fn recognise(head: &[u8]) -> Format {
     }
 }
 
-/// A file of its own, for formats that begin at their end.
+/// Copies the input to an unnamed temporary file, for formats whose metadata is at the end.
 fn spooled(mut input: impl Read) -> Result<File, Error> {
     let mut file = unnamed_file()?;
     io::copy(&mut input, &mut file)?;
@@ -237,7 +251,7 @@ fn spooled(mut input: impl Read) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Input of which no more may come than this before somebody says that it is used.
+/// Reader that fails when more than `limit` bytes were read since `unused` was last reset.
 struct Metered<R> {
     inner: R,
     unused: Arc<AtomicUsize>,
@@ -256,7 +270,7 @@ impl<R: Read> Read for Metered<R> {
 
 const TOO_LONG: &str = "a row is too long";
 
-/// All columns as text, as they stand in the file.
+/// Reads CSV rows with all columns as text, unchanged.
 fn csv_rows(
     input: Box<dyn Read + Send>,
     delimiter: u8,
@@ -265,7 +279,7 @@ fn csv_rows(
     let unused = Arc::new(AtomicUsize::new(0));
     let metered = Metered { inner: input, unused: Arc::clone(&unused), limit: limits.piece };
     let mut input = BufReader::with_capacity(256 * 1024, metered);
-    // The csv crate would pass over a second one, and the quote after it.
+    // The csv crate would skip a second byte-order mark together with a quote that follows it.
     for already in [false, true] {
         if input.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
             if already {
@@ -345,7 +359,7 @@ fn objects<R: Read>(
     let (mut rows, mut lines) = (Vec::with_capacity(ROWS), Vec::new());
     let mut bytes = 0;
     while rows.len() < ROWS && bytes < BYTES {
-        // An array's elements are counted, whatever lines they stand on.
+        // Elements of a JSON array are identified by index, not by line.
         let at = |line| At { row: first + rows.len() as u64, line: (format == Format::Ndjson).then_some(line) };
         let value = match values.value() {
             Ok(Some(value)) => value,
@@ -367,13 +381,13 @@ fn objects<R: Read>(
     Ok(Some(Block { features, carried: Carried::Objects(rows), first, lines }))
 }
 
-/// A column in which NaN stands for a gap.
+/// Column with NaN converted to null.
 fn with_gaps(values: Vec<f64>) -> Float64Array {
     let nulls = values.iter().any(|value| value.is_nan()).then(|| values.iter().map(|value| !value.is_nan()).collect());
     Float64Array::new(values.into(), nulls)
 }
 
-/// Takes the features out of columns of any type that holds numbers, or their text.
+/// Extracts the features from columns of numbers or text.
 fn block_of(table: Table, wanted: &mut Wanted, first: u64) -> Result<Block, Error> {
     let Table { batch, lines } = table;
     let mut block = Block { features: Vec::new(), carried: Carried::Columns(batch.clone()), first, lines };
@@ -384,7 +398,7 @@ fn block_of(table: Table, wanted: &mut Wanted, first: u64) -> Result<Block, Erro
     Ok(block)
 }
 
-/// A feature's column.
+/// Column of one feature as doubles.
 fn numbers(
     batch: &RecordBatch,
     feature: usize,
@@ -403,13 +417,13 @@ fn numbers(
     }
     let mut gap = |value: Value<'_>, row: usize, what: &str| wanted.gap(feature, value, at(row), what);
     let column: Float64Array = match column.data_type() {
-        // Never copied: views of one long text may be many.
+        // Parsed without a copy: string views may refer to one long text many times.
         DataType::Utf8 => parsed(column.as_string::<i32>().iter(), gap)?,
         DataType::LargeUtf8 => parsed(column.as_string::<i64>().iter(), gap)?,
         DataType::Utf8View => parsed(column.as_string_view().iter(), gap)?,
         kind if kind.is_numeric() || *kind == DataType::Null => {
             let column = cast(column, &DataType::Float64).map_err(read)?.as_primitive().clone();
-            // One pass without a branch says whether there is any gap at all.
+            // One branch-free pass determines whether there are any gaps.
             let finite = column.values().iter().fold(true, |all, value: &f64| all & value.is_finite());
             if finite && column.null_count() == 0 {
                 return Ok(column);

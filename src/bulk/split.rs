@@ -1,31 +1,31 @@
-//! A stream of JSON cut into its values: the elements of an array, or values one after the other (NDJSON).
+//! Splits a stream of JSON into values: the elements of an array, or concatenated values (NDJSON).
 //!
-//! It finds where a value ends and leaves it to the parser whether it is one.
+//! The splitter only finds the end of each value; the parser validates it.
 
 use std::io::{self, Read};
 
-/// The longest value that is waited for, whatever is allowed.
+/// Upper bound on the length of a value, whatever the configured limit.
 const MAX_VALUE: usize = 64 * 1024 * 1024;
 const CHUNK: usize = 256 * 1024;
 
-/// Values out of a stream.
+/// Values of a stream.
 pub struct Splitter<R> {
     input: R,
     buffer: Vec<u8>,
-    /// Where the next value begins, at the earliest.
+    /// Buffer position at or before the start of the next value.
     at: usize,
-    /// The line of that place, from 1.
+    /// Line of that position, counted from 1.
     pub line: u64,
-    /// In an array: whether a comma must come before the next value. `None` outside.
+    /// In an array: whether a comma must precede the next value. `None` outside an array.
     array: Option<bool>,
     begun: bool,
     ended: bool,
     longest: usize,
 }
 
-/// One of the values.
+/// One value.
 pub struct Piece<'a> {
-    /// The line it begins at, from 1.
+    /// Line of its start, counted from 1.
     pub line: u64,
     pub bytes: &'a [u8],
 }
@@ -36,11 +36,14 @@ impl<R: Read> Splitter<R> {
         Self { input, buffer: Vec::new(), at: 0, line: 1, array: None, begun: false, ended: false, longest }
     }
 
-    /// The next value; `None` at the end.
+    /// Next value; `None` at the end.
+    ///
+    /// # Errors
+    /// `InvalidData` if the stream is not a sequence of values, `FileTooLarge` if a value exceeds the limit.
     pub fn value(&mut self) -> io::Result<Option<Piece<'_>>> {
         if !self.begun {
             self.begun = true;
-            // Nowhere else but at the very start.
+            // A byte-order mark is accepted only at the start of the stream.
             if self.fill_to(3)? && self.buffer.starts_with(b"\xef\xbb\xbf") {
                 self.at += 3;
             }
@@ -81,7 +84,7 @@ impl<R: Read> Splitter<R> {
         Ok(Some(Piece { line, bytes }))
     }
 
-    /// The next byte that is no white space, which stays.
+    /// Next byte that is not white space, without consuming it.
     fn peek(&mut self) -> io::Result<Option<u8>> {
         loop {
             match self.buffer.get(self.at).copied() {
@@ -96,7 +99,7 @@ impl<R: Read> Splitter<R> {
         }
     }
 
-    /// Reads on until so many bytes stand after the place where the next value begins; `false` at the end.
+    /// Reads until `bytes` bytes are available after the current position; `false` at the end of the input.
     fn fill_to(&mut self, bytes: usize) -> io::Result<bool> {
         while self.buffer.len() < self.at + bytes {
             self.buffer.drain(..self.at);
@@ -118,7 +121,7 @@ impl<R: Read> Splitter<R> {
         Ok(true)
     }
 
-    /// Where the object or array ends that begins here.
+    /// End of the object or array that starts at the current position.
     fn nested(&mut self) -> io::Result<usize> {
         let (mut depth, mut ahead) = (0_usize, 0);
         let (mut quoted, mut escaped) = (false, false);
@@ -146,7 +149,7 @@ impl<R: Read> Splitter<R> {
         }
     }
 
-    /// Where the string ends whose first character stands here.
+    /// End of the string whose first character is at `start`.
     fn string(&mut self, start: usize) -> io::Result<usize> {
         let mut ahead = start - self.at;
         loop {
@@ -161,7 +164,8 @@ impl<R: Read> Splitter<R> {
         }
     }
 
-    /// Where a number or word ends that begins here; anything else is one byte, for the parser to refuse.
+    /// End of the number or literal that starts at the current position; any other byte is returned alone, for the parser to
+    /// reject.
     fn word(&mut self) -> io::Result<usize> {
         let mut ahead = 1;
         while self.fill_to(ahead + 1)?
@@ -181,7 +185,7 @@ fn bad(what: &str) -> io::Error {
 mod tests {
     use super::*;
 
-    /// Gives one byte at a time, so that every value is cut everywhere.
+    /// Returns one byte per read, so that every value is split at every position.
     struct Drops<'t>(&'t [u8]);
 
     impl Read for Drops<'_> {

@@ -1,10 +1,13 @@
-//! Files without a name, for what is too much for memory.
+//! Unnamed temporary files, for data that exceeds memory.
 
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A file of its own that is gone when it is closed.
+/// Creates a temporary file that is deleted when closed.
+///
+/// # Errors
+/// If the temporary directory is not writable.
 pub fn unnamed_file() -> io::Result<File> {
     static MADE: AtomicU64 = AtomicU64::new(0);
     let number = MADE.fetch_add(1, Ordering::Relaxed);

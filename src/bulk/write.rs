@@ -1,4 +1,4 @@
-//! Blocks of rows with their clusters to bytes.
+//! Writer of blocks of rows with their clusters.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use super::{
 use crate::missing::Missing;
 use crate::readable_times::readable;
 
-/// Writes blocks one after the other. Columns come out as they came in, JSON objects verbatim, and the three that are
-/// added stand behind them, null in a row that has no cluster; a fourth names the features that took the mean, where they may.
-/// Answers are what the API says to each row. JSON objects become columns where columns are asked for: the features, and the
-/// object itself as the text `row`.
+/// Writes a sequence of blocks. Columns keep their types and JSON objects their text; `cluster`, `description` and `distance`
+/// are appended, null for a row without a cluster, and `imputed` where imputation is allowed. With [`Answers`], JSON output
+/// contains the API's prediction objects instead of the rows. JSON input in a columnar output becomes the feature columns and a
+/// text column `row` with the object.
 pub struct Writer<W: Write + Send> {
     sink: Sink<W>,
     answers: Option<Answers>,
@@ -31,7 +31,7 @@ pub struct Writer<W: Write + Send> {
     any: bool,
 }
 
-/// What JSON holds instead of the rows themselves.
+/// Settings of prediction objects as JSON output.
 pub struct Answers {
     pub lines: Lines,
     pub explainer: Option<Explainer>,
@@ -39,12 +39,12 @@ pub struct Answers {
 
 enum Sink<W: Write + Send> {
     Csv(Box<CsvWriter<W>>),
-    /// Objects, in an array or one a line.
+    /// Objects, in an array or one per line.
     Json {
         out: W,
         array: bool,
     },
-    /// Opened by the first block, which brings the columns.
+    /// Opened by the first block, which determines the schema.
     Arrow(Option<W>, Option<Box<StreamWriter<W>>>),
     Feather(Option<W>, Option<Box<FileWriter<W>>>),
     Parquet(Option<W>, Option<Box<ArrowWriter<W>>>),
@@ -64,13 +64,16 @@ impl<W: Write + Send> Writer<W> {
         Self { sink, answers: None, limits: Limits::NONE, any: false }
     }
 
-    /// Answers in the place of rows, in JSON and NDJSON; text no longer than this.
+    /// Writes prediction objects instead of rows, in JSON and NDJSON; `limits` bounds the length of their text.
     #[must_use]
     pub fn with_answers(self, answers: Answers, limits: Limits) -> Self {
         Self { answers: Some(answers), limits, ..self }
     }
 
-    /// Writes a block and the clusters of its rows. One without rows makes the columns known.
+    /// Writes a block with the clusters of its rows. A block without rows only sets the schema.
+    ///
+    /// # Errors
+    /// If the output fails, or if the rows exceed a limit as text.
     pub fn write(&mut self, block: Block, found: Found, scorer: &Scorer) -> Result<(), Error> {
         match &mut self.sink {
             Sink::Json { out, array } => {
@@ -107,7 +110,10 @@ impl<W: Write + Send> Writer<W> {
         }
     }
 
-    /// Ends what must be ended.
+    /// Writes the end of the output, such as a footer.
+    ///
+    /// # Errors
+    /// If the output fails.
     pub fn finish(self) -> Result<(), Error> {
         match self.sink {
             Sink::Json { mut out, array } => {
@@ -120,13 +126,13 @@ impl<W: Write + Send> Writer<W> {
             Sink::Arrow(_, Some(mut writer)) => writer.finish().map_err(wrote),
             Sink::Feather(_, Some(mut writer)) => writer.finish().map_err(wrote),
             Sink::Parquet(_, Some(writer)) => writer.close().map(|_| ()).map_err(wrote),
-            // Not even a first block came.
+            // No block was written.
             Sink::Arrow(..) | Sink::Feather(..) | Sink::Parquet(..) => Ok(()),
         }
     }
 }
 
-/// A closed pipe comes wrapped up in words; it must still be known for what it is.
+/// Recognises a closed pipe by its message, because the writers wrap the error as text.
 fn wrote(error: impl std::fmt::Display) -> Error {
     let text = error.to_string();
     if text.contains("Broken pipe") {
@@ -138,7 +144,7 @@ fn wrote(error: impl std::fmt::Display) -> Error {
     Error::Write(crate::sql::one_line(&text))
 }
 
-/// What stands before an object.
+/// Separator before an object.
 fn before(array: bool, any: bool) -> &'static [u8] {
     match (array, any) {
         (true, false) => b"[",
@@ -147,7 +153,7 @@ fn before(array: bool, any: bool) -> &'static [u8] {
     }
 }
 
-/// The rows as they came, with the fields that are added.
+/// The rows as JSON with the added fields.
 fn as_rows(block: &Block, found: &Found, scorer: &Scorer, (array, any): (bool, bool)) -> Result<Vec<u8>, Error> {
     let converted;
     let objects = match &block.carried {
@@ -226,7 +232,7 @@ impl Answers {
     }
 }
 
-/// The columns that are no features, as a JSON object for each row; empty where there are none.
+/// The columns that are not features, as one JSON object per row; empty if there are none.
 fn others(batch: &RecordBatch, features: &[String], limit: usize) -> Result<Vec<String>, Error> {
     let schema = batch.schema_ref();
     let mut kept: Vec<usize> = Vec::new();
@@ -242,8 +248,8 @@ fn others(batch: &RecordBatch, features: &[String], limit: usize) -> Result<Vec<
     as_objects(&batch.project(&kept).map_err(wrote)?, limit)
 }
 
-/// The rows of columns as JSON objects, no longer than this in all. A value that stands once in Arrow may stand in a
-/// million rows.
+/// Rows of a batch as JSON objects, at most `limit` bytes in total. The limit is needed because dictionaries and views can
+/// repeat one long value in many rows.
 fn as_objects(batch: &RecordBatch, limit: usize) -> Result<Vec<String>, Error> {
     let mut text = Bounded { text: Vec::new(), limit };
     let mut writer = LineDelimitedWriter::new(&mut text);
@@ -295,7 +301,7 @@ fn with_clusters(block: Block, found: Found, scorer: &Scorer) -> Result<RecordBa
             features.chain([(Field::new("row", DataType::Utf8, false), Arc::new(rows) as ArrayRef)]).unzip()
         }
     };
-    // Each description stands once; rows point at it.
+    // Dictionary-encoded: each description is stored once.
     let present = found.present;
     let clusters = UInt32Array::new(found.clusters.into(), present.clone());
     let keys = Int32Array::new(clusters.values().inner().clone().into(), present.clone());
@@ -313,7 +319,7 @@ fn with_clusters(block: Block, found: Found, scorer: &Scorer) -> Result<RecordBa
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(wrote)
 }
 
-/// For each row the names of the features that took the mean, separated by commas; null where none did.
+/// Names of each row's imputed features, separated by commas; null if none.
 fn imputed(block: &Block, scorer: &Scorer) -> StringArray {
     let gaps = block.features.iter().any(|column| column.null_count() > 0);
     let names = |row: usize| scorer.imputed(block, row).collect::<Vec<_>>().join(",");
