@@ -26,7 +26,7 @@ use crate::train::{by_features, renumbered};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Solver {
-    /// The `tercile-kmeans` crate.
+    /// The built-in solver, `tercile_kmeans::fit`.
     Tercile,
     /// linfa-clustering, unmodified. Inertia and metrics are recomputed from its centroids.
     Linfa,

@@ -185,7 +185,7 @@ impl Drop for Entry {
     }
 }
 
-/// Receives the connections that probe_listener.rs routes to one of the servers.
+/// Receives the connections that `probe_listener.rs` routes to one of the servers.
 pub struct Inbox {
     pub arrivals: mpsc::UnboundedReceiver<Arrived>,
     pub local: LocalAddr,

@@ -1,7 +1,7 @@
-//! The dashboard's files, out of the binary.
+//! Serves the dashboard's files, which are compiled into the binary.
 //!
-//! Input: a path below `/dashboard`. Output: the page, its style, its scripts, and the chart library that is vendored with
-//! them. The page asks nothing of any other host, and the headers hold it to that.
+//! Input: a path below `/dashboard`. Output: the page, its style sheets, scripts, and the vendored chart library. The page
+//! makes no request to another host, and the Content-Security-Policy enforces that.
 
 use poem::http::{HeaderMap, StatusCode, header};
 use poem::web::Path;
@@ -10,7 +10,7 @@ use poem::{Response, Route, get, handler};
 use super::delivery::Shared;
 use super::problem::Problem;
 
-/// Scripts and styles of this host and none within the page; nothing else but what the API answers.
+/// Allows scripts, styles and requests of this host only, and no inline scripts or styles.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -22,7 +22,7 @@ const SVG: &str = "image/svg+xml";
 
 macro_rules! files {
     ($($name:literal: $kind:ident,)+) => {
-        /// Every file: its name, its kind, its bytes.
+        /// All files: name, media type, content.
         const FILES: &[(&str, &str, &str)] = &[$(($name, $kind, include_str!(concat!("dashboard/", $name))),)+];
     };
 }
@@ -50,7 +50,7 @@ files! {
     "vendor/d3.txt": TEXT,
 }
 
-/// All files below `/dashboard`.
+/// Route of all files below `/dashboard`.
 pub fn files() -> Route {
     Route::new().at("/*file", get(file))
 }
@@ -67,7 +67,7 @@ fn file(Path(name): Path<String>, asked: &HeaderMap) -> Response {
         .header(header::CONTENT_SECURITY_POLICY, POLICY)
         .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
         .header(header::REFERRER_POLICY, "no-referrer")
-        // Asked for each time, sent only after an upgrade.
+        // Revalidated on each request; sent again only after an upgrade.
         .header(header::CACHE_CONTROL, "no-cache")
         .header(header::ETAG, tag)
         .extension(Shared);
@@ -77,7 +77,7 @@ fn file(Path(name): Path<String>, asked: &HeaderMap) -> Response {
     response.content_type(*kind).body(*content)
 }
 
-/// Changes with the content (FNV-1a).
+/// Entity tag: a hash of the content (FNV-1a).
 fn tag(content: &str) -> String {
     let hash = content
         .bytes()

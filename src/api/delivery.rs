@@ -1,8 +1,8 @@
-//! An answer on its way: from the handler to the last byte that the connection takes.
+//! Tracks a response until the connection has taken its last byte.
 //!
-//! Input: an answer, and the record of its request. Output: the same bytes in pieces, each of which keeps the record. HTTP/2
-//! buffers a piece for as long as the client's window is closed, and drops the body that it came from; so only the bytes
-//! themselves can tell when an answer is complete. Until then its request counts, and so does its memory.
+//! Input: a response and the record of its request. Output: the same bytes in pieces, each of which holds the record. HTTP/2
+//! buffers a piece while the client's window is closed and drops the body that it came from; therefore only the lifetime of the
+//! bytes themselves shows when a response is complete. Until then the request counts as running and holds its memory.
 
 use std::io;
 use std::pin::Pin;
@@ -17,15 +17,14 @@ use poem::{Body, Response};
 use super::access::Record;
 use super::connections::{Busy, Owed};
 
-/// Bytes of an answer that the connection gets at a time: one that takes none of them for too long is closed.
+/// Maximum bytes of a piece. A connection that takes no piece for too long is closed.
 const PIECE: usize = 64 * 1024;
 
-/// Marks, in its extensions, an answer whose bytes are kept anyway, however many requests wait for them: it costs no memory
-/// of its own.
+/// Marks, in the response extensions, a body whose bytes are shared by all requests: it costs no memory of its own.
 #[derive(Debug, Clone, Copy)]
 pub struct Shared;
 
-/// Has an answer's request count as running until the connection has taken all of it, or is gone.
+/// Makes the request of a response count as running until the connection has taken the whole response, or is closed.
 pub fn follow(mut record: Record, response: &mut Response) {
     let body: BoxBody<Bytes, io::Error> = response.take_body().into();
     let length = body.size_hint().exact();
@@ -36,7 +35,7 @@ pub fn follow(mut record: Record, response: &mut Response) {
         return;
     }
     let owed = record.busy.as_ref().map(Busy::owe);
-    // The handler is done. A stream goes on working for its connection.
+    // The handler is finished. A stream keeps the connection busy.
     if length.is_some() {
         record.busy = None;
     }
@@ -49,23 +48,23 @@ pub fn follow(mut record: Record, response: &mut Response) {
     })));
 }
 
-/// What an answer keeps until it is complete.
+/// State that a response holds until it is complete.
 struct Pending {
     record: Record,
     owed: Option<Owed>,
 }
 
-/// An answer's body.
+/// Response body in pieces.
 struct Delivery {
     body: BoxBody<Bytes, io::Error>,
-    /// Whether the record knows its length already.
+    /// Whether the record already knows the length.
     counted: bool,
-    /// What came from the body and is still to be given.
+    /// Bytes of the body that were not handed over yet.
     rest: Bytes,
     pending: Arc<Pending>,
 }
 
-/// Bytes that the connection was given.
+/// Bytes handed to the connection.
 struct Piece {
     bytes: Bytes,
     _pending: Arc<Pending>,

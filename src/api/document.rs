@@ -1,7 +1,7 @@
-//! The OpenAPI document, completed: what the guard does with requests, limits, examples, and names for generated clients.
+//! Completes the OpenAPI document: security, limits, problems, examples, and names for generated clients.
 //!
-//! Input: the document of the handlers, and `openapi/examples.json`. Output: the same with security schemes, what each operation
-//! needs, the answers that come before any handler, and an example of each question and answer.
+//! Input: the document of the handlers and `openapi/examples.json`. Output: the same document with security schemes and scopes,
+//! the responses of the middleware, and an example of each request and response.
 
 use std::collections::HashMap;
 
@@ -12,10 +12,10 @@ use super::guard::{is_probe, needed};
 use super::posted;
 use crate::model::SLICES;
 
-/// What was asked of a server with the shipped sample, and what it said. `tests/document.rs` asks again.
+/// Recorded requests to a server with the shipped sample, and its responses. `tests/document.rs` repeats them.
 const EXAMPLES: &str = include_str!("../../openapi/examples.json");
 
-/// Answers that come before any handler, by status: a name, what it means, and whether only requests with a body get it.
+/// Responses of the middleware by status: name, meaning, and whether only requests with a body receive it.
 const ANSWERS: [(&str, &str, &str, bool); 8] = [
     ("401", "Unauthorized", "The server asks for keys, and this request came without a valid one.", false),
     ("403", "Forbidden", "The key's scope does not allow it; or the Host or Origin header names somebody else.", false),
@@ -37,7 +37,7 @@ const ANSWERS: [(&str, &str, &str, bool); 8] = [
     ),
 ];
 
-/// What bounds requests: what, the flag, its default as `tercile serve --help` has it, and what happens beyond.
+/// Limits of requests: name, flag, default as in `tercile serve --help`, and the consequence of exceeding it.
 const LIMITS: [(&str, &str, &str, &str); 20] = [
     ("Bytes of path, query and headers", "--max-header-bytes", "16384", "431"),
     ("Bytes of a body of `…/predict`", "--max-body-bytes", "1GiB", "413"),
@@ -66,7 +66,7 @@ const LIMITS: [(&str, &str, &str, &str); 20] = [
     ("Seconds of silence between requests", "--idle-timeout", "8", "the connection is closed"),
 ];
 
-/// What can't be said with a flag or a schema.
+/// Rules that flags and schemas cannot express.
 const RULES: &str = "\
 ## Keys
 
@@ -88,7 +88,7 @@ greeting, this document and `/health` need none. Without a valid key: 401; with 
 |---|---|---|---|
 ";
 
-/// Properties that are always there and may be null: the framework takes them for some that may be missing.
+/// Properties that are always present and may be null; the framework declares them optional.
 const NULLABLE: [(&str, &str); 6] = [
     ("Candidate", "silhouette"),
     ("Cut", "timestamp"),
@@ -98,28 +98,28 @@ const NULLABLE: [(&str, &str); 6] = [
     ("Receipt", "predecessor"),
 ];
 
-/// Texts that are times.
+/// String properties that are timestamps.
 const TIMES: [(&str, &str); 4] =
     [("Model", "trained_at"), ("Status", "now"), ("Status", "trained_at"), ("Unreadable", "timestamp")];
 
-/// What a parameter looks like that is in use.
+/// Example values of parameters.
 const IN_USE: [(&str, &str); 5] =
     [("version", "1"), ("job", "1"), ("name", "\"price_rating\""), ("slice", "3"), ("limit", "50")];
 
-/// Headers that an answer always has where the document names them.
+/// Headers that a response always has where the document names them.
 const ALWAYS: [&str; 2] = ["Location", "Retry-After"];
 
-/// Operations that tell of several models, or of none: no version answers, and none is missing.
+/// Operations on several models or none: they have no single model version and do not fail for lack of a model.
 const OF_MANY: [&str; 3] = ["getSegmentation", "listModels", "listSegmentations"];
 
-/// Parameters that are numbers, and from where to where they go.
+/// Numeric parameters with their minimum and maximum.
 const BOUNDS: [(&str, u64, u64); 4] =
     [("version", 1, u64::MAX), ("as_of", 1, u64::MAX), ("job", 1, u64::MAX), ("slice", 1, SLICES as u64)];
 
-/// What a body of the three typed endpoints may be.
+/// Body limits of the three typed endpoints.
 const BODY_LIMITS: &str = "A body may have 64 MiB and 100,000 rows. Fields that are no features are ignored.\n\n";
 
-/// Completes the document. `required`: this server asks for keys.
+/// Completes the document. `required`: this server requires keys.
 pub fn complete(spec: &str, required: bool) -> String {
     let Ok(mut document) = serde_json::from_str::<Value>(spec) else { return spec.to_owned() };
     let examples: Value = serde_json::from_str(EXAMPLES).unwrap_or_default();
@@ -134,7 +134,7 @@ pub fn complete(spec: &str, required: bool) -> String {
             }
         }
     }
-    // Its summary and its licence's identifier came with this version, and so did the type null.
+    // Version 3.1 introduced the summary, the licence identifier and the type null.
     document["openapi"] = "3.1.0".into();
     let components = &mut document["components"];
     not_negative(&mut components["schemas"]);
@@ -149,7 +149,7 @@ pub fn complete(spec: &str, required: bool) -> String {
         components["schemas"][name] = schema;
     }
     for (name, schema) in components["schemas"].as_object_mut().into_iter().flatten() {
-        // Operations have examples, and those are held to what a server says.
+        // Examples belong to operations, where a test compares them with responses.
         schema.as_object_mut().and_then(|schema| schema.remove("example"));
         if let Some(example) = examples["schemas"].get(name) {
             schema["examples"] = json!([example]);
@@ -182,15 +182,15 @@ pub fn complete(spec: &str, required: bool) -> String {
     text
 }
 
-/// What the document says of a path.
+/// Path as the document describes it.
 pub struct Known {
-    /// As the document writes it.
+    /// Path as written in the document.
     pub path: String,
-    /// Its methods, for the header `Allow`.
+    /// Methods of the path, for the header `Allow`.
     pub allow: HeaderValue,
 }
 
-/// The document's paths by what the router calls them: it numbers the parameters.
+/// Paths of the document by router pattern; the router numbers the parameters.
 pub fn known(document: &str) -> HashMap<String, Known> {
     let document: Value = serde_json::from_str(document).unwrap_or_default();
     let paths = document["paths"].as_object().into_iter().flatten();
@@ -204,7 +204,7 @@ pub fn known(document: &str) -> HashMap<String, Known> {
     };
     let allow = |operations: &Value| {
         let methods = operations.as_object().into_iter().flat_map(Map::keys);
-        // Whatever can be got can be asked for its head alone.
+        // Every GET route also answers HEAD.
         let methods =
             methods.flat_map(|method| if method == "get" { vec!["GET", "HEAD"] } else { vec![method.as_str()] });
         let methods = methods.collect::<Vec<_>>().join(", ").to_ascii_uppercase();
@@ -221,7 +221,7 @@ fn describe(path: &str, method: &str, operation: &mut Value, required: bool) {
     if let Some(scope) = scope {
         let mut schemes = vec![json!({ "bearer": [] }), json!({ "key": [] })];
         if !required {
-            // On loopback nobody needs a key, unless the server asks for one.
+            // On loopback keys are optional.
             schemes.push(json!({}));
         }
         operation["security"] = schemes.into();
@@ -229,12 +229,12 @@ fn describe(path: &str, method: &str, operation: &mut Value, required: bool) {
         let words = format!("{before}Scope of the key, where one is asked for: `{}`.", scope.word());
         operation["description"] = words.into();
     }
-    // The three typed endpoints read their rows whole, the others as they come.
+    // The three typed endpoints read the whole body; the others stream it.
     let most = path.starts_with("/api/cluster_products_by_").then_some(posted::MAX_ROWS);
     if most.is_some() {
         let before = operation["description"].as_str().unwrap_or_default();
         operation["description"] = format!("{BODY_LIMITS}{before}").into();
-        // They answer as JSON, whatever is asked for.
+        // They always respond with JSON, whatever the Accept header.
         operation["responses"].as_object_mut().and_then(|responses| responses.remove("406"));
     }
     if OF_MANY.iter().any(|id| operation["operationId"] == *id) {
@@ -296,7 +296,7 @@ fn describe(path: &str, method: &str, operation: &mut Value, required: bool) {
         stream["headers"]["Cache-Control"] = header("Events are not kept.", "no-cache");
         stream["headers"]["X-Accel-Buffering"] = header("Proxies hand each event on at once.", "no");
     }
-    // As media types go, its parameters are no part of it.
+    // Media type keys carry no parameters.
     for content in responses.values_mut().filter_map(|response| response.get_mut("content")?.as_object_mut()) {
         if let Some(json) = content.remove("application/json; charset=utf-8") {
             content.insert("application/json".to_owned(), json);
@@ -333,7 +333,7 @@ fn describe(path: &str, method: &str, operation: &mut Value, required: bool) {
     responses.extend(sorted);
 }
 
-/// Puts examples into an operation: of its body, of its answer, and of each problem.
+/// Inserts examples into an operation: of its request body, its response, and each problem.
 fn show(operation: &mut Value, examples: &Value) {
     let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
     let example = &examples["operations"][&id];
@@ -355,7 +355,7 @@ fn show(operation: &mut Value, examples: &Value) {
     }
 }
 
-/// An example of a problem that an operation answers with; of `None`, one that comes before any operation.
+/// Example of a problem that an operation responds with; for `None`, one of the middleware.
 fn problem<'e>(examples: &'e Value, status: &str, operation: Option<&str>) -> Option<&'e Value> {
     let of = |example: &&Value| {
         let of = example["of"].as_array();
@@ -368,7 +368,7 @@ fn problem<'e>(examples: &'e Value, status: &str, operation: Option<&str>) -> Op
     examples["problems"].as_array()?.iter().find(of).map(|example| &example["problem"])
 }
 
-/// The limits as rows of a table.
+/// The limits as rows of a Markdown table.
 fn limits() -> String {
     let row = |(what, flag, default, beyond): &(&str, &str, &str, &str)| {
         let flag = if flag.is_empty() { "fixed".to_owned() } else { format!("`{flag}`") };
@@ -381,7 +381,7 @@ fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
-/// Schemas that the framework has no names for.
+/// Schemas that the framework cannot name.
 fn named() -> [(&'static str, Value); 3] {
     let open = |description: &str| json!({ "type": "object", "description": description, "additionalProperties": {} });
     let row =
@@ -398,7 +398,7 @@ fn named() -> [(&'static str, Value); 3] {
     [("ResultRow", open("A row of a result: its columns by their names.")), ("Row", open(row)), ("StatusEvent", event)]
 }
 
-/// The framework wraps a reference that has a description; since 3.1 the two stand side by side.
+/// The framework wraps a reference that has a description in `allOf`; since 3.1 the two may be siblings.
 fn plain_references(schema: &mut Value) {
     match schema {
         Value::Object(object) => {
@@ -415,7 +415,7 @@ fn plain_references(schema: &mut Value) {
     }
 }
 
-/// The framework says of unsigned numbers only what they are called.
+/// Adds the minimum 0, which the framework omits for unsigned integers.
 fn not_negative(schema: &mut Value) {
     match schema {
         Value::Object(object) => {

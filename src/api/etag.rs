@@ -1,4 +1,4 @@
-//! Which model answered, in headers: `ETag` and `Model-Version`; and answers that need not be sent again.
+//! Headers `ETag` and `Model-Version`, and 304 for unchanged responses.
 
 use std::marker::PhantomData;
 
@@ -18,7 +18,7 @@ use crate::rows::hex;
 
 const MODEL_VERSION: HeaderName = HeaderName::from_static("model-version");
 
-/// What an answer was made from.
+/// Validator of a response.
 #[derive(Debug, Clone)]
 pub struct EntityTag {
     etag: HeaderValue,
@@ -26,21 +26,21 @@ pub struct EntityTag {
 }
 
 impl EntityTag {
-    /// A model, which is never changed once it has its version.
+    /// Tag of a model version, which is immutable.
     pub fn of(model: &Model) -> Self {
         let Model { segmentation, slice, version, .. } = model;
         let etag = format!("\"{segmentation}@{slice}@{version}\"");
-        // Names of segmentations are those of SQL files, and may be of any letters.
+        // Segmentation names come from SQL file names and may contain characters that a header cannot.
         let etag = HeaderValue::from_str(&etag).unwrap_or_else(|_| of_bytes(etag.as_bytes()));
         Self { etag, version: Some((*version).into()) }
     }
 
-    /// Several models, or none: the answer itself tells.
+    /// Tag of a response about several models or none: a hash of the response.
     fn of_text(text: &[u8]) -> Self {
         Self { etag: of_bytes(text), version: None }
     }
 
-    /// Whether the client has just this already.
+    /// Whether `If-None-Match` contains this tag.
     fn known(&self, request: &Request) -> bool {
         let sent = request.headers().get_all("if-none-match").iter().filter_map(|value| value.to_str().ok());
         let mut tags = sent.flat_map(|value| value.split(',')).map(str::trim);
@@ -61,7 +61,7 @@ fn of_bytes(bytes: &[u8]) -> HeaderValue {
     HeaderValue::try_from(etag).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
-/// The headers as the OpenAPI document has them.
+/// The headers as described in the OpenAPI document.
 pub fn headers() -> Vec<MetaHeader> {
     let header = |name: &str, description: &str, schema| MetaHeader {
         name: name.to_owned(),
@@ -79,23 +79,23 @@ pub fn headers() -> Vec<MetaHeader> {
     vec![etag, version]
 }
 
-/// A JSON answer with its stamp, or 304 where the client has it already.
+/// JSON response with its tag, or 304 if the client has it already.
 pub struct Tagged<T> {
     text: Option<Bytes>,
     stamp: EntityTag,
-    /// Whether the bytes are kept anyway.
+    /// Whether the bytes are in a cache.
     shared: bool,
     of: PhantomData<fn() -> T>,
 }
 
 impl<T> Tagged<T> {
-    /// An answer about a model that the client has already.
+    /// 304 if the client already has the response about this model, else `None`.
     pub fn unchanged(request: &Request, model: &Model) -> Option<Self> {
         let stamp = EntityTag::of(model);
         stamp.known(request).then_some(Self { text: None, stamp, shared: false, of: PhantomData })
     }
 
-    /// An answer about a model that was written before, and is kept.
+    /// A cached response about a model.
     pub fn ready(text: Bytes, model: &Model) -> Self {
         Self { text: Some(text), stamp: EntityTag::of(model), shared: true, of: PhantomData }
     }

@@ -1,7 +1,7 @@
-//! The status, pushed: server-sent events.
+//! Pushes the status as server-sent events.
 //!
-//! Input: clients that stay. Output: to each the status at once and about once a second while it changes, a heartbeat while
-//! it does not, and an end when the server stops.
+//! Input: clients that stay connected. Output: to each the status at once, then about once per second while it changes and as a
+//! heartbeat while it does not, until the server stops.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +18,12 @@ use super::guard::Pass;
 use super::status::{self, Shown, Status};
 use super::{State, Tags};
 
-/// How often it is looked whether something changed.
+/// Interval at which the status is checked for changes.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Looks without a change after which the status is sent all the same, so that a client knows that we are there.
+/// Number of unchanged checks after which the status is sent as a heartbeat.
 const HEARTBEAT: u32 = 5;
 
-/// Where they are.
+/// Path of the event stream.
 pub const PATH: &str = "/api/events";
 
 type Statuses = stream::BoxStream<'static, Status>;
@@ -49,17 +49,17 @@ impl EventsApi {
     }
 }
 
-/// One client, and what it knows.
+/// One client with the last status sent to it.
 struct Follower {
     state: Arc<State>,
     client: RemoteAddr,
-    /// What it was let in with, if it takes a key.
+    /// Key of the request, checked while the stream runs; `None` if no key is required.
     pass: Option<Pass>,
     last: Option<Status>,
 }
 
 impl Follower {
-    /// What it is told next; `None` when it has gone, its key was revoked or is over, or the server ends.
+    /// Next status to send; `None` when the client disconnected, its key was revoked or expired, or the server stops.
     async fn next(&mut self) -> Option<Status> {
         let mut stopping = self.state.stopping.subscribe();
         for silent in 0.. {

@@ -1,7 +1,7 @@
-//! Who is let in: hosts, origins, keys, scopes, limits.
+//! Admission of requests: hosts, origins, keys, scopes, limits.
 //!
-//! Input: a request's line and headers, before anything of it is looked at. Output: who asks, or a problem. What is refused
-//! says nothing of what is there.
+//! Input: request line and headers, before the body is read. Output: the authenticated caller, or a problem. A refusal does not
+//! reveal which resources exist.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use super::limits::{Caller, Limiter, Ticket};
 use super::problem::{self, Problem};
 use super::tls::Tls;
 
-/// Where a key may stand beside `Authorization: Bearer`.
+/// Header for the key, as an alternative to `Authorization: Bearer`.
 const KEY_HEADER: &str = "x-api-key";
-/// What pages of an allowed origin may send and read.
+/// Headers that pages of an allowed origin may send, and those that they may read.
 const CORS_ALLOWED: &str = "authorization, content-type, accept, if-none-match, x-api-key, x-request-id";
 const CORS_EXPOSED: &str = "etag, location, model-version, retry-after, x-request-id";
 
-/// What a request needs; `None`: nothing. Whatever is not listed is for readers, and what changes something for admins.
+/// Scope that a request requires; `None`: no key. Paths that are not listed require `read`, or `admin` for methods that modify.
 pub fn needed(method: &Method, path: &str) -> Option<Scope> {
     let reads = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
@@ -39,33 +39,33 @@ pub fn needed(method: &Method, path: &str) -> Option<Scope> {
     }
 }
 
-/// Whether a path is asked by orchestrators and load balancers, whatever else the server does: no limit holds for it.
+/// Whether the path is a probe of an orchestrator or load balancer, which no limit applies to.
 pub fn is_probe(path: &str) -> bool {
     path.starts_with("/health/")
 }
 
-/// What is asked of requests.
+/// Admission settings of a server.
 pub struct Guard {
-    /// The keys, if one is needed.
+    /// The keys, if keys are required.
     pub keys: Option<Arc<Keys>>,
-    /// Names beside loopback's that the Host header may have; `None`: any.
+    /// Allowed Host header names in addition to loopback; `None`: any.
     pub hosts: Option<Vec<String>>,
-    /// Origins whose pages may ask.
+    /// Origins whose pages may send requests (CORS).
     pub origins: Vec<String>,
     pub limiter: Limiter,
     pub max_header_bytes: usize,
-    /// What connections may take.
+    /// Timeouts and limits of connections.
     pub patience: Timeouts,
-    /// For a body that does not come on.
+    /// Timeout of a stalled request body.
     pub body_timeout: Duration,
     pub tls: Option<Arc<Tls>>,
-    /// How long readiness is 503 before connections are refused, when the server is told to stop.
+    /// At shutdown, time during which readiness is 503 before connections are refused.
     pub notice: Duration,
-    /// How long requests that run may go on then.
+    /// At shutdown, time for running requests to complete.
     pub drain: Duration,
 }
 
-/// What an answer that goes on needs in order to see that its key goes.
+/// Key of a streamed response, which ends when the key is revoked or expires.
 #[derive(Clone)]
 pub struct Pass {
     keys: Arc<Keys>,
@@ -73,29 +73,32 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// Whether the key is still good.
+    /// Whether the key is still valid.
     pub fn holds(&self) -> bool {
         self.keys.find(&self.key).is_some()
     }
 }
 
-/// Somebody who was let in.
+/// An authenticated caller.
 #[derive(Default)]
 pub struct Admitted {
-    /// The name of the key.
+    /// Name of the key.
     pub key: Option<String>,
-    /// Held as long as the request runs.
+    /// Held while the request runs.
     pub ticket: Option<Ticket>,
 }
 
 impl Guard {
-    /// For a request that was let in with a key.
+    /// The pass of a request that was admitted with a key.
     pub fn pass(&self, request: &Request) -> Option<Pass> {
         let (keys, key) = (self.keys.as_ref()?, presented(request.headers())?);
         Some(Pass { keys: Arc::clone(keys), key: key.to_owned() })
     }
 
-    /// Lets a request in, or answers it. `exists` tells whether there is anything under its path.
+    /// Admits a request.
+    ///
+    /// # Errors
+    /// The response to a refused or preflight request. `exists` tells whether the path has a resource.
     pub fn admit(&self, request: &Request, exists: impl Fn() -> bool) -> Result<Admitted, Response> {
         let refuse = Problem::into_response;
         self.check_head(request).map_err(refuse)?;
@@ -122,7 +125,7 @@ impl Guard {
             && let Some(scope) = needed(request.method(), path)
         {
             allowed(key.as_ref(), scope).map_err(|refused| match &key {
-                // A mistyped path is no matter of scopes. It gets no further than here.
+                // An unknown path is a 404 rather than a matter of scopes; the request is not routed.
                 Some(_) if !exists() => refuse(Problem::not_found(problem::NOTHING)),
                 _ => refused,
             })?;
@@ -130,7 +133,7 @@ impl Guard {
         Ok(Admitted { key: key.map(|key| key.name), ticket })
     }
 
-    /// Sizes and encodings.
+    /// Checks the size of the head and the body's encoding.
     fn check_head(&self, request: &Request) -> Result<(), Problem> {
         let target = request.uri().path().len() + request.uri().query().map_or(0, str::len);
         let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
@@ -146,7 +149,7 @@ impl Guard {
         Ok(())
     }
 
-    /// Against rebinding: a page whose name was made to point at this machine still sends its own name.
+    /// Checks the Host header, against DNS rebinding: a page whose name resolves to this machine still sends its own name.
     fn check_host(&self, request: &Request) -> Result<(), Problem> {
         let Some(hosts) = &self.hosts else { return Ok(()) };
         let ours = |host: &str| {
@@ -156,7 +159,7 @@ impl Guard {
         let target = request.uri().authority().map(|authority| authority.as_str().as_bytes());
         let headers = request.headers().get_all(header::HOST).iter().map(HeaderValue::as_bytes);
         let mut named = target.into_iter().chain(headers).peekable();
-        // No browser speaks HTTP/1.0, which has no such header.
+        // HTTP/1.0 has no Host header, and browsers do not use it.
         let nameless = named.peek().is_none() && request.version() > Version::HTTP_10;
         if nameless || named.any(|host| !std::str::from_utf8(host).is_ok_and(|host| ours(&host.to_ascii_lowercase()))) {
             return Err(Problem::forbidden(
@@ -166,13 +169,13 @@ impl Guard {
         Ok(())
     }
 
-    /// The origin of a page that may ask.
+    /// The Origin header, if that origin is allowed.
     fn origin<'r>(&self, request: &'r Request) -> Option<&'r HeaderValue> {
         let origin = request.headers().get(header::ORIGIN)?;
         self.origins.iter().any(|known| known == "*" || known.as_bytes() == origin.as_bytes()).then_some(origin)
     }
 
-    /// Answers a browser that asks whether a page may ask.
+    /// Response to a CORS preflight request.
     fn preflight(&self, request: &Request) -> Option<Response> {
         let wish = request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD);
         if request.method() != Method::OPTIONS || wish.is_none() {
@@ -187,7 +190,7 @@ impl Guard {
         Some(answer.finish())
     }
 
-    /// Without keys any page could have its visitor's browser post here, unless the page's own name gives it away.
+    /// Checks the origin of modifying requests: without keys, any page could make its visitor's browser post here (CSRF).
     fn check_origin(&self, request: &Request) -> Result<(), Problem> {
         let Some(origin) = request.headers().get(header::ORIGIN).filter(|_| request.method() != Method::GET) else {
             return Ok(());
@@ -201,7 +204,7 @@ impl Guard {
         Err(Problem::forbidden("pages of other origins may not ask; --cors-origin lets them"))
     }
 
-    /// Tells a browser that the page may read the answer.
+    /// Adds the CORS headers to a response.
     pub fn tell_origin(&self, origin: Option<&HeaderValue>, answer: &mut HeaderMap) {
         if self.origins.is_empty() {
             return;
@@ -213,13 +216,13 @@ impl Guard {
         }
     }
 
-    /// The origin to tell, kept from a request that is about to be answered.
+    /// Allowed origin of a request, kept until it is answered.
     pub fn allowed_origin(&self, request: &Request) -> Option<HeaderValue> {
         if self.origins.is_empty() { None } else { self.origin(request).cloned() }
     }
 }
 
-/// A missing, wrong, revoked or expired key: all get the same answer.
+/// Checks the scope. A missing, wrong, revoked and expired key get the same response.
 fn allowed(key: Option<&Key>, scope: Scope) -> Result<(), Response> {
     let Some(key) = key else {
         let problem = Problem::new(StatusCode::UNAUTHORIZED, "this needs a valid key, as Authorization: Bearer KEY");
@@ -233,7 +236,7 @@ fn allowed(key: Option<&Key>, scope: Scope) -> Result<(), Response> {
     Ok(())
 }
 
-/// The key that came with a request.
+/// The key in the request headers.
 fn presented(headers: &HeaderMap) -> Option<&str> {
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
         let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
@@ -242,7 +245,7 @@ fn presented(headers: &HeaderMap) -> Option<&str> {
     bearer.or_else(|| headers.get(KEY_HEADER)?.to_str().ok())
 }
 
-/// Whether a Host header names this very machine. What is an address can be no page's name.
+/// Whether a host name denotes this machine. An IP address cannot be the name of a rebinding page.
 fn loopback(host: &str) -> bool {
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())

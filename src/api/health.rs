@@ -1,4 +1,4 @@
-//! For people and machines that want to know how it is: the greeting, liveness, readiness, metrics.
+//! Endpoints about the service itself: greeting, liveness, readiness, metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -89,7 +89,7 @@ impl HealthApi {
     #[oai(path = "/metrics", method = "get", tag = "Tags::Health", operation_id = "getMetrics")]
     async fn metrics(&self, state: Data<&Arc<State>>) -> PlainText<String> {
         let asked = Arc::clone(&state);
-        // It looks at files; however many ask, one thread does.
+        // Rendering reads files; concurrent requests share one rendering.
         let look = async move {
             let render = move || asked.metrics.render(&asked);
             tokio::task::spawn_blocking(render).await.unwrap_or_default()

@@ -1,4 +1,4 @@
-//! The figures of an ingest, as metrics: beside the API's own where both run in one process, or served alone.
+//! Metrics of an ingest: registered beside the API's metrics if both run in one process, or served alone.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,7 +9,6 @@ use prometheus::core::Collector;
 use prometheus::{Encoder as _, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use tercile_kafka::ingest::{Control, Progress};
 
-/// Gauges of one ingest.
 #[derive(Clone)]
 pub struct Ingesting {
     records: IntGaugeVec,
@@ -19,7 +18,10 @@ pub struct Ingesting {
 }
 
 impl Ingesting {
-    /// Makes the gauges known to a registry.
+    /// Registers the gauges.
+    ///
+    /// # Errors
+    /// If a gauge is already registered.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let records = Opts::new("tercile_records", "Records ingested by this process, by what became of them");
         let lag = Opts::new("tercile_ingest_lag", "Records of the topic that were not read yet");
@@ -41,7 +43,7 @@ impl Ingesting {
         Ok(gauges)
     }
 
-    /// Sets the gauges to where an ingest stands now.
+    /// Sets the gauges to the current progress.
     pub fn update(&self, progress: &Progress) {
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed).cast_signed();
         self.records.with_label_values(&["received"]).set(count(&progress.received));
@@ -49,7 +51,7 @@ impl Ingesting {
         self.records.with_label_values(&["unreadable"]).set(count(&progress.unreadable));
         self.bytes.set(count(&progress.received_bytes));
         self.files.set(count(&progress.files));
-        // A partition that went to another worker is that one's to tell of.
+        // Partitions reassigned to another worker must disappear.
         self.lag.reset();
         for (partition, lag) in progress.lags() {
             self.lag.with_label_values(&[partition.to_string()]).set(lag);
@@ -57,7 +59,7 @@ impl Ingesting {
     }
 }
 
-/// All metrics of a registry in Prometheus' text format.
+/// All metrics of a registry in Prometheus text format.
 pub fn text(registry: &Registry) -> String {
     let mut text = Vec::new();
     if let Err(error) = TextEncoder::new().encode(&registry.gather(), &mut text) {
@@ -66,14 +68,14 @@ pub fn text(registry: &Registry) -> String {
     String::from_utf8(text).unwrap_or_default()
 }
 
-/// An ingest that has no API beside it.
+/// An ingest without an API in the same process.
 struct Alone {
     registry: Registry,
     gauges: Ingesting,
     control: Arc<Control>,
 }
 
-/// Serves `/metrics` and `/health/live` of an ingest, as long as the process lives.
+/// Serves `/metrics` and `/health/live` of an ingest, for the lifetime of the process.
 pub async fn serve(listener: tokio::net::TcpListener, control: Arc<Control>) -> anyhow::Result<()> {
     let registry = Registry::new();
     let gauges = Ingesting::register(&registry)?;

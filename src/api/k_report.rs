@@ -1,7 +1,7 @@
-//! Was k a good choice? Several numbers of clusters tried on a model's sample.
+//! Report on the choice of k: several numbers of clusters tried on a model's sample.
 //!
-//! Input: the sample that was kept with a model. Output: what suggest.rs finds in it. That takes a while of a processor, so it
-//! is made when somebody asks, one at a time, and kept (`cached_response.rs`).
+//! Input: the sample stored with a model. Output: the result of suggest.rs. The computation is CPU-bound, so it runs on
+//! request, one at a time, and is cached (`cached_response.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,9 +23,9 @@ use crate::fit::Error;
 use crate::model::{Model, ModelRegistry, SLICES, imputed};
 use crate::suggest;
 
-/// The fewest and the most clusters that are tried.
+/// Range of k.
 const KS: std::ops::RangeInclusive<usize> = 2..=8;
-/// Restarts for each number, at most: after the crossings that follow them, more find nothing better.
+/// Maximum number of restarts per k; the genetic search that follows finds nothing better with more.
 const STARTS: usize = 100;
 /// How well several numbers of clusters fit a model's sample.
 #[derive(Debug, Clone, Object)]
@@ -113,7 +113,7 @@ fn report(registry: &ModelRegistry, model: &Model) -> Result<KReport, Problem> {
     let column = |name: &String| sample.column_by_name(name)?.as_primitive_opt::<Float64Type>().cloned();
     let columns: Option<Vec<Float64Array>> = model.features.iter().map(column).collect();
     let columns = columns.ok_or_else(|| broken(&"the sample lacks a feature"))?;
-    // One thread: whoever asks for predictions meanwhile has the others.
+    // A single thread, which leaves the other processors to predictions.
     let limits = Limits { iterations: 300, tolerance: 0.0 };
     let weights = model.sample_weights(&sample);
     let rows = suggest::Rows { scale: &model.scale(), columns: &columns, weights: weights.as_deref() };
@@ -122,7 +122,7 @@ fn report(registry: &ModelRegistry, model: &Model) -> Result<KReport, Problem> {
     let mut tried = Vec::new();
     let all = suggest::candidates(rows, KS, &settings, &mut |one| tried.push(one.clone()));
     match all {
-        // A few different rows allow for a few clusters: those were tried.
+        // With few distinct rows only the smaller k were tried.
         Ok(_) | Err(Error::TooFew(_)) => {}
         Err(error) => return Err(broken(&error)),
     }

@@ -1,8 +1,8 @@
-//! API keys: who may ask what.
+//! API keys and their scopes.
 //!
-//! Input: the store's `keys.json`, which `tercile keys` writes. Output: for a key that came with a request, its name and
-//! scope. The file holds hashes only, and each key is shown once, when it is made. A key is 256 random bits, so there is
-//! nothing to guess and plain SHA-256 hides it: slow, salted hashes are for passwords, which people choose.
+//! Input: the store's `keys.json`, which `tercile keys` writes. Output: name and scope of a request's key. The file contains
+//! only hashes; a key is shown once, when it is created. A key is 256 random bits, so plain SHA-256 suffices: slow, salted
+//! hashes protect guessable passwords.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -20,9 +20,9 @@ use subtle::ConstantTimeEq as _;
 use tercile_store::times;
 use tercile_store::{self as store, Revision, Store};
 
-/// What every key begins with, so that people and scanners know one when they see it.
+/// Prefix of every key, recognisable by people and secret scanners.
 const PREFIX: &str = "tercile_";
-/// How often a running server looks for new and revoked keys: well within the second it has.
+/// Polling interval of a running server for new and revoked keys, which take effect within a second.
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// What a key allows; each scope includes those before it.
@@ -47,7 +47,7 @@ impl Scope {
     }
 }
 
-/// A key as the store knows it.
+/// A key as stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Key {
     pub name: String,
@@ -60,20 +60,20 @@ pub struct Key {
 }
 
 impl Key {
-    /// Whether its time is over. An end that can't be read is over.
+    /// Whether the key has expired. An unparsable expiry counts as expired.
     pub fn expired(&self) -> bool {
         let end = |text: &String| DateTime::parse_from_rfc3339(text).map_or(DateTime::UNIX_EPOCH, |end| end.to_utc());
         self.expires_at.as_ref().map(end).is_some_and(|end| end <= times::now())
     }
 }
 
-/// What `keys.json` holds.
+/// Content of `keys.json`.
 #[derive(Default, Serialize, Deserialize)]
 struct Content {
     keys: Vec<Key>,
 }
 
-/// Why keys can't be read or changed.
+/// Error of reading or changing keys.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -100,26 +100,29 @@ fn read(store: &Store) -> Result<(Content, Revision), store::Error> {
     Ok((content.unwrap_or_default(), revision))
 }
 
-/// Changes the keys, one process at a time.
+/// Changes the keys under the store's lock.
 fn change<T>(store: &Store, change: impl FnOnce(&mut Content) -> Result<T, Error>) -> Result<T, Error> {
     let _alone = store.lock_keys()?;
     let (mut content, revision) = read(store)?;
     let result = change(&mut content)?;
     let mut text = serde_json::to_vec_pretty(&content).unwrap_or_default();
     text.push(b'\n');
-    // A lock on an object store can be lost.
+    // A conditional replacement, because a lock on an object store can be lost.
     if !store.replace_secret_if(&text, &path(store), &revision)? {
         return Err(store::Error::Changed { path: path(store) }.into());
     }
     Ok(result)
 }
 
-/// All keys, in the order in which they were made.
+/// All keys in order of creation.
 pub fn list(store: &Store) -> Result<Vec<Key>, Error> {
     Ok(read(store)?.0.keys)
 }
 
-/// Makes a key, and gives it: nobody can tell it again.
+/// Creates a key and returns it. It cannot be retrieved later.
+///
+/// # Errors
+/// If the name is invalid or taken, or if the store cannot be written.
 pub fn create(store: &Store, name: &str, scope: Scope, lifetime: Option<TimeDelta>) -> Result<String, Error> {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if name.is_empty() || name.len() > 64 || !name.chars().all(fine) {
@@ -146,7 +149,10 @@ pub fn create(store: &Store, name: &str, scope: Scope, lifetime: Option<TimeDelt
     Ok(key)
 }
 
-/// Makes a key worthless.
+/// Revokes a key.
+///
+/// # Errors
+/// If there is no such key, or if the store cannot be written.
 pub fn revoke(store: &Store, name: &str) -> Result<(), Error> {
     change(store, |content| {
         let before = content.keys.len();
@@ -163,7 +169,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The keys of a running server.
+/// Keys of a running server.
 pub struct Keys {
     store: Store,
     now: RwLock<Arc<Vec<Key>>>,
@@ -182,8 +188,8 @@ impl Keys {
         Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The key that a request came with, if it is one of ours. What is compared are hashes, each of them whole and all of
-    /// them, so that time tells nothing.
+    /// The stored key that matches the presented one. Hashes are compared in constant time and all of them, so that timing
+    /// reveals nothing.
     pub fn find(&self, presented: &str) -> Option<Key> {
         let presented = hex(&hash(presented));
         let mut found = None;
@@ -195,7 +201,7 @@ impl Keys {
         found.filter(|key| !key.expired())
     }
 
-    /// Takes over what `tercile keys` changes, as long as the server lives.
+    /// Follows changes by `tercile keys`, for the lifetime of the server.
     pub async fn watch(self: Arc<Self>) {
         let mut seen = self.stamp();
         loop {
@@ -206,7 +212,7 @@ impl Keys {
             }
             seen = stamp;
             let keys = list(&self.store).unwrap_or_else(|error| {
-                // A key that was revoked must not live on because the file can't be read.
+                // A revoked key must not stay valid because the file cannot be read.
                 tracing::error!("no key is accepted any more: {error}");
                 Vec::new()
             });
@@ -219,7 +225,7 @@ impl Keys {
         }
     }
 
-    /// What changes with the file: each change makes a new one.
+    /// Fingerprint of the file: every change replaces the file.
     fn stamp(&self) -> Option<Vec<u8>> {
         if !self.store.place().is_disk() {
             return self.store.place().stamp(&path(&self.store)).ok();

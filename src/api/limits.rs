@@ -1,26 +1,26 @@
-//! How often somebody may ask, and how much at once.
+//! Rate and concurrency limits per caller.
 //!
-//! Input: who asks, and when. Output: a ticket as long as the request runs, or the seconds after which to try again.
+//! Input: a caller and the current time. Output: a ticket held while the request runs, or the time after which to retry.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Callers that are remembered before those who have been quiet are forgotten.
+/// Number of callers above which idle ones are evicted.
 const REMEMBERED: usize = 10_000;
 
-/// Who asks.
+/// Identity to which limits apply.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Caller {
-    /// Somebody with the key of this name.
+    /// Caller with the key of this name.
     Key(String),
-    /// Somebody without a key.
+    /// Caller without a key.
     Address(IpAddr),
 }
 
 impl Caller {
-    /// Of IPv6 the network counts: whoever has one address there has all of them.
+    /// Caller at an address. For IPv6 the /64 network is the caller, because one host usually has all of its addresses.
     pub fn at(address: IpAddr) -> Self {
         Self::Address(match address.to_canonical() {
             IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
@@ -30,13 +30,13 @@ impl Caller {
 }
 
 struct Bucket {
-    /// Requests that may come at once; grows with time up to a second's worth.
+    /// Token bucket: refilled over time up to one second's rate.
     tokens: f64,
     filled: Instant,
     running: u32,
 }
 
-/// The limits of each caller.
+/// Limits of each caller.
 pub struct Limiter {
     rate: Option<u32>,
     concurrent: Option<u32>,
@@ -44,12 +44,15 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// So many requests a second, so many at a time; `None`: no limit.
+    /// Maximum requests per second and concurrent requests; `None`: no limit.
     pub fn new(rate: Option<u32>, concurrent: Option<u32>) -> Self {
         Self { rate, concurrent, buckets: Arc::default() }
     }
 
-    /// Lets a request in, or says after how long to try again.
+    /// Admits a request.
+    ///
+    /// # Errors
+    /// The time after which to retry.
     pub fn enter(&self, caller: Caller, now: Instant) -> Result<Option<Ticket>, Duration> {
         if self.rate.is_none() && self.concurrent.is_none() {
             return Ok(None);
@@ -76,7 +79,7 @@ impl Limiter {
     }
 }
 
-/// A request that runs.
+/// A running request.
 pub struct Ticket {
     buckets: Arc<Mutex<HashMap<Caller, Bucket>>>,
     caller: Caller,

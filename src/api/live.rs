@@ -1,4 +1,4 @@
-//! The models in service: the one place where requests find them and where new ones are swapped in.
+//! Cache of the models in service: requests read them here, and new ones are swapped in atomically.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,20 +16,20 @@ use crate::engine;
 use crate::model::{Model, ModelRegistry, Predictor, Slices, registry::all_slices};
 use crate::sql::{Files, Segmentation};
 
-/// How often the store is asked for new models: well within the second in which they must be noticed.
+/// Polling interval for new models, which take effect within a second.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// How often files that could not be used are looked at again.
+/// Retry interval for files that could not be used.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Older versions that are kept ready, after somebody asked for them.
+/// Maximum number of cached older versions that were requested.
 const RECALLED: usize = 32;
 
-/// A model that answers.
+/// A model in service.
 pub struct Serving {
     pub model: Model,
     pub predictor: Predictor,
-    /// What answers to rows of JSON have in common, by language.
+    /// Prepared parts of the JSON predictions, by language.
     lines: [Lines; LANGUAGES.len()],
     tally: OnceLock<Tally>,
     pub stamp: etag::EntityTag,
@@ -46,7 +46,7 @@ impl Serving {
         &self.lines[language as usize]
     }
 
-    /// Where its predictions are counted.
+    /// Counter of its predictions.
     pub fn tally(&self, metrics: &Metrics) -> &Tally {
         self.tally.get_or_init(|| metrics.tally(&self.model))
     }
@@ -56,12 +56,12 @@ impl Serving {
 pub struct Slot {
     pub slice: u8,
     pub serving: Option<Arc<Serving>>,
-    /// Whether it serves whatever trainings find.
+    /// Whether the version is pinned, so that trainings do not replace it.
     pub pinned: bool,
-    /// Why the last training gave no model.
+    /// Reason why the last training gave no model.
     pub refused: Option<String>,
-    /// A file that cannot be used: the model's own, or the list of those that serve. Without its path. What served before
-    /// may serve all the same.
+    /// Fault class of an unusable file, without its path: the model's own or the list of versions. A previous version may still
+    /// be in service.
     pub fault: Option<String>,
 }
 
@@ -78,7 +78,7 @@ impl Served {
     }
 }
 
-/// All segmentations at one moment; a request holds on to one of these, so no answer mixes versions.
+/// Immutable view of all segmentations. A request holds one of them, so no response mixes versions.
 #[derive(Default)]
 pub struct Models {
     pub segmentations: Vec<Served>,
@@ -94,26 +94,29 @@ impl Models {
     }
 }
 
-/// What was seen of the files when they were last read.
+/// Fingerprint of the files when they were last read.
 #[derive(PartialEq, Default)]
 struct EntityTag {
     sql: Vec<(PathBuf, u64, Option<SystemTime>)>,
     slices: Vec<Option<Vec<u8>>>,
 }
 
-/// The swap point.
+/// Current models, swapped atomically.
 pub struct ModelCache {
     store: Store,
     sql: Option<PathBuf>,
     now: RwLock<Arc<Models>>,
-    /// The last one asked for stands last.
+    /// LRU cache: the most recently used version is last.
     recalled: Mutex<Vec<(String, Arc<Serving>)>>,
-    /// Faults that were logged, and are still there.
+    /// Faults that were logged and still exist.
     logged: Mutex<BTreeSet<String>>,
 }
 
 impl ModelCache {
-    /// Reads what there is. Faults in the SQL files are errors here, and warnings later on.
+    /// Reads the SQL files and the registry.
+    ///
+    /// # Errors
+    /// If a SQL file is invalid or the store cannot be read; later such faults are only logged.
     pub async fn start(store: &Store, sql: Option<&Path>) -> Result<Arc<Self>, anyhow::Error> {
         let live = Self {
             store: store.clone(),
@@ -126,12 +129,15 @@ impl ModelCache {
         Ok(Arc::new(live))
     }
 
-    /// What serves now.
+    /// The models in service now.
     pub fn now(&self) -> Arc<Models> {
         Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Any version of a segmentation, whether it serves or not; `None` if there is none of this number.
+    /// Any version of a segmentation, in service or not; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// If its file cannot be used.
     pub fn recall(&self, name: &str, version: u64) -> Result<Option<Arc<Serving>>, store::Error> {
         let lock = || self.recalled.lock().unwrap_or_else(PoisonError::into_inner);
         let is = |(of, serving): &(String, Arc<Serving>)| of == name && serving.model.version == version;
@@ -157,15 +163,21 @@ impl ModelCache {
         self.sql.as_deref()
     }
 
-    /// The SQL files as they are now.
+    /// The current SQL files.
+    ///
+    /// # Errors
+    /// If they cannot be read.
     pub fn files(&self) -> Result<Files, crate::sql::Error> {
         Files::load(self.sql.as_deref())
     }
 
-    /// Reads the SQL files and the registry again, and swaps.
+    /// Reads the SQL files and the registry again and swaps in the result.
+    ///
+    /// # Errors
+    /// If a SQL file is invalid; the models in service are unchanged then.
     pub async fn reload(&self) -> Result<(), anyhow::Error> {
         let files = self.files()?;
-        // The views' columns are known without any records.
+        // The schemas of the views do not depend on records.
         let ctx = engine::open(&Snapshot::default(), &files).await?;
         let (mut segmentations, mut faults) = (Vec::new(), BTreeSet::new());
         for segmentation in engine::segmentations(&ctx, &files).await? {
@@ -176,7 +188,7 @@ impl ModelCache {
         Ok(())
     }
 
-    /// Logs each fault once, as long as it is there.
+    /// Logs each fault once while it exists.
     fn log(&self, faults: BTreeSet<String>) {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         for fault in faults.difference(&logged) {
@@ -185,8 +197,8 @@ impl ModelCache {
         *logged = faults;
     }
 
-    /// What serves of one segmentation. A file that cannot be used concerns its own slice, or segmentation, alone: what
-    /// served before goes on serving, and the others do.
+    /// Models of one segmentation. An unusable file affects only its own slice or segmentation: the previous version stays in
+    /// service.
     fn read(&self, segmentation: Segmentation, faults: &mut BTreeSet<String>) -> Served {
         let registry = ModelRegistry::new(&self.store, &segmentation.name);
         let mut note = |error: store::Error| {
@@ -220,7 +232,7 @@ impl ModelCache {
                     },
                 },
             };
-            // A model of other features than the SQL file gives now can't answer for it.
+            // A model with other features than the current SQL file cannot predict for it.
             let serving = serving.filter(|serving| serving.model.features == segmentation.features);
             slots.push(Slot { slice, serving, pinned: standing.pinned, refused: standing.refused, fault });
         }
@@ -241,13 +253,13 @@ impl ModelCache {
         EntityTag { sql: sql.iter().filter_map(seen).collect(), slices }
     }
 
-    /// Swaps in whatever changes, for ever.
+    /// Swaps in changes, for the lifetime of the server.
     pub async fn watch(self: Arc<Self>) {
         let mut seen = EntityTag::default();
         let mut looked = Instant::now();
         loop {
             let stamp = self.stamp();
-            // A file that comes back changes nothing else.
+            // A file may reappear without a change of the fingerprint.
             let faults =
                 self.now().segmentations.iter().flat_map(|served| &served.slots).any(|slot| slot.fault.is_some());
             if stamp != seen || (faults && looked.elapsed() >= AGAIN) {
@@ -255,7 +267,7 @@ impl ModelCache {
                 if let Err(error) = self.reload().await {
                     tracing::warn!("what serves stays as it was: {error:#}");
                 }
-                // Taken before the reading: what changed in between is seen the next time.
+                // Taken before the files were read: a change in between is found at the next check.
                 seen = stamp;
             }
             tokio::time::sleep(self.store.place().patience(INTERVAL)).await;

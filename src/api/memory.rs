@@ -1,39 +1,38 @@
-//! The memory of the process: how much of it is resident, and what of the program need not be.
+//! Resident memory of the process, and ways to reduce it.
 
 use std::fs;
 
-/// Bytes that are resident.
+/// Resident bytes.
 pub fn resident() -> i64 {
     let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: i64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
-    // SAFETY: it reads a number that the C library knows.
+    // SAFETY: sysconf only reads a constant of the C library.
     pages * unsafe { libc::sysconf(libc::_SC_PAGESIZE) }
 }
 
-/// Bytes from which on a piece of memory is the kernel's again as soon as it is freed.
+/// Minimum size of allocations that are returned to the kernel when freed.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const LARGE: libc::c_int = 1024 * 1024;
 
-/// Has the allocator give back large pieces of memory at once. It begins so, but takes each large piece that is freed for a
-/// sign that more of them will be asked for, and keeps what is smaller than that (up to 32 MiB) from then on: a process that has
-/// once answered large bodies would stay as large.
+/// Makes the allocator return large allocations to the kernel at once. By default glibc raises its mmap threshold (up to 32
+/// MiB) when a large block is freed and keeps smaller blocks from then on: a process would stay large after a few large bodies.
 pub fn give_back_early() {
-    // SAFETY: it sets a number.
+    // SAFETY: mallopt sets an integer parameter.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE)
     };
 }
 
-/// Unmaps the program's code. Starting goes once through much of it (SQL functions are registered, models checked, the
-/// document written), which answering never needs again; what is needed comes back from the page cache as it is run.
+/// Drops the resident pages of the program's code. Startup runs much code once (registering SQL functions, checking models,
+/// writing the OpenAPI document) that requests never need; needed pages are faulted in again from the page cache.
 #[cfg(target_os = "linux")]
 pub fn forget_start() {
     let Ok(program) = std::env::current_exe() else { return };
     for line in fs::read_to_string("/proc/self/maps").unwrap_or_default().lines() {
-        // The program's other parts hold what was written when it was loaded; its code is as on disk.
+        // Only code is dropped: other segments were modified by relocation.
         if let Some((start, end)) = code(line, &program.to_string_lossy()) {
-            // SAFETY: nobody writes to a private mapping that is not writable, so dropping its pages loses nothing.
+            // SAFETY: a private mapping without write permission has no modified pages, so dropping its pages loses nothing.
             unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
         }
     }
@@ -42,7 +41,7 @@ pub fn forget_start() {
 #[cfg(not(target_os = "linux"))]
 pub fn forget_start() {}
 
-/// Where a line of the maps says that the code of this program lies.
+/// Address range of this program's code, if the line of the maps describes it.
 #[cfg(target_os = "linux")]
 fn code(line: &str, program: &str) -> Option<(usize, usize)> {
     let (range, rest) = line.split_once(' ')?;

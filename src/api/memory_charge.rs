@@ -1,8 +1,7 @@
-//! The memory of a body that streams through: charged to the budget as it is needed.
+//! Memory accounting of a streamed body: charged to the budget as needed.
 //!
-//! Input: bytes as they are read and unpacked, and rows as they are answered. Output: a hold on the budget that follows what is in
-//! memory. Most blocks of rows fit into what every stream is given at its start; a single row, or a record batch, may be far
-//! larger.
+//! Input: bytes as they are read and decompressed, and rows as they are answered. Output: a hold on the budget that follows the
+//! memory in use. Most blocks of rows fit into the initial charge of a stream; a single row or record batch may be much larger.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,33 +10,32 @@ use super::budget::{Budget, Exhausted, Hold};
 use super::problem::Problem;
 use crate::bulk::Meter;
 
-/// Bytes that a stream is charged at its start: chunks that wait to be read, a block of rows, and an answer that waits to be
-/// sent (`streaming_body.rs`).
+/// Initial charge of a stream in bytes: chunks waiting to be read, a block of rows, and response bytes waiting to be sent
+/// (`streaming_body.rs`).
 const START: usize = 8 * 1024 * 1024;
-/// Bytes of a block that are in there.
+/// Bytes of a block within the initial charge.
 const BLOCK: usize = 5 * 1024 * 1024;
-/// How often what is read is in memory at the same time: as it came, and as rows.
+/// Copies in memory of the bytes read: as received and as rows.
 const COPIES: usize = 2;
 
-/// The charge of one stream.
+/// Charge of one stream.
 pub struct MemoryCharge(Mutex<Charged>);
 
 struct Charged {
     hold: Hold,
-    /// Bytes that were read and unpacked since the last rows were answered.
+    /// Bytes read and decompressed since the last rows were answered.
     since: usize,
-    /// Bytes that stay until the end.
+    /// Bytes held until the end of the stream.
     kept: usize,
-    /// Whether the rows of all that was read were answered.
+    /// Whether the rows of all bytes read were answered.
     answered: bool,
 }
 
 impl MemoryCharge {
-    /// The charge of a stream that begins.
+    /// Charge of a new stream.
     ///
     /// # Errors
-    ///
-    /// [`Exhausted`] if there is no memory for one more.
+    /// [`Exhausted`] if the budget has no room for it.
     pub fn begin(budget: &Budget) -> Result<Arc<Self>, Exhausted> {
         let charged = Charged { hold: budget.hold(START)?, since: 0, kept: 0, answered: false };
         Ok(Arc::new(Self(Mutex::new(charged))))
@@ -47,12 +45,13 @@ impl MemoryCharge {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that the rows so far were answered. What they came in goes when more is read: one batch gives many blocks.
+    /// Records that the rows so far were answered. Their input is released at the next read, because one batch gives many
+    /// blocks.
     pub fn answered(&self) {
         self.charged().answered = true;
     }
 
-    /// Notes the end of the work: only `waiting` bytes of the answer are left.
+    /// Records the end of the work: only `waiting` bytes of the response remain.
     pub fn ends(&self, waiting: usize) {
         self.charged().hold.shrink_to(waiting);
     }
@@ -88,12 +87,12 @@ impl Meter for MemoryCharge {
     }
 }
 
-/// The error of a stream for which there is no memory.
+/// Error of a stream without memory.
 fn exhausted(exhausted: Exhausted) -> io::Error {
     io::Error::new(io::ErrorKind::OutOfMemory, Problem::from(exhausted).detail)
 }
 
-/// A body whose bytes are charged as they are read.
+/// Reader whose bytes are charged as they are read.
 pub struct Metered<R> {
     pub input: R,
     pub charge: Arc<MemoryCharge>,

@@ -1,4 +1,4 @@
-//! Counters in Prometheus' text format.
+//! Metrics of the process in Prometheus text format.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::ingest_metrics::{self, Ingesting};
 use super::{State, memory};
 use crate::model::Model;
 
-/// How long the size of the store is taken for true: adding it up looks at every file.
+/// Maximum age of the store's size, whose computation stats every file.
 const SIZE_AGE: Duration = Duration::from_secs(10);
 
 /// All metrics of this process.
@@ -29,7 +29,7 @@ pub struct Metrics {
     faults: IntGaugeVec,
     connections: IntGauge,
     store_bytes: IntGauge,
-    /// When the store was looked at last.
+    /// Time of the last size computation.
     sized: Arc<Mutex<Option<Instant>>>,
     memory: IntGauge,
     http_memory: IntGauge,
@@ -109,13 +109,13 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Counts an answer.
+    /// Records a response.
     pub fn answered(&self, endpoint: &str, method: &str, status: &str, elapsed: Duration) {
         self.seconds.with_label_values(&[endpoint]).observe(elapsed.as_secs_f64());
         self.requests.with_label_values(&[endpoint, method, status]).inc();
     }
 
-    /// Counts what a model predicts.
+    /// Counters of a model's predictions.
     pub fn tally(&self, model: &Model) -> Tally {
         let slice = model.slice.to_string();
         let counter = |cluster: u32| {
@@ -124,7 +124,7 @@ impl Metrics {
         Tally((0..model.k).map(counter).collect())
     }
 
-    /// All metrics as text, the gauges as they stand now.
+    /// All metrics as text, with current gauges.
     pub fn render(&self, state: &State) -> String {
         let models = state.live.now();
         self.ready.set(i64::from(models.ready() && !state.warming.load(Ordering::SeqCst)));
@@ -157,7 +157,7 @@ impl Metrics {
         ingest_metrics::text(&self.registry)
     }
 
-    /// Adds up the store, if that was not done just now.
+    /// Updates the size of the store unless it is recent.
     fn size(&self, root: &Path) {
         let mut sized = self.sized.lock().unwrap_or_else(PoisonError::into_inner);
         if sized.is_none_or(|at| at.elapsed() > SIZE_AGE) {
@@ -167,7 +167,7 @@ impl Metrics {
     }
 }
 
-/// Predictions of one model, by cluster.
+/// Prediction counters of one model, by cluster.
 pub struct Tally(Vec<IntCounter>);
 
 impl Tally {
@@ -182,7 +182,7 @@ impl Tally {
     }
 }
 
-/// Bytes of all files below a directory. What goes away meanwhile counts for nothing.
+/// Total size of the files below a directory. Files removed meanwhile count as 0.
 fn bytes_below(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let size = |entry: fs::DirEntry| match entry.metadata() {

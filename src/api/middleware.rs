@@ -1,8 +1,7 @@
-//! What every request goes through: a name, the guard, the handlers, and a line in the log.
+//! Middleware of all requests: request id, guard, memory, error conversion, metrics and access log.
 //!
-//! Input: requests as they come off the wire. Output: answers of which each carries an `X-Request-Id`; metrics, and an access
-//! line as soon as the connection has taken the whole answer. Until then the request counts among those of its caller, and
-//! against the memory budget.
+//! Input: requests. Output: responses with `X-Request-Id`; metrics and an access line once the connection has taken the whole
+//! response. Until then the request counts towards its caller's limits and the memory budget.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,12 +22,12 @@ use super::guard::{self, Guard};
 use super::problem::{self, Problem};
 use super::{State, body_limit, events};
 
-/// All routes, behind the guard.
+/// All routes behind the guard.
 pub struct Front<E> {
     pub inner: E,
     pub state: Arc<State>,
     pub guard: Arc<Guard>,
-    /// Paths as the OpenAPI document has them, by the router's patterns.
+    /// Paths of the OpenAPI document by router pattern.
     pub known: HashMap<String, Known>,
 }
 
@@ -56,11 +55,11 @@ impl<E: Endpoint> Endpoint for Front<E> {
             Err(refusal) => refusal,
         };
         let length = response_length(&mut response);
-        // Older than chunks, it ends where the connection does: one that breaks off would look whole.
+        // HTTP/1.0 has no chunked encoding: the end of a truncated response is indistinguishable from a complete one.
         if old && length.is_none() {
             response = Problem::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, ONLY_WHOLE).into_response();
         }
-        // Streams account for themselves.
+        // Streams account for their memory themselves.
         if let (Some(length), Some(hold)) = (length, &mut record.hold)
             && length > (REQUEST / 2) as u64
             && response.extensions().get::<Shared>().is_none()
@@ -85,7 +84,10 @@ impl<E: Endpoint> Endpoint for Front<E> {
 }
 
 impl<E: Endpoint> Front<E> {
-    /// Takes a request's part of the memory budget, or refuses it. Where not even the refusal fits, the connection goes.
+    /// Holds the request's memory.
+    ///
+    /// # Errors
+    /// A refusal; if there is no memory even for that, the connection is shut down.
     fn charge(&self, request: &Request, record: &mut Record) -> Result<(), Response> {
         let budget = &self.state.budget;
         if guard::is_probe(request.uri().path()) {
@@ -127,7 +129,7 @@ impl<E: Endpoint> Front<E> {
         }
     }
 
-    /// What a request is counted under: labels stay few, whatever paths are asked for.
+    /// Metric label of the request's route: of bounded cardinality, whatever paths are requested.
     fn route(&self, pattern: Option<&PathPattern>) -> String {
         let pattern = pattern.map(|PathPattern(pattern)| pattern.as_ref()).filter(|pattern| !pattern.is_empty());
         let name =
@@ -135,7 +137,7 @@ impl<E: Endpoint> Front<E> {
         name.unwrap_or("other").to_owned()
     }
 
-    /// Whether the document has this path, or it is one of the pages.
+    /// Whether the path is in the document or is one of the pages.
     fn exists(&self, path: &str) -> bool {
         let fits = |known: &Known| {
             let (known, asked) = (known.path.split('/'), path.split('/'));
@@ -146,18 +148,18 @@ impl<E: Endpoint> Front<E> {
         page || self.known.values().any(fits)
     }
 
-    /// The methods of a path. What the document leaves out are pages.
+    /// Methods of a path. Paths outside the document are pages.
     fn allow(&self, pattern: Option<&PathPattern>) -> HeaderValue {
         let known = pattern.and_then(|PathPattern(pattern)| self.known.get(pattern.as_ref()));
         known.map_or(HeaderValue::from_static("GET, HEAD"), |known| known.allow.clone())
     }
 }
 
-/// Why an answer does not come over HTTP/1.0.
+/// Detail of the refusal of a streamed response over HTTP/1.0.
 const ONLY_WHOLE: &str =
     "this answer comes in pieces, and HTTP/1.0 can't tell whether the last one came; ask again with HTTP/1.1";
 
-/// How long an answer's body is, if that is known.
+/// Length of the response body, if known.
 fn response_length(response: &mut Response) -> Option<u64> {
     let body: BoxBody<_, _> = response.take_body().into();
     let length = body.size_hint().exact();

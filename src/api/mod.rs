@@ -1,7 +1,7 @@
-//! Requests to typed answers.
+//! HTTP API: typed requests and responses.
 //!
-//! Input: a listener and the store. Output: JSON, problem+json for every error, and an OpenAPI document that says just
-//! what is served. Models are read through one swap point, live.rs.
+//! Input: a listener and the store. Output: JSON, problem+json for every error, and an OpenAPI document of exactly the served
+//! operations. Requests read the models through the cache in live.rs.
 
 mod acceptor;
 mod access;
@@ -71,9 +71,9 @@ use tercile_store::Store;
 use tokio::sync::watch;
 use training::Jobs;
 
-/// Requests that may run at the same time on one connection of HTTP/2: as many as its standard asks for at least.
+/// Maximum concurrent requests per HTTP/2 connection: the minimum that RFC 9113 recommends.
 const STREAMS: u32 = 100;
-/// How long connections may take to end by themselves once the server stops.
+/// At shutdown, time for connections to close by themselves.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 #[derive(TagsDerive)]
@@ -90,32 +90,32 @@ enum Tags {
     Health,
 }
 
-/// What all requests share.
+/// State shared by all requests.
 pub struct State {
     pub store: Store,
     pub live: Arc<ModelCache>,
-    /// Whether the first training of this process is still to come.
+    /// Whether the first training of this process is still pending.
     pub warming: AtomicBool,
-    /// Whether the server was told to stop.
+    /// Whether graceful shutdown has begun.
     pub draining: AtomicBool,
     /// The ingest of this process, if it has one.
     pub ingest: Option<Arc<Control>>,
-    /// Who runs SQL that comes over HTTP, if that is on.
+    /// Runs SQL statements of requests, if enabled.
     pub sql: Option<Sandbox>,
-    /// How much may come in a body of rows.
+    /// Limits of bulk bodies.
     pub bodies: Bodies,
-    /// How long a training on request may take.
+    /// Timeout of a training on request.
     pub train_timeout: Option<Duration>,
-    /// The memory of requests and answers.
+    /// Memory of requests and responses.
     pub budget: Budget,
-    /// Whether the server ends: answers that never do must end then.
+    /// Set when unbounded responses must end.
     stopping: watch::Sender<bool>,
-    /// Turns of work that takes a processor.
+    /// Permits of CPU-bound work.
     turns: ComputePermits,
     watched: Watched,
-    /// The status as it is sent.
+    /// Serialised status.
     shown: Coalesced<Option<Shown>>,
-    /// The metrics as they are sent.
+    /// Serialised metrics.
     rendered: Coalesced<String>,
     points: ReadyAnswers,
     reports: ReadyAnswers,
@@ -195,7 +195,7 @@ pub fn spec() -> String {
     document::complete(&service().spec(), false)
 }
 
-/// A parameter that is not known, or stands twice, would be passed over in silence.
+/// Rejects unknown and repeated query parameters, which would otherwise be ignored.
 async fn known_parameters(request: Request) -> poem::Result<Request> {
     let Some(query) = request.uri().query() else { return Ok(request) };
     let path = request.uri().path();
@@ -223,14 +223,14 @@ async fn known_parameters(request: Request) -> poem::Result<Request> {
     Ok(request)
 }
 
-/// All routes, behind the guard.
+/// All routes behind the guard.
 fn routes(state: Arc<State>, guard: Guard) -> Front<impl Endpoint> {
     let service = service();
     let own = service.spec();
     let document = document::complete(&own, guard.keys.is_some());
     let docs = service.swagger_ui_html().replace(&own, &document);
     let known = document::known(&document);
-    // They live as long as the process, and slow readers of a page this large share one copy.
+    // Leaked: they live as long as the process, and all readers of a page this large share one copy.
     let page = |kind: &'static str, text: String| {
         let text: &'static str = text.leak();
         let answer = move |_| {
@@ -251,7 +251,10 @@ fn routes(state: Arc<State>, guard: Guard) -> Front<impl Endpoint> {
     Front { inner, state, guard: Arc::new(guard), known }
 }
 
-/// Answers until `stop` is done, then lets running requests end.
+/// Serves requests until `stop` resolves, then drains running requests.
+///
+/// # Errors
+/// If the listener or its threads cannot be started, or if serving fails.
 pub async fn serve(
     listener: tokio::net::TcpListener,
     state: Arc<State>,
@@ -293,16 +296,16 @@ pub async fn serve(
     Ok(())
 }
 
-/// Says goodbye, so that no request is lost: from here on readiness is 503 and answers close their connections; then nobody
-/// new is let in, and those who wait for nothing are ended. What the framework finds after that, it lets end.
+/// Begins graceful shutdown without losing requests: readiness becomes 503 and responses close their connections; after
+/// `notice`, new connections are refused and idle ones are closed. The framework drains the rest.
 async fn leave(state: &State, notice: Duration, drain: Duration, gate: &watch::Sender<Phase>) {
     state.draining.store(true, Ordering::SeqCst);
     tokio::time::sleep(notice).await;
     gate.send_replace(Phase::Closing);
-    // Streams of events end, which else would go on for ever.
+    // Ends event streams, which would otherwise run indefinitely.
     state.stopping.send_replace(true);
     let start = Instant::now();
-    // HTTP/2 connections go on until the framework tells them.
+    // HTTP/2 connections continue until the framework sends GOAWAY.
     while start.elapsed() < drain.min(GOODBYE) {
         tokio::time::sleep(Duration::from_millis(20)).await;
         state.clients.end_idle();

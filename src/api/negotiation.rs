@@ -1,9 +1,9 @@
-//! The Accept header: in which of the media types that there are an answer goes out.
+//! Content negotiation by the Accept header.
 
 use poem::Request;
 
-/// The form that a request's Accept header likes best; of equals the first that it names. `forms` begins with the one for
-/// those who don't mind.
+/// The form that the Accept header prefers, on ties the one it names first; `None` if it accepts none. The first of `forms` is
+/// the default.
 pub fn pick<F: Copy>(request: &Request, forms: &[(F, &str)]) -> Option<F> {
     let accept: Vec<&str> = request.headers().get_all("accept").iter().filter_map(|v| v.to_str().ok()).collect();
     best(&accept.join(","), forms)
@@ -28,7 +28,7 @@ fn best<F: Copy>(accept: &str, forms: &[(F, &str)]) -> Option<F> {
             best = Some((weight, *form));
         }
     }
-    // No header at all: anything will do.
+    // Without the header every form is acceptable.
     if accept.trim().is_empty() { forms.first().map(|(form, _)| *form) } else { best.map(|(_, form)| form) }
 }
 

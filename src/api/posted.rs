@@ -1,4 +1,4 @@
-//! Rows that came with a request: a JSON array of objects, read in one pass, every fault named by row and field.
+//! Parser of request rows: a JSON array of objects, read in one pass, with errors by row and field.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -18,12 +18,12 @@ use super::buffered_body::{BufferedBody, claimed};
 use super::problem::Problem;
 use crate::bulk::{Limits, number};
 
-/// The most rows in one request.
+/// Maximum rows of a request.
 pub const MAX_ROWS: usize = 100_000;
-/// The largest body, in bytes.
+/// Maximum bytes of a body.
 pub const MAX_BODY: usize = 64 * 1024 * 1024;
 
-/// The body of a request, documented as an array of `T`, and read by [`read`] when the features are known.
+/// Request body, documented as an array of `T`. [`read`] parses it once the features are known.
 pub struct Posted<T> {
     pub body: BufferedBody,
     row: PhantomData<fn() -> T>,
@@ -58,21 +58,24 @@ impl<T: Type> ParsePayload for Posted<T> {
 
 poem_openapi::impl_apirequest_for_payload!(Posted<T>, T: Type);
 
-/// A Content-Type without its parameters.
+/// Content-Type without its parameters.
 pub fn media_type(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim()
 }
 
-/// Rows by features, and what else each row held.
+/// Features and other fields of the rows.
 #[derive(Debug, Default, PartialEq)]
 pub struct Rows {
-    /// Row after row, each with its features in order.
+    /// Values row by row, each with its features in order.
     pub values: Vec<f64>,
-    /// The other fields of each row, as a JSON object; empty unless they were asked for.
+    /// The other fields of each row as a JSON object; empty unless requested.
     pub other: Vec<String>,
 }
 
-/// Reads a body. `keep_other` keeps the fields that are no features, and then there may be no rows at all.
+/// Parses a body. With `keep_other`, the fields that are not features are kept, and there may be no rows.
+///
+/// # Errors
+/// A problem: 400 if the body is not JSON, 413 or 422 if a row does not fit.
 pub fn read(body: &[u8], features: &[String], keep_other: bool, limits: Limits) -> Result<Rows, Problem> {
     let text = std::str::from_utf8(body)
         .map_err(|e| Problem::bad_request(format!("the body is no UTF-8 from byte {} on", e.valid_up_to())))?;
@@ -88,7 +91,7 @@ pub fn read(body: &[u8], features: &[String], keep_other: bool, limits: Limits) 
     let mut reading = Reading { features, keep_other, rows: Rows::default(), count: 0, fault: None, limits };
     let mut json = serde_json::Deserializer::from_str(text);
     let read = json.deserialize_seq(&mut reading).and_then(|()| json.end());
-    // What is no JSON at all is said first, wherever a row may be at fault.
+    // A JSON syntax error takes precedence over errors in rows.
     if let Err(error) = read
         && reading.fault.as_ref().is_none_or(|fault| fault.status != 413)
     {
@@ -108,7 +111,7 @@ struct Reading<'f> {
     keep_other: bool,
     rows: Rows,
     count: usize,
-    /// The first fault; after it nothing is kept, only checked.
+    /// The first error; after it rows are only validated.
     fault: Option<Problem>,
     limits: Limits,
 }

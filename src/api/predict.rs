@@ -1,4 +1,4 @@
-//! Rows to clusters: the three typed endpoints, and the one for any segmentation.
+//! Prediction endpoints: three typed ones, and one for any segmentation.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -31,11 +31,12 @@ use crate::model::parts::Shapes;
 use crate::model::{self, Model, Predictor, SLICES};
 use crate::train;
 
-/// Bodies above this are read and answered on a thread of their own, so that small requests need not wait for them.
+/// Maximum body size that is processed inline; larger bodies are processed on a blocking thread, so that small requests do not
+/// wait for them.
 const INLINE_BYTES: usize = 64 * 1024;
-/// Bytes of JSON that an answer takes for each value of a row, more or less.
+/// Approximate bytes of JSON in a response per value of a row.
 const VALUE_JSON: usize = 96;
-/// Clusters of `?fit=request`, unless there are fewer different rows.
+/// Number of clusters of `?fit=request`, or the number of distinct rows if smaller.
 const REQUEST_K: usize = 3;
 
 /// The language of descriptions.
@@ -49,7 +50,7 @@ pub enum Language {
     Id,
 }
 
-/// The codes of the languages, in their order.
+/// Language codes in the order of [`Language`].
 pub const LANGUAGES: [&str; 2] = ["en", "id"];
 
 impl Language {
@@ -86,10 +87,10 @@ problems! {
     }
 }
 
-/// A JSON answer that is documented as an array of `T`.
+/// JSON response that is documented as an array of `T`.
 pub struct Answer<T> {
     json: Vec<u8>,
-    /// Which model it is from, if it is from one.
+    /// Tag of the model, if one was used.
     stamp: Option<EntityTag>,
     item: PhantomData<fn() -> T>,
 }
@@ -138,7 +139,7 @@ fn stamped(kind: &str, body: Body, stamp: Option<&EntityTag>) -> Response {
     response
 }
 
-/// An answer in the format that was asked for.
+/// Prediction response in the negotiated format.
 pub struct Predicted {
     format: Format,
     body: Body,
@@ -175,7 +176,7 @@ impl ApiResponse for Predicted {
     }
 }
 
-/// What a request asks beside its rows.
+/// Query parameters of a request.
 #[derive(Clone, Copy)]
 struct Asked {
     model: Option<u8>,
@@ -310,7 +311,7 @@ impl Asked {
         }
     }
 
-    /// The model that answers.
+    /// The model that predicts.
     fn serving(&self, live: &ModelCache, models: &Models, name: &str) -> Result<Arc<Serving>, Problem> {
         let served = find(models, name)?;
         match self.as_of {
@@ -330,7 +331,7 @@ async fn answer<T>(state: &State, name: &str, body: BufferedBody, asked: Asked) 
     Ok(Answer { json, stamp, item: PhantomData })
 }
 
-/// Answers rows of JSON that are all there.
+/// Predicts for a complete JSON body.
 async fn whole(
     state: &State,
     name: &str,
@@ -353,7 +354,7 @@ async fn whole(
             return Ok((cluster_themselves(served, &rows, asked.language)?, None));
         }
         let features = &find(&models, &name)?.segmentation.features;
-        // What is wrong with the rows is said first, whatever serves.
+        // Errors in the rows take precedence over a missing model.
         let rows = |features: &[String]| posted::read(&body.bytes, features, keep_other, limits);
         let rows = if asked.as_of.is_none() { Some(rows(features)?) } else { None };
         let serving = asked.serving(&live, &models, &name)?;
@@ -370,13 +371,13 @@ async fn whole(
     done.unwrap_or_else(|| Err(Problem::unavailable("the answer was cut off; try again")))
 }
 
-/// What rows and their answers take, from when the body is gone until the answer is handed over.
+/// Holds memory for the rows and their response, from the release of the body until the response is handed over.
 fn hold_answer(budget: &Budget, rows: &Rows) -> Result<Hold, Exhausted> {
     let other: usize = rows.other.iter().map(String::len).sum();
     budget.hold(rows.values.len() * (size_of::<f64>() + VALUE_JSON) + 2 * other)
 }
 
-/// Answers rows in any format, streaming what is large.
+/// Predicts for rows in any format and streams large bodies.
 async fn answer_any(
     state: &State,
     name: &str,
@@ -401,7 +402,7 @@ async fn answer_any(
     if said.is_some_and(|length| length > limit) {
         return Err(bulk::arrived(&streaming_body::too_long(limit)));
     }
-    // What is longer streams, and is never held whole.
+    // Longer bodies are streamed and never held whole.
     let mut head = BufferedBody::begin(&state.budget, said.filter(|_| asked.fit.is_some()))?;
     let all = head.read(&mut body, whole_up_to).await.map_err(|error| bulk::arrived(&error))?;
     if head.bytes.len() as u64 > limit || (asked.fit.is_some() && !all) {
@@ -431,10 +432,10 @@ async fn answer_any(
     Ok(Predicted { format: to, body, stamp: Some(serving.stamp.clone()) })
 }
 
-/// The format of the answer.
+/// Format of the response.
 fn form(request: &Request, from: Format, explain: bool) -> Result<Format, Problem> {
     let can = |format: Format| !explain || matches!(format, Format::Json | Format::Ndjson);
-    // Who doesn't mind gets what came, where that can be.
+    // Without a preference the response has the format of the request, where possible.
     let mut forms: Vec<(Format, &str)> = bulk::FORMS.into_iter().filter(|(format, _)| can(*format)).collect();
     forms.sort_by_key(|(format, _)| *format != from);
     negotiation::pick(request, &forms).ok_or_else(|| {
@@ -444,7 +445,7 @@ fn form(request: &Request, from: Format, explain: bool) -> Result<Format, Proble
     })
 }
 
-/// What each slice has to say, in its order.
+/// Prediction sources of all slices, in order.
 fn opinions(served: &Served, language: &str) -> Vec<Opinion> {
     let opinion = |slot: &Slot| match serving(served, slot.slice) {
         Ok(serving) => Opinion::of(&serving.model, language),
@@ -453,7 +454,7 @@ fn opinions(served: &Served, language: &str) -> Vec<Opinion> {
     served.slots.iter().map(opinion).collect()
 }
 
-/// The model of the slice that was asked for, or why there is none.
+/// The model in service of a slice, or a problem that tells why there is none.
 pub(super) fn serving(served: &Served, slice: u8) -> Result<&Arc<Serving>, Problem> {
     let slot = served.slots.iter().find(|slot| slot.slice == slice);
     let name = &served.segmentation.name;
@@ -471,7 +472,7 @@ pub(super) fn serving(served: &Served, slice: u8) -> Result<&Arc<Serving>, Probl
     })
 }
 
-/// A version that was asked for, whether it serves or not.
+/// A requested version, in service or not.
 fn recalled(live: &ModelCache, name: &str, version: u64, slice: Option<u8>) -> Result<Arc<Serving>, Problem> {
     let found = live.recall(name, version).map_err(|error| {
         tracing::error!("{error}");
@@ -501,7 +502,7 @@ fn predict(serving: &Serving, rows: &Rows, language: Language, tally: &Tally) ->
     Ok(json)
 }
 
-/// What the student system did with each request: the rows are clustered by themselves.
+/// Clusters the rows of the request themselves (`?fit=request`), as the original student system did for every request.
 fn cluster_themselves(served: &Served, rows: &Rows, language: Language) -> Result<Vec<u8>, Problem> {
     let features = &served.segmentation.features;
     if rows.values.is_empty() {
@@ -519,7 +520,7 @@ fn cluster_themselves(served: &Served, rows: &Rows, language: Language) -> Resul
     Ok(write(features, rows, &found.predictor, &Lines::new(features, &descriptions, None))?.0)
 }
 
-/// The answer, and the cluster of each row.
+/// JSON of the response, and the cluster of each row.
 fn write(names: &[String], rows: &Rows, predictor: &Predictor, lines: &Lines) -> Result<(Vec<u8>, Vec<u32>), Problem> {
     let mut json = Vec::with_capacity(rows.values.len() * VALUE_JSON + 2);
     json.push(b'[');
@@ -537,7 +538,7 @@ fn write(names: &[String], rows: &Rows, predictor: &Predictor, lines: &Lines) ->
         }
         clusters.push(cluster as u32);
         let other = rows.other.get(i).map(String::as_str);
-        // Nothing is explained here, so nothing can be too far to be.
+        // Only explanations can fail, and there is none here.
         let _ = lines.push(&mut json, values, (cluster, distance), other, None);
     }
     json.push(b']');

@@ -1,10 +1,10 @@
-//! The thread that accepts connections, and answers probes.
+//! Listener thread that accepts connections and answers probes.
 //!
-//! Input: a listener. Output: connections for the server of the API; those whose first request asks for the health of the
-//! process are answered here, by a server of its own on this thread. Whatever the runtime of the API is busy with, a probe waits
-//! for no task of it, and for no thread of its pool: only for its turn among the connections that are being accepted.
+//! Input: a listener. Output: connections for the API server. Connections whose first request is a probe are served by a
+//! separate server on this thread, so a probe never waits for a task or blocking thread of the API's runtime.
 //!
-//! What a connection asks for is seen without reading it (`MSG_PEEK`). Over TLS it can't be seen, so those go to the API.
+//! The first request is recognised without consuming it (`MSG_PEEK`). This is impossible over TLS, so TLS connections go to the
+//! API.
 
 use std::io;
 use std::sync::Arc;
@@ -22,25 +22,25 @@ use super::problem::Problem;
 use super::tls::Tls;
 use super::{STREAMS, guard};
 
-/// How a request begins that asks for the health of the process.
+/// Prefixes of a probe request.
 const PROBES: [&[u8]; 2] = [b"GET /health/", b"HEAD /health/"];
-/// How long the rest of a beginning may take, and how often it is looked for.
+/// Polling interval and number of attempts for the rest of a partial prefix.
 const PARTIAL: Duration = Duration::from_millis(5);
 const LOOKS: u32 = 10;
 
-/// What accepts connections, and how.
+/// Settings of the listener thread.
 pub struct Settings {
     pub clients: Connections,
     pub tls: Option<Arc<Tls>>,
     pub patience: Timeouts,
     pub phase: Arc<watch::Sender<Phase>>,
-    /// Turns true when answers that run may only end.
+    /// Becomes true when only running responses may complete.
     pub stopped: watch::Receiver<bool>,
-    /// How long they may take to.
+    /// Time for them to complete.
     pub drain: Duration,
 }
 
-/// The API's side of the door.
+/// Handle of the listener thread on the API's side.
 pub struct ProbeListener {
     /// Connections for the API.
     pub inbox: Inbox,
@@ -48,12 +48,11 @@ pub struct ProbeListener {
 }
 
 impl ProbeListener {
-    /// Starts to accept connections. `routes` answers requests; those that are no probes are answered in the runtime that this
-    /// is called in, wherever they came in.
+    /// Starts to accept connections. `routes` handles requests; those that are not probes run on the current runtime, whichever
+    /// server received them.
     ///
     /// # Errors
-    ///
-    /// The thread or its runtime could not be started.
+    /// If the thread or its runtime cannot be started.
     pub fn open<E>(listener: TcpListener, routes: Arc<E>, settings: Settings) -> anyhow::Result<Self>
     where
         E: Endpoint<Output = Response> + 'static,
@@ -76,7 +75,7 @@ impl ProbeListener {
         Ok(Self { inbox, ended })
     }
 
-    /// Splits it into the connections and a wait for the end of the thread, which comes after `stopped`.
+    /// Splits the handle into the connections and a future that resolves when the thread has ended, after `stopped`.
     pub fn into_parts(self) -> (Inbox, impl Future<Output = ()>) {
         (self.inbox, async {
             let _ = self.ended.await;
@@ -84,7 +83,7 @@ impl ProbeListener {
     }
 }
 
-/// Accepts, and answers probes, until the server has stopped.
+/// Accepts connections and answers probes until the server has stopped.
 async fn serve<E>(
     listener: std::net::TcpListener,
     local: LocalAddr,
@@ -98,7 +97,7 @@ where
     let Settings { clients, tls, patience, phase, mut stopped, drain } = settings;
     let listener = TcpListener::from_std(listener)?;
     let (to_probes, arrivals) = mpsc::unbounded_channel();
-    // Only connections without TLS come here.
+    // Only connections without TLS are routed here.
     let inbox = Inbox { arrivals, local, tls: None, head_bytes: patience.head_bytes };
     let mut gate = Acceptor::new(listener, clients, tls.is_some(), patience, Arc::clone(&phase));
     let accepting = async {
@@ -111,13 +110,13 @@ where
             let (to_api, to_probes, phase) = (to_api.clone(), to_probes.clone(), Arc::clone(&phase));
             tokio::spawn(async move {
                 let to = if asks_for_health(&arrived.stream, &phase).await { to_probes } else { to_api };
-                // Who is not there any more has stopped, and so has this connection.
+                // Sending fails only if the receiving server has stopped.
                 let _ = to.send(arrived);
             });
         }
     };
     let stopped = async move {
-        // If its sender is gone, so is the server.
+        // A dropped sender also means that the server has stopped.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
     let server = Server::new_with_acceptor(inbox).http2_max_concurrent_streams(STREAMS);
@@ -127,7 +126,7 @@ where
     }
 }
 
-/// Whether the first request on a connection is a probe, as soon as that shows. When the server stops, nothing is waited for.
+/// Whether the first request of a connection is a probe, decided as soon as possible. Returns at once during shutdown.
 async fn asks_for_health(stream: &TcpStream, phase: &watch::Sender<Phase>) -> bool {
     let mut head = [0; 16];
     for _ in 0..LOOKS {
@@ -148,7 +147,7 @@ async fn asks_for_health(stream: &TcpStream, phase: &watch::Sender<Phase>) -> bo
     false
 }
 
-/// All routes, of which only the probes are answered on this thread.
+/// All routes; only probes run on this thread.
 struct Probes<E> {
     routes: Arc<E>,
     api: Handle,
@@ -161,7 +160,7 @@ impl<E: Endpoint<Output = Response> + 'static> Endpoint for Probes<E> {
         if guard::is_probe(request.uri().path()) {
             return self.routes.call(request).await;
         }
-        // The connection goes on with something else.
+        // A later request on a probe connection that is not a probe.
         let routes = Arc::clone(&self.routes);
         match self.api.spawn(async move { routes.call(request).await }).await {
             Ok(answered) => answered,

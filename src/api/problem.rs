@@ -1,4 +1,4 @@
-//! Errors as `application/problem+json` (RFC 9457), and the one place where an error becomes a status.
+//! Errors as `application/problem+json` (RFC 9457), with the single mapping from errors to statuses.
 
 use poem::error::{self, MethodNotAllowedError, NotFoundError};
 use poem::http::StatusCode;
@@ -6,10 +6,10 @@ use poem::{IntoResponse, Response};
 use poem_openapi::Object;
 use poem_openapi::error::{ContentTypeError, ParseParamError, ParsePathError};
 
-/// What is said where there is nothing.
+/// Detail of a 404 for an unknown path.
 pub const NOTHING: &str = "there is nothing under this path; /docs lists what there is";
 
-/// The media type of every error.
+/// Media type of every error.
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
 /// What went wrong with a request.
@@ -84,7 +84,7 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 
-    /// For what can't be: a request that did not come through the routes.
+    /// For a request that bypassed the routes, which cannot happen.
     pub fn no_state() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the server could not answer; its log says why")
     }
@@ -121,7 +121,7 @@ impl From<Problem> for poem::Error {
     }
 }
 
-/// What the framework refuses by itself, in our form.
+/// Converts an error of the framework into a problem.
 pub async fn from_framework(error: poem::Error) -> Response {
     if error.is_from_response() {
         return error.into_response();
@@ -157,7 +157,7 @@ pub async fn from_framework(error: poem::Error) -> Response {
     problem.into_response()
 }
 
-/// Declares the problems that an operation may answer with, so that the OpenAPI document lists just those.
+/// Declares the problems of an operation, so that the OpenAPI document lists exactly those.
 macro_rules! problems {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $status:literal,)+ }) => {
         $(#[$meta])*

@@ -1,6 +1,7 @@
-//! Which version serves: rollbacks and pins.
+//! Promotion of model versions: rollbacks and pins.
 //!
-//! Input: a segmentation and a version. Output: what serves then, in this process at once and in others within a second.
+//! Input: a segmentation and a version. Output: the version in service, effective in this process at once and in others within
+//! a second.
 
 use std::sync::Arc;
 
@@ -112,7 +113,7 @@ async fn change(
     find(&state.live.now(), name)?;
     let (store, registry) = (state.store.clone(), ModelRegistry::new(&state.store, name));
     let work = move || {
-        // Whoever trains is waited for: it would put its own models in service at its end.
+        // Waits for a running training, which would promote its own models when it ends.
         let _alone = store.lock_models()?;
         change(&registry)
     };

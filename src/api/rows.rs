@@ -1,4 +1,4 @@
-//! What rows and their answers look like from outside: the types of the OpenAPI document. Answers are written by bulk/lines.rs.
+//! Rows and predictions as described in the OpenAPI document. bulk/lines.rs serialises the predictions.
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,8 @@
-//! Somebody else's SQL, run where it can do no harm: in a process of its own.
+//! Runs untrusted SQL in a sandboxed process.
 //!
-//! Input: a statement, its parameters and a format. Output: the bytes of its result, or why there are none. The process is
-//! this binary, started anew with an empty environment. It limits itself before it looks at the statement
-//! (`cli/sql/sandbox.rs`), and is killed at the deadline, or when nobody waits for it any longer. However it ends, this
-//! process stays.
+//! Input: a statement, its parameters and a format. Output: the bytes of its result, or a refusal. The process is this binary,
+//! started with an empty environment. It limits itself before it parses the statement (`cli/sql/sandbox.rs`), and is killed at
+//! the timeout or when the request is dropped. No failure of it affects this process.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write as _};
@@ -21,29 +20,29 @@ use super::budget::{Budget, Exhausted};
 use super::problem::Problem;
 use crate::process;
 
-/// The hidden command that a process is started with.
+/// Hidden subcommand of the sandboxed process.
 pub const COMMAND: &str = "confined-sql";
-/// The exit code of a process that says on its last line of stderr why there is no result.
+/// Exit code of a process whose last line of stderr is a [`Refusal`].
 pub const REFUSED: u8 = 3;
 
-/// Bytes of a result that are read at a time.
+/// Buffer size for reading a result.
 const RESULT_PART: usize = 64 * 1024;
-/// What it may say on stderr; more is dropped.
+/// Maximum bytes kept of stderr.
 const STDERR_BYTES: usize = 64 * 1024;
 
-/// What a statement may use.
+/// Limits of statements.
 #[derive(Debug, Clone)]
 pub struct Limits {
     pub timeout: Duration,
-    /// Bytes of memory of its process.
+    /// Bytes of memory of the process.
     pub memory: usize,
-    /// Bytes of its result.
+    /// Bytes of the result.
     pub bytes: usize,
-    /// Statements that run at the same time.
+    /// Concurrent statements.
     pub concurrency: usize,
 }
 
-/// What a result is written as.
+/// Result format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
@@ -52,7 +51,7 @@ pub enum Form {
     Arrow,
 }
 
-/// What a process is told, as one line of JSON on its stdin. Nothing of it is an argument that others could see.
+/// Task of a process, sent as one line of JSON on stdin. Nothing is passed as an argument, which other users could read.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Order {
     pub store: PathBuf,
@@ -63,28 +62,28 @@ pub struct Order {
     pub form: Form,
     pub memory: usize,
     pub bytes: usize,
-    /// Seconds of processor time.
+    /// Seconds of CPU time.
     pub seconds: u64,
 }
 
-/// Why there is no result.
+/// Reason why there is no result.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Refusal {
-    /// Whether the statement is to blame, or else the server.
+    /// Whether the statement is at fault, or else the server.
     pub statement: bool,
     pub why: String,
-    /// Where in the statement, if it is known.
+    /// Position in the statement, if known.
     pub line: Option<u64>,
     pub column: Option<u64>,
 }
 
 impl Refusal {
-    /// The statement asks for what it can't have.
+    /// The statement is invalid or exceeds a limit.
     pub fn statement(why: impl Into<String>) -> Self {
         Self { statement: true, why: why.into(), line: None, column: None }
     }
 
-    /// It may be a good statement, but it can't be answered now.
+    /// The server cannot run the statement now.
     pub fn server(why: impl Into<String>) -> Self {
         Self { statement: false, why: why.into(), line: None, column: None }
     }
@@ -100,7 +99,7 @@ impl From<Refusal> for Problem {
     }
 }
 
-/// Runs statements, so many at a time.
+/// Runs statements, with a concurrency limit.
 pub struct Sandbox {
     limits: Limits,
     store: PathBuf,
@@ -114,7 +113,10 @@ impl Sandbox {
         Self { limits, store: store.to_owned(), sql: sql.map(Path::to_owned), free }
     }
 
-    /// Runs one statement. If this is dropped, its process is killed.
+    /// Runs one statement. Dropping the future kills its process.
+    ///
+    /// # Errors
+    /// A refusal: too many statements run, the statement is at fault, or the process failed.
     pub async fn run(
         &self,
         statement: String,
@@ -152,7 +154,7 @@ impl Sandbox {
         let (attended, most, budget) = (child.clone(), self.limits.bytes, budget.clone());
         let mut attending = tokio::task::spawn_blocking(move || {
             let ended = attend(&attended, pipes, &line, most, &budget);
-            // Not before the process is gone.
+            // The slot is released only after the process has exited.
             drop(place);
             ended
         });
@@ -161,7 +163,7 @@ impl Sandbox {
             Ok(Ok(ended)) => self.judge(ended.map_err(cannot_start)?),
             Ok(Err(error)) => Err(cannot_start(error.into())),
             Err(_) => {
-                // Whoever hears of it may send the next one at once.
+                // Waits for the process to exit, so that the slot is free when the client learns of the timeout.
                 drop(guard);
                 let _ = attending.await;
                 Err(self.too_slow())
@@ -184,7 +186,7 @@ impl Sandbox {
             && let Ok(refusal) = serde_json::from_str::<Refusal>(last)
         {
             if !refusal.statement {
-                // The engine's own words, where they are more than the client may see.
+                // Logs the engine's message if it is more detailed than the refusal that the client sees.
                 let first = said.trim().lines().next().filter(|first| *first != last).unwrap_or(&refusal.why);
                 tracing::error!("POST /api/sql: {first}");
             }
@@ -198,7 +200,7 @@ impl Sandbox {
         if said.contains("overflowed its stack") {
             return Err(Refusal::statement("the statement is nested too deep; write it flatter"));
         }
-        // What asks for memory that it does not get is ended by its own hand, or by the system's.
+        // Exceeding the memory limit aborts the process, or the kernel kills it.
         if status.signal().is_some() {
             return Err(too_large(self.limits.memory));
         }
@@ -212,48 +214,48 @@ impl Sandbox {
     }
 }
 
-/// The refusal of a result that is too long.
+/// Refusal of a result that is too long.
 pub fn too_long(bytes: usize) -> Refusal {
     let why = format!("the result is longer than {}, which is what --sql-bytes allows; add a LIMIT", size(bytes));
     Refusal::statement(why)
 }
 
-/// The refusal of a statement that needs too much memory.
+/// Refusal of a statement that needs too much memory.
 pub fn too_large(bytes: usize) -> Refusal {
     let why =
         format!("the statement needs more memory than the {} that --sql-memory allows; ask for less", size(bytes));
     Refusal::statement(why)
 }
 
-/// `256 MB`, where it is so many.
+/// Bytes as text, in MB if it is a multiple.
 fn size(bytes: usize) -> String {
     if bytes.is_multiple_of(1_000_000) { format!("{} MB", bytes / 1_000_000) } else { format!("{bytes} bytes") }
 }
 
-/// How a process ended.
+/// Outcome of a process.
 struct Ended {
     status: ExitStatus,
-    /// What it gave.
+    /// Content of stdout.
     result: Result<Vec<u8>, Unkept>,
     said: Vec<u8>,
 }
 
-/// Why a result was not kept.
+/// Reason why a result was discarded.
 #[derive(Debug, Clone, Copy)]
 enum Unkept {
     TooLong,
-    /// The server has no memory left for it.
+    /// The memory budget is exhausted.
     Exhausted,
 }
 
-/// The server's ends of a process' pipes.
+/// The parent's ends of the pipes.
 struct Pipes {
     stdin: ChildStdin,
     stdout: ChildStdout,
     stderr: ChildStderr,
 }
 
-/// A process that is known to whoever attends it and to whoever may have to kill it.
+/// A process shared by the thread that serves its pipes and the guard that may kill it.
 #[derive(Clone)]
 struct Running(Arc<Mutex<Child>>);
 
@@ -262,14 +264,14 @@ impl Running {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Kills it, unless it has ended.
+    /// Kills the process unless it has exited.
     fn kill(&self) {
         if let Err(error) = self.child().kill() {
             tracing::warn!("cannot end the process of a statement: {error}");
         }
     }
 
-    /// How it ended. It must be about to end: others can kill it meanwhile, so it is asked and not waited for.
+    /// Exit status of a process that is about to exit. Polls, because a blocking wait would hold the lock that a kill needs.
     fn ended(&self) -> io::Result<ExitStatus> {
         loop {
             if let Some(status) = self.child().try_wait()? {
@@ -280,7 +282,7 @@ impl Running {
     }
 }
 
-/// Kills a process at the latest when nobody waits for it any longer.
+/// Kills the process when dropped.
 struct Guard(Running);
 
 impl Drop for Guard {
@@ -289,14 +291,14 @@ impl Drop for Guard {
     }
 }
 
-/// Starts this binary once more, in a process group of its own: Ctrl-C in a terminal leaves requests that run to us.
+/// Starts this binary in its own process group: Ctrl-C at a terminal does not interrupt running requests.
 fn start() -> io::Result<Child> {
     let mut command = process::this_program()?;
     command.arg(COMMAND).env_clear().process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
 }
 
-/// Gives a process its order, and takes what it says until it ends.
+/// Sends a process its order and reads its output until it exits.
 fn attend(
     child: &Running,
     Pipes { mut stdin, stdout, stderr }: Pipes,
@@ -304,7 +306,7 @@ fn attend(
     most: usize,
     budget: &Budget,
 ) -> io::Result<Ended> {
-    // One that died before it read everything is judged by how it ended.
+    // A write to a process that died fails; its exit status tells more.
     let _ = stdin.write_all(order);
     let listening = std::thread::Builder::new().spawn(move || listen(stderr));
     let result = match &listening {
@@ -316,12 +318,12 @@ fn attend(
     }
     let said = listening.map(|thread| thread.join().unwrap_or_default()).unwrap_or_default();
     let status = child.ended()?;
-    // It takes the end of its stdin for our end, so this had to live until now.
+    // Kept open until here: the process exits when its stdin is closed.
     drop(stdin);
     Ok(Ended { status, result: result?, said })
 }
 
-/// Reads a result of at most `most` bytes, charged to the budget as it comes.
+/// Reads a result of at most `most` bytes, charged to the budget as it arrives.
 fn keep(mut from: ChildStdout, most: usize, budget: &Budget) -> io::Result<Result<Vec<u8>, Unkept>> {
     let (mut result, mut buffer) = (Vec::new(), vec![0; RESULT_PART]);
     let Ok(mut hold) = budget.hold(0) else { return Ok(Err(Unkept::Exhausted)) };
@@ -342,7 +344,7 @@ fn keep(mut from: ChildStdout, most: usize, budget: &Budget) -> io::Result<Resul
     }
 }
 
-/// Reads to the end, and keeps no more than the beginning of what is long.
+/// Reads to the end and keeps at most [`STDERR_BYTES`] bytes.
 fn listen(mut from: impl Read) -> Vec<u8> {
     let (mut kept, mut buffer) = (Vec::new(), [0; 4096]);
     while let Ok(read @ 1..) = from.read(&mut buffer) {

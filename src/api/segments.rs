@@ -1,4 +1,4 @@
-//! What there is: segmentations, their models, and points for plots.
+//! Lookup endpoints: segmentations, their models, and sample points for plots.
 
 use std::sync::Arc;
 
@@ -195,7 +195,7 @@ pub(super) fn info(served: &Served) -> SegmentationInfo {
     }
 }
 
-/// Why there is nothing to plot.
+/// Problem of an unusable sample.
 pub(super) fn no_sample(error: &store::Error) -> Problem {
     tracing::error!("{error}");
     let why = match error {

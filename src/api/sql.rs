@@ -1,7 +1,7 @@
 //! `POST /api/sql`: one read-only statement over the views.
 //!
-//! Input: a statement and its parameters as JSON, and the Accept header. Output: its rows as JSON, CSV or Arrow. What it
-//! asks runs in a process of its own (confined.rs), and is off unless somebody turned it on.
+//! Input: a statement and its parameters as JSON, and the Accept header. Output: the rows as JSON, CSV or Arrow. The statement
+//! runs in a sandboxed process (sandbox.rs). The endpoint is off unless enabled.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ use super::rows::AnyRow;
 use super::sandbox::Form;
 use super::{State, Tags};
 
-/// The largest body, in bytes.
+/// Maximum bytes of a body.
 const MAX_BODY: usize = 256 * 1024;
-/// Seconds after which somebody who could not be answered may try again.
+/// Seconds in `Retry-After` of a 503.
 const RETRY_AFTER: u64 = 1;
 
 /// A statement.
@@ -47,7 +47,7 @@ impl Example for Statement {
     }
 }
 
-/// The body of a request, documented as a [`Statement`]; it is read when it is known that SQL is on.
+/// Request body, documented as a [`Statement`]. It is parsed only if SQL is enabled.
 pub struct Posted(BufferedBody);
 
 impl Payload for Posted {
@@ -88,13 +88,13 @@ impl Posted {
     }
 }
 
-/// The rows of a result.
+/// Rows of a result.
 pub struct Rows {
     form: Form,
     body: Vec<u8>,
 }
 
-/// The media types of results. The first is the one for those who don't mind.
+/// Media types of results. The first is the default.
 const FORMS: [(Form, &str); 3] =
     [(Form::Json, "application/json"), (Form::Csv, "text/csv"), (Form::Arrow, "application/vnd.apache.arrow.stream")];
 
@@ -205,7 +205,7 @@ impl SqlApi {
         }
         let body = tokio::select! {
             answered = confined.run(sql, params, form, &state.budget) => answered.map_err(Problem::from)?,
-            // Nobody will read this; what counts is that the statement ends.
+            // The client is gone and will not read this response; dropping `run` ends the statement.
             () = state.clients.gone(request.remote_addr()) => {
                 return Err(Problem::unavailable("the client went away").into());
             }

@@ -1,7 +1,7 @@
-//! How things stand, as one object: what is stored, what comes in, what serves.
+//! Status of the service: records stored, ingest progress, models in service.
 //!
-//! Input: the store's footers, the counters of an ingest, the models in service. Output: what `/api/status` answers, and
-//! events.rs pushes whenever it changes. Files never change, so each is counted once.
+//! Input: the store's file footers, the counters of an ingest, and the models in service. Output: the response of
+//! `/api/status`, which events.rs also pushes on change. Files are immutable, so each is counted once.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -20,11 +20,11 @@ use super::problem::Problem;
 use super::segments::{SegmentationInfo, info};
 use super::{State, Tags};
 
-/// What a rate looks back on.
+/// Window of the ingest rate.
 const RATE_OVER: Duration = Duration::from_secs(5);
-/// The least time between two looks at the counters.
+/// Minimum interval between samples of the counters.
 const APART: Duration = Duration::from_millis(200);
-/// What changed so long ago has another time if it changes again.
+/// Age beyond which a further change of a directory is certain to have another timestamp.
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// How things stand at one moment.
@@ -83,7 +83,7 @@ pub struct PartitionStatus {
     pub lag: Option<i64>,
 }
 
-/// What is kept between two looks.
+/// State kept between computations of the status.
 #[derive(Default)]
 pub struct Watched(Mutex<Kept>);
 
@@ -91,10 +91,10 @@ pub struct Watched(Mutex<Kept>);
 struct Kept {
     stamp: Option<Vec<Changed>>,
     stored: Stored,
-    /// Unreadable ones of each file that counts.
+    /// Number of unreadable records by live file.
     counted: HashMap<PathBuf, u64>,
     stale: Option<String>,
-    /// Records as they were counted lately, oldest first.
+    /// Recent samples of the record count, oldest first.
     counts: VecDeque<(Instant, u64)>,
 }
 
@@ -107,12 +107,12 @@ struct Stored {
 }
 
 impl Kept {
-    /// Counts what is stored again if any directory of records changed.
+    /// Recounts the store if any directory of records changed.
     fn look(&mut self, store: &Store) {
         let read = store.changed().and_then(|stamp| {
             if self.stamp.as_ref() != Some(&stamp) {
                 self.stored = self.count(store)?;
-                // A clock has ticks: what just changed may change again in the same one.
+                // Timestamps have a limited resolution: a directory that just changed may change again with the same timestamp.
                 let settled = |(at, _): &Changed| at.elapsed().is_ok_and(|since| since > SETTLED);
                 self.stamp = Some(stamp).filter(|stamp| stamp.iter().all(settled));
             }
@@ -142,7 +142,7 @@ impl Kept {
         Ok(Stored { records, unreadable, files, bytes })
     }
 
-    /// Records a second, from what was counted lately.
+    /// Records per second over the recent samples.
     fn rate(&mut self, now: Instant, count: u64) -> f64 {
         if self.counts.back().is_none_or(|(last, _)| now.duration_since(*last) >= APART) {
             self.counts.push_back((now, count));
@@ -151,7 +151,7 @@ impl Kept {
             self.counts.pop_front();
         }
         let (Some((from, before)), Some((to, after))) = (self.counts.front(), self.counts.back()) else { return 0.0 };
-        // Nobody looked for a while: what came in since is no rate of the last seconds.
+        // The samples are stale: records received since then do not belong to the window.
         if to.duration_since(*from) > 2 * RATE_OVER {
             self.counts.drain(..self.counts.len() - 1);
             return 0.0;
@@ -162,7 +162,7 @@ impl Kept {
 }
 
 impl State {
-    /// How things stand now. Reads the disk: not for an async thread.
+    /// Current status. Reads the disk: must not run on an async thread.
     pub fn status(&self) -> Status {
         let models = self.live.now();
         let mut kept = self.watched.kept();
@@ -221,13 +221,13 @@ impl StatusApi {
     }
 }
 
-/// A status, and how it is written.
+/// A status and its serialisation.
 pub struct Shown {
     pub status: Status,
     pub text: Bytes,
 }
 
-/// How things stand now. However many ask, one thread looks. `None` if it was cut off.
+/// Current status, computed once for concurrent requests. `None` if the computation was aborted.
 pub async fn now(state: &Arc<State>) -> Arc<Option<Shown>> {
     let look = async {
         let asked = Arc::clone(state);
@@ -252,13 +252,13 @@ mod tests {
         assert_eq!(at(0, 100), 0.0);
         assert_eq!(at(1, 200), 100.0);
         assert_eq!(at(2, 400), 150.0);
-        // What was counted before the last five seconds is forgotten.
+        // Samples older than the window are dropped.
         for second in 3..=12 {
             at(second, 400);
         }
         assert_eq!(at(13, 400), 0.0);
         assert_eq!(at(14, 900), 100.0);
-        // An hour in which nobody looked.
+        // One hour without samples.
         assert_eq!(at(3614, 1_000_000), 0.0);
         assert_eq!(at(3615, 1_000_010), 10.0);
     }

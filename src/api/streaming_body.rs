@@ -1,8 +1,8 @@
-//! Bodies on their way between connections and the threads that work on them, in bounded memory.
+//! Streams bodies between connections and worker threads in bounded memory.
 //!
-//! Input: a request's body as it arrives, and an answer as it is written. Output: the one as something to read, the other as
-//! a stream. Many clients send all they have before they read anything: while a body still arrives, what they leave unread
-//! goes to a file without a name, so that neither waits for the other for ever.
+//! Input: a request body as it arrives, and a response as it is written. Output: the former as a blocking reader, the latter as
+//! a stream. Many clients send their whole request before they read: while a body still arrives, unread response bytes are
+//! spooled to an unnamed file, which prevents a deadlock between the two directions.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -18,21 +18,21 @@ use tokio::sync::{Notify, mpsc};
 use super::memory_charge::MemoryCharge;
 use crate::bulk::{Error, unnamed_file};
 
-/// Chunks of a body that wait to be read.
+/// Capacity of the channel of body chunks.
 const CHUNKS: usize = 8;
-/// Bytes of an answer before its first piece goes out: a fault up to there still gets a status of its own.
+/// Bytes of the first piece of a response: an error up to there still becomes a status.
 const FIRST: usize = 1024 * 1024;
 /// Bytes of each later piece.
 const PIECE: usize = 256 * 1024;
-/// Bytes of an answer that wait in memory.
+/// Maximum response bytes waiting in memory.
 const ROOM: usize = 4 * 1024 * 1024;
 
-/// What the error says whose body is too long.
+/// Error of a body that is too long.
 pub fn too_long(limit: u64) -> io::Error {
     io::Error::new(io::ErrorKind::FileTooLarge, format!("the body may have {limit} bytes at most"))
 }
 
-/// A body that arrives, for a thread to read. `left` is how many bytes may still come, of `limit` in all.
+/// Blocking reader of an arriving body. `left` is the number of bytes that may still arrive, of `limit` in total.
 pub fn incoming<S, B>(mut body: S, mut left: u64, limit: u64, answer: &Shared) -> impl Read + Send + use<S, B>
 where
     S: Stream<Item = io::Result<B>> + Send + Unpin + 'static,
@@ -47,7 +47,7 @@ where
             let chunk = if length > left { Err(too_long(limit)) } else { chunk };
             left = left.saturating_sub(length);
             let failed = chunk.is_err();
-            // Nobody reads on after an error: an answer's, or this.
+            // The reader stops after an error, its own or this one.
             if sender.send(chunk).await.is_err() || failed {
                 break;
             }
@@ -84,7 +84,7 @@ impl<B: AsRef<[u8]>> Read for Incoming<B> {
     }
 }
 
-/// An answer between the thread that writes it and the connection that sends it.
+/// Response between the writing thread and the connection.
 #[derive(Clone)]
 pub struct Shared(Arc<Inner>);
 
@@ -92,21 +92,21 @@ struct Inner {
     pipe: Mutex<Pipe>,
     readable: Notify,
     room: Condvar,
-    /// Whether the request's body still arrives.
+    /// Whether the request body is still arriving.
     arriving: AtomicBool,
-    /// The memory of both, which goes with the last piece of the answer.
+    /// Memory of both directions, held until the last piece of the response is released.
     charge: Arc<MemoryCharge>,
 }
 
 #[derive(Default)]
 struct Pipe {
     ready: VecDeque<Vec<u8>>,
-    /// Bytes in them.
+    /// Total bytes of `ready`.
     held: usize,
-    /// What comes after them.
+    /// Bytes that follow `ready`.
     spool: Option<Spool>,
     end: Option<Result<(), Error>>,
-    /// Whether nobody reads any more.
+    /// Whether the reader is gone.
     gone: bool,
 }
 
@@ -131,7 +131,10 @@ impl Shared {
         self.0.pipe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the first piece, or for why there is none.
+    /// Waits for the first piece.
+    ///
+    /// # Errors
+    /// The error that occurred before it.
     pub async fn begun(&self) -> Result<(), Error> {
         loop {
             {
@@ -149,7 +152,7 @@ impl Shared {
         }
     }
 
-    /// The answer: as a whole if it is there already, else as a stream that breaks off where an error came.
+    /// The response body: in one piece if it is complete already, else a stream that is aborted on error.
     pub fn body(self) -> Body {
         {
             let mut pipe = self.pipe();
@@ -166,7 +169,7 @@ impl Shared {
     }
 }
 
-/// Bytes of an answer that the connection may keep for a while.
+/// Bytes of a response that the connection may hold for a while.
 struct Piece {
     bytes: Vec<u8>,
     _charge: Arc<MemoryCharge>,
@@ -178,15 +181,15 @@ impl AsRef<[u8]> for Piece {
     }
 }
 
-/// Ends the connection in the middle of an answer. An error would do in theory; but poem polls hyper's connection once more
-/// after that has failed, and hyper then ends the answer as if it were whole. What unwinds takes the connection with it, in
-/// silence: poem catches it.
+/// Aborts the connection within a response. Returning an error would not suffice: poem polls hyper's connection once more after
+/// the failure, and hyper then ends the response as if it were complete. Unwinding drops the connection; poem catches the
+/// panic.
 fn break_off(error: &Error) -> ! {
     tracing::warn!("an answer that had begun was broken off: {error}");
     std::panic::resume_unwind(Box::new(error.to_string()))
 }
 
-/// The connection's end. When it goes, the writer stops.
+/// The connection's end. Dropping it stops the writer.
 struct Reading(Shared);
 
 impl Drop for Reading {
@@ -230,7 +233,7 @@ impl Reading {
         let piece = read.await.map_err(io::Error::other)??;
         if let Some(spool) = &mut self.0.pipe().spool {
             spool.read += piece.len() as u64;
-            // What was read need not stay on the disk.
+            // Frees the disk space of bytes already read.
             if spool.read == spool.written {
                 spool.file.set_len(0)?;
                 (spool.read, spool.written) = (0, 0);
@@ -241,7 +244,7 @@ impl Reading {
     }
 }
 
-/// The writer's end. One that goes without having ended was cut off.
+/// The writer's end. Dropping it without [`Outgoing::end`] aborts the response.
 pub struct Outgoing {
     shared: Shared,
     piece: Vec<u8>,
@@ -253,18 +256,19 @@ impl Outgoing {
         Self { shared: shared.clone(), piece: Vec::new(), size: FIRST }
     }
 
-    /// After an error, what has not gone out is let go.
+    /// Ends the response. After an error, bytes not yet handed over are discarded.
     pub fn end(mut self, result: Result<(), Error>) {
         if let Err(error) = result.and_then(|()| Ok(self.push(true)?)) {
             self.piece.clear();
             self.shared.pipe().end = Some(Err(error));
         }
-        // From here on there is only what was written, and what is read of it out of a file.
+        // Only written bytes and buffers for reading the spool file remain.
         let waiting = self.shared.pipe().held + FIRST;
         self.shared.0.charge.ends(waiting);
     }
 
-    /// The last piece comes together with the end: who saw the one without the other would take a whole answer for a part.
+    /// The last piece is published together with the end: a reader that saw only one of them would mistake a complete response
+    /// for a partial one.
     fn push(&mut self, last: bool) -> io::Result<()> {
         let piece = std::mem::take(&mut self.piece);
         self.size = PIECE;

@@ -1,7 +1,7 @@
-//! TLS from files, which may change while the server runs.
+//! TLS with certificate files that are reloaded while the server runs.
 //!
-//! Input: a certificate chain and its key as PEM. Output: handshakes. A new pair that is no good is told in the log, and the
-//! old one serves on.
+//! Input: a certificate chain and its key as PEM files. Output: handshakes. An invalid new pair is logged, and the old one
+//! stays in use.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -17,10 +17,10 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::{Accept, TlsAcceptor};
 
-/// How often the files are looked at.
+/// Polling interval for changed files.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// A certificate that serves.
+/// The certificate in use.
 pub struct Tls {
     cert: PathBuf,
     key: PathBuf,
@@ -33,12 +33,12 @@ impl Tls {
         Ok(Self { cert: cert.to_owned(), key: key.to_owned(), now })
     }
 
-    /// Begins a handshake.
+    /// Starts a handshake.
     pub fn accept(&self, stream: TcpStream) -> Accept<TcpStream> {
         self.now.read().unwrap_or_else(PoisonError::into_inner).accept(stream)
     }
 
-    /// Takes over new files, as long as the server lives.
+    /// Reloads changed files, for the lifetime of the server.
     pub async fn watch(self: Arc<Self>) {
         let mut seen = self.stamps();
         loop {
@@ -53,13 +53,13 @@ impl Tls {
                     *self.now.write().unwrap_or_else(PoisonError::into_inner) = fresh;
                     tracing::info!("serving with the new certificate of {}", self.cert.display());
                 }
-                // One of the two may be still to come: it is looked at again then.
+                // Possibly only one of the two files has been replaced; the next change is tried again.
                 Err(error) => tracing::warn!("the certificate stays as it was: {error:#}"),
             }
         }
     }
 
-    /// What changes with the files.
+    /// Fingerprints of the two files.
     fn stamps(&self) -> [Option<(u64, i64, i64, u64)>; 2] {
         [&self.cert, &self.key].map(|path| {
             let meta = fs::metadata(path).ok()?;

@@ -1,4 +1,4 @@
-//! Training on request: a job that can be watched, one at a time.
+//! Training on request: observable jobs, one at a time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use super::problem::{Problem, problems};
 use super::{State, Tags};
 use crate::train::{self, worker};
 
-/// Jobs that are remembered.
+/// Maximum number of jobs kept.
 const REMEMBERED: usize = 100;
 
 /// Where a job stands.
@@ -56,7 +56,7 @@ impl Jobs {
         self.all().get(&job).cloned()
     }
 
-    /// The job that runs, or else a new one; the flag tells which.
+    /// The running job, or a new one; the flag is true for a new one.
     fn start(&self) -> (Job, bool) {
         let mut jobs = self.all();
         if let Some(running) = jobs.values().find(|job| job.state == JobState::Running) {

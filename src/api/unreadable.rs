@@ -1,4 +1,4 @@
-//! What could not be read: the last messages, with reason and place.
+//! Endpoint for the latest dead letters: messages that could not be parsed, with reason and position.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tercile_store::{self as store, times};
 use super::problem::{Problem, problems};
 use super::{State, Tags};
 
-/// How many are shown if nobody says.
+/// Default limit.
 const FEW: u16 = 50;
 
 problems! {

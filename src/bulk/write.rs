@@ -31,7 +31,7 @@ pub struct Writer<W: Write + Send> {
     any: bool,
 }
 
-/// Settings of prediction objects as JSON output.
+/// Serialisers of prediction objects, which JSON output contains instead of the rows.
 pub struct Answers {
     pub lines: Lines,
     pub explainer: Option<Explainer>,

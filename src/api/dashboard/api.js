@@ -1,17 +1,17 @@
-// Requests: with the key, if the server wants one, and a stream of events that comes back by itself.
+// Requests to the API, with a key if required, and an event stream that reconnects.
 
 import { byId } from './page.js';
 import { t } from './i18n.js';
 
 const KEPT = 'tercile-key';
-/** Without a word for so long the connection counts as lost; the server says something every five seconds. */
+/** Milliseconds without an event after which the connection counts as lost; the server sends one every five seconds. */
 const SILENCE = 15_000;
 const LONGEST_WAIT = 15_000;
 
 let key = sessionStorage.getItem(KEPT);
 let asking = null;
 
-/** What the server said was wrong. */
+/** Error response of the server. */
 export class Problem extends Error {
   constructor(status, problem) {
     super(problem?.detail ?? t('answered', { status }));
@@ -20,7 +20,7 @@ export class Problem extends Error {
   }
 }
 
-/** Asks for a key; requests that come meanwhile wait for the same answer. The key lives as long as the tab. */
+/** Asks for a key; concurrent requests wait for the same answer. The key is kept for the lifetime of the tab. */
 function askForKey() {
   asking ??= new Promise((given) => {
     const [dialog, form, input] = [byId('key'), byId('key-form'), byId('key-input')];
@@ -49,7 +49,7 @@ async function ask(path, options = {}) {
     const response = await fetch(path, { cache: 'no-store', ...options, headers });
     if (response.ok) return response;
     if (response.status !== 401) throw new Problem(response.status, await response.json().catch(() => null));
-    // Another request may have got a key while this one was under way.
+    // Another request may have obtained a key meanwhile.
     if (sent === key) await askForKey();
   }
 }
@@ -59,10 +59,9 @@ export const get = async (path) => (await ask(path)).json();
 export const post = async (path, body) =>
   (await ask(path, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) })).json();
 
-/** Whether requests carry a key. */
 export const hasKey = () => Boolean(key);
 
-/** Hears every event of a stream, for ever; `lost` is told when the connection is gone. */
+/** Calls `heard` for every event of a stream and reconnects with backoff; `lost` is called on disconnection. */
 export async function follow(path, heard, lost) {
   for (let wait = 1000; ; wait = Math.min(wait * 2, LONGEST_WAIT)) {
     const cut = new AbortController();

@@ -1,26 +1,26 @@
-// Values to places: plain and logarithmic scales, ticks, names. The rules are those of `tercile plot` (src/plot.rs).
+// Axes: linear and logarithmic scales, ticks, names. The rules are those of `tercile plot` (src/plot.rs).
 
 import { compact, number, pretty, svg } from './page.js';
 import { t } from './i18n.js';
 
-/** One in fifty lies far beyond the middle: on a plain axis most would be one spot. */
+/** Whether the 98th percentile exceeds the median so far that a linear axis would draw most points in one spot. */
 export function heavyTailed(values) {
   const sorted = Float64Array.from(values).sort();
   const quantile = (share) => sorted[Math.round((sorted.length - 1) * share)] ?? 0;
   return quantile(0) >= 0 && quantile(0.5) > 0 && quantile(0.98) > 8 * quantile(0.5);
 }
 
-/** A scale over these values; ln(1 + value) where it is logarithmic. */
+/** Scale of these values; ln(1 + value) if logarithmic. */
 export function scaleOf(values, logarithmic) {
   let [low, high] = d3.extent(values);
   if (low === undefined) [low, high] = [0, 1];
-  // A constant feature has its line in the middle.
+  // A constant feature is drawn in the middle.
   const room = low < high ? 0 : Math.max(Math.abs(low), 1) * 0.5;
   const scale = logarithmic ? d3.scaleSymlog() : d3.scaleLinear();
   return scale.domain([low - room, high + room]);
 }
 
-/** Round values within a scale. */
+/** Round tick values within a scale. */
 export function ticksOf(scale, logarithmic, most) {
   const [low, high] = scale.domain();
   if (!logarithmic) return scale.ticks(most);
@@ -38,7 +38,7 @@ const tickText = (tick) => (Math.abs(tick) >= 10_000 ? compact(tick) : number(ti
 
 export const axisName = (feature, logarithmic) => pretty(feature) + (logarithmic ? ` (${t('log')})` : '');
 
-/** Grid, ticks and names of both axes within a frame. */
+/** Draws grid, ticks and names of both axes within a frame. */
 export function drawAxes(layer, frame, across, up) {
   const { left, right, top, bottom } = frame;
   const parts = [];

@@ -1,4 +1,4 @@
-// What the page says, in English and in Indonesian.
+// Texts of the page in English and Indonesian.
 
 const KEPT = 'tercile-language';
 
@@ -150,18 +150,18 @@ export function setLanguage(language) {
   try {
     localStorage.setItem(KEPT, language);
   } catch {
-    // It holds until the page is closed.
+    // Kept until the page is closed.
   }
 }
 
-/** A text with its {gaps} filled; `one` picks the singular where the language has one. */
+/** Text with its {placeholders} filled; `one` selects the singular if the language has one. */
 export function t(key, values = {}) {
   const words = WORDS[chosen];
   const text = (values.one && words[`${key}_one`]) || words[key] || WORDS.en[key] || key;
   return text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
 
-/** Puts words on everything in the page that names them. */
+/** Sets the texts and labels of all elements that name them. */
 export function apply() {
   document.documentElement.lang = chosen;
   for (const element of document.querySelectorAll('[data-t]')) element.textContent = t(element.dataset.t);

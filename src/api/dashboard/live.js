@@ -1,16 +1,16 @@
-// The stream at a glance: figures that are pushed, and whether they still are.
+// Live figures of the stream and the state of the connection.
 
 import { ago, byId, bytes, clock, count, el, number, svg } from './page.js';
 import { t } from './i18n.js';
 
-/** Rates that the small curve shows, one a second. */
+/** Samples in the sparkline of the rate, one per second. */
 const SHOWN = 90;
 
 const rates = [];
 let last = null;
 let lost = false;
 
-/** A new status. Gives whether other models serve than before. */
+/** Accepts a new status. Returns whether the models in service changed. */
 export function hear(status) {
   const before = last;
   last = { status, at: Date.now() };
@@ -26,12 +26,12 @@ export function lose() {
   show();
 }
 
-/** The server's clock now, as far as we can tell. */
+/** Estimate of the server's current time. */
 export const now = () => (last ? new Date(last.status.now).getTime() + Date.now() - last.at : Date.now());
 
 export const status = () => last?.status;
 
-/** Puts all figures on the page again. */
+/** Updates all figures on the page. */
 export function show() {
   const pill = byId('connection');
   pill.dataset.state = lost ? 'lost' : last ? 'live' : 'waiting';
@@ -104,7 +104,7 @@ function facts(status) {
     byId(`fact-${name}`).textContent = value;
     byId(`fact-${name}`).classList.toggle('warm', Boolean(warm));
     const shown = byId(`note-${name}`);
-    // A link that is put there anew each second could not be clicked.
+    // Replacing the link each second would make it unclickable.
     if (typeof note === 'string' ? shown.textContent !== note : note.tagName !== 'A' || shown.textContent !== note.textContent) {
       shown.replaceChildren(note);
     }

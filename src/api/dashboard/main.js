@@ -1,4 +1,4 @@
-// The page: one segmentation at a time, drawn from what the API answers, and drawn again when other models serve.
+// Entry point: shows one segmentation from the API's responses and redraws when other models are in service.
 
 import { follow, get } from './api.js';
 import * as tryIt from './try_it.js';
@@ -11,12 +11,12 @@ import * as segments from './segments.js';
 import * as unreadable from './unreadable.js';
 import { apply, language, setLanguage, t } from './i18n.js';
 
-/** The segmentation on the page: {info, models, points, probe}. */
+/** The segmentation shown: {info, models, points, probe}. */
 let shown = null;
 let wished = decodeURIComponent(location.hash.slice(1));
 let loading = 0;
 
-/** Points of versions that were read: they never change. */
+/** Cache of sample points by version, which is immutable. */
 const samples = new Map();
 
 async function sample(name, model) {
@@ -25,14 +25,14 @@ async function sample(name, model) {
     const points = await get(`/api/segments/${encodeURIComponent(name)}/points?model=${model.slice}`);
     samples.set(of, points);
     if (samples.size > 60) samples.delete(samples.keys().next().value);
-    // Other models may serve since then; what came is of the version that it says.
+    // Other models may be in service by now; the response names its own version.
     if (points.version !== model.version) samples.delete(of);
     return points;
   }
   return samples.get(of);
 }
 
-/** Reads the segmentation that is wished for, and shows it. The newest wish wins. */
+/** Loads and shows the selected segmentation. The latest selection wins. */
 async function load() {
   const infos = live.status()?.segmentations ?? [];
   const info = infos.find((one) => one.name === wished) ?? infos[0];
@@ -100,7 +100,7 @@ function switches() {
     try {
       localStorage.setItem('tercile-theme', dark ? 'dark' : 'light');
     } catch {
-      // It holds until the page is closed.
+      // Kept until the page is closed.
     }
     themed();
     draw();
@@ -113,7 +113,7 @@ function themed() {
   byId('theme').setAttribute('aria-pressed', String(document.documentElement.dataset.theme === 'dark'));
 }
 
-/** Everything in words, in the language that is chosen now. */
+/** Updates all texts to the current language. */
 function said() {
   apply();
   for (const button of document.querySelectorAll('[data-language]')) {
@@ -133,7 +133,7 @@ function start() {
     shown.probe = row;
     segments.show(shown);
   });
-  // "3 minutes ago" grows old.
+  // Keeps relative times current.
   setInterval(live.show, 20_000);
   follow('/api/events', (status) => {
     if (live.hear(status)) load();

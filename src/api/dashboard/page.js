@@ -1,4 +1,4 @@
-// What all parts of the page share: elements whose text is never markup, numbers and times in the reader's language.
+// Helpers shared by all modules: elements whose text is never parsed as markup, localised numbers and times.
 
 import { language, t } from './i18n.js';
 
@@ -15,16 +15,16 @@ function fill(element, attributes, children) {
   return element;
 }
 
-/** An element; strings among the children become text. */
+/** Creates an element; string children become text. */
 export const el = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
 
-/** The same in SVG. */
+/** Creates an SVG element. */
 export const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
-/** A cluster's number in its colour. */
+/** Badge with a cluster's number in its colour. */
 export const badge = (cluster) => el('span', { class: `number c${cluster % 8}`, 'aria-hidden': 'true' }, String(cluster));
 
-/** A bar, of a share from 0 to 1. */
+/** Bar of a share from 0 to 1. */
 export function bar(share, kind = '') {
   const inner = el('i');
   inner.style.width = `${Math.max(0, Math.min(1, share)) * 100}%`;
@@ -43,7 +43,7 @@ function format(kind, options) {
 
 export const count = (value) => format(Intl.NumberFormat, {}).format(value);
 
-/** A number to so many significant digits, whatever its size. */
+/** Formats a number with this many significant digits. */
 export function number(value, digits = 4) {
   if (value === null || value === undefined || !Number.isFinite(value)) return '–';
   const size = Math.abs(value);
@@ -54,7 +54,7 @@ export function number(value, digits = 4) {
 
 export const compact = (value) => format(Intl.NumberFormat, { notation: 'compact', maximumSignificantDigits: 3 }).format(value);
 export const percent = (share, digits = 1) => format(Intl.NumberFormat, { style: 'percent', maximumFractionDigits: digits }).format(share);
-// Records can have times beyond those of Date (the year 275,760): these are shown as the API has them.
+// Record times may exceed the range of Date (year 275,760) and are then shown as in the API.
 export const moment = (time) => {
   const date = new Date(time);
   return Number.isNaN(date.getTime()) ? String(time) : format(Intl.DateTimeFormat, { dateStyle: 'medium', timeStyle: 'medium' }).format(date);
@@ -68,7 +68,7 @@ export function bytes(size) {
   return `${number(size, 3)} ${units[unit]}`;
 }
 
-/** How long ago, by the server's clock; a time to come says so, for then some clock was wrong. */
+/** Time elapsed by the server's clock; a future time, due to a wrong clock, is labelled as such. */
 export function ago(time, now) {
   const seconds = Math.round((new Date(now) - new Date(time)) / 1000);
   if (seconds < -5) return t('in_future');
@@ -80,20 +80,18 @@ export function ago(time, now) {
   return relative.format(-seconds, 'second');
 }
 
-/** A name as people read it. */
+/** Readable form of a name. */
 export const pretty = (name) => name.replaceAll('_', ' ');
 
-/** What a cluster is like, in the reader's language. */
+/** Description of a cluster in the page's language. */
 export const described = (cluster) => cluster.descriptions[language()] ?? cluster.description;
 
 export const sliceName = (slice) => t(`slice_${slice}`);
 
 export const empty = (title, text) => el('div', { class: 'empty' }, el('strong', {}, title), text);
 
-/**
- * Where names stand beside their badges ([{x, y, name}], in pixels): to the right, the left, above or below, wherever nothing
- * stands yet; where there is no room the badge must do. `others` are places ([x, y]) that nothing may cover.
- */
+/** Label positions beside badges ([{x, y, name}], in pixels): right, left, above or below, at the first free spot; a label
+ * without one is omitted. `others` are positions ([x, y]) that labels must not cover. */
 export function labels(list, { left, right, top, bottom }, others = []) {
   const taken = [...list.map(({ x, y }) => [x - 12, y - 12, x + 12, y + 12]), ...others.map(([x, y]) => [x - 6, y - 6, x + 6, y + 6])];
   return list.flatMap(({ x, y, name }) => {
@@ -111,7 +109,7 @@ export function labels(list, { left, right, top, bottom }, others = []) {
   });
 }
 
-/** What stands beside the pointer. */
+/** Shows a tooltip beside the pointer. */
 export function tip(x, y, ...lines) {
   const box = byId('tip');
   box.replaceChildren(...lines.map((line, i) => el(i === 0 ? 'strong' : 'div', {}, line)));

@@ -1,21 +1,21 @@
-// One slice drawn: a scatter of two features, or a histogram of one. Points are on a canvas, for there are thousands; axes,
-// centroids and names are SVG around it. A record that has no value of its own on an axis stands at the mean and is hollow.
+// Plot of one slice: a scatter plot of two features, or a histogram of one. Points are drawn on a canvas for speed; axes,
+// centroids and names are SVG. Records with an imputed value on an axis are drawn hollow.
 
 import { axisName, drawAxes, scaleOf } from './axis.js';
 import { count, described, hideTip, labels, number, percent, pretty, svg, tip } from './page.js';
 import { t } from './i18n.js';
 
 const BARS = 48;
-/** How near the pointer must be, in pixels. */
+/** Maximum distance of the pointer from a point, in pixels. */
 const NEAR = 14;
-/** Squares in which the ground is coloured, in pixels. */
+/** Size of the background squares, in pixels. */
 const GROUND = 4;
 
-/** A colour of the style sheet. */
+/** Cluster colour from the style sheet. */
 const colour = (cluster) => getComputedStyle(document.documentElement).getPropertyValue(`--cluster-${cluster % 8}`).trim();
 
 export class Plane {
-  /** `zoomed` is told of the reader's wish to see another part. */
+  /** `zoomed` is called when the user zooms or pans. */
   constructor(stage, zoomed) {
     this.stage = stage;
     this.back = svg('svg', { 'aria-hidden': 'true' });
@@ -35,7 +35,7 @@ export class Plane {
     new ResizeObserver(() => this.draw()).observe(stage);
   }
 
-  /** The page scrolls with wheel and finger; the plane takes Ctrl and wheel, two fingers, and dragging once it is zoomed. */
+  /** Wheel and one finger scroll the page; the plot takes Ctrl and wheel, two fingers, and dragging when zoomed. */
   allowed(event) {
     if (this.one) return false;
     if (event.type === 'wheel') return event.ctrlKey || event.metaKey;
@@ -61,7 +61,7 @@ export class Plane {
     zoomed(this.zoom.constrain()(next(), [[this.frame.left, this.frame.top], [this.frame.right, this.frame.bottom]], [[this.frame.left, this.frame.top], [this.frame.right, this.frame.bottom]]));
   }
 
-  /** What is shown: model, points, axes ({name, values, logarithmic}), highlighted cluster, a row that was tried. */
+  /** Sets the content: model, points, axes ({name, values, logarithmic}), highlighted cluster, probe row. */
   set(shown) {
     this.shown = shown;
     this.one = shown.axes.length === 1;
@@ -136,7 +136,7 @@ export class Plane {
     this.front.replaceChildren(...this.centroids(across, up), ...this.probe(across, up));
   }
 
-  /** Where a record of these two values alone would be put: the nearest centroid in standardised units. */
+  /** Colours the background by the nearest centroid of the two axis features, in standardised units. */
   paintGround(across, up) {
     const { left, right, top, bottom } = this.frame;
     const { model } = this.shown;
@@ -178,7 +178,7 @@ export class Plane {
     return [...names, ...badges];
   }
 
-  /** The row that was tried, at the edge if it lies outside. */
+  /** The probe row, at the edge if it lies outside. */
   probe(across, up) {
     const { probe } = this.shown;
     if (!probe) return [];
@@ -265,13 +265,13 @@ export class Plane {
   }
 }
 
-/** The features that were missing in some of a model's rows, with their number; models of older builds don't tell. */
+/** Features with missing values in the model's rows, with their counts; absent in models of older versions. */
 export const imputedOf = (model) => model.features.map((feature) => ({ feature, rows: model.imputed?.[feature] ?? 0 })).filter(({ rows }) => rows > 0);
 
-/** Whether one of these features was missing in the record, so that its value is the mean. */
+/** Whether one of these features was imputed in the record. */
 const isHollow = (point, ...features) => point.imputed?.some((feature) => features.includes(feature)) ?? false;
 
-/** Where one cluster of a single feature ends and the next begins. */
+/** Boundaries between the clusters of a single feature. */
 export function cutsOf(model) {
   const centres = model.clusters.map((cluster) => cluster.centroid[model.features[0]]).sort((a, b) => a - b);
   return centres.slice(1).map((centre, i) => (centre + centres[i]) / 2);

@@ -1,11 +1,11 @@
-// How good the models are: silhouette and inertia of each slice, and whether k was a good choice.
+// Model quality: silhouette and inertia of each slice, and the report on k.
 
 import { get } from './api.js';
 import { ticksOf } from './axis.js';
 import { bar, byId, count, el, number, pairs, sliceName, svg } from './page.js';
 import { t } from './i18n.js';
 
-/** Words for a mean silhouette (Kaufman and Rousseeuw, "Finding groups in data", 1990). */
+/** Verbal rating of a mean silhouette (Kaufman and Rousseeuw, "Finding groups in data", 1990). */
 const word = (silhouette) => t(silhouette > 0.7 ? 'strong' : silhouette > 0.5 ? 'reasonable' : silhouette > 0.25 ? 'weak' : 'no_structure');
 
 let wanted = null;
@@ -40,7 +40,7 @@ function score(model, sample) {
   );
 }
 
-/** Asked for when it comes into sight: the server computes it, once per version. */
+/** Requested when scrolled into view, because the server computes it once per version. */
 function report(name, model) {
   const of = `${name}@${model.slice}@${model.version}`;
   if (wanted?.of === of) {
@@ -84,7 +84,7 @@ function drawReport({ candidates, suggestion, k, rows, sampled_from: of }) {
 }
 
 function curve(title, candidates, value, pick) {
-  // As wide as there is room, so that figures keep their size.
+  // Uses the available width, so that the text keeps its size.
   const room = byId('k-charts').clientWidth;
   const [width, height] = [Math.max(220, room > 640 ? (room - 40) / 3 : room), 190];
   const x = d3.scalePoint(candidates.map((one) => one.k), [46, width - 14]);

@@ -1,4 +1,4 @@
-// The receipt of each model: what it was trained on, and how to check that.
+// Receipt of each model: its training input and how to verify it.
 
 import { byId, count, el, moment, pairs, sliceName } from './page.js';
 import { t } from './i18n.js';

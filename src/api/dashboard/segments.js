@@ -1,16 +1,16 @@
-// A segmentation's three slices side by side, and its clusters in words.
+// The three slices of a segmentation side by side, and descriptions of its clusters.
 
 import { heavyTailed } from './axis.js';
 import { badge, bar, byId, count, described, el, empty, number, percent, pretty, sliceName } from './page.js';
 import { Plane, imputedOf } from './plot.js';
 import { language, t } from './i18n.js';
 
-/** What the reader chose: which features, on which scale, which cluster. */
+/** The user's selection: features, scales, highlighted cluster. */
 const chosen = { name: null, axes: [], logarithmic: new Map(), highlighted: null };
 let planes = [];
 let transform = d3.zoomIdentity;
 
-/** Puts a segmentation on the page: {info, models, points, probe}. */
+/** Shows a segmentation: {info, models, points, probe}. */
 export function show(shown) {
   if (chosen.name !== shown.info.name || chosen.axes.some((feature) => !shown.info.features.includes(feature))) {
     Object.assign(chosen, { name: shown.info.name, axes: shown.info.features.slice(0, 2), logarithmic: new Map(), highlighted: null });
@@ -22,7 +22,7 @@ export function show(shown) {
   clusters(shown);
 }
 
-/** All values of a feature, in all slices: the planes have the same axes, so that what moved can be seen. */
+/** Values of a feature in all slices: the plots share axes, so that changes are visible. */
 function axesOf(shown) {
   return chosen.axes.map((name) => {
     const values = [...shown.points.values()].flatMap((points) => {
@@ -71,7 +71,7 @@ function draw(shown) {
 function card(slice) {
   const [title, rows] = [el('h3'), el('span', { class: 'rows' })];
   const stage = el('div', { class: 'stage' });
-  // The legend of what is drawn hollow.
+  // Legend of the hollow points.
   const missing = el('div', { class: 'missing' });
   return { slice, title, rows, stage, missing, drawn: null, card: el('figure', { class: 'card plane', 'data-slice': slice }, el('figcaption', {}, title, rows), stage, missing) };
 }
@@ -90,7 +90,7 @@ function tools(shown) {
   const pick = (i) => {
     const options = features.map((feature) => el('option', { value: feature, selected: chosen.axes[i] === feature }, pretty(feature)));
     const change = (event) => {
-      // The same feature twice would be a line: the other axis takes what this one had.
+      // The same feature on both axes would be a line: the axes are swapped.
       const other = chosen.axes[1 - i];
       if (event.target.value === other) chosen.axes[1 - i] = chosen.axes[i];
       chosen.axes[i] = event.target.value;
@@ -122,7 +122,7 @@ function tools(shown) {
   if (focused) byId(focused)?.focus();
 }
 
-/** The clusters of the whole stream, or of the largest part that has a model. */
+/** Clusters of the whole stream, or of the largest slice with a model. */
 function clusters(shown) {
   const model = shown.models.at(-1);
   const box = byId('clusters');
@@ -155,10 +155,10 @@ function clusters(shown) {
   if (focused) byId(focused)?.focus();
 }
 
-/** The three quartiles of a feature; models of earlier versions have none. */
+/** The three quartiles of a feature; absent in models of earlier versions. */
 const quartiles = (cluster, feature) => cluster.typical?.[feature]?.map((value) => number(value)).join(' – ');
 
-/** The words that the trainings of the models in service gave to segments that had other ones before. */
+/** Descriptions that the latest trainings changed. */
 function changedWords(models) {
   const one = (model) => (model.words_changed ?? []).map((change) => {
     const { from, to } = change.languages[language()] ?? change;
@@ -174,7 +174,7 @@ function changedWords(models) {
   box.replaceChildren(el('h3', {}, t('words_changed')), el('ul', {}, items));
 }
 
-/** Instead of a segmentation, why there is none. */
+/** Shows a reason in place of a segmentation. */
 export function none(title, text) {
   planes = [];
   byId('planes').dataset.of = '';

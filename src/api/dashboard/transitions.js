@@ -1,11 +1,11 @@
-// What changed from the first third to the whole: which records are in another segment now, and where the centroids went.
+// Changes between the slices: records that moved to another segment, and movement of the centroids.
 
 import { axisName, drawAxes, scaleOf } from './axis.js';
 import { byId, count, described, el, labels, number, percent, pretty, sliceName, svg } from './page.js';
 import { t } from './i18n.js';
 
 const HEIGHT = 400;
-/** As wide as there is room, so that words keep their size on a phone. */
+/** Available width, so that text keeps its size on a phone. */
 const roomIn = (id) => Math.max(280, byId(id).clientWidth);
 
 let drawn = null;
@@ -13,7 +13,7 @@ addEventListener('resize', () => {
   if (drawn && roomIn('flow') !== drawn.room) show(drawn.shown, drawn.axes);
 });
 
-/** Puts the changes of {models, points} on the page, on these axes ({name, logarithmic}). */
+/** Shows the changes of {models, points} on these axes ({name, logarithmic}). */
 export function show(shown, axes) {
   const { models } = shown;
   drawn = { shown, axes, room: roomIn('flow') };
@@ -23,7 +23,7 @@ export function show(shown, axes) {
   byId('moves').replaceChildren(...(models.length > 0 ? [moves(models, axes), centres(models)] : []));
 }
 
-/** Whether the later model says which rows of the earlier one went where. */
+/** Whether the later model has a transition matrix of the earlier one's rows. */
 const fits = (earlier, model) =>
   Array.isArray(model.moved) && model.slice === earlier.slice + 1 && model.moved.length === earlier.clusters.length && model.features.join() === earlier.features.join();
 
@@ -33,7 +33,7 @@ function shares(model) {
   return { n: count(all - stayed), all: count(all), share: percent(all > 0 ? (all - stayed) / all : 0), slice: model.slice };
 }
 
-/** Columns of clusters, as high as they are large, and ribbons for the records that were there before. */
+/** Columns of clusters, with height by size, and ribbons of the records in both slices. */
 function flow(models) {
   const width = roomIn('flow');
   const most = d3.max(models, (model) => model.rows) || 1;
@@ -52,7 +52,7 @@ function flow(models) {
   const [ribbons, bars] = [[], []];
   models.forEach((model, i) => {
     const x = column(i);
-    // Where there is no room for three names: a third, two, three of them.
+    // Short names on narrow screens.
     const name = width < 460 ? `${model.slice}/3` : sliceName(model.slice);
     bars.push(
       svg('text', { class: 'name', x: x + wide / 2, y: 14, 'text-anchor': 'middle' }, name),
@@ -90,7 +90,7 @@ function ribbonsBetween(models, i, stacks, column, wide, unit) {
   })).filter(Boolean);
 }
 
-/** Lines in a table that is opened on wish; the last column is of numbers. */
+/** Collapsible table; the last column is numeric. */
 function figures(head, lines, none) {
   const cell = (tag, i, text) => el(tag, { scope: tag === 'th' ? 'col' : null, class: i === head.length - 1 ? 'right' : null }, text);
   const table = () => el(
@@ -103,7 +103,7 @@ function figures(head, lines, none) {
   return el('details', { class: 'after' }, el('summary', {}, t('in_figures')), el('div', { class: 'inside' }, inside));
 }
 
-/** Who moved, in figures. */
+/** Table of the records that moved. */
 function movers(models) {
   const lines = models.flatMap((model, i) => {
     if (i === 0 || !fits(models[i - 1], model)) return [];
@@ -115,7 +115,7 @@ function movers(models) {
   return figures([t('step'), t('from'), t('to'), t('records')], lines, t('nobody_moved'));
 }
 
-/** The centroids, in figures. */
+/** Table of the centroids. */
 function centres(models) {
   const lines = models.flatMap((model) => model.clusters.map((cluster) => {
     const centre = model.features.map((feature) => `${pretty(feature)} ${number(cluster.centroid[feature])}`).join(', ');
@@ -124,7 +124,7 @@ function centres(models) {
   return figures([t('slice'), t('segment'), t('centroid'), t('records')], lines, '');
 }
 
-/** Each cluster's centroid in the first, second and third slice, joined by a line. */
+/** Centroids of each cluster in slices 1, 2 and 3, joined by a line. */
 function moves(models, axes) {
   const width = roomIn('moves');
   const frame = { left: 52, right: width - 20, top: 26, bottom: HEIGHT - 44 };
@@ -132,7 +132,7 @@ function moves(models, axes) {
   const of = (name) => models.flatMap((model) => model.clusters.map((cluster) => cluster.centroid[name])).filter((value) => value !== undefined);
   const roomy = (name, logarithmic, from, to) => {
     const scale = scaleOf(of(name), logarithmic).range([from, to]);
-    // Some room around, for badges and names.
+    // Margin for badges and names.
     return { scale: scale.domain([scale.invert(from - (to - from) * 0.07), scale.invert(to + (to - from) * 0.07)]), logarithmic, name: axisName(name, logarithmic) };
   };
   const [x, y] = axes;

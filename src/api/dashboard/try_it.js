@@ -1,16 +1,16 @@
-// Try it: a row that the reader types, its segment, why, and the command that asks the same.
+// Prediction form: a row, its segment, the explanation, and the equivalent command.
 
 import { hasKey, post } from './api.js';
 import { badge, bar, byId, described, el, number, percent, pretty, sliceName } from './page.js';
 import { language, t } from './i18n.js';
 
-/** What was typed, by segmentation, and what was answered. */
+/** Input by segmentation, and the last prediction. */
 const typed = new Map();
 let shown = null;
 let answered = null;
 let marked = () => {};
 
-/** `mark` is told of each row that was answered, or null. */
+/** `mark` is called with each predicted row, or null. */
 export function start(mark) {
   marked = mark;
   byId('try-form').addEventListener('submit', (event) => {
@@ -19,7 +19,7 @@ export function start(mark) {
   });
 }
 
-/** Puts the form of a segmentation on the page; what was typed in it before stands there again. */
+/** Shows the form of a segmentation, with its previous input. */
 export function show(one) {
   const other = shown?.info.name !== one.info.name || shown?.info.features.join() !== one.info.features.join();
   shown = one;
@@ -56,7 +56,7 @@ function build(one, model) {
   );
 }
 
-/** The row as it was typed; a comma may stand for the point. */
+/** The input as a row; a decimal comma is accepted. */
 function row() {
   const kept = typed.get(shown.info.name);
   return Object.fromEntries(shown.info.features.map((feature) => [feature, Number(kept[feature].trim().replace(',', '.') || 'x')]));
@@ -83,10 +83,10 @@ async function ask() {
   answer();
 }
 
-/** The row that was answered last for this segmentation. */
+/** The last predicted row of this segmentation. */
 export const probe = (name) => (answered?.name === name && answered.answer ? answered.row : null);
 
-/** Asks again, in another language, or of newer models. */
+/** Repeats the prediction, for another language or newer models. */
 export function again() {
   if (answered?.answer) ask();
 }

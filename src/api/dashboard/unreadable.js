@@ -1,4 +1,4 @@
-// The last messages that could not be read as records.
+// List of the latest messages that could not be parsed as records.
 
 import { get } from './api.js';
 import { byId, bytes, count, el, empty, moment } from './page.js';
@@ -7,7 +7,7 @@ import { t } from './i18n.js';
 let list = null;
 let counted = null;
 
-/** Asks for the list again if there are more of them than before. */
+/** Reloads the list when the count changed. */
 export async function hear(status) {
   if (counted === status.unreadable) return;
   counted = status.unreadable;
