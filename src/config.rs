@@ -1,4 +1,4 @@
-//! Settings that several commands share: a flag and an environment variable each.
+//! Settings shared by several commands, each with a flag and an environment variable.
 
 mod guard;
 
@@ -33,12 +33,18 @@ pub struct StoreArgs {
 }
 
 impl StoreArgs {
-    /// Opens it, making it if it is not there.
+    /// Opens the store and creates it if it does not exist.
+    ///
+    /// # Errors
+    /// If the store cannot be created or opened.
     pub fn open(&self) -> Result<Store, store::Error> {
         Store::open(&self.store)
     }
 
-    /// Looks at it without making it: a mistyped name must not become a store.
+    /// Opens the store without creating it, because a mistyped name must not create a store.
+    ///
+    /// # Errors
+    /// If the store does not exist or cannot be opened.
     pub fn look(&self) -> Result<Store, store::Error> {
         let store = Store::at(&self.store)?;
         if !store.exists()? {
@@ -48,7 +54,7 @@ impl StoreArgs {
     }
 }
 
-/// A path that every part of this program can read: queries know files by their URLs, which are text.
+/// A path that every part of the program can use: queries address files by URL, and URLs are text.
 fn readable_path(path: PathBuf) -> Result<PathBuf, String> {
     let whole = match store::scheme(&path) {
         Some(_) => path.clone(),
@@ -64,7 +70,7 @@ fn readable_path(path: PathBuf) -> Result<PathBuf, String> {
     }
 }
 
-/// A directory, or a URL of a kind that this program knows, in its canonical form.
+/// A directory, or a URL with a supported scheme, in its canonical form.
 fn place(root: PathBuf) -> Result<PathBuf, String> {
     let root = readable_path(store::location::canonical(&root)?)?;
     match store::Place::check(&root) {
@@ -115,7 +121,7 @@ pub struct TopicArgs {
     pub partitions: i32,
 }
 
-/// Kafka's own rule for names; a name becomes a directory of the store.
+/// Kafka's rule for topic names. The name is also a directory of the store.
 fn topic(name: &str) -> Result<String, String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if name.is_empty() || name.len() > 249 || name == "." || name == ".." || !name.chars().all(fine) {
@@ -215,7 +221,8 @@ pub struct BatchArgs {
 }
 
 impl BatchArgs {
-    /// What a process that answers requests as well gives them of its memory: a quarter, or the least that they need.
+    /// The memory of the API in a process that also does other work: a quarter of the limit, at least the API's
+    /// minimum.
     pub fn http_memory(&self) -> usize {
         (self.memory_limit / 4).max(HTTP_MEMORY)
     }
@@ -244,14 +251,14 @@ pub struct RollArgs {
 }
 
 impl RollArgs {
-    /// `eager` rolls the newest run too, however short it is.
+    /// The compaction and retention policy. `eager` also compacts the newest run, however short it is.
     pub fn policy(&self, eager: bool) -> Policy {
         let keep = RetentionPolicy { age: self.keep_for, bytes: self.keep_bytes.map(|bytes| bytes as u64) };
         Policy { target: self.roll_bytes, grace: self.grace, eager, keep }
     }
 }
 
-/// A duration as [`seconds`] reads it, or zero: `0`, `0s`, `0d`.
+/// A duration as [`seconds`] parses it, or zero: `0`, `0s`, `0d`.
 pub fn seconds_or_none(text: &str) -> Result<Duration, String> {
     let (number, unit) = with_unit(text);
     let zero = number.parse() == Ok(0.0) && (unit.is_empty() || seconds_of(unit).is_some());
@@ -319,7 +326,7 @@ impl HttpMemoryArgs {
     }
 }
 
-/// The least memory of the API: with less, hardly a body could be streamed.
+/// Minimum memory of the API. With less, almost no request body could be streamed.
 const HTTP_MEMORY: usize = 16_000_000;
 
 fn http_memory(text: &str) -> Result<usize, String> {
@@ -350,10 +357,10 @@ pub struct HttpSqlArgs {
 }
 
 impl HttpSqlArgs {
-    /// Who runs the statements, if it is on.
+    /// The sandbox that runs SQL statements, if `--enable-sql` is set.
     pub fn confined(&self, store: &Store, sql: &SqlArgs) -> Result<Option<Sandbox>, String> {
         if self.enable_sql && !store.place().is_disk() {
-            // Its process is kept from the network.
+            // The sandbox process has no network access.
             return Err("--enable-sql needs a store in a directory; leave it away, or serve a copy".to_owned());
         }
         let limits = sandbox::Limits {
@@ -366,7 +373,7 @@ impl HttpSqlArgs {
     }
 }
 
-/// With less than this, a process could not even start.
+/// A process with less memory than this could not start.
 fn process_memory(text: &str) -> Result<usize, String> {
     let bytes = bytes(text)?;
     if bytes < 64_000_000 { Err("expected a size of 64MB or more".to_owned()) } else { Ok(bytes) }
@@ -407,7 +414,7 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
-/// An age, as in `90d`, `12h`, `30m` or `45s`. Without a unit it is refused: records that expire do not come back.
+/// An age, as in `90d`, `12h`, `30m` or `45s`. The unit is mandatory, because expired records cannot be restored.
 fn age(text: &str) -> Result<Duration, String> {
     let wrong = || "expected an age such as 90d, 12h, 30m or 45s".to_owned();
     let (number, unit) = with_unit(text);
@@ -420,7 +427,7 @@ fn with_unit(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| c.is_ascii_alphabetic() || !c.is_ascii()).unwrap_or(text.len()))
 }
 
-/// Seconds of a unit of time.
+/// Number of seconds in a unit of time.
 fn seconds_of(unit: &str) -> Option<f64> {
     Some(match unit {
         "ms" => 0.001,
@@ -432,7 +439,7 @@ fn seconds_of(unit: &str) -> Option<f64> {
     })
 }
 
-/// Bytes, as in `512MB`, `2GiB` or `1000000`.
+/// A size in bytes, as in `512MB`, `2GiB` or `1000000`.
 pub fn bytes(text: &str) -> Result<usize, String> {
     let wrong = || "expected a size such as 512MB or 2GiB".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());

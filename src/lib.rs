@@ -1,21 +1,21 @@
-//! tercile: live segments out of a Kafka stream.
+//! tercile: live segments from a Kafka stream.
 //!
-//! The modules stand in the order in which data flows through them:
+//! The modules are listed in the order of the data flow:
 //!
 //! ```text
 //! producers ─▶ Kafka ─▶ ingest ─▶ Parquet ─▶ SQL files ─▶ slices ─▶ KMeans ─▶ model files ─▶ API
 //! ```
 //!
-//! Each opens with its job, what goes in and what comes out. Arrows run one way: a module knows those above it, and
-//! `cli` knows them all.
+//! Each module starts with its purpose, input and output. A module imports only modules above it; `cli` imports all
+//! of them.
 
-// Text that anybody may have written, on its way to a terminal.
+// Text from untrusted sources, escaped for a terminal.
 pub mod printable;
 
-// File names and the formats they stand for.
+// File names and the formats they imply.
 pub mod file_format;
 
-// Rows on their way to a topic.
+// From rows to a topic.
 pub mod produce;
 pub mod rows;
 
@@ -23,7 +23,7 @@ pub mod readable_times;
 
 pub mod replay;
 
-// The store on its way to models.
+// From the store to models.
 pub mod sql;
 
 pub mod slices;
@@ -48,7 +48,7 @@ pub mod suggest;
 
 pub mod plot;
 
-// Models on their way to people.
+// From models to users.
 pub mod api;
 
 pub mod config;

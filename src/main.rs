@@ -1,4 +1,4 @@
-//! Parses what was typed, runs it, and turns how it ended into an exit code.
+//! Parses the command line, runs the command and converts its result into an exit code.
 
 use std::process::ExitCode;
 

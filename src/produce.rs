@@ -1,4 +1,4 @@
-//! Rows of a file, or of a pipe, to a topic, in their order.
+//! Sends the rows of a file or of a pipe to a topic, in order.
 
 mod pipe;
 
@@ -14,22 +14,22 @@ use tercile_store::row_set::RowSet;
 
 use crate::rows::{self, Rows};
 
-/// How long at a time a pipe is waited for.
+/// Maximum time of one wait for a pipe.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// What stopped the sending, and how far it came.
+/// The reason why sending stopped, with the rows acknowledged until then.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file is at fault.
+    /// The file cannot be read or is malformed.
     #[error("{source}; {}", Progress(acknowledged, None))]
     Rows { source: rows::Error, acknowledged: Box<Acknowledged> },
-    /// A row did not arrive.
+    /// A row was not delivered.
     #[error("{path}, line {line}: {source}; {}", Progress(acknowledged, Some(*line)), path = path.display())]
     Row { path: PathBuf, line: u64, source: Box<broker::Error>, acknowledged: Box<Acknowledged> },
 }
 
 impl Error {
-    /// What was acknowledged before.
+    /// The rows acknowledged before the error.
     pub fn acknowledged(&self) -> &Acknowledged {
         match self {
             Self::Rows { acknowledged, .. } | Self::Row { acknowledged, .. } => acknowledged,
@@ -37,7 +37,7 @@ impl Error {
     }
 }
 
-/// `200 rows were acknowledged, up to line 200`. The line is that of the row that failed.
+/// Formats `200 rows were acknowledged, up to line 200`. The second field is the line of the row that failed.
 struct Progress<'a>(&'a Acknowledged, Option<u64>);
 
 impl fmt::Display for Progress<'_> {
@@ -58,39 +58,39 @@ impl fmt::Display for Progress<'_> {
     }
 }
 
-/// Where rows come from.
+/// A source of rows.
 pub trait Feed {
-    /// Puts the next row into `json`, in place of what was there.
+    /// Replaces the content of `json` by the next row.
     ///
     /// # Errors
-    /// If the row, or the input, is at fault.
+    /// If the row is malformed or the input cannot be read.
     fn next(&mut self, json: &mut String) -> Result<Next, rows::Error>;
 
     /// Bytes read so far.
     fn position(&self) -> u64;
 
-    /// How errors name it.
+    /// The name used in error messages.
     fn name(&self) -> PathBuf;
 
-    /// Asks for no more than what was read already.
+    /// Stops reading input. Rows that were already read are still returned.
     fn stop(&mut self) -> Rest;
 }
 
-/// What a [`Feed`] has next.
+/// The next item of a [`Feed`].
 pub enum Next {
-    /// A row, which begins in this line.
+    /// A row, with the line where it starts.
     Row(u64),
-    /// Nothing yet.
+    /// No row is available yet.
     Idle,
     End,
 }
 
-/// What is left of a [`Feed`] that was stopped.
+/// The remainder of a [`Feed`] that was stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rest {
-    /// Rows that were read from a pipe, and are gone from it.
+    /// Rows that were read from a pipe and cannot be read again.
     Read,
-    /// Nothing that could not be read again.
+    /// Nothing, or only rows that can be read again.
     Nothing,
 }
 
@@ -112,29 +112,31 @@ impl Feed for Rows {
     }
 }
 
-/// A replay marks each row, leaves out those that the store has already, and never runs far ahead of the reader.
+/// Settings of a replay: it marks each row, skips the rows that the store already contains and never runs far ahead
+/// of the consumer.
 pub struct Replay<'a> {
     /// SHA-256 of the file.
     pub hash: &'a str,
-    /// The rows of the file that are stored already.
+    /// The rows of the file that are already stored.
     pub stored: &'a RowSet,
-    /// Where to wait for the reader, if the broker is an embedded one.
+    /// Back-pressure of the embedded broker, if it is used.
     pub backlog: Option<&'a Backlog>,
 }
 
-/// How to send.
+/// Options of [`send`].
 #[derive(Default)]
 pub struct Options<'a> {
-    /// Rows a second; as fast as it goes if not given.
+    /// Rows per second; unlimited if `None`.
     pub rate: Option<f64>,
     pub replay: Option<Replay<'a>>,
 }
 
-/// Sends all rows, waits for every acknowledgement, and says what was acknowledged. `stop` ends it early: what was read from a pipe is
-/// still sent. `tick` hears the rows sent and the bytes read now and then.
+/// Sends all rows, waits for every acknowledgement and returns the acknowledged rows. `stop` ends the sending early;
+/// rows that were already read from a pipe are still sent. `tick` receives the rows sent and the bytes read from time
+/// to time.
 ///
 /// # Errors
-/// If a row is at fault, or did not arrive: in either case with what was acknowledged.
+/// If a row is malformed or was not delivered. The error contains the rows that were acknowledged.
 pub fn send(
     mut producer: Producer,
     feed: &mut impl Feed,
@@ -158,7 +160,7 @@ pub fn send(
     }
 }
 
-/// What ends the feeding.
+/// The reason why the rows end early.
 enum Fault {
     Rows(rows::Error),
     Row { line: u64, source: broker::Error },
@@ -224,7 +226,7 @@ fn feed_all(
     Ok(())
 }
 
-/// Waits until row `sent` is due; `false` if another one failed meanwhile.
+/// Waits until row `sent` is due; `false` if another row failed meanwhile.
 fn pace(start: Instant, sent: u64, rate: f64, stop: &AtomicBool, producer: &mut Producer) -> bool {
     let wait = Duration::try_from_secs_f64(sent as f64 / rate).unwrap_or(Duration::MAX);
     while !stop.load(Ordering::Relaxed) {

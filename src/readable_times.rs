@@ -1,7 +1,7 @@
-//! Times and dates beyond what chrono can hold, as text.
+//! Converts times and dates outside chrono's range to text.
 //!
-//! Arrow writes a time by way of chrono, whose years end at 262,142, and gives "ERROR: Cast error: …" for a later one, with quotes that break
-//! JSON, or fails. A topic may hold any 64 bits as a time.
+//! Arrow formats times with chrono, whose years end at 262,142. For a later time it prints "ERROR: Cast error: …",
+//! with quotes that break JSON, or fails. A topic may contain any 64-bit value as a time.
 
 use std::sync::Arc;
 
@@ -18,14 +18,14 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use tercile_store::times::{civil, date};
 
-/// Days since 1970 that chrono surely holds: some 250,000 years.
+/// Days since 1970 that are certainly inside chrono's range: about 250,000 years.
 const DAYS: i64 = 91_000_000;
 
-/// A batch whose columns of times with values that chrono can't hold are text, wherever they are nested. Any other batch is given
-/// back as it is.
+/// Replaces time columns that contain values outside chrono's range by text columns, at any nesting level. Any other
+/// batch is returned unchanged.
 ///
 /// # Errors
-/// If a nested array can't be put together again, which would be a fault here.
+/// If a nested array cannot be reassembled, which would be a bug in this module.
 pub fn readable(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let columns: Vec<Option<ArrayRef>> = batch.columns().iter().map(column).collect::<Result<_, _>>()?;
     if columns.iter().all(Option::is_none) {
@@ -40,12 +40,12 @@ pub fn readable(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
 }
 
-/// The same field with an array's type.
+/// The same field with the type of `array`.
 fn typed(field: &FieldRef, array: &ArrayRef) -> FieldRef {
     Arc::new(Field::new(field.name(), array.data_type().clone(), true))
 }
 
-/// A column as text, or with text in it; `None` if all of it can be written as it is.
+/// The column as text or with text inside; `None` if all its values can be formatted unchanged.
 fn column(array: &ArrayRef) -> Result<Option<ArrayRef>, ArrowError> {
     Ok(match array.data_type() {
         DataType::Timestamp(TimeUnit::Second, zone) => times::<TimestampSecondType>(array, 0, zone.is_some()),
@@ -109,7 +109,7 @@ fn times<T: ArrowPrimitiveType<Native = i64>>(array: &ArrayRef, decimals: u32, z
     })
 }
 
-/// The column as text, where `far` writes at least one of its values.
+/// The column as text, if `far` formats at least one of its values.
 fn texts<T: ArrowPrimitiveType>(
     array: &ArrayRef,
     values: &PrimitiveArray<T>,

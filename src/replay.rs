@@ -1,8 +1,8 @@
-//! A file's rows as a stream: which of them the store holds already.
+//! Finds the rows of a replayed file that the store already contains.
 //!
-//! Each replayed record carries two headers, the file's hash and its row. What is stored is read from those, so a replay
-//! that was cut off goes on with just the rows that are missing, whatever came between them. Rows whose records expired are
-//! in `source.json`.
+//! Each replayed record has two headers, the file's hash and the row number. The stored rows are determined from
+//! these headers, so an interrupted replay continues with exactly the missing rows, whatever was ingested in between.
+//! Rows whose records were removed by retention are listed in `source.json`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,7 +16,10 @@ use tercile_store::row_set::RowSet;
 
 use crate::engine::{self, Error};
 
-/// The rows of the file with this hash and so many rows that are in the store.
+/// The stored rows of the file with this hash and this number of rows.
+///
+/// # Errors
+/// If the query fails.
 pub async fn stored_rows(ctx: &SessionContext, hash: &str, rows_of_file: u64) -> Result<RowSet, Error> {
     let query = |e| Error::Query(engine::explain(&e));
     let wanted = STANDARD.encode(hash);
@@ -27,7 +30,7 @@ pub async fn stored_rows(ctx: &SessionContext, hash: &str, rows_of_file: u64) ->
         let headers =
             cast(batch.map_err(query)?.column(0), &DataType::Utf8).map_err(|e| Error::Query(e.to_string()))?;
         for json in headers.as_string::<i32>().iter().flatten() {
-            // Anybody who may write to the topic may name any row.
+            // Every writer of the topic can send any row number in a header.
             if let Some(row) = row_of(json, &wanted).filter(|row| *row < rows_of_file) {
                 rows.insert(row);
             }

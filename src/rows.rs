@@ -1,7 +1,8 @@
-//! A CSV or NDJSON file as JSON objects, one a row.
+//! Reads a CSV or NDJSON file as JSON objects, one per row.
 //!
-//! Input: a path. Output: each row as the JSON object that goes into the topic, its values as they stand in the file.
-//! CSV is RFC 4180 in full: quoted fields may hold commas, quotes and line ends; values become strings.
+//! Input: a path. Output: each row as the JSON object that is sent to the topic, with its values as written in the
+//! file. CSV follows RFC 4180 in full: quoted fields may contain commas, quotes and line ends. CSV values become
+//! strings.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -13,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tercile_sample as generate;
 use tercile_store::record;
 
-/// What is wrong with a file of rows. `line` counts from 1.
+/// An error in a file of rows. `line` counts from 1.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot read {path}: {source}", path = path.display())]
@@ -42,9 +43,9 @@ enum Format {
     Csv {
         reader: csv::Reader<Box<dyn Read + Send>>,
         record: ByteRecord,
-        /// Each field's name as a JSON string with its colon.
+        /// Each field's name as a JSON string, followed by a colon.
         keys: Vec<String>,
-        /// 1 where lines end in CR LF: the reader stands between the two when it counts.
+        /// 1 if lines end in CR LF: the csv reader counts between the two characters. Otherwise 0.
         behind: u64,
     },
     Ndjson {
@@ -55,17 +56,17 @@ enum Format {
     },
 }
 
-/// Where rows come from.
+/// The source of the rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     File(PathBuf),
     Stdin,
-    /// The sample that ships with tercile, which is `generate 1465 --seed 42`.
+    /// The built-in sample, identical to `generate 1465 --seed 42`.
     Sample,
 }
 
 impl Source {
-    /// As errors and messages name it.
+    /// The name used in errors and messages.
     pub fn name(&self) -> PathBuf {
         match self {
             Self::File(path) => path.clone(),
@@ -74,7 +75,7 @@ impl Source {
         }
     }
 
-    /// Bytes in all, where that is known.
+    /// Total size in bytes, if known.
     pub fn size(&self) -> Option<u64> {
         match self {
             Self::File(path) => path.metadata().ok().map(|m| m.len()),
@@ -91,26 +92,29 @@ impl Source {
     }
 }
 
-/// A file of rows, read from front to back.
+/// A file of rows, read sequentially.
 pub struct Rows {
     path: PathBuf,
     format: Format,
 }
 
-/// A file that was read to its end without finding fault.
+/// A file that was read completely without an error.
 pub struct Checked {
     pub rows: u64,
-    /// SHA-256 of its bytes, in hex.
+    /// SHA-256 of the file's bytes, in hex.
     pub hash: String,
 }
 
 impl Rows {
-    /// Opens a source. What begins with `{` is NDJSON, anything else is CSV.
+    /// Opens a source. Input that starts with `{` is NDJSON, any other input is CSV.
+    ///
+    /// # Errors
+    /// If the source cannot be opened or its first bytes cannot be read.
     pub fn open(source: &Source) -> Result<Self, Error> {
         Self::new(&source.name(), source.open()?)
     }
 
-    /// How errors name what is read.
+    /// The path used in error messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -128,7 +132,8 @@ impl Rows {
             Some(byte) => byte == b'{',
         };
         let behind = lines_behind(text);
-        // The mark is no part of the first field, or the quote after it would not open one.
+        // The byte-order mark is not part of the first field: with it, a quote after it would not open a quoted
+        // field.
         let skipped = head.len() - text.len();
         let input: Box<dyn Read + Send> = Box::new(io::Cursor::new(head.split_off(skipped)).chain(input));
         let path = path.to_owned();
@@ -162,7 +167,10 @@ impl Rows {
         }
     }
 
-    /// Puts the next row into `json`, in place of what was there, and gives the line it began at; `None` at the end.
+    /// Replaces the content of `json` by the next row and returns the line where the row starts; `None` at the end.
+    ///
+    /// # Errors
+    /// If the row is malformed or the input cannot be read.
     pub fn next_row(&mut self, json: &mut String) -> Result<Option<u64>, Error> {
         json.clear();
         let path = &self.path;
@@ -209,13 +217,14 @@ impl Rows {
     }
 }
 
-/// How far the csv crate's line numbers are behind, as the first bytes of a file tell: by 1 where lines end in CR LF, because it
-/// counts between the two. Its number for a header is right.
+/// The amount by which the csv crate's line numbers are too small, determined from the first bytes of a file: 1 if
+/// lines end in CR LF, because the crate counts between the two characters. Its line number of a header is correct.
 pub(crate) fn lines_behind(head: &[u8]) -> u64 {
     u64::from(head.windows(2).find(|pair| pair[1] == b'\n').is_some_and(|pair| pair[0] == b'\r'))
 }
 
-/// What is wrong with a line of CSV, and which; `None` where the fault is of no line. `behind` as [`lines_behind`] has it.
+/// The message and the line number of a CSV error; `None` if the error belongs to no line. `behind` is the result of
+/// [`lines_behind`].
 pub(crate) fn line_fault(error: &csv::Error, behind: u64) -> Option<String> {
     let line = |pos: &csv::Position| pos.line() + behind;
     match error.kind() {
@@ -229,10 +238,11 @@ pub(crate) fn line_fault(error: &csv::Error, behind: u64) -> Option<String> {
     }
 }
 
-/// Bytes that are looked at before the first row is read, at most: past a byte-order mark and blank lines.
+/// Maximum number of bytes inspected before the first row: enough to skip a byte-order mark and blank lines.
 const HEAD: usize = 4096;
 
-/// Reads until the first line is known, or its kind. No further: the rest of a pipe may be long in coming.
+/// Reads until the first line or its format is known. It reads no further, because the rest of a pipe may arrive much
+/// later.
 fn read_head(input: &mut dyn Read) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     let mut chunk = [0; HEAD];
@@ -252,14 +262,15 @@ fn read_head(input: &mut dyn Read) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Watches the quotes of CSV as it is read: the csv crate takes what RFC 4180 does not allow, and an open quote would
-/// swallow the rest of a file as one field. A quote inside an unquoted field harms nobody, and stays what it is.
+/// A reader that checks the quotes of CSV. The csv crate accepts quoting that RFC 4180 does not allow, and an
+/// unclosed quote would turn the rest of a file into one field. A quote inside an unquoted field is accepted and
+/// kept.
 pub(crate) struct Quotes<R> {
     inner: R,
     state: Quoting,
     delimiter: u8,
     line: u64,
-    /// Where the quoted field began.
+    /// The line where the quoted field starts.
     opened: u64,
 }
 
@@ -268,7 +279,7 @@ enum Quoting {
     FieldStart,
     Plain,
     Quoted,
-    /// After a quote inside quotes: the field's end, or the first of two that mean one.
+    /// After a quote inside a quoted field: either the end of the field or the first half of an escaped quote.
     Closing,
 }
 
@@ -280,7 +291,7 @@ pub(crate) struct QuoteFault {
 }
 
 impl<R> Quotes<R> {
-    /// Of CSV whose fields this byte separates.
+    /// Wraps a reader of CSV with this delimiter.
     pub(crate) fn around(inner: R, delimiter: u8) -> Self {
         Self { inner, state: Quoting::FieldStart, delimiter, line: 1, opened: 1 }
     }
@@ -324,7 +335,10 @@ impl<R: Read> Read for Quotes<R> {
     }
 }
 
-/// Reads a whole file without keeping any of it: so that nothing is sent of a file with a fault in it.
+/// Reads a whole file without keeping it, so that no row of a faulty file is sent.
+///
+/// # Errors
+/// If the file cannot be read or a row is malformed.
 pub fn check(source: &Source) -> Result<Checked, Error> {
     struct Hashing<R>(R, std::sync::Arc<std::sync::Mutex<Sha256>>);
     impl<R: Read> Read for Hashing<R> {

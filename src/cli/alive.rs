@@ -1,4 +1,4 @@
-//! Whether a tercile answers at an address, be it plain or behind TLS.
+//! Health probe: checks whether a tercile server answers at an address, with or without TLS.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, Signature
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Asks for `/health/live`, plain and then with TLS.
+/// Requests `/health/live` without TLS and then with TLS.
 pub async fn alive(address: SocketAddr) -> bool {
     let plain = async { ask(TcpStream::connect(address).await.ok()?, address).await };
     let over_tls = async {
@@ -30,7 +30,7 @@ async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, address: SocketAdd
     let request = format!("GET /health/live HTTP/1.0\r\nHost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = Vec::new();
-    // What was said counts, however the connection ends.
+    // The bytes received count, however the connection ends.
     let _ = stream.take(4096).read_to_end(&mut answer).await;
     String::from_utf8_lossy(&answer).contains(r#""status":"live""#).then_some(())
 }
@@ -43,7 +43,7 @@ fn connector() -> Option<TlsConnector> {
     Some(TlsConnector::from(Arc::new(config.with_no_client_auth())))
 }
 
-/// Takes any certificate: nothing is told and nothing secret is asked for, and addresses rarely stand in certificates.
+/// Accepts any certificate: the probe sends and receives nothing secret, and certificates rarely name IP addresses.
 #[derive(Debug)]
 struct Anyone(Arc<CryptoProvider>);
 

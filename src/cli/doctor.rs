@@ -36,10 +36,10 @@ pub struct Doctor {
     bind: BindArgs,
 }
 
-/// How a check went: what is, or what is wrong and what to do.
+/// The result of a check: the state found, or the problem and its remedy.
 type Finding = Result<String, String>;
 
-/// Whether the broker answers, and lets this user read the topic.
+/// Checks that the broker answers and that this user may read the topic.
 fn broker(kafka: &MaybeKafkaArgs, topic: &TopicArgs) -> Finding {
     let name = &topic.topic;
     let Some(cluster) = kafka.cluster().map_err(|e| e.to_string())? else {
@@ -53,7 +53,7 @@ fn broker(kafka: &MaybeKafkaArgs, topic: &TopicArgs) -> Finding {
     Ok(format!("{} answers; the topic {name} has {partitions}, and can be read", cluster.servers))
 }
 
-/// Whether the topic is the one that feeds the store, and still has what comes next.
+/// Checks that the topic is the one that feeds the store and still has the next offsets.
 fn fed(kafka: &MaybeKafkaArgs, topic: &TopicArgs, store: &StoreArgs) -> anyhow::Result<String> {
     let Some(cluster) = kafka.cluster()? else { return Ok("no --bootstrap-servers given".to_owned()) };
     let (store, topic) = (Store::at(&store.store)?, cluster.topic(&topic.topic)?);
@@ -106,7 +106,7 @@ impl Doctor {
                 Ok(words) => ("ok", words),
                 Err(words) => ("MEND", words),
             };
-            // A line for each fault.
+            // One line per fault.
             words.lines().map(move |words| vec![state.to_owned(), (*what).to_owned(), words.to_owned()])
         });
         let rows: Vec<Vec<String>> = rows.collect();
@@ -114,13 +114,13 @@ impl Doctor {
         Ok(if healthy { Done::Well } else { Done::With(1) })
     }
 
-    /// It blocks, and a task that blocks hears no signal.
+    /// The check blocks its thread, and a blocked task does not react to signals.
     async fn broker_in_background(&self) -> Finding {
         let (kafka, topic) = (self.kafka.clone(), self.topic.clone());
         tokio::task::spawn_blocking(move || broker(&kafka, &topic)).await.unwrap_or_else(|e| Err(e.to_string()))
     }
 
-    /// As [`Doctor::broker_in_background`].
+    /// See [`Doctor::broker_in_background`].
     async fn fed_in_background(&self) -> Finding {
         let (kafka, topic, store) = (self.kafka.clone(), self.topic.clone(), self.store.clone());
         let asked = tokio::task::spawn_blocking(move || fed(&kafka, &topic, &store).map_err(|e| format!("{e:#}")));
@@ -137,7 +137,7 @@ impl Doctor {
         };
         let Examined { source, snapshot, mut faults, compared, without_checksums } = examined;
         if faults.is_empty() {
-            // A reader may find what the examination passes over.
+            // A snapshot may find faults that the examination does not look for.
             faults.extend(store.snapshot().err().map(|e| e.to_string()));
         }
         if !faults.is_empty() {
@@ -159,14 +159,14 @@ impl Doctor {
         ))
     }
 
-    /// Whether the timestamps of the stored records can be milliseconds.
+    /// Checks that the timestamps of the stored records are plausible as milliseconds.
     fn timestamps(&self) -> Finding {
         timestamps::check(&self.open()?.snapshot().map_err(|e| e.to_string())?)
     }
 
-    /// How the fields of the files differ from those declared now; nothing if they don't.
+    /// The differences between the fields of the stored files and the declared fields; empty if there are none.
     fn drift(&self, snapshot: &Snapshot) -> String {
-        // SQL files that can't be read are a finding of their own.
+        // Unreadable SQL files are reported by another check.
         let Ok(sql) = self.sql.load() else { return String::new() };
         let others: Vec<_> = snapshot.files.iter().filter(|file| *file.fields != sql.fields).collect();
         let names = |of: &dyn Fn(&DataFile) -> Vec<String>| {
@@ -185,7 +185,7 @@ impl Doctor {
         words
     }
 
-    /// Opens the store only if it is there: a check makes nothing.
+    /// Opens the store only if it exists, because a check must not create anything.
     fn open(&self) -> Result<Store, String> {
         let path = &self.store.store;
         let store = Store::at(path).map_err(|e| e.to_string())?;
@@ -215,7 +215,7 @@ impl Doctor {
         }
     }
 
-    /// Every file of the models is read, whether it serves or not. One finding for each that cannot be used.
+    /// Reads every model file, serving or not. Returns one finding per unusable file.
     async fn models(&self) -> Vec<Finding> {
         let faults = self.open().and_then(|store| check::faults(&store).map_err(|e| e.to_string()));
         match faults {

@@ -25,12 +25,12 @@ use crate::missing::{self, Missing, NotNumbers, Policy};
 use crate::sql::header::MAX_K;
 use crate::train::SEED;
 
-/// Clusters where nobody says how many.
+/// Default number of clusters.
 const K: usize = 3;
-/// Lines of quartiles that a table shows; of more, only the JSON has them.
+/// Maximum number of quartile lines in a table. Longer results are only complete in JSON.
 const QUARTILE_ROWS: usize = 60;
 
-/// From the fewest to the most clusters.
+/// The numbers of clusters to fit, in ascending order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Ks {
     One(usize),
@@ -108,7 +108,7 @@ pub(super) struct FileArgs {
 }
 
 impl FileArgs {
-    /// Each feature once, and no more of them than rows may have.
+    /// Checks that no feature is named twice and that their number is allowed.
     pub fn check(&self) -> anyhow::Result<()> {
         let twice = self.features.iter().enumerate().find(|(i, name)| self.features[..*i].contains(name));
         if let Some((_, name)) = twice {
@@ -133,26 +133,26 @@ impl FileArgs {
         self.threads.map_or_else(processors, |n| usize::from(n.get()))
     }
 
-    /// How many starts to draw for so many rows.
+    /// The number of restarts for this number of rows.
     pub fn starts(&self, rows: usize) -> usize {
         self.n_init.map_or_else(|| kmeans::starts_for(rows), |n| n.get() as usize)
     }
 }
 
-/// The result with where it came from and what it took.
+/// The result with its input and receipt.
 #[derive(Serialize)]
 struct Printed<'a> {
     file: &'a Path,
     #[serde(flatten)]
     report: Report,
-    /// Feature to its values that are text or infinities, where it has some.
+    /// Per feature: counts of text values and infinities, if there are any.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     not_numbers: BTreeMap<String, NotNumbers>,
     receipt: Receipt,
     seconds: Seconds,
 }
 
-/// Several results of the same rows.
+/// Several results for the same rows.
 #[derive(Serialize)]
 struct Several<'a> {
     file: &'a Path,
@@ -160,9 +160,9 @@ struct Several<'a> {
     rows_left_out: u64,
     imputed: BTreeMap<String, u64>,
     features: &'a [String],
-    /// The number of clusters whose silhouette is greatest.
+    /// The number of clusters with the greatest silhouette.
     best: Option<u32>,
-    /// Each as it is printed alone.
+    /// Each result in the format of a single fit.
     fits: Vec<Printed<'a>>,
 }
 
@@ -190,7 +190,7 @@ impl Fit {
         let not_numbers = missing::not_numbers(features, &columns.gaps);
         let read = began.elapsed().as_secs_f64();
         let starts = self.from.starts(columns.rows);
-        // A table for people has no receipt in it.
+        // The table does not show a receipt.
         let rows_hash = match self.json || self.output.is_some() {
             true => fit::rows_hash(&columns.columns, threads),
             false => String::new(),
@@ -234,7 +234,7 @@ impl Fit {
         Ok(Done::Well)
     }
 
-    /// What to do, for each number of clusters.
+    /// The job and the numbers of clusters.
     fn job(&self) -> anyhow::Result<(Job, Ks)> {
         self.from.check()?;
         let init = self.init.as_deref().map(|path| self.centroids(path)).transpose()?;
@@ -277,7 +277,7 @@ impl Fit {
     }
 }
 
-/// `3`, or `2..10` for each number from 2 to 10.
+/// Parses `3`, or `2..10` for the numbers from 2 to 10.
 fn ks(text: &str) -> Result<Ks, String> {
     let number = |text: &str| text.trim().parse().map_err(|_| "expected a number, or a range such as 2..10".to_owned());
     match text.split_once("..") {
@@ -286,7 +286,7 @@ fn ks(text: &str) -> Result<Ks, String> {
     }
 }
 
-/// A fit for each number of clusters, up to as many as there are different rows.
+/// Fits each number of clusters up to the number of distinct rows.
 fn each<T>(ks: RangeInclusive<usize>, one: impl Fn(usize) -> anyhow::Result<T>) -> anyhow::Result<Vec<T>> {
     let mut fits = Vec::new();
     for k in ks {
@@ -349,7 +349,7 @@ fn words(printed: &Printed<'_>, columns: &Columns) -> String {
     text
 }
 
-/// A line for each number of clusters.
+/// One line per number of clusters.
 fn scores(several: &Several<'_>) -> String {
     let score = |score: Option<f64>, digits: usize| score.map_or_else(String::new, |score| format!("{score:.digits$}"));
     let row = |Printed { report, seconds, .. }: &Printed<'_>| {
@@ -370,7 +370,7 @@ fn scores(several: &Several<'_>) -> String {
     format!("{n} rows of {file}, by {features}\n{}", table::render(&header, &rows))
 }
 
-/// Seven digits or so.
+/// Formats a number with about seven digits.
 pub(super) fn short(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),

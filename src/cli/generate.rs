@@ -14,9 +14,9 @@ use tercile_sample::{COLUMNS, Generator, csv_header, csv_row, ndjson_row};
 use super::Done;
 use super::output_file::{Output, OutputFile};
 
-/// Bytes that are gathered before they are written.
+/// Size of the output buffer in bytes.
 const CHUNK: usize = 1 << 18;
-/// Rows of a Parquet row group.
+/// Rows per Parquet row group.
 const GROUP: u64 = 20_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

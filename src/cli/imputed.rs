@@ -1,4 +1,4 @@
-//! Sentences about missing values, for tables.
+//! Messages about missing values, printed below tables.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,8 @@ use super::thousands;
 use crate::columns::Columns;
 use crate::missing::{Example, Gaps};
 
-/// A line for each feature, in the order of `features`, that took the mean in at least one of `rows` rows.
+/// One line per feature, in the order of `features`, whose mean replaced a missing value in at least one of `rows`
+/// rows.
 pub(super) fn lines(features: &[String], imputed: &BTreeMap<String, u64>, rows: u64) -> Vec<String> {
     let counts = features.iter().filter_map(|feature| Some((feature, *imputed.get(feature)?)));
     counts.filter(|(_, n)| *n > 0).map(|(feature, n)| line(feature, n, rows)).collect()
@@ -16,7 +17,7 @@ fn line(feature: &str, n: u64, rows: u64) -> String {
     format!("{feature} was missing in {} of {} rows and took the mean", thousands(n), thousands(rows))
 }
 
-/// The same of columns from a file, with what was text in them, and how many rows were left out.
+/// The same lines for columns read from a file, plus the text values in them and the number of rows left out.
 pub(super) fn of_file(features: &[String], columns: &Columns) -> String {
     let mut text = String::new();
     for (feature, gaps) in features.iter().zip(&columns.gaps).filter(|(_, gaps)| gaps.count() > 0) {
@@ -36,7 +37,7 @@ pub(super) fn of_file(features: &[String], columns: &Columns) -> String {
     text
 }
 
-/// How many of a feature's gaps hold something that is no number, in brackets; nothing where none does.
+/// The number of a feature's missing values that are text, in parentheses; empty if there are none.
 pub(super) fn not_numbers(gaps: &Gaps) -> String {
     match &gaps.example {
         Some(Example { text, place }) => {

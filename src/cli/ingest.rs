@@ -16,9 +16,9 @@ use crate::api;
 use crate::config::{BatchArgs, KafkaArgs, RollArgs, SqlArgs, StoreArgs, TopicArgs, seconds};
 use crate::log::PROGRESS;
 
-/// How long a stop waits for an ingest that has not read anything yet.
+/// Time that a stop waits for an ingest that has not read anything yet.
 const STOP_GRACE: Duration = Duration::from_millis(500);
-/// How often a line of progress goes to a JSON log.
+/// Interval between progress lines in a JSON log.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Read a topic into the store
@@ -127,7 +127,7 @@ impl Ingest {
     }
 }
 
-/// Starts an ingest on a thread of its own.
+/// Starts an ingest on its own thread.
 pub(super) fn spawn(
     job: Job,
     control: &Arc<Control>,
@@ -143,8 +143,8 @@ pub(super) fn spawn(
     Ok(async move { Ok(ended.await.context("the ingest thread ended without a word")??) })
 }
 
-/// The end of an ingest that was told to stop. One that has not read anything yet has nothing to store, and may wait for a broker
-/// that does not answer: it is left behind.
+/// Waits for an ingest that was told to stop. An ingest that has not read anything yet has nothing to store and may
+/// wait for a broker that does not answer; it is abandoned after [`STOP_GRACE`].
 pub(super) async fn ended(
     running: impl Future<Output = anyhow::Result<Summary>>,
     control: &Control,
@@ -176,7 +176,7 @@ pub(super) fn report(summary: &Summary) {
     }
 }
 
-/// Where stderr is a terminal, one line that changes; in JSON logs one line every ten seconds.
+/// Shows progress: one updated line if stderr is a terminal, one line every ten seconds in JSON logs.
 async fn watch(terminal: Terminal, control: Arc<Control>) {
     let bar = terminal.bar(None);
     let progress = &control.progress;
@@ -217,7 +217,7 @@ async fn watch(terminal: Terminal, control: Arc<Control>) {
     }
 }
 
-/// Records and bytes a second since one looked last.
+/// Records and bytes per second since the last call.
 struct Rate {
     since: Instant,
     records: u64,

@@ -16,9 +16,9 @@ use crate::printable::printable;
 use crate::rows::{Rows, Source};
 use crate::sql::infer::{Inference, view_name};
 
-/// Records that decide what the files say.
+/// Number of sampled records that determine the files.
 const RECORDS: usize = 1_000;
-/// Bytes of records that may wait for us.
+/// Limit of the consumer queue in bytes.
 const QUEUE_BYTES: usize = 1 << 22;
 
 /// Write first SQL files for records of another kind
@@ -49,7 +49,7 @@ impl Init {
             );
         }
         let files = sketch.files(&from);
-        // All or none: a directory with half of them would not run.
+        // All files or none: a directory with half of them would not run.
         if let Some((name, _)) = files.iter().find(|(name, _)| sql.join(name).exists()) {
             anyhow::bail!("{} is there already; choose another --sql DIR", sql.join(name).display());
         }
@@ -81,7 +81,7 @@ impl Init {
         Ok(Done::Well)
     }
 
-    /// Looks at the first records.
+    /// Infers the fields from the first records.
     fn look(&self) -> anyhow::Result<Inference> {
         if Path::new(&self.from).is_file() {
             let mut sketch = Inference::default();
@@ -137,7 +137,7 @@ impl Init {
     }
 }
 
-/// Writes files into a directory: all of them, or none. No existing file is changed.
+/// Writes all files into a directory, or none. Existing files are never changed.
 fn write_new(dir: &Path, files: &[(String, String)]) -> anyhow::Result<()> {
     let cannot = |path: &Path, e: io::Error| anyhow::anyhow!("cannot write {}: {e}", path.display());
     let mut staged = Vec::new();

@@ -1,4 +1,4 @@
-//! The commands, one file each: arguments in, rooms called, words out.
+//! The command line: one file per command, which parses arguments, calls the library and prints the result.
 
 mod alive;
 mod broker;
@@ -104,27 +104,27 @@ enum Command {
     Doctor(doctor::Doctor),
 }
 
-/// Bytes of a thread's stack: planning SQL recurses, deepest in the quick profile. What is not used costs nothing.
+/// Stack size of a thread in bytes: SQL planning recurses, deepest in the dev profile. Unused stack costs nothing.
 const STACK: usize = 64 << 20;
-/// How many threads answer, where the runtime's own variable says it. `serve` else leaves a core to the kernel and to what runs beside
-/// it: a thread that must wait for its turn on a core holds up the answers of all connections that it has at hand.
+/// The runtime's own variable for the number of worker threads. If it is not set, `serve` leaves one core to the
+/// kernel and other processes: a worker thread that waits for a core delays the answers of all its connections.
 const WORKERS: &str = "TOKIO_WORKER_THREADS";
 
-/// Arguments that contradict each other: the exit code is 2.
+/// Contradictory arguments. The exit code is 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(String);
 
-/// A flag that names a file to write.
+/// A flag that names an output file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OutputFlag {
-    /// The command, and its subcommand if it has one, separated by spaces.
+    /// The command and its subcommand, if any, separated by a space.
     pub command: String,
-    /// The flag with its dashes, in the long form.
+    /// The long form of the flag, with its dashes.
     pub flag: String,
 }
 
-/// Every flag of the command line that names a file to write, from the definition of the command line.
+/// Every flag that names an output file, taken from the definition of the command line.
 pub fn output_flags() -> Vec<OutputFlag> {
     fn add(command: &clap::Command, path: &str, flags: &mut Vec<OutputFlag>) {
         for arg in command.get_arguments() {
@@ -142,21 +142,22 @@ pub fn output_flags() -> Vec<OutputFlag> {
     flags
 }
 
-/// How a command ended that did not fail.
+/// Exit status of a successful command.
 enum Done {
     Well,
-    /// With this exit code, everything having been said.
+    /// Exit with this code; all messages were already printed.
     With(u8),
 }
 
-/// What a command has beside its arguments.
+/// The terminal state shared by commands.
 #[derive(Clone)]
 struct Terminal {
     bars: MultiProgress,
 }
 
 impl Terminal {
-    /// A bar for so many bytes, or a counter where that is unknown; nothing is drawn where stderr is no terminal.
+    /// A progress bar for this number of bytes, or a counter if the number is unknown. Hidden if stderr is not a
+    /// terminal.
     fn bar(&self, bytes: Option<u64>) -> ProgressBar {
         let (bar, template) = match bytes {
             Some(bytes) => {
@@ -168,7 +169,7 @@ impl Terminal {
         self.bars.add(bar.with_style(style))
     }
 
-    /// A bar for a query that has run for so long, which reads so many rows, or nobody knows how many.
+    /// A progress bar for a query that has run for `elapsed` and reads this number of rows, if known.
     fn rows(&self, rows: Option<u64>, elapsed: Duration) -> ProgressBar {
         let (bar, template) = match rows {
             Some(rows) => (ProgressBar::new(rows), "{bar:30} {percent:>3}%  {msg}  {elapsed}"),
@@ -179,7 +180,7 @@ impl Terminal {
     }
 }
 
-/// Everything, from the arguments to the exit code.
+/// Runs the whole program, from the arguments to the exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let Some(command) = cli.command else {
@@ -208,9 +209,9 @@ pub fn main() -> ExitCode {
         Err(error) => return fail(&anyhow::Error::new(error).context("cannot start the runtime")),
     };
     let ended = runtime.block_on(run(command, terminal));
-    // Threads that still read or write must not hold the exit up: everything that counts was waited for.
+    // Threads that still read or write must not delay the exit: all important work was already awaited.
     runtime.shutdown_timeout(Duration::from_millis(100));
-    // They may still hold temporary files, which would be left behind.
+    // These threads may hold temporary files, which would be left behind.
     cleanup::run();
     match ended {
         Ok(Done::Well) => ExitCode::SUCCESS,
@@ -219,7 +220,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// DataFusion panics where the clock stands before 1970. What needs no queries goes on: records must not wait for a clock.
+/// DataFusion panics if the clock is before 1970. Commands without queries still run, because ingest must not depend
+/// on the clock.
 fn check_clock(command: &Command) -> anyhow::Result<()> {
     let without_queries = matches!(
         command,
@@ -247,7 +249,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Broker(broker) => broker.run(Stop::listen()).await,
         #[cfg(feature = "distributed")]
         Command::Scheduler(scheduler) => scheduler.run(Stop::listen()).await,
-        // It stops by itself, and hands back what it was given.
+        // Performs its own graceful shutdown and returns its work.
         #[cfg(feature = "distributed")]
         Command::Executor(executor) => executor.run(Stop::listen()).await,
         Command::Produce(produce) => produce.run(&terminal, Stop::listen()).await,
@@ -274,7 +276,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
     }
 }
 
-/// Runs a job that a signal cuts off. If it does not come back, the watchdog ends the process.
+/// Runs a job that a signal cancels. If the job does not return, the watchdog ends the process.
 async fn job(work: impl Future<Output = anyhow::Result<Done>>) -> anyhow::Result<Done> {
     tokio::select! {
         ended = work => ended,
@@ -285,9 +287,10 @@ async fn job(work: impl Future<Output = anyhow::Result<Done>>) -> anyhow::Result
     }
 }
 
-/// Ends work at its deadline, if there is one. Work that does not yield is ended by the watchdog, with the process.
+/// Applies a timeout to `work`, if a limit is given. Work that does not yield is ended by the watchdog together with
+/// the process.
 ///
-/// `flag` is what set the limit, and `what` the subject of the error.
+/// `flag` is the flag that set the limit, and `what` is the subject of the error message.
 async fn within<T>(
     limit: Option<Duration>,
     flag: &str,
@@ -304,34 +307,34 @@ async fn within<T>(
     }
 }
 
-/// Runs what blocks away from the threads that must not.
+/// Runs blocking work outside the runtime's worker threads.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> anyhow::Result<T> {
     tokio::task::spawn_blocking(work).await?
 }
 
-/// The wish to stop: SIGINT, SIGTERM or SIGHUP. The first one begins the stop, a later one ends the process.
+/// A shutdown request: SIGINT, SIGTERM or SIGHUP. The first signal starts the shutdown, a later one ends the process.
 #[derive(Clone)]
 struct Stop(watch::Receiver<Option<Signalled>>);
 
 impl Stop {
-    /// For a command that stops by itself, however long that takes.
+    /// For a command that shuts down by itself, however long that takes.
     fn listen() -> Self {
         watchdog::set_mode(Mode::Service);
         Self(watchdog::stops())
     }
 
-    /// Done when somebody wants us to stop.
+    /// Completes when a shutdown is requested.
     async fn wished(&mut self) {
         // The sender lives as long as the process.
         let _ = self.0.wait_for(Option::is_some).await;
     }
 
-    /// The exit code of a job that was cut off.
+    /// The exit code of a cancelled job.
     fn exit_code(&self) -> u8 {
         self.0.borrow().unwrap_or(Signalled::Interrupt).exit_code()
     }
 
-    /// Runs what comes before the work proper; `None` if somebody wants us to stop meanwhile.
+    /// Runs preparatory work; `None` if a shutdown is requested in the meantime.
     async fn unless<T>(&mut self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<Option<T>> {
         tokio::select! {
             done = work => done.map(Some),
@@ -340,18 +343,18 @@ impl Stop {
     }
 }
 
-/// Says what went wrong, and gives the exit code for it.
+/// Prints an error and returns its exit code.
 fn fail(error: &anyhow::Error) -> ExitCode {
     say(error);
     ExitCode::from(exit_code(error))
 }
 
-/// Says what went wrong in one line; below it, if it is about SQL, the place.
+/// Prints an error in one line. An SQL error is followed by its position.
 fn say(error: &anyhow::Error) {
     if exit_code(error) == 0 {
         return;
     }
-    // Some causes repeat what stands before them already.
+    // Some causes repeat the text of the error that wraps them.
     let mut words = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if words.is_empty() {
@@ -389,7 +392,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         if matches!(broker, Some(kafka::Error::Gap(_))) || cause.is::<Gap>() {
             return 4;
         }
-        // Whoever read our output has seen enough.
+        // A closed output pipe is not an error.
         if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
             return 0;
         }
@@ -434,8 +437,9 @@ mod tests {
         }
     }
 
-    /// Paths that are read, or directories in which files are only created. What is written has the type `OutputFile`, so that no
-    /// flag destroys a file: a new argument belongs here only if its command writes nothing there.
+    /// Arguments for paths that are read, or for directories in which files are only created. Written files have the
+    /// type `OutputFile`, so that no flag destroys a file. A new argument belongs here only if its command does not
+    /// overwrite the path.
     const NOT_WRITTEN: [&str; 11] =
         ["data", "diff", "file", "files", "init", "kafka_config", "sql", "store", "tls_cert", "tls_key", "work_dir"];
 
@@ -458,7 +462,7 @@ mod tests {
         assert!(output_flags().len() >= 6, "{:?}", output_flags());
     }
 
-    /// Commands write files by `OutputFile` and `StagedFile` only.
+    /// Commands write files only through `OutputFile` and `StagedFile`.
     #[test]
     fn no_command_truncates_a_file() {
         fn sources(dir: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {

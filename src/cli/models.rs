@@ -97,7 +97,7 @@ impl Models {
     }
 }
 
-/// What serves a slice.
+/// The serving state of a slice.
 #[derive(Serialize)]
 struct Listed {
     segmentation: String,
@@ -109,9 +109,9 @@ struct Listed {
     since: Option<String>,
     by: Option<PromotedBy>,
     pinned: bool,
-    /// Why the last training gave none.
+    /// The reason why the last training produced no model.
     refused: Option<String>,
-    /// The file that cannot be used, why, and what to do.
+    /// The unusable file, the reason and the remedy.
     #[serde(skip_serializing_if = "Option::is_none")]
     fault: Option<String>,
 }
@@ -135,7 +135,7 @@ impl Listed {
     }
 }
 
-/// When versions served, as far as that is known.
+/// The promotion history, as far as it is known.
 fn history(registry: &ModelRegistry) -> Result<Vec<Promotion>, store::Error> {
     match registry.history() {
         Err(store::Error::File(fault)) => {
@@ -146,7 +146,7 @@ fn history(registry: &ModelRegistry) -> Result<Vec<Promotion>, store::Error> {
     }
 }
 
-/// A version and when it served.
+/// A version and the times when it served.
 #[derive(Serialize)]
 struct Versioned {
     version: u64,
@@ -166,7 +166,7 @@ impl Out {
             let registry = ModelRegistry::new(&store, &segmentation);
             let slices = match registry.slices() {
                 Err(store::Error::File(fault)) => {
-                    // It is one for all slices.
+                    // The fault concerns all slices.
                     faults.push(fault.to_string());
                     all.extend(all_slices().map(|slice| Listed::unknown(&segmentation, slice, &fault)));
                     continue;
@@ -309,7 +309,7 @@ impl Version {
         Ok(format!("{name} of slice {slice} is served by version {version}, and by the next that a training makes\n"))
     }
 
-    /// Does something to a registry while nobody else changes what serves.
+    /// Runs `change` on a registry under the lock that excludes other promotions.
     fn alone<T>(&self, change: impl FnOnce(&ModelRegistry) -> Result<T, RollbackError>) -> anyhow::Result<T> {
         let store = self.out.store.look()?;
         let registry = registry(&store, &self.segmentation)?;
@@ -352,7 +352,7 @@ fn json(value: &impl Serialize) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
-/// A time without its fractions.
+/// A timestamp without fractions of a second.
 fn second(time: &str) -> String {
     time.split_once('.').map_or_else(|| time.to_owned(), |(whole, _)| format!("{whole}Z"))
 }

@@ -1,14 +1,16 @@
-//! Files that the user names for output: complete, or as they were before.
+//! Atomic replacement of output files named by the user: a file is complete or unchanged.
 //!
-//! Input: the path that an output flag gives. Output: a writer. What is written goes to a staged file in the same directory,
-//! which takes the name on [`Output::commit`]: a file that is both input and output is read to its end before it is replaced,
-//! and a command that fails, is cancelled or finds the disk full leaves it unchanged.
+//! Input: the path given to an output flag. Output: a writer. Data is written to a staged file in the same directory,
+//! which is renamed on [`Output::commit`]. Therefore a file that is both input and output is read completely before
+//! it is replaced, and a command that fails, is cancelled or fills the disk leaves it unchanged.
 //!
-//! - An existing file keeps its permissions and, where the process may do that, its owner. Access control lists and extended
-//!   attributes are not kept, and other hard links to it keep the old content.
-//! - A symbolic link stays, and the file that it leads to is replaced.
-//! - What is no regular file (`/dev/null`, a FIFO, a process substitution, `/dev/stdout` even if it leads to a file) is
-//!   written directly, and `-` is stdout.
+//! - An existing file keeps its permissions and, if the process may set it, its owner. Access control lists and
+//!   extended
+//! attributes are not kept, and other hard links keep the old content.
+//! - A symbolic link is kept, and its target is replaced.
+//! - A path that is not a regular file (`/dev/null`, a FIFO, a process substitution, `/dev/stdout` even if it leads
+//!   to a file)
+//! is written directly. `-` is stdout.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Seek as _, SeekFrom, Write};
@@ -25,10 +27,10 @@ use super::Usage;
 use super::staged_file::StagedFile;
 use crate::file_format;
 
-/// Symbolic links that lead to each other, at most: as many as Linux follows.
+/// Maximum length of a chain of symbolic links, the same as in Linux.
 const LINKS: usize = 40;
 
-/// The value of a flag that names a file to write. Every such flag has this type: a test finds them by it.
+/// The value of a flag that names an output file. Every such flag has this type, and a test finds the flags by it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputFile(PathBuf);
 
@@ -49,20 +51,20 @@ impl OutputFile {
         &self.0
     }
 
-    /// The format to write: `given`, else the one that the file's ending stands for, else `None`.
+    /// The format to write: `given`, otherwise the format of the file's extension, otherwise `None`.
     ///
     /// # Errors
-    /// Bad usage: the ending contradicts `given`, or stands for a format that is none of `F`.
+    /// Usage error if the extension contradicts `given` or is not one of the formats `F`.
     pub fn format<F: ValueEnum>(&self, given: Option<F>) -> Result<Option<F>, Usage> {
         file_format::for_output(&self.0, given).map_err(Usage)
     }
 
-    /// Checks that the file's ending does not contradict the only format that a command writes.
+    /// Checks that the file's extension does not contradict the only format that a command writes.
     pub fn check_format(&self, format: &str) -> Result<(), Usage> {
         file_format::check_output(&self.0, format).map_err(Usage)
     }
 
-    /// Begins to write. Commands call it before they do any work: what stands in the way is told at once.
+    /// Opens the output. Commands call it before they do any work, so that an unwritable file is reported at once.
     pub fn open(&self) -> anyhow::Result<Output> {
         let shown = self.0.display();
         if self.0.as_os_str() == "-" {
@@ -83,7 +85,7 @@ impl OutputFile {
             bail!("cannot write {shown}: it is a directory; name a file in it");
         }
         if existing.is_some() {
-            // Neither creates nor truncates: a file that may not be written must not be replaced either.
+            // Neither creates nor truncates the file: a read-only file must not be replaced either.
             let file = File::options().write(true).open(&target).map_err(|e| anyhow!("cannot write {shown}: {e}"))?;
             if existing.as_ref().is_some_and(|metadata| !metadata.is_file()) {
                 return Ok(Output::direct(Some(self.clone()), file));
@@ -104,14 +106,15 @@ impl OutputFile {
     }
 }
 
-/// Where a command writes. Writing takes a shared reference, as with [`File`]: whoever buffers must flush, and see the error.
+/// An output of a command. Writing takes a shared reference, as with [`File`]. A buffering caller must flush and
+/// check the error.
 pub struct Output {
-    /// `None`: stdout.
+    /// `None` is stdout.
     named: Option<OutputFile>,
     to: To,
-    /// Whether the staged file has its name, so that nothing may be written to it any more.
+    /// True if the staged file has been renamed, so that nothing may be written to it any more.
     published: bool,
-    /// The first write that failed. Writers of formats may drop a buffer without telling that it could not be written.
+    /// The first failed write. Format writers may drop a buffer without reporting that it could not be written.
     failure: Mutex<Option<(io::ErrorKind, String)>>,
 }
 
@@ -120,12 +123,12 @@ enum To {
     Direct(File),
 }
 
-/// The length of an output at one moment, to go back to.
+/// The length of an output at one moment, used to roll back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark(Option<u64>);
 
 impl Output {
-    /// The file of a flag, or stdout if it is not given.
+    /// Opens the file of a flag, or stdout without the flag.
     pub fn open(flag: Option<&OutputFile>) -> anyhow::Result<Self> {
         flag.map_or_else(Self::stdout, OutputFile::open)
     }
@@ -139,28 +142,28 @@ impl Output {
         Self { named, to: To::Direct(file), published: false, failure: Mutex::default() }
     }
 
-    /// The file as it was named; `None`: stdout.
+    /// The file as named by the user; `None` is stdout.
     pub fn named(&self) -> Option<&OutputFile> {
         self.named.as_ref()
     }
 
-    /// Whether it is a file that nothing was written to, so that without [`Output::commit`] it stays as it was.
+    /// True for a file to which nothing was written, so that without [`Output::commit`] it stays unchanged.
     pub fn is_untouched(&self) -> bool {
         matches!(self.mark(), Ok(Mark(Some(0))))
     }
 
-    /// Makes the file what was written, durably. Without it nothing changes.
+    /// Replaces the target by the written data, durably. Without a commit the target stays unchanged.
     ///
     /// # Errors
-    /// An earlier write failed, or this one does: the file is as it was before.
+    /// If an earlier write failed or the rename fails. The target is unchanged.
     pub fn commit(mut self) -> io::Result<()> {
         self.publish()
     }
 
-    /// Makes the file what was written so far, durably. To write more, [`Output::begin`] again.
+    /// Replaces the target by the data written so far, durably. Call [`Output::begin`] before writing more.
     ///
     /// # Errors
-    /// As [`Output::commit`].
+    /// Same as [`Output::commit`].
     pub fn publish(&mut self) -> io::Result<()> {
         if let Some((kind, why)) = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(io::Error::new(kind, why));
@@ -174,8 +177,8 @@ impl Output {
         Ok(())
     }
 
-    /// A hidden path with the same ending beside the file, for another writer than this process's own; `None` if it is no
-    /// regular file.
+    /// A hidden path in the same directory and with the same extension, for a writer other than this type; `None` if
+    /// the output is not a regular file.
     pub fn hidden_path(&self) -> Option<PathBuf> {
         let To::Staged { file, target } = &self.to else { return None };
         let mut name = file.hidden_name().into_os_string();
@@ -186,7 +189,7 @@ impl Output {
         Some(name.into())
     }
 
-    /// Takes what another writer wrote at a path of [`Output::hidden_path`], in place of what was written here.
+    /// Replaces the data written so far by a file that another writer wrote to the path of [`Output::hidden_path`].
     pub fn adopt(&mut self, path: &Path) -> io::Result<()> {
         if let To::Staged { file, .. } = &mut self.to {
             let adopted = StagedFile::adopt(path).map_err(|e| failed(self.named.as_ref(), true, &e))?;
@@ -196,7 +199,7 @@ impl Output {
         Ok(())
     }
 
-    /// Begins to write, after what was published before if anything was. Gives the place to go back to.
+    /// Starts writing, after the data published before, if any. Returns a mark to roll back to.
     pub fn begin(&mut self) -> io::Result<Mark> {
         if let To::Staged { file, target } = &mut self.to
             && self.published
@@ -212,7 +215,7 @@ impl Output {
         self.mark()
     }
 
-    /// Where it stands. Everything must have been flushed.
+    /// The current position. All buffers must have been flushed.
     pub fn mark(&self) -> io::Result<Mark> {
         match &self.to {
             To::Staged { file, .. } => Ok(Mark(Some(file.file().stream_position()?))),
@@ -220,7 +223,7 @@ impl Output {
         }
     }
 
-    /// Takes back what was written since, where that can be taken back, and forgets failures.
+    /// Removes the data written since the mark, if possible, and clears recorded failures.
     pub fn back_to(&self, mark: Mark) -> io::Result<()> {
         if let (To::Staged { file, .. }, Mark(Some(length))) = (&self.to, mark) {
             file.file().set_len(length)?;
@@ -257,7 +260,7 @@ impl Write for &Output {
     }
 }
 
-/// An error of writing with its object, and what became of it. The kind stays: a closed pipe is no failure.
+/// A write error with the file's name and the outcome. The kind is kept, because a closed pipe is not a failure.
 fn failed(named: Option<&OutputFile>, staged: bool, error: &io::Error) -> io::Error {
     let shown = named.map_or_else(|| "to stdout".to_owned(), |file| file.0.display().to_string());
     let advice = match error.kind() {
@@ -268,7 +271,8 @@ fn failed(named: Option<&OutputFile>, staged: bool, error: &io::Error) -> io::Er
     io::Error::new(error.kind(), format!("cannot write {shown}: {error}{unchanged}{advice}"))
 }
 
-/// Where symbolic links lead, there or not. The links of `/proc/self/fd` are not followed: they are open files.
+/// Resolves symbolic links to an existing or missing target. Links in `/proc/self/fd` are not resolved, because they
+/// are open files.
 fn follow(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..LINKS {
@@ -277,15 +281,15 @@ fn follow(path: &Path) -> io::Result<PathBuf> {
         }
         match fs::read_link(&path) {
             Ok(to) => path = path.parent().unwrap_or(Path::new("")).join(to),
-            // No link, or nothing.
+            // Not a link, or missing.
             Err(_) => return Ok(path),
         }
     }
     Err(io::Error::from_raw_os_error(libc::ELOOP))
 }
 
-/// The number of the open file of this process that a path stands for, as `/dev/stdout`, `/dev/fd/3` and process substitution
-/// do.
+/// The file descriptor of this process that a path denotes, as in `/dev/stdout`, `/dev/fd/3` and process
+/// substitution.
 fn own_descriptor(path: &Path) -> Option<RawFd> {
     let number = path.file_name()?.to_str()?.parse().ok()?;
     let dir = path.parent()?;
@@ -293,18 +297,18 @@ fn own_descriptor(path: &Path) -> Option<RawFd> {
     (dir == Path::new("/dev/fd") || dir.canonicalize().is_ok_and(|dir| dir == Path::new(&own))).then_some(number)
 }
 
-/// The same open file once more. Opening its path again would begin at its start, over what others wrote.
+/// Duplicates a file descriptor. Opening its path again would start at offset 0 and overwrite other data.
 fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes numbers, and fails where no file is open under this one.
+    // SAFETY: the call takes integers and fails if the descriptor is not open.
     let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) };
     if copy < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: nobody else has this new descriptor.
+    // SAFETY: this new descriptor has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// The directory that a path is in.
+/// The directory that contains a path.
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
@@ -312,12 +316,12 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Gives a new file the permissions of the one that it will replace, and its owner if this process may.
+/// Copies the permissions of the replaced file to the new file, and the owner if this process may set it.
 fn keep_permissions(file: &File, existing: &Metadata) -> io::Result<()> {
     let new = file.metadata()?;
     if (new.uid(), new.gid()) != (existing.uid(), existing.gid()) {
         let owner = (new.uid() != existing.uid()).then(|| existing.uid());
-        // Only root gives files away; a member of the group may at least keep that.
+        // Only root may change the owner; a member of the group may at least set the group.
         if std::os::unix::fs::fchown(file, owner, Some(existing.gid())).is_err() {
             let _ = std::os::unix::fs::fchown(file, None, Some(existing.gid()));
         }
@@ -430,7 +434,7 @@ mod tests {
         let output = OutputFile::new("/dev/full").open().unwrap();
         let mut buffered = io::BufWriter::new(&output);
         buffered.write_all(b"lost").unwrap();
-        // As writers of formats do: the error of the last flush goes unseen.
+        // Format writers do the same: the error of the last flush is not reported.
         drop(buffered);
         let error = output.commit().unwrap_err();
         assert!(error.kind() == io::ErrorKind::StorageFull && error.to_string().contains("/dev/full"), "{error}");

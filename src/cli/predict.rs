@@ -74,7 +74,7 @@ impl Predict {
         let mut reader = reader.with_missing(self.missing);
         let format = asked.unwrap_or(reader.format);
         let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, &out), format);
-        // Rows that get no cluster.
+        // Rows without a cluster.
         let mut skipped = 0;
         while let Some(block) = reader.block().map_err(|error| refused(error, &name))? {
             let found = scorer.score(&block).with_context(|| name.clone())?;
@@ -88,7 +88,7 @@ impl Predict {
         Ok(Done::Well)
     }
 
-    /// A line for each feature that some rows lack, and one for the rows that have no cluster for that.
+    /// Prints a line per feature with missing values and a line for the rows that have no cluster because of them.
     fn tell_gaps(&self, name: &str, features: &[String], reader: &Reader, skipped: u64) {
         let rows = thousands(reader.rows);
         for (feature, gaps) in features.iter().zip(reader.gaps()).filter(|(_, gaps)| gaps.count() > 0) {
@@ -126,7 +126,7 @@ impl Predict {
     }
 }
 
-/// An error of a file's rows; where a value is refused, with what else can be done.
+/// Converts an error in a file's rows; if a value was refused, the message names the alternatives.
 fn refused(error: bulk::Error, name: &str) -> anyhow::Error {
     match error {
         bulk::Error::Gap { at, field, what } => anyhow::anyhow!(

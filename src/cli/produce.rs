@@ -94,10 +94,11 @@ impl Produce {
         Ok(Done::Well)
     }
 
-    /// Checks the file, and finds the topic or makes it: the source, its rows if they were counted, and where they go.
+    /// Checks the file and finds or creates the topic. Returns the source, its number of rows if counted, the cluster
+    /// and the topic.
     async fn prepare(&self) -> anyhow::Result<(Source, Option<u64>, Cluster, String)> {
         let source = if self.file == Path::new("-") { Source::Stdin } else { Source::File(self.file.clone()) };
-        // What comes through a pipe is gone once read.
+        // Data from a pipe can be read only once.
         let total = if source == Source::Stdin {
             None
         } else {
@@ -124,7 +125,7 @@ impl Produce {
     }
 }
 
-/// Sends the rows of a source; blocks until each is acknowledged, or known not to be.
+/// Sends the rows of a source. Blocks until each row is acknowledged or has failed.
 fn send(
     cluster: &Cluster,
     topic: &str,

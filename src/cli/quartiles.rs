@@ -1,10 +1,10 @@
-//! The quartiles of clusters, as a table.
+//! Formats the quartiles of clusters as a table.
 
 use super::fit::short;
 use super::table;
 use crate::model::Cluster;
 
-/// A line for each feature of each cluster: quartiles, mean and deviation of its rows. Empty if no cluster has quartiles, as in
+/// One line per cluster and feature: quartiles, mean and standard deviation. Empty if no cluster has quartiles, as in
 /// models of earlier versions.
 pub(super) fn render(features: &[String], clusters: &[Cluster]) -> String {
     let mut rows = Vec::new();

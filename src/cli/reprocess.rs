@@ -18,7 +18,7 @@ pub struct Reprocess {
     store: StoreArgs,
 }
 
-/// Waits until nobody else replaces files of this partition.
+/// Waits until no other process replaces files of this partition, then parses its unreadable records again.
 fn reprocess(log: &Log) -> Result<Reprocessed, store::Error> {
     for _ in 0..600 {
         if let Some(done) = log.reprocess()? {

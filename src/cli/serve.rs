@@ -36,7 +36,7 @@ pub struct Serve {
 impl Serve {
     pub async fn run(self, mut stop: Stop) -> anyhow::Result<Done> {
         let store = self.store.open()?;
-        // A store that lost its source.json is damaged, not empty.
+        // A store without its source.json is damaged, not empty.
         store.source()?;
         let guard = self.guard.guard(self.bind.bind, &store)?;
         let prepared = stop.unless(async {
@@ -58,8 +58,8 @@ impl Serve {
     }
 }
 
-/// Connections that may wait to be accepted; the kernel refuses those beyond by silence, and their clients try again a second
-/// later. It takes no more than net.core.somaxconn says.
+/// Listen backlog. The kernel drops further connection attempts, and clients retry about a second later. The
+/// effective value is at most net.core.somaxconn.
 const BACKLOG: u32 = 4096;
 
 pub(super) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {

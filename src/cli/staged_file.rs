@@ -1,9 +1,9 @@
 //! Files that get their name only when they are complete.
 //!
-//! Input: a directory, and bytes. Output: a file under a name in that directory, or nothing at all. On Linux a staged file has
-//! no name (`O_TMPFILE`), so that it is gone however the process ends, by SIGKILL too. Where the filesystem does not support
-//! that (NFS, for one), it has a hidden name, which is removed when the file is dropped and when the process exits; only a
-//! signal that ends the process at once leaves it behind.
+//! Input: a directory and bytes. Output: a named file in that directory, or nothing. On Linux a staged file has no
+//! name (`O_TMPFILE`), so it disappears however the process ends, even by SIGKILL. If the filesystem does not support
+//! this (NFS, for example), the file has a hidden name, which is removed when the value is dropped and when the
+//! process exits; only SIGKILL leaves it behind.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,19 +12,19 @@ use std::path::{Path, PathBuf};
 use tercile_store::cleanup::{self, Registered};
 use tercile_store::unique;
 
-/// Beginning of the hidden names.
+/// Prefix of hidden names.
 const PREFIX: &str = ".tercile-";
 
 /// A file without its final name.
 pub struct StagedFile {
     file: File,
     dir: PathBuf,
-    /// The hidden name, if it has one, to be removed when the process ends.
+    /// The hidden name, if any, registered for removal when the process ends.
     name: Option<(PathBuf, Registered)>,
 }
 
 impl StagedFile {
-    /// Creates an empty file in a directory, with the permissions that the umask leaves.
+    /// Creates an empty file in a directory, with permissions according to the umask.
     pub fn create_in(dir: &Path) -> io::Result<Self> {
         match unnamed(dir) {
             Some(file) => Ok(Self { file, dir: dir.to_owned(), name: None }),
@@ -32,7 +32,7 @@ impl StagedFile {
         }
     }
 
-    /// Creates one with a hidden name.
+    /// Creates a file with a hidden name.
     fn named(dir: &Path) -> io::Result<Self> {
         let name = hidden_name(dir);
         let file = File::options().read(true).write(true).create_new(true).open(&name)?;
@@ -40,14 +40,14 @@ impl StagedFile {
         Ok(Self { file, dir: dir.to_owned(), name: Some((name, registered)) })
     }
 
-    /// Takes a complete file that another writer made, under a hidden name.
+    /// Takes over a complete file that another writer created under a hidden name.
     pub fn adopt(name: &Path) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open(name)?;
         let dir = name.parent().unwrap_or(Path::new(".")).to_owned();
         Ok(Self { file, dir, name: Some((name.to_owned(), cleanup::file(name))) })
     }
 
-    /// A hidden name that nothing has, in the same directory.
+    /// An unused hidden name in the same directory.
     pub fn hidden_name(&self) -> PathBuf {
         hidden_name(&self.dir)
     }
@@ -56,8 +56,8 @@ impl StagedFile {
         &self.file
     }
 
-    /// Gives the file the name `target`, which is in the same directory, in place of a file that has it. Everything is
-    /// durable afterwards. After an error it can be tried again, after a success it must not.
+    /// Renames the file to `target` in the same directory and replaces an existing file. The result is durable. The
+    /// call can be repeated after an error, but not after a success.
     pub fn replace(&mut self, target: &Path) -> io::Result<()> {
         self.file.sync_all()?;
         if self.name.is_none() {
@@ -73,7 +73,7 @@ impl StagedFile {
         sync_dir(&self.dir)
     }
 
-    /// Gives the file the name `target`, which is in the same directory and must be free.
+    /// Gives the file the name `target` in the same directory. The name must be unused.
     ///
     /// # Errors
     /// `AlreadyExists` if the name is taken.
@@ -99,12 +99,12 @@ fn hidden_name(dir: &Path) -> PathBuf {
     dir.join(format!("{PREFIX}{}", unique()))
 }
 
-/// A file without a name; `None` where there are none.
+/// A file without a name; `None` if the filesystem does not support it.
 #[cfg(target_os = "linux")]
 fn unnamed(dir: &Path) -> Option<File> {
     use std::os::unix::fs::OpenOptionsExt as _;
 
-    // Without /proc it could not be given a name.
+    // Without /proc the file could not get a name later.
     if !Path::new("/proc/self/fd").is_dir() {
         return None;
     }
@@ -116,7 +116,7 @@ fn unnamed(_: &Path) -> Option<File> {
     None
 }
 
-/// Gives a file without a name one that must be free.
+/// Gives an unnamed file an unused name.
 #[cfg(target_os = "linux")]
 fn link_unnamed(file: &File, name: &Path) -> io::Result<()> {
     use std::ffi::CString;
@@ -125,7 +125,7 @@ fn link_unnamed(file: &File, name: &Path) -> io::Result<()> {
 
     let from = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     let to = CString::new(name.as_os_str().as_bytes())?;
-    // SAFETY: both strings end with a zero byte and live as long as the call.
+    // SAFETY: both strings end with a zero byte and outlive the call.
     let linked =
         unsafe { libc::linkat(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), libc::AT_SYMLINK_FOLLOW) };
     if linked == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -136,7 +136,8 @@ fn link_unnamed(_: &File, _: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// A new name is durable only once its directory is. Some filesystems cannot sync a directory, and need not.
+/// A new name is durable only after its directory is synced. Some filesystems cannot sync a directory and do not need
+/// it.
 fn sync_dir(dir: &Path) -> io::Result<()> {
     match File::open(dir).and_then(|dir| dir.sync_all()) {
         Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),

@@ -115,7 +115,7 @@ impl SuggestK {
     }
 }
 
-/// `imputed` are lines about missing values.
+/// The text report. `imputed` contains lines about missing values.
 fn words(printed: &Printed<'_>, imputed: &str) -> String {
     let Printed { file, rows, features, candidates, suggestion, .. } = printed;
     let Suggestion { elbow, silhouette, stability, recommended, agree } = *suggestion;
@@ -152,7 +152,7 @@ fn words(printed: &Printed<'_>, imputed: &str) -> String {
     )
 }
 
-/// Three small charts side by side, each with its pick marked.
+/// Three small charts side by side, each with its suggestion marked.
 fn picture(candidates: &[Candidate], suggestion: &Suggestion) -> String {
     let mut svg = String::from(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 900 260\" font-family=\"sans-serif\" font-size=\"12\">\n\

@@ -1,10 +1,10 @@
-//! Rows of words in columns.
+//! Formats rows of text as aligned columns.
 
 use crate::printable::printable;
 
-/// Lines of a table under its header; columns that hold only numbers stand to the right.
+/// The lines of a table, with the header first. Columns that contain only numbers are right-aligned.
 pub fn render(header: &[&str], rows: &[Vec<String>]) -> String {
-    // Names and values are whatever a file holds.
+    // Names and values come from untrusted files.
     let plain = |cell: &str| printable(cell).into_owned();
     let header: Vec<String> = header.iter().map(|cell| plain(cell)).collect();
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect()).collect();

@@ -1,4 +1,4 @@
-//! What `doctor` says of the timestamps of stored records.
+//! The check of `doctor` for the timestamps of stored records.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,14 @@ use tercile_store::{self as store, DataFile, Snapshot, Timestamps};
 
 use super::count;
 
-/// Files with an end of their range that is most likely counted in one wrong unit.
+/// Files whose range has an end that was most likely recorded in the same wrong unit.
 #[derive(Default)]
 struct Odd<'a> {
     files: u64,
     first: Option<(&'a DataFile, i64)>,
 }
 
-/// Between what times the records lie, or in which files their timestamps are most likely no milliseconds.
+/// The time range of the records, or the files whose timestamps are most likely not milliseconds.
 pub(super) fn check(snapshot: &Snapshot) -> Result<String, String> {
     let mut odd: BTreeMap<_, Odd<'_>> = BTreeMap::new();
     let (mut missing, mut range) = (0, None::<(i64, i64)>);

@@ -90,14 +90,14 @@ fn message(progress: Progress<'_>) -> String {
     }
 }
 
-/// Why there are no new models, each reason once: a file that cannot be used is one for all slices.
+/// The distinct reasons why there are no new models: an unusable file is one reason for all slices.
 pub(super) fn refusals(outcomes: &[Outcome]) -> Vec<&String> {
     let mut all: Vec<&String> = outcomes.iter().filter_map(|outcome| outcome.refused.as_ref()).collect();
     all.dedup();
     all
 }
 
-/// A line for each segment that no older model knew, and for each word that differs from the predecessor's.
+/// Prints one line per segment that is new, and one per segment name that differs from its predecessor's.
 pub(super) fn tell_changes(outcomes: &[Outcome]) {
     for model in outcomes.iter().filter(|outcome| outcome.fresh).filter_map(|outcome| outcome.model.as_ref()) {
         let name = format!("{}@{}@{}", model.segmentation, model.slice, model.version);
@@ -113,7 +113,7 @@ pub(super) fn tell_changes(outcomes: &[Outcome]) {
     }
 }
 
-/// A line for each model that serves, then one for each feature of it that was missing in some rows.
+/// One line per serving model, followed by one line per feature with missing values.
 pub(super) fn models(outcomes: &[Outcome]) -> String {
     let header = ["segmentation", "slice", "version", "rows", "inertia", "silhouette", "clusters"];
     let rows: Vec<Vec<String>> = outcomes

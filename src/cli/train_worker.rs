@@ -1,6 +1,7 @@
 //! The child process that trains for a server.
 //!
-//! Input: an order as a line of JSON on stdin. Output: a reply as JSON on stdout. It ends when its stdin is closed.
+//! Input: an order as a line of JSON on stdin. Output: a reply as JSON on stdout. The process ends when its stdin is
+//! closed.
 
 use std::io::{self, BufRead as _, Write as _};
 

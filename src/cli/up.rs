@@ -65,21 +65,21 @@ pub struct Up {
     training: TrainingArgs,
 }
 
-/// Times between attempts at the first training: the first one, and the longest.
+/// Backoff between attempts at the first training: initial and maximum delay.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LAST_BACKOFF: Duration = Duration::from_secs(60);
 
-/// The Kafka that `up` reads from; the embedded one lives as long as this.
+/// The Kafka cluster that `up` reads from. An embedded broker lives as long as this value.
 struct Stream {
     cluster: Cluster,
     source: Source,
     partitions: i32,
-    /// Where the replay waits for the reader, if the broker is an embedded one, ours or not.
+    /// Back-pressure for the replay, if the broker is embedded (in this or another process).
     backlog: Option<Arc<Backlog>>,
     embedded: Option<Embedded>,
 }
 
-/// A file to replay, read through once.
+/// A file to replay, checked completely.
 struct File {
     source: rows::Source,
     checked: Checked,
@@ -139,7 +139,8 @@ impl Up {
         let ended = tokio::select! {
             ended = work => ended,
             () = stop.wished() => Ok(()),
-            // Every partition halted, or it failed: nothing more will come, and the summary or the error says why.
+            // All partitions halted or the ingest failed: no more records will arrive, and the summary or error
+            // states the reason.
             summary = &mut ingesting => { ingested = Some(summary); Ok(()) }
             ended = &mut serving => { served = Some(ended); Ok(()) }
         };
@@ -150,7 +151,7 @@ impl Up {
         }
         control.stop();
         let _ = stop_serving.send(());
-        // Whatever went wrong, what was read is stored first.
+        // After any failure, the records read so far are stored first.
         let summary = match ingested {
             Some(summary) => summary,
             None => ingest::ended(ingesting, &control).await,
@@ -167,7 +168,7 @@ impl Up {
         Ok(if summary?.gaps.is_empty() { Done::Well } else { Done::With(4) })
     }
 
-    /// The file that is to be replayed, if any, without a fault in it.
+    /// The file to replay, if any, checked to be free of errors.
     async fn file(&self, store: &Store, fields: &[String]) -> anyhow::Result<Option<File>> {
         let source = match &self.data {
             Some(path) => rows::Source::File(path.clone()),
@@ -197,7 +198,7 @@ impl Up {
         Ok(Some(File { source, checked }))
     }
 
-    /// Whether the store was fed by nothing else than the sample.
+    /// True if the sample is the store's only source.
     fn only_sample(&self, store: &Store, sample: &Checked) -> anyhow::Result<bool> {
         Ok(match store.source()? {
             None => true,
@@ -226,7 +227,7 @@ impl Up {
         Ok(Stream { cluster, source, partitions, backlog, embedded: Some(embedded) })
     }
 
-    /// Notes the file in the store before any of its rows, or refuses it.
+    /// Records the file in the store before any of its rows is sent, or rejects it.
     fn admit(&self, store: &Store, source: &Source, file: &File) -> anyhow::Result<()> {
         let name = file.source.name().display().to_string();
         let known = source.files.iter().any(|known| known.hash == file.checked.hash);
@@ -244,7 +245,7 @@ impl Up {
         Ok(store.add_file(&Replayed { name, hash, rows, ..Replayed::default() })?)
     }
 
-    /// All that happens until somebody says stop.
+    /// The work of `up` until a shutdown is requested.
     #[allow(clippy::too_many_arguments, reason = "called once, by the one who owns all of these")]
     async fn work(
         &self,
@@ -258,7 +259,7 @@ impl Up {
         address: std::net::SocketAddr,
     ) -> anyhow::Result<()> {
         if stream.embedded.is_none() {
-            // What an earlier run sent may still stand in the topic: it counts as sent.
+            // Records sent by an earlier run may still be in the topic; they count as sent.
             caught_up(control).await;
             flush(control).await;
         }
@@ -279,14 +280,15 @@ impl Up {
         tables::tell_changes(&outcomes);
         warn_refused(&outcomes);
         if let Err(error) = self.greet(address) {
-            // Nobody reads what we say: no reason to stop.
+            // A closed stdout is not a reason to stop.
             tracing::debug!("{error:#}");
         }
         let written = || control.progress.files.load(Ordering::Relaxed);
         let (mut trained, mut looked, mut seen) = (Instant::now(), Instant::now(), written());
         loop {
             tokio::time::sleep(Duration::from_millis(250)).await;
-            // Another worker may feed the same store: it is looked at now and then even if we wrote nothing.
+            // Another process may feed the same store, so the store is checked periodically even if this process
+            // wrote nothing.
             let due = written() != seen || looked.elapsed() >= self.retrain_every;
             if trained.elapsed() < self.retrain_every || !due {
                 continue;
@@ -317,8 +319,8 @@ impl Up {
         }
     }
 
-    /// Trains until it succeeds, with backoff. Whatever prevents it (a full disk, for example) is no reason to stop: records
-    /// go on being stored, and models of an earlier run serve.
+    /// Trains until it succeeds, with backoff. A failure (a full disk, for example) does not stop the process: ingest
+    /// continues, and models of an earlier run serve.
     async fn first_training(&self, store: &Store, state: &State) -> train::Training {
         let mut backoff = FIRST_BACKOFF;
         loop {
@@ -330,7 +332,7 @@ impl Up {
             let older = models.segmentations.iter().flat_map(|served| &served.slots).any(|slot| slot.serving.is_some());
             let meanwhile =
                 if older { "older models serve meanwhile" } else { "there are no models to serve meanwhile" };
-            // Readiness says from now on what there is.
+            // From now on readiness reports the actual state.
             state.warming.store(false, Ordering::SeqCst);
             tracing::error!(
                 "the first training failed: {error:#}; it is tried again in {} s, and {meanwhile}",
@@ -341,14 +343,14 @@ impl Up {
         }
     }
 
-    /// Trains in a child process: a view that computes for ever must not keep this one from serving or from stopping.
+    /// Trains in a child process: a view that computes forever must not block serving or shutdown.
     async fn train(store: &Store, state: &State) -> anyhow::Result<train::Training> {
         let training = train::worker::train(store, state.live.sql(), state.train_timeout).await?;
         state.live.reload().await?;
         Ok(training)
     }
 
-    /// The rows of a file that stored records hold. Where a file expires while it is read, all are read again.
+    /// The rows of a file that are stored. If a file expires during the read, the read is repeated.
     async fn stored_rows(&self, store: &Store, checked: &Checked) -> anyhow::Result<RowSet> {
         let mut tries = 0;
         loop {
@@ -373,7 +375,7 @@ impl Up {
     ) -> anyhow::Result<()> {
         let File { source, checked } = file;
         let mut stored = self.stored_rows(store, &checked).await?;
-        // Asked for after the records were listed: what expires meanwhile is in the one or the other.
+        // Read after the records were listed: a record that expires in between is in at least one of the two.
         let source_now = store.source()?;
         for file in source_now.iter().flat_map(|source| &source.files).filter(|file| file.hash == checked.hash) {
             stored.add(&file.expired);
@@ -405,7 +407,7 @@ impl Up {
             Ok(sent)
         })
         .await?;
-        // An embedded broker counts from 0 each time; its backlog tells when the last row was read.
+        // An embedded broker starts at offset 0 each time; its backlog is empty when the last row was read.
         let missing = || match &stream.backlog {
             Some(backlog) => !backlog.is_empty(),
             None => {
@@ -431,7 +433,7 @@ impl Up {
         Ok(())
     }
 
-    /// What a person does next.
+    /// Prints the next steps for the user.
     fn greet(&self, address: std::net::SocketAddr) -> anyhow::Result<()> {
         let mut out = std::io::stdout();
         let scheme = self.guard.scheme();
@@ -453,7 +455,7 @@ async fn caught_up(control: &Control) {
     }
 }
 
-/// Waits until all that was read is stored.
+/// Waits until all records read so far are stored.
 async fn flush(control: &Control) {
     loop {
         let flush = control.flush();

@@ -1,12 +1,13 @@
-//! Ends a process whose runtime does not come back: a thread that owns signals and deadlines.
+//! A watchdog thread that handles signals and deadlines and ends a process whose runtime does not respond.
 //!
-//! A query can compute for ever within one poll (a join without an equality, for example). Then the threads of the runtime
-//! are busy, and neither a timer nor a signal handler of that runtime runs. The watchdog therefore has a thread and a small
-//! runtime of its own. At a signal or a deadline it first asks: the command's own code has [`GRACE`] to end by itself.
-//! After that the watchdog runs what is registered in [`tercile_store::cleanup`], logs one line and exits with the documented code.
+//! A query can compute forever within one poll (a join without an equality, for example). Then the runtime's threads
+//! are busy, and neither its timers nor its signal handlers run. Therefore the watchdog has its own thread with a
+//! small runtime. On a signal or a deadline it first requests a shutdown, and the command has [`GRACE`] to end by
+//! itself. After that the watchdog runs the handlers registered in [`tercile_store::cleanup`], logs one line and
+//! exits with the documented code.
 //!
-//! Every command runs under it; nothing has to be done for a new command. What may take long in a process that must live
-//! on (a shell, a server) runs in a child process ([`crate::process`]), which has a watchdog too.
+//! Every command runs under the watchdog; a new command needs no extra code. Long work in a process that must survive
+//! (a shell, a server) runs in a child process ([`crate::process`]) with its own watchdog.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc;
@@ -18,11 +19,11 @@ use tercile_store::cleanup;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
-/// How long the command's own code has to end, after a signal or at a deadline.
+/// Time for the command to end by itself after a signal or a deadline.
 const GRACE: Duration = Duration::from_millis(500);
-/// How long cleaning up and logging may take.
+/// Time for cleanup and logging.
 const GOODBYE: Duration = Duration::from_millis(300);
-/// A second signal within this time is taken for the first one: `timeout` signals a process and then its group.
+/// A second signal within this time counts as the first one: `timeout` signals a process and then its process group.
 const SAME_WISH: Duration = Duration::from_millis(500);
 
 /// A request to end the process.
@@ -34,7 +35,7 @@ pub enum Signalled {
 }
 
 impl Signalled {
-    /// The exit code of a job that was cut off: 128 and the signal's number.
+    /// The exit code of a cancelled job: 128 plus the signal number.
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Interrupt => 130,
@@ -51,33 +52,34 @@ impl Signalled {
         }
     }
 
-    /// The line that is logged about it.
+    /// The log line for this signal.
     pub fn line(self) -> String {
         format!("stopped by {}", self.name())
     }
 }
 
-/// What signals do to this process.
+/// The effect of signals on this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// A signal ends the process within [`GRACE`].
     Job,
-    /// A signal begins the stop, which may take long; another one ends the process at once.
+    /// A signal starts a graceful shutdown, which may take long; a second signal ends the process at once.
     Service,
-    /// SIGINT ends the statement that runs, if any, and the process only if the statement does not end within [`GRACE`].
+    /// SIGINT cancels the running statement, if any. It ends the process only if the statement does not end within
+    /// [`GRACE`].
     Session,
-    /// SIGINT is for the child process that runs the statement; the other signals end the process.
+    /// SIGINT is handled by the child process that runs the statement; other signals end the process.
     Shell,
-    /// As [`Mode::Job`], and nothing is logged: the parent process does that.
+    /// Like [`Mode::Job`], but without logging, which the parent process does.
     Worker,
 }
 
 struct State {
     mode: Mode,
-    /// Whether a statement of a session runs.
+    /// True while a statement of a session runs.
     busy: bool,
     first: Option<(Instant, Signalled)>,
-    /// When the process ends, unless the command's own code is faster.
+    /// The time when the process ends, unless the command ends first.
     ends: Option<(Instant, Signalled)>,
     deadlines: BTreeMap<u64, Deadline>,
     next: u64,
@@ -92,14 +94,14 @@ struct Watchdog {
     state: Mutex<State>,
     changed: Notify,
     wish: watch::Sender<Option<Signalled>>,
-    /// SIGINTs of a session or a shell.
+    /// Number of SIGINTs received by a session or a shell.
     interrupts: watch::Sender<u64>,
     bars: MultiProgress,
 }
 
 static WATCHDOG: OnceLock<Arc<Watchdog>> = OnceLock::new();
 
-/// Starts the watchdog of this process. `bars` are taken off the terminal at the end.
+/// Starts the watchdog of this process. `bars` are cleared from the terminal at the end.
 pub fn start(bars: &MultiProgress) -> std::io::Result<()> {
     let state = State { mode: Mode::Job, busy: false, first: None, ends: None, deadlines: BTreeMap::new(), next: 0 };
     let watchdog = Arc::new(Watchdog {
@@ -122,7 +124,7 @@ pub fn start(bars: &MultiProgress) -> std::io::Result<()> {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    /// `None` where whoever started this process had it ignored, as `nohup` does.
+    /// `None` if SIGHUP was ignored when the process started, as under `nohup`.
     hangup: Option<Signal>,
 }
 
@@ -141,9 +143,10 @@ impl Signals {
     }
 }
 
-/// Whether whoever started this process had it ignore a signal.
+/// True if the signal was ignored when the process started.
 fn ignored(signal: libc::c_int) -> bool {
-    // SAFETY: all zeroes is an action, and with no new one given the call only writes the present one there.
+    // SAFETY: an all-zero sigaction is valid, and without a new action the call only writes the current action into
+    // it.
     unsafe {
         let mut now: libc::sigaction = std::mem::zeroed();
         libc::sigaction(signal, std::ptr::null(), &raw mut now) == 0 && now.sa_sigaction == libc::SIG_IGN
@@ -192,7 +195,7 @@ impl Watchdog {
                 state.first = Some((now, signal));
                 match state.mode {
                     Mode::Service => {}
-                    // It waits for a key.
+                    // The line editor waits for a key.
                     Mode::Shell => state.ends = Some((now, signal)),
                     _ => state.ends = Some((now + GRACE, signal)),
                 }
@@ -226,7 +229,7 @@ impl Watchdog {
         }
     }
 
-    /// Cleans up, logs, and ends the process. Whoever holds a lock that this needs must not hold it up.
+    /// Cleans up, logs and ends the process. A lock held by another thread must not delay it.
     fn end(&self, code: u8, report: impl FnOnce() + Send + 'static) -> ! {
         let (done, over) = mpsc::channel();
         let bars = self.bars.clone();
@@ -243,7 +246,8 @@ impl Watchdog {
         if std::thread::Builder::new().name("goodbye".to_owned()).spawn(goodbye).is_ok() {
             let _ = over.recv_timeout(GOODBYE);
         }
-        // SAFETY: it ends the process. Handlers of atexit must not run: other threads still use what those take away.
+        // SAFETY: the call ends the process. atexit handlers must not run, because other threads still use the
+        // resources that they free.
         unsafe { libc::_exit(i32::from(code)) }
     }
 }
@@ -253,14 +257,14 @@ fn watchdog() -> Option<&'static Arc<Watchdog>> {
     WATCHDOG.get()
 }
 
-/// Says what signals do to this process from now on.
+/// Sets the effect of signals on this process.
 pub fn set_mode(mode: Mode) {
     if let Some(watchdog) = watchdog() {
         watchdog.state().mode = mode;
     }
 }
 
-/// Requests to end this process: `None` as long as there is none.
+/// Shutdown requests for this process: `None` until the first one.
 pub fn stops() -> watch::Receiver<Option<Signalled>> {
     match watchdog() {
         Some(watchdog) => watchdog.wish.subscribe(),
@@ -268,7 +272,7 @@ pub fn stops() -> watch::Receiver<Option<Signalled>> {
     }
 }
 
-/// Completes when a signal asks this process to end.
+/// Completes when a signal requests a shutdown.
 pub async fn stopped() -> Signalled {
     let mut stops = stops();
     match stops.wait_for(Option::is_some).await.map(|signal| *signal) {
@@ -277,8 +281,8 @@ pub async fn stopped() -> Signalled {
     }
 }
 
-/// Ends the process at `limit` from now and [`GRACE`] after that, with code 1 and whatever `report` logs, unless what is
-/// returned is dropped before.
+/// Ends the process at `limit` from now plus [`GRACE`], with code 1 and the log output of `report`, unless the
+/// returned value is dropped before.
 #[must_use = "dropping it takes the deadline away"]
 pub fn deadline(limit: Duration, report: impl FnOnce() + Send + 'static) -> Armed {
     let Some(watchdog) = watchdog() else { return Armed(None) };
@@ -292,7 +296,7 @@ pub fn deadline(limit: Duration, report: impl FnOnce() + Send + 'static) -> Arme
     Armed(Some(number))
 }
 
-/// A deadline that counts until it is dropped.
+/// A deadline that is active until it is dropped.
 pub struct Armed(Option<u64>);
 
 impl Drop for Armed {
@@ -303,10 +307,10 @@ impl Drop for Armed {
     }
 }
 
-/// A statement of a session that runs. SIGINT must end it, or the process.
+/// A running statement of a session. SIGINT must end the statement or the process.
 pub struct Busy(watch::Receiver<u64>);
 
-/// Begins a statement of a session.
+/// Marks the start of a statement of a session.
 pub fn busy() -> Busy {
     let Some(watchdog) = watchdog() else { return Busy(watch::Sender::new(0).subscribe()) };
     let mut interrupts = watchdog.interrupts.subscribe();
@@ -336,7 +340,7 @@ impl Drop for Busy {
     }
 }
 
-/// SIGINTs of a shell, counted.
+/// The number of SIGINTs received by a shell.
 pub fn interrupts() -> watch::Receiver<u64> {
     match watchdog() {
         Some(watchdog) => watchdog.interrupts.subscribe(),
@@ -344,7 +348,8 @@ pub fn interrupts() -> watch::Receiver<u64> {
     }
 }
 
-/// Ends this process, quietly, once its stdin is closed: the parent process is gone, or does not want it any longer.
+/// Ends this process without logging when its stdin is closed: the parent process has ended or closed the pipe to
+/// cancel the work.
 ///
 /// # Errors
 /// If no thread can be started.
@@ -358,7 +363,7 @@ pub fn end_with(mut stdin: impl std::io::Read + Send + 'static) -> std::io::Resu
     Ok(())
 }
 
-/// Cleans up and ends this process, which nobody waits for any longer.
+/// Cleans up and ends this process without logging.
 pub fn end_quietly() -> ! {
     match watchdog() {
         Some(watchdog) => watchdog.end(1, || {}),

@@ -1,4 +1,4 @@
-//! Who may reach the API, how often, and how slowly.
+//! Access control of the API: keys, rate limits, TLS and timeouts.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,9 +16,9 @@ use crate::api::keys::Keys;
 use crate::api::limits::Limiter;
 use crate::api::tls::Tls;
 
-/// Requests a second that one caller may ask where strangers can ask too.
+/// Default requests per second of one caller, if the API is reachable from other hosts.
 const RATE: u32 = 1000;
-/// Requests of one caller that may run at once there.
+/// Default concurrent requests of one caller, if the API is reachable from other hosts.
 const CONCURRENT: u32 = 256;
 
 /// Keys and limits of the API.
@@ -80,7 +80,7 @@ pub struct GuardArgs {
 }
 
 impl GuardArgs {
-    /// The guard of an API at this address.
+    /// The guard of an API that listens on `bind`.
     pub fn guard(&self, bind: SocketAddr, store: &Store) -> anyhow::Result<Guard> {
         let loopback = bind.ip().is_loopback();
         let keys = if self.require_keys || !(loopback || self.open) {
@@ -137,18 +137,19 @@ impl GuardArgs {
         })
     }
 
-    /// How an address is reached.
+    /// The URL scheme of the API.
     pub fn scheme(&self) -> &'static str {
         if self.tls_cert.is_some() { "https" } else { "http" }
     }
 }
 
-/// Makes room for so many connections, and gives how many there is room for.
+/// Raises the file descriptor limit for this number of connections and returns the number of connections that it
+/// allows.
 fn descriptors(connections: usize) -> usize {
-    /// What the store, the broker and processes for SQL need.
+    /// File descriptors of the store, the broker and the SQL processes.
     const OTHERS: u64 = 256;
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls read or write just this struct.
+    // SAFETY: both calls access only this struct.
     let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
     let wanted = connections as u64 + OTHERS;
     if known && limit.rlim_cur < wanted {

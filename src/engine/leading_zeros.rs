@@ -1,8 +1,8 @@
-//! Columns of CSV files whose digits are a code, not a number: the zip code `01234` must not become 1234.
+//! Detects columns of CSV files whose digits are a code and not a number: the zip code `01234` must not become 1234.
 //!
-//! Input: a table of CSV files, and the types that DataFusion inferred for its columns. Output: the same types, but text for
-//! each numeric column in which some value has a zero before another digit. All rows are looked at, not a sample: a later one
-//! would lose its zeros without a message.
+//! Input: a table of CSV files and the column types inferred by DataFusion. Output: the same types, but text for each
+//! numeric column with at least one value that has a zero before another digit. All rows are read, not a sample,
+//! because a later value would lose its zeros without a message.
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
@@ -15,10 +15,10 @@ use datafusion::prelude::SessionContext;
 use futures::StreamExt as _;
 use object_store::{GetResultPayload, ObjectStoreExt as _};
 
-/// Bytes of a file on a disk that are read at once.
+/// Read size for local files in bytes.
 const CHUNK: usize = 1 << 18;
 
-/// The schema with text in place of numbers where digits are a code. `ending` with its dot is the ending of the files' names.
+/// The schema with text instead of numbers for columns of codes. `ending` is the file extension with its dot.
 pub async fn as_text(
     ctx: &SessionContext,
     schema: &SchemaRef,
@@ -66,19 +66,19 @@ pub async fn as_text(
 /// A pass over the bytes of a CSV file with a header.
 struct Scan {
     delimiter: u8,
-    /// Whether a byte of the header was seen, and whether all of it was.
+    /// True when the first byte of the header was seen, and when the whole header was seen.
     began: bool,
     in_rows: bool,
     quoted: bool,
-    /// After a quote inside quotes: the end of the field, or the first of two that mean one.
+    /// After a quote inside a quoted field: either the end of the field or the first half of an escaped quote.
     closing: bool,
     column: usize,
     value: Value,
-    /// Columns in which a value has a zero before another digit.
+    /// Columns with at least one value that has a zero before another digit.
     codes: BTreeSet<usize>,
 }
 
-/// What of a value was seen so far.
+/// The part of a value seen so far.
 #[derive(Clone, Copy, PartialEq)]
 enum Value {
     Nothing,

@@ -1,7 +1,7 @@
-//! The one way to make a [`SessionContext`]: the store's records, and the SQL files as views on them.
+//! Creates every [`SessionContext`]: the store's records, and the SQL files as views on them.
 //!
-//! Input: a snapshot of the store and the SQL files. Output: a session whose tables are `records` and every view. Nobody
-//! else knows what runs the queries.
+//! Input: a snapshot of the store and the SQL files. Output: a session with the table `records` and all views. Other
+//! modules do not depend on how queries are executed.
 
 pub mod cluster;
 mod leading_zeros;
@@ -54,24 +54,24 @@ use crate::sql::header;
 use crate::sql::script::Place;
 use crate::sql::{self, Files, RECORDS, RECURSION, Segmentation, View};
 
-/// The columns of a segmentation that are no features.
+/// The columns of a segmentation that are not features.
 const KEYS: [&str; 4] = ["_partition", "_offset", "_timestamp", "_slice"];
 
-/// The table functions that read nothing but the store.
+/// The table functions that read only the store.
 const TABLE_FUNCTIONS: [&str; 3] = ["generate_series", "range", slice_cuts::NAME];
 
-/// Rows of a text file that decide what types its columns have.
+/// Number of rows of a text file used to infer column types.
 const INFERRED: usize = 1_000_000;
 
-/// Files whose footers are all looked at before a query runs: what they say makes for a better plan, but each must be read.
-/// Beyond them the snapshot alone tells which files a query needs.
+/// Maximum number of files whose Parquet footers are read before a query runs. Footers improve the plan, but each
+/// must be read. With more files, pruning uses only the snapshot.
 const FOOTERS: usize = 1_000;
 
-/// Rows of a row group of what queries leave for each other: tasks read one each, or several.
+/// Rows per row group of intermediate files between queries. A task reads one or several row groups.
 #[cfg(feature = "distributed")]
 const ROW_GROUP: usize = 131_072;
 
-/// What went wrong in a query.
+/// An error of a query.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{file}: {why}")]
@@ -86,28 +86,31 @@ pub enum Error {
     File { path: PathBuf, why: String },
 }
 
-/// What a session may use.
+/// Resources and capabilities of a session.
 #[derive(Debug, Clone, Default)]
 pub struct Limits {
     /// Whose models the functions of [`segment`] answer from. A training has none: a model would stand on itself.
     pub models: Option<Store>,
-    /// Bytes of memory for what queries keep; beyond it they spill to disk or fail.
+    /// Memory pool of queries in bytes. A query that needs more spills to disk or fails.
     pub memory: Option<usize>,
-    /// Whether one thread does all.
+    /// True to use a single thread.
     pub serial: bool,
-    /// Whether the session is for SQL of strangers: views and harmless functions are in reach and nothing else, nothing is
-    /// spilled, and one thread does all.
+    /// True for SQL from untrusted users: only views and harmless functions are available, nothing is spilled, and
+    /// one thread is used.
     pub confined: bool,
-    /// What runs the queries.
+    /// The engine that runs the queries.
     pub engine: Engine,
 }
 
-/// A session over these files of the store. The first view that does not plan is an error.
+/// A session on these files of the store.
+///
+/// # Errors
+/// If a view does not plan; the error names the first such view.
 pub async fn open(snapshot: &Snapshot, files: &Files) -> Result<SessionContext, Error> {
     open_within(snapshot, files, Limits::default()).await
 }
 
-/// The same within limits.
+/// The same with limits.
 pub async fn open_within(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<SessionContext, Error> {
     let ctx = session(snapshot, files, limits)?;
     for view in files.views() {
@@ -116,7 +119,7 @@ pub async fn open_within(snapshot: &Snapshot, files: &Files, limits: Limits) -> 
     Ok(ctx)
 }
 
-/// A session for somebody who may be mending a view: those that do not plan are left out, with the reason.
+/// A session for editing views: views that do not plan are omitted and returned with the reason.
 pub async fn open_what_plans(
     snapshot: &Snapshot,
     files: &Files,
@@ -131,37 +134,38 @@ pub async fn open_what_plans(
     Ok((ctx, broken))
 }
 
-/// Takes everything out of a session's reach but views and harmless functions. The views keep what they stand on.
+/// Removes everything except views and harmless functions from a session. The views keep their sources.
 fn confine(ctx: &SessionContext) -> Result<(), DataFusionError> {
     ctx.deregister_table(RECORDS)?;
     let functions: Vec<String> = ctx.state().table_functions().keys().cloned().collect();
     for function in functions.iter().filter(|name| !TABLE_FUNCTIONS.contains(&name.as_str())) {
         ctx.deregister_udtf(function);
     }
-    // It gives absolute paths of this machine.
+    // This function returns absolute local paths.
     ctx.deregister_udf("input_file_name");
     Ok(())
 }
 
-/// A session whose views come with [`add_what_plans`].
+/// A session without views, which are added by [`add_what_plans`].
 pub fn open_without_views(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<SessionContext, Error> {
     session(snapshot, files, limits)
 }
 
-/// Makes the records of a session anew, for other files of the store. Its old views are gone already.
+/// Replaces the table `records` of a session after the store has changed. The old views must have been removed.
 pub fn renew(ctx: &SessionContext, snapshot: &Snapshot, files: &Files) -> Result<(), Error> {
     ctx.deregister_table(RECORDS).map_err(|e| Error::Query(explain(&e)))?;
     add_records(ctx, snapshot, &files.fields)
 }
 
-/// Adds these views to a session, in the order of their files. Those that do not plan are left out, and why is told.
+/// Adds views to a session in the order of their files. Views that do not plan are omitted and returned with the
+/// reason.
 pub async fn add_what_plans<'v>(
     ctx: &SessionContext,
     views: impl Iterator<Item = &'v View>,
     broken: &mut BTreeMap<String, Fault>,
 ) {
     for view in views {
-        // What stands on a broken view is broken for that view's reason.
+        // A view on a broken view is broken for the same reason.
         let below = view.reads().iter().find_map(|name| broken.get(name)).cloned();
         let added = match below {
             Some(fault) => Err(fault),
@@ -173,8 +177,8 @@ pub async fn add_what_plans<'v>(
     }
 }
 
-/// A file as a table: Parquet, CSV, TSV or NDJSON, by the ending of its name. Types of CSV columns are inferred; digits with a
-/// leading zero are text.
+/// Registers a file as a table: Parquet, CSV, TSV or NDJSON, determined by its extension. Types of CSV columns are
+/// inferred; columns with leading zeros are text.
 pub async fn add_file(ctx: &SessionContext, name: &str, path: &Path) -> Result<(), Error> {
     let fault = |why: String| Error::Table { path: path.to_owned(), why };
     if scheme(path).is_none() {
@@ -207,7 +211,7 @@ pub async fn add_file(ctx: &SessionContext, name: &str, path: &Path) -> Result<(
     added.map_err(|e| fault(explain(&e)))
 }
 
-/// A table of CSV files with a header. `ending` with its dot is the ending of the files' names.
+/// A table of CSV files with a header. `ending` is the file extension with its dot.
 async fn add_csv(
     ctx: &SessionContext,
     table: TableReference,
@@ -232,11 +236,11 @@ fn listing_url(path: &Path) -> Result<ListingTableUrl, String> {
     ListingTableUrl::parse(file_url(path)?).map_err(|e| explain(&e))
 }
 
-/// A path as a URL, so that no character of it is taken for a pattern.
+/// A path as a URL, so that none of its characters is interpreted as a pattern.
 pub fn file_url(path: &Path) -> Result<Url, String> {
     let path = std::path::absolute(path).map_err(|e| e.to_string())?;
     let url = Url::from_file_path(&path).map_err(|()| "its path is no URL".to_owned())?;
-    // Read again, so that no `..` is left in it.
+    // Parsed again to remove `..` segments.
     Url::parse(url.as_str()).map_err(|e| e.to_string())
 }
 
@@ -254,11 +258,11 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
     parser.recursion_limit = ConfigNonZeroUsize::try_new(RECURSION).map_err(query)?;
     let mut runtime = RuntimeEnvBuilder::new();
     if let Some(bytes) = limits.memory {
-        // What each sort keeps for its merge must leave room for the others.
+        // The memory that each sort reserves for its merge must leave room for other operators.
         let reserved = &mut config.options_mut().execution.sort_spill_reservation_bytes;
         *reserved = (*reserved).min(bytes / 6);
         runtime = match limits.confined {
-            // Who can't spill gets no fair share, but what there is.
+            // Without spilling, a fair share would only waste memory.
             true => runtime.with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes))),
             false => runtime.with_memory_pool(Arc::new(FairSpillPool::new(bytes))),
         };
@@ -311,13 +315,13 @@ pub async fn plan(ctx: &SessionContext, sql: &str) -> Result<DataFrame, Error> {
     ctx.sql(sql).await.map_err(|e| Error::Query(explain(&e)))
 }
 
-/// Runs one statement of our own and gives its rows as they come.
+/// Runs an internal statement and streams its rows.
 pub async fn stream(ctx: &SessionContext, sql: &str) -> Result<SendableRecordBatchStream, Error> {
     let query = |e: DataFusionError| Error::Query(explain(&e));
     plan(ctx, sql).await?.execute_stream().await.map_err(query)
 }
 
-/// Runs one statement of our own and gives all rows as one batch.
+/// Runs an internal statement and returns all rows as one batch.
 pub async fn collect(ctx: &SessionContext, sql: &str) -> Result<RecordBatch, Error> {
     let query = |e: DataFusionError| Error::Query(explain(&e));
     let frame = plan(ctx, sql).await?;
@@ -326,13 +330,14 @@ pub async fn collect(ctx: &SessionContext, sql: &str) -> Result<RecordBatch, Err
     datafusion::arrow::compute::concat_batches(&schema, &batches).map_err(|e| Error::Query(e.to_string()))
 }
 
-/// Writes the rows of one statement of our own to a Parquet file, in their order, where the queries run; gives their number.
-/// Whoever does it a second time writes the same file.
+/// Writes the rows of an internal statement to a Parquet file, in order, on the engine that runs the queries. Returns
+/// the number of rows. A repeated call writes an identical file.
 #[cfg(feature = "distributed")]
 pub async fn write(ctx: &SessionContext, sql: &str, path: &Path) -> Result<u64, Error> {
     let query = |e: DataFusionError| Error::Query(explain(&e));
     let url = listing_url(path).map_err(|why| Error::Table { path: path.to_owned(), why })?;
-    // Options of a COPY get lost on their way to a scheduler, these don't. It is read a few times and then thrown away.
+    // Options of a COPY are lost on the way to a scheduler, these are not. The file is read a few times and then
+    // deleted.
     let mut options = TableParquetOptions::default();
     options.global.compression = Some("lz4_raw".to_owned());
     options.global.dictionary_enabled = Some(false);
@@ -344,7 +349,7 @@ pub async fn write(ctx: &SessionContext, sql: &str, path: &Path) -> Result<u64, 
     Ok(counts.iter().flat_map(|counts| counts.as_primitive::<UInt64Type>().iter().flatten()).sum())
 }
 
-/// Reads a Parquet file in its order, here.
+/// Reads a Parquet file in order, in this process.
 #[cfg(feature = "distributed")]
 pub async fn read_in_order(ctx: &SessionContext, path: &Path) -> Result<SendableRecordBatchStream, Error> {
     let config = SessionConfig::new().with_target_partitions(1);
@@ -353,7 +358,7 @@ pub async fn read_in_order(ctx: &SessionContext, path: &Path) -> Result<Sendable
     stream(&here, "SELECT * FROM rows").await
 }
 
-/// The segmentations of these files, with the features that their views give.
+/// The segmentations of these files, with the features of their views.
 pub async fn segmentations(ctx: &SessionContext, files: &Files) -> Result<Vec<Segmentation>, Error> {
     let mut all = Vec::new();
     for (view, k) in files.segmentations() {
@@ -377,11 +382,11 @@ pub async fn segmentations(ctx: &SessionContext, files: &Files) -> Result<Vec<Se
     Ok(all)
 }
 
-/// Why a column of text is no feature, with an example of it and SQL that makes numbers of it.
+/// The message for a text column that cannot be a feature, with an example value and SQL that converts it to numbers.
 async fn textual(ctx: &SessionContext, view: &View, name: &str) -> String {
     let (column, view) = (quote(name), quote(&view.name));
     let sql = format!("SELECT CAST({column} AS VARCHAR) FROM {view} WHERE {column} IS NOT NULL LIMIT 1");
-    // Where no example can be had, the rest is said all the same.
+    // The message is given without an example if none can be read.
     let found = collect(ctx, &sql).await.ok().filter(|found| found.num_rows() > 0);
     let text = found.and_then(|found| cast(found.column(0), &DataType::Utf8).ok());
     let text = text.map(|text| text.as_string::<i32>().value(0).to_owned());
@@ -420,7 +425,7 @@ fn features(table: &DataFrame) -> Result<Vec<String>, String> {
     Ok(features)
 }
 
-/// Labels are for features that the view has.
+/// Checks that labels refer to features of the view.
 fn check_labels(view: &View, features: &[String]) -> Result<(), Fault> {
     let Some(label) = view.header.labels.keys().find(|label| !features.contains(label)) else { return Ok(()) };
     let why = format!("the header labels {label}, which is none of the view's features {}", features.join(", "));
@@ -430,12 +435,12 @@ fn check_labels(view: &View, features: &[String]) -> Result<(), Fault> {
     })
 }
 
-/// A name as SQL wants it, whatever is in it.
+/// A quoted SQL identifier for any name.
 pub fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A table by its very name, dots and all.
+/// A table reference by its literal name, including dots.
 pub fn bare(name: &str) -> TableReference {
     TableReference::bare(name)
 }

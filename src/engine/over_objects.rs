@@ -1,4 +1,4 @@
-//! Queries over a store in an object store that injects faults.
+//! Tests of queries on an object store that injects faults.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

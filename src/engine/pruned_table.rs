@@ -1,8 +1,8 @@
-//! The records of very many files as a table.
+//! A table provider for the records of very many files.
 //!
-//! Input: files of one place that were written with the same fields. Output: plans that read them. DataFusion's own table asks
-//! for each file's size and keeps statistics of each column, file by file; here both come from the snapshot, and files whose
-//! offsets, times or partition a query does not ask for are left out before it begins.
+//! Input: files of one backend location that were written with the same fields. Output: plans that scan them.
+//! DataFusion's listing table requests each file's size and keeps column statistics per file. Here both come from the
+//! snapshot, and files outside the queried offsets, times or partitions are pruned before the scan starts.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use tercile_store::DataFile;
 
 use super::sized_store;
 
-/// The files of one place, in the order of the snapshot.
+/// The files of one location, in the order of the snapshot.
 #[derive(Debug)]
 pub struct PrunedTable {
     schema: SchemaRef,
@@ -42,14 +42,17 @@ pub struct PrunedTable {
 }
 
 impl PrunedTable {
-    /// These files, of which there must be one.
+    /// A table of these files.
+    ///
+    /// # Errors
+    /// If there are no files.
     pub fn new(files: &[&DataFile], schema: SchemaRef) -> std::result::Result<Self, String> {
         let [first, ..] = files else { return Err("there are no files".to_owned()) };
         let root =
             ObjectStoreUrl::parse(&sized_store::url(first)?[..url::Position::BeforePath]).map_err(|e| e.to_string())?;
         let file = |file: &&DataFile| {
             let key = Key::from_url_path(sized_store::url(file)?.path()).map_err(|e| e.to_string())?;
-            // A name goes in as it is: one that were escaped again would be another.
+            // The key is used as it is: escaping it again would change it.
             let mut known = PartitionedFile::new("", file.size);
             known.object_meta.location = key;
             Ok(known)
@@ -58,10 +61,10 @@ impl PrunedTable {
         Ok(Self { schema, root, files: files.iter().map(file).collect::<std::result::Result<_, String>>()?, spans })
     }
 
-    /// The files that may hold what a query asks for.
+    /// The files that may contain rows matching the filters.
     fn wanted(&self, state: &dyn Session, filters: &[Expr]) -> Result<Vec<PartitionedFile>> {
         let columns = DFSchema::try_from(Arc::clone(&self.schema))?;
-        // One that is not known before the query runs, such as a subquery's, tells nothing here.
+        // Filters that are unknown before execution, such as subqueries, do not prune.
         let known = filters.iter().filter_map(|filter| state.create_physical_expr(filter.clone(), &columns).ok());
         let schema = Arc::clone(&self.schema);
         let pruning = PruningPredicateBuilder::new().with_file_schema(schema).build(conjunction(known));
@@ -109,14 +112,14 @@ impl TableProvider for PrunedTable {
     }
 }
 
-/// Between what partitions, offsets and times the records of each file lie.
+/// The partition and the ranges of offsets and times of each file.
 #[derive(Debug)]
 struct Spans {
     rows: ArrayRef,
     none: ArrayRef,
     partitions: ArrayRef,
     offsets: [ArrayRef; 2],
-    /// Not known of every file.
+    /// Unknown for some files.
     times: [ArrayRef; 2],
     timeless: ArrayRef,
 }
@@ -140,7 +143,7 @@ impl Spans {
         }
     }
 
-    /// The least and the greatest value, and how many are missing.
+    /// Minimum, maximum and null count.
     fn column(&self, column: &Column) -> Option<([&ArrayRef; 2], &ArrayRef)> {
         match column.name() {
             "_partition" => Some(([&self.partitions; 2], &self.none)),
@@ -190,8 +193,8 @@ mod tests {
 
     use super::*;
 
-    /// Ten files of ten records, a second between two. Of each partition the third file has no times, the fourth a record
-    /// without one.
+    /// Ten files of ten records, one second apart. In each partition the third file has no times, and the fourth has
+    /// one record without a time.
     fn filled(store: &Store) {
         store.claim("products", "id", 2).unwrap();
         let fields = Fields::new(vec!["a".into()]);
@@ -214,12 +217,12 @@ mod tests {
     #[tokio::test]
     async fn files_that_a_query_does_not_need_are_left_out() {
         let dir = tempfile::tempdir().unwrap();
-        // A name that a URL writes otherwise.
+        // A name that URL encoding changes.
         let store = Store::open(&dir.path().join("a store, 100 %25")).unwrap();
         filled(&store);
         let mut snapshot = store.snapshot().unwrap();
         assert_eq!(snapshot.files.len(), 10);
-        // Of a file of several row groups nothing is known but its offsets.
+        // Only the offsets are known for a file with several row groups.
         snapshot.files[1].bounds = None;
         let ctx = SessionContext::new();
         sized_store::register(&ctx, &snapshot.files).unwrap();

@@ -1,8 +1,8 @@
-//! The table `records`: all files of a snapshot under the fields that are declared now.
+//! The table `records`: all files of a snapshot with the currently declared fields.
 //!
-//! Input: a snapshot, whose files may have been written while `00_records.sql` declared other fields, and the fields of
-//! today. Output: one table. A field that was declared later is looked for in `_extra` of the older files, by the decoder
-//! that would have found it in the message; one that is declared no more goes there, as JSON text.
+//! Input: a snapshot, whose files may have been written while `00_records.sql` declared other fields, and the current
+//! fields. Output: one table. A field declared later is extracted from `_extra` of older files with the decoder used
+//! for messages. A field that is no longer declared is moved to `_extra` as JSON text.
 
 use std::sync::Arc;
 
@@ -29,16 +29,16 @@ use super::cluster::Engine;
 use super::pruned_table::PrunedTable;
 use super::{Error, FOOTERS, explain, sized_store};
 
-/// What a record holds beside the declared fields.
+/// The column with the undeclared fields of a record.
 const EXTRA: &str = "_extra";
-/// A column on the way: what became of `_extra`, and the fields found in it.
+/// Temporary column: the new `_extra` and the fields extracted from it.
 const MOVED: &str = "_moved";
 
 /// The records of these files.
 pub fn table(ctx: &SessionContext, snapshot: &Snapshot, fields: &Fields) -> Result<Arc<dyn TableProvider>, Error> {
     let query = |e: DataFusionError| Error::Query(explain(&e));
     sized_store::register(ctx, &snapshot.files).map_err(Error::Query)?;
-    // By fields and by place: a part of a file that was copied is on this machine's disk.
+    // Grouped by fields and by location: a copied part of a file is on the local disk.
     let mut groups: Vec<(&Fields, Vec<&DataFile>)> = Vec::new();
     for file in &snapshot.files {
         let with = |(had, group): &&mut (&Fields, Vec<&DataFile>)| {
@@ -68,7 +68,7 @@ pub fn table(ctx: &SessionContext, snapshot: &Snapshot, fields: &Fields) -> Resu
 
 /// Files that were written with the same fields.
 fn listing(ctx: &SessionContext, files: &[&DataFile], had: &Fields) -> Result<Arc<dyn TableProvider>, Error> {
-    // A cluster knows DataFusion's own tables alone.
+    // A cluster supports only DataFusion's own tables.
     let here = ctx.state().config().get_extension::<Engine>().is_none_or(|engine| *engine == Engine::Local);
     if here && files.len() > FOOTERS {
         return Ok(Arc::new(PrunedTable::new(files, batch::schema(had)).map_err(Error::Query)?));
@@ -84,7 +84,7 @@ fn listing(ctx: &SessionContext, files: &[&DataFile], had: &Fields) -> Result<Ar
     Ok(Arc::new(ListingTable::try_new(config).map_err(|e| Error::Query(explain(&e)))?))
 }
 
-/// Records that had these fields, with the fields that are wanted.
+/// Converts records with the fields `had` to the fields `wanted`.
 fn reshaped(records: DataFrame, had: &Fields, wanted: &Fields) -> DataFusionResult<DataFrame> {
     let (added, gone) = (had.missing(wanted), wanted.missing(had));
     let mut columns: Vec<Expr> = batch::schema(wanted).fields().iter().map(|field| ident(field.name())).collect();
@@ -107,19 +107,20 @@ fn reshaped(records: DataFrame, had: &Fields, wanted: &Fields) -> DataFusionResu
     records.select(inner)?.select(columns)
 }
 
-/// The function that moves fields. It knows nothing but what it is called with, so that any process can stand in for another.
+/// The function that moves fields. It depends only on its arguments, so that it can run in any process.
 pub(super) fn function() -> ScalarUDF {
     ScalarUDF::new_from_impl(Move { signature: Signature::variadic_any(Volatility::Immutable) })
 }
 
-/// The names of the fields declared since and of those declared no more, each as a JSON list; `_extra`; and the texts of the
-/// latter: to `_extra` with those and the fields declared since, taken out of it.
+/// Moves fields between columns and `_extra`. Arguments: the names of added fields and of removed fields, each as a
+/// JSON list; `_extra`; the values of the removed fields. Result: `_extra` with the removed fields and without the
+/// added ones, and the added fields.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Move {
     signature: Signature,
 }
 
-/// What comes out where these fields were declared since.
+/// The columns of the result for these added fields.
 fn moved(added: &[String]) -> Columns {
     let names = added.iter().map(String::as_str).chain([EXTRA]);
     names.map(|name| Field::new(name, DataType::Utf8, true)).collect()
@@ -164,7 +165,7 @@ impl ScalarUDFImpl for Move {
         let mut rest = StringBuilder::new();
         for row in 0..extra.len() {
             let before = extra.is_valid(row).then(|| extra.value(row));
-            // What could not be read when it came has no fields now either.
+            // A payload that could not be decoded on arrival has no fields now either.
             let decoded = before.and_then(|text| record::decode(Some(text.as_bytes()), &fields).ok());
             for (i, column) in found.iter_mut().enumerate() {
                 column.append_option(decoded.as_ref().and_then(|decoded| decoded.values[i].as_deref()));
@@ -178,7 +179,7 @@ impl ScalarUDFImpl for Move {
     }
 }
 
-/// The object with what a row holds of fields that are declared no more.
+/// The object with the values that a row has for removed fields.
 fn with_gone(object: &str, (names, gone): (&[String], &[StringArray]), row: usize) -> String {
     let object = object.trim_end();
     let mut text = object.strip_suffix('}').unwrap_or(object).to_owned();

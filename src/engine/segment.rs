@@ -1,10 +1,10 @@
-//! The functions `segment(model, feature, …)` and `segment_name(model, feature, …)`: the cluster of a row, and what it is
-//! like, inside SQL.
+//! The SQL functions `segment(model, feature, …)` and `segment_name(model, feature, …)`: the cluster of a row and its
+//! description.
 //!
-//! Input: the model's name (`price_rating`, `price_rating@2` for a slice, `price_rating@2@5` for a version of it) and its
-//! features in their order. Output: the cluster's number, or its description in English; NULL where a feature is NULL, and
-//! where the row is so far out that no cluster is nearest. A NaN or an infinity is an error. A model is read again when
-//! another one serves.
+//! Input: the model's name (`price_rating`, `price_rating@2` for a slice, `price_rating@2@5` for a version of the
+//! slice) and its features in order. Output: the cluster's number, or its description in English. The result is NULL
+//! if a feature is NULL or if the row is too far away for a nearest cluster. NaN and infinity are errors. A model is
+//! reloaded after a promotion.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -22,9 +22,9 @@ use tercile_store::Store;
 use crate::model::model_ref::{self, Name};
 use crate::model::{self, Model, Predictor};
 
-/// Both functions over the models of a store, if there is one.
+/// Both functions for the models of a store, if there is one.
 ///
-/// Without `paths` messages name no path of this machine.
+/// Without `paths`, error messages contain no local paths.
 pub fn functions(store: Option<&Store>, paths: bool) -> [ScalarUDF; 2] {
     let models = Arc::new(Models { store: store.cloned(), paths, read: Mutex::default() });
     [Answer::Cluster, Answer::Name].map(|answer| {
@@ -42,7 +42,7 @@ struct Models {
 
 #[derive(Debug)]
 struct Ready {
-    /// What served when it was read.
+    /// The serving state at the time of loading.
     stamp: Option<Vec<u8>>,
     model: Model,
     predictor: Predictor,

@@ -1,8 +1,8 @@
-//! The places of a snapshot's files, which know those files.
+//! Object stores for DataFusion that know the sizes of a snapshot's files.
 //!
-//! How large they are is not asked again, a request for each on an object store; on a disk DataFusion would open all of them at
-//! once, more than a process may. And a file that is gone is an error: asked for its size the place would say that there is
-//! none, and DataFusion would go on without its records.
+//! Sizes are not requested again: on an object store that would be one request per file, and on a disk DataFusion
+//! would open all files at once, more than a process may open. A missing file is an error: if the store reported it
+//! as not found, DataFusion would omit its records silently.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,11 +24,11 @@ use tercile_store::{Checksums, DataFile, Place};
 use tokio::sync::Semaphore;
 use url::Url;
 
-/// Sizes that are asked for at once.
+/// Maximum number of concurrent size requests.
 #[cfg(feature = "distributed")]
 const AT_ONCE: usize = 64;
 
-/// Lets a session read the files of a snapshot.
+/// Registers the locations of a snapshot's files in a session.
 pub(super) fn register(ctx: &SessionContext, files: &[DataFile]) -> std::result::Result<(), String> {
     let mut places: HashMap<Url, SizedStore> = HashMap::new();
     for file in files {
@@ -57,7 +57,7 @@ fn inner(place: &Place) -> Arc<dyn ObjectStore> {
     }
 }
 
-/// Where a query finds a file.
+/// The URL of a file in queries.
 pub(super) fn url(file: &DataFile) -> std::result::Result<Url, String> {
     match &file.place {
         Place::Disk => super::file_url(&file.path),
@@ -66,7 +66,8 @@ pub(super) fn url(file: &DataFile) -> std::result::Result<Url, String> {
     }
 }
 
-/// A place for whoever runs plans of others, and knows no files but those that they name: those of a store must be there, too.
+/// A store for a process that runs plans of other processes and knows only the files that they name. Missing files of
+/// a tercile store are errors here too.
 #[cfg(feature = "distributed")]
 pub(super) fn named(inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
     Arc::new(SizedStore { inner, turns: Some(Semaphore::new(AT_ONCE)), ..SizedStore::default() })
@@ -76,9 +77,9 @@ pub(super) fn named(inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
 struct SizedStore {
     inner: Arc<dyn ObjectStore>,
     sizes: HashMap<Key, u64>,
-    /// What whole column chunks are compared with.
+    /// Checksums that complete column chunks are compared with.
     checksums: HashMap<Key, Arc<Checksums>>,
-    /// Where sizes are asked for: so many at once.
+    /// Limits concurrent size requests, if sizes are requested at all.
     turns: Option<Semaphore>,
 }
 
@@ -94,13 +95,14 @@ impl fmt::Display for SizedStore {
     }
 }
 
-/// Whether a name is one that only files of records have: other tables may be directories.
+/// True if the name has the form of a record file. Other tables may be directories.
 fn is_of_a_store(key: &Key) -> bool {
     let digits = |name: &str| name.bytes().take(20).filter(u8::is_ascii_digit).count() == 20;
     key.filename().is_some_and(|name| digits(name) && name.ends_with(".parquet"))
 }
 
-/// What is said of a file that was changed after it was written, by its name below the store: results go to strangers, too.
+/// The message for a file that was changed after it was written. It contains the name relative to the store, because
+/// results may go to remote clients.
 fn damaged(key: &Key, at: u64) -> String {
     let parts: Vec<String> = key.parts().map(|part| part.as_ref().to_owned()).collect();
     let name = parts[parts.len().saturating_sub(4)..].join("/");
@@ -125,7 +127,7 @@ impl ObjectStore for SizedStore {
         match self.sizes.get(key) {
             Some(&size) if options.head => Ok(GetResult {
                 payload: nothing(),
-                // Files never change.
+                // Files are immutable.
                 meta: ObjectMeta {
                     location: key.clone(),
                     last_modified: DateTime::UNIX_EPOCH,
@@ -141,7 +143,7 @@ impl ObjectStore for SizedStore {
             {
                 let _turn = turns.acquire().await.map_err(|e| failed(e.into()))?;
                 match self.inner.get_opts(key, options).await {
-                    // Nobody reads it now, and an open file would wait until somebody looks at the answer.
+                    // The body is not read, and an open file would be held until the response is consumed.
                     Ok(found) => Ok(GetResult { payload: nothing(), ..found }),
                     Err(Error::NotFound { path, .. }) if is_of_a_store(key) => {
                         Err(failed(format!("{path} is gone").into()))
@@ -214,7 +216,7 @@ mod tests {
         assert_eq!(place.get(&key).await.unwrap().bytes().await.unwrap(), "12345");
         std::fs::remove_file(&path).unwrap();
         let error = place.head(&key).await.unwrap_err();
-        // What is not found is listed as a directory; that would be empty.
+        // DataFusion would list a missing file as an empty directory.
         assert!(matches!(error, Error::Generic { .. }) && error.to_string().contains("1.parquet is gone"), "{error}");
         let table = Key::from_absolute_path(dir.path().join("table.parquet")).unwrap();
         std::fs::create_dir(dir.path().join("table.parquet")).unwrap();

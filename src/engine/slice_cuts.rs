@@ -1,7 +1,7 @@
-//! The table function `slice_cuts()`: for slice 1, 2 and 3 its last record.
+//! The table function `slice_cuts()`: the last record of slices 1, 2 and 3.
 //!
-//! Input: the snapshot of a session. Output: rows of `slice`, `place` (how many records the slice holds), `_timestamp`,
-//! `_partition` and `_offset`. They are looked for when a query first reads them, and kept for those that follow.
+//! Input: the snapshot of a session. Output: rows of `slice`, `place` (the number of records in the slice),
+//! `_timestamp`, `_partition` and `_offset`. They are computed at the first read and cached for later queries.
 
 use std::sync::Arc;
 
@@ -19,10 +19,10 @@ use tokio::sync::OnceCell;
 
 use crate::slices::{self, Cut};
 
-/// The name it is called by.
+/// The name of the function.
 pub const NAME: &str = "slice_cuts";
 
-/// The function; each session has its own.
+/// The function. Each session has its own instance.
 #[derive(Debug)]
 pub struct SliceCuts {
     table: Arc<CutTable>,
@@ -91,7 +91,7 @@ impl TableProvider for CutTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let found = self.rows.get_or_try_init(async || {
             let snapshot = self.snapshot.clone();
-            // It reads files, and that blocks.
+            // Reading files blocks the thread.
             let cuts = tokio::task::spawn_blocking(move || slices::cuts(&snapshot)).await;
             let cuts = cuts.map_err(|e| DataFusionError::Execution(format!("the cuts were not found: {e}")))?;
             batch(&cuts.map_err(|e| DataFusionError::Execution(e.to_string()))?)

@@ -1,7 +1,7 @@
-//! The directories that queries spill to, so that none is left behind by a process that ends while a query runs.
+//! Deletes the spill directories of queries when the process ends.
 //!
-//! DataFusion deletes them when the last part of a query goes, which does not happen at the end of a process whose threads
-//! are still computing.
+//! DataFusion deletes them when the last part of a query is dropped, which does not happen if the process ends while
+//! its threads are still computing.
 
 use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 
@@ -11,7 +11,7 @@ use tercile_store::cleanup;
 /// The runtime environments of all sessions.
 static SESSIONS: Mutex<Vec<Weak<RuntimeEnv>>> = Mutex::new(Vec::new());
 
-/// Has the directories of a session's queries deleted at the end of the process.
+/// Registers a session's spill directories for deletion at the end of the process.
 pub fn delete_at_exit(runtime: &Arc<RuntimeEnv>) {
     static REGISTER: Once = Once::new();
     REGISTER.call_once(|| cleanup::register(delete).keep());
@@ -24,7 +24,7 @@ fn delete() {
     let sessions = SESSIONS.lock().unwrap_or_else(PoisonError::into_inner);
     for directory in sessions.iter().filter_map(Weak::upgrade).flat_map(|runtime| runtime.disk_manager.temp_dir_paths())
     {
-        // It may be gone already, and nobody can be told any more.
+        // The directory may be gone already, and errors cannot be reported any more.
         let _ = std::fs::remove_dir_all(directory);
     }
 }

@@ -1,7 +1,7 @@
-//! Rows of a pipe, as they come.
+//! Reads the rows of a pipe on a separate thread.
 //!
-//! A read from a pipe blocks until its writer says something, and a sender that blocks hears neither the broker nor a signal. So a
-//! thread of its own reads, and the sender takes what it has.
+//! A read from a pipe blocks until its writer writes, and a blocked sender would not react to the broker or to a
+//! signal. Therefore a reader thread fills a bounded channel, and the sender takes the rows that are available.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use std::thread;
 use super::{Feed, IDLE, Next, Rest};
 use crate::rows::{self, Rows, Source};
 
-/// Rows that were read and wait for the sender, at most.
+/// Capacity of the channel in rows.
 const WAITING: usize = 256;
 
-/// A row and the line that it begins in.
+/// A row and the line where it starts.
 struct Line {
     json: String,
     number: u64,
@@ -31,10 +31,10 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// Starts to read. A fault in the first bytes is told with the first row.
+    /// Starts the reader thread. An error in the first bytes is returned with the first row.
     ///
     /// # Errors
-    /// If there can be no more threads.
+    /// If no thread can be started.
     pub fn open(source: Source) -> std::io::Result<Self> {
         let (sender, rows) = sync_channel(WAITING);
         let (position, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
@@ -42,7 +42,7 @@ impl Pipe {
         let (read, ended) = (Arc::clone(&position), Arc::clone(&stop));
         thread::Builder::new().name("pipe".to_owned()).spawn(move || {
             if let Err(error) = read_all(&source, &sender, &read, &ended) {
-                // Nobody listens where the sending is over.
+                // The receiver is gone when sending has ended.
                 let _ = sender.send(Err(error));
             }
         })?;
@@ -76,7 +76,7 @@ impl Feed for Pipe {
                 *json = line.json;
                 Ok(Next::Row(line.number))
             }
-            // The reading thread may wait for the pipe for ever: what it has not read is not ours.
+            // The reader thread may block on the pipe forever. Rows that it has not read stay in the pipe.
             Err(RecvTimeoutError::Timeout) if !self.stopped => Ok(Next::Idle),
             Err(_) => Ok(Next::End),
         }

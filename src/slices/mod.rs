@@ -1,9 +1,10 @@
-//! Where the slices of a stream end, without sorting it.
+//! Computes the cuts between slices of a stream without sorting it.
 //!
-//! Input: the files of a snapshot. Output: for slice 1, 2 and 3 its last record. Records are ordered by time (a missing one
-//! first), partition and offset; of n records slice i holds the first min(n, i·⌈n/3⌉). The place of a record is found by
-//! counting: what the statistics of the row groups leave open is narrowed down (`selection.rs`), first the time, then the
-//! partition among the records of that time, then the offset. Memory does not grow with the stream.
+//! Input: the files of a snapshot. Output: the last record of slices 1, 2 and 3. Records are ordered by time (NULL
+//! first), partition and offset. Of n records, slice i contains the first min(n, i·⌈n/3⌉). A record at a given place
+//! is found as an order statistic by counting: row group statistics give the initial bounds, which are narrowed
+//! (`selection.rs`) first by time, then by partition among records with that time, then by offset. Memory use does
+//! not depend on the length of the stream.
 
 mod row_group;
 mod selection;
@@ -15,14 +16,14 @@ use row_group::{Unit, each_unit};
 use selection::{Part, nth};
 use tercile_store::Snapshot;
 
-/// Slices of a stream.
+/// Number of slices.
 pub const SLICES: u8 = 3;
 
 /// The last record of a slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cut {
     pub slice: u8,
-    /// How many records the slice holds.
+    /// Number of records in the slice.
     pub place: u64,
     /// Milliseconds since 1970, UTC.
     pub timestamp: Option<i64>,
@@ -30,12 +31,15 @@ pub struct Cut {
     pub offset: i64,
 }
 
-/// Records in the first `slice` thirds of `n`.
+/// Number of records in the first `slice` thirds of `n`.
 pub fn slice_end(n: u64, slice: u8) -> u64 {
     n.min(u64::from(slice) * n.div_ceil(u64::from(SLICES)))
 }
 
-/// The cuts of a snapshot; none of an empty one.
+/// The cuts of a snapshot; empty for an empty snapshot.
+///
+/// # Errors
+/// If a file cannot be read or has changed.
 pub fn cuts(snapshot: &Snapshot) -> Result<Vec<Cut>, Error> {
     let units = row_group::all(snapshot)?;
     let n: u64 = units.iter().map(|unit| unit.rows).sum();
@@ -45,7 +49,7 @@ pub fn cuts(snapshot: &Snapshot) -> Result<Vec<Cut>, Error> {
     let mut cuts: Vec<Cut> = Vec::new();
     for slice in 1..=SLICES {
         let place = slice_end(n, slice);
-        // In a stream of two records the second slice ends where the third does.
+        // In a stream of two records, slices 2 and 3 end at the same record.
         let cut = match cuts.iter().find(|cut| cut.place == place) {
             Some(cut) => Cut { slice, ..*cut },
             None => find(&units, slice, place)?,
@@ -69,7 +73,7 @@ fn find(units: &[Unit], slice: u8, place: u64) -> Result<Cut, Error> {
         (Some(time), rank)
     };
 
-    // Which partition holds it, among the records of that time.
+    // Finds the partition among the records with that time.
     let counts = each_unit(units, |unit| unit.count_at(timestamp))?;
     let mut partitions: BTreeMap<i32, u64> = BTreeMap::new();
     for (unit, count) in units.iter().zip(&counts) {
@@ -139,8 +143,8 @@ mod tests {
         writer.close().unwrap();
     }
 
-    /// 1,000 small tables with ties, gaps in offsets, missing times, several partitions, files in any order, row groups of
-    /// any size, with statistics and without: the same cuts as a plain sort.
+    /// 1,000 small tables with ties, gaps in offsets, missing times, several partitions, files in any order, row
+    /// groups of any size, with and without statistics: the cuts equal those of a plain sort.
     #[test]
     fn cuts_are_those_of_a_sort() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
-//! A row group: what its statistics tell, and its columns where they do not.
+//! A row group: its statistics, and its columns where statistics are missing.
 //!
-//! Input: the store's files. Output: bounds and counts of each row group, and its times and offsets, batch by batch.
+//! Input: the store's files. Output: bounds and counts of each row group, and its times and offsets batch by batch.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,10 +14,10 @@ use tercile_store::{Bounds, DataFile, Snapshot};
 
 use super::selection::each;
 
-/// Rows that are looked at together.
+/// Rows per batch.
 const BATCH: usize = 65_536;
 
-/// Why the cuts are not known.
+/// The reason why the cuts could not be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot read {path}: {why}", path = path.display())]
@@ -33,20 +33,20 @@ pub struct Unit {
     group: usize,
     pub partition: i32,
     pub rows: u64,
-    /// Rows without a time.
+    /// Number of rows without a time.
     pub timeless: u64,
-    /// The least and the greatest time; `None` if no row has one.
+    /// Minimum and maximum time; `None` if no row has a time.
     pub times: Option<(i64, i64)>,
     pub offsets: (i64, i64),
 }
 
-/// All row groups of a snapshot that hold rows.
+/// All non-empty row groups of a snapshot.
 pub fn all(snapshot: &Snapshot) -> Result<Vec<Unit>, Error> {
     let groups = on_all_cores(snapshot.files.len(), |i| of_file(&snapshot.files[i]))?;
     Ok(groups.into_iter().flatten().collect())
 }
 
-/// What a function gives for each unit, in their order.
+/// The results of `f` for all units, in order.
 pub fn each_unit<R: Send>(units: &[Unit], f: impl Fn(&Unit) -> Result<R, Error> + Sync) -> Result<Vec<R>, Error> {
     on_all_cores(units.len(), |i| f(&units[i]))
 }
@@ -78,7 +78,7 @@ fn of_file(file: &DataFile) -> Result<Vec<Unit>, Error> {
         }
         Ok(unit)
     };
-    // Of most files it is known already: they have one row group.
+    // Most files have one row group, whose bounds are already known.
     if let Some(bounds) = file.bounds {
         return Ok(vec![unit(0, file.rows, Some(bounds))?]);
     }
@@ -94,7 +94,7 @@ fn of_file(file: &DataFile) -> Result<Vec<Unit>, Error> {
 }
 
 impl Unit {
-    /// Finds the bounds by reading, where nobody wrote them down.
+    /// Computes the bounds by reading, if the file has no statistics.
     fn measure(&mut self) -> Result<(), Error> {
         let (mut times, mut timeless, mut offsets) = (None, 0, None);
         let widen = |bounds: &mut Option<(i64, i64)>, value: i64| {
@@ -111,12 +111,12 @@ impl Unit {
         Ok(())
     }
 
-    /// All times that are there.
+    /// Calls `sees` with all times that are not NULL.
     pub fn read_times(&self, sees: &mut dyn FnMut(i64)) -> Result<(), Error> {
         self.read(true, false, |time, _| time.into_iter().for_each(&mut *sees))
     }
 
-    /// The offsets of the rows of one time.
+    /// Calls `sees` with the offsets of the rows that have this time.
     pub fn read_offsets(&self, time: Option<i64>, sees: &mut dyn FnMut(i64)) -> Result<(), Error> {
         let all = self.count_known(time) == Some(self.rows);
         self.read(!all, true, |found, offset| {
@@ -126,7 +126,7 @@ impl Unit {
         })
     }
 
-    /// How many rows have this time.
+    /// Number of rows with this time.
     pub fn count_at(&self, time: Option<i64>) -> Result<u64, Error> {
         if let Some(known) = self.count_known(time) {
             return Ok(known);
@@ -136,7 +136,7 @@ impl Unit {
         Ok(count)
     }
 
-    /// The same, where the statistics tell.
+    /// The same number, if the statistics determine it.
     fn count_known(&self, time: Option<i64>) -> Option<u64> {
         match (time, self.times) {
             (None, _) => Some(self.timeless),
@@ -147,7 +147,7 @@ impl Unit {
         }
     }
 
-    /// Times and offsets, row by row; a column that is not wanted comes as `None` or 0.
+    /// Calls `sees` with time and offset of each row. A column that is not requested is passed as `None` or 0.
     fn read(&self, times: bool, offsets: bool, mut sees: impl FnMut(Option<i64>, i64)) -> Result<(), Error> {
         let fault = |why: String| Error::File { path: self.file.path.clone(), why };
         let input = self.file.place.open(&self.file.path).map_err(|e| fault(e.to_string()))?;

@@ -1,8 +1,9 @@
-//! The k-th smallest of very many numbers, by counting.
+//! Order statistic: finds the k-th smallest of very many numbers by counting.
 //!
-//! Input: parts, each so many numbers within bounds, and a way to read them. Output: the number, and which of its equals it
-//! is. What lies wholly below or above where the number can be is counted and never read; the rest is counted into buckets,
-//! and the bucket that holds it is cut into buckets again. Each pass leaves a 65,536th of the range.
+//! Input: parts, each with a count and bounds of its numbers, and a function that reads them. Output: the number and
+//! its rank among equal numbers. Parts entirely below or above the candidate range are counted without reading. The
+//! others are counted into buckets, and the bucket with the k-th number is divided again. Each pass reduces the range
+//! by a factor of 65,536.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +12,7 @@ use super::row_group::Error;
 
 const BUCKETS: i128 = 1 << 16;
 
-/// So many numbers from `low` to `high`.
+/// A number of values between `low` and `high`.
 pub struct Part<T> {
     pub low: i64,
     pub high: i64,
@@ -19,15 +20,18 @@ pub struct Part<T> {
     pub of: T,
 }
 
-/// The number of a rank, counted from 1, and its rank among its equals. `read` gives all numbers of a part.
+/// The number of this rank (from 1), and its rank among equal numbers. `read` passes all numbers of a part.
+///
+/// # Errors
+/// If reading fails, or if the numbers contradict the counts and bounds ([`Error::Changed`]).
 pub fn nth<T: Sync>(
     parts: Vec<Part<T>>,
     rank: u64,
     read: impl Fn(&T, &mut dyn FnMut(i64)) -> Result<(), Error> + Sync,
 ) -> Result<(i64, u64), Error> {
-    // Even if each number were the least that its part may hold, it would not be below `low`.
+    // Even if each number were its part's minimum, the result would not be below `low`.
     let low = bound(&parts, rank, |part| part.low).ok_or(Error::Changed)?;
-    // Even if each were the greatest, it would not be above `high`.
+    // Even if each number were its part's maximum, the result would not be above `high`.
     let high = bound(&parts, rank, |part| part.high).ok_or(Error::Changed)?;
     let (mut low, mut high) = (i128::from(low), i128::from(high));
     let mut rank = rank;
@@ -53,7 +57,7 @@ pub fn nth<T: Sync>(
         for (all, more) in counts.iter_mut().zip(counted.counts) {
             *all += more;
         }
-        // Later on, what is below was taken off with the buckets before.
+        // Later passes have already subtracted the numbers below.
         if first {
             rank = rank.checked_sub(below).filter(|rank| *rank > 0).ok_or(Error::Changed)?;
             first = false;
@@ -75,7 +79,7 @@ pub fn nth<T: Sync>(
     }
 }
 
-/// The least bound that so many numbers lie at or below, all of a part being at its bound.
+/// The smallest bound with at least `rank` numbers at or below it, if all numbers of a part are at its bound.
 fn bound<T>(parts: &[Part<T>], rank: u64, of: impl Fn(&Part<T>) -> i64) -> Option<i64> {
     let mut bounds: Vec<(i64, u64)> = parts.iter().map(|part| (of(part), part.count)).collect();
     bounds.sort_unstable();
@@ -91,7 +95,7 @@ struct Counted {
     counts: Vec<u64>,
 }
 
-/// Counts the numbers of all these parts into buckets, on all cores.
+/// Counts the numbers of these parts into buckets, on all cores.
 fn count<T: Sync>(
     open: &[&T],
     low: i128,
@@ -101,7 +105,7 @@ fn count<T: Sync>(
 ) -> Result<Counted, Error> {
     let all = Mutex::new(Ok(Counted { below: 0, counts: vec![0; buckets] }));
     let total = &all;
-    // In the range of i64 from here on: a division of i128 for each number would cost more than reading it.
+    // i64 from here on: an i128 division per number would cost more than reading the number.
     let (base, width) = (low as i64, width as u64);
     each(open.len(), || {
         let mut counts = vec![0_u64; buckets];
@@ -131,7 +135,8 @@ fn count<T: Sync>(
     all.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Hands jobs 0 to n - 1 to a worker on each core, and `None` to each at the end. A worker that says `false` is done.
+/// Distributes jobs 0 to n - 1 to one worker per core, and passes `None` to each worker at the end. A worker that
+/// returns `false` gets no more jobs.
 pub fn each<W: FnMut(Option<usize>) -> bool>(n: usize, worker: impl Fn() -> W + Sync) {
     let next = AtomicUsize::new(0);
     let run = || {

@@ -1,7 +1,8 @@
-//! Refuses SQL that is nested too deep, before anything recurses into it.
+//! Rejects SQL that is nested too deeply before recursive code processes it.
 //!
-//! Input: a statement's text. Output: where it gets too deep, and why. A parser and a planner walk expressions by recursion,
-//! and a chain of thousands of `+`, or of parentheses, would end the process instead of the query.
+//! Input: a statement's text. Output: the position and reason if the nesting is too deep. Parser and planner process
+//! expressions recursively, and a chain of thousands of `+` or parentheses would overflow the stack and end the
+//! process.
 
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -9,29 +10,32 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use super::script::Place;
 
-/// Parentheses, brackets and CASEs within each other.
+/// Maximum nesting of parentheses, brackets and CASE.
 const NESTED: usize = 48;
-/// Operators in one expression, a comma or a clause ending it.
+/// Maximum operators in one expression. A comma or a clause ends an expression.
 const CHAINED: usize = 400;
-/// The longest expressions of all SELECTs together: the planner puts one into the other.
+/// Maximum sum of the longest expressions of all SELECTs, because the planner substitutes one into the other.
 const TOGETHER: usize = 800;
 /// SELECTs and JOINs in one statement: each may stand on all before it.
 const SELECTS: usize = 200;
-/// Bytes of a statement.
+/// Maximum length of a statement in bytes.
 const BYTES: usize = 1 << 20;
 
 /// Checks a statement.
+///
+/// # Errors
+/// The position and the reason, if a limit is exceeded.
 pub fn check(text: &str) -> Result<(), (Place, String)> {
     if text.len() > BYTES {
         return Err((Place::START, format!("the statement has {} bytes; {BYTES} are allowed", text.len())));
     }
     let mut tokens = Vec::new();
-    // What is no SQL token is for the parser to explain.
+    // Invalid tokens are reported by the parser.
     let _ = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location_into_buf(&mut tokens);
     let mut selects = 0;
-    // The longest chain since the last SELECT, and the longest ones of the SELECTs before it.
+    // The longest chain since the last SELECT, and the sum of the longest chains of the SELECTs before it.
     let (mut longest, mut together) = (0, 0);
-    // Operators so far, at each level of nesting.
+    // Number of operators at each level of nesting.
     let mut chains = vec![0];
     for token in &tokens {
         let start = token.span.start;
@@ -112,7 +116,7 @@ fn meaning(token: &Token) -> Meaning {
         | Token::DoubleQuotedString(_)
         | Token::Placeholder(_)
         | Token::Period => Meaning::Other,
-        // Every other token is an operator, or as rare as one.
+        // Every other token is an operator or rare.
         _ => Meaning::Operator,
     }
 }

@@ -1,7 +1,7 @@
-//! What is wrong with a piece of SQL, said so that people find it: file, line, column, the line itself with a caret.
+//! Error messages about SQL, with file, line, column and the line itself with a caret.
 //!
-//! Input: an error of the engine or of our own, and the text it is about. Output: one sentence, and an excerpt to show
-//! below it.
+//! Input: an error of the engine or of tercile, and the text that caused it. Output: one sentence and an excerpt to
+//! print below it.
 
 use std::fmt;
 
@@ -14,30 +14,30 @@ use unicode_width::UnicodeWidthStr as _;
 use super::one_line;
 use super::script::{Piece, Place};
 
-/// Columns of an excerpt, at most: a line may be a megabyte.
+/// Maximum width of an excerpt: a line may be a megabyte long.
 const EXCERPT_WIDTH: usize = 110;
 
-/// A text of SQL, and what it is called.
+/// A text of SQL and its name.
 #[derive(Debug, Clone, Copy)]
 pub struct Source<'a> {
-    /// A file as errors name it; `None` for what was typed.
+    /// The file's name in error messages; `None` for typed text.
     pub name: Option<&'a str>,
     pub text: &'a str,
 }
 
 impl Source<'_> {
-    /// A fault at a place of this text.
+    /// A fault at a position in this text.
     pub fn fault(&self, place: Place, why: impl Into<String>) -> Fault {
         let excerpt = excerpt(self.text, place);
         Fault { file: self.name.map(str::to_owned), place: Some(place), why: why.into(), excerpt }
     }
 
-    /// A fault of this text that has no place in it.
+    /// A fault in this text without a position.
     pub fn fault_somewhere(&self, why: impl Into<String>) -> Fault {
         Fault { file: self.name.map(str::to_owned), place: None, why: why.into(), excerpt: None }
     }
 
-    /// What the engine found wrong with a piece of this text. `tables` are those it could have meant.
+    /// An engine error in a piece of this text. `tables` are candidates for a misspelt table name.
     pub fn blame(&self, piece: &Piece<'_>, error: &DataFusionError, tables: &[String]) -> Fault {
         let place = locate(piece.text, error).or_else(|| {
             // The text ended too early.
@@ -50,13 +50,13 @@ impl Source<'_> {
     }
 }
 
-/// What is wrong, and where.
+/// An error and its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     pub file: Option<String>,
     pub place: Option<Place>,
     pub why: String,
-    /// The line, with a caret below the place.
+    /// The line, with a caret below the position.
     pub excerpt: Option<String>,
 }
 
@@ -76,7 +76,7 @@ impl std::error::Error for Fault {}
 
 fn excerpt(text: &str, place: Place) -> Option<String> {
     let line = text.lines().nth(place.line - 1)?;
-    // A long line is shown from shortly before the place.
+    // A long line is cut so that the position is visible.
     let from = if place.column > EXCERPT_WIDTH * 3 / 4 { place.column - EXCERPT_WIDTH / 2 } else { 0 };
     let shown: String = line.chars().skip(from).take(EXCERPT_WIDTH).map(|c| if c == '\t' { ' ' } else { c }).collect();
     let before: String = shown.chars().take((place.column - 1).saturating_sub(from)).collect();
@@ -86,7 +86,7 @@ fn excerpt(text: &str, place: Place) -> Option<String> {
     Some(format!("  {number} | {cut}{shown}\n  {margin} | {gap}{}^", " ".repeat(before.width())))
 }
 
-/// Where in the piece: the engine says it in two ways, and often not at all but for a name.
+/// The position in the piece. The engine reports it in one of two formats, or only quotes a name.
 fn locate(text: &str, error: &DataFusionError) -> Option<Place> {
     if let Some(start) = error.diagnostic().and_then(|diagnostic| diagnostic.span).map(|span| span.start) {
         return Some(Place { line: start.line as usize, column: start.column as usize });
@@ -95,13 +95,13 @@ fn locate(text: &str, error: &DataFusionError) -> Option<Place> {
     stated_place(&message).map(|(_, place)| place).or_else(|| find_word(text, named(&message)?))
 }
 
-/// Just after the last character.
+/// The position after the last character.
 fn end(text: &str) -> Place {
     let line = text.lines().count().max(1);
     Place { line, column: text.lines().last().map_or(1, |line| line.chars().count() + 1) }
 }
 
-/// `… at Line: 1, Column: 8`: where those words begin, and the place.
+/// Parses `… at Line: 1, Column: 8`: the index where that text starts, and the position.
 fn stated_place(message: &str) -> Option<(usize, Place)> {
     let at = message.rfind(" at Line: ")?;
     let (line, rest) = message[at + " at Line: ".len()..].split_once(", Column: ")?;
@@ -109,7 +109,7 @@ fn stated_place(message: &str) -> Option<(usize, Place)> {
     Some((at, Place { line: line.parse().ok()?, column: column.parse().ok().filter(|column| *column > 0)? }))
 }
 
-/// The first thing that a message names in quotes.
+/// The first quoted name in a message.
 fn named(message: &str) -> Option<&str> {
     let (_, rest) = message.split_once('\'')?;
     rest.split_once('\'').map(|(name, _)| name)
@@ -126,7 +126,7 @@ fn find_word(text: &str, wanted: &str) -> Option<Place> {
     Some(Place { line: found.span.start.line as usize, column: found.span.start.column as usize })
 }
 
-/// The engine's words, for people: without its prefixes, with the nearest name where one is unknown.
+/// The engine's message without its prefixes. An unknown name is followed by the most similar known name.
 fn words(error: &DataFusionError, tables: &[String]) -> String {
     let root = error.find_root();
     if let DataFusionError::SchemaError(schema, _) = root
@@ -166,7 +166,7 @@ fn words(error: &DataFusionError, tables: &[String]) -> String {
     }
 }
 
-/// `did you mean rating?`, or all there are where they are few enough, or nothing much.
+/// `did you mean rating?`, or the list of all names if it is short, or nothing.
 fn nearest_of(name: &str, known: &[String], what: &str) -> String {
     match nearest(name, known.iter().map(String::as_str)) {
         Some(near) => format!("did you mean {near}?"),
@@ -176,7 +176,7 @@ fn nearest_of(name: &str, known: &[String], what: &str) -> String {
     }
 }
 
-/// The name that was probably meant.
+/// The known name that is most similar, if it is similar enough.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase();
     known
@@ -186,7 +186,7 @@ pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&
         .map(|(_, known)| known)
 }
 
-/// One line for people, without the engine's own prefixes.
+/// One line without the engine's prefixes.
 pub fn explain(error: &DataFusionError) -> String {
     plain(&one_line(&error.strip_backtrace()))
 }
@@ -217,7 +217,7 @@ fn plain(text: &str) -> String {
             break;
         }
     }
-    // Some errors come as their own debug form.
+    // Some errors contain their own debug format.
     match text.strip_prefix("ParserError(\"").or_else(|| text.strip_prefix("TokenizerError(\"")) {
         Some(inner) => inner.trim_end_matches("\")").to_owned(),
         None => text.to_owned(),

@@ -1,33 +1,36 @@
 //! The header of a SQL file: the `-- key: value` lines before its first blank line.
 //!
-//! A key is one word of lowercase letters, digits, `_` and `.`, directly before the colon; any other comment is prose. In
-//! `label.<feature>.<language>` the feature is spelled like its column.
+//! A key is one word of lowercase letters, digits, `_` and `.`, immediately followed by the colon; any other comment
+//! is prose. In `label.<feature>.<language>` the feature is spelled like its column.
 
 use std::collections::BTreeMap;
 
-/// The languages that descriptions come in.
+/// The languages of descriptions.
 pub const LANGUAGES: [&str; 2] = ["en", "id"];
 
-/// The most clusters a segmentation may have.
+/// Maximum number of clusters of a segmentation.
 pub const MAX_K: usize = 64;
 
-/// What a header may hold.
+/// The contents of a header.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Header {
-    /// The number of clusters: what makes a view a segmentation.
+    /// The number of clusters. A view with `k` is a segmentation.
     pub k: Option<usize>,
-    /// Feature to language to words, from low to high: three of them, or k.
+    /// Per feature and language: words from low to high, three of them or k.
     pub labels: BTreeMap<String, BTreeMap<String, Vec<String>>>,
 }
 
-/// A fault, and the line it stands in, counted from 1.
+/// A fault and its line, counted from 1.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fault {
     pub line: usize,
     pub why: String,
 }
 
-/// Reads the header of a file.
+/// Parses the header of a file.
+///
+/// # Errors
+/// At the first invalid header line.
 pub fn parse(text: &str) -> Result<Header, Fault> {
     let mut header = Header::default();
     let mut label_lines = Vec::new();
@@ -79,7 +82,7 @@ pub fn parse(text: &str) -> Result<Header, Fault> {
     Ok(header)
 }
 
-/// The line of the first label of a feature, counted from 1.
+/// The line of a feature's first label, counted from 1.
 pub fn label_line(text: &str, feature: &str) -> Option<usize> {
     let labels = |line: &str| {
         let (key, _) = key_value(line)?;
@@ -89,7 +92,8 @@ pub fn label_line(text: &str, feature: &str) -> Option<usize> {
     header.map(labels).position(|found| found == Some(true)).map(|line| line + 1)
 }
 
-/// A header line that is none, for its case, a blank or its place, would be lost in silence.
+/// Rejects lines that look like header lines but are not because of their case, a blank or their position. They would
+/// be ignored silently.
 fn check_strays(text: &str) -> Result<(), Fault> {
     let mut header = true;
     for (i, line) in text.lines().enumerate() {
@@ -120,8 +124,9 @@ fn key_value(line: &str) -> Option<(&str, &str)> {
     is_key.then_some((key, value.trim()))
 }
 
-/// Whether a key has the form `label.<feature>.<language>`. A feature is named as its column is: quoted ones have capitals, spaces
-/// and letters of any language. The feature may be missing its language only if it is one word, which is then an error.
+/// True for keys of the form `label.<feature>.<language>`. The feature is spelled like its column: quoted names may
+/// contain capitals, spaces and letters of any language. A key without a language counts only if the feature is one
+/// word, and is then an error.
 fn is_label(key: &str) -> bool {
     let Some(rest) = key.strip_prefix("label.") else { return false };
     let one_word = rest.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
@@ -138,7 +143,7 @@ mod tests {
         let header = parse("-- k: 3\n-- label.actual price.en: Low | Mid | High\n\nSELECT 1").unwrap();
         assert_eq!(header.labels["actual price"]["en"], ["Low", "Mid", "High"]);
         assert_eq!(parse("-- k: 3\n-- label.Actual Price (\u{20b9}).id: a | b | c\n").unwrap().labels.len(), 1);
-        // A key that the header would lose, and prose that only looks like one.
+        // A malformed key that the header would lose, and prose that looks like a key.
         assert_eq!(parse("-- k: 3\n-- label.actual price.en : a | b | c\n").unwrap_err().line, 2);
         assert_eq!(parse("-- k: 3\n\n-- label.actual price.en: a | b | c\n").unwrap_err().line, 3);
         assert!(parse("-- k: 3\n-- label. is what words begin with: see above\n").unwrap().labels.is_empty());
@@ -173,7 +178,7 @@ mod tests {
         assert_eq!(fault("-- k: 3\n-- label.a.en: x|y|z\n-- label.a.en: x|y|z"), "3: label.a.en stands twice");
     }
 
-    /// Whatever stands in a file, reading its header ends, and without a panic.
+    /// For any text, parsing the header ends without a panic.
     #[test]
     fn any_text_is_a_header_or_a_fault() {
         use rand_xoshiro::rand_core::{RngCore, SeedableRng};

@@ -1,7 +1,7 @@
-//! First SQL files for records of any kind.
+//! Generates initial SQL files for records of any kind.
 //!
-//! Input: what the first records of a topic or file hold. Output: `00_records.sql` with every field, `10_….sql` that types
-//! each by what its values look like, and `20_slices.sql`. A person goes on from there.
+//! Input: the first records of a topic or file. Output: `00_records.sql` with every field, `10_….sql` with a type for
+//! each field inferred from its values, and `20_slices.sql`. The user edits them further.
 
 use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
 use serde_json::Value;
@@ -9,10 +9,10 @@ use serde_json::Value;
 use super::{RECORDS, SHIPPED};
 use crate::printable::{is_unsafe, printable};
 
-/// Signs of money, which numbers may begin with.
+/// Currency symbols that may precede numbers.
 const CURRENCIES: [char; 5] = ['$', '€', '£', '¥', '₹'];
 
-/// What a field's values look like.
+/// The inferred type of a field's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Text,
@@ -21,14 +21,14 @@ enum Kind {
     Number { money: bool, percent: bool, grouped: bool },
 }
 
-/// A field and what was seen of it.
+/// A field and its observed values.
 #[derive(Debug)]
 struct Seen {
     name: String,
     values: Vec<String>,
 }
 
-/// What the first records hold.
+/// Fields inferred from the first records.
 #[derive(Debug, Default)]
 pub struct Inference {
     fields: Vec<Seen>,
@@ -37,7 +37,7 @@ pub struct Inference {
 }
 
 impl Inference {
-    /// Looks at one more record.
+    /// Adds a record.
     pub fn see(&mut self, payload: &[u8]) {
         self.records += 1;
         let Ok(Value::Object(object)) = serde_json::from_slice(payload) else {
@@ -58,18 +58,18 @@ impl Inference {
         }
     }
 
-    /// The fields that can be columns: others stay in `_extra`.
+    /// The fields that can be columns; the others stay in `_extra`.
     fn columns(&self) -> impl Iterator<Item = &Seen> {
         self.fields.iter().filter(|field| why_no_column(&field.name).is_none())
     }
 
-    /// Fields that cannot be columns, and why: they stay in `_extra`. Their names are safe to print.
+    /// Fields that cannot be columns and stay in `_extra`, with the reason. The names are escaped for printing.
     pub fn left_in_extra(&self) -> impl Iterator<Item = (String, &'static str)> {
         let left = |field: &Seen| Some((printable(&field.name).into_owned(), why_no_column(&field.name)?));
         self.fields.iter().filter_map(left)
     }
 
-    /// How many fields can be columns.
+    /// Number of fields that can be columns.
     pub fn len(&self) -> usize {
         self.columns().count()
     }
@@ -78,13 +78,13 @@ impl Inference {
         self.len() == 0
     }
 
-    /// The numbers among them, as the views call them.
+    /// The numeric fields, with their names in the views.
     pub fn numbers(&self) -> Vec<String> {
         let numbers = self.columns().filter(|field| matches!(kind(&field.values), Kind::Number { .. }));
         numbers.map(|field| field.name.clone()).collect()
     }
 
-    /// The files, by name. `from` is what the records came from.
+    /// Names and contents of the files. `from` is the topic or file of the records.
     pub fn files(&self, from: &str) -> Vec<(String, String)> {
         let view = view_name(from);
         let slices = SHIPPED.iter().find(|(name, _)| *name == "20_slices.sql").map_or("", |(_, text)| text);
@@ -151,7 +151,7 @@ impl Inference {
     }
 }
 
-/// The name of the view of what came from here: `Our Customers.csv` is `our_customers`.
+/// The view name for a source: `Our Customers.csv` becomes `our_customers`.
 pub fn view_name(from: &str) -> String {
     let stem = std::path::Path::new(from).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     let word = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
@@ -163,8 +163,8 @@ pub fn view_name(from: &str) -> String {
     }
 }
 
-/// Why a field cannot be a column; `None` if it can. A name with a line break could end a comment of the SQL file or begin a header
-/// line in it, and one with escape sequences or bidirectional overrides would show another file than there is.
+/// The reason why a field cannot be a column; `None` if it can. A line break in a name could end a comment of the SQL
+/// file or start a header line, and escape sequences or bidirectional overrides would display a different file.
 fn why_no_column(name: &str) -> Option<&'static str> {
     if name.is_empty() {
         Some("its name is empty")
@@ -177,7 +177,7 @@ fn why_no_column(name: &str) -> Option<&'static str> {
     }
 }
 
-/// A name as SQL wants it, bare where it can be.
+/// An SQL identifier, quoted only if necessary.
 fn identifier(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
@@ -187,12 +187,12 @@ fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A text that stays within a comment's line.
+/// A text that stays within one comment line.
 fn comment(text: &str) -> String {
     printable(&text.split_whitespace().collect::<Vec<_>>().join(" ")).into_owned()
 }
 
-/// What all of these values look like.
+/// The type that fits all these values.
 fn kind(values: &[String]) -> Kind {
     let all = |looks: &dyn Fn(&str) -> bool| !values.is_empty() && values.iter().all(|value| looks(value.trim()));
     if all(&|value| matches!(value.to_ascii_lowercase().as_str(), "true" | "false")) {
@@ -212,7 +212,7 @@ struct Looks {
     grouped: bool,
 }
 
-/// How a number is written; `None` if it is none. `007` is a name.
+/// The number format of a value; `None` if it is not a number. `007` is text.
 fn number(value: &str) -> Option<Looks> {
     let bare = value.trim_start_matches(CURRENCIES).trim();
     let money = bare.len() < value.len();
@@ -244,7 +244,7 @@ fn without_groups(text: &str) -> Option<String> {
     fine.then(|| text.replace(',', ""))
 }
 
-/// `2024-05-01`, and a time after it or none.
+/// `2024-05-01`, optionally followed by a time.
 fn is_timestamp(value: &str) -> bool {
     let Some((date, time)) = value.split_at_checked(10) else { return false };
     chrono::NaiveDate::parse_from_str(date, "%Y-%m-%d").is_ok()

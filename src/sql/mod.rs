@@ -1,7 +1,7 @@
-//! The SQL files: which there are, what they are called, and what they stand on.
+//! The SQL files: their list, names and dependencies.
 //!
-//! Input: a directory, or the files inside the binary. Output: the declared fields, and views in name order. Cleaning,
-//! slicing and features are written in those files and nowhere else; the engine room runs them.
+//! Input: a directory, or the built-in files. Output: the declared fields, and views in the order of their names.
+//! Cleaning, slicing and features are defined only in these files; the module `engine` executes them.
 
 pub mod depth;
 pub mod fault;
@@ -26,7 +26,7 @@ use tercile_store::record::Fields;
 
 use crate::rows::hex;
 
-/// The files of `sql/`, inside the binary.
+/// The files of `sql/`, included in the binary.
 const SHIPPED: [(&str, &str); 7] = [
     ("00_records.sql", include_str!("../../sql/00_records.sql")),
     ("10_products.sql", include_str!("../../sql/10_products.sql")),
@@ -37,13 +37,13 @@ const SHIPPED: [(&str, &str); 7] = [
     ("40_categories.sql", include_str!("../../sql/40_categories.sql")),
 ];
 
-/// The name of the table that all else stands on.
+/// The name of the base table.
 pub const RECORDS: &str = "records";
 
-/// How deep the parser may recurse: deeper than anything that passes [`depth::check`].
+/// Recursion limit of the parser, greater than any nesting that passes [`depth::check`].
 pub const RECURSION: usize = 512;
 
-/// What is wrong with the SQL files. `file` is a path, or a name with "built-in" before it.
+/// An error in the SQL files. `file` is a path, or a name preceded by "built-in".
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot read the SQL files in {path}: {source}", path = path.display())]
@@ -58,7 +58,7 @@ pub enum Error {
     Sql(#[source] Fault),
 }
 
-/// One view.
+/// A view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     /// The file's name without its number and ending.
@@ -67,17 +67,17 @@ pub struct View {
     pub file: String,
     pub text: String,
     pub header: Header,
-    /// The tables and views it reads.
+    /// The tables and views that it reads.
     reads: BTreeSet<String>,
 }
 
 impl View {
-    /// The tables and views it reads.
+    /// The tables and views that it reads.
     pub fn reads(&self) -> &BTreeSet<String> {
         &self.reads
     }
 
-    /// Its text as errors show it.
+    /// Its text, for error messages.
     pub fn source(&self) -> Source<'_> {
         Source { name: Some(&self.file), text: &self.text }
     }
@@ -88,7 +88,7 @@ impl View {
     }
 }
 
-/// A view that makes clusters, with what its columns say about it.
+/// A view that defines clusters, with the metadata of its columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segmentation {
     pub name: String,
@@ -96,26 +96,29 @@ pub struct Segmentation {
     pub file: String,
     /// The number of clusters.
     pub k: usize,
-    /// Its columns beside the keys, in their order.
+    /// Its columns except the keys, in order.
     pub features: Vec<String>,
-    /// Feature to language to words, from low to high.
+    /// Per feature and language: words from low to high.
     pub labels: BTreeMap<String, BTreeMap<String, Vec<String>>>,
-    /// SHA-256 of the SQL that decides its rows.
+    /// SHA-256 of the SQL that determines its rows.
     pub sql_hash: String,
 }
 
-/// All files of a directory.
+/// All SQL files of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
     pub fields: Fields,
     records: String,
     views: Vec<View>,
-    /// All of them, as they were read.
+    /// All files, unparsed.
     read: Vec<File>,
 }
 
 impl Files {
-    /// The files of `dir` if one is given, else those of `sql/` if it is there, else those inside the binary.
+    /// The files of `dir` if given, otherwise those of `sql/` if it exists, otherwise the built-in files.
+    ///
+    /// # Errors
+    /// If a file cannot be read or does not parse.
     pub fn load(dir: Option<&Path>) -> Result<Self, Error> {
         match dir {
             Some(dir) => Self::read(dir),
@@ -124,7 +127,7 @@ impl Files {
         }
     }
 
-    /// The files inside the binary.
+    /// The built-in files.
     pub fn shipped() -> Result<Self, Error> {
         Self::parse(SHIPPED.iter().map(|(name, text)| File {
             name: (*name).to_owned(),
@@ -178,23 +181,23 @@ impl Files {
         Ok(declared.map(|(fields, records)| Self { fields, records, views, read }))
     }
 
-    /// The views, in name order.
+    /// The views, in the order of their names.
     pub fn views(&self) -> &[View] {
         &self.views
     }
 
-    /// The view of this name.
+    /// The view with this name.
     pub fn view(&self, name: &str) -> Option<&View> {
         self.views.iter().find(|view| view.name == name)
     }
 
-    /// The views that are segmentations, in name order.
+    /// The views that are segmentations, in the order of their names.
     pub fn segmentations(&self) -> impl Iterator<Item = (&View, usize)> {
         self.views.iter().filter_map(|view| view.header.k.map(|k| (view, k)))
     }
 
-    /// These files without and with an edited one, and the name of its view. If the edited one is the one that was read
-    /// here, it is held against the shipped one of its name.
+    /// These files without and with an edited file, and the name of its view. If the edited file is one of the loaded
+    /// files, it is compared with the built-in file of the same name.
     pub fn with_edited(&self, path: &Path) -> Result<(Self, Self, String), Error> {
         let shown = path.display().to_string();
         let text = fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
@@ -216,7 +219,7 @@ impl Files {
         Ok((before, after, view))
     }
 
-    /// These files, with another one under its name.
+    /// These files, with one file added or replaced.
     fn with(&self, file: File) -> Result<Self, Error> {
         let mut files: Vec<File> = self.read.iter().filter(|read| read.name != file.name).cloned().collect();
         files.push(file);
@@ -224,11 +227,11 @@ impl Files {
         Ok(Self::parse(files.into_iter())?.unwrap_or_else(|| self.clone()))
     }
 
-    /// SHA-256, in hex, of a view's text and of all that it stands on: what decides the rows it gives.
+    /// SHA-256, in hex, of a view's text and of all its dependencies. The hash determines the view's rows.
     pub fn hash(&self, view: &str) -> String {
         let mut wanted = BTreeSet::from([view.to_owned()]);
         let mut hasher = Sha256::new();
-        // A view only reads what comes before it, so one walk from the last to the first finds all.
+        // A view reads only earlier views, so one backward pass finds all dependencies.
         for view in self.views.iter().rev() {
             if wanted.contains(&view.name) {
                 wanted.extend(view.reads.iter().cloned());
@@ -257,7 +260,7 @@ fn view_name(file: &str) -> Option<&str> {
     (digits && fine).then_some(name)
 }
 
-/// The one statement that a file of ours holds.
+/// The single statement of one of these files.
 fn one_piece<'a>(source: &Source<'a>) -> Result<Piece<'a>, Fault> {
     let pieces = script::split(source.text).pieces;
     match pieces.as_slice() {
@@ -271,7 +274,7 @@ fn one_piece<'a>(source: &Source<'a>) -> Result<Piece<'a>, Fault> {
     }
 }
 
-/// Parses a piece that is a statement, unless it is nested too deep.
+/// Parses a statement, unless it is nested too deeply.
 pub fn parse(source: &Source<'_>, piece: &Piece<'_>) -> Result<Statement, Fault> {
     depth::check(piece.text).map_err(|(place, why)| source.fault(place.within(piece.place), why))?;
     let blame = |e| source.blame(piece, &e, &[]);
@@ -338,7 +341,7 @@ pub fn tables_of(statement: &Statement) -> Result<BTreeSet<String>, String> {
     Ok(tables.iter().map(TableReference::table).map(str::to_owned).collect())
 }
 
-/// A message without its line ends, for the one line that users get.
+/// A message on one line.
 pub fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }

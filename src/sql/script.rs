@@ -1,9 +1,9 @@
-//! A text of SQL, cut into its statements and dot commands.
+//! Splits a text of SQL into statements and dot commands.
 //!
-//! Input: what stands in a file, came through a pipe or was typed. Output: pieces, each with the place where it begins, and
-//! whether the last one is still open. Knows quotes and comments, and nothing else of SQL.
+//! Input: text from a file, a pipe or a prompt. Output: pieces with their positions, and whether the last one is
+//! incomplete. The splitter handles quotes and comments, but no other SQL syntax.
 
-/// A place in a text: line and column, counted from 1, the column in characters.
+/// A position in a text: line and column, counted from 1; columns are characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     pub line: usize,
@@ -13,36 +13,36 @@ pub struct Place {
 impl Place {
     pub const START: Self = Self { line: 1, column: 1 };
 
-    /// A place within a piece, as a place in the text that the piece was cut from.
+    /// Converts a position within a piece to a position in the text that contains the piece.
     pub fn within(self, piece: Self) -> Self {
         let column = if self.line == 1 { self.column + piece.column - 1 } else { self.column };
         Self { line: self.line + piece.line - 1, column }
     }
 }
 
-/// A statement, without its semicolon, or a dot command.
+/// A statement without its semicolon, or a dot command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece<'a> {
     pub text: &'a str,
     pub place: Place,
-    /// Whether it is a line like `.tables`.
+    /// True for a dot command such as `.tables`.
     pub dot: bool,
 }
 
-/// What a text holds.
+/// The result of splitting a text.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Script<'a> {
     pub pieces: Vec<Piece<'a>>,
-    /// Whether the last statement has no semicolon yet, or a quote or comment is open.
+    /// True if the last statement has no semicolon yet, or if a quote or comment is open.
     pub open: bool,
 }
 
-/// Cuts a text at the semicolons that end statements. A dot command is a line that begins with a dot and a letter where
-/// no statement is open. What holds only blanks and comments is no piece.
+/// Splits a text at the semicolons that end statements. A dot command is a line that starts with a dot and a letter
+/// while no statement is open. Blanks and comments alone are not a piece.
 pub fn split(text: &str) -> Script<'_> {
     let mut script = Script { pieces: Vec::new(), open: false };
     let mut scan = Scan { text, at: 0, place: Place::START };
-    // Where the statement that is open began.
+    // The start of the open statement.
     let mut began: Option<(usize, Place)> = None;
     while let Some(next) = scan.peek() {
         if began.is_none() && scan.place.column == 1 && scan.is_dot_command() {
@@ -121,7 +121,7 @@ impl Scan<'_> {
         }
     }
 
-    /// Past a comment, which may hold others; `false` if it has no end.
+    /// Skips a comment, which may be nested; `false` if it is not closed.
     fn skip_comment(&mut self) -> bool {
         let mut depth = 0;
         while !self.rest().is_empty() {
@@ -138,7 +138,7 @@ impl Scan<'_> {
         false
     }
 
-    /// Past the end of a quoted text; a doubled quote is two quoted texts in a row, which comes to the same.
+    /// Skips a quoted text. A doubled quote is parsed as two adjacent quoted texts, with the same result.
     fn skip_quoted(&mut self, quote: char) -> bool {
         while let Some(c) = self.peek() {
             self.step();

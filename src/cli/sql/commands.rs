@@ -1,4 +1,4 @@
-//! Dot commands: what is about the session rather than the data.
+//! Dot commands of the SQL shell: commands about the session rather than the data.
 
 use anyhow::Context as _;
 use clap::ValueEnum as _;
@@ -14,7 +14,7 @@ use crate::file_format;
 use crate::sql::fault::{Source, nearest};
 use crate::sql::script::Piece;
 
-/// Each with what it takes and does.
+/// Name, arguments and description of each command.
 pub const COMMANDS: [(&str, &str, &str); 12] = [
     (".help", "", "this list"),
     (".tables", "", "tables and views"),
@@ -30,7 +30,7 @@ pub const COMMANDS: [(&str, &str, &str); 12] = [
     (".exit", "", "leave"),
 ];
 
-/// Runs one.
+/// Runs a dot command.
 pub async fn run(runner: &mut Runner, source: &Source<'_>, piece: &Piece<'_>) -> anyhow::Result<()> {
     let text = piece.text.trim_end_matches(';').trim_end();
     let (command, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
@@ -129,7 +129,7 @@ async fn tables(runner: &Runner) -> anyhow::Result<()> {
     runner.print_table(&["name", "is", "file"], rows)
 }
 
-/// A table that is not there.
+/// An unknown table.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Unknown(String);

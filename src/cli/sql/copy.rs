@@ -1,7 +1,8 @@
-//! `COPY … TO 'file'`, which DataFusion writes: the file is complete, or as it was before.
+//! Makes `COPY … TO 'file'` atomic: the file is complete or unchanged.
 //!
-//! Input: a parsed statement. Output: the same statement with a hidden path beside the file in place of its target, and what
-//! moves it to the target after a success. DataFusion by itself replaces the file with the rows up to an error.
+//! Input: a parsed statement. Output: the same statement with a hidden path in the target's directory as its target,
+//! and the action that renames the result after success. DataFusion alone would replace the file with the rows
+//! written before an error.
 
 use std::path::{Path, PathBuf};
 
@@ -13,18 +14,18 @@ use url::Url;
 use super::super::output_file::{Output, OutputFile};
 use crate::engine;
 
-/// A file that a statement which runs copies to.
+/// The target file of a running COPY statement.
 pub struct Copying {
     output: Output,
-    /// Where DataFusion writes.
+    /// The path that DataFusion writes.
     hidden: PathBuf,
-    /// That, and where DataFusion has it until it is complete: removed when the process ends.
+    /// That path and DataFusion's temporary path, registered for removal when the process ends.
     leftovers: Vec<Registered>,
 }
 
 impl Copying {
-    /// Redirects a COPY to one file of this machine. `None`: it is another statement, or copies to a directory, to which
-    /// files of new names are added, or to an object store, which replaces an object when it is complete.
+    /// Redirects a COPY to a single local file. `None` for other statements, for a COPY to a directory (which adds
+    /// files with new names) and for a COPY to an object store (which replaces an object when it is complete).
     pub fn redirect(statement: &mut Statement) -> anyhow::Result<Option<Self>> {
         let Statement::CopyTo(copy) = statement else { return Ok(None) };
         let Some(path) = single_file(copy) else { return Ok(None) };
@@ -41,7 +42,7 @@ impl Copying {
         Ok(Some(Self { output, hidden, leftovers }))
     }
 
-    /// Gives the file its name.
+    /// Renames the file to its target.
     pub fn finish(mut self) -> anyhow::Result<()> {
         // A COPY of no rows may write no file.
         if self.hidden.exists() {
@@ -55,13 +56,13 @@ impl Copying {
 
 impl Drop for Copying {
     fn drop(&mut self) {
-        // After a failure only: DataFusion may be writing still, and what it has then goes at the end of the process.
+        // Only after a failure: DataFusion may still be writing, and its files are removed when the process ends.
         let _ = std::fs::remove_file(&self.hidden);
         self.leftovers.drain(..).for_each(Registered::keep);
     }
 }
 
-/// The file that a statement copies to, if it is one file of this machine.
+/// The target of a statement that copies to a single local file.
 fn single_file(copy: &CopyToStatement) -> Option<PathBuf> {
     let target = &copy.target;
     let path = match target.starts_with("file:") {

@@ -1,8 +1,8 @@
-//! `tercile sql --diff FILE`: what an edited SQL file would change.
+//! `tercile sql --diff FILE`: the effect of an edited SQL file.
 //!
-//! Input: the edited file, and the one in force under the same name: the saved one, or the shipped one if FILE is the saved
-//! one itself. Output: rows lost and new, columns changed, a summary of each column, and how the views that stand on it
-//! fare. Nothing is saved.
+//! Input: the edited file and the active file of the same name: the saved file, or the built-in file if FILE is the
+//! saved file itself. Output: removed and added rows, changed columns, a summary of each column, and the state of all
+//! dependent views. Nothing is saved.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -17,11 +17,11 @@ use super::runner::Runner;
 use crate::engine::{self, Limits, quote};
 use crate::sql::Files;
 
-/// How the two are called in the queries below.
+/// Table names of the two versions in the queries below.
 const BEFORE: &str = "tercile before";
 const AFTER: &str = "tercile after";
 
-/// Prints it all.
+/// Prints the whole comparison.
 pub async fn run(runner: &Runner, snapshot: &Snapshot, path: &Path) -> anyhow::Result<()> {
     std::fs::metadata(path).map_err(|e| anyhow::anyhow!("cannot read {}: {e}", path.display()))?;
     let (before, after, name) = runner.files.with_edited(path)?;
@@ -63,7 +63,7 @@ pub async fn run(runner: &Runner, snapshot: &Snapshot, path: &Path) -> anyhow::R
     Ok(())
 }
 
-/// The views that read this one, or read what reads it.
+/// The views that read this view directly or indirectly.
 fn standing_on(files: &Files, name: &str) -> Vec<String> {
     let mut reached = BTreeSet::from([name.to_owned()]);
     let mut found = Vec::new();
@@ -75,7 +75,7 @@ fn standing_on(files: &Files, name: &str) -> Vec<String> {
     found
 }
 
-/// How many rows a view gives, or why none.
+/// The number of rows of a view, or the reason why it fails.
 async fn fate(ctx: &SessionContext, view: &str) -> String {
     match numbers(ctx, &format!("SELECT count(*) FROM {}", quote(view))).await {
         Ok(counts) => counts.first().cloned().unwrap_or_default(),
@@ -83,7 +83,7 @@ async fn fate(ctx: &SessionContext, view: &str) -> String {
     }
 }
 
-/// `a → b`, or just a where they are the same.
+/// `a → b`, or only one of them if they are equal.
 fn arrow(before: &str, after: &str) -> String {
     if before == after { before.to_owned() } else { format!("{before} → {after}") }
 }
@@ -149,7 +149,8 @@ impl Compared {
     }
 }
 
-/// For each column, in how many of the rows that both have it differs. Numbers differ as numbers, all else as text.
+/// Per column: the number of rows present in both versions whose values differ. Numbers are compared as numbers, all
+/// other types as text.
 async fn changes(ctx: &SessionContext, columns: &[&String], old: &Schema, new: &Schema) -> anyhow::Result<Vec<String>> {
     let numeric = |schema: &Schema, name: &str| {
         schema.column_with_name(name).is_some_and(|(_, field)| field.data_type().is_numeric())
@@ -170,7 +171,7 @@ async fn changes(ctx: &SessionContext, columns: &[&String], old: &Schema, new: &
     numbers(ctx, &sql).await
 }
 
-/// What each column of a table is like.
+/// Summary statistics of each column of a table.
 struct Summary {
     types: Vec<String>,
     missing: Vec<String>,
@@ -197,7 +198,7 @@ impl Summary {
     }
 }
 
-/// The one row that a query gives, as text.
+/// The single row of a query result, as text.
 async fn numbers(ctx: &SessionContext, sql: &str) -> anyhow::Result<Vec<String>> {
     let batch = engine::collect(ctx, sql).await?;
     let options = FormatOptions::default();

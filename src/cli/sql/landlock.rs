@@ -1,18 +1,19 @@
-//! Linux's Landlock: what a process can't lift, and needs no privilege to put on.
+//! Restricts the process with Linux's Landlock, which needs no privileges and cannot be undone.
 //!
-//! Input: the directories that may be read. Output: a process for which there is no other file, nothing to write, and no
-//! network. It stands behind the engine's own limits, and where the kernel has none (Linux before 5.13) they stand alone.
+//! Input: the directories that may be read. Output: a process that cannot open other files, write files or use the
+//! network. Landlock complements the limits inside the engine. On kernels without it (Linux before 5.13) only the
+//! engine's limits apply.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 
-/// All that Landlock's first version knows of files, from executing to making links.
+/// All file access rights of Landlock's first ABI version, from executing files to creating symbolic links.
 const ALL_OF_FILES: u64 = (1 << 13) - 1;
 /// Reading files and listing directories.
 const READING: u64 = (1 << 2) | (1 << 3);
-/// Listening and connecting by TCP, from version 4 on.
+/// Binding and connecting TCP sockets, available from ABI version 4.
 const ALL_OF_TCP: u64 = 0b11;
 const VERSION: libc::c_uint = 1;
 const PATH_BENEATH: libc::c_int = 1;
@@ -29,20 +30,23 @@ struct PathBeneath {
     directory: libc::c_int,
 }
 
-/// Leaves this thread, and those it starts from now on, nothing to open but what lies below `directories`. Threads that run
-/// already are not restricted: call it before the first one starts. `false` where the kernel has no Landlock.
+/// Restricts this thread, and threads started by it from now on, to reading files below `directories`. Running
+/// threads are not restricted, so call it before starting any. Returns `false` if the kernel has no Landlock.
+///
+/// # Errors
+/// If a system call fails or a directory cannot be opened.
 pub fn leave_only(directories: &[PathBuf]) -> io::Result<bool> {
     let nothing = std::ptr::null::<Ruleset>();
-    // SAFETY: with this flag the kernel reads no structure, and answers with a version.
+    // SAFETY: with this flag the kernel reads no structure and returns a version.
     let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0_usize, VERSION) };
     if version < 1 {
         return Ok(false);
     }
     let network = if version >= 4 { ALL_OF_TCP } else { 0 };
     let ruleset = Ruleset { files: ALL_OF_FILES, network };
-    // Older kernels know the first field only.
+    // Older kernels know only the first field.
     let size = if version >= 4 { size_of::<Ruleset>() } else { size_of::<u64>() };
-    // SAFETY: the structure is laid out as the kernel wants it, and lives as long as the call.
+    // SAFETY: the structure has the layout that the kernel expects and outlives the call.
     let rules = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, &raw const ruleset, size, 0) };
     check(rules)?;
     for directory in directories {
@@ -51,8 +55,8 @@ pub fn leave_only(directories: &[PathBuf]) -> io::Result<bool> {
         // SAFETY: as above; both descriptors are open.
         check(unsafe { libc::syscall(libc::SYS_landlock_add_rule, rules, PATH_BENEATH, &raw const rule, 0) })?;
     }
-    // SAFETY: both calls take numbers. Without the first the second is refused. The ruleset's descriptor stays open, and
-    // is of no use to anybody.
+    // SAFETY: both calls take integers. The second call requires the first. The ruleset's descriptor stays open and
+    // is harmless.
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1_u64, 0_u64, 0_u64, 0_u64) }.into())?;
     check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules, 0) })?;
     Ok(true)
@@ -74,7 +78,7 @@ mod tests {
             std::fs::create_dir(directory).unwrap();
             std::fs::write(directory.join("file"), "text").unwrap();
         }
-        // The limits are this thread's, and end with it.
+        // The restrictions apply to this thread and end with it.
         let limited = std::thread::spawn(move || {
             if !leave_only(&[left.clone(), PathBuf::from("/not/there")]).unwrap() {
                 eprintln!("skipped: the kernel has no Landlock");

@@ -1,4 +1,4 @@
-//! `tercile sql`: SQL from files, a flag, a pipe or a prompt, over the store and over any file.
+//! `tercile sql`: runs SQL from files, a flag, a pipe or a prompt, on the store and on files.
 
 mod commands;
 mod copy;
@@ -81,7 +81,7 @@ pub struct Sql {
     sql: SqlArgs,
 }
 
-/// How many rows people are shown.
+/// Row limit of results printed to a terminal.
 const ROWS_FOR_PEOPLE: usize = 50;
 
 impl Sql {
@@ -99,7 +99,7 @@ impl Sql {
             );
         }
         if let Some(output) = &self.output {
-            // A comparison is text, whatever the format of results.
+            // A comparison is text, independent of the result format.
             output.format(if self.diff.is_some() { Some(Format::Table) } else { self.format })?;
         }
         if at_prompt {
@@ -113,7 +113,7 @@ impl Sql {
         .await
     }
 
-    /// A session over the store, with the tables of the command line.
+    /// Opens a session on the store, with the tables given on the command line.
     async fn open(&self, terminal: &Terminal, at_prompt: bool) -> anyhow::Result<Runner> {
         let for_people = io::stdout().is_terminal() && self.output.is_none();
         let settings = Settings {

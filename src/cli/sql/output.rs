@@ -1,6 +1,7 @@
-//! Rows in the formats that people and programs read.
+//! Writers of the result formats.
 //!
-//! Input: the batches of one result. Output: bytes, batch by batch: a result never has to fit into memory.
+//! Input: the batches of one result. Output: bytes, written batch by batch, so that a result need not fit into
+//! memory.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -39,21 +40,21 @@ pub enum Format {
 }
 
 impl Format {
-    /// Whether it is for programs only.
+    /// True for binary formats.
     pub fn binary(self) -> bool {
         matches!(self, Self::Parquet | Self::Arrow | Self::Feather)
     }
 }
 
-/// One result on its way out.
+/// A writer of one result.
 pub trait Rows {
     fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()>;
 
-    /// Writes what is left. Gives what there is to say about it, for people.
+    /// Writes the remaining rows. Returns a note for the user, if any.
     fn end(self: Box<Self>) -> anyhow::Result<Option<String>>;
 }
 
-/// Starts a result. `fit`: the columns of the terminal that a table is to fit.
+/// Starts a result. `fit` is the terminal width that a table must fit.
 pub fn start<'a>(
     format: Format,
     schema: &SchemaRef,
@@ -66,7 +67,7 @@ pub fn start<'a>(
         Format::Csv | Format::Tsv => {
             let delimiter = if format == Format::Csv { b',' } else { b'\t' };
             let mut csv = CsvBuilder::new().with_header(true).with_delimiter(delimiter).build(out);
-            // The header comes with the first batch, and a result may have none.
+            // The CSV writer emits the header with the first batch, and a result may have no batch.
             csv.write(&flat(&RecordBatch::new_empty(Arc::clone(schema)))?).map_err(failed)?;
             Box::new(Csv { csv })
         }
@@ -86,7 +87,7 @@ pub fn start<'a>(
     })
 }
 
-/// A closed pipe comes wrapped up in words; it must still be known for what it is.
+/// Errors arrive as text. A closed pipe must still be recognised as such.
 fn failed(error: impl std::fmt::Display) -> anyhow::Error {
     let text = error.to_string();
     if text.contains("Broken pipe") {
@@ -103,7 +104,7 @@ fn columns(schema: &Schema) -> Vec<Column> {
     schema.fields().iter().map(column).collect()
 }
 
-/// How values look as text. A missing one is NULL in a table, and nothing in a CSV.
+/// Text format of values. NULL is `NULL` in a table and empty in CSV.
 fn options(null: &str) -> FormatOptions<'_> {
     FormatOptions::default().with_null(null).with_display_error(true)
 }
@@ -182,7 +183,7 @@ impl Rows for Csv<'_> {
     }
 }
 
-/// A batch whose nested columns are text: a CSV knows no others.
+/// A batch whose nested columns are converted to text, because CSV has no nested values.
 fn flat(batch: &RecordBatch) -> anyhow::Result<RecordBatch> {
     let batch = &readable(batch)?;
     let schema = batch.schema();

@@ -1,10 +1,10 @@
-//! What is given to a query beside its text: `--param` and `--table`.
+//! The options `--param` and `--table` of a query.
 
 use std::path::PathBuf;
 
 use datafusion::scalar::ScalarValue;
 
-/// `--param name=value`, typed by what the value looks like.
+/// `--param name=value`. The type is inferred from the value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Param(pub String, pub ScalarValue);
 
@@ -19,7 +19,7 @@ impl Param {
     }
 }
 
-/// What is written as a number is one; `007` and `1e999` are text.
+/// A number if the value has the canonical form of one; `007` and `1e999` are text.
 fn typed(value: &str) -> ScalarValue {
     if let Ok(number) = value.parse::<i64>()
         && number.to_string() == value

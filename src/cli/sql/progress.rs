@@ -1,6 +1,7 @@
-//! How far a query is, for people who wait.
+//! Progress of a running query.
 //!
-//! Input: a physical plan that runs. Output: rows read so far, and of how many, drawn on stderr once it takes long.
+//! Input: a running physical plan. Output: rows read so far and their expected total, drawn on stderr for long
+//! queries.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,17 +13,18 @@ use indicatif::ProgressBar;
 
 use super::super::{Terminal, thousands};
 
-/// Shorter queries are over before anybody looks.
+/// Delay before progress is drawn; most queries end earlier.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The bar of one query; gone when it is dropped.
+/// The progress bar of one query, removed on drop.
 pub struct Progress {
     plan: Arc<dyn ExecutionPlan>,
     terminal: Terminal,
     began: Instant,
     bar: Option<ProgressBar>,
     total: Option<u64>,
-    /// When it is looked at again. A plan of very many files counts for each of them: looking must not cost more than it shows.
+    /// Time of the next update. The metrics of a plan with many files are expensive to sum, so the interval grows
+    /// with their cost.
     next: Instant,
 }
 
@@ -33,7 +35,7 @@ impl Progress {
         Self { plan, terminal, began, bar: None, total: None, next: began + PATIENCE }
     }
 
-    /// Draws it as it is now, if it is time.
+    /// Redraws the bar if an update is due.
     pub fn tick(&mut self) {
         let now = Instant::now();
         if now < self.next {
@@ -65,7 +67,7 @@ impl Drop for Progress {
     }
 }
 
-/// Rows that the sources of a plan have given so far.
+/// Rows produced by the sources of a plan so far.
 fn read(plan: &Arc<dyn ExecutionPlan>) -> u64 {
     let children = plan.children();
     if children.is_empty() {
@@ -74,7 +76,7 @@ fn read(plan: &Arc<dyn ExecutionPlan>) -> u64 {
     children.into_iter().map(read).sum()
 }
 
-/// Rows that they will give, where all of them know.
+/// Total rows of the sources, if all of them know their number.
 fn expected(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
     let children = plan.children();
     if children.is_empty() {

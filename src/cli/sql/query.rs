@@ -1,6 +1,6 @@
-//! One statement on its way to rows.
+//! Plans and starts one statement.
 //!
-//! Input: a parsed statement, its parameters, and how many rows are wanted. Output: a plan that runs, and its stream.
+//! Input: a parsed statement, its parameters and a row limit. Output: a physical plan and its stream of rows.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,25 +20,25 @@ use tokio::task::JoinSet;
 use crate::sql::fault::{Fault, Source};
 use crate::sql::script::{Piece, Place};
 
-/// A statement, and what is to become of it.
+/// A statement and its execution options.
 pub struct Work {
     pub statement: Statement,
     pub params: HashMap<String, ScalarValue>,
-    /// Whether its plan is wanted instead of its rows.
+    /// True to return the plan instead of the rows.
     pub explain: bool,
     pub limit: Option<usize>,
-    /// Whether anything but reading is refused.
+    /// True to reject all statements except queries.
     pub read_only: bool,
 }
 
-/// A query about to give rows.
+/// A query that is ready to return rows.
 pub struct Ready {
     pub plan: Arc<dyn ExecutionPlan>,
     pub stream: SendableRecordBatchStream,
 }
 
-/// The parameters that a piece names, out of those that are `given`. One that is not is a fault at its place, with a
-/// `hint` what to do about it.
+/// The `given` parameters that a piece uses. A missing parameter is a fault at its position, with a `hint` how to
+/// supply it.
 pub fn params_of(
     source: &Source<'_>,
     piece: &Piece<'_>,
@@ -89,7 +89,7 @@ pub async fn prepare(ctx: SessionContext, work: Work) -> Result<Ready, DataFusio
     Ok(Ready { plan, stream })
 }
 
-/// Runs work that thinks for long without a pause on a thread of its own: whoever waits for it can give up.
+/// Runs CPU-bound work without yield points as a separate task, so that its caller can stop waiting for it.
 pub async fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> anyhow::Result<T> {
     let mut tasks = JoinSet::new();
     tasks.spawn(work);

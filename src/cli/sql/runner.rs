@@ -1,7 +1,7 @@
-//! Runs statements one after the other, and prints what they give.
+//! Runs statements in sequence and prints their results.
 //!
-//! Input: texts of SQL with dot commands among them. Output: rows on stdout or in a file; the first error ends a text. The
-//! files of the store and the SQL files are looked at again before each statement of a shell, so that it shows what is.
+//! Input: SQL texts with dot commands. Output: rows on stdout or in a file. The first error ends a text. A shell
+//! reloads the store's files and the SQL files before each statement, so that results are current.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, IsTerminal as _, Write};
@@ -34,57 +34,58 @@ use crate::sql::fault::{Fault, Source};
 use crate::sql::script::{self, Piece};
 use crate::sql::{self, Files, View};
 
-/// Files that `.read` each other, at most.
+/// Maximum nesting of `.read`.
 const READ_DEPTH: usize = 16;
 
-/// What dot commands change.
+/// Settings that dot commands change.
 pub struct Settings {
-    /// The format that was asked for; `None`: as the ending of the output's name says, else a table.
+    /// The requested format; `None` means the format of the output file's extension, or a table.
     pub format: Option<Format>,
-    /// `None`: stdout.
+    /// `None` is stdout.
     pub output: Option<Output>,
     pub params: BTreeMap<String, ScalarValue>,
-    /// Rows of a table, 0 for all.
+    /// Maximum number of table rows; 0 means unlimited.
     pub max_rows: usize,
     pub timer: bool,
     pub timeout: Option<Duration>,
-    /// Whether plans are shown instead of rows.
+    /// True to show plans instead of rows.
     pub explain: bool,
 }
 
-/// A session, and how its results are shown.
+/// A session and its output settings.
 pub struct Runner {
     pub ctx: SessionContext,
     pub files: Files,
-    /// Views that do not plan, and why.
+    /// Views that fail to plan, with the reason.
     pub broken: BTreeMap<String, Fault>,
-    /// Views that were made already, the broken ones among them: most statements read few, and planning takes its time.
+    /// Views already created, including broken ones. Views are created on demand, because most statements read only a
+    /// few and planning is expensive.
     made: BTreeSet<String>,
     pub settings: Settings,
-    /// Somebody wants to leave.
+    /// True after a command that ends the shell.
     pub quit: bool,
     store: Store,
     snapshot: Snapshot,
     sql: SqlArgs,
     terminal: Terminal,
-    /// Results in the output so far.
+    /// Number of results in the output file.
     results: usize,
-    /// Where the output stood before the piece that runs.
+    /// Position in the output before the current piece.
     before: Option<Mark>,
-    /// Whether statements run in this process, not on a cluster.
+    /// True if statements run in this process and not on a cluster.
     here: bool,
-    /// Whether the output file is complete after each piece, rather than at the end: in a shell.
+    /// True in a shell: the output file is published after each piece instead of at the end.
     publish_each: bool,
     depth: usize,
     warned: bool,
-    /// Who is told what this session defines.
+    /// Callback that receives each definition of this session.
     on_definition: Option<OnDefinition>,
 }
 
 type OnDefinition = Box<dyn FnMut(&str) -> anyhow::Result<()> + Send>;
 
-/// Dot commands that change settings which another session can take over. The file of results is not among them: to open it
-/// again would replace what is in it.
+/// Dot commands that change settings which another session can restore. `.output` is not among them, because opening
+/// the file again would replace its content.
 const SETTINGS: [&str; 5] = [".timer", ".format", ".param", ".explain", ".rows"];
 
 impl Runner {
@@ -122,8 +123,8 @@ impl Runner {
         })
     }
 
-    /// Has `told` hear of each statement or dot command that defines something: all that another session needs to be like
-    /// this one.
+    /// Calls `told` with each statement or dot command that defines something. Replaying them restores the session's
+    /// state.
     pub fn on_definition(&mut self, told: impl FnMut(&str) -> anyhow::Result<()> + Send + 'static) {
         self.on_definition = Some(Box::new(told));
     }
@@ -132,7 +133,7 @@ impl Runner {
         self.on_definition.as_mut().map_or(Ok(()), |told| told(text))
     }
 
-    /// Makes views anew where the store or the SQL files are not what they were.
+    /// Recreates views if the store or the SQL files have changed.
     pub async fn refresh(&mut self) -> anyhow::Result<()> {
         let (files, snapshot) = (self.sql.load()?, self.store.snapshot()?);
         if files != self.files || snapshot.files != self.snapshot.files {
@@ -147,7 +148,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Makes all views.
+    /// Creates all views.
     pub async fn make_views(&mut self) {
         let wanted = self.files.views().iter().map(|view| view.name.clone()).collect();
         self.make(wanted).await;
@@ -187,12 +188,12 @@ impl Runner {
         engine::add_file(&self.ctx, &table.name, &table.path).await.with_context(|| format!("--table {}", table.name))
     }
 
-    /// What an edited SQL file would change.
+    /// Prints the effect of an edited SQL file.
     pub async fn diff(&self, path: &Path) -> anyhow::Result<()> {
         super::diff::run(self, &self.snapshot, path).await
     }
 
-    /// Where results go from now on. The file that they went to is complete.
+    /// Redirects results to `file` and finishes the previous output file.
     pub fn write_to(&mut self, file: Option<&OutputFile>) -> anyhow::Result<()> {
         if let Some(file) = file {
             file.format(self.settings.format)?;
@@ -203,13 +204,13 @@ impl Runner {
         Ok(())
     }
 
-    /// Shows results from now on; gives the file that they went to.
+    /// Redirects results to stdout; returns the previous output file.
     pub fn write_to_screen(&mut self) -> Option<OutputFile> {
         (self.results, self.before) = (0, None);
         self.settings.output.take()?.named().cloned()
     }
 
-    /// Makes the output file complete after each piece: a shell has no end that one should wait for.
+    /// Publishes the output file after each piece, because a shell may stay open indefinitely.
     pub fn publish_each(&mut self) {
         self.publish_each = true;
     }
@@ -221,10 +222,10 @@ impl Runner {
         self.settings.format.or_else(by_name).unwrap_or(Format::Table)
     }
 
-    /// Sets the format of results from now on.
+    /// Sets the format of results.
     ///
     /// # Errors
-    /// The name of the output file stands for another format.
+    /// If the output file's extension stands for another format.
     pub fn set_format(&mut self, format: Format) -> Result<(), Usage> {
         if let Some(file) = self.settings.output.as_ref().and_then(Output::named) {
             file.format(Some(format))?;
@@ -233,7 +234,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Makes the output file what the statements gave; results go to stdout from now on.
+    /// Commits the output file; later results go to stdout.
     pub fn finish(&mut self) -> anyhow::Result<()> {
         let (results, output) = (std::mem::take(&mut self.results), self.settings.output.take());
         let Some(output) = output else { return Ok(()) };
@@ -244,7 +245,7 @@ impl Runner {
         Ok(output.commit()?)
     }
 
-    /// Takes back what a piece that failed or was cancelled wrote to the output file.
+    /// Rolls back the output of a piece that failed or was cancelled.
     pub fn take_back(&mut self) -> io::Result<()> {
         match (self.before.take(), &self.settings.output) {
             (Some(before), Some(output)) => output.back_to(before),
@@ -252,7 +253,7 @@ impl Runner {
         }
     }
 
-    /// Publishes what a piece wrote, in a shell. `results` is their number before it.
+    /// Publishes the output of a piece in a shell. `results` is the number of results before the piece.
     fn complete(&mut self, results: usize) -> io::Result<()> {
         if let (Some(before), Some(output)) = (self.before.take(), &mut self.settings.output)
             && self.publish_each
@@ -277,7 +278,7 @@ impl Runner {
         ran
     }
 
-    /// Runs all that a text holds, until something fails.
+    /// Runs all pieces of a text until one fails.
     pub async fn script(&mut self, source: &Source<'_>) -> anyhow::Result<()> {
         for piece in script::split(source.text).pieces {
             self.before = self.settings.output.as_mut().map(Output::begin).transpose()?;
@@ -366,8 +367,8 @@ impl Runner {
         Ok(())
     }
 
-    /// A statement over a view that does not plan fails with that view's fault; one over a store that is not there is
-    /// answered, with a warning.
+    /// A statement that reads a broken view fails with that view's fault. A statement that reads a missing store
+    /// succeeds with a warning.
     fn check_reads(&mut self, statement: &Statement) -> Result<(), Fault> {
         let reads: BTreeSet<String> = sql::tables_of(statement).unwrap_or_default();
         if let Some(fault) = reads.iter().find_map(|name| self.broken.get(name)) {
@@ -390,12 +391,12 @@ impl Runner {
         source.blame(piece, error, &engine::tables(&self.ctx)).into()
     }
 
-    /// Prints rows as they come.
+    /// Prints rows as they arrive.
     async fn show(&self, ready: Ready, cap: Option<usize>) -> Result<Option<Shown>, Trouble> {
         let Ready { mut stream, plan } = ready;
         let schema = stream.schema();
         if schema.fields().is_empty() {
-            // A statement that gives no rows, such as CREATE VIEW; it still has to run.
+            // A statement without rows, such as CREATE VIEW, must still be executed.
             while let Some(batch) = stream.next().await {
                 batch?;
             }
@@ -434,7 +435,7 @@ impl Runner {
         Ok(Some(shown))
     }
 
-    /// Plans are texts of many lines, and read best as they are.
+    /// Prints plans as plain text, because they have many lines.
     async fn show_plan(&self, ready: Ready) -> Result<Option<Shown>, Trouble> {
         let mut stream = ready.stream;
         let mut out = self.out();
@@ -457,7 +458,7 @@ impl Runner {
         Ok(None)
     }
 
-    /// Where results go, buffered: whoever writes must flush.
+    /// The buffered output of results. The caller must flush it.
     pub fn out(&self) -> Box<dyn Write + Send + '_> {
         match &self.settings.output {
             Some(output) => Box::new(BufWriter::new(output)),
@@ -465,7 +466,7 @@ impl Runner {
         }
     }
 
-    /// The width that tables are to fit.
+    /// The width that tables must fit.
     fn fit(&self) -> Option<usize> {
         if self.settings.output.is_some() || !io::stdout().is_terminal() {
             return None;
@@ -473,7 +474,7 @@ impl Runner {
         terminal_size::terminal_size().map(|(width, _)| usize::from(width.0))
     }
 
-    /// A small table of our own.
+    /// Prints a small table of this program's own data.
     pub fn print_table(&self, names: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<()> {
         let columns = names.iter().map(|name| table::Column { name: (*name).to_owned(), right: false }).collect();
         let mut out = self.out();
@@ -487,7 +488,7 @@ impl Runner {
     }
 }
 
-/// Whether a statement changes the session rather than data or nothing.
+/// True if a statement changes the session, as opposed to reading or writing data.
 fn defines(statement: &Statement) -> bool {
     use ast::Statement::{Analyze, Copy, Delete, Explain, ExplainTable, Insert, Query, ShowTables, Update};
     match statement {
@@ -508,16 +509,16 @@ fn defines(statement: &Statement) -> bool {
     }
 }
 
-/// How many rows were shown.
+/// The number of rows shown.
 struct Shown {
     rows: u64,
-    /// There were more.
+    /// True if more rows exist.
     more: bool,
-    /// What else people should know.
+    /// An additional note for the user.
     note: Option<String>,
 }
 
-/// What goes wrong while rows come: the query's fault, or the output's.
+/// An error during output: from the query or from the writer.
 enum Trouble {
     Query(DataFusionError),
     Other(anyhow::Error),

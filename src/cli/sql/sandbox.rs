@@ -1,7 +1,8 @@
-//! The process that one statement of `POST /api/sql` runs in.
+//! The sandbox process that runs one statement of `POST /api/sql`.
 //!
-//! Input: an order as a line of JSON on stdin. Output: the result on stdout and 0, or the reason on stderr's last line and
-//! [`REFUSED`]. First it limits itself; what it reads after that can't lift the limits. It ends with whoever started it.
+//! Input: an order as a line of JSON on stdin. Output: the result on stdout and exit code 0, or the reason on the
+//! last line of stderr and [`REFUSED`]. The process first restricts itself irrevocably and then reads the statement.
+//! It ends when its parent ends.
 
 use std::io::{self, BufRead as _, BufWriter, Read as _, Write};
 use std::path::Path;
@@ -25,13 +26,13 @@ use crate::sql::fault::{Fault, Source};
 use crate::sql::script::{self, Piece};
 use crate::sql::{self, Files, one_line};
 
-/// Characters of a reason, at most.
+/// Maximum length of a reason in characters.
 const REASON: usize = 1000;
-/// Files that may be open.
+/// Limit of open files.
 const OPEN_FILES: u64 = 256;
-/// How far predictions and ingest go before it.
+/// Niceness: predictions and ingest have priority.
 const NICENESS: i32 = 10;
-/// Stack of the threads that read files.
+/// Stack size of the threads that read files, in bytes.
 const READER_STACK: usize = 2 << 20;
 
 /// Run one statement that came over HTTP, as told on stdin
@@ -44,7 +45,7 @@ impl ConfinedSql {
             Ok(()) => ExitCode::SUCCESS,
             Err(refusal) => {
                 let said = serde_json::to_string(&refusal).unwrap_or_default();
-                // The pipe can't be closed but by a server that is gone.
+                // Writing fails only if the server is gone.
                 let _ = writeln!(io::stderr(), "\n{said}");
                 ExitCode::from(REFUSED)
             }
@@ -59,33 +60,33 @@ fn obey() -> Result<(), Refusal> {
     let order: Order = serde_json::from_str(&line).map_err(|e| broken("the order can't be read", &e))?;
     let files = Files::load(order.sql.as_deref()).map_err(|e| broken("the SQL files can't be read", &e))?;
     limit(&order).map_err(|e| broken("cannot limit the process", &e))?;
-    // Landlock holds for the thread that asks for it and for those that it starts later: this is still the only one. From
-    // here on there is the store, whose parts may be links to other places, and nothing else.
+    // Landlock applies to the calling thread and to threads started later; this is still the only thread. From here
+    // on the process can access only the store, whose directories may be symbolic links to other places.
     #[cfg(target_os = "linux")]
     super::landlock::leave_only(&[order.store.clone(), order.store.join("records"), order.store.join("models")])
         .map_err(|e| broken("cannot limit the process", &e))?;
-    // Planning recurses deeply. The stack counts as memory, so limit() knows of it.
+    // Planning recurses deeply. The stack counts as memory, which limit() takes into account.
     let thread = std::thread::Builder::new().stack_size(STACK).spawn(move || work(&order, &files));
     let thread = thread.map_err(|e| broken("cannot start a thread", &e))?;
     std::thread::spawn(|| {
-        // Whoever started us keeps the pipe open as long as somebody waits for the answer.
+        // The parent keeps the pipe open as long as a client waits for the answer.
         let _ = io::stdin().lock().read_to_end(&mut Vec::new());
         std::process::exit(1);
     });
     thread.join().unwrap_or_else(|_| std::process::exit(101))
 }
 
-/// Closes all descriptors but stdin, stdout and stderr. The server marks its own close-on-exec before it starts this process;
-/// one that a library opened at that very moment may have come along all the same.
+/// Closes all descriptors except stdin, stdout and stderr. The server opens its descriptors with close-on-exec, but a
+/// library may open one without it while this process is started.
 fn close_inherited() {
     #[cfg(target_os = "linux")]
     {
-        // SAFETY: nothing of this process has opened a descriptor yet.
+        // SAFETY: this process has not opened any descriptor yet.
         if unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) } == 0 {
             return;
         }
     }
-    // Linux before 5.9, and other systems. The listing has a descriptor of its own, which closes before it is asked to.
+    // For Linux before 5.9 and other systems. The listing's own descriptor is closed before the loop reaches it.
     let open = std::fs::read_dir("/proc/self/fd").or_else(|_| std::fs::read_dir("/dev/fd"));
     let open: Vec<i32> =
         open.into_iter().flatten().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
@@ -95,33 +96,33 @@ fn close_inherited() {
     }
 }
 
-/// How many files may be open: [`OPEN_FILES`], or fewer if the system allows this process no more.
+/// The limit of open files: [`OPEN_FILES`], or the hard limit of this process if that is lower.
 fn open_files() -> u64 {
     let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the call writes just this structure.
+    // SAFETY: the call writes only this structure.
     let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut now) } == 0;
     if known { now.rlim_max.min(OPEN_FILES) } else { OPEN_FILES }
 }
 
-/// Limits this process for good.
+/// Sets the resource limits of this process irrevocably.
 fn limit(order: &Order) -> io::Result<()> {
     let memory = order.memory as u64 + STACK as u64;
     let limits = [
         (libc::RLIMIT_DATA, memory),
         (libc::RLIMIT_CPU, order.seconds),
         (libc::RLIMIT_NOFILE, open_files()),
-        // It writes to pipes, and to no file.
+        // The process writes only to pipes.
         (libc::RLIMIT_FSIZE, 0),
         (libc::RLIMIT_CORE, 0),
     ];
     for (resource, most) in limits {
         let most = libc::rlimit { rlim_cur: most, rlim_max: most };
-        // SAFETY: the call reads the structure, which lives as long as the call, and nothing else.
+        // SAFETY: the call only reads the structure, which outlives it.
         if unsafe { libc::setrlimit(resource, &raw const most) } != 0 {
             return Err(io::Error::last_os_error());
         }
     }
-    // SAFETY: the call takes a number. It fails only where it would make the process more important.
+    // SAFETY: the call takes an integer. It fails only when it would raise the priority.
     let _ = unsafe { libc::nice(NICENESS) };
     Ok(())
 }
@@ -152,7 +153,8 @@ async fn answer(order: &Order, files: &Files) -> Result<(), Refusal> {
 
     let store = Store::at(&order.store).map_err(|e| broken("the store can't be read", &e))?;
     let snapshot = store.snapshot().map_err(|e| broken("the store can't be read", &e))?;
-    // Half for what the engine counts itself and gives up in words, half for all that it doesn't.
+    // One half is DataFusion's memory pool, which fails with an error message; the other half is for untracked
+    // memory.
     let limits = Limits {
         memory: Some(order.memory / 2),
         models: Some(store),
@@ -186,7 +188,7 @@ async fn answer(order: &Order, files: &Files) -> Result<(), Refusal> {
     }
 }
 
-/// The one statement of a text.
+/// The only statement of a text.
 fn only_piece<'a>(source: &Source<'a>) -> Result<Piece<'a>, Fault> {
     let pieces = script::split(source.text).pieces;
     match pieces.as_slice() {
@@ -208,12 +210,12 @@ fn scalar(value: &serde_json::Value) -> ScalarValue {
             (None, Some(value)) => ScalarValue::UInt64(Some(value)),
             (None, None) => ScalarValue::Float64(number.as_f64()),
         },
-        // The server lets no others through.
+        // The server rejects all other types.
         _ => ScalarValue::Null,
     }
 }
 
-/// What goes wrong while rows come.
+/// An error during output: from the query or from the writer.
 enum Trouble {
     Query(DataFusionError),
     Output(anyhow::Error),
@@ -233,11 +235,11 @@ async fn write(ready: Ready, form: Form, out: &mut Capped) -> Result<(), Trouble
     rows.end().map(drop).map_err(Trouble::Output)
 }
 
-/// An output that takes so many bytes.
+/// An output with a size limit.
 struct Capped {
     out: BufWriter<io::Stdout>,
     left: usize,
-    /// Whether there were more.
+    /// True if the limit was exceeded.
     full: bool,
 }
 
@@ -257,7 +259,7 @@ impl Write for Capped {
     }
 }
 
-/// What the engine found wrong, for people far away: no path of this machine, no essay.
+/// Converts an engine error to a message for remote clients: without local paths and with limited length.
 fn blame(
     source: &Source<'_>,
     piece: &Piece<'_>,
@@ -278,7 +280,7 @@ fn blame(
 fn at(fault: &Fault) -> Refusal {
     let why = fault.to_string();
     let why = why.split(" This issue was likely caused by a bug").next().unwrap_or_default();
-    // What it has no words for, it shows as its own data.
+    // DataFusion includes its debug output for unsupported syntax.
     let why = if why.starts_with("Unsupported ast node") { why.split(" {").next().unwrap_or_default() } else { why };
     let mut shown: String = why.chars().take(REASON).collect();
     if shown.len() < why.len() {
@@ -288,7 +290,7 @@ fn at(fault: &Fault) -> Refusal {
     Refusal { line, column, ..Refusal::statement(shown) }
 }
 
-/// What is the server's fault: the client learns what, its log also why.
+/// An internal error: the client receives `what`, the log also the reason.
 fn broken(what: &str, why: &dyn std::fmt::Display) -> Refusal {
     eprintln!("{what}: {}", one_line(&why.to_string()));
     Refusal::server(format!("{what}; the server's log says why"))

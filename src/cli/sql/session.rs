@@ -1,8 +1,9 @@
-//! The child process that runs the statements of a shell, so that one that does not yield can be ended without the shell.
+//! The child process that runs the statements of a shell, so that a statement that does not yield can be killed
+//! without ending the shell.
 //!
-//! Input: requests as lines of JSON on stdin, which is a socket. Output: rows on stdout and messages on stderr, which are
-//! the shell's own, and events as lines of JSON on the socket. SIGINT ends the statement that runs; where that does not
-//! help, it ends this process, and the shell starts another one and defines again what this one had defined.
+//! Input: requests as lines of JSON on stdin, which is a socket. Output: rows on stdout and messages on stderr, both
+//! inherited from the shell, and events as lines of JSON on the socket. SIGINT cancels the running statement. If the
+//! statement does not end, SIGINT ends this process, and the shell starts a new one and replays the definitions.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -22,28 +23,28 @@ use super::runner::Runner;
 use crate::engine::{self, cluster::Engine};
 use crate::sql::fault::Source;
 
-/// The hidden command of the child process.
+/// The hidden subcommand of the child process.
 pub const COMMAND: &str = "sql-session";
 
-/// What a session is asked. The first line on its socket are the arguments of the shell instead.
+/// A request to a session. It follows the first line of the socket, which contains the arguments of the shell.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// Run what was typed.
+    /// Run a line of input.
     Run(String),
-    /// Define again what an earlier session had defined.
+    /// Replay the definitions of an earlier session.
     Restore(Vec<String>),
 }
 
-/// What a session tells the shell.
+/// An event that a session sends to the shell.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Event {
     /// A statement or dot command that defines something was run.
     Defined(String),
-    /// The next request can come.
+    /// The session is ready for the next request.
     Ready {
-        /// Names for the line editor to offer.
+        /// Names for completion in the line editor.
         words: Vec<String>,
-        /// Whether the shell is to end.
+        /// True if the shell must end.
         leave: bool,
     },
 }
@@ -72,7 +73,7 @@ impl SqlSession {
     }
 }
 
-/// Reads requests on a thread of its own, which ends the process when the shell is gone.
+/// Reads requests on a separate thread, which ends the process when the shell is gone.
 fn listen(mut lines: BufReader<UnixStream>) -> anyhow::Result<mpsc::UnboundedReceiver<Request>> {
     let (sender, requests) = mpsc::unbounded_channel();
     let read = move || {
@@ -96,7 +97,7 @@ async fn serve(
     mut requests: mpsc::UnboundedReceiver<Request>,
     mut events: UnixStream,
 ) -> anyhow::Result<Done> {
-    // The connections to a cluster are tasks too, and its queries do not run here.
+    // With a cluster the connections are tasks too, and queries do not run in this process.
     let here = sql.engine.engine == Engine::Local;
     let mut runner = sql.open(terminal, true).await?;
     runner.publish_each();
@@ -126,7 +127,8 @@ async fn serve(
             say(&error);
             leave |= exit_code(&error) == 0;
         }
-        // Tasks of the statement that do not yield would keep the next one from its threads. The shell begins anew then.
+        // Tasks of the statement that do not yield would block worker threads for the next statement. The shell
+        // starts a new session.
         if here && !tasks_end() {
             watchdog::end_quietly();
         }
@@ -134,10 +136,10 @@ async fn serve(
     }
 }
 
-/// How long the tasks of a statement may take to end after it.
+/// Time for the tasks of a finished statement to end.
 const TASKS_END: Duration = Duration::from_millis(500);
 
-/// Waits until no task of the last statement is left. `false`: one does not yield.
+/// Waits until no task of the last statement is left. `false` if a task does not yield.
 fn tasks_end() -> bool {
     let metrics = Handle::current().metrics();
     let began = Instant::now();
@@ -145,7 +147,7 @@ fn tasks_end() -> bool {
         if began.elapsed() > TASKS_END {
             return false;
         }
-        // The timers of this runtime may stand still: its threads may all be busy.
+        // The runtime's timers may be blocked, because all its threads may be busy.
         std::thread::sleep(Duration::from_millis(1));
     }
     true
@@ -158,7 +160,7 @@ async fn answer(runner: &mut Runner, request: Request) -> anyhow::Result<()> {
             runner.script(&Source { name: None, text: &text }).await
         }
         Request::Restore(definitions) => {
-            // Begun anew, it would replace the results of the earlier session.
+            // Opening the file again would replace the results of the earlier session.
             if let Some(file) = runner.write_to_screen() {
                 tracing::warn!("results are shown here from now on; {} has those before", file.path().display());
             }
@@ -169,7 +171,7 @@ async fn answer(runner: &mut Runner, request: Request) -> anyhow::Result<()> {
                     tracing::warn!("not defined again: {text}: {}", crate::sql::one_line(&format!("{error:#}")));
                 }
             }
-            // A definition may have turned it on or off.
+            // A replayed definition may have changed the timer setting.
             runner.settings.timer |= timer;
             Ok(())
         }

@@ -1,6 +1,7 @@
-//! The prompt: a line editor, and the child process that runs what is typed.
+//! The interactive prompt: a line editor and the child process that runs the statements.
 //!
-//! Input: what somebody types. Output: what the session prints. Ctrl-C drops the line or cancels the query, Ctrl-D leaves.
+//! Input: typed lines. Output: the results of the session. Ctrl-C discards the line or cancels the query, Ctrl-D
+//! quits.
 
 use std::borrow::Cow;
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
@@ -31,7 +32,7 @@ use super::session::{self, Event, Request};
 use crate::sql::script;
 use crate::{file_format, process};
 
-/// Words of SQL that are offered; the planner knows more.
+/// SQL keywords offered for completion, a subset of those that the planner accepts.
 const KEYWORDS: [&str; 44] = [
     "SELECT",
     "FROM",
@@ -79,8 +80,8 @@ const KEYWORDS: [&str; 44] = [
     "FILTER",
 ];
 
-/// Runs until somebody leaves. Statements run in a child process ([`session`]): if one does not end at Ctrl-C or at its
-/// deadline, that process does, and the shell goes on with another one.
+/// Runs until the user quits. Statements run in a child process ([`session`]). If a statement does not end at Ctrl-C
+/// or at its deadline, that process is ended, and the shell starts a new one.
 pub async fn run() -> anyhow::Result<Done> {
     watchdog::set_mode(Mode::Shell);
     restore_terminal_at_exit();
@@ -91,24 +92,24 @@ pub async fn run() -> anyhow::Result<Done> {
     ended
 }
 
-/// A signal that was sent to the shell alone is meant for the statement.
+/// Forwards a signal that was sent only to the shell to the process that runs the statement.
 async fn forward_interrupts(session: Arc<AtomicI32>) {
     let mut interrupts = watchdog::interrupts();
     interrupts.mark_unchanged();
     while interrupts.changed().await.is_ok() {
         let process = session.load(Ordering::SeqCst);
         if process > 0 {
-            // SAFETY: the call takes numbers. The process is a child that was not waited for, so the number is its own.
+            // SAFETY: the call takes integers. The child was not waited for, so its process id is still valid.
             unsafe { libc::kill(process, libc::SIGINT) };
         }
     }
 }
 
-/// The line editor changes what the terminal does with keys. A process that ends while it waits for a line puts it back.
+/// The line editor changes the terminal mode. A process that ends while it waits for a line restores the mode.
 fn restore_terminal_at_exit() {
-    // SAFETY: all zeroes is a valid structure, which the call fills in if stdin is a terminal.
+    // SAFETY: an all-zero structure is valid, and the call fills it in if stdin is a terminal.
     let mut before: libc::termios = unsafe { std::mem::zeroed() };
-    // SAFETY: the structure lives as long as the call.
+    // SAFETY: the structure outlives the call.
     if unsafe { libc::tcgetattr(libc::STDIN_FILENO, &raw mut before) } != 0 {
         return;
     }
@@ -116,9 +117,9 @@ fn restore_terminal_at_exit() {
         // SAFETY: as above.
         unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &raw const before) };
         if io::stdout().is_terminal() {
-            // Bracketed paste off, on a line of its own. Nobody can be told where this fails.
+            // Turns bracketed paste off, followed by a line break. Errors cannot be reported here.
             let off = b"\x1b[?2004l\r\n";
-            // SAFETY: the call reads the bytes, which live as long as it. No lock of stdout is waited for.
+            // SAFETY: the call reads the bytes, which outlive it. It takes no lock of stdout.
             unsafe { libc::write(libc::STDOUT_FILENO, off.as_ptr().cast(), off.len()) };
         }
     };
@@ -132,7 +133,7 @@ struct Session {
     process: Arc<AtomicI32>,
 }
 
-/// How a session came back.
+/// The outcome of waiting for a session.
 enum Came {
     Ready { words: Vec<String>, leave: bool },
     Ended(ExitStatus),
@@ -142,7 +143,7 @@ impl Session {
     fn start(process: &Arc<AtomicI32>) -> anyhow::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = process::worker(session::COMMAND)?;
-        // At a terminal Ctrl-C reaches it as well.
+        // At a terminal the child receives Ctrl-C as well.
         let child = command.process_group(current_group()).stdin(Stdio::from(OwnedFd::from(theirs))).spawn();
         let child = child.context("cannot start the process that runs the statements")?;
         process.store(child.id().cast_signed(), Ordering::SeqCst);
@@ -151,7 +152,7 @@ impl Session {
         Ok(session)
     }
 
-    /// A session that is gone takes nothing; [`Session::wait`] finds out.
+    /// Errors are ignored: [`Session::wait`] detects a session that is gone.
     fn send(&mut self, request: &impl Serialize) {
         if let Ok(mut line) = serde_json::to_vec(request) {
             line.push(b'\n');
@@ -159,7 +160,7 @@ impl Session {
         }
     }
 
-    /// Waits until the next request can come. What was defined meanwhile is added to `definitions`.
+    /// Waits until the session is ready for the next request. Its new definitions are appended to `definitions`.
     fn wait(&mut self, definitions: &mut Vec<String>) -> anyhow::Result<Came> {
         let mut line = String::new();
         while matches!(self.lines.read_line(&mut line), Ok(1..)) {
@@ -180,18 +181,18 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.process.store(0, Ordering::SeqCst);
         let _ = self.lines.get_ref().shutdown(Shutdown::Both);
-        // It ends when its socket is closed.
+        // The child ends when its socket is closed.
         let _ = self.child.wait();
     }
 }
 
 /// The process group of this process.
 fn current_group() -> libc::pid_t {
-    // SAFETY: the call takes nothing and cannot fail.
+    // SAFETY: the call takes no arguments and cannot fail.
     unsafe { libc::getpgrp() }
 }
 
-/// Starts a session in place of one that ended, with what that one had defined.
+/// Starts a session to replace one that ended, and replays its definitions.
 fn renew(process: &Arc<AtomicI32>, definitions: &mut Vec<String>) -> anyhow::Result<(Session, Came)> {
     let mut session = Session::start(process)?;
     let mut ignored = Vec::new();
@@ -220,14 +221,14 @@ fn prompt(process: &Arc<AtomicI32>) -> anyhow::Result<Done> {
     editor.set_helper(Some(Words::default()));
     let history = history_file();
     if let Some(path) = &history {
-        // A first run has none.
+        // There is no history file in the first run.
         let _ = editor.load_history(path);
     }
     let mut definitions = Vec::new();
     let mut session = Session::start(process)?;
     let mut came = session.wait(&mut definitions)?;
     if let Came::Ended(status) = came {
-        // It said why.
+        // The session already printed the reason.
         return Ok(Done::With(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)));
     }
     eprintln!("tercile {}: .help lists commands, statements end with a semicolon", env!("CARGO_PKG_VERSION"));
@@ -274,14 +275,14 @@ fn prompt(process: &Arc<AtomicI32>) -> anyhow::Result<Done> {
     Ok(Done::Well)
 }
 
-/// Where the desktop's conventions want it.
+/// The history file's path according to the XDG conventions.
 fn history_file() -> Option<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
     Some(state.join("tercile/sql_history"))
 }
 
-/// What may be typed, and whether it is whole.
+/// Completion, and detection of incomplete statements.
 #[derive(Default)]
 struct Words {
     names: Vec<String>,

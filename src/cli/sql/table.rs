@@ -1,31 +1,31 @@
-//! Rows as a grid for people.
+//! Prints rows as a table with borders.
 //!
-//! Input: cells as text. Output: lines, fitted to the terminal's width where there is one.
+//! Input: cells as text. Output: lines, fitted to the terminal's width if there is a terminal.
 
 use std::io::{self, Write};
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-/// Rows that decide how wide the columns are; later ones stick out where they must.
+/// Number of rows that determine the column widths; wider cells in later rows overflow.
 const MEASURED: usize = 10_000;
-/// A column is not made narrower than this to fit.
+/// Columns are not narrowed below this width.
 const NARROWEST: usize = 8;
 
-/// One column.
+/// A column of the table.
 #[derive(Debug, Clone)]
 pub struct Column {
     pub name: String,
-    /// Numbers stand to the right.
+    /// True for right-aligned columns (numbers).
     pub right: bool,
 }
 
-/// A grid in the making.
+/// A table that is being written.
 pub struct TextTable {
     columns: Vec<Column>,
-    /// Rows until the widths are known.
+    /// Rows buffered until the widths are known.
     waiting: Vec<Vec<String>>,
     widths: Option<Vec<usize>>,
-    /// Columns of the terminal.
+    /// Terminal width in columns.
     fit: Option<usize>,
 }
 
@@ -42,7 +42,7 @@ impl TextTable {
         if self.waiting.len() >= MEASURED { self.start(out) } else { Ok(()) }
     }
 
-    /// Writes what waits and the last line; says how many columns did not fit.
+    /// Writes the buffered rows and the last line; returns the number of columns that did not fit.
     pub fn end(mut self, out: &mut dyn Write) -> io::Result<usize> {
         if self.widths.is_none() {
             self.start(out)?;
@@ -91,14 +91,14 @@ impl TextTable {
     }
 }
 
-/// Narrows the widest columns until the grid fits; drops the last ones where that is not enough.
+/// Narrows the widest columns until the table fits; drops the last columns if that is not enough.
 fn squeeze(widths: &mut Vec<usize>, fit: usize) {
     let total = |widths: &[usize]| widths.iter().map(|width| width + 3).sum::<usize>() + 1;
     while total(widths) > fit {
         let over = total(widths) - fit;
         let widest = widths.iter().copied().max().unwrap_or(0);
         if widest > NARROWEST {
-            // All of the widest shrink together, to the next narrower one at most.
+            // All columns of the greatest width shrink together, at most to the next smaller width.
             let next = widths.iter().copied().filter(|width| *width < widest).max().unwrap_or(0).max(NARROWEST);
             let many = widths.iter().filter(|width| **width == widest).count();
             let by = over.div_ceil(many).min(widest - next).max(1);
@@ -113,7 +113,7 @@ fn squeeze(widths: &mut Vec<usize>, fit: usize) {
     }
 }
 
-/// A text in so many columns, the last of them … where something is missing.
+/// Truncates a text to a width; `…` marks the truncation.
 fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
