@@ -1,6 +1,6 @@
-//! An API that only echoes: what the server library alone can do, for `benches/serve` to compare with.
+//! An API that echoes its request: the throughput of the server library alone, as a reference for `benches/serve`.
 //!
-//!   cargo bench --bench echo -- ADDRESS
+//! `cargo bench --bench echo -- ADDRESS`
 
 use poem::listener::TcpListener;
 use poem::{Route, Server, handler, post};
@@ -12,7 +12,7 @@ async fn echo(body: Vec<u8>) -> Vec<u8> {
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
-    // Cargo adds arguments of its own.
+    // Cargo adds its own arguments.
     let Some(address) = std::env::args().skip(1).find(|argument| !argument.starts_with("--")) else {
         println!("an address is needed: cargo bench --bench echo -- 127.0.0.1:5001");
         return Ok(());

@@ -1,8 +1,8 @@
-//! Writing files, beside a bare `ArrowWriter` (zstd, its other settings as they come) that is fed the same ready batches
-//! and syncs its file once: `cargo bench --bench parquet`.
+//! Compares writing files with the store and with a plain `ArrowWriter` (zstd, other settings default) that gets the same
+//! batches and syncs its file once: `cargo bench --bench parquet`.
 //!
-//! What the store adds is the look for a free name, a link, and the sync of a directory; what it saves are dictionaries of
-//! values that hardly repeat.
+//! The store additionally searches a free name, links the file and syncs the directory. It saves time by not building
+//! dictionaries for columns whose values rarely repeat.
 
 use std::error::Error;
 use std::fs::File;
@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (name, rows, small) in [("products of 3.5 KB", 20_000, false), ("records of 200 B", 100_000, true)] {
         let batch = ready(rows, small)?;
         let (mut ours, mut bare) = (Duration::MAX, Duration::MAX);
-        // In turns, so that neither has the quieter machine.
+        // Alternating runs, so that both are affected equally by other load.
         for _ in 0..RUNS {
             ours = ours.min(store(&batch)?);
             bare = bare.min(arrow(&batch)?);

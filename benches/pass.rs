@@ -1,7 +1,7 @@
-//! One pass against the speed of memory: `cargo bench --bench pass`.
+//! Compares one KMeans pass with memory bandwidth: `cargo bench --bench pass`.
 //!
-//! Prints what reading the columns takes (the least of many tries, all threads, nothing but an exclusive or), and what one
-//! pass of KMeans over them takes: assignment, sums, counts and inertia.
+//! Prints the time to read the columns (minimum of many runs, all threads, only an exclusive or), and the time of one KMeans
+//! pass over them: assignment, sums, counts and inertia.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use tercile_kmeans::{Points, measure};
 const ROWS: usize = 10_000_000;
 const TRIES: usize = 25;
 
-/// The least of many tries, in seconds.
+/// Minimum duration of many runs in seconds.
 fn least<T>(mut work: impl FnMut() -> T) -> f64 {
     let tries = (0..TRIES).map(|_| {
         let began = Instant::now();

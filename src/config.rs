@@ -34,9 +34,6 @@ pub struct StoreArgs {
 
 impl StoreArgs {
     /// Opens the store and creates it if it does not exist.
-    ///
-    /// # Errors
-    /// If the store cannot be created or opened.
     pub fn open(&self) -> Result<Store, store::Error> {
         Store::open(&self.store)
     }

@@ -1,7 +1,7 @@
-//! Slices to models.
+//! Training: from slices to models.
 //!
-//! Input: one fixed list of the store's files and the SQL files. Output: for each segmentation and each third of the
-//! stream a model on the registry, or a recorded reason why there is none.
+//! Input: a fixed list of the store's files, and the SQL files. Output: for each segmentation and slice a model in the
+//! registry, or the recorded reason why there is none.
 
 mod cluster_ids;
 mod dataset;
@@ -29,7 +29,7 @@ use dataset::{Prefix, Rows, Sample, rows};
 use refusal::Refusal;
 pub use request_fit::{RequestFit, RequestFitError, fit_for_request};
 use serde::{Deserialize, Serialize};
-/// What the starts are drawn with.
+/// The seed of the restarts.
 pub use tercile_kmeans::SEED;
 use tercile_kmeans::column_buffer::{self, Space};
 use tercile_kmeans::features::Scale;
@@ -48,16 +48,16 @@ use crate::model::{
 };
 use crate::sql::{Files, Segmentation};
 
-/// Until assignments stop changing; that many passes are more than that ever took.
+/// Runs until assignments are stable. The iteration limit has never been reached.
 const LIMITS: Limits = Limits { iterations: 10_000, tolerance: 0.0 };
-/// The least memory that a training may be given.
+/// Minimum memory of a training in bytes.
 const LEAST_MEMORY: usize = 256_000_000;
-/// What the program and the reading of the store's files take of it.
+/// The part of it for the program and for reading the store's files, in bytes.
 const READING: usize = 160 << 20;
-/// Bytes that a sort takes for a record, or fewer.
+/// Upper bound of a sort's memory per record in bytes.
 const SORTED: u64 = 128;
 
-/// What stopped a training as a whole. What stops one model alone is recorded as its refusal.
+/// An error that stops a whole training. An error of one model is recorded as its refusal.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -68,33 +68,33 @@ pub enum Error {
     Cut(String),
 }
 
-/// What became of one slice of one segmentation.
+/// The result for one slice of one segmentation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Outcome {
     pub segmentation: String,
     pub slice: u8,
     /// The model that serves now, old or new.
     pub model: Option<Model>,
-    /// Whether this training made it.
+    /// True if this training produced the model.
     pub fresh: bool,
-    /// Why this training made none.
+    /// The reason why this training produced no model.
     pub refused: Option<String>,
     pub seconds: Seconds,
 }
 
-/// Where the time went.
+/// Durations in seconds.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Seconds {
-    /// Reading, cleaning and ordering, which all slices of a segmentation share.
+    /// Reading, cleaning and ordering, shared by all slices of a segmentation.
     pub sql: f64,
-    /// All of this slice's own.
+    /// All work for this slice alone.
     pub train: f64,
 }
 
-/// What a training is up to.
+/// Progress of a training.
 #[derive(Debug, Clone, Copy)]
 pub enum Progress<'a> {
-    /// So many rows have come out of the SQL.
+    /// Number of rows that the SQL has returned so far.
     Rows {
         segmentation: &'a str,
         rows: usize,
@@ -106,14 +106,14 @@ pub enum Progress<'a> {
     },
 }
 
-/// How to train; nothing of it changes a model.
+/// Options of a training. They do not influence the model.
 #[derive(Clone)]
 pub struct Options {
-    /// Bytes of memory to keep within: what does not fit waits in files.
+    /// Memory limit in bytes. Larger data is trained out of core, in files.
     pub memory: usize,
-    /// What runs the SQL, and the passes over its rows.
+    /// The engine that runs the SQL and the passes over its rows.
     pub engine: Engine,
-    /// Who is told how it goes.
+    /// Callback for progress.
     pub tell: Arc<dyn Fn(Progress<'_>) + Send + Sync>,
 }
 
@@ -123,7 +123,7 @@ impl Default for Options {
     }
 }
 
-/// The stream as this training sees it.
+/// The stream at the start of this training.
 struct Stream {
     topic: String,
     next_offsets: std::collections::BTreeMap<String, i64>,
@@ -131,35 +131,35 @@ struct Stream {
     cuts: [Option<Cut>; SLICES as usize],
 }
 
-/// A training.
+/// The result of a training.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Training {
-    /// Records in the stream as the training saw it.
+    /// Number of records in the stream at the start of this training.
     pub n: u64,
     /// By segmentation, then by slice.
     pub outcomes: Vec<Outcome>,
 }
 
 impl Options {
-    /// A third of what is left is for what the SQL sorts: then its merge needs some too, and chunks are on their way.
+    /// A third of the remaining memory is for SQL sorts; their merges and the batches in transit need memory too.
     fn share(&self) -> usize {
         self.memory.max(LEAST_MEMORY).saturating_sub(READING) / 3
     }
 
-    /// For the SQL over so many records.
+    /// Limits for the SQL over this number of records.
     fn limits(&self, records: u64) -> engine::Limits {
-        // Sorts that spill side by side take the memory from each other's merges, and then fail.
+        // Parallel sorts that spill take memory from each other's merges and then fail.
         let serial = records.saturating_mul(SORTED) > self.share() as u64;
         engine::Limits { memory: Some(self.share()), serial, engine: self.engine.clone(), ..Default::default() }
     }
 
-    /// Where the rows are that come out of it.
+    /// The memory and temporary directory for the rows that the SQL returns.
     fn space(&self, store: &Store) -> Space {
         Space::new(self.share(), store.tmp())
     }
 }
 
-/// Trains every segmentation on every slice, one training at a time.
+/// Trains every segmentation on every slice. A lock allows one training at a time.
 pub async fn train(store: &Store, files: &Files, options: &Options) -> Result<Training, Error> {
     let _one_at_a_time = lock(store).await?;
     let snapshot = store.snapshot()?;
@@ -168,7 +168,7 @@ pub async fn train(store: &Store, files: &Files, options: &Options) -> Result<Tr
     let stream = Arc::new(stream(&ctx, &snapshot).await?);
     let mut preparing = JoinSet::new();
     let outcomes = train_all((ctx, store), segmentations, (&stream, options), &mut preparing).await;
-    // What was being prepared when a training failed takes its files away.
+    // Cancelling the preparation of further segmentations deletes their temporary files.
     preparing.shutdown().await;
     Ok(Training { n: stream.n, outcomes: outcomes? })
 }
@@ -189,18 +189,19 @@ async fn train_all(
             (segmentation, rows)
         }
     });
-    // One prepares while another trains, where that takes none of this machine's memory, and neither keeps all cores busy.
+    // On a cluster the next segmentation is prepared during the training of the current one, because that uses no local memory
+    // and neither step uses all cores.
     let ahead = usize::from(options.engine != Engine::Local);
     let mut outcomes = Vec::new();
     coming.by_ref().take(1).for_each(|first| drop(preparing.spawn(first)));
     while let Some(prepared) = preparing.join_next().await {
         let (segmentation, rows) = prepared.map_err(|e| Error::Cut(e.to_string()))?;
-        // What a cluster does not do says nothing about the rows.
+        // A failure of the cluster is not a property of the rows.
         let rows = if options.engine == Engine::Local { rows } else { Ok(rows?) };
         coming.by_ref().take(ahead).for_each(|next| drop(preparing.spawn(next)));
         let (store, stream, options) = (store.clone(), Arc::clone(stream), options.clone());
         let work = move || match train_segmentation(&store, &segmentation, rows, (&stream, &options)) {
-            // A file that cannot be used concerns this segmentation alone.
+            // An unusable file concerns only this segmentation.
             Err(Error::Store(store::Error::File(fault))) => Ok(refused(&segmentation.name, &fault)),
             trained => trained,
         };
@@ -217,7 +218,7 @@ async fn lock(store: &Store) -> Result<Held, Error> {
     Ok(locked.await.map_err(|e| Error::Cut(e.to_string()))??)
 }
 
-/// Records in the first `slice` thirds of `n`.
+/// Number of records in the first `slice` thirds of `n`.
 fn slice_end(n: u64, slice: u8) -> u64 {
     n.min(u64::from(slice) * n.div_ceil(u64::from(SLICES)))
 }
@@ -247,7 +248,7 @@ async fn stream(ctx: &SessionContext, snapshot: &Snapshot) -> Result<Stream, Err
     })
 }
 
-/// No model of any slice, for one file that cannot be used.
+/// The outcome of all slices for one unusable file: no models.
 fn refused(segmentation: &str, fault: &store::FileFault) -> Vec<Outcome> {
     let outcome = |slice| Outcome {
         segmentation: segmentation.to_owned(),
@@ -260,17 +261,17 @@ fn refused(segmentation: &str, fault: &store::FileFault) -> Vec<Outcome> {
     all_slices().map(outcome).collect()
 }
 
-/// The model that serves a slice, if its file can be used, and the newest other one that counts.
+/// The model that serves a slice, if its file is usable, and the newest other model that may replace it.
 struct ServingModels {
     earlier: Option<Model>,
     newest: Option<Model>,
-    /// A version serves, and its file cannot be used.
+    /// True if a version serves and its file is unusable.
     lost: bool,
 }
 
 impl ServingModels {
-    /// Reads both. Each file that cannot be used is reported once in a training, and passed over: a new version takes a number
-    /// of its own, so nothing is overwritten.
+    /// Reads both. Each unusable file is reported once per training and skipped: new versions have new numbers, so nothing is
+    /// overwritten.
     fn read(
         registry: &ModelRegistry,
         slice: u8,
@@ -298,8 +299,8 @@ impl ServingModels {
     }
 }
 
-/// The model, if it has its sample; without one it is trained again, and the new version has one. On an object store each look
-/// costs a request, and there the sample is not looked at.
+/// The model, if its sample exists. Without a sample the model is trained again as a new version with a sample. On an object
+/// store each check costs a request, so the check is skipped.
 fn with_sample<'m>(
     store: &Store,
     registry: &ModelRegistry,
@@ -338,8 +339,8 @@ fn train_segmentation(
         let standing = standings.entry(slice).or_default();
         let ServingModels { earlier, newest, lost } =
             ServingModels::read(&registry, slice, standing.version, &mut reported)?;
-        // A pin holds as long as its model can answer rows as the SQL gives them now. That of a file that cannot be used
-        // holds too: somebody may bring it back.
+        // A pin remains valid while its model has the features of the current SQL. The pin of an unusable file remains valid
+        // too, because the file may be restored.
         standing.pinned &= lost || earlier.as_ref().is_some_and(|model| model.features == segmentation.features);
         if let (true, true, Some(version)) = (lost, standing.pinned, standing.version) {
             let name = &segmentation.name;
@@ -369,7 +370,7 @@ fn train_segmentation(
             },
             Err(error) => Err(error.to_string()),
         };
-        // `trained` is the model of these records, which may not be the one that serves.
+        // `trained` is the model of these records, which may not be the serving model.
         let (model, trained, fresh, refused) = match trained {
             Ok(JobOutcome::New(mut new)) => {
                 let version = registry.put(&mut new)?;
@@ -378,7 +379,7 @@ fn train_segmentation(
                 }
                 (Some(new.model.clone()), Some(new.model), true, None)
             }
-            // A rollback holds until there is something new to learn from, a pin until it is taken away.
+            // A rollback ends when there are new records or SQL; a pin ends only when it is removed.
             Ok(JobOutcome::Known(known)) if standing.pinned || (standing.by == Some(PromotedBy::Rollback) && !lost) => {
                 (earlier, Some(*known), false, None)
             }
@@ -390,7 +391,7 @@ fn train_segmentation(
                 (earlier.clone(), earlier, false, Some(format!("{} of slice {slice}: {why}", segmentation.name)))
             }
         };
-        // What an older training left behind must not decide what this one finds.
+        // The result of an older training must not influence this one.
         warm = refused.is_none();
         standing.refused.clone_from(&refused);
         before = trained;
@@ -402,34 +403,34 @@ fn train_segmentation(
     Ok(outcomes)
 }
 
-/// One slice of one segmentation.
+/// The training of one slice of one segmentation.
 struct Job<'a> {
     segmentation: &'a Segmentation,
     slice: u8,
     stream: &'a Stream,
     options: &'a Options,
-    /// Whose cluster numbers are kept.
+    /// The model whose cluster numbers are kept.
     predecessor: Option<&'a Model>,
-    /// The model that serves this slice, if its features or k are others.
+    /// The model that serves this slice, if its features or k differ.
     replaced: Option<Predecessor>,
-    /// The slice before's model of these records; where that slice was refused, the one that serves.
+    /// The previous slice's model of these records; if that slice was refused, its serving model.
     before: Option<&'a Model>,
     /// The model that serves this slice.
     earlier: Option<&'a Model>,
-    /// A newer one of this slice, which does not serve: after a rollback, or when a training was cut off.
+    /// A newer model of this slice that does not serve: after a rollback, or after an interrupted training.
     newest: Option<&'a Model>,
-    /// The slice before's model as these same records give it: where one more start begins.
+    /// The previous slice's model trained on these same records; it seeds one additional restart.
     warm: Option<&'a Model>,
 }
 
-/// What came of it.
+/// The result of a job.
 enum JobOutcome {
     New(Box<Trained>),
     Known(Box<Model>),
 }
 
 impl Job<'_> {
-    /// A new model, unless one was trained on just the same.
+    /// Trains a model, unless one with the same receipt exists.
     fn run(&self, all: &dyn Rows) -> Result<JobOutcome, Refusal> {
         let rows = all.up_to(self.slice)?;
         let rows = rows.as_ref();
@@ -441,7 +442,7 @@ impl Job<'_> {
         Ok(JobOutcome::New(Box::new(self.fit(all, rows, receipt)?)))
     }
 
-    /// What a model of these rows follows from.
+    /// The inputs that determine a model of these rows.
     fn receipt(&self, rows: &dyn Prefix) -> Receipt {
         Receipt {
             topic: self.stream.topic.clone(),
@@ -458,7 +459,7 @@ impl Job<'_> {
         }
     }
 
-    /// The model.
+    /// Trains the model.
     fn fit(&self, all: &dyn Rows, rows: &dyn Prefix, receipt: Receipt) -> Result<Trained, Refusal> {
         let Segmentation { features, k, labels, .. } = self.segmentation;
         let scale = rows.scale(features)?;
@@ -483,10 +484,10 @@ impl Job<'_> {
                 self.slice
             );
         }
-        // Where another k or other features served, there is nothing to compare with.
+        // After a model with another k or other features there is nothing to compare.
         let before = before.filter(|_| self.replaced.is_none());
         let changed = before.map(|before| words_changed(&described, features, &before)).unwrap_or_default();
-        // A cluster may continue one of the slice before, but none of the model that served this slice.
+        // A cluster may continue one of the previous slice but none of the model that served this slice.
         let new: Vec<bool> = new.into_iter().map(|new| new || self.replaced.is_some()).collect();
         let clusters = clusters(features, &fit, &profile, described, &new);
         let moved = self.moved(all, (&scale, &fit))?;
@@ -515,7 +516,7 @@ impl Job<'_> {
         Ok(Trained { model, sample })
     }
 
-    /// The previous slice's rows, by their cluster in its model and in this one.
+    /// The previous slice's rows, by their cluster in its model and in this model.
     fn moved(&self, all: &dyn Rows, (scale, fit): (&Scale, &Fit)) -> Result<Option<Vec<Vec<u64>>>, Refusal> {
         let Some(before) = self.before.filter(|model| model.features == self.segmentation.features) else {
             return Ok(None);
@@ -529,7 +530,7 @@ fn settings(k: usize, starts: usize) -> Settings {
     Settings { k, seed: SEED, starts, limits: LIMITS, threads: processors() }
 }
 
-/// Some of the rows with their clusters, and how well those are set apart.
+/// A sample of the rows with their clusters, and its silhouette.
 fn sample(
     rows: &dyn Prefix,
     features: &[String],

@@ -3,7 +3,7 @@
 //! Input: a directory and bytes. Output: a named file in that directory, or nothing. On Linux a staged file has no
 //! name (`O_TMPFILE`), so it disappears however the process ends, even by SIGKILL. If the filesystem does not support
 //! this (NFS, for example), the file has a hidden name, which is removed when the value is dropped and when the
-//! process exits; only SIGKILL leaves it behind.
+//! process exits; only a signal that kills the process at once leaves it behind.
 
 use std::fs::{self, File};
 use std::io;

@@ -89,7 +89,8 @@ pub enum Error {
 /// Resources and capabilities of a session.
 #[derive(Debug, Clone, Default)]
 pub struct Limits {
-    /// Whose models the functions of [`segment`] answer from. A training has none: a model would stand on itself.
+    /// The store whose models the functions of [`segment`] use. A training has none, because a model must not depend
+    /// on itself.
     pub models: Option<Store>,
     /// Memory pool of queries in bytes. A query that needs more spills to disk or fails.
     pub memory: Option<usize>,

@@ -1,4 +1,4 @@
-//! The files below `models/`: what each is for, how one that cannot be used is named, and a check of all of them.
+//! The files below `models/`: their kinds, the errors for unusable files, and a check of all of them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,12 @@ pub enum Kind {
     Slices,
     /// `served.ndjson`
     History,
-    /// `models/<segmentation>` itself.
+    /// The directory `models/<segmentation>`.
     Directory,
 }
 
 impl Kind {
-    /// What it is called in messages.
+    /// The name used in messages.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Model => "the model file",
@@ -34,7 +34,7 @@ impl Kind {
         }
     }
 
-    /// What to do about one that cannot be used.
+    /// The remedy for an unusable file.
     fn advice(self, reason: Reason) -> &'static str {
         match (self, reason) {
             (Self::Directory, _) => "move away what is in its place, or let this user read it, and run tercile train",
@@ -57,7 +57,7 @@ impl Kind {
         }
     }
 
-    /// A file of this kind that cannot be used.
+    /// The error for an unusable file of this kind.
     pub fn fault(self, path: &Path, reason: Reason, why: impl Into<String>) -> Error {
         Error::File(Box::new(FileFault {
             path: path.to_owned(),
@@ -68,17 +68,17 @@ impl Kind {
         }))
     }
 
-    /// A file of this kind that could not be read.
+    /// The error for a file of this kind that could not be read.
     pub fn unread(self, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.to_owned();
         move |error| self.fault(&path, FileFault::reason_of(&error), error.to_string())
     }
 }
 
-/// What to do about a file of a version that does not serve.
+/// The remedy for a file of a version that does not serve.
 const NOT_SERVING: &str = "this version does not serve; bring the file back from a copy, for rollback, as_of and verify of this version need it";
 
-/// What is wrong with a store's model files, by path.
+/// All faults of a store's model files, sorted by path.
 ///
 /// # Errors
 /// If the store cannot be listed.
@@ -119,7 +119,7 @@ fn check(registry: &ModelRegistry, found: &mut BTreeMap<PathBuf, FileFault>) -> 
     let served = match registry.kept() {
         Ok((history, _)) => {
             let told = |slice: u8, version: u64| history.iter().any(|one| (one.slice, one.version) == (slice, version));
-            // Stores from before this was kept do not say since when.
+            // Older stores do not record since when a version serves.
             let dated = slices.iter().filter(|(_, standing)| standing.since.is_some());
             let untold = dated.filter_map(|(slice, standing)| Some((*slice, standing.version?)));
             if let Some((_, version)) = untold.into_iter().find(|&(slice, version)| !told(slice, version)) {

@@ -1,11 +1,11 @@
-//! The clusters of a model as its file lists them.
+//! The clusters of a model in the format of its file.
 
 use tercile_kmeans::{Fit, Profile};
 
 use super::Cluster;
 use super::describe::Described;
 
-/// One entry per cluster of `fit`, whose profile, descriptions and newness are given in the same order.
+/// One entry per cluster of `fit`. Profile, descriptions and newness are given in the same order.
 pub fn clusters(
     features: &[String],
     fit: &Fit,

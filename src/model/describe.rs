@@ -1,8 +1,8 @@
-//! Descriptions of clusters: a word for each feature, from the part that the cluster is in.
+//! Descriptions of clusters: one word per feature, chosen by the part that contains the cluster.
 //!
 //! Input: the clusters' shapes, the words of the SQL file, and the predecessor. Output: words and descriptions by language, and
-//! which of them changed. Parts are decided once (parts.rs), and words are looked up for each language. The rule is stated in
-//! `docs/descriptions.md`.
+//! the changes against the predecessor. Parts are decided once (parts.rs), and words are looked up per language.
+//! `docs/descriptions.md` defines the rule.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,10 +17,10 @@ use crate::sql::header::LANGUAGES;
 /// Feature to language to words, from low to high.
 pub type Labels = BTreeMap<String, BTreeMap<String, Vec<String>>>;
 
-/// Feature to language to word. A feature whose word is left out of the description is absent.
+/// Feature to language to word. A feature that the description omits is absent.
 pub type Words = BTreeMap<String, BTreeMap<String, String>>;
 
-/// What one cluster is like.
+/// The words and descriptions of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Described {
     pub words: Words,
@@ -50,7 +50,7 @@ pub struct WordChange {
     pub languages: BTreeMap<String, FromTo>,
 }
 
-/// `rating was "Mid Rating", is "High Rating"`, in English unless only other languages differ.
+/// Formats `rating was "Mid Rating", is "High Rating"`, in English unless only other languages differ.
 impl fmt::Display for WordChange {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let english = self.languages.get_key_value("en");
@@ -75,18 +75,18 @@ pub struct FromTo {
     pub to: Option<String>,
 }
 
-/// The predecessor's clusters, as far as they continue.
+/// The clusters of the predecessor that continue in the new model.
 #[derive(Debug, Clone)]
 pub struct Before<'a> {
     /// By number; `None` for a number whose cluster is new.
     clusters: Vec<Option<&'a Cluster>>,
-    /// Whether its words follow the rule that this module applies. Those of another method, such as the mere ranks of method 1,
-    /// are compared with the new ones, but do not decide them.
+    /// True if the predecessor's words follow the rule of this module. The words of another method, such as the ranks of method
+    /// 1, are compared with the new words but do not influence them.
     same_rule: bool,
 }
 
 impl<'a> Before<'a> {
-    /// `new` tells of each cluster of the new model whether it is unlike the predecessor's cluster of this number.
+    /// `new` states for each cluster of the new model whether it differs from the predecessor's cluster of the same number.
     pub fn new(predecessor: &'a Model, new: &[bool]) -> Self {
         let continued = |(cluster, new): (&'a Cluster, &bool)| (!new).then_some(cluster);
         let same_rule = predecessor.receipt.method == METHOD
@@ -103,7 +103,7 @@ impl<'a> Before<'a> {
     }
 }
 
-/// Words and descriptions of each cluster, in the order of their numbers.
+/// Words and descriptions of each cluster, in the order of the cluster numbers.
 pub fn describe(
     shapes: &Shapes<'_>,
     features: &[String],
@@ -142,7 +142,7 @@ fn described(cluster: usize, parts: &[Parts], features: &[String], labels: &Labe
 struct Scale<'a> {
     feature: &'a str,
     language: &'a str,
-    /// From low to high; `None` for words made of the feature's name.
+    /// From low to high; `None` for words built from the feature's name.
     words: Option<&'a [String]>,
 }
 
@@ -152,12 +152,12 @@ impl<'a> Scale<'a> {
         Self { feature, language, words: words.map(Vec::as_slice) }
     }
 
-    /// How many words there are.
+    /// The number of words.
     fn len(&self) -> usize {
         self.words.map_or(3, <[String]>::len)
     }
 
-    /// The word of a part out of so many; `None` if the feature says nothing and no word is in the middle.
+    /// The word of a part out of `parts`; `None` if the feature is omitted because it has one part and no middle word.
     fn word(&self, part: usize, parts: usize) -> Option<String> {
         let last = self.len() - 1;
         match parts {
@@ -186,7 +186,7 @@ impl<'a> Scale<'a> {
     }
 }
 
-/// What differs from the predecessor, by cluster and feature. A new cluster has nothing to differ from.
+/// The differences from the predecessor by cluster and feature. A new cluster has no differences.
 pub fn words_changed(described: &[Described], features: &[String], before: &Before<'_>) -> Vec<WordChange> {
     let mut changes = Vec::new();
     for (cluster, (new, old)) in described.iter().zip(&before.clusters).enumerate() {
@@ -213,7 +213,7 @@ pub fn words_changed(described: &[Described], features: &[String], before: &Befo
     changes
 }
 
-/// Features whose words can't be used as there are more parts than words, and the number of their parts and words.
+/// Features whose words cannot be used because they have more parts than words.
 pub fn short_of_words<'a>(described: &[Described], features: &'a [String], labels: &'a Labels) -> Vec<Shortage<'a>> {
     let shortage = |feature: &'a String| {
         let words = labels.get(feature)?.values().map(Vec::len).min()?;
@@ -250,7 +250,7 @@ mod tests {
         features.iter().map(|&feature| feature.to_owned()).collect()
     }
 
-    /// Clusters of ten rows each, with a deviation of 1.
+    /// Clusters of ten rows each, with a standard deviation of 1.
     fn of(centroids: &Array2<f64>, features: &[&str], labels: &Labels, before: Option<&Before<'_>>) -> Vec<Described> {
         let (spread, sizes) = (Array2::ones(centroids.dim()), vec![10; centroids.nrows()]);
         let shapes = Shapes { centroids: centroids.view(), spread: spread.view(), sizes: &sizes };
@@ -335,7 +335,7 @@ mod tests {
         };
         assert_eq!(changes(&first, [false; 3], &old), []);
         assert_eq!(changes(&array![[0.0], [0.6], [5.0]], [false; 3], &old), [], "0.6 is enough to keep a word");
-        // The lower two changed their order, and differ enough to be told apart by another one.
+        // The lower two clusters swapped their order and differ enough to get different words.
         let swapped = changes(&array![[1.0], [0.0], [5.0]], [false; 3], &old);
         let shown: Vec<_> = swapped.iter().map(|c| (c.cluster, c.from.as_deref(), c.to.as_deref())).collect();
         assert_eq!(shown, [(0, Some("Low"), Some("Mid")), (1, Some("Mid"), Some("Low"))]);
@@ -346,7 +346,7 @@ mod tests {
             [],
             "new clusters have no words yet"
         );
-        // A model of an earlier version has no words by feature: it decides nothing, and is compared as a whole.
+        // A model of an earlier version has no words per feature: it does not influence the words and is compared as a whole.
         let mut older = old.clone();
         older.clusters.iter_mut().for_each(|cluster| cluster.words.clear());
         let found = changes(&array![[0.0], [6.0], [5.5]], [false; 3], &older);

@@ -1,7 +1,7 @@
-//! Two models side by side: sizes, centroids, and which records are in another segment.
+//! Compares two models: sizes, centroids, and the records that changed their segment.
 //!
-//! Input: two models and, where they were not counted at training, a sample of the second one's records. Output: what a
-//! table or a program shows.
+//! Input: two models and, if the training did not count the changed records, a sample of the second model's records. Output:
+//! data for a table or for programs.
 
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{Float64Type, UInt32Type};
@@ -9,18 +9,18 @@ use serde::Serialize;
 
 use super::{Cluster, Model};
 
-/// Two models, compared.
+/// The comparison of two models.
 #[derive(Debug, Clone, Serialize)]
 pub struct Diff {
     pub a: Side,
     pub b: Side,
-    /// By number; a number that only one of them has stands too.
+    /// By number, including numbers that only one of the models has.
     pub clusters: Vec<Pair>,
-    /// `None` where the features differ, or no sample is there.
+    /// `None` if the features differ or no sample exists.
     pub moved: Option<Moved>,
 }
 
-/// Which model.
+/// One of the two models.
 #[derive(Debug, Clone, Serialize)]
 pub struct Side {
     pub segmentation: String,
@@ -32,38 +32,38 @@ pub struct Side {
     pub trained_at: String,
 }
 
-/// The clusters of one number.
+/// The clusters with one number.
 #[derive(Debug, Clone, Serialize)]
 pub struct Pair {
     pub cluster: u32,
     pub a: Option<Cluster>,
     pub b: Option<Cluster>,
-    /// From centroid to centroid, in the second model's standardised units; `None` where there are not both.
+    /// Distance between the centroids in the second model's standardised units; `None` if one of them does not exist.
     pub shift: Option<f64>,
 }
 
-/// Records by their segment in the one and in the other model.
+/// Records by their segments in the first and in the second model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Moved {
-    /// What was counted.
+    /// The counted set of records.
     pub of: Counted,
     pub records: u64,
-    /// Records that are in a segment of another number.
+    /// Records whose segment number changed.
     pub changed: u64,
-    /// The first model's clusters (outer) by the second one's.
+    /// The first model's clusters (outer) by the second model's clusters.
     pub matrix: Vec<Vec<u64>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Counted {
-    /// All records of the first model's slice, when the second was trained.
+    /// All records of the first model's slice, at the time of the second training.
     Training,
-    /// The second model's sample, now.
+    /// The second model's sample, counted now.
     Sample,
 }
 
-/// Compares; `sample` is asked for only where the training did not count.
+/// Compares two models. `sample` is called only if the training did not count.
 pub fn diff(a: &Model, b: &Model, sample: impl FnOnce() -> Option<RecordBatch>) -> Diff {
     let same_features = a.features == b.features;
     let (from, to) = (a.centroids(), b.centroids());
@@ -100,7 +100,7 @@ fn side(model: &Model) -> Side {
     }
 }
 
-/// The matrix that the second model keeps, where it is about the first: the slice before, of the same training.
+/// The matrix stored in the second model, if it refers to the first: the previous slice of the same training.
 fn counted_at_training(a: &Model, b: &Model) -> Option<Moved> {
     let follows = a.segmentation == b.segmentation && a.slice + 1 == b.slice && a.receipt.same_stream(&b.receipt);
     let matrix = b.moved.as_ref().filter(|_| follows)?;

@@ -1,7 +1,7 @@
-//! Numbers of a model file, to the last bit.
+//! Reads the numbers of a model file exactly.
 //!
-//! serde_json writes a double so that it can be read back exactly, but its own quick way to read one may be off in the last
-//! place. Here the text goes to Rust's own parser, which is exact.
+//! serde_json writes a double so that it can be read back exactly, but its fast parser may be off by one unit in the last
+//! place. This module uses Rust's exact parser.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ struct Exact(f64);
 impl<'de> Deserialize<'de> for Exact {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Box::<RawValue>::deserialize(deserializer)?;
-        // One that is too large for a double would be an infinity, which no model holds and JSON can't write.
+        // A number that is too large for a double would become infinity, which no model contains and JSON cannot represent.
         let number = text.get().parse().ok().filter(|number: &f64| number.is_finite());
         number.map(Self).ok_or_else(|| D::Error::custom(format!("expected a number, found {text}")))
     }

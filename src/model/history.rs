@@ -1,15 +1,15 @@
-//! Which version of a model served when.
+//! Promotion history: which version of a model served when.
 //!
-//! `slices.json` says what serves, since when, and what made it so; it is replaced as a whole, and so a change is there or is
-//! not. `served.ndjson` keeps what `slices.json` said before, a line for each change, and lines are only ever added: if a
-//! process dies between the two, the next change adds the line that is missing.
+//! `slices.json` contains the serving versions with the time and cause of their promotion. It is replaced atomically.
+//! `served.ndjson` keeps earlier states of `slices.json`, one line per change, and is append-only. If a process dies between
+//! the two writes, the next change appends the missing line.
 
 use serde::{Deserialize, Serialize};
 use tercile_store::{Error, Reason, Revision};
 
 use super::{Kind, Model, ModelRegistry, Slices};
 
-/// What let a version serve.
+/// The cause of a promotion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PromotedBy {
@@ -17,26 +17,26 @@ pub enum PromotedBy {
     Rollback,
 }
 
-/// A version that began to serve a slice. It served until the next one of the slice did.
+/// The promotion of a version in a slice. The version serves until the slice's next promotion.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promotion {
-    /// When, RFC 3339, UTC.
+    /// Time of the promotion, RFC 3339, UTC.
     pub at: String,
     pub slice: u8,
     pub version: u64,
     pub by: PromotedBy,
 }
 
-/// A time in which a version served.
+/// A period during which a version served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Period {
     pub from: String,
-    /// `None`: it still serves.
+    /// `None` if it still serves.
     pub to: Option<String>,
     pub by: PromotedBy,
 }
 
-/// When a version served, in the order of time.
+/// The periods of a version in chronological order.
 pub fn periods(history: &[Promotion], version: u64) -> Vec<Period> {
     let mut periods = Vec::new();
     for (i, began) in history.iter().enumerate().filter(|(_, began)| began.version == version) {
@@ -46,16 +46,16 @@ pub fn periods(history: &[Promotion], version: u64) -> Vec<Period> {
     periods
 }
 
-/// What `served.ndjson` holds.
+/// The contents of `served.ndjson`.
 struct Kept {
     lines: Vec<Promotion>,
     revision: Revision,
-    /// Whether a damaged file was moved away just now.
+    /// True if a damaged file was just moved away.
     set_aside: bool,
 }
 
 impl ModelRegistry {
-    /// What served when, in the order of time, up to what serves now.
+    /// The promotions in chronological order, including the current ones.
     ///
     /// # Errors
     /// [`Error::File`] if one of the two files cannot be used.
@@ -64,9 +64,9 @@ impl ModelRegistry {
         Ok(self.with_now(kept, &self.slices()?))
     }
 
-    /// Lets these versions serve, all slices at once, in place of those that were read; since when and by what is filled in
-    /// here. Whoever calls it holds the lock of the trainings. A lock on an object store can be lost: then it is refused
-    /// where somebody else changed what serves.
+    /// Promotes these versions in all slices at once, replacing the state that was read; this method fills in time and cause.
+    /// The caller holds the training lock. A lock on an object store can be lost: then a conditional put fails if another
+    /// process changed the serving versions.
     pub fn serve(&self, slices: &Slices, read: &Revision, by: PromotedBy) -> Result<(), Error> {
         let before = self.slices_before()?;
         let Kept { lines, mut revision, set_aside } = self.kept_or_new()?;
@@ -94,7 +94,7 @@ impl ModelRegistry {
             if history.len() == known || self.keep(&history, &revision)? {
                 return Ok(());
             }
-            // Somebody else added lines meanwhile: ours go after theirs.
+            // Another process appended lines in the meantime: the new lines follow them.
             (history, revision) = self.kept()?;
             known = history.len();
         }
@@ -110,7 +110,7 @@ impl ModelRegistry {
         Ok((lines.map_err(|e| damaged(e.to_string()))?, revision))
     }
 
-    /// The same, for whoever adds to them: a damaged file is set aside, and another one begun.
+    /// The same for appending: a damaged file is set aside, and a new file is started.
     fn kept_or_new(&self) -> Result<Kept, Error> {
         match self.kept() {
             Err(Error::File(fault)) if fault.reason == Reason::Damaged => {
@@ -127,7 +127,7 @@ impl ModelRegistry {
         }
     }
 
-    /// What served until now. A missing `slices.json` says nothing about that.
+    /// The state before the change. A missing `slices.json` counts as empty.
     fn slices_before(&self) -> Result<Slices, Error> {
         match self.slices() {
             Err(Error::File(fault)) if fault.reason == Reason::Missing => Ok(Slices::new()),
@@ -146,8 +146,8 @@ impl ModelRegistry {
         self.replace_if(text.as_bytes(), &path, read)
     }
 
-    /// Adds what serves where the last line of its slice says otherwise. A store from before this was kept knows no better
-    /// than that a model served since it was trained.
+    /// Appends the current state of each slice if it differs from the slice's last line. For a store without history, a model
+    /// counts as serving since it was trained.
     fn with_now(&self, mut history: Vec<Promotion>, slices: &Slices) -> Vec<Promotion> {
         for (&slice, standing) in slices {
             let Some(version) = standing.version else { continue };
@@ -156,7 +156,7 @@ impl ModelRegistry {
             }
             let at = match &standing.since {
                 Some(since) => since.clone(),
-                // A file that cannot be read says nothing.
+                // An unreadable file provides no time.
                 None => self.model(version).map(|model| model.trained_at).unwrap_or_default(),
             };
             history.push(Promotion { at, slice, version, by: standing.by.unwrap_or(PromotedBy::Training) });
@@ -165,27 +165,27 @@ impl ModelRegistry {
     }
 }
 
-/// What a rollback, a pin or its end did.
+/// The result of a rollback, a pin or an unpin.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RolledBack {
     /// The model that serves now.
     pub model: Model,
-    /// The version that served before; the same if nothing changed.
+    /// The version that served before; the same version if nothing changed.
     pub before: Option<u64>,
-    /// Whether it serves whatever trainings find.
+    /// True if trainings do not replace the version.
     pub pinned: bool,
 }
 
-/// How long an older version is to serve again.
+/// The duration of a rollback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
     /// Until a training finds other records or SQL.
     NewModel,
-    /// Until it is unpinned, whatever trainings find.
+    /// Until it is unpinned, independent of trainings.
     Unpinned,
 }
 
-/// Why an older version can't serve again.
+/// The reason why an older version cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum RollbackError {
     #[error(transparent)]
@@ -199,13 +199,13 @@ pub enum RollbackError {
 }
 
 impl ModelRegistry {
-    /// Lets a version serve its slice again. Whoever calls it holds the lock of the trainings.
+    /// Promotes an older version in its slice. The caller holds the training lock.
     pub fn roll_back(&self, segmentation: &str, version: u64, until: Until) -> Result<RolledBack, RollbackError> {
         let model = self.version(version)?;
         let none = || RollbackError::NoVersion { segmentation: segmentation.to_owned(), version };
         let model = model.ok_or_else(none)?;
         let now = match self.serving(model.slice) {
-            // What serves cannot be used: this is the way to let another version serve.
+            // A rollback is the remedy if the serving version cannot be used.
             Err(Error::File(fault)) if fault.kind == Kind::Model.name() => None,
             now => now?,
         };
@@ -222,8 +222,8 @@ impl ModelRegistry {
         Ok(RolledBack { model, before, pinned })
     }
 
-    /// Ends a pin: the newest model of the slice serves, if rows that are sent now fit it. Whoever calls it holds the lock of
-    /// the trainings.
+    /// Ends a pin: the newest model of the slice is promoted if it has the features of the pinned model, which clients send.
+    /// The caller holds the training lock.
     pub fn unpin(&self, segmentation: &str, version: u64) -> Result<RolledBack, RollbackError> {
         let (mut slices, read) = self.slices_as_read()?;
         let of = slices.iter_mut().find(|(_, standing)| standing.pinned && standing.version == Some(version));
@@ -234,7 +234,7 @@ impl ModelRegistry {
                 Some(_) => RollbackError::NotPinned { segmentation, version },
             });
         };
-        // One that cannot be used is unpinned as well, and must then have a successor.
+        // An unusable pinned version can be unpinned too, but then it needs a successor.
         let pinned = self.model_of(version, slice);
         let mut skipped = |fault| tracing::warn!("{fault}");
         let newest = self.newest(slice, Some(version), &mut skipped)?;
@@ -296,7 +296,7 @@ mod tests {
         let all = [(1, PromotedBy::Training), (4, PromotedBy::Training), (1, PromotedBy::Rollback)];
         assert_eq!(versions(), all);
         let since = registry.slices().unwrap()[&1].since.clone().unwrap();
-        // As if the process had died between the two files.
+        // Simulates a process that died between the two writes.
         fs::write(&file, two).unwrap();
         assert_eq!((versions(), registry.history().unwrap()[2].at.clone()), (all.to_vec(), since));
         serve(7, PromotedBy::Training);

@@ -1,17 +1,17 @@
-//! The values of a model's sample that were missing and took the mean.
+//! The missing values in a model's sample that were replaced by the mean.
 //!
-//! A sample holds the mean in the place of a missing value, as the training does. The column `_imputed` tells the two apart:
-//! bit i is set where feature i took the mean. Samples of older builds have no such column.
+//! Like the training, a sample contains the mean in place of a missing value. Bit i of the column `_imputed` is set if feature
+//! i was imputed. Samples of older builds do not have this column.
 
 use std::collections::BTreeMap;
 
 use datafusion::arrow::array::{Array, AsArray, Float64Array, RecordBatch, UInt32Array};
 use datafusion::arrow::datatypes::UInt32Type;
 
-/// The column's name. It comes last, and no feature may have it.
+/// The column's name. It is the last column, and no feature may have this name.
 pub const COLUMN: &str = "_imputed";
 
-/// One mask for each row of columns whose missing values are null.
+/// One mask per row of columns whose missing values are null.
 pub fn masks(features: &[Float64Array]) -> UInt32Array {
     let rows = features.first().map_or(0, Array::len);
     let mut masks = vec![0_u32; rows];
@@ -25,19 +25,19 @@ pub fn masks(features: &[Float64Array]) -> UInt32Array {
     masks.into()
 }
 
-/// The masks of a sample; `None` if it was written before they were kept.
+/// The masks of a sample; `None` for samples of older builds.
 pub fn of(sample: &RecordBatch) -> Option<&UInt32Array> {
     sample.column_by_name(COLUMN)?.as_primitive_opt::<UInt32Type>()
 }
 
-/// Feature to the number of the sample's rows in which it took the mean; `None` as for [`of`].
+/// Feature to the number of the sample's rows in which it was imputed; `None` as in [`of`].
 pub fn counts(sample: &RecordBatch, features: &[String]) -> Option<BTreeMap<String, u64>> {
     let masks = of(sample)?;
     let count = |feature| masks.values().iter().filter(|mask| is_set(**mask, feature)).count() as u64;
     Some(features.iter().enumerate().map(|(feature, name)| (name.clone(), count(feature))).collect())
 }
 
-/// Whether a mask says that this feature took the mean.
+/// True if the mask marks this feature as imputed.
 pub fn is_set(mask: u32, feature: usize) -> bool {
     mask >> feature & 1 == 1
 }

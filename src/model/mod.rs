@@ -1,6 +1,6 @@
-//! Models: immutable JSON files, each with a receipt of what it was trained on.
+//! Models: immutable JSON files, each with a receipt of its training data.
 //!
-//! Input: what the training found. Output: files under `models/`, and answers to "which cluster is this row in".
+//! Input: the results of a training. Output: files under `models/`, and predictions.
 
 pub mod check;
 mod clusters;
@@ -32,7 +32,7 @@ use tercile_kmeans as kmeans;
 use tercile_kmeans::features::Scale;
 use tercile_store as store;
 
-/// How many slices there are; the name of the whole is the method.
+/// Number of slices.
 pub const SLICES: u8 = 3;
 
 /// The version of the training method. It is increased whenever the same rows can produce a different model: seeding,
@@ -41,12 +41,12 @@ pub const SLICES: u8 = 3;
 /// 1: up to the first release. 2: restarts on a coreset that retains rare rows; descriptions by effect size.
 pub const METHOD: u32 = 2;
 
-/// The method of models whose receipts do not name one.
+/// The method of models whose receipts do not contain one.
 fn first_method() -> u32 {
     1
 }
 
-/// Rows that are predicted at once.
+/// Rows per tile in batch prediction.
 const TILE: usize = 256;
 
 /// A trained segmentation of one slice. The file and the API agree on it.
@@ -171,13 +171,13 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Whether training again would give the same, numbers kept from the predecessor aside.
+    /// True if a new training would give the same model, apart from cluster numbers kept from the predecessor.
     pub fn same_but_predecessor(&self, other: &Self) -> bool {
         let alone = |receipt: &Self| Self { predecessor: None, replaced: None, ..receipt.clone() };
         alone(self) == alone(other)
     }
 
-    /// Whether both models are of the same records and SQL, by the same tercile and method; their slices may differ.
+    /// True if both models have the same records, SQL, tercile version and method. Their slices may differ.
     pub fn same_stream(&self, other: &Self) -> bool {
         let of = |receipt: &'_ Self| (receipt.n, receipt.topic.clone(), receipt.next_offsets.clone());
         let by = |receipt: &'_ Self| (receipt.tercile.clone(), receipt.method);
@@ -208,19 +208,19 @@ impl Predecessor {
 }
 
 impl Model {
-    /// A model file, to the last bit.
+    /// Reads a model file with exact numbers.
     pub fn read(path: &Path) -> Result<Self, store::Error> {
         let bytes = fs::read(path).map_err(Kind::Model.unread(path))?;
         Self::parse(&bytes).map_err(|why| Kind::Model.fault(path, store::Reason::Damaged, why))
     }
 
-    /// The content of a model file, of which all parts fit each other.
+    /// Parses the content of a model file and checks its consistency.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let model: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
         model.sound().map(|()| model).map_err(str::to_owned)
     }
 
-    /// What whoever asks the model leans on.
+    /// Checks the invariants that users of a model rely on.
     fn sound(&self) -> Result<(), &'static str> {
         let (features, k) = (self.features.len(), self.k as usize);
         let whole = |cluster: &Cluster| {
@@ -260,8 +260,8 @@ impl Model {
         }
     }
 
-    /// How many of the model's rows each row of its sample stands for: its cluster's rows, shared by those in the sample.
-    /// `None` where the sample holds all rows, or has no column of clusters of this model.
+    /// The number of the model's rows that each row of its sample represents: the size of its cluster divided by the number of
+    /// the cluster's rows in the sample. `None` if the sample contains all rows or has no cluster column of this model.
     pub fn sample_weights(&self, sample: &RecordBatch) -> Option<Vec<f64>> {
         if sample.num_rows() as u64 == self.rows {
             return None;
@@ -274,7 +274,7 @@ impl Model {
         Some(labels.iter().map(|&label| self.clusters[label as usize].size as f64 / drawn[label as usize]).collect())
     }
 
-    /// What standardises a row for this model.
+    /// The scale that standardises rows for this model.
     pub fn scale(&self) -> Scale {
         Scale::new(self.mean.clone(), self.std.clone())
     }
@@ -286,26 +286,27 @@ impl Model {
         })
     }
 
-    /// What each cluster is like, in a language, else in English.
+    /// The description of each cluster in a language, otherwise in English.
     pub fn descriptions(&self, language: &str) -> Vec<&str> {
         self.clusters.iter().map(|c| c.descriptions.get(language).unwrap_or(&c.description).as_str()).collect()
     }
 
-    /// Ready to answer.
+    /// A predictor for this model.
     pub fn predictor(&self) -> Predictor {
         Predictor::new(self.scale(), &self.centroids())
     }
 }
 
-/// Doubles this far from zero are one apart: no cluster is surely nearer than another whose centroid is within a deviation of its.
+/// Above this value doubles are at least one apart, so that centroids within one standard deviation of each other cannot be
+/// distinguished.
 const FAR: f64 = (1_u64 << 52) as f64;
 
-/// Whether a distance in standardised units still says which cluster is nearest.
+/// True if a distance in standardised units is small enough to determine the nearest cluster.
 pub fn tells(distance: f64) -> bool {
     distance < FAR
 }
 
-/// A model made ready to answer: centroids in standardised units.
+/// A model prepared for prediction: centroids in standardised units.
 #[derive(Debug, Clone)]
 pub struct Predictor {
     scale: Scale,
@@ -322,8 +323,7 @@ impl Predictor {
         Self { scale, centroids: standardised }
     }
 
-    /// The cluster of a row in original units, and its distance to the centroid in standardised units. `row` is used
-    /// up as scratch.
+    /// The cluster of a row in original units, and its distance to the centroid in standardised units. `row` is overwritten.
     pub fn predict(&self, row: &mut [f64]) -> (usize, f64) {
         for (feature, value) in row.iter_mut().enumerate() {
             *value = self.scale.standardise(feature, *value);
@@ -332,11 +332,11 @@ impl Predictor {
         (cluster, squared.sqrt())
     }
 
-    /// The clusters and distances of rows that come as columns: the same to the bit as [`Predictor::predict`] finds one by one.
+    /// Clusters and distances of rows given as columns, bit-identical to [`Predictor::predict`] for each row.
     pub fn predict_columns(&self, columns: &[&[f64]]) -> (Vec<u32>, Vec<f64>) {
         let rows = columns.first().map_or(0, |column| column.len());
         let (mut clusters, mut distances) = (vec![0_u32; rows], vec![0.0_f64; rows]);
-        // So many rows that all scratch stays in the nearest cache.
+        // The tile size keeps all scratch buffers in the L1 cache.
         let mut standardised = vec![[0.0_f64; TILE]; columns.len()];
         let (mut best, mut of, mut squared) = ([0.0_f64; TILE], [0_u32; TILE], [0.0_f64; TILE]);
         for start in (0..rows).step_by(TILE) {
@@ -369,7 +369,7 @@ impl Predictor {
         (clusters, distances)
     }
 
-    /// The squares that a row's distance to each cluster is the sum of: by cluster, then by feature.
+    /// The squared terms of a row's distance to each cluster: by cluster, then by feature.
     pub fn squares(&self, values: &[f64]) -> Array2<f64> {
         let place = |feature: usize| self.scale.standardise(feature, values[feature]);
         Array2::from_shape_fn(self.centroids.dim(), |(cluster, feature)| {
@@ -378,7 +378,7 @@ impl Predictor {
         })
     }
 
-    /// The feature that puts a row farthest out.
+    /// The feature with the greatest standardised deviation.
     pub fn farthest(&self, values: &[f64]) -> usize {
         let out = |feature: usize| self.scale.standardise(feature, values[feature]).abs();
         (0..values.len()).max_by(|&a, &b| out(a).total_cmp(&out(b))).unwrap_or(0)
@@ -390,10 +390,10 @@ impl Predictor {
     }
 }
 
-/// A model that is ready to be put on the registry, and the sample that goes with it.
+/// A model that is ready to be stored in the registry, with its sample.
 pub struct Trained {
     pub model: Model,
-    /// `_partition`, `_offset`, the features in original units, `cluster`, `_imputed` ([`imputed`]). Which rows,
-    /// kmeans/sample.rs tells.
+    /// `_partition`, `_offset`, the features in original units, `cluster`, `_imputed` ([`imputed`]). kmeans/sample.rs selects
+    /// the rows.
     pub sample: RecordBatch,
 }

@@ -1,4 +1,4 @@
-//! What people call a model: `price_rating`, `price_rating@2` for a slice, `price_rating@2@5` for one of its versions.
+//! References to models: `price_rating`, `price_rating@2` for a slice, `price_rating@2@5` for a version of the slice.
 
 use std::path::Path;
 
@@ -6,12 +6,12 @@ use tercile_store::{Error, Store};
 
 use super::{Model, ModelRegistry, SLICES};
 
-/// A name, taken apart.
+/// A parsed reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name {
     pub segmentation: String,
     pub slice: u8,
-    /// `None` for the version that serves.
+    /// `None` for the serving version.
     pub version: Option<u64>,
 }
 
@@ -24,7 +24,7 @@ impl Name {
         let slice = slice.ok_or_else(|| format!("{name}: a model is a segmentation, or one with @1, @2 or @3"))?;
         let version = parts.next().map(str::parse).transpose();
         let version = version.map_err(|_| format!("{name}: a version is a number, as in {segmentation}@{slice}@1"))?;
-        // The name becomes a directory's.
+        // The name becomes a directory name.
         if segmentation.is_empty() || !segmentation.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
             return Err(format!("there is no segmentation {segmentation}"));
         }
@@ -36,12 +36,12 @@ impl Name {
     }
 }
 
-/// The model of a name; why there is none.
+/// The model of a reference, or the reason why there is none.
 pub fn find(store: &Store, name: &str) -> Result<Model, String> {
     find_for(store, name, true)
 }
 
-/// The model of a name, or why there is none: with paths, or for people who must not see any.
+/// The same. `paths` states whether the reason may contain local paths.
 pub fn find_for(store: &Store, name: &str, paths: bool) -> Result<Model, String> {
     let parsed = Name::parse(name)?;
     let registry = parsed.registry(store);
@@ -60,7 +60,7 @@ pub fn find_for(store: &Store, name: &str, paths: bool) -> Result<Model, String>
     }
 }
 
-/// A version of a segmentation; why there is none.
+/// A version of a segmentation, or the reason why there is none.
 pub fn version_of(registry: &ModelRegistry, segmentation: &str, version: u64) -> Result<Model, String> {
     let model = registry.version(version).map_err(|e| e.to_string())?;
     model.ok_or_else(|| no_version(segmentation, version))
@@ -70,7 +70,7 @@ fn no_version(segmentation: &str, version: u64) -> String {
     format!("{segmentation} has no version {version}; tercile models {segmentation} lists those it has")
 }
 
-/// An error, with the paths in it or without.
+/// The text of an error with or without paths.
 fn shown(error: &Error, paths: bool) -> String {
     match error {
         error if paths => error.to_string(),
@@ -79,7 +79,7 @@ fn shown(error: &Error, paths: bool) -> String {
     }
 }
 
-/// The model of a name or of a file.
+/// The model of a reference or of a file.
 pub fn find_or_read(store: &Store, name: &str) -> Result<Model, String> {
     let path = Path::new(name);
     if path.extension().is_some_and(|ending| ending == "json") || name.contains('/') {

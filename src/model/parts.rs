@@ -1,26 +1,26 @@
-//! Parts of a feature: runs of neighbouring clusters that share a word because their rows can't be told apart by it.
+//! Parts of a feature: runs of neighbouring clusters that share a word because the feature does not distinguish their rows.
 //!
-//! Input: centroid, spread and size of each cluster, and what the predecessor said of those that continue. Output: for each
-//! feature the part of each cluster, counted from the lowest. The rule is stated in `docs/descriptions.md`.
+//! Input: centroid, spread and size of each cluster, and the predecessor's words for clusters that continue. Output: for each
+//! feature the part of each cluster, counted from the lowest. `docs/descriptions.md` defines the rule.
 //!
-//! A difference between two clusters is measured in pooled standard deviations (Cohen's d; J. Cohen, "Statistical Power
-//! Analysis for the Behavioral Sciences", 2nd edition, 1988, chapter 2). The result does not depend on how the clusters are
-//! numbered.
+//! The difference between two clusters is measured in pooled standard deviations (Cohen's d; J. Cohen, "Statistical Power
+//! Analysis for the Behavioral Sciences", 2nd edition, 1988, chapter 2). The result does not depend on the numbering of the
+//! clusters.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use ndarray::ArrayView2;
 
-/// Cohen (1988): a large effect. Clusters without a history, or whose order changed, differ from here on.
+/// Cohen (1988): a large effect. Threshold for different words if the clusters have no history or changed their order.
 const LARGE: f64 = 0.8;
-/// Cohen (1988): a medium effect. Clusters that had different words keep them from here on.
+/// Cohen (1988): a medium effect. Threshold for keeping different words.
 const MEDIUM: f64 = 0.5;
 /// S. S. Sawilowsky, "New Effect Size Rules of Thumb" (Journal of Modern Applied Statistical Methods 8, 2009): a very large
-/// effect. Clusters that shared a word get different ones from here on.
+/// effect. Threshold for different words if the clusters shared a word.
 const VERY_LARGE: f64 = 1.2;
 
-/// A deviation of so many rounding errors of the values themselves is no spread.
+/// Standard deviations up to this multiple of the values' magnitude are rounding errors and count as no spread.
 const ROUNDING: f64 = 16.0 * f64::EPSILON;
 
 /// The clusters of a model. Matrices are k by features, in original units.
@@ -28,41 +28,40 @@ const ROUNDING: f64 = 16.0 * f64::EPSILON;
 pub struct Shapes<'a> {
     /// Finite; the mean of each cluster's rows.
     pub centroids: ArrayView2<'a, f64>,
-    /// Population standard deviation of each cluster's rows, 0 or more.
+    /// Population standard deviation of each cluster's rows, at least 0.
     pub spread: ArrayView2<'a, f64>,
-    /// Rows of each cluster.
+    /// Number of rows of each cluster.
     pub sizes: &'a [u64],
 }
 
-/// Two clusters as the predecessor had them, under the same numbers.
+/// Two clusters in the predecessor, with the same numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pair {
-    /// Whether they had the same word for the feature.
+    /// True if they had the same word for the feature.
     pub same_word: bool,
-    /// Whether the first one's centroid was above the second one's.
+    /// True if the first centroid was above the second.
     pub first_above: bool,
 }
 
-/// A feature and two clusters to what the predecessor said of them; `None` if it said nothing that counts, as one of them is
-/// new.
+/// The history of a feature and two clusters; `None` if the predecessor gives no valid history, because one of them is new.
 pub type History<'a> = dyn Fn(usize, usize, usize) -> Option<Pair> + 'a;
 
 /// The parts of one feature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parts {
-    /// The part of each cluster, from 0, the lowest.
+    /// The part of each cluster; 0 is the lowest.
     pub part: Vec<usize>,
-    /// How many parts there are.
+    /// Number of parts.
     pub count: usize,
 }
 
-/// How often parts are decided anew until they hold.
+/// Maximum number of rounds until parts are stable.
 const ROUNDS: usize = 16;
 
-/// The parts of every feature, such that no two clusters whose centroids differ are in the same part of all features.
+/// The parts of every feature. Two clusters with different centroids differ in the part of at least one feature.
 ///
-/// Parts hold: the same clusters with these parts as their history get the same parts. Where clusters with equal descriptions
-/// had to be separated, that may take a few rounds.
+/// Parts are stable: the same clusters, with these parts as their history, get the same parts. If clusters with equal
+/// descriptions had to be separated, that may take a few rounds.
 pub fn parts(shapes: &Shapes<'_>, history: &History<'_>) -> Vec<Parts> {
     let mut found = decide(shapes, history);
     for _ in 0..ROUNDS {
@@ -89,8 +88,8 @@ fn decide(shapes: &Shapes<'_>, history: &History<'_>) -> Vec<Parts> {
 }
 
 impl Shapes<'_> {
-    /// The difference of two clusters in pooled standard deviations. Without spread it is infinite if the centroids differ at
-    /// nine significant digits, else 0.
+    /// The difference of two clusters in pooled standard deviations. Without spread it is infinite if the centroids differ in
+    /// nine significant digits, otherwise 0.
     fn difference(&self, feature: usize, a: usize, b: usize) -> f64 {
         let (at_a, at_b) = (self.centroids[[a, feature]], self.centroids[[b, feature]]);
         let deviation = self.pooled_deviation(feature, a, b);
@@ -103,12 +102,12 @@ impl Shapes<'_> {
         }
     }
 
-    /// sqrt((SS1 + SS2) / (n1 + n2 - 2)), SS being the sum of squares about the cluster's mean; 0 where no row is left to
-    /// estimate it from.
+    /// sqrt((SS1 + SS2) / (n1 + n2 - 2)), where SS is the sum of squared deviations from the cluster's mean; 0 without degrees
+    /// of freedom.
     fn pooled_deviation(&self, feature: usize, a: usize, b: usize) -> f64 {
         let (spread_a, spread_b) = (self.spread[[a, feature]], self.spread[[b, feature]]);
         let (n_a, n_b) = (self.sizes[a] as f64, self.sizes[b] as f64);
-        // Squares of very large or small deviations leave the range of a double; shares of the larger one don't.
+        // Squares of very large or small deviations overflow or underflow; ratios to the larger deviation do not.
         let unit = spread_a.max(spread_b);
         let freedom = n_a + n_b - 2.0;
         if unit == 0.0 || freedom <= 0.0 {
@@ -119,25 +118,25 @@ impl Shapes<'_> {
     }
 }
 
-/// A value rounded to nine significant digits; both zeros are one.
+/// A value rounded to nine significant digits; -0 becomes 0.
 fn nine_digits(value: f64) -> f64 {
     format!("{:.8e}", value + 0.0).parse().unwrap_or(value)
 }
 
-/// The clusters in the order of one feature, and where its parts begin.
+/// The clusters in the order of one feature, and the starts of its parts.
 struct Line {
     feature: usize,
-    /// Clusters of equal centroids together, ascending.
+    /// Clusters with equal centroids, ascending.
     groups: Vec<Vec<usize>>,
     /// The group of each cluster.
     group_of: Vec<usize>,
-    /// Groups other than the first with which a part begins.
+    /// Groups, except the first, that start a part.
     begins: BTreeSet<usize>,
 }
 
 impl Line {
     fn new(shapes: &Shapes<'_>, feature: usize, history: &History<'_>) -> Self {
-        // Adding 0 makes both zeros one.
+        // Adding 0 turns -0 into 0.
         let at = |cluster: &usize| shapes.centroids[[*cluster, feature]] + 0.0;
         let mut order: Vec<usize> = (0..shapes.centroids.nrows()).collect();
         order.sort_by(|a, b| at(a).total_cmp(&at(b)));
@@ -166,7 +165,7 @@ impl Line {
         line
     }
 
-    /// Each cluster of one group with each of another.
+    /// All pairs of a cluster of one group and a cluster of another.
     fn pairs(&self, low: usize, high: usize) -> impl Iterator<Item = (usize, usize)> {
         self.groups[low].iter().flat_map(move |&a| self.groups[high].iter().map(move |&b| (a, b)))
     }
@@ -180,7 +179,7 @@ impl Line {
         Parts { part, count: self.begins.len() + 1 }
     }
 
-    /// Begins a part between two clusters that share one: where the neighbours are farthest apart, of equals at the lowest.
+    /// Starts a part between two clusters that share one, at the widest gap between neighbours; of equal gaps, the lowest.
     fn cut_between(&mut self, shapes: &Shapes<'_>, low: usize, high: usize) {
         let gap = |group: &usize| {
             let differences = self.pairs(group - 1, *group).map(|(a, b)| shapes.difference(self.feature, a, b));
@@ -192,8 +191,8 @@ impl Line {
     }
 }
 
-/// Of all clusters in the same part of every feature the two that differ most in one feature: that feature, the lower and the
-/// higher cluster.
+/// Among all clusters in the same part of every feature, the two with the greatest difference in one feature: returns the
+/// feature, the lower and the higher cluster.
 fn widest_equal_pair(shapes: &Shapes<'_>, lines: &[Line]) -> Option<(usize, usize, usize)> {
     let k = shapes.sizes.len();
     let same = |a: usize, b: usize| lines.iter().all(|line| line.part(a) == line.part(b));
@@ -208,7 +207,7 @@ fn widest_equal_pair(shapes: &Shapes<'_>, lines: &[Line]) -> Option<(usize, usiz
             Some((line.feature, low, high))
         })
     });
-    // Of equal differences the first feature decides, and then the lowest centroids: never the clusters' numbers.
+    // Ties are resolved by the first feature and then by the lowest centroids, never by cluster numbers.
     candidates.max_by(|&(f, low, high), &(g, other_low, other_high)| {
         let at = |feature: usize, cluster: usize| shapes.centroids[[cluster, feature]];
         shapes
@@ -238,7 +237,7 @@ mod tests {
         parts(&shapes, history).into_iter().map(|parts| parts.part).collect()
     }
 
-    /// One feature beside a second one that tells all clusters apart.
+    /// Parts of one feature; a second feature separates all clusters.
     fn one(centroids: &[f64], history: &History<'_>) -> Vec<usize> {
         let k = centroids.len();
         let at = Array2::from_shape_fn((k, 2), |(c, f)| if f == 0 { centroids[c] } else { c as f64 * 100.0 });
@@ -249,7 +248,7 @@ mod tests {
     fn a_part_begins_where_a_cluster_differs_from_the_first_of_the_part_before() {
         assert_eq!(one(&[0.0, 0.79, 5.0], &none), [0, 0, 1]);
         assert_eq!(one(&[0.0, 0.81, 5.0], &none), [0, 1, 2]);
-        // The third differs little from the second, and enough from the first.
+        // The third cluster differs little from the second and enough from the first.
         assert_eq!(one(&[0.0, 0.45, 0.9, 1.3], &none), [0, 0, 1, 1]);
         assert_eq!(one(&[1.0, 0.0, 1.0], &none), [1, 0, 1]);
     }
@@ -294,7 +293,7 @@ mod tests {
 
     #[test]
     fn equal_descriptions_are_separated_by_the_largest_difference() {
-        // None differs by 0.8; the second feature tells the first two apart best, the first one the third.
+        // No difference reaches 0.8. The second feature separates the first two best, the first feature the third.
         let at = array![[0.0, 0.0], [0.1, 0.5], [0.7, 0.2]];
         assert_eq!(of(&at, &Array2::ones((3, 2)), &none), [vec![0, 0, 1], vec![0, 1, 0]]);
         let alone = array![[0.0], [0.1], [0.3]];
@@ -303,7 +302,7 @@ mod tests {
         assert_eq!(of(&equal, &Array2::ones((2, 1)), &none), [vec![0, 0]], "nothing tells equal centroids apart");
     }
 
-    /// Numbers that are often equal, close, or far apart.
+    /// Numbers that are often equal, close or far apart.
     fn random(rng: &mut Xoshiro256PlusPlus, k: usize, features: usize) -> (Array2<f64>, Array2<f64>, Vec<u64>) {
         let mut draw = |most: u64| (rng.next_u64() % most) as f64;
         let centroids = Array2::from_shape_simple_fn((k, features), || draw(12) * [0.1, 1.0, 1e9][draw(3) as usize]);
@@ -345,7 +344,7 @@ mod tests {
                 Some(Pair { same_word: parts.part[a] == parts.part[b], first_above: false })
             };
             assert_eq!(parts(&shapes, &kept), found, "what did not change keeps its words");
-            // Numbered otherwise, the same clusters are in the same parts.
+            // The parts do not depend on the numbering of the clusters.
             let turned = |of: &Array2<f64>| Array2::from_shape_fn(of.dim(), |(c, f)| of[[(c + 1) % k, f]]);
             let (at, wide) = (turned(&centroids), turned(&spread));
             let many: Vec<u64> = (0..k).map(|c| sizes[(c + 1) % k]).collect();

@@ -1,8 +1,8 @@
-//! A model as plain SQL, for any engine.
+//! Exports a model as plain SQL for any engine.
 //!
-//! Input: a model. Output: one query whose arithmetic is that of the predictions, operation by operation, so that it gives
-//! the same clusters. Numbers are written with an exponent: engines read those as doubles, and exactly. A row that has no
-//! cluster gets NULL: each branch wants a distance below a limit, which no NULL, NaN or infinity is in any engine.
+//! Input: a model. Output: one query with the same arithmetic operations as predictions, so that it gives the same clusters.
+//! Numbers have an exponent, because engines read such literals as doubles, exactly. A row without a cluster gets NULL: each
+//! branch requires a distance below a limit, which is false for NULL, NaN and infinity in any engine.
 
 use super::{FAR, Model};
 

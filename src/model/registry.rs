@@ -1,5 +1,5 @@
-//! The model files: `models/<segmentation>/<version>.json`, never changed once written, and `slices.json`, which says
-//! which of them serve. When each of them did, history.rs keeps.
+//! The model registry: immutable files `models/<segmentation>/<version>.json`, and `slices.json` with the serving versions.
+//! `history.rs` records when each version served.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,22 +15,22 @@ use tercile_store::{Error, FileFault, Reason, Revision, Store};
 
 use super::{Kind, Model, Predictor, PromotedBy, SLICES, Trained};
 
-/// What stands behind one slice of a segmentation.
+/// The serving state of one slice of a segmentation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServingState {
-    /// The version that serves.
+    /// The serving version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
-    /// Since when it serves, RFC 3339, UTC; stores from before this was kept don't say.
+    /// Time of the promotion, RFC 3339, UTC; absent in older stores.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// What made it serve.
+    /// Cause of the promotion.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<PromotedBy>,
-    /// Whether the version goes on serving, whatever trainings find.
+    /// True if trainings do not replace the version.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pinned: bool,
-    /// Why the last training gave none; an older version may serve all the same.
+    /// The reason why the last training produced no model; an older version may still serve.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
 }
@@ -46,22 +46,25 @@ pub struct ModelRegistry {
 }
 
 impl ModelRegistry {
-    /// The name comes from a SQL file's name: a-z, 0-9 and `_`.
+    /// The registry of a segmentation. The name is derived from an SQL file name: a-z, 0-9 and `_`.
     pub fn new(store: &Store, segmentation: &str) -> Self {
         Self { store: store.clone(), dir: store.models().join(segmentation), name: segmentation.to_owned() }
     }
 
-    /// What serves now; empty before the first training.
+    /// The serving state of each slice; empty before the first training.
+    ///
+    /// # Errors
+    /// [`Error::File`] if `slices.json` cannot be used.
     pub fn slices(&self) -> Result<Slices, Error> {
         Ok(self.slices_as_read()?.0)
     }
 
-    /// The same, for whoever will replace it.
+    /// The same with the revision that a later replacement must match.
     pub fn slices_as_read(&self) -> Result<(Slices, Revision), Error> {
         let path = self.slices_file();
         let (bytes, revision) = self.store.place().read_revision(&path).map_err(Kind::Slices.unread(&path))?;
         let Some(bytes) = bytes else {
-            // A segmentation that was never served has neither file.
+            // A segmentation that never served has neither file.
             let served = self.store.place().read_revision(&self.history_file());
             if served.is_ok_and(|(served, _)| served.is_some()) {
                 return Err(Kind::Slices.fault(&path, Reason::Missing, ""));
@@ -72,10 +75,10 @@ impl ModelRegistry {
         Ok((slices.map_err(|e| Kind::Slices.fault(&path, Reason::Damaged, e.to_string()))?, revision))
     }
 
-    /// Moves a damaged file away, so that another one can take its name.
+    /// Moves a damaged file away, so that a new file can take its name.
     ///
     /// # Errors
-    /// The fault itself where the file cannot be moved: it stops this segmentation, and no other.
+    /// The fault itself if the file cannot be moved. The fault then concerns only this segmentation.
     pub(super) fn set_aside(&self, fault: &FileFault) -> Result<PathBuf, Error> {
         self.store.set_aside(&fault.path).map_err(|error| {
             let why = format!("{}, and it cannot be moved away: {error}", fault.why);
@@ -87,11 +90,11 @@ impl ModelRegistry {
         self.dir.join("slices.json")
     }
 
-    /// What serves, for a training, which may go on where `slices.json` is lost: then it is made again from the history of
-    /// what served, and a damaged file is set aside. A version that somebody chose counts as pinned, for it may have been.
+    /// The serving state for a training, which may continue without `slices.json`: the state is then rebuilt from the history,
+    /// and a damaged file is set aside. A version promoted manually counts as pinned, because it may have been.
     ///
     /// # Errors
-    /// If the file is there and this process may not read it.
+    /// If the file exists and this process may not read it.
     pub fn slices_or_again(&self) -> Result<(Slices, Revision), Error> {
         let fault = match self.slices_as_read() {
             Err(Error::File(fault)) if fault.reason != Reason::Unreadable => *fault,
@@ -134,17 +137,17 @@ impl ModelRegistry {
             fault.path.display(),
             fault.reason
         );
-        // It must still not be there when it is written.
+        // A conditional put requires that the file still does not exist.
         let (_, read) = self.store.read_revision(&fault.path)?;
         Ok((slices, read))
     }
 
-    /// Bytes that change whenever other models serve; `None` before the first training.
+    /// Bytes that change with each promotion; `None` before the first training.
     pub fn stamp(&self) -> Option<Vec<u8>> {
         self.store.place().stamp(&self.slices_file()).ok()
     }
 
-    /// Replaces what was read, or says that somebody else did.
+    /// Replaces the state that was read. Fails if another process replaced it.
     pub(super) fn replace_slices(&self, slices: &Slices, read: &Revision) -> Result<(), Error> {
         let path = self.slices_file();
         let mut json = serde_json::to_string_pretty(slices)
@@ -171,7 +174,7 @@ impl ModelRegistry {
     /// A version.
     ///
     /// # Errors
-    /// [`Error::File`] if its file is missing, damaged, unreadable, or that of another version or segmentation.
+    /// [`Error::File`] if its file is missing, damaged, unreadable, or belongs to another version or segmentation.
     pub fn model(&self, version: u64) -> Result<Model, Error> {
         let path = self.model_file(version);
         let bytes = self.store.read(&path).map_err(Kind::Model.unread(&path))?;
@@ -183,10 +186,10 @@ impl ModelRegistry {
         Err(Kind::Model.fault(&path, Reason::Misnamed, why))
     }
 
-    /// A version that serves a slice: it must be one of that slice.
+    /// A version that serves a slice. It must belong to that slice.
     ///
     /// # Errors
-    /// As for [`ModelRegistry::model`].
+    /// Same as [`ModelRegistry::model`].
     pub fn model_of(&self, version: u64, slice: u8) -> Result<Model, Error> {
         let model = self.model(version)?;
         if model.slice == slice {
@@ -196,7 +199,7 @@ impl ModelRegistry {
         Err(Kind::Model.fault(&self.model_file(version), Reason::Misnamed, why))
     }
 
-    /// A version, if there is one of this number.
+    /// A version, if it exists.
     pub fn version(&self, version: u64) -> Result<Option<Model>, Error> {
         match self.model(version) {
             Err(Error::File(fault)) if fault.reason == Reason::Missing => Ok(None),
@@ -212,7 +215,7 @@ impl ModelRegistry {
         }
     }
 
-    /// Up to 5,000 of a model's rows with their clusters.
+    /// At most 5,000 of a model's rows with their clusters.
     pub fn sample(&self, version: u64) -> Result<RecordBatch, Error> {
         let path = self.sample_file(version);
         let damaged = |why: String| Kind::Sample.fault(&path, Reason::Damaged, why);
@@ -228,10 +231,10 @@ impl ModelRegistry {
         self.dir.join(format!("{version}.sample.parquet"))
     }
 
-    /// The sample of a model, with all columns that it must have.
+    /// The sample of a model, with all columns checked.
     ///
     /// # Errors
-    /// [`Error::File`] if the file is missing, damaged, unreadable, or the sample of another model.
+    /// [`Error::File`] if the file is missing, damaged, unreadable, or belongs to another model.
     pub fn sample_of(&self, model: &Model) -> Result<RecordBatch, Error> {
         let sample = self.sample(model.version)?;
         let path = self.sample_file(model.version);
@@ -239,7 +242,7 @@ impl ModelRegistry {
         Ok(sample)
     }
 
-    /// Writes a model under the next free version, its sample first, so that whoever sees the one finds the other.
+    /// Writes a model under the next free version. The sample is written first, so that every visible model has its sample.
     pub fn put(&self, trained: &mut Trained) -> Result<u64, Error> {
         self.make_dir()?;
         let mut version = self.last_version()? + 1;
@@ -253,7 +256,7 @@ impl ModelRegistry {
             if self.put_sample(&trained.sample, &sample)? && self.store.publish_bytes(json.as_bytes(), &path)? {
                 return Ok(version);
             }
-            // Another trainer took it, or died between the two.
+            // Another trainer took this version, or died between the two writes.
             version += 1;
         }
     }
@@ -279,7 +282,7 @@ impl ModelRegistry {
         Ok(self.store.link(&scratch, path)?.is_some())
     }
 
-    /// The newest version of a slice that can be used, if it is newer than this one; `skipped` hears of files that cannot.
+    /// The newest usable version of a slice, if it is newer than this one. `skipped` receives unusable files.
     pub fn newest(
         &self,
         slice: u8,
@@ -297,7 +300,7 @@ impl ModelRegistry {
         Ok(None)
     }
 
-    /// All versions that can be used, in order; `skipped` hears of files that cannot.
+    /// All usable versions in ascending order. `skipped` receives unusable files.
     pub fn versions(&self, skipped: &mut dyn FnMut(FileFault)) -> Result<Vec<Model>, Error> {
         let mut all = Vec::new();
         for version in self.listed()? {
@@ -310,7 +313,7 @@ impl ModelRegistry {
         Ok(all)
     }
 
-    /// The versions that have a model file, whatever is in it, in order.
+    /// The versions that have a model file, usable or not, in ascending order.
     pub fn listed(&self) -> Result<Vec<u64>, Error> {
         let names = self.names()?;
         let versions = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok());
@@ -319,14 +322,14 @@ impl ModelRegistry {
         Ok(versions)
     }
 
-    /// The highest version there is, 0 if there is none. A name counts whatever is under it, so that none is used twice.
+    /// The highest version, 0 if there is none. Every file name counts, usable or not, so that no version is used twice.
     pub fn last_version(&self) -> Result<u64, Error> {
         let names = self.names()?;
         let versions = names.iter().filter_map(|name| {
             let stem = name.strip_suffix(".json").or(name.strip_suffix(".sample.parquet"))?;
             stem.parse::<u64>().ok()
         });
-        // A version that served keeps its number, though its files be gone.
+        // A version that served keeps its number even if its files are gone.
         let served =
             self.kept().map(|(history, _)| history.iter().map(|began| began.version).max()).unwrap_or_default();
         Ok(versions.chain(served).max().unwrap_or(0))
@@ -341,10 +344,10 @@ impl ModelRegistry {
     }
 }
 
-/// Share of a sample's rows whose stored cluster must be the model's. Rows on a border may be rounded to either side.
+/// Minimum share of a sample's rows whose stored cluster equals the model's. Rows on a border may be rounded to either side.
 const SAMPLE_AGREES: f64 = 0.99;
 
-/// Whether a sample is one of a model: its columns, and whether its clusters are those that the model gives.
+/// Checks that a sample belongs to a model: its columns, and its clusters against the model's predictions.
 fn check_sample(sample: &RecordBatch, model: &Model) -> Result<(), (Reason, String)> {
     let lacks = |name: &str| (Reason::Damaged, format!("it lacks the column {name}"));
     let column = |name: &str| sample.column_by_name(name);
@@ -371,7 +374,7 @@ fn check_sample(sample: &RecordBatch, model: &Model) -> Result<(), (Reason, Stri
     Ok(())
 }
 
-/// All slices' numbers.
+/// The numbers of all slices.
 pub fn all_slices() -> std::ops::RangeInclusive<u8> {
     1..=SLICES
 }

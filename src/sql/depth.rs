@@ -16,7 +16,7 @@ const NESTED: usize = 48;
 const CHAINED: usize = 400;
 /// Maximum sum of the longest expressions of all SELECTs, because the planner substitutes one into the other.
 const TOGETHER: usize = 800;
-/// SELECTs and JOINs in one statement: each may stand on all before it.
+/// Maximum SELECTs and JOINs in one statement, because each may be nested in all previous ones.
 const SELECTS: usize = 200;
 /// Maximum length of a statement in bytes.
 const BYTES: usize = 1 << 20;

@@ -166,7 +166,7 @@ fn words(error: &DataFusionError, tables: &[String]) -> String {
     }
 }
 
-/// `did you mean rating?`, or the list of all names if it is short, or nothing.
+/// `did you mean rating?`, or the known names, at most 20 of them.
 fn nearest_of(name: &str, known: &[String], what: &str) -> String {
     match nearest(name, known.iter().map(String::as_str)) {
         Some(near) => format!("did you mean {near}?"),

@@ -61,9 +61,9 @@ pub enum Error {
 /// A view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
-    /// The file's name without its number and ending.
+    /// The file name without its number and extension.
     pub name: String,
-    /// The file as errors name it.
+    /// The file's name in error messages.
     pub file: String,
     pub text: String,
     pub header: Header,
@@ -92,7 +92,7 @@ impl View {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segmentation {
     pub name: String,
-    /// The file as errors name it.
+    /// The file's name in error messages.
     pub file: String,
     /// The number of clusters.
     pub k: usize,

@@ -1,4 +1,4 @@
-//! Which cluster has which number, and which are new under theirs.
+//! Assigns numbers to clusters and determines the new clusters.
 
 use ndarray::Array2;
 use tercile_kmeans::features::Scale;
@@ -6,7 +6,7 @@ use tercile_kmeans::{self as kmeans, Fit};
 
 use crate::model::{Model, Predictor};
 
-/// `number[cluster]` is the number that a cluster gets.
+/// `number[cluster]` is the new number of a cluster.
 pub fn renumbered(fit: Fit, number: &[usize]) -> Fit {
     let mut new = fit.clone();
     for (cluster, &number) in number.iter().enumerate() {
@@ -16,8 +16,8 @@ pub fn renumbered(fit: Fit, number: &[usize]) -> Fit {
     new
 }
 
-/// The number of each cluster: its predecessor's, matched by the least sum of squared distances in the new model's
-/// units, or else its rank by the first feature (and those after it, where equal).
+/// The number of each cluster. With a predecessor, clusters are matched by the minimum sum of squared distances in the new
+/// model's units. Otherwise the number is the rank by the first feature, with ties resolved by the following features.
 pub(super) fn numbers(scale: &Scale, centroids: &Array2<f64>, predecessor: Option<&Model>) -> Vec<usize> {
     let Some(model) = predecessor else { return by_features(centroids) };
     let (new, old) = both(scale, centroids, model);
@@ -27,9 +27,9 @@ pub(super) fn numbers(scale: &Scale, centroids: &Array2<f64>, predecessor: Optio
     kmeans::match_rows(cost.view())
 }
 
-/// Whether each cluster, numbered already, is new: it has its number because one was left, not because it goes on with the
-/// predecessor's cluster of that number. It goes on where the two centroids are each other's nearest; a drift of less than
-/// half the way to the next cluster makes nothing new.
+/// States for each numbered cluster whether it is new, that is, has an unused number instead of continuing the predecessor's
+/// cluster of that number. A cluster continues if the two centroids are mutual nearest neighbours. A drift of less than half
+/// the distance to the next cluster creates no new cluster.
 pub(super) fn newcomers(scale: &Scale, centroids: &Array2<f64>, predecessor: Option<&Model>) -> Vec<bool> {
     let Some(model) = predecessor else { return vec![false; centroids.nrows()] };
     let (new, old) = both(scale, centroids, model);
@@ -43,13 +43,13 @@ fn newcomers_among(new: &Array2<f64>, old: &Array2<f64>) -> Vec<bool> {
     (0..new.nrows()).map(|cluster| !(nearest(new, old, cluster) && nearest(old, new, cluster))).collect()
 }
 
-/// The centroids of a model and of its predecessor, both standardised as the model does.
+/// The centroids of a model and of its predecessor, both standardised with the model's scale.
 fn both(scale: &Scale, centroids: &Array2<f64>, predecessor: &Model) -> (Array2<f64>, Array2<f64>) {
     let standardised = |centroids| Predictor::new(scale.clone(), centroids).centroids().clone();
     (standardised(centroids), standardised(&predecessor.centroids()))
 }
 
-/// The rank of each centroid by its first feature, and by those after it where equal.
+/// The rank of each centroid by its first feature, with ties resolved by the following features.
 pub fn by_features(centroids: &Array2<f64>) -> Vec<usize> {
     let mut order: Vec<usize> = (0..centroids.nrows()).collect();
     order.sort_by(|&a, &b| {
@@ -74,9 +74,9 @@ mod tests {
         let old = array![[0.0], [10.0], [20.0]];
         assert_eq!(newcomers_among(&old, &old), [false; 3]);
         assert_eq!(newcomers_among(&array![[4.0], [14.0], [24.0]], &old), [false; 3]);
-        // The two upper clusters are one now, and the number that was left went to what is below all of them.
+        // The two upper clusters merged, and the unused number was assigned to a cluster below all others.
         assert_eq!(newcomers_among(&array![[1.0], [-9.0], [15.5]], &old), [false, true, false]);
-        // What was lowest is one with the next, and what is lowest now is far below.
+        // The lowest cluster merged with the next one, and the new lowest cluster is far below.
         assert_eq!(newcomers_among(&array![[-20.0], [7.0], [20.0]], &old), [true, false, false]);
     }
 }

@@ -1,8 +1,8 @@
-//! The rows of a segmentation, as all its slices share them.
+//! The rows of a segmentation, shared by all its slices.
 //!
-//! Input: the segmentation's view. Output: what a training asks of its rows, slice by slice ([`Rows`], [`Prefix`]). Here they
-//! are columns in slice order, in memory or, where that is not enough, in a spool; where each slice ends; and hashes of pieces
-//! of them. A slice is a prefix, so none is a copy. On a cluster they are a file (far.rs).
+//! Input: the segmentation's view. Output: the operations of a training on its rows, per slice ([`Rows`], [`Prefix`]). In this
+//! process the rows are columns in slice order, in memory or out of core in a column buffer, with the end of each slice and
+//! hashes of pieces. A slice is a prefix, so no slice is copied. On a cluster the rows are a file (distributed.rs).
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -27,13 +27,13 @@ use crate::sql::Segmentation;
 
 pub(super) type Digested = [u8; 32];
 
-/// All rows of a segmentation, by slice, and within a slice in stream order.
+/// All rows of a segmentation, ordered by slice and then in stream order.
 pub(super) trait Rows: Send {
-    /// The rows of the first `slice` slices.
+    /// Rows of slices 1 to `slice`. Fails if a record occurs twice.
     fn up_to(&self, slice: u8) -> Result<Box<dyn Prefix + '_>, Refusal>;
-    /// The same, whatever is in them.
+    /// The same without that check.
     fn first(&self, slice: u8) -> Box<dyn Prefix + '_>;
-    /// What the SQL took.
+    /// Duration of the SQL.
     fn took(&self) -> Duration;
 }
 
@@ -54,25 +54,25 @@ pub(super) trait Prefix {
     ) -> Result<Fit, Refusal>;
     /// Spread and quartiles of the rows nearest to each centroid (k by features, in original units).
     fn profile(&self, scale: &Scale, centroids: &Array2<f64>) -> Result<Profile, Refusal>;
-    /// How many rows are in each cluster of one model (outer) and of another (inner).
+    /// The number of rows in each pair of clusters of one model (outer) and another (inner).
     fn cross(&self, old: Placed<'_>, new: Placed<'_>) -> Result<Vec<Vec<u64>>, Refusal>;
-    /// The rows that stand for all, once they are clustered (kmeans/sample.rs).
+    /// The sample stored with the model, after clustering (kmeans/sample.rs).
     fn sample(&self, scale: &Scale, fit: &Fit) -> Result<Sample, Refusal>;
 }
 
-/// Centroids in original units, and what standardises rows to compare with them.
+/// Centroids in original units, and the scale that standardises rows for them.
 pub(super) type Placed<'a> = (&'a Scale, &'a Array2<f64>);
 
-/// Some of the rows.
+/// A sample of the rows.
 pub(super) struct Sample {
     pub partitions: Int32Array,
     pub offsets: Int64Array,
     pub features: Vec<Float64Array>,
-    /// Which rows, their clusters, and how many rows each stands for.
+    /// The chosen rows, their clusters, and the number of rows that each represents.
     pub chosen: Chosen,
 }
 
-/// Runs a segmentation's SQL, where the queries run.
+/// Runs a segmentation's SQL on the engine that runs the queries.
 pub(super) async fn rows(
     ctx: &SessionContext,
     segmentation: &Segmentation,
@@ -92,12 +92,12 @@ struct Here {
     timestamps: Int64Array,
     features: Vec<Float64Array>,
     order: Order,
-    /// Of each whole chunk.
+    /// One digest per whole chunk.
     pieces: Vec<Digested>,
     took: Duration,
 }
 
-/// A record that comes twice.
+/// A record that occurs twice.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Duplicate {
     pub row: usize,
@@ -130,7 +130,7 @@ async fn here(
     Ok(rows)
 }
 
-/// A CAST of text that is no number ends a view, and TRY_CAST does not.
+/// Adds advice if a CAST failed on text: CAST fails the view, TRY_CAST returns NULL.
 fn advised(why: String) -> String {
     match why.contains("Cannot cast string") {
         true => format!("{why}; with TRY_CAST such a text is NULL, which takes the mean and is counted"),
@@ -180,18 +180,18 @@ async fn twin_anywhere(
     }))
 }
 
-/// Where slices end, and which record comes twice, seen from rows in slice order.
+/// The ends of slices and the first duplicate record, determined from rows in slice order.
 #[derive(Default)]
 pub(super) struct Order {
-    /// Rows of the first slice, of the first two, of all.
+    /// Number of rows of slices 1 to 1, 1 to 2, and 1 to 3.
     pub ends: [usize; SLICES as usize],
-    /// The first record that was there before it.
+    /// The first record that occurred before.
     pub twin: Option<Duplicate>,
-    /// Slice, timestamp, partition and offset of the newest row.
+    /// Slice, timestamp, partition and offset of the last row.
     last: Option<(i64, Option<i64>, i32, i64)>,
-    /// Whether a slice has a row that comes, in stream order, before one of the slice before.
+    /// True if a slice has a row that precedes, in stream order, a row of the previous slice.
     astray: bool,
-    /// Whether the rows are not in slice order at all.
+    /// True if the rows are not in slice order.
     pub broken: bool,
 }
 
@@ -200,7 +200,7 @@ impl Order {
         self.ends[SLICES as usize - 1]
     }
 
-    /// Looks at the next rows of [`query`].
+    /// Processes the next rows of [`query`].
     pub fn see(&mut self, batch: &RecordBatch) {
         let (slices, partitions, offsets, timestamps) = keys(batch);
         let before = self.rows();
@@ -222,7 +222,7 @@ impl Order {
         }
     }
 
-    /// Whether slices that don't follow each other share a record is not to be seen from neighbours.
+    /// Duplicates in slices that are not adjacent cannot be found by comparing neighbours.
     pub async fn look_everywhere(
         &mut self,
         ctx: &SessionContext,
@@ -234,7 +234,7 @@ impl Order {
         Ok(())
     }
 
-    /// How many rows the first `slice` slices have, if they are good.
+    /// Number of rows of slices 1 to `slice`, if they are valid.
     pub fn end(&self, slice: u8) -> Result<usize, Refusal> {
         let rows = self.ends[usize::from(slice) - 1];
         if rows == 0 {
@@ -253,7 +253,7 @@ pub(super) fn keys(batch: &RecordBatch) -> (&Int64Array, &Int32Array, &Int64Arra
     (long(0), batch.column(1).as_primitive::<Int32Type>(), long(2), long(3))
 }
 
-/// Columns while the SQL runs.
+/// Column builders for the rows of the SQL.
 struct Columns {
     partitions: Growing<Int32Type>,
     offsets: Growing<Int64Type>,
@@ -328,8 +328,8 @@ impl Here {
     }
 }
 
-/// SHA-256 of rows: for each its partition, its offset, a byte that is 1 where it has no timestamp, the timestamp or 0;
-/// then for each feature a byte that is 1 where it is missing, and the double or 0. All little endian.
+/// SHA-256 of rows. Per row: partition, offset, a byte that is 1 if the timestamp is missing, and the timestamp or 0; then per
+/// feature a byte that is 1 if the value is missing, and the double or 0. All values are little endian.
 pub(super) fn digest(
     partitions: &Int32Array,
     (offsets, timestamps): (&Int64Array, &Int64Array),
@@ -352,7 +352,7 @@ pub(super) fn digest(
     Sha256::digest(&bytes).into()
 }
 
-/// The hash of all rows, out of the hashes of pieces.
+/// The hash of all rows, computed from the digests of pieces.
 pub(super) fn hash_of<'a>(pieces: impl IntoIterator<Item = &'a Digested>) -> String {
     let mut hasher = Sha256::new();
     pieces.into_iter().for_each(|piece| hasher.update(piece));
@@ -390,7 +390,7 @@ impl Prefix for HereUpTo<'_> {
     }
 
     fn hash(&self) -> String {
-        // What slices share is hashed once.
+        // Whole chunks are hashed once for all slices.
         let whole = self.rows / CHUNK;
         let rest = (whole * CHUNK < self.rows).then(|| self.all.digest(whole * CHUNK..self.rows));
         hash_of(self.all.pieces[..whole].iter().chain(&rest))

@@ -1,11 +1,11 @@
 //! The rows of a segmentation on a cluster.
 //!
-//! Input: the segmentation's view. Output: what a training asks of its rows. Cleaning, slicing and features run on the
-//! executors and leave one Parquet file, in slice order, in the store's `tmp/`; it goes with the training. It is read back in
-//! order once, here, for what depends on the order: the hashes, the sample, and a uniform sample for the first guide; mean
-//! and deviation come along; and once more where the sample lacks rows of rare clusters. All else is queries over it
-//! (far_sql.rs): one for each coreset, and a GROUP BY for each pass. Of few rows the uniform sample is all, and they are
-//! clustered here.
+//! Input: the segmentation's view. Output: the operations of a training on its rows. Cleaning, slicing and features run on the
+//! executors, which write one Parquet file in slice order to the store's `tmp/`. The file is deleted after the training. This
+//! process reads the file once in order, for the results that depend on the order: the hashes, the sample, and a uniform sample
+//! for the first guide, together with mean and standard deviation. It reads the file again if the sample lacks rows of rare
+//! clusters. All other results are queries over the file (distributed_sql.rs): one per coreset, and a GROUP BY per pass. If
+//! there are few rows, the uniform sample contains all of them, and this process clusters them.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -46,18 +46,18 @@ pub(super) struct Far {
     scratch: Scratch,
 }
 
-/// What is known here about one slice.
+/// The results for one slice that are kept in this process.
 struct Known {
     hash: String,
-    /// The rows of the sample that don't depend on clusters.
+    /// The part of the sample that does not depend on the clusters.
     sample: Base,
-    /// A uniform sample for the first guide; all rows, where there are few.
+    /// A uniform sample for the first guide; all rows if there are few.
     starts: Vec<Float64Array>,
-    /// Of each feature its range and sum, and the sum of its squares about the mean.
+    /// Per feature: range, sum, and sum of squared deviations from the mean.
     moments: Vec<(Extent, f64)>,
-    /// Whether some rows have none of it.
+    /// Per feature: true if it is missing in some rows.
     missing: Vec<bool>,
-    /// Of each feature the first row whose value is no finite number.
+    /// Per feature: the first row with a value that is not finite.
     odd: Vec<Option<(usize, f64)>>,
 }
 
@@ -71,16 +71,16 @@ struct Base {
 /// One row of a sample.
 #[derive(Clone)]
 struct SampleRow {
-    /// Its index among all rows of the slice.
+    /// Index among all rows of the slice.
     place: u32,
     partition: i32,
     offset: i64,
-    /// By feature; `None` where it is missing.
+    /// By feature; `None` if missing.
     values: Vec<Option<f64>>,
     label: u8,
 }
 
-/// A file that goes when nobody needs it any more, where executors can write it and read it.
+/// A temporary file in a place that executors can access, deleted on drop.
 struct Scratch {
     store: Store,
     file: PathBuf,
@@ -95,7 +95,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Whoever mends the store takes away what stays.
+        // If the deletion fails, the file is removed with the store's other leftovers.
         let _ = self.store.forget_shared(&self.file);
     }
 }
@@ -140,7 +140,7 @@ pub(super) async fn rows(
     Ok(Far { ctx, table, runtime, features, slices, order, took: began.elapsed(), scratch })
 }
 
-/// Rows of the first slice, of the first two, of all.
+/// Number of rows of slices 1 to 1, 1 to 2, and 1 to 3.
 async fn ends(ctx: &SessionContext, table: &str) -> Result<[usize; SLICES as usize], engine::Error> {
     let found = engine::collect(ctx, &format!("SELECT _slice, count(*) FROM {table} GROUP BY _slice")).await?;
     let (slices, counts) = (longs(&found, 0)?, longs(&found, 1)?);
@@ -156,11 +156,11 @@ pub(super) fn longs(batch: &RecordBatch, column: usize) -> Result<Vec<i64>, engi
     Ok(column.as_primitive::<Int64Type>().iter().flatten().collect())
 }
 
-/// Goes through the prepared rows in their order, a chunk at a time.
+/// Processes the prepared rows in order, chunk by chunk.
 struct Reader {
     ends: [usize; SLICES as usize],
     features: usize,
-    /// Rows of the chunks before this one.
+    /// Number of rows in earlier chunks.
     done: usize,
     waiting: Vec<RecordBatch>,
     held: usize,
@@ -168,19 +168,19 @@ struct Reader {
     slices: Vec<Gathering>,
 }
 
-/// What a chunk of rows says of itself.
+/// The digest and moments of a chunk of rows.
 #[derive(Clone)]
 struct Piece {
     digest: Digested,
-    /// Of each feature.
+    /// Per feature.
     moments: Vec<Part>,
 }
 
-/// What is gathered for one slice.
+/// The results collected for one slice.
 struct Gathering {
     rows: usize,
     sample: Vec<u32>,
-    /// `None`: all of them.
+    /// `None` means all rows.
     starts: Option<Vec<u32>>,
     partitions: Vec<Int32Array>,
     offsets: Vec<Int64Array>,
@@ -257,7 +257,7 @@ impl Reader {
                     slice.odd[feature] = odd().map(|row| (start + row, column.value(row)));
                 }
             }
-            // The slice ends in this chunk: what it has of it is the last piece.
+            // The slice ends in this chunk: the rows up to its end are its last piece.
             if start < slice.rows && slice.rows <= end {
                 let last = if here == CHUNK { whole.clone() } else { Some(piece(here)) };
                 let pieces = || self.pieces.iter().chain(&last);
@@ -323,7 +323,7 @@ struct FarUpTo<'a> {
 }
 
 impl FarUpTo<'_> {
-    /// Whether the rows are all here.
+    /// True if all rows are in this process.
     fn few(&self) -> bool {
         self.known.starts.first().is_some_and(|column| column.len() == self.rows())
     }
@@ -332,7 +332,7 @@ impl FarUpTo<'_> {
         Ok(self.all.runtime.block_on(engine::collect(&self.all.ctx, sql))?)
     }
 
-    /// The values of the only feature, and how many rows have each.
+    /// The values of the only feature, and the number of rows with each value.
     fn counted(&self) -> Result<([Float64Array; 1], Vec<f64>), Refusal> {
         let counted = self.ask(&super::distributed_sql::counted(&self.all.table, self.slice))?;
         let weights = longs(&counted, 1)?.into_iter().map(|count| count as f64).collect();
@@ -360,7 +360,7 @@ impl FarUpTo<'_> {
         Ok(spread)
     }
 
-    /// The rows of these clusters, each cluster's in order.
+    /// The rows of these clusters, in order within each cluster.
     async fn rows_of(&self, rare: &[usize], scale: &Scale, fit: &Fit) -> Result<Vec<Vec<SampleRow>>, engine::Error> {
         let file = &self.all.scratch.file;
         let mut found: Vec<Vec<SampleRow>> = vec![Vec::new(); rare.len()];
@@ -429,7 +429,7 @@ impl Prefix for FarUpTo<'_> {
             }
             let same = least == greatest;
             let deviation = if same { 0.0 } else { (squares / self.rows() as f64).sqrt() };
-            // Squares and their sums must stay doubles, and here no unit of its own comes to a column's help.
+            // Squares and their sums must stay within the range of doubles, because columns have no own unit here.
             if !same && !(1e-140..1e140).contains(&deviation) {
                 return Err(features::Error::NoDeviation { feature: feature.clone() }.into());
             }
@@ -467,7 +467,7 @@ impl Prefix for FarUpTo<'_> {
             let (columns, weights) = self.counted()?;
             return Ok(kmeans::profile(&Points::new(scale, &columns).with_weights(weights), centroids, processors()));
         }
-        // Quartiles of the sample; the spread, on which descriptions depend, of all rows.
+        // Quartiles are those of the sample. The spread, which determines descriptions, is computed from all rows.
         let sample = Points::new(scale, &self.known.sample.features);
         let mut profile = kmeans::profile(&sample, centroids, processors());
         profile.spread = self.spread(scale, centroids)?;
@@ -525,7 +525,7 @@ impl Prefix for FarUpTo<'_> {
     }
 }
 
-/// Passes over the rows of a slice, each a query.
+/// Passes over the rows of a slice, one query each.
 struct Passes<'a> {
     rows: &'a FarUpTo<'a>,
     scale: &'a Scale,
@@ -551,7 +551,7 @@ impl Elsewhere for Passes<'_> {
             Some(rows) => rows.as_struct().column(i).as_primitive::<Float64Type>().values().to_vec(),
             None => Vec::new(),
         };
-        // After the features comes the expected number of draws.
+        // The last column is the expected number of draws.
         let weights = column(features).into_iter().map(|draws| 1.0 / draws.min(1.0)).collect();
         Ok(Coreset { columns: (0..features).map(column).collect(), weights })
     }

@@ -1,7 +1,8 @@
-//! The queries of a training on a cluster: plain SQL, with every number as a literal.
+//! The queries of a training on a cluster: plain SQL with numbers as literals.
 //!
-//! Input: the table of prepared rows, a slice, and centroids. Output: texts. A distance is computed as the passes in this
-//! process do it, feature by feature from 0, so that a row on a border goes where they put it; of equals the first wins.
+//! Input: the table of prepared rows, a slice, and centroids. Output: SQL texts. Distances are summed as in the passes of this
+//! process, feature by feature starting from 0, so that a row on a border gets the same cluster. Of equal distances the first
+//! wins.
 
 use std::fmt::Write as _;
 
@@ -9,20 +10,20 @@ use ndarray::Array2;
 use tercile_kmeans::features::Scale;
 use tercile_kmeans::{Rates, SURELY};
 
-/// A prime (2³¹ - 1): products of two numbers below it stay within 64 bits.
+/// A prime (2³¹ - 1): the product of two smaller numbers fits into 64 bits.
 const PRIME: u64 = 2_147_483_647;
 
-/// The rows of a slice, and what standardises them.
+/// The rows of a slice, and the scale that standardises them.
 #[derive(Clone, Copy)]
 pub(super) struct Over<'a> {
     pub table: &'a str,
     pub slice: u8,
     pub scale: &'a Scale,
-    /// Whether some of the rows have none of a feature.
+    /// Per feature: true if it is missing in some rows.
     pub missing: &'a [bool],
 }
 
-/// The shortest text that stands for a double and no other.
+/// The shortest text that represents exactly this double.
 fn number(value: f64) -> String {
     format!("({value:?})")
 }
@@ -31,7 +32,7 @@ fn list(many: usize, text: impl Fn(usize) -> String) -> String {
     (0..many).map(text).collect::<Vec<_>>().join(", ")
 }
 
-/// The values of the first feature, and how many rows have each.
+/// The values of the first feature, and the number of rows with each value.
 pub(super) fn counted(table: &str, slice: u8) -> String {
     format!(
         "SELECT feature_0, count(*) AS rows FROM {table} WHERE _slice <= {slice} GROUP BY feature_0 ORDER BY feature_0"
@@ -43,7 +44,7 @@ impl Over<'_> {
         self.scale.mean.len()
     }
 
-    /// A feature, its mean in place of none.
+    /// A feature, with its mean in place of missing values.
     fn value(&self, f: usize) -> String {
         match self.missing[f] {
             true => format!("coalesce(feature_{f}, {})", number(self.scale.mean[f])),
@@ -51,12 +52,12 @@ impl Over<'_> {
         }
     }
 
-    /// The rows, with the features counted from their origins (`off`).
+    /// The rows, with each feature relative to its origin (`off`).
     fn offsets(&self, suffix: &str) -> String {
         list(self.features(), |f| format!("{} - {} AS off{suffix}_{f}", self.value(f), number(self.scale.origin[f])))
     }
 
-    /// The squared distances to each centroid, out of `off`.
+    /// The squared distances to each centroid, computed from `off`.
     fn distances(&self, suffix: &str, centroids: &[f64]) -> String {
         self.distances_of(suffix, suffix, centroids)
     }
@@ -75,12 +76,12 @@ impl Over<'_> {
         })
     }
 
-    /// The rows with the squares of the distances to all centroids (`far`), and to the nearest (`least`).
+    /// The rows with the squared distances to all centroids (`far`) and to the nearest (`least`).
     fn distant(&self, centroids: &[f64]) -> String {
         self.distant_with(centroids, "")
     }
 
-    /// The same, with more columns of the table: `, expression AS name`.
+    /// The same with additional columns of the table: `, expression AS name`.
     fn distant_with(&self, centroids: &[f64], more: &str) -> String {
         let k = centroids.len() / self.features();
         format!(
@@ -94,8 +95,8 @@ impl Over<'_> {
         )
     }
 
-    /// Rows drawn independently: their features, and their expected numbers of draws, as one list of all. A row's random number
-    /// follows from its partition, its offset and the seed (squares of linear congruences modulo a prime).
+    /// Rows drawn independently: their features and their expected numbers of draws, as one list. A row's random number is
+    /// derived from its partition, its offset and the seed (squares of linear congruences modulo a prime).
     pub fn draw(&self, centroids: &[f64], rates: &Rates, seed: u64) -> String {
         let k = centroids.len() / self.features();
         let (first_seed, second_seed) = (seed % PRIME, seed / PRIME % PRIME);
@@ -106,7 +107,7 @@ impl Over<'_> {
         let mixed = format!("(({mixed}) * 16807 + {first_seed}) % {PRIME}");
         let mixed = format!("(({mixed}) * ({mixed})) % {PRIME}");
         let uniform = format!(", CAST({mixed} AS DOUBLE) / {PRIME}.0 AS uniform");
-        // In arithmetic, as in `first`.
+        // As arithmetic instead of CASE, see `first`.
         let rate = |cluster: usize| {
             format!("CASE WHEN cluster = {cluster} THEN {} ELSE 0.0 END", number(rates.of_cluster[cluster]))
         };
@@ -121,14 +122,14 @@ impl Over<'_> {
         )
     }
 
-    /// The same, with the number of the nearest centroid (`cluster`).
+    /// The same with the number of the nearest centroid (`cluster`).
     fn nearest(&self, centroids: &[f64]) -> String {
         let k = centroids.len() / self.features();
         format!("SELECT *, {} AS cluster FROM ({})", first("", k), self.distant(centroids))
     }
 
-    /// The rows to which the second of the nearest centroids is less than `margin` farther than the first, but for [`SURELY`]: their
-    /// features, as one list of all. A WHERE in its place would work out all distances again for each place where they stand.
+    /// The rows whose second nearest centroid is less than `margin` farther than the nearest, up to [`SURELY`]: their features
+    /// as one list. A WHERE clause would recompute all distances for each of its references to them.
     pub fn near(&self, centroids: &[f64], margin: f64) -> String {
         let k = centroids.len() / self.features();
         let second = list(k - 1, |c| format!("greatest({}, far_{})", least("", c + 1), c + 1));
@@ -142,8 +143,8 @@ impl Over<'_> {
         )
     }
 
-    /// Of each cluster: its rows, the sum of their squared distances, and of their features counted from the origins; then for
-    /// each other set of centroids the sum of their squared distances from the nearest of those.
+    /// Per cluster: number of rows, sum of squared distances, and sums of features relative to the origins; then, for each
+    /// other set of centroids, the sum of squared distances to the nearest of them.
     pub fn pass(&self, centroids: &[f64], others: &[Vec<f64>]) -> String {
         let features = self.features();
         let suffix = |i: usize| format!("_of_{i}");
@@ -162,8 +163,8 @@ impl Over<'_> {
         )
     }
 
-    /// Of each cluster: its rows; then for each feature the sum of the standardised differences from its centroid, the sum of
-    /// their squares, and the least and the greatest value. Centroids are standardised.
+    /// Per cluster: number of rows; then per feature the sum of standardised differences from the centroid, the sum of their
+    /// squares, and the minimum and maximum value. Centroids are standardised.
     pub fn spread(&self, centroids: &[f64]) -> String {
         let features = self.features();
         let k = centroids.len() / features;
@@ -181,14 +182,14 @@ impl Over<'_> {
         )
     }
 
-    /// The rows that are farthest from their centroids: their clusters, and their features.
+    /// The rows that are farthest from their centroids: their clusters and features.
     pub fn worst(&self, centroids: &[f64], many: usize) -> String {
         let values = list(self.features(), |f| format!("value_{f}"));
         let nearest = self.nearest(centroids);
         format!("SELECT cluster, {values} FROM ({nearest}) WHERE least > 0 ORDER BY least DESC LIMIT {many}")
     }
 
-    /// So many rows that differ.
+    /// At most `most` distinct rows.
     pub fn distinct(&self, most: usize) -> String {
         let Self { table, slice, .. } = self;
         format!("SELECT DISTINCT {} FROM {table} WHERE _slice <= {slice} LIMIT {most}", self.offsets(""))
@@ -199,16 +200,16 @@ fn least(suffix: &str, k: usize) -> String {
     format!("least({})", list(k, |cluster| format!("far{suffix}_{cluster}")))
 }
 
-/// The first cluster that is as near as the nearest, in arithmetic: a CASE of many arms deals the rows to its arms and
-/// gathers them again, which takes longer than all distances.
+/// The first cluster at the minimum distance, as arithmetic: a CASE with many branches partitions the rows by branch and merges
+/// them again, which takes longer than computing all distances.
 fn first(suffix: &str, k: usize) -> String {
     let farther = |cluster| format!("CASE WHEN far{suffix}_{cluster} > least{suffix} THEN 1 ELSE 0 END");
-    // Where all others are farther it is the last one.
+    // If all others are farther, the result is the last cluster.
     let after = |rest: String, cluster| format!("{} * (1 + {rest})", farther(cluster));
     (0..k - 1).rev().fold("0".to_owned(), after)
 }
 
-/// How many rows are in each cluster of one model and of another.
+/// Number of rows in each pair of clusters of two models.
 pub(super) fn cross(old: Over<'_>, from: &Array2<f64>, new: Over<'_>, to: &Array2<f64>) -> String {
     let placed = |over: Over<'_>, centroids: &Array2<f64>, suffix: &str| {
         let features = over.features();

@@ -1,11 +1,11 @@
-//! Reasons for which a slice gets no new model.
+//! Reasons why a slice gets no new model.
 
 use datafusion::arrow::error::ArrowError;
 use tercile_kmeans::{self as kmeans, features};
 
 use crate::engine::{self, quote};
 
-/// Why one slice of one segmentation has no new model.
+/// The reason why one slice of one segmentation has no new model.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("no rows to train on")]
@@ -20,7 +20,7 @@ pub(super) enum Refusal {
     KMeans(#[from] kmeans::Error),
     #[error("{0}")]
     Arrow(#[from] ArrowError),
-    /// No refusal of these rows: the training can't go on.
+    /// Not a refusal of these rows: the training cannot continue.
     #[error(transparent)]
     Engine(#[from] engine::Error),
 }

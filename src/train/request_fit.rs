@@ -1,6 +1,6 @@
-//! Clusters of the rows of a request.
+//! Clusters the rows of a request.
 //!
-//! Input: columns. Output: their clusters. Nothing of it is kept.
+//! Input: columns. Output: their clusters. Nothing is stored.
 
 use datafusion::arrow::array::Float64Array;
 use ndarray::Array2;
@@ -12,20 +12,23 @@ use super::cluster_ids::{by_features, renumbered};
 use super::settings;
 use crate::model::Predictor;
 
-/// Clusters of rows that came with a request: no store, no version, numbered by the first feature.
+/// Clusters of the rows of a request: without store and version, numbered by the first feature.
 pub struct RequestFit {
     pub predictor: Predictor,
     /// k by features, in original units.
     pub centroids: Array2<f64>,
     /// Population standard deviation of each cluster's rows, k by features, in original units.
     pub spread: Array2<f64>,
-    /// Rows of each cluster.
+    /// Number of rows of each cluster.
     pub sizes: Vec<u64>,
     /// The cluster of each row.
     pub labels: Vec<u32>,
 }
 
-/// Clusters columns of the same length in `k` clusters, or in as many as there are different rows.
+/// Clusters columns of equal length into `k` clusters, or into fewer if there are fewer distinct rows.
+///
+/// # Errors
+/// If the columns or `k` cannot be clustered.
 pub fn fit_for_request(names: &[String], columns: &[Float64Array], k: usize) -> Result<RequestFit, RequestFitError> {
     let scale = Scale::measure(names, columns, processors())?;
     let points = Points::new(&scale, columns);
@@ -44,7 +47,7 @@ pub fn fit_for_request(names: &[String], columns: &[Float64Array], k: usize) -> 
     Ok(RequestFit { predictor: Predictor::new(scale, &centroids), centroids, spread, sizes, labels })
 }
 
-/// Why rows of a request could not be clustered.
+/// The reason why rows of a request could not be clustered.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestFitError {
     #[error(transparent)]

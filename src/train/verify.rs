@@ -1,7 +1,7 @@
-//! A model held to its receipt: trained again on what it was trained on, and compared bit for bit.
+//! Verifies a model against its receipt by training again on the same data and comparing bit for bit.
 //!
-//! Input: the store, the SQL files and a model. Output: nothing if training again gives the very same, else what differs.
-//! A model of another training method (`receipt.method`) cannot be compared: only its rows are, by their hash.
+//! Input: the store, the SQL files and a model. Output: nothing if the new training gives the same model, otherwise the
+//! differences. For a model of another training method (`receipt.method`) only the hash of its rows can be compared.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -14,7 +14,7 @@ use crate::engine::{self, cluster::Engine};
 use crate::model::{METHOD, Model, ModelRegistry, Predecessor, Receipt};
 use crate::sql::{Files, Segmentation};
 
-/// Why a model is not what its receipt says, or why that can't be told.
+/// The difference between a model and its receipt, or the reason why they cannot be compared.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -65,12 +65,12 @@ pub enum Error {
     Method { made: u32, tercile: String, rows: RowsCheck },
 }
 
-/// What is known about the rows of a model that can't be compared.
+/// The result of checking the rows of a model that cannot be compared.
 #[derive(Debug)]
 pub enum RowsCheck {
-    /// Their hash is the receipt's.
+    /// Their hash is the receipt's hash.
     Same,
-    /// Why they are not, or can't be checked.
+    /// The reason why they differ or cannot be checked.
     Failed(Box<Error>),
 }
 
@@ -86,8 +86,8 @@ impl std::fmt::Display for RowsCheck {
 /// Trains again and compares.
 ///
 /// # Errors
-/// What differs, or what prevents the comparison. A model of another method is always an error ([`Error::Method`]), which
-/// says whether its rows are still those of the receipt.
+/// The difference, or the reason why no comparison is possible. A model of another method is always an error
+/// ([`Error::Method`]), which states whether its rows still match the receipt.
 pub async fn verify(store: &Store, files: &Files, model: Model, options: &Options) -> Result<(), Error> {
     let (made, tercile) = (model.receipt.method, model.receipt.tercile.clone());
     let checked = check(store, files, model, options).await;
@@ -98,7 +98,7 @@ pub async fn verify(store: &Store, files: &Files, model: Model, options: &Option
     Err(Error::Method { made, tercile, rows })
 }
 
-/// Compares the rows with the receipt and, if the model is of this method, the model with what training again gives.
+/// Compares the rows with the receipt and, if the model has the current method, the model with the result of a new training.
 async fn check(store: &Store, files: &Files, model: Model, options: &Options) -> Result<(), Error> {
     let receipt = &model.receipt;
     if model.seed != SEED {
@@ -138,7 +138,7 @@ async fn check(store: &Store, files: &Files, model: Model, options: &Options) ->
     compared
 }
 
-/// Why there are fewer records than the receipt names.
+/// The reason why there are fewer records than the receipt states.
 fn gone(store: &Store, found: u64, wanted: u64) -> Result<Error, store::Error> {
     let mut before = Vec::new();
     for log in store.logs()? {
@@ -192,7 +192,7 @@ impl Again<'_> {
         self.registry.model(version).map(Some).map_err(|why| Error::Earlier { version, role, why })
     }
 
-    /// The model whose features or k were others, which is why every cluster is new.
+    /// The model with other features or another k, which made every cluster new.
     fn replaced(&self) -> Result<Option<Predecessor>, Error> {
         let Some(Predecessor { version, .. }) = self.model.receipt.replaced else { return Ok(None) };
         let role = "which it replaced";
@@ -217,7 +217,7 @@ impl Again<'_> {
         Ok(None)
     }
 
-    /// What else may be the cause where something differs.
+    /// A further possible cause of a difference.
     fn since(&self) -> String {
         let (made, this) = (&self.model.receipt.tercile, env!("CARGO_PKG_VERSION"));
         if made == this { String::new() } else { format!(", or tercile {this} trains otherwise than {made} did") }
@@ -241,9 +241,9 @@ impl Again<'_> {
 
     fn same_model(&self, again: &Model) -> Result<(), Error> {
         let was = self.model;
-        // Models of older builds don't count imputed rows.
+        // Models of older builds do not count imputed rows.
         let imputed = was.imputed.as_ref().and(again.imputed.as_ref());
-        // Debug shows the shortest text that stands for a double and no other: texts are equal where bits are.
+        // Debug prints the shortest text that identifies a double, so equal texts mean equal bits.
         let mut fields = vec![
             ("rows".to_owned(), shown(&was.rows), shown(&again.rows)),
             ("rows_left_out".to_owned(), shown(&was.rows_left_out), shown(&again.rows_left_out)),
@@ -268,12 +268,12 @@ impl Again<'_> {
         fields.push(("words_changed".to_owned(), shown(&was.words_changed), shown(&again.words_changed)));
         fields.push(("inertia".to_owned(), shown(&was.inertia), shown(&again.inertia)));
         fields.push(("silhouette".to_owned(), shown(&was.silhouette), shown(&again.silhouette)));
-        // Sums that a cluster gives are rounded differently each time.
+        // Sums computed by a cluster are rounded differently each time.
         let exact = self.options.engine == Engine::Local;
         if exact {
             fields.push(("iterations".to_owned(), shown(&was.iterations), shown(&again.iterations)));
         }
-        // Where the slice before was refused, an older model of it was compared with, which the receipt does not name.
+        // If the previous slice was refused, the comparison used an older model that the receipt does not name.
         if again.moved.is_some() {
             fields.push(("moved".to_owned(), shown(&was.moved), shown(&again.moved)));
         }
@@ -292,7 +292,7 @@ fn same_rows(wanted: &str, found: &str) -> Result<(), Error> {
     Err(Error::Rows { found: found.to_owned(), wanted: wanted.to_owned() })
 }
 
-/// Whether two texts hold the same, numbers within 1e-9 of each other.
+/// True if two texts are equal apart from numbers that differ by less than 1e-9.
 fn near(was: &str, again: &str) -> bool {
     let parts = |text| str::split(text, |c: char| "[]{}(),: ".contains(c));
     let same = |(was, again): (&str, &str)| {

@@ -1,8 +1,8 @@
-//! A training in a child process, so that a server can end one that does not end by itself.
+//! Runs a training in a child process, so that a server can kill a training that does not end.
 //!
-//! Input: the store, the SQL files and a time limit. Output: what [`super::train`] gives. The child is this program with a
-//! hidden command (`cli/train_worker.rs`): it reads an [`Order`] as one line of JSON on stdin, writes a [`Reply`] to stdout,
-//! and logs to the same stderr. It ends when this process does.
+//! Input: the store, the SQL files and a time limit. Output: the result of [`super::train`]. The child is this program with a
+//! hidden subcommand (`cli/train_worker.rs`): it reads an [`Order`] as one line of JSON from stdin, writes a [`Reply`] to
+//! stdout and logs to the inherited stderr. It ends when this process ends.
 
 use std::io::{self, BufReader, Read as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
@@ -17,29 +17,29 @@ use tercile_store::Store;
 use super::Training;
 use crate::process::{self, Supervised};
 
-/// The hidden command of the child process.
+/// The hidden subcommand of the child process.
 pub const COMMAND: &str = "train-worker";
 
-/// A training that takes longer than this is mentioned in the log where nothing limits it.
+/// A training without a time limit that takes longer than this is reported in the log.
 const LONG: Duration = Duration::from_secs(600);
 
-/// What a child process is told.
+/// The input of the child process.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Order {
     pub store: PathBuf,
-    /// The directory of SQL files; `None`: `sql`, if it is there, else those inside the program.
+    /// The directory of SQL files; `None` means `sql` if it exists, otherwise the built-in files.
     pub sql: Option<PathBuf>,
 }
 
-/// What a child process answers.
+/// The output of the child process.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
     Trained(Training),
-    /// It failed, for this reason.
+    /// The training failed for this reason.
     Failed(String),
 }
 
-/// Why a training in a child process gave nothing.
+/// The reason why a training in a child process gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot start the process of the training: {0}")]
@@ -54,10 +54,10 @@ pub enum Error {
     Failed(String),
 }
 
-/// Trains every segmentation in a child process, which is ended when this future is dropped.
+/// Trains every segmentation in a child process, which is killed when this future is dropped.
 ///
 /// # Errors
-/// Those of the training, as text; the time limit; or that the process could not be started or was killed.
+/// The error of the training as text, the time limit, or a child process that could not be started or was killed.
 pub async fn train(store: &Store, sql: Option<&Path>, limit: Option<Duration>) -> Result<Training, Error> {
     let absolute = |path: &Path| process::absolute(path).map_err(Error::Start);
     let order = Order { store: absolute(store.root())?, sql: sql.map(absolute).transpose()? };
@@ -66,7 +66,7 @@ pub async fn train(store: &Store, sql: Option<&Path>, limit: Option<Duration>) -
     let mut command = process::worker(COMMAND).map_err(Error::Start)?;
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(Error::Start)?;
     let stdout = child.stdout.take();
-    // Whoever drops this future drops the child, while another thread still reads what it says.
+    // Dropping this future kills the child while another thread still reads its output.
     let child = Owned(Arc::new(Mutex::new(Some(Supervised::new(child)))));
     let attended = Arc::clone(&child.0);
     let mut attending = tokio::task::spawn_blocking(move || attend(&attended, stdout, &line));
@@ -89,7 +89,7 @@ pub async fn train(store: &Store, sql: Option<&Path>, limit: Option<Duration>) -
 
 type Shared = Arc<Mutex<Option<Supervised>>>;
 
-/// Ends the child when it is dropped.
+/// Kills the child on drop.
 struct Owned(Shared);
 
 impl Drop for Owned {
@@ -98,10 +98,10 @@ impl Drop for Owned {
     }
 }
 
-/// Gives the child its order and waits for its reply.
+/// Sends the order to the child and waits for its reply.
 fn attend(child: &Shared, stdout: Option<ChildStdout>, order: &[u8]) -> Result<Training, Error> {
     if let Some(stdin) = child.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(Supervised::stdin) {
-        // A child that ended before it read everything is judged by how it ended.
+        // A child that ended before it read the whole order is judged by its exit status.
         let _ = stdin.write_all(order);
     }
     let mut text = Vec::new();

@@ -160,8 +160,8 @@ impl Runner {
         self.made.extend(wanted);
     }
 
-    /// Makes the views that a statement reads and those they stand on; all of them where it names something that is none
-    /// of ours, for it may be a name mistyped, or where it is no query, for it may show what there is.
+    /// Creates the views that a statement reads and their dependencies. Creates all views if the statement names an
+    /// unknown table, which may be a typing error, or if it is not a query, because it may list tables.
     async fn make_views_for(&mut self, statement: &Statement) {
         let query = matches!(statement, Statement::Statement(inner) if matches!(**inner, ast::Statement::Query(_)));
         let Some(mut waiting) = query.then(|| sql::tables_of(statement).ok()).flatten() else {
