@@ -23,7 +23,7 @@ def document(path: str) -> None:
     def check(at: str, schema: Any, example: Any) -> None:
         nonlocal count
         rooted = {"components": spec["components"], **schema}
-        # Bytes and numbers of so many bits are no formats that the checker knows, and those it knows it holds to.
+        # The checker ignores formats of bytes and sized numbers and checks all others.
         errors = list(Draft202012Validator(rooted, format_checker=FormatChecker()).iter_errors(example))
         assert not errors, f"{at}: {errors[0].message}"
         count += 1
@@ -105,16 +105,16 @@ def drive(open_url: str, keyed_url: str, key: str) -> None:
     from tercile_client.types import Unset
 
     global calls
-    # On loopback no key is asked for; the generator knows no operations that can do with and without one.
+    # Without keys on loopback; the generator does not support optional authentication.
     client = AuthenticatedClient(base_url=open_url, token="none", raise_on_unexpected_status=True, timeout=None)
-    # How things are.
+    # Status.
     assert got(Greeting, get_greeting.sync_detailed(client=client)).message == "Big Data API is running."
     assert got(Health, get_liveness.sync_detailed(client=client)).status is HealthStatus.LIVE
     assert got(Health, get_readiness.sync_detailed(client=client)).status is HealthStatus.READY
     status = got(Status, get_status.sync_detailed(client=client))
     assert status.records == 1465 and status.ready and status.now.tzinfo is not None
     assert "tercile_ready 1" in got(str, get_metrics.sync_detailed(client=client))
-    # What there is.
+    # Lists.
     names = [one.name for one in got(list, list_segmentations.sync_detailed(client=client))]
     assert names == ["price_rating", "rating_count", "discount"], names
     for name in names:
@@ -159,7 +159,7 @@ def drive(open_url: str, keyed_url: str, key: str) -> None:
     assert explained.other.to_dict() == {"product_id": "B0001"} and len(explained.explanation.distances) == 3
     earlier = got(list, predict.sync_detailed("price_rating", client=client, body=[row], as_of=1))[0]
     assert (earlier.model, earlier.version) == (1, 1)
-    # What is wrong, as an object.
+    # Problems as objects.
     bad = [PriceRatingRow(discounted_price=1, rating=1), PriceRatingRow(discounted_price=1, rating=None)]  # type: ignore
     problem = got(Problem, cluster_by_price_rating.sync_detailed(client=client, body=bad), 422)
     assert (problem.status, problem.index, problem.field) == (422, 1, "rating"), problem
@@ -174,7 +174,7 @@ def drive(open_url: str, keyed_url: str, key: str) -> None:
     assert counted[0]["n"] == 90, counted
     problem = got(Problem, run_sql.sync_detailed(client=client, body=Statement(sql="SELECT ratin FROM products")), 422)
     assert (problem.line, problem.column) == (1, 8), problem
-    # A training, watched to its end.
+    # A training, observed to its end.
     started = start_training.sync_detailed(client=client)
     job = got(Job, started, 202)
     assert started.headers["location"] == f"/api/train/{job.job}"
@@ -184,7 +184,7 @@ def drive(open_url: str, keyed_url: str, key: str) -> None:
         time.sleep(0.1)
         job = got(Job, get_training.sync_detailed(job.job, client=client))
     assert job.state is JobState.DONE and job.unchanged == 9, job
-    # Keys, their scopes, and too many requests.
+    # Keys, scopes and rate limits.
     nobody = AuthenticatedClient(base_url=keyed_url, token="wrong")
     refused = list_segmentations.sync_detailed(client=nobody)
     got(Problem, refused, 401)

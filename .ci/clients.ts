@@ -42,7 +42,7 @@ async function wrong(call: Promise<Answered<unknown, Problem>>, status: number):
   return [answer.error, headers];
 }
 
-// How things are.
+// Status.
 same((await got(tercile.getGreeting({ client }))).message, 'Big Data API is running.');
 same((await got(tercile.getLiveness({ client }))).status, 'live');
 same((await got(tercile.getReadiness({ client }))).status, 'ready');
@@ -52,14 +52,14 @@ ok((await got(tercile.getMetrics({ client }))).includes('tercile_ready 1'));
 const abort = new AbortController();
 const events = await tercile.watchStatus({ client, signal: abort.signal, sseMaxRetryAttempts: 1 });
 for await (const event of events.stream) {
-  // What the client hands out of an event is its data.
+  // The client returns the data of an event.
   same((event as unknown as Status).records, 1465);
   calls += 1;
   break;
 }
 abort.abort();
 
-// What there is.
+// Lists.
 const names = (await got(tercile.listSegmentations({ client }))).map((one) => one.name);
 same(names, ['price_rating', 'rating_count', 'discount']);
 for (const name of names) {
@@ -115,7 +115,7 @@ same(explained[0]?.explanation?.distances.length, 3);
 const earlier = await got(tercile.predict({ client, path: { name: 'price_rating' }, query: { as_of: 1 }, body: [row] }));
 same([earlier[0]?.model, earlier[0]?.version], [1, 1]);
 
-// What is wrong, as an object.
+// Problems as objects.
 const nothing = null as unknown as number;
 const rows = [{ discounted_price: 1, rating: 1 }, { discounted_price: 1, rating: nothing }];
 let [problem] = await wrong(tercile.clusterByPriceRating({ client, body: rows }), 422);
@@ -131,7 +131,7 @@ same(await got(tercile.runSql({ client, body: { sql, params: { least: 4.5 } } })
 [problem] = await wrong(tercile.runSql({ client, body: { sql: 'SELECT ratin FROM products' } }), 422);
 same([problem.line, problem.column], [1, 8]);
 
-// A training, watched to its end.
+// A training, observed to its end.
 const started = await tercile.startTraining({ client });
 const location = response(started, 202).headers.get('location');
 let job = started.data;
@@ -142,7 +142,7 @@ for (let i = 0; job?.state === 'running' && i < 300; i += 1) {
 }
 same([job?.state, job?.unchanged], ['done', 9]);
 
-// Keys, their scopes, and too many requests.
+// Keys, scopes and rate limits.
 const stranger = createClient({ baseUrl: keyed, auth: 'wrong' });
 let [, headers] = await wrong(tercile.listSegmentations({ client: stranger }), 401);
 ok(headers.get('www-authenticate')?.startsWith('Bearer'));

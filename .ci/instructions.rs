@@ -1,5 +1,5 @@
-//! The inner loops of KMeans by themselves: one line of digits for each instruction set of the machine that this runs on.
-//! Equal lines mean equal bits. `.ci/full` builds it for this machine and for AArch64, where NEON is.
+//! The inner loops of KMeans alone: prints one line of digits per instruction set of the machine. Equal lines mean equal bits.
+//! `.ci/full` builds it for this machine and for AArch64, which has NEON.
 
 #![allow(dead_code)]
 
@@ -20,7 +20,7 @@ mod kmeans {
     use fearless_simd::Level;
     use kernel::{Frame, GROUPS, Kept, Lanes, Sums, Tile};
 
-    /// Numbers that are the same everywhere.
+    /// Deterministic numbers.
     fn numbers(seed: u64, n: usize) -> Vec<f64> {
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         let mut next = || {
@@ -32,7 +32,7 @@ mod kmeans {
         (0..n).map(|_| next()).collect()
     }
 
-    /// The bits of all that the loops give, folded into one number.
+    /// All results of the loops, combined into one number.
     pub fn digest(level: Level) -> u64 {
         let mut digest = 0u64;
         let mut take = |values: &[f64]| {
@@ -49,7 +49,7 @@ mod kmeans {
             let (origin, inverse) = (numbers(5, features), numbers(6, features));
             let (mut labels, mut until) = (vec![[0; 8]; GROUPS], vec![f32::NEG_INFINITY; GROUPS]);
             for pass in 0..4 {
-                // The same centroids twice: then all is known already.
+                // Every second pass repeats the centroids, so that all rows are skipped by their bounds.
                 let centroids = numbers(100 + pass / 2, k * features);
                 let frame = Frame { origin: &origin, inverse: &inverse, centroids: &centroids, k };
                 for weights in [None, Some(&weights[..])] {

@@ -5,7 +5,8 @@ import math
 import schemathesis
 from schemathesis import GenerationMode
 
-# Beyond 2^52 deviations no cluster is surely the nearest, and the sample's smallest deviation is 0.3; and squares must be doubles.
+# Beyond 2^52 standard deviations no cluster is certainly the nearest, and the sample's smallest deviation is 0.3; squares must
+# be doubles.
 NEAR = range(-100, 15)
 
 
@@ -21,7 +22,7 @@ def ndjson(context, value):
 @schemathesis.hook
 def filter_case(context, case):
     query = case.query or {}
-    # `fit=request` asks for no trained model: with `model` or `as_of` it is a 422, though each is well by itself.
+    # `fit=request` uses no trained model: with `model` or `as_of` the answer is 422, although each parameter is valid alone.
     if "fit" in query and {"model", "as_of", "explain"} & set(query):
         return False
     if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE or not isinstance(case.body, list):

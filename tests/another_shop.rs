@@ -1,4 +1,4 @@
-//! Follows `docs/another-shop.md` from its first line to its last, and tries `tercile init` beside it.
+//! Runs the commands of `docs/another-shop.md` in order, and tests `tercile init`.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use common::Place;
 
-/// The fenced blocks of a page that have a mark `<!-- … -->` on the line before them: mark and content, in order.
+/// The fenced blocks of a page with a mark `<!-- … -->` on the previous line: mark and content, in order.
 fn blocks(page: &str) -> Vec<(String, String)> {
     let lines: Vec<&str> = page.lines().collect();
     let mut found = Vec::new();
@@ -20,7 +20,7 @@ fn blocks(page: &str) -> Vec<(String, String)> {
     found
 }
 
-/// The words of a command as a shell takes them, single quotes and all.
+/// Splits a command into words like a shell, including single quotes.
 fn words(command: &str) -> Vec<String> {
     command
         .trim()

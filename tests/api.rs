@@ -1,4 +1,4 @@
-//! The API over a trained store: what it answers, what it refuses, and that its document says so.
+//! The API on a trained store: answers, problems, and their agreement with the OpenAPI document.
 
 mod common;
 
@@ -12,7 +12,7 @@ struct Service {
     place: Place,
 }
 
-/// One service for all tests that run at the same time; it stops with the last of them.
+/// One service shared by all tests that run at the same time; the last test stops it.
 fn shared() -> Arc<Service> {
     static SHARED: Mutex<Weak<Service>> = Mutex::new(Weak::new());
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -25,7 +25,7 @@ fn shared() -> Arc<Service> {
 }
 
 thread_local! {
-    /// This test's hold on it.
+    /// This test's reference to the service.
     static SERVICE: Arc<Service> = shared();
 }
 
@@ -39,7 +39,7 @@ fn post(path: &str, body: &str) -> Answer {
 
 const PRICE: &str = "/api/cluster_products_by_price_rating";
 
-/// Checks the form of a problem, and gives it.
+/// Checks the format of a problem and returns it.
 fn problem(answer: &Answer, status: u16) -> Value {
     assert_eq!(answer.status, status, "{}", answer.text);
     assert_eq!(answer.content_type, "application/problem+json", "{}", answer.text);

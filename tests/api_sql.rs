@@ -1,4 +1,4 @@
-//! SQL over HTTP: what it answers, what it refuses, and that nothing gets out of its process.
+//! SQL over HTTP: answers, problems, and the isolation of the sandbox process.
 
 mod common;
 
@@ -15,14 +15,14 @@ use datafusion::arrow::datatypes::Int64Type;
 use datafusion::arrow::ipc::reader::StreamReader;
 use serde_json::{Value, json};
 
-/// What a statement may take in most of these tests; and how much later an answer may be on a busy machine.
+/// Time limit of a statement in most of these tests, and the tolerance for answers on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(4);
 const SLACK: Duration = Duration::from_secs(4);
 
 const STATEMENTS: &str = include_str!("hostile.ndjson");
 const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 9000000000000)";
 
-/// What came back.
+/// An HTTP response.
 struct Reply {
     status: u16,
     headers: HashMap<String, String>,
@@ -39,13 +39,13 @@ impl Reply {
         self.headers.get("content-type").map_or("", String::as_str)
     }
 
-    /// Its rows.
+    /// The rows of the response.
     fn rows(&self) -> Value {
         assert_eq!((self.status, self.kind()), (200, "application/json"), "{}", self.text());
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// Checks the form of a problem, and gives it.
+    /// Checks the format of a problem and returns it.
     fn problem(&self, status: u16) -> Value {
         assert_eq!((self.status, self.kind()), (status, "application/problem+json"), "{}", self.text());
         let problem: Value = serde_json::from_slice(&self.body).unwrap();
@@ -82,13 +82,13 @@ fn ask(server: &Running, sql: &str) -> Reply {
     send(server, &json!({"sql": sql}).to_string(), &[])
 }
 
-/// `up` with SQL turned on.
+/// `up` with SQL enabled.
 fn up(place: &Place) -> Running {
     let seconds = TIMEOUT.as_secs().to_string();
     place.up(&["--enable-sql", "--sql-timeout", &seconds, "--sql-concurrency", "4"])
 }
 
-/// `serve` over the store that is there.
+/// `serve` on the existing store.
 fn serve(place: &Place, args: &[&str]) -> Running {
     let mut all = vec!["serve", "--bind", "127.0.0.1:0"];
     all.extend(args);
@@ -108,7 +108,7 @@ fn rows_come_as_they_are_asked_for() {
     for accept in ["*/*", "application/json", "text/html, */*;q=0.1"] {
         assert_eq!(send(&server, &body, &[("accept", accept)]).rows(), rows, "{accept}");
     }
-    // The same as on the command line.
+    // The result equals that of the command line.
     let csv = send(&server, &body, &[("accept", "text/csv")]);
     assert_eq!((csv.status, csv.kind()), (200, "text/csv; charset=utf-8"));
     assert_eq!(csv.text(), place.ok(&["sql", "-f", "csv", "--param", "least=4.5", "-c", sql]));
@@ -222,12 +222,12 @@ fn it_is_off_unless_turned_on_and_answers_so_many_at_a_time() {
     let reply = ask(&server, "SELECT 1");
     assert_eq!(reply.headers["retry-after"], "1");
     assert!(reply.problem(503)["detail"].as_str().unwrap().contains("--sql-concurrency"), "{}", reply.text());
-    // Nobody waits for it any longer.
+    // The client disconnects.
     drop(client);
     eventually("the end of a statement whose client is gone", || children(server.child.id()) == 0);
     assert_eq!(ask(&server, "SELECT 1 AS x").rows(), json!([{"x": 1}]));
 
-    // Neither does anybody when the server is killed.
+    // The server is killed.
     let _client = begin();
     let orphan = children_of(server.child.id());
     server.signal("-KILL");
@@ -298,14 +298,14 @@ fn hostile_statements_harm_nothing() {
     eventually("the end of every statement", || children(pid) == 0);
     assert_eq!(ask(&server, "SELECT count(*) AS n FROM products").rows(), json!([{"n": 1465}]));
     assert_eq!(files(place.dir.path()), before);
-    // It is the process that it was, and ends as it should.
+    // The server process is still the same and shuts down gracefully.
     assert_eq!(server.interrupt().code, Some(0));
 }
 
 #[test]
 fn a_process_has_no_descriptor_of_the_server_and_needs_few() {
     let place = Place::new();
-    // The embedded broker listens, and its sockets are a C library's.
+    // The embedded broker listens on sockets that a C library opened.
     let server = up(&place);
     let body = json!({"sql": ENDLESS}).to_string();
     let mut client = TcpStream::connect(server.address.strip_prefix("http://").unwrap()).unwrap();
@@ -323,14 +323,14 @@ fn a_process_has_no_descriptor_of_the_server_and_needs_few() {
     let store = place.path("store").display().to_string();
     for (descriptor, target) in &open {
         let ours = matches!(descriptor.as_str(), "0" | "1" | "2") && target.starts_with("pipe:");
-        // What it opened itself.
+        // Descriptors that the process opened itself.
         let own = target.starts_with(&store) || target.contains("landlock") || target.contains("event");
         assert!(ours || own, "descriptor {descriptor} is {target}: {open:?}");
     }
     drop(client);
     server.interrupt();
 
-    // With few of them it works as well.
+    // It also works with a low descriptor limit.
     let few = ["sh", "-c", "ulimit -n 200; exec \"$0\" \"$@\""];
     let mut server = place.start_by(&few, &["serve", "--bind", "127.0.0.1:0", "--enable-sql"]);
     server.address = server.said("serving store at ").split(',').next().unwrap().to_owned();
@@ -391,7 +391,7 @@ fn only_the_store_is_opened() {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let order = json!({"store": "store", "sql": null, "statement": statement, "params": {}, "form": "json",
                            "memory": 256_000_000, "bytes": 1_000_000, "seconds": 60});
-        // It ends when its stdin does, so that stays open.
+        // The process ends when its stdin is closed, so stdin stays open.
         let mut stdin = child.stdin.take().unwrap();
         writeln!(stdin, "{order}").unwrap();
         let output = child.wait_with_output().unwrap();
@@ -411,7 +411,7 @@ fn only_the_store_is_opened() {
             let Some(path) = line.split('"').nth(1).filter(|_| !line.contains(" = -1 ")) else { continue };
             let root = place.dir.path().join("store");
             let stored = path.starts_with("store") || path.starts_with(root.to_str().unwrap());
-            // What libraries look at by themselves: how much memory and how many processors there are, and code.
+            // Files that libraries read by themselves: memory size, processor count and code.
             let system = path.starts_with("/sys/fs/cgroup") || path.ends_with(".so.1") || path.ends_with(".so.6");
             let known = ["/proc/sys/vm/overcommit_memory", "/proc/self/cgroup", "/proc/self/maps", "/etc/ld.so.cache"];
             let system = system || known.contains(&path);
@@ -424,7 +424,7 @@ fn only_the_store_is_opened() {
     }
 }
 
-/// Memory of a process, in kB.
+/// Resident memory of a process in kB.
 fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

@@ -1,5 +1,5 @@
-//! The embedded broker under load: what it cannot hold is never sent by us, and never lost in silence. Pipes, stops, and timestamps of
-//! any kind, as far as they need no other broker.
+//! The embedded broker under load: tercile never sends more than the broker can keep, and no loss is silent. Also pipes,
+//! shutdown, and timestamps of any kind, as far as they need no other broker.
 
 mod common;
 
@@ -28,7 +28,7 @@ use tercile_store::{EMBEDDED, Policy, Store};
 #[test]
 fn a_replay_never_has_more_unread_than_its_limit() {
     let place = Place::new();
-    // Five times what the broker keeps.
+    // Five times the broker's capacity.
     let csv = place.ok(&["generate", "8000"]);
     assert!(csv.len() > 4 * PARTITION_LIMIT);
     let source = Source::File(place.write("rows.csv", csv));
@@ -97,7 +97,7 @@ fn records_that_were_gone_before_they_could_be_read_are_a_named_gap() {
     assert!(ended.stderr.contains("partition 0 of products: the records from offset 10 to "), "{}", ended.stderr);
     assert_eq!(place.records(), (10, 10), "nothing is stored past a gap");
 
-    // Another broker of that name has made another topic, whatever its offsets.
+    // Another broker with the same topic name has another topic, whatever its offsets.
     broker.signal("-INT");
     broker.wait();
     let mut other = place.start(&["broker"]);
@@ -106,7 +106,7 @@ fn records_that_were_gone_before_they_could_be_read_are_a_named_gap() {
     assert!(error.contains("is fed from topic products (id "), "{error}");
 }
 
-/// Reads from an embedded broker until a message comes.
+/// Reads from an embedded broker until a message arrives.
 fn first_message(servers: &str) -> BaseConsumer {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", servers)
@@ -131,7 +131,7 @@ fn rows_of_a_pipe_are_sent_as_they_come_and_a_signal_says_how_many_went() {
         let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut pipe = child.stdin.take().unwrap();
         for i in 0..3 {
-            // The first one waits for the connection as well.
+            // The first message includes the time to connect.
             let patience = Duration::from_secs(if i == 0 { 20 } else { 1 });
             writeln!(pipe, "{{\"product_id\":\"{i}\"}}").unwrap();
             let began = Instant::now();
@@ -146,7 +146,7 @@ fn rows_of_a_pipe_are_sent_as_they_come_and_a_signal_says_how_many_went() {
         if signal.is_empty() {
             drop(pipe);
         } else {
-            // Half a line is no row.
+            // An incomplete line is not a row.
             write!(pipe, "{{\"product_id\"").unwrap();
             assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
         }
@@ -187,7 +187,7 @@ fn a_bad_row_of_a_pipe_tells_what_was_acknowledged_before_it() {
 fn a_stop_is_heard_while_no_broker_answers() {
     let place = Place::new();
     place.write("rows.csv", "product_id\na\n");
-    // One port where nobody listens, one that takes connections and says nothing.
+    // One port without a listener, and one that accepts connections and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addresses = ["127.0.0.1:1".to_owned(), silent.local_addr().unwrap().to_string()];
     for address in &addresses {
@@ -230,7 +230,7 @@ fn a_broker_that_goes_is_one_warning_with_the_reason() {
     assert!(warnings[0].contains("; check --bootstrap-servers and that the broker runs; trying again"), "{warnings:?}");
 }
 
-/// Sends records with these timestamps, and nothing else that differs.
+/// Sends records that differ only in their timestamps.
 fn send_at(servers: &str, timestamps: &[i64]) {
     let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", servers).create().unwrap();
     for millis in timestamps {
@@ -293,7 +293,7 @@ fn a_clock_that_cannot_be_right_lets_nothing_expire() {
     let now = tercile_store::times::millis(std::time::SystemTime::now());
     send_at(&address, &(0..20).map(|i| now - (100 - i) * 86_400_000).collect::<Vec<_>>());
     place.ok(&["ingest", "--until-end", "--batch-rows", "5", "--bootstrap-servers", &address]);
-    // The C library's clock, in 1969 or 30 years ago.
+    // Overrides the C library's clock: in 1969 or 30 years ago.
     let shim = "#include <time.h>\n#include <stdlib.h>\n#include <sys/syscall.h>\n#include <unistd.h>\n\
         int clock_gettime(clockid_t id, struct timespec *t) {\n\
         long r = syscall(SYS_clock_gettime, id, t);\n\

@@ -1,4 +1,5 @@
-//! Many rows over HTTP: every format in and out, limits, faults in the middle, explained answers, models named in headers.
+//! Bulk prediction over HTTP: every input and output format, limits, errors in the middle of a body, explanations, and model
+//! headers.
 
 mod common;
 
@@ -103,7 +104,7 @@ fn every_format_comes_in_and_goes_out_with_the_same_answers() {
                 json!([expected[row]["cluster"], expected[row]["distance"], expected[row]["description"]])
             );
         }
-        // What is not said comes back as it came.
+        // The default output format is the input format.
         let same = up.ask(PATH, &[("content-type", from)], body);
         assert_eq!(same.content_type.split(';').next(), Some(from));
     }
@@ -170,7 +171,7 @@ fn what_does_not_fit_is_named_in_every_format() {
     ] {
         problem(&up.post_as(PATH, ARROW, &stream(columns)), 422, field, what);
     }
-    // A byte-order mark, as Excel writes one, is no part of the rows.
+    // A byte-order mark, as written by Excel, is not part of the rows.
     for (kind, body) in [
         (CSV, "\u{feff}id,discounted_price,rating\r\n1,300,4.5\r\n"),
         (NDJSON, "\u{feff}{\"id\":\"1\",\"discounted_price\":300,\"rating\":4.5}\n"),
@@ -179,7 +180,7 @@ fn what_does_not_fit_is_named_in_every_format() {
         let answer = ask(&up, PATH, kind, JSON, body.as_bytes());
         assert_eq!((answer.status, &answer.json()[0]["other"]), (200, &json!({"id": "1"})), "{kind}: {}", answer.text);
     }
-    // No rows are answered with none, and with the columns where there are columns.
+    // No rows give an empty answer, with columns if the format has columns.
     let none = stream(vec![("discounted_price", numbers(&[])), ("rating", numbers(&[]))]);
     for (kind, body) in [(CSV, head.as_bytes()), (NDJSON, b""), (NDJSON, b"\n\n"), (JSON, b"[]"), (ARROW, &none)] {
         for (to, text) in [(JSON, "[]"), (NDJSON, "")] {
@@ -199,7 +200,7 @@ fn what_does_not_fit_is_named_in_every_format() {
     problem(&up.post_as(PATH, ARROW, &whole[..whole.len() - 60]), 400, None, "middle of a message");
     problem(&up.post_as(PATH, ARROW, b"ARROW1 and so on"), 400, None, "");
     problem(&up.post_as(PATH, ARROW, b"\xff\xff\xff\xff\xff\xff\xff\x7f"), 400, None, "16 MiB");
-    // Each byte turned over: an answer or a problem, and the server lives.
+    // With each byte inverted, the server answers with rows or a problem and keeps running.
     for i in 0..whole.len() {
         let mut bytes = whole.clone();
         bytes[i] ^= 0xff;
@@ -209,7 +210,7 @@ fn what_does_not_fit_is_named_in_every_format() {
     assert_eq!(up.get("/health/live").status, 200);
 }
 
-/// Memory of a process at its most, in MB.
+/// Peak memory of a process in MB.
 fn peak(up: &Running) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", up.child.id())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
@@ -222,7 +223,7 @@ fn a_large_body_streams_through_in_little_memory() {
     let before = peak(&up);
     let n = 600_000;
     let lines = "{\"discounted_price\": 300, \"rating\": 4.5, \"name\": \"a product of many words\"}\n".repeat(n);
-    // This client sends all it has before it reads anything.
+    // This client sends the whole body before it reads.
     let answer = up.post_as(PATH, NDJSON, lines.as_bytes());
     assert_eq!((answer.status, answer.text.lines().count()), (200, n));
     let one: Value = serde_json::from_str(answer.text.lines().last().unwrap()).unwrap();
@@ -238,8 +239,8 @@ fn a_large_body_streams_through_in_little_memory() {
 fn an_error_in_the_middle_breaks_the_answer_off() {
     let (_place, up) = up(&[]);
     let good = "{\"discounted_price\":300,\"rating\":4.5}\n";
-    // Early enough, it is a problem like any other. What follows fits into the buffers of a connection: whoever sends on after
-    // an answer may find the connection closed before that is read.
+    // An early error is reported as a problem. The rest of the body fits into the connection's buffers: a client that continues
+    // to send after the answer may find the connection closed before reading it.
     let body = format!("{}{{\"rating\":1}}\n{}", good.repeat(3_000), good.repeat(1_000));
     let answer = up.post_as(PATH, NDJSON, body.as_bytes());
     problem(&answer, 422, Some("discounted_price"), "row 3000: discounted_price is missing");
@@ -257,12 +258,12 @@ fn over_http_1_0_no_half_answer_looks_like_a_whole_one() {
     let (_place, up) = up(&[]);
     let rows = |n: usize| "{\"discounted_price\":1,\"rating\":1}\n".repeat(n);
     let asked = |body: &str| raw(&up, &[&format!("POST {PATH} HTTP/1.0"), &format!("Content-Type: {NDJSON}")], body);
-    // Over and over: an answer that is not yet known to be whole when it is looked at would be refused.
+    // Repeated, because an incomplete answer at the time of the check would be rejected.
     for _ in 0..200 {
         let few = asked(&rows(3));
         assert_eq!((few.status, few.body.lines().count()), (200, 3));
     }
-    // More than waits in memory.
+    // More than is buffered in memory.
     let many = asked(&rows(200_000)).problem(505);
     assert!(many["detail"].as_str().unwrap().contains("ask again with HTTP/1.1"), "{many}");
 }
@@ -288,7 +289,7 @@ fn limits_hold_with_and_without_a_length() {
     problem(&up.post_as(PATH, NDJSON, deep.as_bytes()), 422, Some("x"), "nests deeper than 5");
     problem(&up.post(PATH, &format!("[{deep}]")), 422, Some("x"), "nests deeper than 5");
 
-    // The endpoints that hold a body whole say so before it comes.
+    // Endpoints that buffer a whole body reject it before it is sent.
     let said = raw(
         &up,
         &[&format!("POST {TYPED} HTTP/1.1"), "Host: localhost", "Content-Type: application/json"],
@@ -296,7 +297,7 @@ fn limits_hold_with_and_without_a_length() {
     );
     assert!(said.problem(413)["detail"].as_str().unwrap().contains("1000000 bytes at most"));
 
-    // With a length and without one. Whoever goes on sending may be cut off before the answer is read.
+    // With and without a length. A client that continues to send may be disconnected before it reads the answer.
     let blank = " ".repeat(1_000_001);
     let chunked = format!("{:x}\r\n{blank}\r\n0\r\n\r\n", blank.len());
     let length = format!("Content-Length: {}", blank.len());
@@ -310,7 +311,7 @@ fn limits_hold_with_and_without_a_length() {
         let _ = socket.read_to_string(&mut answer);
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 413"), "{answer}");
     }
-    // A body that never ends, and is no row either.
+    // An endless body that is not a row either.
     let mut socket = TcpStream::connect(up.address.strip_prefix("http://").unwrap()).unwrap();
     write!(
         socket,
@@ -369,7 +370,7 @@ fn answers_are_explained() {
     problem(&up.post(&format!("{PATH}?explain=true&fit=request"), rows), 422, Some("fit"), "nothing to explain");
     assert_eq!(up.interrupt().code, Some(0));
 
-    // A slice without a model says so.
+    // A slice without a model is reported.
     let standings = place.path("store/models/price_rating/slices.json");
     let mut slices: Value = serde_json::from_slice(&std::fs::read(&standings).unwrap()).unwrap();
     slices["2"] = json!({"refused": "too few rows"});

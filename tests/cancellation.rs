@@ -1,6 +1,6 @@
-//! Statements and trainings that never yield: they end at their deadline and at signals, with what they left behind.
+//! Statements and trainings that never yield end at their deadline and at signals, together with their temporary files.
 //!
-//! A join without an equality computes within one poll for hours: no timer and no signal handler of its runtime runs.
+//! A join without an equality computes for hours within one poll, so no timer and no signal handler of its runtime runs.
 
 mod common;
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::{Place, eventually, files, within};
 
-/// Commands that read SQL files or run SQL, and how each is tried here. `None`: it only plans the views.
+/// Commands that read SQL files or run SQL, and the kind of test for each. `None`: the command only plans the views.
 const COMMANDS: [(&str, Option<&str>); 9] = [
     ("sql", Some("statements")),
     ("train", Some("trainings")),
@@ -24,7 +24,7 @@ const COMMANDS: [(&str, Option<&str>); 9] = [
     ("init", None),
 ];
 
-/// Rows come all the time, none comes, none ever will, a sort of it, and one that grows.
+/// Statements with a steady stream of rows, with late rows, without rows, with a sort, and with growing state.
 const ENDLESS: [&str; 6] = [
     "SELECT count(*) FROM range(100000) a JOIN range(1000000) b ON a.value < b.value",
     "SELECT count(*) FROM range(100000) a JOIN range(1000000) b ON a.value * b.value = -1",
@@ -34,7 +34,7 @@ const ENDLESS: [&str; 6] = [
     "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT count(*) FROM r",
 ];
 
-/// How long after its deadline, or after a signal, a process may live. Other tests use the same processors.
+/// Maximum time from a deadline or signal to the end of the process. Other tests use the same processors.
 const PROMPTLY: Duration = Duration::from_secs(2);
 
 /// A store with records and models.
@@ -52,7 +52,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// SQL files of which one segmentation computes for ever.
+/// SQL files with a segmentation that computes forever.
 fn with_endless_view(place: &Place) {
     copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("sql"), &place.path("sql"));
     for shipped in ["30_price_rating", "31_rating_count", "32_discount"] {
@@ -87,7 +87,7 @@ fn a_statement_that_never_yields_ends_at_its_deadline() {
         assert!(error.contains("line 1, column 1: stopped after 1s, which is what --timeout allows"), "{error}");
         assert!(began.elapsed() < Duration::from_secs(1) + PROMPTLY, "{query}: {:?}", began.elapsed());
     }
-    // In a file of statements, the first one's rows are there.
+    // In a file of statements, the rows of the first statement are printed.
     place.write("two.sql", format!("SELECT 1 AS one;\n{};", ENDLESS[1]));
     let ended = place.run(&["--log-format", "json", "sql", "-f", "csv", "--timeout", "1", "two.sql"]);
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), "one\n1\ncount(*)\n"));
@@ -118,7 +118,7 @@ fn a_statement_that_is_cut_off_leaves_no_files() {
     std::fs::create_dir(place.path("temporary")).unwrap();
     place.settings.push(("TMPDIR".to_owned(), place.path("temporary").display().to_string()));
     place.write("keep.csv", "what,was\nthere,before\n");
-    // A sort that spills, and a join that never ends on top of it.
+    // A sort that spills, below a join that never ends.
     let spills = "SELECT count(*) FROM (SELECT value FROM range(4000000) ORDER BY value % 7, value) a
                   JOIN range(1000000) b ON a.value * b.value = -1";
     let args = ["sql", "--memory-limit", "30MB", "-f", "csv", "-c", spills];
@@ -149,13 +149,13 @@ fn a_training_that_never_yields_ends_at_its_deadline_and_at_signals() {
         assert_eq!(running.wait().code(), Some(code));
         assert!(began.elapsed() < PROMPTLY, "{:?}", began.elapsed());
     }
-    // Its lock is free, and nothing was written.
+    // The training lock is free, and nothing was written.
     let left: Vec<_> =
         files(&place.path("store/models")).into_iter().filter(|path| !path.ends_with("train.lock")).collect();
     assert_eq!(left, before);
     assert_eq!(files(&place.path("store/tmp")), Vec::<std::path::PathBuf>::new());
 
-    // The model names the hash of other SQL; with that of these files it is trained again.
+    // The model has the hash of other SQL; with the hash of these files, verify trains again.
     let hash = place.fails(1, &["verify", "price_rating"]);
     let hash = hash.split("hash to ").nth(1).unwrap().split(',').next().unwrap().to_owned();
     let path = place.path("store/models/price_rating/3.json");
@@ -174,7 +174,7 @@ fn a_training_that_never_yields_ends_at_its_deadline_and_at_signals() {
     assert!(began.elapsed() < PROMPTLY, "{:?}", began.elapsed());
 }
 
-/// Child processes of a process.
+/// Number of child processes of a process.
 fn children(process: u32) -> usize {
     let output =
         Command::new("ps").args(["--no-headers", "-o", "pid", "--ppid", &process.to_string()]).output().unwrap();
@@ -197,7 +197,7 @@ fn servers_serve_and_stop_while_a_training_never_yields() {
     let told = serve.get(&job).json()["error"].as_str().unwrap().to_owned();
     assert_eq!(told, "the training was stopped after 2s, which is what --train-timeout allows");
     eventually("the end of its process", || children(serve.child.id()) == 0);
-    // One that runs does not hold up the end of the server.
+    // A running training does not delay the shutdown of the server.
     serve.post("/api/train", "");
     eventually("the training's process", || children(serve.child.id()) == 1);
     let worker = Command::new("pgrep").args(["-P", &serve.child.id().to_string()]).output().unwrap();
@@ -208,7 +208,7 @@ fn servers_serve_and_stop_while_a_training_never_yields() {
     assert!(began.elapsed() < PROMPTLY + Duration::from_secs(1), "{:?}", began.elapsed());
     eventually("the end of the training", || !Path::new("/proc").join(&worker).exists());
 
-    // The models of an earlier run serve while `up` tries to train, and its stop is not held up either.
+    // Models of an earlier run serve while `up` tries to train, and its shutdown is not delayed either.
     let mut up = place.start(&["up", "--bind", "127.0.0.1:0", "--train-timeout", "1"]);
     up.said("the first training failed: the training was stopped after 1s, which is what --train-timeout allows; it is tried again in 1 s, and older models serve");
     eventually("another attempt", || up.stderr().contains("it is tried again in 2 s"));
@@ -232,7 +232,7 @@ fn a_training_ends_with_the_server_that_was_killed() {
     eventually("the end of the training", || !Path::new("/proc").join(&worker).exists());
 }
 
-/// A shell in a terminal, which `script` makes.
+/// A shell in a pseudo-terminal created by `script`.
 struct Shell {
     place: Place,
     child: std::process::Child,
@@ -241,7 +241,7 @@ struct Shell {
 }
 
 impl Shell {
-    /// `None` where there is no `script`.
+    /// `None` if `script` is not installed.
     fn start(args: &str) -> Option<Self> {
         if !Command::new("script").arg("--version").output().is_ok_and(|output| output.status.success()) {
             eprintln!("skipped: there is no `script` to make a terminal with");
@@ -283,7 +283,7 @@ impl Shell {
         self.seen = seen;
     }
 
-    /// The process of the shell, and that of its session.
+    /// The process ids of the shell and of its session.
     fn processes(&self) -> (String, String) {
         let of = |parent: &str| {
             let found = Command::new("pgrep").args(["-P", parent]).output().unwrap();
@@ -301,25 +301,25 @@ fn in_a_shell_only_the_statement_ends() {
     let Some(mut shell) = Shell::start("--timeout 3") else { return };
     shell.type_and_see("CREATE VIEW v AS SELECT 7 AS seven;\r", " s)");
     shell.type_and_see(".format ndjson\r", "");
-    // It says nothing, and what is typed too early may be lost.
+    // There is no sign of readiness, and early input may be lost.
     std::thread::sleep(Duration::from_secs(2));
     for query in [ENDLESS[0], ENDLESS[1], ENDLESS[4]] {
         // Ctrl-C.
         shell.type_and_see(&format!("{query};\r"), "ELECT");
         std::thread::sleep(Duration::from_millis(1500));
         shell.type_and_see("\u{3}", "cancelled");
-        // What was defined is there, and the threads are free.
+        // Definitions are kept, and worker threads are free.
         shell.type_and_see("SELECT seven FROM v;\r", "{\"seven\":7}");
-        // The deadline.
+        // The statement ends at its deadline.
         shell.type_and_see(&format!("{query};\r"), "stopped after 3s, which is what --timeout allows");
         shell.type_and_see("SELECT seven + 1 AS eight FROM v;\r", "{\"eight\":8}");
     }
-    // A session that dies is replaced as well.
+    // A session that dies is replaced too.
     let (process, session) = shell.processes();
     assert!(Command::new("kill").args(["-KILL", &session]).status().unwrap().success());
     shell.type_and_see("SELECT 1;\r", "killed by signal 9");
     shell.type_and_see("SELECT seven + 2 AS nine FROM v;\r", "{\"nine\":9}");
-    // SIGTERM ends the shell and its session, and the terminal is as it was.
+    // SIGTERM ends the shell and its session and restores the terminal.
     let (_, session) = shell.processes();
     assert!(Command::new("kill").args(["-TERM", &process]).status().unwrap().success());
     shell.see("stopped by SIGTERM");

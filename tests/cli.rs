@@ -1,4 +1,4 @@
-//! The command line by itself: help, exit codes, what is refused and how, made-up rows, SQL, the doctor.
+//! The command line alone: help, exit codes, error messages, generated rows, SQL and doctor.
 
 mod common;
 
@@ -231,7 +231,7 @@ fn produce_reads_stdin_and_refuses_what_the_embedded_broker_cannot_hold() {
     place.write("a.ndjson", "{}\n");
     let error = place.fails(1, &[&["produce", "a.ndjson"][..], &to, &["others"]].concat());
     assert!(error.contains("cannot make the topic others") && error.contains("makes no others"), "{error}");
-    // Just under what the broker keeps, but not with what surrounds it.
+    // Just below the broker's limit, but above it with the protocol overhead.
     place.write("large.ndjson", format!("{{}}\n{{\"a\":\"{}\"}}\n", "x".repeat((5 << 20) - 40)));
     let error = place.fails(1, &[&["produce", "large.ndjson"][..], &to, &["things"]].concat());
     assert!(error.contains("line 2") && error.contains("embedded broker"), "{error}");
@@ -258,7 +258,7 @@ fn a_store_url_is_read_strictly() {
             assert!(ended.stderr.contains(says) && !ended.stderr.contains("panicked"), "{store}: {}", ended.stderr);
         }
     }
-    // A directory is one however it is written, and its name may have what a URL may not.
+    // A directory is accepted in any notation, and its name may contain characters that are reserved in URLs.
     let dir = place.path("a b#c");
     place.ok(&["up", "--help"]);
     let url = format!("file://{}", dir.to_str().unwrap().replace(' ', "%20").replace('#', "%23"));
@@ -303,7 +303,7 @@ fn init_writes_files_that_load_whatever_the_fields_are_called() {
     assert_eq!(names, "price\n");
 }
 
-/// The README's command for DuckDB, run by DuckDB itself, while small files are replaced by large ones and expire.
+/// The README's command for DuckDB, run by DuckDB while small files are compacted and expire.
 #[test]
 fn duckdb_counts_each_record_once_while_files_are_compacted() {
     let Some(duckdb) = std::env::var_os("TERCILE_DUCKDB").map(std::path::PathBuf::from) else {
@@ -337,7 +337,7 @@ fn duckdb_counts_each_record_once_while_files_are_compacted() {
         place.ok(&[&["ingest", "--until-end", "--batch-rows", "20"][..], &to].concat());
         stored += 400;
         assert_eq!((exact(), place.number("SELECT count(*) FROM records")), (stored, stored));
-        // Large files replace small ones, and in the next round larger ones replace those.
+        // Compaction replaces small files by large ones, and larger ones in the next round.
         let mut compact = place.start(&["compact"]);
         while compact.child.try_wait().unwrap().is_none() {
             assert_eq!(exact(), stored, "while files are compacted");

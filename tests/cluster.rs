@@ -1,4 +1,4 @@
-//! A scheduler and two executors as processes: the answers of one machine, and what happens when executors die.
+//! A scheduler and two executors as processes: same answers as on one machine, and behaviour when executors die.
 
 #![cfg(feature = "distributed")]
 
@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use common::{Place, Running, eventually, within};
 use serde_json::Value;
 
-/// More rows than the starts look at, in every slice: all of a training's passes run on the executors.
+/// More rows in every slice than the restarts sample: all passes of a training run on the executors.
 const ROWS: &str = "200000";
-/// How long the quick build may take until a first model.
+/// Time limit for the first model in a dev build.
 const TRAINING: Duration = Duration::from_secs(240);
 
-/// A place with a store of many records, and a copy of it without models.
+/// A store with many records, and a copy of it without models.
 fn place() -> Place {
     let place = Place::new();
     place.ok(&["generate", ROWS, "--format", "ndjson", "--output", "rows.ndjson"]);
@@ -38,7 +38,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A scheduler, its address, and two executors that it knows.
+/// A scheduler, its address, and two registered executors.
 fn cluster(place: &Place) -> (Running, String, [Running; 2]) {
     let mut scheduler = place.start(&["scheduler", "--bind", "127.0.0.1:0"]);
     let address = format!("df://{}", scheduler.line_with("df://"));
@@ -56,7 +56,7 @@ fn cluster(place: &Place) -> (Running, String, [Running; 2]) {
     (scheduler, address, executors)
 }
 
-/// Fails where a model is another one; doubles may differ in the tenth digit.
+/// Fails if two models differ; doubles may differ in the tenth digit.
 fn same(one: &Value, other: &Value, at: &str) {
     match (one, other) {
         (Value::Object(one), Value::Object(other)) => {
@@ -98,13 +98,13 @@ fn a_cluster_gives_what_one_machine_gives_and_bears_the_death_of_an_executor() {
     ] {
         assert_eq!(ask(&address, sql), ask("local", sql), "{sql}");
     }
-    // Into how many parts rows are dealt.
+    // The number of partitions.
     let few = format!("{address}?parts=3");
     let counted = "SELECT rating, count(*) FROM products GROUP BY rating ORDER BY rating";
     assert_eq!(ask(&few, counted), ask("local", counted));
     let plan = ask(&few, &format!("EXPLAIN {counted}"));
     assert!(plan.contains("], 3)") && !plan.contains("], 16)"), "{plan}");
-    // Fields that are declared no more, or only since.
+    // Removed and added fields.
     copy(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/sql")), &place.path("changed"));
     let declared = std::fs::read_to_string(place.path("changed/00_records.sql")).unwrap();
     let changed = declared.replace("  img_link            TEXT,\n", "  weight TEXT,\n");
@@ -145,7 +145,7 @@ fn a_cluster_gives_what_one_machine_gives_and_bears_the_death_of_an_executor() {
     executors[0].wait();
 }
 
-/// Whether a model was made by this very training says nothing about it.
+/// Removes the field that states whether this training produced the model.
 fn strip(mut outcomes: Value) -> Value {
     outcomes
         .as_array_mut()
@@ -178,7 +178,7 @@ fn without_executors_a_training_ends_in_time_and_leaves_nothing_half_done() {
     );
     assert_eq!(std::fs::read_dir(place.path("there/tmp")).unwrap().count(), 0, "nothing stays in tmp/");
     assert!(!place.path("there/models/price_rating/slices.json").exists(), "no model serves");
-    // The same store trains here, as if nothing had been.
+    // The same store can be trained locally afterwards.
     place.ok(&["train", "--store", "there"]);
 }
 
@@ -191,7 +191,7 @@ fn a_scheduler_that_is_not_there_is_named() {
     assert!(said.contains("the scheduler df://127.0.0.1:9 does not answer"), "{said}");
 }
 
-/// The store is where no machine has a directory of it; everything else is as above.
+/// The same with a store that no machine has as a directory.
 #[cfg(feature = "object-stores")]
 #[test]
 fn a_cluster_over_an_object_store_gives_what_one_machine_gives() {
@@ -227,7 +227,7 @@ fn a_cluster_over_an_object_store_gives_what_one_machine_gives() {
     assert!(!left.into_body().read_to_string().unwrap().contains("<Key>"), "nothing stays in tmp/");
 }
 
-/// Puts the files of a directory below a URL.
+/// Uploads the files of a directory below a URL.
 #[cfg(feature = "object-stores")]
 fn put(from: &Path, to: &str) {
     for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {

@@ -1,4 +1,5 @@
-//! Every file below `models/`, damaged in every way: only what it belongs to stops, and each command says the same.
+//! Damages every file below `models/` in every way: only the affected segmentation stops, and all commands report the same
+//! fault.
 
 mod common;
 
@@ -9,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use common::{Place, Running, eventually, files};
 
-/// The segmentation that is damaged, the one that files are swapped with, and one that must not notice.
+/// The damaged segmentation, and the one that files are swapped with. All others must be unaffected.
 const VICTIM: &str = "price_rating";
 const PARTNER: &str = "discount";
 const OTHER: &str = "rating_count";
@@ -35,27 +36,27 @@ enum Damage {
     Directory,
 }
 
-/// What a training does without new records.
+/// The result of a training without new records.
 #[derive(Debug, PartialEq)]
 enum Training {
     /// It makes version 7, which serves slice 3.
     NewVersion,
-    /// It makes the file again, and the same versions serve.
+    /// It restores the file, and the same versions serve.
     MakesAgain,
     /// It changes nothing.
     Nothing,
-    /// It leaves this segmentation out.
+    /// It skips this segmentation.
     Refused,
 }
 
-/// What is expected of one case.
+/// The expected results of one case.
 #[derive(Debug, PartialEq)]
 struct Expected {
-    /// What `doctor` says, if it can tell: kind and reason.
+    /// The fault reported by `doctor`, if it can detect it: kind and reason.
     fault: Option<(&'static str, &'static str)>,
-    /// Whether slice 3 answers after a start.
+    /// True if slice 3 answers after a start.
     serves: bool,
-    /// Whether its points do.
+    /// True if its points are available.
     points: bool,
     training: Training,
 }
@@ -85,10 +86,10 @@ fn expected(target: Target, damage: Damage) -> Expected {
             fault: Some(("the sample", reason)),
             serves: true,
             points: false,
-            // Another user's right to read it would be no reason.
+            // A file that another user could read is no reason to train again.
             training: if denied { Training::Nothing } else { Training::NewVersion },
         },
-        // The partner's lists name the same versions.
+        // The partner's lists contain the same version numbers.
         Target::Slices | Target::History if damage == Damage::Swapped => {
             Expected { fault: None, serves: true, points: true, training: Training::Nothing }
         }
@@ -158,22 +159,23 @@ fn damage(place: &Place, target: Target, damage: Damage) {
         Damage::Directory => {
             std::fs::remove_file(&path).unwrap();
             std::fs::create_dir(&path).unwrap();
-            // To move a directory takes the right to write into it.
+            // Moving a directory requires write permission.
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
         }
     }
 }
 
-/// Root may read everything, so the commands run without the capabilities for that. (Another user may have no way to the program.)
+/// Root may read everything, so the commands run without the corresponding capabilities. (Another user might not reach the
+/// binary.)
 fn as_somebody(command: &mut Command) {
     const CAP_DAC_OVERRIDE: libc::c_ulong = 1;
     const CAP_DAC_READ_SEARCH: libc::c_ulong = 2;
-    // SAFETY: between fork and exec the closure makes system calls that take numbers, and nothing else.
+    // SAFETY: between fork and exec the closure only makes system calls with integer arguments.
     unsafe {
         command.pre_exec(|| {
             if libc::geteuid() == 0 {
                 for capability in [CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH] {
-                    // What a program of root's gets at its start is bounded by this set.
+                    // The capabilities of a program started by root are limited by this bounding set.
                     if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
                         return Err(std::io::Error::last_os_error());
                     }
@@ -231,7 +233,7 @@ fn try_it(whole: &Place, target: Target, how: Damage) {
     let path: PathBuf = place.path(&format!("store/models/{VICTIM}/{}", file(target)));
     let (as_was, shown) = (std::fs::read(&path).ok(), format!("models/{VICTIM}/{}", file(target)));
 
-    // Doctor names the file, its kind, the reason and what to do.
+    // Doctor reports the file, its kind, the reason and the remedy.
     let doctor = run(&place, &["doctor", "--bind", "127.0.0.1:0"]);
     let about = |text: &str| text.lines().find(|line| line.contains(&shown)).map(str::to_owned);
     match fault {
@@ -250,17 +252,17 @@ fn try_it(whole: &Place, target: Target, how: Damage) {
         None => assert_eq!(doctor.code, Some(0), "{case}: {}", doctor.stdout),
     }
 
-    // The list of models has the others, and a warning.
+    // The list of models contains the others, and a warning is printed.
     let models = run(&place, &["models"]);
     assert_eq!(models.code, Some(0), "{case}: {}", models.stderr);
     assert!(models.stdout.contains(OTHER), "{case}: {}", models.stdout);
-    // An empty or missing history is that of an older store.
+    // An empty or missing history is treated like that of an older store.
     let history = target == Target::History && fault.is_some() && !matches!(how, Damage::Deleted | Damage::Empty);
     assert_eq!(about(&models.stderr).is_some(), !serves || history, "{case}: {}", models.stderr);
     let all = run(&place, &["models", VICTIM]);
     assert_eq!(all.code, Some(0), "{case}: {}", all.stderr);
 
-    // The service starts, and what is not damaged serves.
+    // The service starts, and undamaged models serve.
     let mut command = place.command(&["serve", "--bind", "127.0.0.1:0"]);
     as_somebody(&mut command);
     let mut serve = place.start_command(command, "serve");
@@ -292,7 +294,7 @@ fn try_it(whole: &Place, target: Target, how: Damage) {
     assert!(!answer.text.contains(&root), "{case}: {}", answer.text);
     assert_eq!(serve.get(&format!("/api/segments/{OTHER}/points")).status, 200, "{case}");
 
-    // A training goes on, and never writes over what is there.
+    // A training continues and never overwrites existing files.
     let trained = run(&place, &["train"]);
     assert_eq!(trained.code, Some(0), "{case}: {}", trained.stderr);
     assert!(trained.stdout.contains(OTHER), "{case}: {}", trained.stdout);
@@ -340,13 +342,13 @@ fn try_it(whole: &Place, target: Target, how: Damage) {
             serve.get(&format!("/api/segments/{VICTIM}/points")).status
                 == if how == Damage::Denied && !points && serves { 503 } else { 200 }
         });
-        // The segmentation that files were swapped with is looked at by itself.
+        // The segmentation that files were swapped with is checked separately.
         eventually(&format!("{case}: ready"), || serve.get("/health/ready").status == 200);
     }
     assert_eq!(serve.interrupt().code, Some(0), "{case}");
 }
 
-/// Each damage in a test of its own: they run side by side, and a failure names it.
+/// One test per kind of damage: they run in parallel, and a failure names the damage.
 macro_rules! damages {
     ($($name:ident: $damage:expr,)+) => {$(
         #[test]
@@ -386,7 +388,7 @@ fn what_somebody_chose_survives_a_lost_list() {
     let trained = place.run(&["train"]);
     assert!(trained.stderr.contains("version 3 of slice 3 counts as pinned"), "{}", trained.stderr);
     assert_eq!(version_of(&place, "3"), 3);
-    // A pinned model that is lost keeps its pin until somebody takes it away.
+    // A lost model stays pinned until it is unpinned.
     std::fs::remove_file(place.path(&format!("store/models/{VICTIM}/3.json"))).unwrap();
     let trained = place.run(&["train"]);
     assert!(
@@ -397,7 +399,7 @@ fn what_somebody_chose_survives_a_lost_list() {
     assert_eq!(version_of(&place, "3"), 3);
     place.ok(&["models", "unpin", VICTIM, "3"]);
     assert!(version_of(&place, "3") >= 6);
-    // A rollback is a way out as well.
+    // A rollback repairs it too.
     damage(&place, Target::Serving, Damage::Empty);
     std::fs::remove_file(place.path(&format!("store/models/{VICTIM}/5.json"))).unwrap();
     place.ok(&["models", "rollback", VICTIM, "2"]);
@@ -431,7 +433,7 @@ fn sql_and_commands_name_the_file_and_the_next_step() {
     let answer = serve.post("/api/segments/price_rating/predict?as_of=6", row);
     assert!(answer.status == 503 && answer.text.contains("the model file is damaged"), "{}", answer.text);
     assert_eq!(serve.post("/api/segments/price_rating/predict?as_of=3", row).status, 200);
-    // It comes back.
+    // The file is restored.
     drop(serve);
 }
 
@@ -447,7 +449,7 @@ fn up_goes_on_where_its_first_training_finds_the_disk_full() {
     }
     copy(&place.path("store"), &disk.join("store"));
     std::fs::create_dir_all(disk.join("store/tmp")).unwrap();
-    // Other SQL gives other models, which there is no room for.
+    // Other SQL produces other models, for which there is no space.
     copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("sql"), &place.path("sql"));
     let view = std::fs::read_to_string(place.path("sql/30_price_rating.sql")).unwrap();
     place.write("sql/30_price_rating.sql", view.trim_end().to_owned() + "\nWHERE rating >= 0\n");

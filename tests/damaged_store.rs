@@ -1,5 +1,5 @@
-//! A store that lost files, or whose files were changed: every command says so or serves as documented in
-//! docs/operations.md, and nothing is taken over, skipped or stored twice.
+//! A store with lost or modified files: every command reports the damage or works as documented in docs/operations.md, and no
+//! record is replaced, skipped or stored twice.
 
 mod common;
 
@@ -9,10 +9,10 @@ use std::process::Command;
 
 use common::{Ended, Place, Running, files};
 
-/// Records in the topic.
+/// Number of records in the topic.
 const ROWS: i64 = 1_500;
 
-/// A broker with a topic of two partitions, and a store that holds all of it.
+/// A broker with a topic of two partitions, and a store with all its records.
 struct Fed {
     place: Place,
     _broker: Running,
@@ -32,7 +32,7 @@ impl Fed {
         fed
     }
 
-    /// A copy of the whole store.
+    /// Copies the whole store.
     fn copy(&self) -> PathBuf {
         let store = self.place.path("store");
         let _ = fs::remove_dir_all(&store);
@@ -53,7 +53,7 @@ impl Fed {
         self.place.run(&["doctor", "--bind", "127.0.0.1:0"])
     }
 
-    /// What the doctor says of the store.
+    /// The faults that doctor reports for the store.
     fn faults(&self) -> String {
         self.store_faults(&self.doctor())
     }
@@ -71,19 +71,19 @@ impl Fed {
     }
 }
 
-/// What a command does with a damaged store.
+/// The behaviour of a command on a damaged store.
 #[derive(Clone, Copy)]
 enum Then {
-    /// It exits with 1, and says this.
+    /// It exits with code 1 and this message.
     Fails(&'static str),
-    /// It does its work.
+    /// It succeeds.
     Works,
 }
 
 use Then::{Fails, Works};
 
-/// A file or directory that is lost, how it is lost, what the doctor calls it, what sql and train do, what ingest does, and
-/// whether ingest heals the store.
+/// A lost file or directory, the kind of loss, doctor's message, the results of sql and train, the result of ingest, and
+/// whether ingest repairs the store.
 struct Case {
     lost: &'static str,
     how: How,
@@ -96,9 +96,9 @@ struct Case {
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum How {
     Deleted,
-    /// To half of its bytes.
+    /// Truncated to half of its bytes.
     Cut,
-    /// To none.
+    /// Truncated to zero bytes.
     Emptied,
 }
 
@@ -175,7 +175,7 @@ const fn case(lost: &'static str, how: How, told: &'static str, readers: Then, i
     Case { lost, how, told, readers, ingest, heals: false }
 }
 
-/// What no record depends on: it is written anew.
+/// A file that no record depends on: it is written again.
 const fn heals(lost: &'static str, how: How, told: &'static str) -> Case {
     Case { lost, how, told, readers: Works, ingest: Works, heals: true }
 }
@@ -214,7 +214,7 @@ fn each_file_of_a_store_is_lost_in_turn() {
         let told_by_doctor = fed.doctor();
         assert_eq!(told_by_doctor.code, Some(1), "{what}");
         assert!(fed.store_faults(&told_by_doctor).contains(told), "{what}: {}", told_by_doctor.stdout);
-        // A training takes long, and reads a snapshot as `files` does.
+        // Training is slow, and it reads a snapshot in the same way as `files`.
         let commands: [&[&str]; 4] =
             [&["files"], &["sql", "-c", "SELECT count(*) FROM records"], &["train"], &["compact"]];
         let thorough = matches!(*lost, "source.json" | "NEWEST") && *how == Deleted;
@@ -231,7 +231,7 @@ fn each_file_of_a_store_is_lost_in_turn() {
             assert_eq!(fed.records("store"), (ROWS, ROWS), "{what}");
         }
         if *lost == "source.json" && thorough {
-            // Nobody takes the store over, not even a topic of the same name.
+            // No other topic can take over the store, not even one with the same name.
             let mut other = place.start(&["broker", "--topic", "products"]);
             let address = other.line_with("");
             for command in [
@@ -258,7 +258,7 @@ fn each_file_of_a_store_is_lost_in_turn() {
         } else {
             assert!(left.contains(told), "{what}: {left}");
         }
-        // The advice, followed.
+        // Follows the advice of the message.
         if *lost == "source.json" {
             fs::copy(store.join("marks/source.json"), store.join("source.json")).unwrap();
         } else if matches!(ingest, Fails(_)) {
@@ -277,7 +277,7 @@ fn each_file_of_a_store_is_lost_in_turn() {
     }
 }
 
-/// Flips one bit of a file, and gives back what it held.
+/// Flips one bit of a file and returns the previous content.
 fn flip(path: &Path, bit: usize) -> Vec<u8> {
     let bytes = fs::read(path).unwrap();
     let mut flipped = bytes.clone();
@@ -297,7 +297,7 @@ fn a_bit_that_changed_is_told_by_every_command_and_never_written_anew() {
     let deep = || place.run(&["doctor", "--deep", "--bind", "127.0.0.1:0"]).stdout;
     assert!(deep().contains("files as their checksums say"), "{}", deep());
     let bits = fs::metadata(&oldest).unwrap().len() as usize * 8;
-    // Within the data pages: the footer is the last third of a file as small as this one.
+    // Within the data pages: in a file this small the footer is the last third.
     for i in 1..=6 {
         let bit = bits / 2 * i / 7 + i;
         let before = flip(&oldest, bit);
@@ -322,8 +322,8 @@ fn a_bit_that_changed_is_told_by_every_command_and_never_written_anew() {
     assert!(deep().contains("2 files as their checksums say"), "{}", deep());
 }
 
-/// A store at a higher offset than its topic, as after the topic was cut or restored from a backup: an id in source.json is
-/// what ties them together.
+/// A store at a higher offset than its topic, as after the topic was truncated or restored from a backup: the topic id in
+/// source.json connects them.
 #[test]
 fn a_store_ahead_of_its_topic_is_told_and_read_into_another() {
     let fed = Fed::new();
@@ -338,7 +338,7 @@ fn a_store_ahead_of_its_topic_is_told_and_read_into_another() {
         source["id"].as_str().unwrap().to_owned()
     };
     let (old, new) = (id(&store.join("source.json")), id(&place.path("other/source.json")));
-    // Another topic until then.
+    // Until then it is a different topic.
     let said = place.fails(3, &["ingest", "--until-end", "--bootstrap-servers", &address]);
     assert!(said.contains("is fed from"), "{said}");
     for path in ["source.json", "marks/source.json"] {
@@ -352,7 +352,7 @@ fn a_store_ahead_of_its_topic_is_told_and_read_into_another() {
     let doctor = place.run(&["doctor", "--bind", "127.0.0.1:0", "--bootstrap-servers", &address]);
     assert_eq!(doctor.code, Some(1));
     assert!(doctor.stdout.contains("is ahead of its topic"), "{}", doctor.stdout);
-    // What the topic still holds is read into another store, and the old one keeps what it has.
+    // The remaining records of the topic are read into another store, and the old store is unchanged.
     place.ok(&["ingest", "--until-end", "--bootstrap-servers", &address, "--store", "store2"]);
     assert_eq!((fed.records("store2"), fed.records("store")), ((300, 300), (ROWS, ROWS)));
     place.ok(&["produce", "backup.csv", "--bootstrap-servers", &address]);
@@ -360,7 +360,7 @@ fn a_store_ahead_of_its_topic_is_told_and_read_into_another() {
     assert_eq!(fed.records("store2"), (600, 600));
 }
 
-/// Files on their way that go are written anew.
+/// Lost temporary files are written again.
 #[test]
 fn a_lost_scratch_file_holds_nothing_up() {
     let fed = Fed::new();
@@ -370,12 +370,13 @@ fn a_lost_scratch_file_holds_nothing_up() {
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // So many that each file of the run may be lost, and an end, for a thread that is always faster stops every publish.
+            // Enough losses to hit each file of the run, but bounded, because an unlimited fast thread would prevent every
+            // publish.
             while !done.load(std::sync::atomic::Ordering::Relaxed)
                 && lost.load(std::sync::atomic::Ordering::Relaxed) < 20
             {
                 for file in fs::read_dir(&tmp).into_iter().flatten().flatten() {
-                    // One that is being written keeps its name until it is complete.
+                    // A file that is being written keeps its name until it is complete.
                     let whole = fs::read(file.path()).is_ok_and(|bytes| bytes.len() > 8 && bytes.ends_with(b"PAR1"));
                     let gone = whole && fs::remove_file(file.path()).is_ok();
                     lost.fetch_add(usize::from(gone), std::sync::atomic::Ordering::Relaxed);
@@ -408,7 +409,7 @@ fn a_path_that_queries_cannot_read_is_refused_at_once() {
             assert!(said.contains(words), "{said}");
         }
         assert!(!place.path("").join(path).exists());
-        // A relative path is below the directory one is in.
+        // A relative path is resolved against the working directory.
         let inside = place.path("").join(path);
         fs::create_dir(&inside).unwrap();
         let output = place.command(&["train", "--store", "store"]).current_dir(&inside).output().unwrap();
@@ -438,14 +439,14 @@ fn a_store_of_an_earlier_build_is_read_and_gets_marks() {
     assert_eq!(place.up(&[]).interrupt().code, Some(0));
     assert_eq!(place.number("SELECT count(*) FROM records"), rows);
     assert!(place.path("store/marks/0").exists() && place.path("store/marks/source.json").exists());
-    // It has lost what names its source, and nothing else tells of it.
+    // The store has lost the file that names its source, and no other file names it.
     fs::remove_file(place.path("store/source.json")).unwrap();
     fs::remove_dir_all(place.path("store/marks")).unwrap();
     let said = place.fails(1, &["up", "--bind", "127.0.0.1:0"]);
     assert!(said.contains("source.json is missing") && said.contains("bring it back from a copy"), "{said}");
 }
 
-/// Where a column's bytes are in the first row group of a file.
+/// The byte range of a column in the first row group of a file.
 fn column_chunk(path: &Path, name: &str) -> (usize, usize) {
     let file = fs::File::open(path).unwrap();
     let metadata = parquet::file::metadata::ParquetMetaDataReader::new().parse_and_finish(&file).unwrap();

@@ -1,7 +1,6 @@
-//! The dashboard in a real browser: what it shows, how it hears of news, and what it says when things are not as they should be.
+//! The dashboard in a real browser: contents, live updates, and error states.
 //!
-//! Needs a Chromium (browser/mod.rs); with `TERCILE_AXE`, a file `axe.min.js` of axe-core, what a screen reader gets is
-//! checked as well.
+//! Requires Chromium (browser/mod.rs). If `TERCILE_AXE` names the file `axe.min.js` of axe-core, accessibility is checked too.
 
 mod browser;
 mod common;
@@ -14,22 +13,22 @@ use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::{Value, json};
 
-/// The widths of a phone, a tablet, a desk.
+/// Widths of a phone, a tablet and a desktop screen.
 const WIDTHS: [u32; 3] = [360, 900, 1440];
 
-/// The dashboard of a server, once there is something on it.
+/// Opens the dashboard of a server and waits for its contents.
 fn open(browser: &mut Browser, server: &Running) {
     browser.open(&format!("{}/dashboard", server.address));
     browser.until("document.querySelector('#clusters .cluster, #planes .empty')");
 }
 
-/// Scrolls to the report on k, which is made when it is looked at, and waits for it.
+/// Scrolls to the report on k, which is computed when it becomes visible, and waits for it.
 fn report(browser: &mut Browser) {
     let look = "document.querySelector('#k-card').scrollIntoView({behavior: 'instant'})";
     browser.until(&format!("({look}, document.querySelectorAll('#k-charts svg').length === 3)"));
 }
 
-/// All that axe-core calls serious or critical.
+/// All violations that axe-core rates serious or critical.
 fn barriers(browser: &mut Browser) -> Vec<String> {
     let Some(axe) = std::env::var_os("TERCILE_AXE") else {
         eprintln!("skipped: TERCILE_AXE names no axe.min.js");
@@ -47,13 +46,13 @@ fn barriers(browser: &mut Browser) -> Vec<String> {
     found.as_array().unwrap().iter().map(|one| one.as_str().unwrap().to_owned()).collect()
 }
 
-/// A number with separators as the page writes it, without them.
+/// A formatted number without its separators.
 fn digits(text: &str) -> u64 {
     let digits: String = text.chars().filter(char::is_ascii_digit).collect();
     digits.parse().unwrap_or_else(|_| panic!("{text}"))
 }
 
-/// Sends messages as they are, readable or not.
+/// Sends raw messages, valid or not.
 fn send(server: &Running, messages: &[&[u8]]) {
     let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", server.broker()).create().unwrap();
     for message in messages {
@@ -127,20 +126,20 @@ fn the_page_shows_what_the_api_answers() {
     let changes: usize = models.as_array().unwrap().iter().map(changes).sum();
     assert_eq!(browser.run("document.querySelectorAll('#words-changed li').length"), json!(changes));
     assert_eq!(browser.run("document.querySelector('#words-changed').hidden"), json!(changes == 0));
-    // Who moved, out of the matrix that the training wrote.
+    // Moved records, from the matrix that the training stored.
     let moved = models[1]["moved"].as_array().unwrap().iter().enumerate();
     let moved =
         moved.flat_map(|(from, row)| row.as_array().unwrap().iter().enumerate().filter(move |(to, _)| *to != from));
     let moved: u64 = moved.map(|(_, n)| n.as_u64().unwrap()).sum();
     assert!(browser.text("#changed-lead").contains(&format!("to the first two, {moved} of ")));
-    // The points are drawn: more colours than one in the middle of the canvas.
+    // The points are drawn: the canvas contains several colours.
     let colours = "(() => { const c = document.querySelector('.plane canvas');
         const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; const seen = new Set();
         for (let i = 0; i < d.length; i += 4) if (d[i + 3] > 120) seen.add(`${d[i] >> 5},${d[i + 1] >> 5},${d[i + 2] >> 5}`);
         return seen.size; })()";
     assert!(browser.run(colours).as_u64().unwrap() >= 3);
 
-    // The report comes when it is looked at.
+    // The report is computed when it becomes visible.
     report(&mut browser);
     let report = server.get("/api/segments/price_rating/k-report").json();
     let picks = ["elbow", "silhouette", "stability"].map(|name| report["suggestion"][name].to_string());
@@ -149,14 +148,14 @@ fn the_page_shows_what_the_api_answers() {
     assert_eq!(shown, json!(picks));
     browser.run("scrollTo({top: 0, behavior: 'instant'})");
 
-    // One feature has a histogram with its cuts.
+    // A segmentation with one feature has a histogram with its cuts.
     browser.click("[data-name=discount]");
     browser.until("document.querySelectorAll('.cut').length === 6");
     browser.screenshot("histogram");
     browser.click("[data-name=price_rating]");
     browser.until("document.querySelectorAll('.centroid').length === 9");
 
-    // Nothing came from elsewhere, and little at that.
+    // The page loads nothing from other hosts, and little in total.
     let loaded = browser.run("performance.getEntriesByType('resource').filter((one) => !one.name.includes('/api/events')).map((one) => [one.name, one.transferSize])");
     let (mut bytes, mut names) = (0, Vec::new());
     for one in loaded.as_array().unwrap() {
@@ -200,11 +199,11 @@ fn languages_themes_widths_and_screen_readers() {
         browser.run("[...document.querySelectorAll('[data-t]')].filter((one) => !one.textContent.trim()).length");
     assert_eq!(english, 0);
     browser.screenshot("indonesian");
-    // What was chosen holds.
+    // The selection is kept.
     open(&mut browser, &server);
     assert_eq!(browser.text("#segments-title"), "Segmen");
     assert_eq!(browser.run("document.documentElement.dataset.theme"), "dark");
-    // With the keyboard: the first stop leads past the head, a plane zooms.
+    // Keyboard use: the first tab stop skips the header, and a plot can be zoomed.
     let tab = json!({"type": "keyDown", "key": "Tab", "code": "Tab", "windowsVirtualKeyCode": 9});
     browser.call("Input.dispatchKeyEvent", tab);
     assert_eq!(browser.run("document.activeElement.className"), "skip");
@@ -233,7 +232,7 @@ fn a_prediction_marks_its_point_and_explains_itself() {
     assert_eq!(browser.text(".verdict span:last-child"), answer["description"]);
     assert_eq!(browser.text(".verdict .number"), answer["cluster"].to_string());
     assert_eq!(browser.run("document.querySelectorAll('.probe').length"), 3);
-    // Why: the distance to each centroid, and what the other slices say.
+    // Explanations: the distance to each centroid, and the segments in the other slices.
     let explained = &server.post("/api/segments/price_rating/predict?explain=true", asked).json()[0]["explanation"];
     let shown =
         "[...document.querySelector('.measures').querySelectorAll('.value')].map((one) => Number(one.textContent))";
@@ -244,7 +243,7 @@ fn a_prediction_marks_its_point_and_explains_itself() {
     assert_eq!(shown.as_array().unwrap().len(), 3);
     let second = explained["slices"][1]["description"].as_str().unwrap();
     assert!(browser.text("#try-answer").contains(&format!("First two thirds: {second}")));
-    // The command asks the same.
+    // The displayed command sends the same request.
     let command = browser.text("#try pre").replacen("curl ", "curl -sS ", 1);
     let output = std::process::Command::new("sh").args(["-c", &command]).output().unwrap();
     let same: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {command}"));
@@ -311,7 +310,7 @@ fn where_keys_are_needed_it_asks_for_one_and_forgets_it() {
     browser.fill("#key-input", &key);
     browser.click("#key-form button");
     browser.until("document.querySelectorAll('.plane canvas').length === 3");
-    // It holds when the page is loaded anew, and nowhere else.
+    // The setting survives a reload and is not sent elsewhere.
     open(&mut browser, &server);
     browser.until("document.querySelectorAll('.plane canvas').length === 3");
     assert_eq!(browser.run("sessionStorage.getItem('tercile-key')"), key.as_str());
@@ -347,7 +346,7 @@ fn what_is_missing_or_odd_is_said_in_words() {
     assert!(browser.text(".notice").contains("120 minutes apart"));
     browser.call("Page.removeScriptToEvaluateOnNewDocument", json!({"identifier": script["identifier"]}));
 
-    // Twelve features with names that a page could take for markup; and a segmentation that could not be trained.
+    // Twelve features whose names look like markup, and a segmentation that could not be trained.
     let features: Vec<String> =
         (0..12).map(|i| format!("rating * {} AS \"<img src=x onerror=alert({i})>\"", i + 1)).collect();
     let select =
@@ -362,13 +361,13 @@ fn what_is_missing_or_odd_is_said_in_words() {
     open(&mut browser, &odd);
     browser.until("document.querySelectorAll('.plane canvas').length === 3");
     assert_eq!(browser.run("document.querySelectorAll('#axis-0 option').length"), 12);
-    // Ratings that are missing are counted below the plane, where they are drawn hollow.
+    // Missing ratings are counted below the plot, where they are drawn hollow.
     let missing = browser.text(".plane[data-slice=\"3\"] .missing");
     assert!(missing.contains("was missing in 3 of 1,465 rows and took the mean (hollow)"), "{missing}");
     assert!(browser.text("#axes").contains("<img src=x onerror=alert(0)>"));
     assert_eq!(browser.run("document.querySelectorAll('main img').length"), 0);
     assert_eq!(browser.run("document.querySelectorAll('#try input').length"), 12);
-    // The pair that the reader wants.
+    // The pair of features that the user selects.
     browser.run("const pick = document.querySelector('#axis-0'); pick.selectedIndex = 5; pick.dispatchEvent(new Event('change', {bubbles: true}))");
     browser.until("document.querySelector('.plane svg text:nth-last-of-type(2)').textContent.includes('alert(5)')");
     assert!(browser.text("#notices").contains("No model: none of slice 1: "));

@@ -1,6 +1,6 @@
-//! Whatever comes in is read the same however it is cut, agrees with another reader, or is refused with a reason: rows in each
-//! format, records, headers of SQL files, model files. `TERCILE_TEST_CASES` and `TERCILE_TEST_SEED` try others, and `.ci/fuzz`
-//! looks for more, guided by what the code does.
+//! Decoder properties: input is decoded identically however it is split, agrees with another decoder, or is rejected with a
+//! reason. Covers rows in each format, records, SQL headers and model files. `TERCILE_TEST_CASES` and `TERCILE_TEST_SEED` vary
+//! the cases, and `.ci/fuzz` searches for more with coverage guidance.
 
 #[path = "fuzz/src/checks.rs"]
 mod checks;
@@ -32,7 +32,7 @@ fn number() -> impl Strategy<Value = f64> {
     ]
 }
 
-/// The rows as each format writes them.
+/// The rows encoded in each format.
 fn written(format: Format, rows: &[(f64, f64, String)]) -> Vec<u8> {
     let objects: Vec<Value> = rows.iter().map(|(a, b, c)| serde_json::json!({ "c": c, "a": a, "b": b })).collect();
     match format {
@@ -61,7 +61,7 @@ fn written(format: Format, rows: &[(f64, f64, String)]) -> Vec<u8> {
     }
 }
 
-/// What was changed in some bytes: where, as a part of their length, what is taken away, and what comes in its place.
+/// A modification of bytes: relative position, number of removed bytes, and inserted bytes.
 type Damage = Vec<(f64, usize, Vec<u8>)>;
 
 fn damage() -> impl Strategy<Value = Damage> {
@@ -109,7 +109,7 @@ fn rows() -> impl Strategy<Value = Vec<(f64, f64, String)>> {
     prop::collection::vec((number(), number(), "[a-z,\"\n é]{0,6}"), 1..30)
 }
 
-/// Holds a decoder to all that is known of it.
+/// Checks all properties of a decoder.
 fn check(decoder: &str, bytes: &[u8]) {
     let (_, check) = checks::ALL.iter().find(|(name, _)| *name == decoder).unwrap();
     check(bytes);
@@ -187,7 +187,7 @@ proptest! {
     }
 }
 
-/// What the fuzzer starts from, and what it once found.
+/// The fuzzer's seed corpus and its earlier findings.
 #[test]
 fn what_was_found_stays_mended() {
     for (decoder, check) in checks::ALL {
@@ -204,7 +204,7 @@ fn refused(format: Format, case: &str) -> String {
     checks::read(format, &std::fs::read(format!("tests/corpus/{case}")).unwrap(), usize::MAX).unwrap_err()
 }
 
-/// A buffer that says that it becomes 32 TiB would end the process, for there is no such memory to ask for.
+/// A buffer that claims to decompress to 32 TiB would end the process, because so much memory cannot be allocated.
 #[test]
 fn compressed_arrow_unpacks_to_no_more_than_is_allowed() {
     for case in ["arrow/lz4-claim", "arrow/zstd-claim", "arrow/lz4-zeros"] {
@@ -218,7 +218,7 @@ fn compressed_arrow_unpacks_to_no_more_than_is_allowed() {
     }
 }
 
-/// Whatever happens in a decoder, the log stays one JSON object a line, and the answer a problem.
+/// Whatever happens in a decoder, the log has one JSON object per line and the answer is a problem.
 #[test]
 fn damaged_bodies_leave_a_log_that_can_be_read() {
     let place = Place::new();
@@ -236,7 +236,7 @@ fn damaged_bodies_leave_a_log_that_can_be_read() {
     let kind = "application/vnd.apache.arrow.stream";
     let post = |bytes: &[u8]| running.post_as("/api/segments/price_rating/predict", kind, bytes);
     assert_eq!(post(&whole).status, 200);
-    // Every few bytes of the schema and of the batch's head, where lengths and types stand.
+    // Every few bytes of the schema and of the batch header, which contain lengths and types.
     let mut refused = 0;
     for at in (0..whole.len().min(1400)).step_by(3) {
         for flip in [0x01, 0x80, 0xff] {

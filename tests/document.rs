@@ -1,5 +1,5 @@
-//! The OpenAPI document: an example of each question, answer and problem, each of them what a server with the shipped sample
-//! says; limits as the command line has them; names that generated clients can use.
+//! The OpenAPI document: examples of each request, response and problem that match a server with the built-in sample; limits
+//! that match the command line; names that are suitable for generated clients.
 
 mod common;
 
@@ -10,10 +10,10 @@ use serde_json::{Map, Value};
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi/examples.json");
 
-/// Operations that are asked in another way, or can't be: of the sample every message can be read, and events go on.
+/// Operations with special tests or without any: all messages of the sample are valid, and the event stream is endless.
 const APART: [&str; 7] = ["getMetrics", "listUnreadable", "pin", "rollBack", "startTraining", "unpin", "watchStatus"];
 
-/// What differs from run to run; there only the type is compared.
+/// Fields that differ between runs; only their types are compared.
 const OF_THE_MOMENT: [&str; 10] =
     ["now", "trained_at", "timestamp", "bytes", "rate", "received", "lag", "rows_hash", "sql_hash", "iterations"];
 
@@ -33,7 +33,7 @@ fn operations(document: &Value) -> impl Iterator<Item = (&str, &str, &Value)> {
     })
 }
 
-/// A response, or what it refers to.
+/// A response, with its reference resolved.
 fn resolved<'d>(document: &'d Value, one: &'d Value) -> &'d Value {
     match one["$ref"].as_str() {
         Some(reference) => document.pointer(reference.trim_start_matches('#')).expect(reference),
@@ -41,7 +41,8 @@ fn resolved<'d>(document: &'d Value, one: &'d Value) -> &'d Value {
     }
 }
 
-/// Holds the example at a place of the file to what a server said; with TERCILE_REWRITE it becomes that.
+/// Compares the example at a position of the file with a server's response; with TERCILE_REWRITE the response is written
+/// instead.
 fn hold(at: &str, found: Value) {
     static WRITING: Mutex<()> = Mutex::new(());
     let _one = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -178,7 +179,7 @@ fn answers_are_those_of_the_sample() {
     let (document, examples) = (document(), examples());
     let place = Place::new();
     let running = place.up(&["--enable-sql"]);
-    // Others are asked while it runs, and what it did in the end.
+    // Other operations are called while the training runs, and its result is checked at the end.
     let started = ask(&running, "POST", "/api/train", &[], None).json();
     hold("/operations/startTraining/response/application~1json", started);
     eventually("the end of the training", || running.get("/api/train/1").json()["state"] != "running");
@@ -205,7 +206,7 @@ fn answers_are_those_of_the_sample() {
                 continue;
             }
             let mut found = found.json();
-            // Of many points the first few will do, and of several models the last.
+            // The first few points are sufficient, and the last of several models.
             if let Some(points) = found.get_mut("points").and_then(Value::as_array_mut) {
                 points.truncate(3);
             } else if id == "listModels" {
@@ -238,7 +239,7 @@ fn problems_are_those_that_a_server_has() {
     let keyed = || place.serve(&["--store", "keyed", "--require-keys", "--rate-limit", "1"]);
     for (i, example) in examples["problems"].as_array().unwrap().iter().enumerate() {
         let asked = &example["ask"];
-        // What takes a minute, a full disk or a gibibyte is tried elsewhere.
+        // Cases that need a minute, a full disk or a gibibyte are tested elsewhere.
         if asked.is_null() {
             continue;
         }
@@ -246,7 +247,7 @@ fn problems_are_those_that_a_server_has() {
         let running = match asked["server"].as_str().unwrap() {
             "empty" => &empty,
             "keyed" => {
-                // Nobody has asked it anything yet.
+                // A server without previous requests.
                 fresh = keyed();
                 &fresh
             }

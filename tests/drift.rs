@@ -1,4 +1,4 @@
-//! Fields come and go: `00_records.sql` changes while the store has files of before.
+//! Added and removed fields: `00_records.sql` changes while the store has older files.
 
 mod common;
 
@@ -14,7 +14,7 @@ fn shipped(place: &Place, dir: &str, change: impl Fn(String) -> String) {
     }
 }
 
-/// Twelve records that no training refuses, with a weight that nobody declared yet.
+/// Twelve valid records with an undeclared weight.
 fn rows(first: usize, weight: &str) -> String {
     let row = |i: usize| {
         format!(
@@ -49,7 +49,7 @@ fn fields_come_and_go() {
     let both = "SELECT weight, _extra FROM records WHERE product_id IN ('P3', 'P15') ORDER BY _offset";
     assert_eq!(ask("changed", both), "1.50,\"{\"\"img_link\"\":\"\"img 3\"\"}\"");
 
-    // Records that come from now on have the field, and those of before as well.
+    // New records have the field, and so do older ones.
     assert_eq!(place.up(&["--sql", "changed", "--append", "--data", "after.ndjson"]).interrupt().code, Some(0));
     let both_now = "1.50,\"{\"\"img_link\"\":\"\"img 3\"\"}\"|heavy,\"{\"\"img_link\"\":\"\"img 15\"\"}\"";
     assert_eq!(ask("changed", both), both_now);
@@ -62,14 +62,14 @@ fn fields_come_and_go() {
     assert!(doctor.contains("weight came later and is read from _extra of older files"), "{doctor}");
     assert!(doctor.contains("img_link is declared no more and shows in _extra"), "{doctor}");
 
-    // And with the fields of before, the other way round.
+    // With the old fields, the conversion is reversed.
     let back = "SELECT img_link, _extra FROM records WHERE product_id IN ('P3', 'P15') ORDER BY _offset";
     assert_eq!(ask("", back), "img 3,\"{\"\"weight\"\":1.50}\"|img 15,\"{\"\"weight\"\":\"\"heavy\"\"}\"");
     let views = "SELECT (SELECT count(*) FROM products) = 24 AND (SELECT count(*) FROM price_rating) = 24";
     for sql in ["", "changed"] {
         assert_eq!(ask(sql, views), "true", "{sql}");
     }
-    // Rolling keeps what was written with other fields apart.
+    // Compaction does not merge files written with different fields.
     place.ok(&["compact", "--grace", "0"]);
     assert_eq!(ask("changed", both), both_now);
 }

@@ -1,4 +1,4 @@
-//! What ingest must survive, tried on real processes and a real Kafka: kills, takeovers, full disks, gaps.
+//! Fault tolerance of ingest, tested with real processes and a real Kafka: kills, takeovers, full disks and gaps.
 
 mod common;
 
@@ -18,7 +18,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-/// A number from the environment: `.ci/full` asks for more than `.ci/run`.
+/// A number from the environment: `.ci/full` uses larger numbers than `.ci/run`.
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
@@ -54,7 +54,7 @@ impl Stream {
         self.place.start(&self.args(&[&["ingest"], more].concat()))
     }
 
-    /// Reads what is left, and checks that every record is there once, in an unbroken chain.
+    /// Reads the remaining records and checks that every record is stored once, in an unbroken chain.
     fn exact(&self, n: u64) {
         self.place.ok(&self.args(&["ingest", "--until-end"]));
         let n = i64::try_from(n).unwrap();
@@ -70,7 +70,7 @@ impl Stream {
     }
 }
 
-/// A number that differs from run to run, and is printed so that a failure can be told.
+/// A random number that differs between runs and is printed to reproduce failures.
 fn chance(what: &str, below: u64) -> u64 {
     let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
     let number = u64::from(nanos / 1000) % below;
@@ -96,13 +96,13 @@ fn killed_again_and_again_it_stores_every_record_once() {
         std::thread::sleep(Duration::from_millis(chance("milliseconds until the kill", 700)));
         worker.signal("-KILL");
     }
-    // The quickest, for the machine has other work as well: waiting for a group or a session would hold up every start.
+    // The minimum, because of other load on the machine: waiting for a group or a session would delay every start.
     assert!(quickest < Duration::from_secs(2), "the first file after a restart took {quickest:?} at best");
     stream.exact_after_kills(n);
 }
 
 impl Stream {
-    /// Like `exact`; a kill may leave files on their way, which count for nothing.
+    /// Like `exact`, but ignores temporary files left by kills.
     fn exact_after_kills(&self, n: u64) {
         for left in files(&self.place.path("store/tmp")) {
             std::fs::remove_file(left).unwrap();
@@ -111,8 +111,8 @@ impl Stream {
     }
 }
 
-/// Death at every step of publishing: strace, attached to a thread, kills the process as it enters the first of these system
-/// calls there.
+/// Death at every step of publishing: strace is attached to a thread and kills the process when it enters the first of these
+/// system calls.
 #[test]
 fn death_at_each_step_of_publishing_loses_nothing() {
     let Some(servers) = kafka() else { return };
@@ -124,8 +124,9 @@ fn death_at_each_step_of_publishing_loses_nothing() {
     stream.fill(0, 5_000, "1");
     stream.place.ok(&stream.args(&["ingest", "--until-end"]));
     let mut n = 5_000;
-    // One thread opens the new file, writes it and syncs it. The other asks the broker for the topic's id, which writes to a
-    // pipe, lists the directory, links the file in, syncs the directory, overwrites the mark, and forgets the file's first name.
+    // One thread opens the new file, writes it and syncs it. The other thread requests the topic id from the broker (which
+    // writes to a pipe), lists the directory, links the file, syncs the directory, overwrites the mark and removes the
+    // temporary name.
     for (name, calls) in [
         ("write-0", "openat"),
         ("write-0", "write"),
@@ -171,7 +172,7 @@ fn a_failing_fsync_and_a_full_disk_are_waited_out() {
     let stream = Stream::new(&servers, "full");
     stream.fill(0, 3_000, "1");
     if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_ok() {
-        // The first syncs are those of the store's own small files.
+        // The first syncs belong to the store's own small files.
         let output = Command::new("strace")
             .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=10+100"])
             .arg(env!("CARGO_BIN_EXE_tercile"))
@@ -183,7 +184,7 @@ fn a_failing_fsync_and_a_full_disk_are_waited_out() {
         assert!(output.status.success(), "{stderr}");
         stream.exact(3_000);
     }
-    // A disk of 2 MB, if this machine lets us mount one.
+    // A disk of 2 MB, if this machine allows mounting one.
     let small = stream.place.path("small");
     std::fs::create_dir(&small).unwrap();
     let mount = ["-t", "tmpfs", "-o", "size=2m", "none", small.to_str().unwrap()];
@@ -192,7 +193,7 @@ fn a_failing_fsync_and_a_full_disk_are_waited_out() {
         return;
     }
     stream.place.ok(&["sql", "--store", "small/store", "-c", "SELECT 1"]);
-    // As good as full: a page each for what names the source and the start, for the marks of both, and one more.
+    // Almost full: one page each for the source and the start, for the marks of both, and one more.
     let ballast = small.join("ballast");
     assert!(std::fs::write(&ballast, vec![7; 3_000_000]).is_err());
     let full = std::fs::metadata(&ballast).unwrap().len();
@@ -222,8 +223,8 @@ fn workers_of_a_group_come_and_go_under_load() {
     let load = stream.place.start(&stream.args(&["produce", "load.ndjson", "--rate", "2000"]));
     let mut workers: Vec<Running> = (0..3).map(|_| stream.ingest(&group)).collect();
     eventually("a first file", || stream.parquet() > 0);
-    // How long nothing was stored, at worst: whoever stays goes on with what it has while others come and go. Time in which
-    // the broker or the disk does not answer anybody is not theirs.
+    // The longest time without a stored record: remaining workers continue while others join and leave. Time during which the
+    // broker or the disk does not respond does not count.
     let (records, over) = (stream.place.path("store/records"), Arc::new(AtomicBool::new(false)));
     let answered = Arc::new(Mutex::new(Instant::now()));
     let asking = std::thread::spawn({
@@ -269,7 +270,7 @@ fn workers_of_a_group_come_and_go_under_load() {
     assert!(longest < Duration::from_secs(5), "nothing was stored for {longest:?}");
     let mut load = load;
     assert_eq!(load.wait().code(), Some(0));
-    // The others go on to the end by themselves.
+    // The remaining workers continue to the end.
     let start = Instant::now();
     while stream.place.records().0 != n {
         assert!(start.elapsed() < Duration::from_secs(180), "the last record did not come");
@@ -290,7 +291,7 @@ fn who_holds_nothing_leaves_with_a_word() {
     let reader = stream.ingest(&group);
     reader.said("reading partition 0");
     let began = Instant::now();
-    // Once as a member, and once while it may only be joining.
+    // Once as a member, and once while it may still be joining.
     for pause in [true, false, false, true] {
         let idle = stream.ingest(&group);
         if pause {
@@ -310,7 +311,7 @@ fn a_sleeper_publishes_nothing_when_it_wakes() {
     let stream = Stream::new(&servers, "sleeper");
     stream.fill(0, 5_000, "2");
     let group = ["--group", &stream.topic, "--session-timeout", "6", "--batch-age", "20"];
-    // It has read everything and written nothing when it falls asleep.
+    // The worker is stopped after it has read everything and written nothing.
     let sleeper = stream.ingest(&group);
     sleeper.said("reading partitions");
     std::thread::sleep(Duration::from_secs(2));
@@ -328,7 +329,7 @@ fn a_sleeper_publishes_nothing_when_it_wakes() {
     stream.exact(10_000);
 }
 
-/// The worker sleeps while its topic is deleted, made again, and filled beyond where it stood.
+/// The worker is stopped while its topic is deleted, recreated, and filled beyond its position.
 #[test]
 fn records_of_a_topic_made_again_are_not_stored() {
     let Some(servers) = kafka() else { return };
@@ -341,7 +342,7 @@ fn records_of_a_topic_made_again_are_not_stored() {
         ClientConfig::new().set("bootstrap.servers", &servers).create().unwrap();
     let deleted = admin.delete_topics(&[&stream.topic], &AdminOptions::new());
     tokio::runtime::Runtime::new().unwrap().block_on(deleted).unwrap()[0].as_ref().unwrap();
-    // Kafka forgets a name a moment after it says so.
+    // Kafka removes a topic name shortly after it confirms the deletion.
     std::thread::sleep(Duration::from_secs(1));
     stream.fill(5_000, 3_000, "1");
     worker.signal("-CONT");
@@ -465,7 +466,7 @@ fn sigterm_under_load_is_quick() {
     stream.exact(200_000);
 }
 
-/// A broker that goes and comes back, and a leader that moves; the mock cluster can be told to.
+/// A broker that disappears and returns, and a leader change, simulated with the mock cluster.
 #[test]
 fn an_absent_broker_is_one_line_and_its_return_another() {
     let place = Place::new();
@@ -537,7 +538,7 @@ fn a_steady_stream_leaves_memory_and_descriptors_flat() {
         let resident: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
         (resident, std::fs::read_dir(format!("{proc}/fd")).unwrap().count())
     };
-    // Past the first rolling, buffers have the size they will have.
+    // After the first compaction, buffers have their final size.
     std::thread::sleep(Duration::from_secs(seconds / 2));
     let before = measure();
     while load.child.try_wait().unwrap().is_none() {

@@ -1,5 +1,4 @@
-//! `fit` on files from anywhere: what it prints, what it takes, what it refuses and how; and the samples of rows that it and a
-//! training report on.
+//! `fit` on arbitrary files: output, accepted and rejected input; also the samples that `fit` and a training report.
 
 mod common;
 
@@ -13,7 +12,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use serde_json::Value;
 
-/// Three blobs of two features, some values missing.
+/// Three blobs with two features and some missing values.
 fn rows(n: usize) -> (Vec<Option<f64>>, Vec<Option<f64>>) {
     let blob = |i: usize, f: usize| (i % 3 * 100) as f64 + ((i * 7919 + f * 104_729) % 1000) as f64 / 50.0;
     let some = |f: usize| (0..n).map(move |i| (i % 97 != 11 + f).then(|| blob(i, f))).collect();
@@ -41,7 +40,7 @@ fn json(place: &Place, args: &[&str]) -> Value {
     serde_json::from_str(&place.ok(&all)).unwrap()
 }
 
-/// All that follows from the rows and the settings.
+/// The deterministic part of a report.
 fn answer(mut report: Value) -> Value {
     for volatile in ["file", "trained_at", "seconds"] {
         assert!(report.as_object_mut().unwrap().remove(volatile).is_some(), "{volatile}");
@@ -87,7 +86,7 @@ fn format_row_groups_and_threads_change_no_bit() {
 #[test]
 fn a_range_of_k_is_the_same_as_several_fits() {
     let place = Place::new();
-    // None missing: the rows that stand at a mean would be clusters of their own.
+    // Without missing values: rows at a mean would form their own clusters.
     let (mut a, mut b) = rows(3000);
     (a, b) = a.into_iter().zip(b).filter(|(a, b)| a.is_some() && b.is_some()).unzip();
     write_csv(&place, "rows.csv", &(a, b));
@@ -196,7 +195,7 @@ fn what_cannot_be_clustered_is_refused_in_one_line() {
 #[test]
 fn three_blobs_are_suggested_as_three_and_drawn() {
     let place = Place::new();
-    // None missing: the rows that stand at a mean would be clusters of their own.
+    // Without missing values: rows at a mean would form their own clusters.
     let (mut a, mut b) = rows(3000);
     (a, b) = a.into_iter().zip(b).filter(|(a, b)| a.is_some() && b.is_some()).unzip();
     write_csv(&place, "rows.csv", &(a, b));
@@ -226,7 +225,7 @@ fn text_is_refused_with_a_suggestion_that_works() {
                 format!("shop 1.csv, line {line}: the column {feature} holds `{text}`, which is no number; ");
             assert!(error.contains(&place_and_text), "{error}");
             assert!(error.contains("or give --missing impute") && error.contains("--missing skip"), "{error}");
-            // The command as a shell takes it.
+            // The suggested command, run by a shell.
             let clean = error.split("clean it with tercile").nth(1).unwrap().split(", or give").next().unwrap();
             let script = format!("'{}' {clean} > clean.csv", env!("CARGO_BIN_EXE_tercile"));
             let mut shell = std::process::Command::new("sh");
@@ -235,7 +234,7 @@ fn text_is_refused_with_a_suggestion_that_works() {
             place.ok(&[command, "clean.csv", "--features", &features]);
         }
     }
-    // Text that no rule makes a number of.
+    // Text that no rule converts to a number.
     place.write("na.csv", "a,b\n1,2\n3,n/a\n");
     let error = place.fails(1, &["fit", "na.csv", "--features", "b"]);
     assert!(
@@ -265,7 +264,7 @@ fn what_is_missing_is_imputed_skipped_or_refused_and_counted() {
     let skipped = json(&place, &["rows.csv", "--missing", "skip"]);
     assert_eq!((&skipped["rows"], &skipped["rows_left_out"]), (&56.into(), &4.into()));
     assert_eq!((&skipped["imputed"], &skipped["not_numbers"]), (&serde_json::json!({"a": 0, "b": 0}), &example));
-    // The rows that are left give the same clusters by themselves.
+    // The remaining rows alone give the same clusters.
     let kept: String = (0..60)
         .filter(|i| ![3, 17, 30, 40].contains(i))
         .map(|i| format!("{},{}\n", cell(i), i % 3 * 10 + i % 5))
@@ -311,7 +310,7 @@ fn rare_clusters_are_in_every_sample_and_samples_say_so() {
     let mut rows = String::from("spent,visits\n");
     for i in 0..12_000_u64 {
         let (mut spent, mut visits) = (i * 7919 % 1009, i * 104_729 % 53);
-        // Where no even sample of 5,000 looks: three big spenders and three constant visitors.
+        // Rare rows that no uniform sample of 5,000 contains: three big spenders and three constant visitors.
         match i {
             8_003 | 9_001 | 10_003 => spent = 900_000 + i,
             8_501 | 9_503 | 11_003 => visits = 90_000 + i,
@@ -352,7 +351,7 @@ fn rare_clusters_are_in_every_sample_and_samples_say_so() {
         assert_eq!(there.min(50), (*size).min(50), "cluster {cluster}");
     }
     assert!(points.windows(2).all(|pair| pair[0]["offset"].as_u64() < pair[1]["offset"].as_u64()));
-    // The report on the number of clusters agrees with the model about three.
+    // The report on the number of clusters also suggests three.
     let report = server.get("/api/segments/whales/k-report").json();
     assert_eq!((&report["sampled_from"], &report["rows"]), (&12_000.into(), &points.len().into()));
     let three = &report["candidates"][1];

@@ -1,5 +1,5 @@
-//! Golden answers of every shipped SQL file: on the shipped sample, on records that are odd in every way, and on the real
-//! dataset where it is at hand. `TERCILE_REWRITE=1 cargo test --test golden` writes the answers anew; read the difference.
+//! Golden answers of every SQL file of the repository: on the built-in sample, on unusual records, and on the real dataset if
+//! available. `TERCILE_REWRITE=1 cargo test --test golden` rewrites the answers; review the diff.
 
 mod common;
 
@@ -20,7 +20,7 @@ use tercile_store::batch::{Batch, Record};
 use tercile_store::record;
 use tercile_store::{Published, Store};
 
-/// A session over the shipped files, as sqllogictest wants a database.
+/// A session on the built-in SQL files, as a database for sqllogictest.
 struct Session(SessionContext);
 
 #[derive(Debug, thiserror::Error)]
@@ -53,12 +53,12 @@ fn cell(column: &ArrayRef, row: usize) -> String {
         return "NULL".to_owned();
     }
     let text = ArrayFormatter::try_new(column, &FormatOptions::default()).unwrap().value(row).to_string();
-    // Blanks at an end would be lost between the columns.
+    // Leading and trailing blanks would be lost between columns.
     let shown = text.escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"");
     if text.trim() == text && !text.is_empty() { shown } else { format!("'{shown}'") }
 }
 
-/// Records with the times of their places, a millisecond apart; every seventh has none.
+/// Records with one millisecond per offset as their times; every seventh has no time.
 fn store(dir: &Path, payloads: &[Vec<u8>], fields: &record::Fields) -> Store {
     let store = Store::open(dir).unwrap();
     store.claim("products", "id", 1).unwrap();
@@ -84,7 +84,7 @@ fn rows(path: &Path) -> Vec<Vec<u8>> {
     all
 }
 
-/// The `.slt` files of a directory; of `sample` and `amazon` there is one for each shipped SQL file.
+/// The `.slt` files of a directory; `sample` and `amazon` have one per built-in SQL file.
 fn slts(name: &str) -> Vec<PathBuf> {
     common::files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slt").join(name))
 }

@@ -1,4 +1,4 @@
-//! The guard of the API: who is let in, and what it answers to those who are not.
+//! Access control of the API: accepted callers, and the answers to rejected ones.
 
 mod common;
 
@@ -57,7 +57,7 @@ fn keys_let_in_what_their_scope_allows() {
         ("GET", "//api/segments"),
         ("POST", "/docs"),
     ];
-    // Whatever is wrong with a key, and whatever is asked, the answer is the same to the byte.
+    // For every kind of invalid key and every request, the answer is byte-identical.
     let mut refusals = Vec::new();
     for (method, path) in asked {
         for wrong in ["", "x", "tercile_", &revoked, &read[..read.len() - 1], &format!("{read}x")] {
@@ -91,7 +91,7 @@ fn keys_let_in_what_their_scope_allows() {
         raw(&running, &["GET /api/segments HTTP/1.1", "Host: localhost", &format!("X-API-Key: {read}")], "");
     assert_eq!(own_header.status, 200);
 
-    // A running server hears of changes within a second.
+    // A running server applies changes within a second.
     place.ok(&["keys", "revoke", "read"]);
     std::thread::sleep(Duration::from_secs(1));
     with_key(&running, "GET", "/api/segments", &read).problem(401);
@@ -193,7 +193,7 @@ fn bodies_need_their_media_type_and_no_encoding() {
     for encoding in ["gzip", "br", "identity, gzip", "nonsense"] {
         post(&["Content-Type: application/json", &format!("Content-Encoding: {encoding}")]).problem(415);
     }
-    // Nothing is trained: it was let through.
+    // The status shows that the request was accepted; nothing is trained.
     post(&["Content-Type: application/json", "Content-Encoding: identity"]).problem(503);
     let long = format!("X-Long: {}", "x".repeat(1000));
     post(&[&long]).problem(431);

@@ -1,7 +1,7 @@
-//! A cluster on hosts of its own, network namespaces joined by a bridge, whose links are cut: nobody says goodbye, and what
-//! was said last may never have arrived.
+//! A cluster on separate hosts, which are network namespaces connected by a bridge, whose links are cut: connections are not
+//! closed, and the last messages may be lost.
 //!
-//! Linux, as root, with `ip` (iproute2) and `nsenter` (util-linux); elsewhere it is skipped.
+//! Requires Linux, root, `ip` (iproute2) and `nsenter` (util-linux); otherwise the tests are skipped.
 
 #![cfg(all(feature = "distributed", target_os = "linux"))]
 
@@ -14,21 +14,21 @@ use std::time::{Duration, Instant};
 use common::{Place, Running, eventually, within};
 use serde_json::Value;
 
-/// How long the quick build may take until a first model.
+/// Time limit for the first model in a dev build.
 const TRAINING: Duration = Duration::from_secs(240);
 
-/// Hosts on a network of this process's own.
+/// Hosts in a network of this process.
 struct Network {
-    /// What names begin with: at most 15 characters for those of links.
+    /// Prefix of all names; names of links have at most 15 characters.
     name: String,
     subnet: String,
     hosts: Vec<String>,
 }
 
 impl Network {
-    /// `None` where there is no right to make one.
+    /// `None` without the permission to create one.
     fn new(hosts: &[&str]) -> Option<Self> {
-        // What a network before it leaves is taken away in the background.
+        // An earlier network is removed in the background.
         static NETWORKS: AtomicU32 = AtomicU32::new(0);
         let id = std::process::id() + (NETWORKS.fetch_add(1, Ordering::Relaxed) << 16);
         let (name, subnet) = (format!("t{:x}", id & 0xf_ffff), format!("10.{}.{}", 200 + id / 256 % 50, id % 256));
@@ -112,7 +112,7 @@ fn must(args: &[&str]) {
     assert!(ip(args), "ip {}", args.join(" "));
 }
 
-/// A scheduler and two executors, each on a host of its own.
+/// A scheduler and two executors, each on its own host.
 struct Cluster {
     network: Network,
     address: String,
@@ -141,7 +141,7 @@ impl Cluster {
         Some(cluster)
     }
 
-    /// Until the scheduler knows of so many executors.
+    /// Waits until the scheduler knows this number of executors.
     fn wait_for(&self, executors: usize) {
         let ready = format!("{}/readyz", self.address.replace("df://", "http://"));
         let said = format!("{executors} executors");
@@ -152,7 +152,7 @@ impl Cluster {
     }
 }
 
-/// A store of many records, and a training on the cluster that has written its first model.
+/// A store with many records, and a training on the cluster that has written its first model.
 fn place() -> Place {
     let place = Place::new();
     place.ok(&["generate", "200000", "--format", "ndjson", "--output", "rows.ndjson"]);
@@ -170,7 +170,7 @@ fn train(place: &Place, cluster: &Cluster) -> Running {
     training
 }
 
-/// Centroids of all models, rounded to what a cluster and one machine agree on.
+/// Centroids of all models, rounded to the precision at which a cluster and one machine agree.
 fn centroids(models: &str) -> Vec<String> {
     let models: Value = serde_json::from_str(models).unwrap();
     let clusters =
@@ -200,7 +200,7 @@ fn an_executor_that_is_cut_off_costs_time_and_nothing_else() {
     assert!(training.wait().success(), "{}", training.stderr());
     let there = place.ok(&["train", "--store", "store", "--json"]);
     assert_eq!(centroids(&there), centroids(&here));
-    // Once it is back, it works again.
+    // After reconnecting, the cluster works again.
     cluster.network.mend("a");
     cluster.wait_for(2);
     let rows = place.ok(&[
@@ -238,6 +238,6 @@ fn with_the_links_of_all_executors_or_of_the_scheduler_cut_a_training_ends_in_ti
         links.iter().for_each(|host| cluster.network.mend(host));
         cluster.wait_for(2);
     }
-    // The same cluster trains again, as if nothing had been.
+    // The same cluster can train again afterwards.
     place.ok(&["train", "--store", "store", "--engine", &cluster.address]);
 }

@@ -1,4 +1,4 @@
-//! Against a real Apache Kafka, which `TERCILE_TEST_KAFKA` names (`.ci/kafka` starts one).
+//! Tests with a real Apache Kafka, named by `TERCILE_TEST_KAFKA` (`.ci/kafka` starts one).
 
 mod common;
 
@@ -12,7 +12,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
-/// A topic name that nobody has used.
+/// An unused topic name.
 fn topic(what: &str) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     format!("{what}-{}-{}", std::process::id(), now.as_nanos())
@@ -41,7 +41,7 @@ fn a_file_goes_through_kafka_into_the_store_once() {
     assert!(error.contains("is fed from topic"), "{error}");
 }
 
-/// Another topic that exists.
+/// Creates another topic.
 fn made(servers: &str) -> String {
     let (place, topic) = (Place::new(), topic("other"));
     place.write("a.csv", "product_id\nx\n");
@@ -58,7 +58,8 @@ fn up_reads_a_real_kafka_and_replays_a_file_into_it_once() {
     let up = place.up(&to);
     assert_eq!(up.get("/api/segments/discount/models/3").json()["receipt"]["n"], 2000);
     assert_eq!(up.interrupt().code, Some(0));
-    // A store that lost its newest file says so. With the advice followed, the rows come from the topic, and are not sent again.
+    // A store that lost its newest file reports it. After following the advice, rows are read from the topic and not sent
+    // again.
     let newest = common::files(&place.path("store/records")).into_iter().rfind(|f| f.extension().is_some()).unwrap();
     std::fs::remove_file(newest).unwrap();
     let error = place.fails(1, &[&["up", "--bind", "127.0.0.1:0"], &to[..]].concat());
@@ -73,7 +74,7 @@ fn up_reads_a_real_kafka_and_replays_a_file_into_it_once() {
     assert_eq!(place.records(), (2000, 2000));
 }
 
-/// A setting of `.ci/kafka`.
+/// A variable exported by `.ci/kafka`.
 fn setting(name: &str) -> String {
     std::env::var(format!("TERCILE_TEST_KAFKA_{name}")).unwrap()
 }
@@ -161,13 +162,13 @@ fn admin(servers: &str) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", servers).create().unwrap()
 }
 
-/// Makes a topic of one partition.
+/// Creates a topic with one partition.
 async fn make(admin: &AdminClient<DefaultClientContext>, topic: &str) {
     let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
     admin.create_topics([&new], &AdminOptions::new()).await.unwrap();
 }
 
-/// Every kind of message that can't be read, one in a hundred: each is there with its bytes and a reason.
+/// Every kind of unreadable message, one in a hundred: each is stored with its bytes and a reason.
 #[tokio::test]
 async fn every_message_that_cannot_be_read_is_accounted_for() {
     let Some(servers) = kafka() else { return };
@@ -292,7 +293,7 @@ fn an_ingest_alone_tells_metrics_and_json_logs_how_far_it_is() {
     assert_eq!(worker.interrupt().code, Some(0));
 }
 
-/// The arguments of a user who needs what ACLs allow.
+/// The arguments of a user who needs ACLs.
 fn as_user(servers: &str) -> Vec<String> {
     let mut args = vec!["--bootstrap-servers".to_owned(), servers.to_owned(), "--timeout".to_owned(), "5".to_owned()];
     let (user, password) = (setting("USER"), setting("PASSWORD"));
@@ -308,7 +309,7 @@ fn as_user(servers: &str) -> Vec<String> {
     args
 }
 
-/// What a command says that must fail with exit code 1 within these seconds.
+/// The message of a command that must fail with exit code 1 within this number of seconds.
 fn refused(place: &Place, seconds: u64, args: &[&str]) -> String {
     let began = Instant::now();
     let error = place.fails(1, args);
@@ -358,7 +359,7 @@ async fn a_broker_that_refuses_is_quoted_and_ends_the_command() {
     assert!(error.contains("Broker: Topic authorization failed"), "{error}");
     assert!(error.ends_with("no row was acknowledged"), "{error}");
 
-    // Alone, a worker commits as advice only: what is refused there is a warning.
+    // A single worker's committed offsets are only informative: a denied commit is a warning.
     acl::allow(
         &servers,
         Resource::RD_KAFKA_RESOURCE_GROUP,
@@ -451,7 +452,7 @@ async fn many_partitions_are_asked_about_at_once() {
     admin(&servers).create_topics([&new], &AdminOptions::new()).await.unwrap();
     let to = ["--bootstrap-servers", &servers, "--topic", &topic];
     common::eventually("the topic", || place.run(&[&["ingest", "--until-end"][..], &to].concat()).code == Some(0));
-    // The best of three: what else runs on the machine is not ours.
+    // The best of three, because of other load on the machine.
     let times = (0..3).map(|_| {
         let began = Instant::now();
         place.ok(&[&["ingest", "--until-end"][..], &to].concat());
@@ -472,7 +473,7 @@ async fn the_row_that_failed_is_named_and_those_before_it_are_counted() {
     let (place, topic) = (Place::new(), topic("small"));
     let new = NewTopic::new(&topic, 1, TopicReplication::Fixed(1)).set("max.message.bytes", "2000");
     admin(&servers).create_topics([&new], &AdminOptions::new()).await.unwrap();
-    // Letters that no compression makes small.
+    // Incompressible letters.
     let mut seed = 1_u64;
     let mut letters = || {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

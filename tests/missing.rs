@@ -1,11 +1,11 @@
-//! Missing values in training: counted and shown wherever a model is, and a feature that is no number refused.
+//! Missing values in training: counted and shown with each model; a text feature is rejected.
 
 mod common;
 
 use common::Place;
 use serde_json::{Value, json};
 
-/// SQL files for a table of the columns b and e, with a segmentation by b and one by both.
+/// SQL files for a table with columns b and e, with a segmentation by b and one by both.
 fn two_numbers(place: &Place) {
     let view =
         |features: &str| format!("-- k: 3\n\nSELECT _partition, _offset, _timestamp, _slice, {features} FROM slices\n");
@@ -41,7 +41,7 @@ fn missing_values_are_counted_wherever_a_model_is_shown() {
         assert_eq!(point.get("imputed").unwrap_or(&json!(null)), &expected, "{point}");
     }
     assert_eq!(up.get("/api/segments/by_both/k-report").json()["imputed"], json!({"e": 0, "b": 60}));
-    // Whoever asks for a prediction gets none out of nothing.
+    // A prediction without the required values is rejected.
     let missing = up.post("/api/segments/by_both/predict", r#"[{"e":1,"b":2},{"e":1}]"#);
     assert_eq!((missing.status, &missing.json()["index"], &missing.json()["field"]), (422, &json!(1), &json!("b")));
     assert_eq!(up.interrupt().code, Some(0));
@@ -70,7 +70,7 @@ fn missing_values_are_counted_wherever_a_model_is_shown() {
         Some("60")
     );
 
-    // Models and samples of earlier builds say nothing about it, and are as good.
+    // Models and samples of earlier builds have no counts and remain usable.
     let text = std::fs::read_to_string(place.path("store/models/by_b/3.json")).unwrap();
     let start = text.find("  \"imputed\": {").unwrap();
     let end = start + text[start..].find("},\n").unwrap() + 3;
@@ -86,7 +86,7 @@ fn a_feature_that_is_no_number_is_refused_with_an_example_and_sql_that_helps() {
     place.write("grouped.csv", format!("id,b,e\n{}", rows.collect::<String>()));
     let up = place.up(&["--data", "grouped.csv", "--sql", "sql"]);
     assert_eq!(up.interrupt().code, Some(0));
-    // TRY_CAST made NULL of every text, and nothing of that is silent.
+    // TRY_CAST converted every text to NULL, which is reported.
     let train = place.run(&["train", "--sql", "sql"]);
     assert!(
         train.stderr.contains("no new model: by_b of slice 3: the feature b is missing in every row"),

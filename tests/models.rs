@@ -1,11 +1,11 @@
-//! Models after training: held to their receipts, listed, compared, rolled back, asked as of an older version.
+//! Models after training: verified against receipts, listed, compared, rolled back, and queried as of an older version.
 
 mod common;
 
 use common::{Place, Running, eventually, files};
 use serde_json::{Value, json};
 
-/// The sample, trained; then a thousand records more, trained again: versions 1 to 3, and 4 to 6.
+/// The sample, trained; then 1,000 more records, trained again: versions 1 to 3, and 4 to 6.
 fn trained_twice() -> Place {
     let place = Place::new();
     assert_eq!(place.up(&[]).interrupt().code, Some(0));
@@ -21,10 +21,11 @@ fn shipped_sql(place: &Place) {
     }
 }
 
-/// What becomes of a value's text.
+/// A change of a value's text.
 type Change<'c> = &'c dyn Fn(&str) -> String;
 
-/// Writes a copy of a model's file whose value after this text is changed. As text: a JSON value would round.
+/// Writes a copy of a model file with the value after this text changed. The change is textual, because a JSON value would be
+/// rounded.
 fn changed(place: &Place, path: &str, after: &str, change: impl Fn(&str) -> String) {
     let text = std::fs::read_to_string(place.path(path)).unwrap();
     let start = text.find(after).unwrap_or_else(|| panic!("{after}: {text}")) + after.len();
@@ -41,7 +42,7 @@ fn a_model_is_what_its_receipt_says_or_what_differs_is_named() {
         let said = place.ok(&["verify", model]);
         assert!(said.starts_with(model) && said.contains("is what its receipt says, to the bit"), "{said}");
     }
-    // Rolled into one file, the records of the older models end in the middle of it.
+    // After compaction into one file, the records of the older models end in the middle of the file.
     place.ok(&["compact", "--grace", "0"]);
     place.ok(&["compact", "--grace", "0"]);
     assert_eq!(files(&place.path("store/records")).len(), 2, "one file, and where it starts");
@@ -68,7 +69,7 @@ fn a_model_is_what_its_receipt_says_or_what_differs_is_named() {
         assert!(error.contains("cannot verify discount@3@3: ") && error.contains(said), "{said}: {error}");
     }
 
-    // Another method says nothing about the file: only the rows are checked.
+    // For another method only the rows are checked.
     for (method, stated) in [("1", "method 1"), ("99", "method 99")] {
         changed(&place, path, "\"method\": ", to(method));
         let error = place.fails(1, &["verify", "transitions.json"]);
@@ -119,12 +120,12 @@ fn serve(place: &Place) -> Running {
     serve
 }
 
-/// What a command prints with --json.
+/// The output of a command with --json.
 fn printed(place: &Place, args: &[&str]) -> Value {
     serde_json::from_str(&place.ok(&[args, &["--json"]].concat())).unwrap()
 }
 
-/// The version that serves slice 3 of price_rating, to the list, to the file and to a service.
+/// The version that serves slice 3 of price_rating, according to the list, the file and a service.
 fn serving(place: &Place, serve: &Running) -> (Value, Value, Value) {
     let all = printed(place, &["models"]);
     let is = |one: &&Value| one["segmentation"] == "price_rating" && one["slice"] == 3;
@@ -159,7 +160,7 @@ fn models_are_listed_rolled_back_and_it_is_known_who_served_when() {
     let again = place.ok(&["models", "rollback", "price_rating", "3"]);
     assert!(again.ends_with("is served by version 3 already\n"), "{again}");
 
-    // On the same records nothing is new, and the rollback holds; the other slices are as they were.
+    // With the same records nothing is new, and the rollback remains; the other slices are unchanged.
     let outcomes = printed(&place, &["train"]);
     assert!(outcomes.as_array().unwrap().iter().all(|outcome| outcome["fresh"] == false), "{outcomes}");
     assert_eq!(serving(&place, &serve), all(3));
@@ -176,7 +177,7 @@ fn models_are_listed_rolled_back_and_it_is_known_who_served_when() {
     let table = place.ok(&["models", "price_rating"]);
     assert!(table.lines().nth(3).unwrap().contains(" to now (rolled back)"), "{table}");
 
-    // More records: a new model, whose numbers go on with the one that served.
+    // With more records there is a new model, which continues the cluster numbers of the serving model.
     place.ok(&["generate", "2000", "--seed", "3", "-o", "more.csv"]);
     assert_eq!(place.up(&["--data", "more.csv", "--append"]).interrupt().code, Some(0));
     eventually("the new model", || serving(&place, &serve) == all(9));
@@ -195,12 +196,12 @@ fn models_are_listed_rolled_back_and_it_is_known_who_served_when() {
 #[test]
 fn two_models_are_compared() {
     let place = trained_twice();
-    // A slice and the next of the same training: the matrix that the model keeps.
+    // A slice and the next one of the same training: the matrix stored in the model.
     let found = printed(&place, &["models", "diff", "price_rating@1@4", "price_rating@2@5"]);
     let model = shown(&place, "price_rating@2@5");
     assert_eq!((&found["moved"]["of"], &found["moved"]["matrix"]), (&json!("training"), &model["moved"]));
     assert_eq!(found["moved"]["records"], found["a"]["rows"]);
-    // The same slice of two trainings: the sample, held against the answers of the API.
+    // The same slice of two trainings: the sample, compared with the answers of the API.
     let found = printed(&place, &["models", "diff", "price_rating@3@3", "price_rating@3@6"]);
     assert_eq!((&found["moved"]["of"], &found["moved"]["records"]), (&json!("sample"), &json!(2465)));
     let serve = serve(&place);
@@ -279,7 +280,7 @@ fn shown(place: &Place, model: &str) -> Value {
 #[test]
 fn a_segment_that_is_really_new_is_noted() {
     let place = Place::new();
-    // Cheap, middling and dear in the first third; what is dear never comes again, and free things do.
+    // Cheap, medium and expensive rows in the first third; later rows are never expensive, and some are free.
     let mut rows = "discounted_price,rating,rating_count,discount_percentage\n".to_owned();
     for i in 0..900_u32 {
         let discount = match (i < 300, i % 3) {
@@ -304,7 +305,7 @@ fn a_segment_that_is_really_new_is_noted() {
     assert!(place.ok(&["models", "diff", "discount@1", "discount@2"]).contains("Low Discount (new)"));
 }
 
-/// Slices are whatever the SQL says, also where they take turns in the stream.
+/// Slices are defined by the SQL, even if they alternate in the stream.
 #[test]
 fn slices_that_take_turns_are_trained_on_as_they_are() {
     let place = Place::new();
@@ -314,7 +315,7 @@ fn slices_that_take_turns_are_trained_on_as_they_are() {
     place.write("sql/00_records.sql", include_bytes!("../sql/00_records.sql"));
     place.write("sql/10_products.sql", include_bytes!("../sql/10_products.sql"));
     place.write("sql/30_turns.sql", turns);
-    // The same record in two slices, which are not neighbours where it is.
+    // The same record in two slices that are not adjacent at this position.
     let shared =
         "_slice < 4 UNION ALL SELECT _partition, _offset, _timestamp, 2, actual_price FROM turns WHERE _offset = 8";
     place.write("sql/31_shared.sql", format!("-- k: 2\n\nSELECT * FROM turns WHERE {shared}"));
@@ -358,7 +359,7 @@ fn a_model_whose_records_expired_says_so_and_the_next_one_stands_on_what_is_left
     assert_eq!(left, "n,first\n465,1000\n");
     place.ok(&["train"]);
     assert!(place.ok(&["verify", "discount"]).starts_with("discount@3@6 "));
-    // What came before goes on where it was, and what comes is stored behind it.
+    // Clusters that existed before keep their numbers, and new records are stored after them.
     place.ok(&["generate", "100", "-o", "more.csv"]);
     assert_eq!(place.up(&["--data", "more.csv", "--append"]).interrupt().code, Some(0));
     assert_eq!(place.ok(&["sql", "-f", "csv", "-c", "SELECT count(*) AS n FROM records"]), "n\n565\n");
@@ -389,7 +390,7 @@ impl Parts {
         self.place.ok(&["ingest", "--until-end", "--bootstrap-servers", &self.address]);
     }
 
-    /// Trains, and gives the models of all slices of the segmentation pr, with what stderr says.
+    /// Trains and returns the models of all slices of the segmentation pr, with stderr.
     fn train(&self) -> (Vec<Value>, String) {
         let ended = self.place.run(&["train"]);
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
@@ -403,7 +404,8 @@ impl Parts {
         serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
     }
 
-    /// Every word that differs from the predecessor's is listed, and nothing else is, unless the cluster is new. Gives how many.
+    /// Checks that exactly the words that differ from the predecessor's are listed, except in new clusters. Returns their
+    /// number.
     fn listed(&self, model: &Value) -> usize {
         let mut differ = Vec::new();
         let predecessor = &model["receipt"]["predecessor"];
@@ -448,7 +450,7 @@ fn words_hold_from_training_to_training_or_the_change_is_listed() {
         );
     }
 
-    // Another k: numbers start anew, and nothing continues.
+    // With another k, numbers start again, and no cluster continues.
     let sql = std::fs::read_to_string(parts.place.path("sql/30_pr.sql")).unwrap();
     parts.place.write("sql/30_pr.sql", sql.replace("-- k: 3", "-- k: 4"));
     let (models, _) = parts.train();
@@ -461,11 +463,11 @@ fn words_hold_from_training_to_training_or_the_change_is_listed() {
     let (again, _) = parts.train();
     assert_eq!(again, models, "the same records make no new model");
 
-    // More levels than words are said.
+    // More parts than words are reported.
     parts.place.write("sql/33_four.sql", "-- k: 4\n-- label.price.en: Low | Mid | High\n\nSELECT _partition, _offset, _timestamp, _slice, price FROM slices");
     let (_, said) = parts.train();
     assert!(said.contains("33_four.sql: slice 3 has 4 levels of price and 3 words for them"), "{said}");
-    // A label of another column names its line.
+    // A label of another column is reported with its line.
     parts.place.write("sql/33_four.sql", "-- k: 3\n-- label.prize.en: Low | Mid | High\n\nSELECT _partition, _offset, _timestamp, _slice, price FROM slices");
     let error = parts.place.fails(1, &["train"]);
     assert!(

@@ -1,5 +1,5 @@
-//! Stores on an object store: the whole job, workers and servers side by side, and what networks and stores do to requests.
-//! Needs an S3-compatible server: `vars=$(.ci/s3 start) && eval "$vars"`.
+//! Stores on an object store: the complete pipeline, concurrent workers and servers, and faults of networks and stores.
+//! Requires an S3-compatible server: `vars=$(.ci/s3 start) && eval "$vars"`.
 
 #![cfg(feature = "object-stores")]
 
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::{Place, Running, eventually};
 use proxy::{Act, Plan, Proxy};
 
-/// A bucket of its own, on the server that TERCILE_TEST_S3 names.
+/// A separate bucket on the server TERCILE_TEST_S3.
 struct Bucket {
     server: String,
     store: String,
@@ -30,7 +30,7 @@ impl Bucket {
         Some(Self { server, store: format!("s3://{name}/a/store") })
     }
 
-    /// A machine: a directory where commands run with this store.
+    /// A machine: a directory for commands that use this store.
     fn machine(&self) -> Place {
         self.machine_through(&self.server)
     }
@@ -50,7 +50,7 @@ impl Bucket {
     }
 }
 
-/// A broker with a topic of so many records: small ones, for the embedded broker forgets what is beyond 5 MiB.
+/// A broker with a topic of small records: the embedded broker keeps only 5 MiB.
 fn topic(place: &Place, rows: u32) -> (Running, String) {
     let mut broker = place.start(&["broker"]);
     let address = broker.line_with("");
@@ -70,7 +70,7 @@ fn ingest<'a>(address: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&INGEST[..], &["--bootstrap-servers", address], more].concat()
 }
 
-/// Each record once, in one unbroken chain.
+/// Checks that each record is stored once, in one unbroken chain.
 fn holds(place: &Place, rows: i64) {
     assert_eq!(place.records(), (rows, rows));
     let doctor = place.run(&["doctor"]).stdout;
@@ -85,11 +85,11 @@ fn the_whole_job_runs_on_an_object_store() {
     let asked = r#"[{"discounted_price": 300, "rating": 4.5}]"#;
     assert_eq!(up.post("/api/cluster_products_by_price_rating", asked).status, 200);
     assert_eq!(up.get("/api/status").json()["records"], 1465);
-    // A second one is kept away, while the first goes on.
+    // A second worker is rejected while the first one continues.
     let refused = place.fails(1, &["up", "--bind", "127.0.0.1:0"]);
     assert!(refused.contains("another tercile feeds the store s3://"), "{refused}");
     up.interrupt();
-    // The lock went with it, and nothing is stored twice.
+    // The lease was released, and nothing is stored twice.
     place.up(&[]).interrupt();
     holds(&place, 1465);
     assert!(place.ok(&["files"]).starts_with("s3://"));
@@ -117,7 +117,7 @@ fn models_are_those_of_a_directory_to_the_bit() {
     let models = |place: &Place| {
         let models: serde_json::Value = serde_json::from_str(&place.ok(&["train", "--json"])).unwrap();
         let mut text = models.to_string();
-        // What differs is when, and how long it took.
+        // Only times and durations differ.
         for field in ["\"trained_at\":", "\"seconds\":", "\"sql\":", "\"train\":"] {
             text = cut_after(&text, field);
         }
@@ -126,7 +126,7 @@ fn models_are_those_of_a_directory_to_the_bit() {
     assert_eq!(models(&far), models(&near));
 }
 
-/// Leaves out the plain values that follow a field's name.
+/// Removes the plain values after a field name.
 fn cut_after(text: &str, field: &str) -> String {
     let mut parts = text.split(field);
     let first = parts.next().unwrap().to_owned();
@@ -144,7 +144,7 @@ fn two_workers_on_one_partition_make_one_unbroken_chain() {
     }
     broker.interrupt();
     holds(&one, 3000);
-    // Small files become larger ones there too, and those that were replaced go.
+    // Small files are compacted there too, and replaced files are deleted.
     let files = |place: &Place| place.ok(&["files"]).lines().count();
     assert!(files(&one) > 20);
     one.ok(&["compact", "--grace", "0"]);
@@ -153,7 +153,7 @@ fn two_workers_on_one_partition_make_one_unbroken_chain() {
     holds(&other, 3000);
 }
 
-/// Of the puts of records most fail in one way or another; of the rest now and then one.
+/// Most puts of records fail in some way; other requests fail occasionally.
 fn faults(method: &str, path: &str, count: usize) -> Act {
     let records = method == "PUT" && path.contains("/records/");
     match (count % 7, records) {
@@ -223,7 +223,7 @@ fn every_server_notices_a_new_version_within_seconds_and_none_mixes() {
     let (one, other) = (bucket.machine(), bucket.machine());
     let servers = [one.serve(&[]), other.serve(&[])];
     let rows = format!("[{}]", vec![r#"{"discounted_price": 300, "rating": 4.5}"#; 50].join(","));
-    // The versions of all slices that a server answers from; each answer is of one.
+    // The versions of all slices that a server answers from; each answer has one version.
     let versions = |server: &Running| -> Vec<u64> {
         (1..=3)
             .map(|slice| {
@@ -261,7 +261,7 @@ fn what_a_killed_one_held_is_taken_over_and_one_that_was_asleep_stops() {
     assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
     asleep.signal("-STOP");
     let awake = third.up(&[]);
-    // It wakes up with records that only its own broker has: none of them may come beside those of the other one.
+    // It resumes with records that only its own broker has: none of them may be stored beside the other broker's records.
     asleep.signal("-CONT");
     one.write("more.csv", "product_id,discounted_price,rating\n1,300,4.5\n");
     one.ok(&["produce", "more.csv", "--bootstrap-servers", &asleep.broker()]);

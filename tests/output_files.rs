@@ -1,5 +1,5 @@
-//! Files that the user names for output: every flag of the command line that names one, on success, on failure, when killed,
-//! on a full disk, and with its own input as the output.
+//! Output files named by the user: every such flag, on success, on failure, when killed, on a full disk, and with the input as
+//! output.
 
 mod common;
 
@@ -12,25 +12,25 @@ use std::process::{Command, Stdio};
 use common::{Place, eventually};
 use tercile::cli::output_flags;
 
-/// What stands in the file before.
+/// The previous content of the file.
 const PRECIOUS: &str = "what took a year to gather\n";
 
-/// How one flag is exercised. The arguments do not contain the flag itself.
+/// The test of one flag. The arguments do not contain the flag itself.
 struct Case {
     command: &'static str,
     flag: &'static str,
-    /// A fitting name.
+    /// A file name with a suitable extension.
     name: &'static str,
     ok: &'static [&'static str],
-    /// Whether stdout without the flag is what the file holds with it.
+    /// True if stdout without the flag equals the file's content.
     same_as_stdout: bool,
-    /// Fails after the output was opened.
+    /// Arguments that fail after the output was opened.
     fails: &'static [&'static str],
-    /// Runs until it is killed. Whether it writes meanwhile, rather than at its end.
+    /// Arguments that run until killed, and whether they write while running rather than at the end.
     endless: Option<(&'static [&'static str], bool)>,
-    /// Reads the file `rows` or `rows.csv`, which is the output too.
+    /// Arguments that read the file `rows` or `rows.csv`, which is also the output.
     in_place: Option<(&'static str, &'static [&'static str])>,
-    /// Writes more than a megabyte, where the command can.
+    /// Arguments that write more than a megabyte, if the command can.
     large: &'static [&'static str],
 }
 
@@ -63,7 +63,7 @@ const CASES: [Case; 6] = [
         name: "out.csv",
         ok: &["generate", "1000"],
         same_as_stdout: true,
-        // Nothing but the disk can make it fail.
+        // Only the disk can make it fail.
         fails: &["generate", "none"],
         endless: Some((&["generate", "1000000000"], true)),
         in_place: None,
@@ -76,7 +76,7 @@ const CASES: [Case; 6] = [
         ok: &["plot", "price_rating"],
         same_as_stdout: true,
         fails: &["plot", "price_rating", "--axes", "nothing"],
-        // It is over at once.
+        // It ends immediately.
         endless: None,
         in_place: None,
         large: &["plot", "price_rating"],
@@ -108,7 +108,7 @@ const CASES: [Case; 6] = [
     },
 ];
 
-/// A place with a trained store and rows to read; its subdirectory `work` is empty.
+/// A trained store and rows to read; its subdirectory `work` is empty.
 fn place() -> Place {
     let place = Place::new();
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/store-method-1");
@@ -197,7 +197,7 @@ fn an_input_may_be_the_output() {
         place.ok(&with(args, case.flag, file));
         let (inside, apart) =
             (fs::read_to_string(place.path(file)).unwrap(), fs::read_to_string(place.path(&elsewhere)).unwrap());
-        // Times and the name of the file differ.
+        // Times and the file name differ.
         if case.command == "fit" {
             let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap()["clusters"].clone();
             assert_eq!(json(&inside), json(&apart));
@@ -219,7 +219,7 @@ fn digits_with_leading_zeros_survive_in_place() {
     place.write("s.csv", zip);
     place.ok(&["sql", "--table", "s=s.csv", "-f", "csv", "-o", "s.csv", "-c", "SELECT * FROM s"]);
     assert_eq!(fs::read_to_string(place.path("s.csv")).unwrap(), zip);
-    // The first zero may come late, in quotes, or after a minus; numbers stay numbers.
+    // The first zero may be far down, in quotes, or after a minus; numbers stay numbers.
     let late: String = (0..30_000).map(|i| format!("{},{i},{},0.5\n", 10_000 + i, i * 2)).collect();
     place.write("late.tsv", format!("zip,id,m,x\n{late}\"00000\",7,-03,0.25\n").replace(',', "\t"));
     let types = "SELECT arrow_typeof(zip) AS a, arrow_typeof(id) AS b, arrow_typeof(m) AS c, arrow_typeof(x) AS d, \
@@ -228,7 +228,7 @@ fn digits_with_leading_zeros_survive_in_place() {
     assert!(said.lines().nth(1).unwrap().ends_with("Int64,Utf8,Float64,30001,00000,-03"), "{said}");
 }
 
-/// Whether a process has a staged file open in a directory, with something in it.
+/// True if a process has a staged file open in a directory, with content if `written`.
 fn stages(process: u32, dir: &Path, written: bool) -> bool {
     let staged = |entry: fs::DirEntry| {
         let to = fs::read_link(entry.path()).ok()?;
@@ -251,7 +251,7 @@ fn a_signal_leaves_the_file() {
         for (signal, code) in [("-INT", Some(130)), ("-TERM", Some(143)), ("-HUP", Some(129)), ("-KILL", None)] {
             fs::write(place.path(&out), PRECIOUS).unwrap();
             let mut running = place.start(&with(args, case.flag, &out));
-            // Rows that come without an end.
+            // An endless stream of rows.
             let pipe = (case.command == "predict").then(|| {
                 let path = place.path("endless");
                 std::thread::spawn(move || {
@@ -285,7 +285,7 @@ fn a_statement_that_takes_too_long_leaves_the_file() {
     let endless = "SELECT value FROM generate_series(1, 100000000000)";
     let error = place.fails(1, &["sql", "--timeout", "0.5", "-o", "keep.csv", "-c", endless]);
     assert!(error.contains("--timeout"), "{error}");
-    // The statement before is taken back with it: the file holds all results or none.
+    // The previous statement is rolled back too: the file contains all results or none.
     let error = place.fails(1, &["sql", "-o", "keep.csv", "-c", "SELECT 1 AS a; SELECT nope"]);
     assert!(error.contains("there is no column nope"), "{error}");
     place.fails(1, &["sql", "-f", "parquet", "-o", "keep.parquet", "-c", "SELECT 1 AS a; SELECT 2 AS b"]);
@@ -310,7 +310,7 @@ fn a_full_disk_leaves_the_file() {
         fs::write(place.path(&out), PRECIOUS).unwrap();
     }
     let all = names(&small);
-    // Not even the smallest result fits, and what is written there is all that it may hold.
+    // Not even the smallest result fits, and special files can still be written.
     let ballast = small.join("ballast");
     assert!(fs::write(&ballast, vec![7; 2_000_000]).is_err());
     let failed: Vec<(&Case, common::Ended)> = CASES
@@ -346,7 +346,7 @@ fn links_are_followed_and_special_files_written_directly() {
     assert_eq!(place.ok(&["generate", "3", "-o", "/dev/null"]), "");
     for stdout in ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
         assert_eq!(place.ok(&["generate", "3", "-o", stdout]), expected, "{stdout}");
-        // Where it leads to a file, what others wrote there stays.
+        // If it leads to a file, content written by others is kept.
         let script = format!("(echo before; $0 generate 3 -o {stdout}; echo after) > both.txt");
         let shell = ["-c", script.as_str(), env!("CARGO_BIN_EXE_tercile")];
         assert!(Command::new("sh").args(shell).current_dir(place.dir.path()).status().unwrap().success());
@@ -433,13 +433,13 @@ fn an_ending_selects_the_format() {
         let error = place.fails(2, args);
         assert!(error.contains(said), "{error}");
     }
-    // In a script it is the statement's fault.
+    // In a script it is an error of the statement.
     let error = place.fails(1, &["sql", "-f", "tsv", "-c", "SELECT 1;\n.output keep.csv"]);
     assert!(error.contains("line 2") && error.contains("csv, and the format is tsv"), "{error}");
     let error = place.fails(1, &["sql", "-c", ".output keep.csv\n.format tsv"]);
     assert!(error.contains("line 2") && error.contains("csv, and the format is tsv"), "{error}");
     assert_eq!(fs::read_to_string(place.path("keep.csv")).unwrap(), PRECIOUS);
-    // The usual names for the same.
+    // Synonyms of the formats.
     place.ok(&["sql", "-f", "ndjson", "-o", "n.json", "-c", "SELECT 1 AS a"]);
     place.ok(&["sql", "-c", ".output a.csv\nSELECT 1 AS a;\n.output b.ndjson\nSELECT 2 AS b;\n.output\nSELECT 3 AS c"]);
     assert_eq!(fs::read_to_string(place.path("a.csv")).unwrap(), "a\n1\n");
@@ -459,7 +459,7 @@ fn init_writes_all_its_files_or_none() {
     assert_eq!(names(&place.path("other")).len(), 3);
 }
 
-/// The real shell in a real terminal, which `script` makes: the file holds all statements that succeeded, at once.
+/// The real shell in a pseudo-terminal created by `script`: the file contains all successful statements immediately.
 #[test]
 fn a_shell_keeps_what_succeeded() {
     if !Command::new("script").arg("--version").output().is_ok_and(|output| output.status.success()) {
@@ -480,7 +480,7 @@ fn a_shell_keeps_what_succeeded() {
         let before = screen().matches("tercile> ").count();
         keys.write_all(text.as_bytes()).unwrap();
         keys.write_all(b"\r").unwrap();
-        // The prompt comes again and again while a line is edited.
+        // The prompt is redrawn while a line is edited.
         eventually(&format!("the prompt after {text}"), || screen()[..].matches("tercile> ").count() > before);
         std::thread::sleep(std::time::Duration::from_millis(300));
     };
@@ -491,7 +491,7 @@ fn a_shell_keeps_what_succeeded() {
     assert_eq!(out(), PRECIOUS);
     enter("SELECT 1 AS a;");
     eventually("the first result", || out() == "a\n1\n");
-    // It fails after a hundred thousand rows.
+    // This statement fails after 100,000 rows.
     enter("SELECT value, 1 / (value - 150000) AS x FROM generate_series(1, 200000);");
     eventually("its error", || screen().to_lowercase().contains("divide by zero"));
     assert_eq!(out(), "a\n1\n");

@@ -1,5 +1,5 @@
-//! More than the server has memory or processors for: answers that nobody takes, bodies that pile up, and probes that must be
-//! answered all the same. `TERCILE_TEST_POINTS` is how many clients ask for points at once.
+//! Overload of memory and processors: unread answers, accumulating bodies, and probes that must still be answered.
+//! `TERCILE_TEST_POINTS` is the number of clients that request points at the same time.
 
 mod common;
 
@@ -16,14 +16,14 @@ const PRICE: &str = "/api/cluster_products_by_price_rating";
 const ROW: &str = r#"{"discounted_price":300,"rating":4.5}"#;
 const MIB: usize = 1024 * 1024;
 
-/// A place with a store that has models, without a training.
+/// A store with models, without a training.
 fn trained() -> Place {
     let place = Place::new();
     place.copy_fixture("store-method-1", "store");
     place
 }
 
-/// A figure of a process in MiB, as `VmRSS` or `VmHWM`.
+/// A memory figure of a process in MiB, such as `VmRSS` or `VmHWM`.
 fn memory(running: &Running, figure: &str) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", running.child.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(figure)).unwrap();
@@ -38,7 +38,7 @@ fn metric(running: &Running, name: &str) -> usize {
     line.parse().unwrap()
 }
 
-/// The status of a small prediction, and whether it says when to try again.
+/// The status of a small prediction, and whether it has a Retry-After header.
 fn predict(running: &Running) -> (u16, bool) {
     let answer = raw(
         running,
@@ -57,7 +57,7 @@ fn a_request_counts_until_its_answer_is_taken() {
     let statuses = client.statuses(20);
     assert_eq!(statuses, [[200; 5].as_slice(), &[429; 15]].concat());
     assert_eq!(client.most_streams, Some(100));
-    // They still wait for the client, so nobody else at this address is let in, whatever the protocol.
+    // The answers are unread, so further requests of this address are rejected with any protocol.
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(predict(&running), (429, true));
     assert_eq!(running.get("/health/live").status, 200);
@@ -70,7 +70,7 @@ fn a_request_counts_until_its_answer_is_taken() {
         client.ended.len() == 20
     });
     eventually("a place for a request", || predict(&running).0 == 200);
-    // Answers that go with their connection are over, too.
+    // Answers are released when their connection closes.
     let mut client = Http2::connect(&running, 0);
     for _ in 0..5 {
         client.ask("GET", "/api/segments/price_rating/points", b"");
@@ -108,7 +108,7 @@ fn answers_that_nobody_takes_share_the_memory_budget() {
     assert_eq!(predict(&running), (200, false));
     let before = memory(&running, "VmRSS");
     let body = format!("[{}]", vec![ROW; 220].join(","));
-    // Their answers would be 50 MB and more.
+    // Their answers would exceed 50 MB.
     let mut clients: Vec<Http2> = (0..12).map(|_| Http2::connect(&running, 0)).collect();
     for client in &mut clients {
         for _ in 0..100 {
@@ -118,7 +118,7 @@ fn answers_that_nobody_takes_share_the_memory_budget() {
     let statuses: Vec<u16> = clients.iter_mut().flat_map(|client| client.statuses(100)).collect();
     let count = |status: u16| statuses.iter().filter(|found| **found == status).count();
     assert_eq!(count(200) + count(503), statuses.len(), "{statuses:?}");
-    // Where not even a refusal fits, the connection goes, and what it held.
+    // If not even a rejection fits, the connection is closed and its memory is released.
     let closed = clients.iter().filter(|client| client.closed).count();
     let after = memory(&running, "VmHWM");
     eprintln!(
@@ -127,7 +127,7 @@ fn answers_that_nobody_takes_share_the_memory_budget() {
         count(503)
     );
     assert!(count(200) > 100 && count(503) > 10, "{} answers, {} refusals", count(200), count(503));
-    // Beside the budget: pages of the program that are read as it runs, which are many in a build that is not optimised.
+    // In addition to the budget: program pages loaded at run time, which are many in an unoptimised build.
     assert!(after < before + 16 + 48, "{before} MiB before, {after} MiB at most");
     assert_eq!(running.get("/health/live").status, 200);
     drop(clients);
@@ -142,7 +142,7 @@ fn bodies_share_the_memory_budget_as_they_arrive() {
     let running = place.serve(&["--memory-limit", "32MiB", "--body-timeout", "60"]);
     assert_eq!(predict(&running), (200, false));
     let before = memory(&running, "VmRSS");
-    // What is only claimed costs nothing; what can never fit is refused before it comes.
+    // A claimed length costs nothing; a body that can never fit is rejected before it is sent.
     let head = |length: usize| {
         format!(
             "POST {PRICE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
@@ -157,11 +157,11 @@ fn bodies_share_the_memory_budget_as_they_arrive() {
     assert_eq!(status(&mut whole), 503);
     drop(claims);
 
-    // The rest of each body comes when all others have come as far.
+    // The last part of each body is sent when all others have reached the same point.
     let most = [b"[".as_slice(), &vec![b' '; 8 * MIB - 2 - ROW.len()]].concat();
     let mut clients: Vec<TcpStream> = (0..12).map(|_| connect(&running)).collect();
     for (i, client) in clients.iter_mut().enumerate() {
-        // With a length, and in chunks.
+        // With a length, and chunked.
         let part = if i % 2 == 0 {
             [head(8 * MIB).as_bytes(), &most].concat()
         } else {
@@ -189,7 +189,7 @@ fn bodies_share_the_memory_budget_as_they_arrive() {
     eventually("the budget's end", || metric(&running, "tercile_http_memory_bytes") < 100_000);
 }
 
-/// The status of the next answer; 503 has to say when to try again.
+/// The status of the next answer; a 503 must have a Retry-After header.
 fn status(client: &mut TcpStream) -> u16 {
     let mut answer = Vec::new();
     let mut part = [0; 4096];
@@ -213,7 +213,7 @@ fn rows_that_stream_share_the_memory_budget() {
     let streamed = running.post_as(path, "application/x-ndjson", rows.as_bytes());
     assert_eq!((streamed.status, streamed.text.lines().count()), (200, 200_000));
     let before = memory(&running, "VmRSS");
-    // One row each that takes more than what a stream is given, and several of them more than there is.
+    // One row that exceeds a stream's budget, several of which exceed the total budget.
     let row = format!("{{\"discounted_price\":300,\"rating\":4.5,\"note\":\"{}\"}}\n", "x".repeat(20 * MIB));
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let post = || running.post_as(path, "application/x-ndjson", row.as_bytes()).status;
@@ -285,7 +285,7 @@ fn a_connection_that_began_with_a_probe_is_as_good_as_any() {
     let place = trained();
     let running = place.serve(&[]);
     let mut client = connect(&running);
-    // Its first request comes in two parts, and others follow.
+    // The first request arrives in two parts, and others follow.
     client.write_all(b"GET /hea").unwrap();
     std::thread::sleep(Duration::from_millis(30));
     client.write_all(b"lth/live HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();

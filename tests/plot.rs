@@ -1,4 +1,4 @@
-//! `tercile plot`, read as the text that it is.
+//! The SVG output of `tercile plot`.
 
 mod common;
 
@@ -17,7 +17,7 @@ fn a_segmentation_is_drawn() {
     {
         assert!(scatter.contains(text), "{text}");
     }
-    // Every tag that is opened is closed, in turn.
+    // Every opened tag is closed in order.
     let mut open = Vec::new();
     for tag in scatter.split('<').skip(1).map(|rest| rest.split('>').next().unwrap()) {
         if let Some(name) = tag.strip_prefix('/') {
@@ -28,7 +28,7 @@ fn a_segmentation_is_drawn() {
     }
     assert!(open.is_empty());
 
-    // One feature: each of the sample's rows stands in one bar, which the names of the clusters tell apart.
+    // One feature: each row of the sample is in one bar, and the legend names the clusters.
     place.ok(&["plot", "discount@1", "--lang", "id", "--out", "discount.svg"]);
     let histogram = std::fs::read_to_string(place.path("discount.svg")).unwrap();
     assert!(histogram.contains("discount of slice 1") && histogram.contains("Diskon"), "{histogram}");

@@ -1,11 +1,11 @@
-//! `tercile predict`: the same answers as the API, whatever format the rows come in.
+//! `tercile predict`: same answers as the API, in every row format.
 
 mod common;
 
 use common::Place;
 use serde_json::Value;
 
-/// A place with trained models, and what the API says of these rows of price and rating.
+/// A trained store, and the API's answers for these rows of price and rating.
 fn trained(rows: &str) -> (Place, Vec<Value>) {
     let place = Place::new();
     let up = place.up(&[]);
@@ -23,7 +23,7 @@ fn every_format_gives_the_answers_of_the_api() {
     let words = |i: usize| answers[i]["description"].as_str().unwrap().to_owned();
     let distance = |i: usize| answers[i]["distance"].as_f64().unwrap();
 
-    // Fields stay as they came, in their order; those that are added replace those of the same name.
+    // Fields keep their text and order; added fields replace fields of the same name.
     let csv = "name,discounted_price,rating,cluster\n\"a, \"\"b\"\"\",300,4.5,9\n₹,1e5,1,9\nc,12.50,3.9,9\n";
     place.write("rows.csv", csv);
     let out = place.ok(&["predict", "price_rating", "rows.csv"]);
@@ -55,7 +55,7 @@ fn every_format_gives_the_answers_of_the_api() {
         assert_eq!((row["cluster"].as_u64(), row["distance"].as_f64()), (Some(cluster(i)), Some(distance(i))));
     }
 
-    // Through Parquet and Arrow, and back to what came first.
+    // Through Parquet and Arrow and back to the original.
     for between in ["rows.parquet", "rows.arrow"] {
         place.ok(&["predict", "price_rating", "rows.csv", "-o", between]);
         let back = place.ok(&["predict", "price_rating", between, "--format", "csv"]);
@@ -94,7 +94,7 @@ fn what_does_not_fit_is_named_by_line_and_field() {
         let error = place.fails(1, &["predict", "price_rating", "rows"]);
         assert!(error.contains(said), "{rows}: {error}");
     }
-    // Lines are those of the file, whatever its line ends and quotes.
+    // Line numbers are those of the file, whatever its line ends and quotes.
     for rows in ["discounted_price,rating\r\n1,2\r\n3,\r\n", "\u{feff}discounted_price,rating\n\n\"1\",3\n,4\n"] {
         place.write("rows", rows);
         let error = place.fails(1, &["predict", "price_rating", "rows"]);
@@ -129,7 +129,7 @@ fn missing_values_are_refused_skipped_or_imputed_and_counted() {
         refused.stderr
     );
 
-    // Skipped rows keep their place, and have no cluster.
+    // Skipped rows keep their position and have no cluster.
     let skipped = predict(&["--missing", "skip"]);
     let expected = [
         "id,discounted_price,rating,imputed,cluster,description,distance".to_owned(),
@@ -156,7 +156,7 @@ fn missing_values_are_refused_skipped_or_imputed_and_counted() {
         assert!(line.as_object().unwrap()[field].is_null(), "{line}");
     }
 
-    // Imputed rows get what a row at the mean gets, and say so.
+    // Imputed rows get the cluster of a row at the mean, and are marked.
     let imputed = predict(&["--missing", "impute"]);
     let model: Value = serde_json::from_str(&place.ok(&["model", "show", "price_rating", "--format", "json"])).unwrap();
     let (price, rating) = (&model["mean"][0], &model["mean"][1]);
@@ -181,7 +181,7 @@ fn missing_values_are_refused_skipped_or_imputed_and_counted() {
         [&serde_json::json!([]), &serde_json::json!(["discounted_price", "rating"])]
     );
 
-    // The same through every format that there is.
+    // The same in every format.
     place.write("rows.ndjson", "{\"discounted_price\":300,\"rating\":4.5}\n\n{\"rating\":4.1}\n{\"discounted_price\":\"₹99\",\"rating\":null}\n");
     let error = place.fails(1, &["predict", "price_rating", "rows.ndjson"]);
     assert!(error.contains("rows.ndjson, line 3: discounted_price is missing; correct it"), "{error}");
@@ -204,7 +204,7 @@ fn missing_values_are_refused_skipped_or_imputed_and_counted() {
         assert_eq!(clusters[2], choice == "skip" || back.contains(",,"), "{back}");
     }
 
-    // Tabs, by the file's name and by its first line.
+    // Tabs, recognised by the file name and by the first line.
     let tabs = "id\tdiscounted_price\trating\n1\t300\t4.5\n\"a\tb\"\t\t4\n";
     place.write("tabs.tsv", tabs);
     place.write("tabs.txt", tabs);
@@ -218,7 +218,7 @@ fn missing_values_are_refused_skipped_or_imputed_and_counted() {
         assert_eq!(place.ok(&["predict", "price_rating", file, "--missing", "skip"]), expected, "{file}");
     }
 
-    // No rows: the columns all the same.
+    // Without rows, the columns are still written.
     place.write("none.csv", "id,discounted_price,rating\n");
     let header = "id,discounted_price,rating,cluster,description,distance\n";
     assert_eq!(place.ok(&["predict", "price_rating", "none.csv"]), header);

@@ -1,4 +1,4 @@
-//! The shipped slices, which are found by counting, against a plain window over all records: the same rows, always.
+//! The built-in slices, computed by counting, equal a window function over all records.
 
 mod common;
 
@@ -13,7 +13,7 @@ use tercile_store::batch::{Batch, Record};
 use tercile_store::record;
 use tercile_store::{Published, Store};
 
-/// The shipped files, with the plain window in the place of `20_slices.sql`.
+/// The built-in files, with `20_slices.sql` replaced by a window function.
 fn with_plain_window(dir: &Path) -> Files {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for entry in std::fs::read_dir(root.join("sql")).unwrap() {
@@ -49,7 +49,7 @@ async fn counting_and_sorting_give_the_same_slices() {
             for _ in 0..below(4) {
                 let mut batch = Batch::new(partition, &shipped.fields);
                 for _ in 0..1 + below(30) {
-                    // Some can't be read, and count all the same.
+                    // Some records are unreadable; they count too.
                     let payload: &[u8] = if below(5) == 0 { b"garbage" } else { b"{\"rating\":\"4.2\"}" };
                     let timestamp = (below(6) > 0).then(|| below(40) as i64 - 20);
                     let record = Record { offset, timestamp, key: None, payload: Some(payload) };

@@ -1,7 +1,7 @@
-//! Clients that are slow, silent, endless or many, TLS, limits, and a server that stops while it is asked.
+//! Slow, silent, endless or many clients, TLS, limits, and a server that shuts down under load.
 //!
-//! `TERCILE_TEST_SLOW` and `TERCILE_TEST_IDLE` are how many slow clients and idle connections there are, `TERCILE_TEST_STOPS`
-//! how often the server stops under load; what they are told otherwise is for any machine.
+//! `TERCILE_TEST_SLOW` and `TERCILE_TEST_IDLE` are the numbers of slow clients and idle connections, and `TERCILE_TEST_STOPS`
+//! is the number of shutdowns under load. The defaults suit any machine.
 
 mod common;
 
@@ -31,7 +31,7 @@ fn request() -> String {
     format!("{}{ROW}", head(&format!("Content-Length: {}", ROW.len())))
 }
 
-/// Asks once on a connection; the head of the answer, or nothing if it was cut off.
+/// Sends one request; returns the head of the response, or `None` if the connection was cut.
 fn ask(stream: &mut TcpStream) -> Option<String> {
     stream.write_all(request().as_bytes()).ok()?;
     let mut answer = Vec::new();
@@ -49,7 +49,7 @@ fn ask(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-/// The slowest of a hundred of an honest client's answers but one.
+/// The 99th percentile of the latency of a hundred requests of a normal client.
 fn p99(running: &Running) -> Duration {
     let mut stream = connect(running);
     let mut times: Vec<Duration> = (0..200)
@@ -69,7 +69,7 @@ fn resident(running: &Running) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Whether the server has closed a connection that it owes nothing.
+/// True if the server has closed an idle connection.
 fn closed(stream: &mut TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     let mut rest = [0; 4096];
@@ -92,7 +92,7 @@ fn slow_and_silent_clients_are_closed_and_honest_ones_hardly_notice() {
     let memory = resident(&running);
 
     let start = Instant::now();
-    // One byte now and then: of a head, of a body with a length, and of one without.
+    // One byte at a time: of a head, of a body with a length, and of a chunked body.
     let beginnings = [String::new(), head("Content-Length: 1000"), head("Transfer-Encoding: chunked")];
     let trickle = ["GET / HTTP/1.1\r\nX: ", "[", "1\r\n[\r\n"];
     let mut slow: Vec<(TcpStream, &str)> = (0..slow)
@@ -119,12 +119,12 @@ fn slow_and_silent_clients_are_closed_and_honest_ones_hardly_notice() {
         assert!(start.elapsed() < Duration::from_secs(60), "{} and {} are still there", slow.len(), idle.len());
     }
     let took = start.elapsed();
-    // What else the machine does shows in single ones.
+    // The median ignores outliers caused by other load.
     during.sort();
     let during = during[during.len() / 2];
     eprintln!("all closed after {took:.1?}; p99 {before:.1?} before, {during:.1?} beside them; {memory} kB, {peak} kB");
     assert!(took < Duration::from_secs(12), "{took:?}");
-    // A connection has its task and the buffer that its head is read into; of more than 8,192 the others are gone.
+    // A connection has a task and a head buffer; above 8,192 connections the others are closed.
     let most = 32 * 1024 + 12 * many_at_once.min(8192) as u64;
     assert!(peak < memory + most, "{memory} kB before, {peak} kB at most, not {most} more");
     assert!(during < before * 2 + Duration::from_millis(20), "{before:?} before, {during:?} beside them");
@@ -271,13 +271,13 @@ fn other_origins_may_ask_if_they_were_named() {
     assert!(!answer.head.contains("access-control") && !answer.head.contains("vary"), "{}", answer.head);
 }
 
-/// A fresh certificate for localhost: its PEM and its key's.
+/// A new certificate for localhost and its key, in PEM.
 fn certificate() -> (String, String) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     (made.cert.pem(), made.signing_key.serialize_pem())
 }
 
-/// What a client that trusts just this certificate gets, and the protocol that was agreed on.
+/// The response to a client that trusts only this certificate, and the negotiated protocol.
 fn https(running: &Running, trusted: &str) -> Result<(String, Option<Vec<u8>>), std::io::Error> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(trusted.as_bytes()).unwrap()).unwrap();
@@ -312,7 +312,7 @@ fn tls_serves_from_files_and_takes_over_new_ones() {
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("is running.\"}"), "{answer}");
     assert_eq!(protocol.as_deref(), Some(&b"http/1.1"[..]));
 
-    // Handshakes that don't go on hold nobody up, and come to an end.
+    // Stalled handshakes block no other client and time out.
     let address = running.address.strip_prefix("https://").unwrap();
     let doctor = place.run(&["doctor", "--bind", address]).stdout;
     assert!(doctor.contains(&format!("a tercile serves at {address}")), "{doctor}");
@@ -333,7 +333,7 @@ fn tls_serves_from_files_and_takes_over_new_ones() {
     assert!(https(&running, &second).is_ok());
 }
 
-/// Sends the head, waits for the answer to be made, and only then sends the body.
+/// Sends the head, waits until the answer is generated, and only then sends the body.
 fn late_body(running: &Running, path: &str, kind: &str, bytes: usize) -> String {
     let mut stream = connect(running);
     let head =
@@ -347,7 +347,7 @@ fn late_body(running: &Running, path: &str, kind: &str, bytes: usize) -> String 
             std::thread::sleep(Duration::from_millis(100));
         }
     }
-    // The same connection goes on with the next request.
+    // The same connection accepts the next request.
     stream.write_all(request().replace("HTTP/1.1", "HTTP/1.1\r\nConnection: close").as_bytes()).unwrap();
     let mut answers = String::new();
     stream.read_to_string(&mut answers).unwrap();

@@ -1,4 +1,4 @@
-//! `tercile sql`: where statements come from, what they print, how they fail, what stops them.
+//! `tercile sql`: sources of statements, output, errors and cancellation.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{Ended, Place, eventually};
 
-/// A store that holds the shipped sample.
+/// A store with the built-in sample.
 fn sample() -> Place {
     let place = Place::new();
     let up = place.up(&[]);
@@ -74,10 +74,10 @@ fn every_format_holds_the_same_rows() {
     }
     let back = "SELECT _offset, product_name, rating FROM back";
     assert_eq!(place.ok(&["sql", "-f", "csv", "--table", "back=rows.parquet", "-c", back]), get("csv"));
-    // An empty result has columns all the same.
+    // An empty result still has columns.
     let none = |format: &str| place.ok(&["sql", "-f", format, "-c", "SELECT rating FROM products WHERE false"]);
     assert_eq!([none("csv"), none("json"), none("ndjson")], ["rating\n", "[]\n", ""]);
-    // All rows in a pipe, however many.
+    // To a pipe, all rows are written.
     assert_eq!(place.ok(&["sql", "-c", "SELECT * FROM products"]).lines().count(), 1465 + 4);
     assert_eq!(place.ok(&["sql", "--max-rows", "5", "-c", "SELECT * FROM products"]).lines().count(), 5 + 4);
     let error = place.fails(1, &["sql", "-f", "arrow", "-o", "x", "-c", "SELECT 1; SELECT 2"]);
@@ -190,7 +190,7 @@ fn faults_name_file_line_and_column_and_show_the_line() {
         assert!(!ended.stderr.contains("bug"), "{}", ended.stderr);
     }
     assert!(place.fails(1, &["sql", "nowhere.sql"]).starts_with("error: cannot read nowhere.sql: No such file"));
-    // As JSON it is one line.
+    // In a JSON log it is one line.
     let ended = place.run(&["sql", "--log-format", "json", "-c", "SELEC 1"]);
     let json: serde_json::Value = serde_json::from_str(&ended.stderr).unwrap();
     assert!(json["message"].as_str().unwrap().contains("SELEC 1\n"));
@@ -225,7 +225,7 @@ fn what_an_edited_file_would_change_is_shown() {
     assert!(shown.contains("rows: 1465 before, 1455 after; 10 lost, 0 new"), "{shown}");
     assert!(shown.contains("new column: asked (Float64)\nlost column: actual_price (Float64)"), "{shown}");
     assert!(shown.contains("│ price_rating │ 1465 → 1455 │"), "{shown}");
-    // Saved, it is held against the shipped one.
+    // A saved file is compared with the built-in file.
     std::fs::create_dir(place.path("sql")).unwrap();
     for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/sql")).unwrap() {
         let path = entry.unwrap().path();
@@ -241,7 +241,7 @@ fn what_an_edited_file_would_change_is_shown() {
     assert!(place.fails(1, &["sql", "--diff", "new/10_products.sql"]).contains("line 1, column 8: there is no column"));
 }
 
-/// Five ways across a million rows: never done, and must be stopped.
+/// Joins a million rows five ways; never finishes and must be cancelled.
 const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 1000) a, generate_series(1, 1000) b,
   generate_series(1, 1000) c, generate_series(1, 1000) d, generate_series(1, 1000) e";
 
@@ -281,7 +281,7 @@ fn a_closed_pipe_is_no_error() {
     }
 }
 
-/// The real shell in a real terminal, which `script` makes.
+/// The real shell in a pseudo-terminal created by `script`.
 #[test]
 fn the_shell_lives_through_what_people_type() {
     if !Command::new("script").arg("--version").output().is_ok_and(|output| output.status.success()) {
@@ -290,8 +290,8 @@ fn the_shell_lives_through_what_people_type() {
     }
     let place = Place::new();
     let mut command = Command::new("script");
-    // `script` may fail in the end for reasons of its own, so the exit code that counts is shown on its screen. The trap
-    // keeps Ctrl-C from ending the shell around ours.
+    // `script` may fail at the end for its own reasons, so the shell prints the exit code to the screen. The trap keeps Ctrl-C
+    // from ending the outer shell.
     let shell = format!("trap : INT; {} sql --store none; echo \"left with $?\"", env!("CARGO_BIN_EXE_tercile"));
     command
         .args(["-qefc", &shell, "typescript"])
@@ -355,7 +355,7 @@ fn segments_inside_sql_are_those_of_the_models() {
                 number(&format!("SELECT count(*) FROM {name} WHERE _slice <= {slice} AND {}", known.join(" AND ")));
             let mut sum = 0;
             for cluster in model["clusters"].as_array().unwrap() {
-                // As many rows as in training, but those that lack a feature, and under the same name.
+                // The same number of rows as in training, except rows that lack a feature, and the same name.
                 let (of, words) = (&cluster["cluster"], cluster["description"].as_str().unwrap());
                 let sql = format!(
                     "SELECT count(*) AS n FROM {name} WHERE _slice <= {slice}
@@ -368,7 +368,7 @@ fn segments_inside_sql_are_those_of_the_models() {
                 assert!(n <= size && size <= n + imputed, "{sql}: {n} of {size}, {imputed} imputed");
             }
             assert_eq!(sum.to_string(), counted, "{name}@{slice}");
-            // As plain SQL it says the same of every row.
+            // The plain SQL gives the same result for every row.
             let plain = place.ok(&["model", "show", &format!("{name}@{slice}"), "--format", "sql"]);
             let sql = format!(
                 "CREATE VIEW input AS SELECT * FROM {name};
@@ -378,7 +378,7 @@ fn segments_inside_sql_are_those_of_the_models() {
             assert_eq!(number(&sql), "0", "{name}@{slice}");
         }
     }
-    // A missing feature has no segment, nor has a value from which all clusters are equally far.
+    // A row with a missing feature has no segment, nor has a value with equal distances to all clusters.
     for nothing in [
         "segment('discount', NULL)",
         "segment_name('discount', NULL)",
@@ -416,7 +416,7 @@ fn segments_inside_sql_are_those_of_the_models() {
     assert!(place.fails(1, &["model", "show", "nope"]).contains("there is no model of nope"));
 }
 
-/// As deep as it may be, a statement runs; it does not end the process.
+/// A statement at the nesting limit runs and does not overflow the stack.
 #[test]
 fn what_is_not_refused_as_too_deep_runs() {
     let place = Place::new();

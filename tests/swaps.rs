@@ -1,7 +1,6 @@
-//! Models that are swapped while they answer, pinned ones, those of an older method, and trainings that are killed while they
-//! write.
+//! Promotions while models answer, pinned models, models of an older method, and trainings that are killed while writing.
 //!
-//! `TERCILE_TEST_SWAPS` and `TERCILE_TEST_MODEL_KILLS` are how many of each there are.
+//! `TERCILE_TEST_SWAPS` and `TERCILE_TEST_MODEL_KILLS` are the numbers of promotions and kills.
 
 mod common;
 
@@ -19,7 +18,7 @@ fn many(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).ok().and_then(|n| n.parse().ok()).unwrap_or(otherwise)
 }
 
-/// The sample, trained; then a thousand records more, trained again: versions 1 to 3, and 4 to 6.
+/// The sample, trained; then 1,000 more records, trained again: versions 1 to 3, and 4 to 6.
 fn trained_twice() -> Place {
     let place = Place::new();
     assert_eq!(place.up(&[]).interrupt().code, Some(0));
@@ -28,7 +27,7 @@ fn trained_twice() -> Place {
     place
 }
 
-/// So many rows, all over the place.
+/// `n` rows with varied values.
 fn rows(n: usize) -> String {
     let mut lines = String::new();
     for i in 0..n {
@@ -54,7 +53,7 @@ fn serving(running: &Running) -> Value {
 fn no_answer_under_swaps_is_torn_mixed_or_missing() {
     let place = trained_twice();
     let running = place.serve(&[]);
-    // Large enough to stream, and small enough for one piece.
+    // One body large enough to stream, and one small enough for a single answer.
     let (large, small) = (rows(4000), rows(3));
     let right: BTreeMap<(usize, u64), Vec<u8>> = [large.as_str(), small.as_str()]
         .iter()
@@ -113,7 +112,7 @@ fn a_pinned_version_serves_until_it_is_unpinned() {
     let pinned = pin("PUT", 3);
     assert_eq!(pinned.text, r#"{"segmentation":"price_rating","slice":3,"version":3,"before":6,"pinned":true}"#);
     assert_eq!((serving(&running)["version"].as_u64(), serving(&running)["pinned"].as_bool()), (Some(3), Some(true)));
-    // New records give new versions, and none of them serves.
+    // New records give new versions, and none of them is promoted.
     place.ok(&["generate", "500", "--seed", "11", "-o", "again.csv"]);
     assert_eq!(place.up(&["--data", "again.csv", "--append"]).interrupt().code, Some(0));
     assert!(place.path("store/models/price_rating/9.json").exists());
@@ -127,7 +126,7 @@ fn a_pinned_version_serves_until_it_is_unpinned() {
     let unpinned = pin("DELETE", 3).json();
     assert_eq!((unpinned["version"].as_u64(), unpinned["pinned"].as_bool()), (Some(9), Some(false)));
     assert_eq!(serving(&running)["version"], 9);
-    // The same from the command line.
+    // The same with the command line.
     assert!(place.ok(&["models", "pin", "price_rating", "6"]).contains("until it is unpinned"));
     eventually("the pin", || serving(&running)["version"] == 6);
     assert!(place.fails(1, &["models", "unpin", "price_rating", "9"]).contains("is not pinned"));
@@ -140,7 +139,7 @@ fn a_training_that_is_killed_leaves_models_that_answer() {
     assert_eq!(place.up(&[]).interrupt().code, Some(0));
     let running = place.serve(&[]);
     let kills = many("TERCILE_TEST_MODEL_KILLS", 12);
-    // Each training has other SQL, so that each makes nine models.
+    // Each training has different SQL, so that each produces nine models.
     let train = |round: u64| {
         for (file, features) in
             [("30_price_rating", "discounted_price, rating"), ("31_rating_count", "rating, rating_count")]
@@ -164,7 +163,7 @@ fn a_training_that_is_killed_leaves_models_that_answer() {
     for round in 0..kills {
         let before = std::fs::read_dir(place.path("store/models/price_rating")).unwrap().count();
         let mut child = train(round + 2);
-        // From its first third on: before that nothing is written.
+        // After the first third: nothing is written before.
         let part = 0.3 + 0.7 * (round as f64 + 0.5) / kills as f64;
         let until = std::time::Instant::now() + Duration::from_secs_f64(whole.as_secs_f64() * part);
         while std::time::Instant::now() < until {
@@ -174,7 +173,7 @@ fn a_training_that_is_killed_leaves_models_that_answer() {
         let _ = child.kill();
         child.wait().unwrap();
         written += usize::from(std::fs::read_dir(place.path("store/models/price_rating")).unwrap().count() > before);
-        // Whatever is there is whole, and what is said to serve is there.
+        // Every file is complete, and every serving version exists.
         for segmentation in ["price_rating", "rating_count", "discount"] {
             let listed: Value = serde_json::from_str(&place.ok(&["models", segmentation, "--json"])).unwrap();
             let versions: Vec<u64> =
@@ -193,7 +192,7 @@ fn a_training_that_is_killed_leaves_models_that_answer() {
     assert!(train(kills + 2).wait().unwrap().success());
 }
 
-/// The store that a build without `method` in its receipts made.
+/// The store of a build whose receipts have no `method`.
 fn first_method() -> Place {
     let place = Place::new();
     let from = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/store-method-1");
@@ -228,13 +227,13 @@ fn models_of_another_method_are_readable_and_served_and_a_training_replaces_them
         assert_eq!(new["receipt"]["method"], 2);
         assert_eq!(new["receipt"]["predecessor"], serde_json::json!({"slice": slice, "version": old["version"]}));
         assert_eq!(new["receipt"]["rows_hash"], old["receipt"]["rows_hash"]);
-        // The same minimum, and each cluster has the number it had.
+        // The same minimum, and each cluster keeps its number.
         let sizes = |model: &Value| -> Vec<u64> {
             model["clusters"].as_array().unwrap().iter().map(|cluster| cluster["size"].as_u64().unwrap()).collect()
         };
         assert_eq!(sizes(&new), sizes(old), "slice {slice}");
     }
-    // Once more finds nothing new.
+    // Another training finds nothing new.
     place.ok(&["train"]);
     assert!(!place.path("store/models/price_rating/7.json").exists());
 }

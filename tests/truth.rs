@@ -1,6 +1,6 @@
-//! The answers, held to scikit-learn's on datasets of every kind: never worse than its best of 1,000 starts, or of ten
-//! restarts on many rows with rare groups and heavy tails, and the same from the same start. tests/truth/make.py made its
-//! answers; the datasets are made here again, to the bit.
+//! Compares results with scikit-learn on many kinds of datasets: never worse than its best of 1,000 restarts (or of ten
+//! restarts for many rows with rare groups and heavy tails), and equal from equal initial centroids. tests/truth/make.py
+//! generated the reference results; the datasets are generated here again, bit for bit.
 
 use datafusion::arrow::array::{Array as _, Float64Array};
 use ndarray::Array2;
@@ -14,7 +14,7 @@ struct Truth {
     large: Vec<Large>,
 }
 
-/// Many rows.
+/// A dataset with many rows.
 #[derive(Deserialize)]
 struct Large {
     name: String,
@@ -31,9 +31,9 @@ struct Dataset {
     rows: u64,
     features: u64,
     k: usize,
-    /// Inertia from the first k rows.
+    /// Inertia when starting from the first k rows.
     given: f64,
-    /// Inertia of the best of 1,000 starts.
+    /// Inertia of the best of 1,000 restarts.
     best: f64,
 }
 
@@ -41,7 +41,7 @@ fn truth() -> Truth {
     serde_json::from_str(include_str!("truth/scikit-learn.json")).unwrap()
 }
 
-/// A number from 0 to 1 out of three counters (SplitMix64).
+/// A number between 0 and 1 from three counters (SplitMix64).
 fn u(dataset: u64, row: u64, feature: u64) -> f64 {
     const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
     let z = dataset.wrapping_mul(STEP).wrapping_add(row * 64 + feature).wrapping_add(STEP);
@@ -84,12 +84,12 @@ fn columns(d: usize, dataset: &Dataset) -> Vec<Float64Array> {
     (0..dataset.features).map(column).collect()
 }
 
-/// What make.py's LARGE says, in the same order of operations.
+/// The formula of LARGE in make.py, with the same order of operations.
 fn large_value(d: u64, i: u64, f: u64) -> f64 {
     let hill = || u(d, i, f) + u(d, i, f + 32) + u(d, i, f + 40) + u(d, i, f + 48);
     let wide = || ((i % 4) >> (f % 2)) as f64 % 2.0 * 10.0 + hill();
     let tail = || u(d, i, f) / (1.0 - u(d, i, f));
-    // The last that holds.
+    // The last matching entry.
     let far = |places: &[(u64, f64)], value: f64| {
         places.iter().rev().find(|(every, _)| i % every == every / 2).map_or(value, |(_, at)| *at)
     };
@@ -127,7 +127,7 @@ fn fitted(k: usize, columns: &[Float64Array], init: Option<Array2<f64>>, threads
     fit::fit(columns, &Job { features, settings, init, solver: Solver::Tercile }, &|_| {}).unwrap()
 }
 
-/// The inertia of a report's centroids, and how many rows are nearest to each, computed row by row.
+/// The inertia of a report's centroids and the sizes of their clusters, computed row by row.
 fn by_hand(columns: &[Float64Array], report: &Report) -> (f64, Vec<u64>) {
     let mut sizes = vec![0; report.clusters.len()];
     let mut inertia = 0.0;

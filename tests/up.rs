@@ -1,4 +1,4 @@
-//! The whole job: `up` with the sample, with the real dataset, again, and with records that somebody else sends.
+//! The complete pipeline: `up` with the sample, with the real dataset, repeated, and with records sent by other clients.
 
 mod common;
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 /// Key and value of a message.
 type Record<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
 
-/// A foreign client: it knows the broker by its address alone.
+/// An independent client that knows only the broker's address.
 fn send(broker: &str, records: &[Record<'_>]) {
     let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", broker).create().unwrap();
     for (key, payload) in records {
@@ -78,7 +78,7 @@ fn a_killed_up_goes_on_where_it_was() {
     assert_eq!(in_order, 0, "stream order is file order");
 }
 
-/// Rows whose records expired are not sent again, neither after an orderly end nor after a kill.
+/// Rows whose records expired are not sent again, neither after a graceful shutdown nor after a kill.
 #[test]
 fn a_replay_survives_retention() {
     let place = Place::new();
@@ -97,7 +97,7 @@ fn a_replay_survives_retention() {
         "--retrain-every",
         "3600",
     ];
-    // Every record that was ever stored has an offset of its own.
+    // The number of records ever stored, from the last offset.
     let stored = || place.number("SELECT max(_offset) + 1 FROM records");
     for kill in [20, 60, 120, 250, 500] {
         let mut up = place.start(&[&["up", "--bind", "127.0.0.1:0"], &args[..]].concat());
@@ -137,7 +137,7 @@ fn two_ups_and_other_files_are_refused() {
     let up = place.up(&["--data", "other.csv", "--append"]);
     assert_eq!(place.records(), (1468, 1468));
     up.interrupt();
-    // Now the store is fed by something else than the sample: nothing is replayed by default.
+    // The store now has another source than the sample, so nothing is replayed by default.
     place.up(&[]).interrupt();
     assert_eq!(place.records(), (1468, 1468));
 }
@@ -176,7 +176,7 @@ _offset,_key,product_id,_extra,_error,bytes
 1470,,,,a tombstone: the message has no value,
 ";
     assert_eq!(csv, expected);
-    // Not a tenth more: no training. A tenth more: all is trained again, and served at once.
+    // Less than ten percent new records: no training. With ten percent, all models are trained again and served immediately.
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(up.get("/api/segments/discount/models/3").json()["receipt"]["n"], 1465);
     let row: &[u8] = b"{\"discounted_price\":\"\\u20b91,099\",\"rating\":\"4\",\"discount_percentage\":\"64%\"}";
@@ -184,7 +184,7 @@ _offset,_key,product_id,_extra,_error,bytes
     eventually("new models", || up.get("/api/segments/discount/models/3").json()["receipt"]["n"] == 1618);
     let model = up.get("/api/segments/discount/models/3").json();
     assert_eq!((&model["version"], &model["rows"], &model["rows_left_out"]), (&json!(6), &json!(1613), &json!(5)));
-    // What was sent a moment before Ctrl-C is stored as well.
+    // A record sent just before SIGINT is stored too.
     send(&broker, &[(None, Some(row))]);
     let ended = up.interrupt();
     assert_eq!(ended.code, Some(0));
@@ -196,7 +196,7 @@ _offset,_key,product_id,_extra,_error,bytes
 fn a_header_of_any_bytes_is_stored() {
     let place = Place::new();
     let up = place.up(&["--batch-age", "1"]);
-    // rdkafka's own producer takes only UTF-8 names, so this is kcat's work; where it is not at hand, python's or none.
+    // rdkafka's producer accepts only UTF-8 names, so this test uses kcat, or Python if kcat is not installed, or is skipped.
     let sent = std::process::Command::new("kcat")
         .args(["-P", "-b", &up.broker(), "-t", "products", "-H"])
         .arg(std::ffi::OsStr::from_bytes(b"\xff\xfe=b"))
@@ -227,14 +227,14 @@ fn it_is_stopped_in_any_phase_and_by_nobody_who_does_not_listen() {
         std::thread::sleep(Duration::from_millis(millis));
         up.signal("-TERM");
         let code = up.wait().code();
-        // Before main runs nobody can catch a signal.
+        // Before main runs, signals cannot be caught.
         assert!(code == Some(0) || (millis == 20 && code.is_none()), "{millis}: {code:?} {}", up.stderr());
     }
     let mut unreachable = place.start(&["ingest", "--bootstrap-servers", "127.0.0.1:1"]);
     std::thread::sleep(Duration::from_millis(500));
     unreachable.signal("-TERM");
     assert_eq!(unreachable.wait().code(), Some(0));
-    // Standard output closed: it goes on.
+    // The process continues with a closed stdout.
     let mut command = place.command(&["up", "--bind", "127.0.0.1:0"]);
     let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap();
     drop(child.stdout.take());
@@ -296,7 +296,7 @@ fn the_students_categories_come_back() {
     assert_eq!(ask_discount("id"), ["Diskon Tinggi", "Diskon Rendah"]);
 }
 
-/// The best inertia of 6,000 starts of scikit-learn 1.9.1 on the real dataset, and the clusters' sizes by first feature.
+/// The best inertia of 6,000 restarts of scikit-learn 1.9.1 on the real dataset, and the cluster sizes by first feature.
 const SCIKIT_LEARN: [(&str, u64, f64, [u64; 3]); 9] = [
     ("price_rating", 1, 342.661_358_503_544_8, [162, 264, 63]),
     ("price_rating", 2, 665.820_724_547_605_7, [318, 563, 97]),
@@ -359,7 +359,7 @@ fn on_the_real_dataset_every_model_is_the_best_there_is() {
 #[test]
 fn what_cannot_be_trained_is_refused_by_name_and_the_rest_serves() {
     let place = Place::new();
-    // Three rows, a constant rating, no discount at all: price and rating trains from slice 3 on, the rest does not.
+    // Three rows, a constant rating, no discount: price_rating trains from slice 3 on, the others are refused.
     place.write("few.csv", "discounted_price,rating,rating_count,discount_percentage\n1,4,,\n2,4,5,\n3,4,5,\n");
     let up = place.up(&["--data", "few.csv"]);
     assert_eq!(up.get("/health/ready").status, 200, "a recorded refusal is an answer");

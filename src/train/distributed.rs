@@ -36,7 +36,7 @@ use crate::sql::Segmentation;
 /// Rows on a cluster.
 pub(super) struct Far {
     ctx: SessionContext,
-    /// The table of the prepared rows, quoted.
+    /// The quoted name of the table of prepared rows.
     table: String,
     runtime: Handle,
     features: usize,

@@ -201,8 +201,8 @@ impl Again<'_> {
         Ok((!same && replaced.slice == self.model.slice).then(|| Predecessor::of(&replaced)))
     }
 
-    /// The slice before's model of the same training, from whose centroids one start began: the newest older version of
-    /// that slice which was made of the same stream. There is none where that slice was refused.
+    /// The previous slice's model of the same training, whose centroids seeded one restart: the newest older version of that
+    /// slice with the same stream. `None` if that slice was refused.
     fn before(&self) -> Result<Option<Model>, Error> {
         let (model, mut version) = (self.model, self.model.version);
         while model.slice > 1 && version > 1 {

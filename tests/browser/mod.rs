@@ -1,6 +1,7 @@
-//! A real Chromium, driven in its own protocol over a pipe: no other program stands between.
+//! Drives a real Chromium directly with the DevTools protocol over a pipe.
 //!
-//! `TERCILE_CHROMIUM` names it, else `chromium` is looked for. Screenshots go to the directory that `TERCILE_SCREENSHOTS` names.
+//! `TERCILE_CHROMIUM` names the program; the default is `chromium`. Screenshots are saved to the directory
+//! `TERCILE_SCREENSHOTS`.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
@@ -12,25 +13,25 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// How long the browser may take for anything.
+/// Timeout of each browser operation.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One page in a browser of its own, without any past.
+/// One page in its own browser with a new profile.
 pub struct Browser {
     child: Child,
     to: ChildStdin,
     from: Receiver<Value>,
     session: Option<String>,
     calls: u64,
-    /// Whether the page that was opened last is there.
+    /// True if the last opened page is loaded.
     loaded: bool,
-    /// What the page complained of: errors, warnings, whatever broke its policy.
+    /// Errors, warnings and policy violations reported by the page.
     pub complaints: Vec<String>,
     _profile: TempDir,
 }
 
 impl Browser {
-    /// `None` where there is no Chromium, which it says.
+    /// `None` if there is no Chromium; the reason is printed.
     pub fn start() -> Option<Self> {
         let program = std::env::var_os("TERCILE_CHROMIUM").unwrap_or_else(|| "chromium".into());
         if !Command::new(&program).arg("--version").stderr(Stdio::null()).output().is_ok_and(|o| o.status.success()) {
@@ -38,7 +39,8 @@ impl Browser {
             return None;
         }
         let profile = tempfile::tempdir().unwrap();
-        // It reads what we say from descriptor 3 and answers on 4. Without a sandbox: containers have no namespaces to spare.
+        // Chromium reads commands from descriptor 3 and answers on 4. No sandbox, because containers often forbid new
+        // namespaces.
         let script = "exec \"$0\" --headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --lang=en \
                       --force-color-profile=srgb --remote-debugging-pipe --user-data-dir=\"$1\" 3<&0 4>&1 0</dev/null 1>&2";
         let mut child = Command::new("sh")
@@ -75,7 +77,7 @@ impl Browser {
         Some(browser)
     }
 
-    /// One command, and its answer.
+    /// Sends a command and returns its answer.
     pub fn call(&mut self, method: &str, params: Value) -> Value {
         self.calls += 1;
         let id = self.calls;
@@ -109,13 +111,13 @@ impl Browser {
         self.complaints.push(complaint);
     }
 
-    /// The size of the window, in CSS pixels.
+    /// Sets the window size in CSS pixels.
     pub fn resize(&mut self, width: u32, height: u32) {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
         self.call("Emulation.setDeviceMetricsOverride", size);
     }
 
-    /// Goes to an address, and waits until the page is loaded: until then the one before may answer.
+    /// Opens an address and waits until the page is loaded; until then the previous page may answer.
     pub fn open(&mut self, url: &str) {
         self.loaded = false;
         let opened = self.call("Page.navigate", json!({"url": url}));
@@ -126,7 +128,7 @@ impl Browser {
         }
     }
 
-    /// What a piece of JavaScript gives.
+    /// Evaluates a JavaScript expression.
     pub fn run(&mut self, script: &str) -> Value {
         let asked = json!({"expression": script, "awaitPromise": true, "returnByValue": true, "userGesture": true});
         let ran = self.call("Runtime.evaluate", asked);
@@ -134,7 +136,7 @@ impl Browser {
         ran["result"]["value"].clone()
     }
 
-    /// Waits until a piece of JavaScript gives true.
+    /// Waits until a JavaScript expression is true.
     pub fn until(&mut self, script: &str) {
         let start = Instant::now();
         while self.run(&format!("Boolean({script})")) != true {
@@ -144,7 +146,7 @@ impl Browser {
         }
     }
 
-    /// The text of the first element that matches.
+    /// The text of the first matching element.
     pub fn text(&mut self, selector: &str) -> String {
         let script = format!("document.querySelector({})?.textContent ?? null", json!(selector));
         self.run(&script).as_str().unwrap_or_else(|| panic!("there is no {selector}")).to_owned()
@@ -154,13 +156,13 @@ impl Browser {
         self.run(&format!("document.querySelector({}).click()", json!(selector)));
     }
 
-    /// Writes into a field as a keyboard would.
+    /// Types text into a field like a keyboard.
     pub fn fill(&mut self, selector: &str, text: &str) {
         self.run(&format!("document.querySelector({}).focus(), document.activeElement.select()", json!(selector)));
         self.call("Input.insertText", json!({"text": text}));
     }
 
-    /// The whole page as PNG, if screenshots are kept.
+    /// Saves the whole page as PNG, if screenshots are enabled.
     pub fn screenshot(&mut self, name: &str) {
         let Some(dir) = std::env::var_os("TERCILE_SCREENSHOTS").map(PathBuf::from) else { return };
         std::fs::create_dir_all(&dir).unwrap();

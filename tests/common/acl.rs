@@ -1,4 +1,4 @@
-//! ACLs of a real Kafka. rdkafka has no call for them, so this goes to librdkafka itself.
+//! ACLs of a real Kafka. rdkafka has no API for them, so this module calls librdkafka directly.
 
 use std::ffi::CString;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::types::RDKafkaRespErr;
 
-/// Allows one user one operation. From then on others than super users are refused it, and every other one on this resource.
+/// Allows one operation for one user. From then on, other users except super users are denied it, and all other operations on
+/// the resource.
 pub fn allow(servers: &str, resource: Resource, name: &str, operation: Operation, user: &str) {
     let config = ClientConfig::new().set("bootstrap.servers", servers).clone();
     let client: rdkafka::admin::AdminClient<DefaultClientContext> = config.create().unwrap();
@@ -38,6 +39,6 @@ pub fn allow(servers: &str, resource: Resource, name: &str, operation: Operation
         rd::rd_kafka_queue_destroy(queue);
         rd::rd_kafka_AclBinding_destroy(binding);
     }
-    // The broker follows its own metadata a moment later.
+    // The broker applies its own metadata with a short delay.
     std::thread::sleep(Duration::from_millis(300));
 }

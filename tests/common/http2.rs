@@ -1,4 +1,4 @@
-//! HTTP/2 frame by frame: clients that take nothing of what they asked for, which no library would be.
+//! HTTP/2 at frame level: clients that do not read the answers they requested, which no library supports.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -22,24 +22,24 @@ const HEADER_TABLE_SIZE: u16 = 1;
 const MAX_CONCURRENT_STREAMS: u16 = 3;
 const INITIAL_WINDOW_SIZE: u16 = 4;
 
-/// One connection.
+/// An HTTP/2 connection.
 pub struct Http2 {
     stream: TcpStream,
     next: u32,
-    /// What came and is no whole frame yet.
+    /// Received bytes of an incomplete frame.
     unread: Vec<u8>,
-    /// Streams that may be open at the same time, as the server says.
+    /// The server's limit of concurrent streams.
     pub most_streams: Option<u32>,
-    /// The status of each stream's answer.
+    /// The status of each stream's response.
     pub statuses: HashMap<u32, u16>,
-    /// Streams whose answers have ended, or were reset.
+    /// Streams that ended or were reset.
     pub ended: Vec<u32>,
-    /// Whether the server has closed the connection.
+    /// True if the server has closed the connection.
     pub closed: bool,
 }
 
 impl Http2 {
-    /// Connects. Of each answer so many bytes may come before more is asked for.
+    /// Connects with an initial flow-control window of `window` bytes per stream.
     pub fn connect(running: &Running, window: u32) -> Self {
         let stream = connect(running);
         stream.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
@@ -48,13 +48,13 @@ impl Http2 {
         let mut client = Self { stream, next: 1, unread, most_streams: None, statuses, ended, closed: false };
         client.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
         let mut settings = Vec::new();
-        // Without a table, each answer's headers can be read for themselves.
+        // Without a dynamic table, the headers of each response can be decoded independently.
         for (setting, value) in [(HEADER_TABLE_SIZE, 0), (INITIAL_WINDOW_SIZE, window)] {
             settings.extend(setting.to_be_bytes());
             settings.extend(value.to_be_bytes());
         }
         client.frame(SETTINGS, 0, 0, &settings);
-        // What it lets come at once holds only when it knows that this was read.
+        // The initial window applies only after the server has acknowledged the settings.
         super::eventually("the server's settings", || {
             client.read();
             client.closed || client.most_streams.is_some()
@@ -67,11 +67,11 @@ impl Http2 {
         frame.extend([kind, flags]);
         frame.extend(stream.to_be_bytes());
         frame.extend(payload);
-        // The server may have closed it.
+        // The server may have closed the connection.
         self.closed |= self.stream.write_all(&frame).is_err();
     }
 
-    /// Asks for a path, with a body of JSON if there is one; the number of the stream.
+    /// Sends a request, with a JSON body if it is not empty; returns the stream number.
     pub fn ask(&mut self, method: &str, path: &str, body: &[u8]) -> u32 {
         let stream = self.next;
         self.next += 2;
@@ -100,12 +100,12 @@ impl Http2 {
         self.frame(PING, 0, 0, b"whatever");
     }
 
-    /// Lets so many bytes more of a stream come; of 0, of the whole connection.
+    /// Enlarges the flow-control window of a stream; stream 0 is the connection.
     pub fn take(&mut self, stream: u32, bytes: u32) {
         self.frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes());
     }
 
-    /// Reads what is there, and acknowledges what must be.
+    /// Reads available frames and sends required acknowledgements.
     pub fn read(&mut self) {
         let mut part = [0; 65_536];
         match self.stream.read(&mut part) {
@@ -146,7 +146,7 @@ impl Http2 {
         }
     }
 
-    /// Reads until every stream has a status, or the connection is closed.
+    /// Reads until every stream has a status or the connection is closed.
     pub fn statuses(&mut self, streams: usize) -> Vec<u16> {
         super::eventually("the heads of all answers", || {
             self.read();
@@ -158,13 +158,13 @@ impl Http2 {
     }
 }
 
-/// The status, which stands first in a block of headers.
+/// The status, which is the first field of a header block.
 fn status(block: &[u8]) -> u16 {
-    // Before it there may be a change of the table's size.
+    // A dynamic table size update may precede it.
     let block = &block[block.iter().take_while(|byte| **byte >> 5 == 1).count()..];
     match block[0] {
         indexed @ 0x88..=0x8e => [200, 204, 206, 304, 400, 404, 500][usize::from(indexed - 0x88)],
-        // The name of the eighth entry, and a value.
+        // Indexed name (entry 8) with a literal value.
         0x08 | 0x18 | 0x48 => {
             let value = &block[2..2 + usize::from(block[1] & 0x7f)];
             if block[1] & 0x80 == 0 { std::str::from_utf8(value).unwrap().parse().unwrap() } else { digits(value) }
@@ -173,7 +173,7 @@ fn status(block: &[u8]) -> u16 {
     }
 }
 
-/// Three digits in HPACK's Huffman code: 0, 1 and 2 take five bits, the others six.
+/// Three digits in HPACK's Huffman code: 0, 1 and 2 have five bits, all others six.
 fn digits(value: &[u8]) -> u16 {
     let bits: Vec<u16> = value.iter().flat_map(|byte| (0..8).rev().map(move |i| u16::from(byte >> i & 1))).collect();
     let number = |from: usize, length: usize| bits[from..from + length].iter().fold(0, |sum, bit| sum * 2 + bit);

@@ -1,4 +1,4 @@
-//! What the black-box tests share: the real binary in a directory of its own, and ways to talk to it.
+//! Shared code of the black-box tests: runs the real binary in a temporary directory and talks to it.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
@@ -16,14 +16,14 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A directory where commands run, without any setting from outside.
+/// A directory for commands, isolated from the environment's settings.
 pub struct Place {
     pub dir: TempDir,
-    /// Variables that its commands see.
+    /// Environment variables of its commands.
     pub settings: Vec<(String, String)>,
 }
 
-/// How a command ended.
+/// The result of a command.
 pub struct Ended {
     pub code: Option<i32>,
     pub stdout: String,
@@ -76,14 +76,14 @@ impl Place {
         }
     }
 
-    /// Runs a command that must do well, and gives what it wrote to stdout.
+    /// Runs a command that must succeed, and returns its stdout.
     pub fn ok(&self, args: &[&str]) -> String {
         let ended = self.run(args);
         assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
         ended.stdout
     }
 
-    /// Runs a command that must fail with this code, and gives the one line it says.
+    /// Runs a command that must fail with this code, and returns its one-line error.
     pub fn fails(&self, code: i32, args: &[&str]) -> String {
         let ended = self.run(args);
         assert_eq!(ended.code, Some(code), "{args:?}: {}{}", ended.stdout, ended.stderr);
@@ -112,16 +112,16 @@ impl Place {
         self.start_with(command, args[0])
     }
 
-    /// Starts a command that was made ready by the caller.
+    /// Starts a command prepared by the caller.
     pub fn start_command(&self, command: Command, name: &str) -> Running {
         self.start_with(command, name)
     }
 
     fn start_with(&self, mut command: Command, name: &str) -> Running {
         let log = self.path(&format!("stderr-{name}"));
-        // Whoever runs the tests may ignore SIGHUP, as under `nohup`, and children would, too.
+        // SIGHUP may be ignored in the test process, as under `nohup`, and children would inherit that.
         let heard = || {
-            // SAFETY: between fork and exec it calls nothing else, and a signal may be set there.
+            // SAFETY: between fork and exec only this async-signal-safe function is called.
             unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
             Ok(())
         };
@@ -132,7 +132,7 @@ impl Place {
         Running { child, stdout, log, address: String::new() }
     }
 
-    /// `up` on a free port, once it is ready.
+    /// Starts `up` on a free port and waits until it is ready.
     pub fn up(&self, args: &[&str]) -> Running {
         let mut all = vec!["up", "--bind", "127.0.0.1:0"];
         all.extend(args);
@@ -141,7 +141,7 @@ impl Place {
         running
     }
 
-    /// `serve` on a free port, once it listens.
+    /// Starts `serve` on a free port and waits until it listens.
     pub fn serve(&self, args: &[&str]) -> Running {
         let mut all = vec!["serve", "--bind", "127.0.0.1:0"];
         all.extend(args);
@@ -151,13 +151,13 @@ impl Place {
         running
     }
 
-    /// One number out of the store.
+    /// A single number queried from the store.
     pub fn number(&self, sql: &str) -> i64 {
         let csv = self.ok(&["sql", "--format", "csv", "-c", sql]);
         csv.lines().nth(1).unwrap_or_else(|| panic!("{csv}")).parse().unwrap()
     }
 
-    /// Records, and different places among them, at one moment.
+    /// The number of records and of distinct offsets, from one snapshot.
     pub fn records(&self) -> (i64, i64) {
         let sql = "SELECT count(*) AS a, (SELECT count(*) FROM (SELECT DISTINCT _partition, _offset FROM records)) AS b FROM records";
         let csv = self.ok(&["sql", "--format", "csv", "-c", sql]);
@@ -166,7 +166,7 @@ impl Place {
     }
 }
 
-/// A process that is stopped at the latest when this is dropped.
+/// A process that is stopped on drop.
 pub struct Running {
     pub child: Child,
     stdout: BufReader<std::process::ChildStdout>,
@@ -176,7 +176,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// The rest of the first line on stdout that begins so.
+    /// Waits for a line on stdout with this prefix and returns the rest of the line.
     pub fn line_with(&mut self, start: &str) -> String {
         loop {
             let mut line = String::new();
@@ -188,12 +188,12 @@ impl Running {
         }
     }
 
-    /// What it has said on stderr so far.
+    /// The stderr output so far.
     pub fn stderr(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    /// The rest of a line on stderr, once it is there.
+    /// Waits for a text on stderr and returns the rest of the line.
     pub fn said(&self, start: &str) -> String {
         let mut rest = None;
         eventually(&format!("{start:?} on stderr"), || {
@@ -222,7 +222,7 @@ impl Running {
         status.unwrap()
     }
 
-    /// Ctrl-C, and how it ended.
+    /// Sends SIGINT and waits for the end.
     pub fn interrupt(mut self) -> Ended {
         self.signal("-INT");
         let code = self.wait().code();
@@ -249,7 +249,7 @@ impl Running {
         answer(self.begin(path, headers, body))
     }
 
-    /// A POST whose answer is still to be read.
+    /// A POST whose response body is not read yet.
     pub fn begin(
         &self,
         path: &str,
@@ -275,14 +275,14 @@ impl Drop for Running {
     }
 }
 
-/// An answer over HTTP.
+/// An HTTP response.
 pub struct Answer {
     pub status: u16,
     pub content_type: String,
     pub location: Option<String>,
     pub headers: ureq::http::HeaderMap,
     pub bytes: Vec<u8>,
-    /// The bytes, where they are text.
+    /// The body, if it is text.
     pub text: String,
 }
 
@@ -314,12 +314,12 @@ fn answer(mut response: ureq::http::Response<ureq::Body>) -> Answer {
     Answer { status, content_type, location, headers, bytes, text }
 }
 
-/// Waits for something that must come true.
+/// Waits until a condition holds.
 pub fn eventually(what: &str, happened: impl FnMut() -> bool) {
     within(Duration::from_secs(60), what, happened);
 }
 
-/// The same, where it may take so long.
+/// The same with a timeout.
 pub fn within(patience: Duration, what: &str, mut happened: impl FnMut() -> bool) {
     let start = Instant::now();
     while !happened() {
@@ -328,7 +328,7 @@ pub fn within(patience: Duration, what: &str, mut happened: impl FnMut() -> bool
     }
 }
 
-/// The real dataset, if it is at hand.
+/// The real dataset, if available.
 pub fn amazon() -> Option<PathBuf> {
     let path = std::env::var_os("TERCILE_AMAZON_CSV").map(PathBuf::from).filter(|path| path.is_file());
     if path.is_none() {
@@ -337,7 +337,7 @@ pub fn amazon() -> Option<PathBuf> {
     path
 }
 
-/// A real Kafka, if one is at hand.
+/// A real Kafka, if available.
 pub fn kafka() -> Option<String> {
     let servers = std::env::var("TERCILE_TEST_KAFKA").ok().filter(|servers| !servers.is_empty());
     if servers.is_none() {
@@ -346,7 +346,7 @@ pub fn kafka() -> Option<String> {
     servers
 }
 
-/// Files below a directory, by name.
+/// Files below a directory, sorted by name.
 pub fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten() {

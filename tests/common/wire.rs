@@ -1,4 +1,4 @@
-//! HTTP byte by byte: requests that no library would send.
+//! HTTP at byte level: requests that no library would send.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Running;
 
-/// An answer as it came off the wire.
+/// A raw HTTP response.
 pub struct Raw {
     pub status: u16,
     pub head: String,
@@ -21,7 +21,7 @@ impl Raw {
         lines.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// Checks that it is a problem of this status.
+    /// Checks that the response is a problem with this status.
     pub fn problem(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}{}", self.head, self.body);
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{}", self.head);
@@ -35,11 +35,12 @@ pub fn connect(running: &Running) -> TcpStream {
     stream
 }
 
-/// Sends just these lines, and reads until the server closes.
+/// Sends exactly these lines and reads until the server closes the connection.
 pub fn raw(running: &Running, lines: &[&str], body: &str) -> Raw {
     let mut stream = connect(running);
     let head = lines.join("\r\n");
-    // At once: who is refused by the head alone may find the connection closed while the body is still to be sent.
+    // One write for head and body: after a rejection based on the head the connection may be closed while the body is being
+    // sent.
     let request = format!("{head}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();

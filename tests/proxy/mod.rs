@@ -1,4 +1,4 @@
-//! A real TCP proxy before an object store, which does to requests what networks and stores do.
+//! A TCP proxy in front of an object store that injects faults of networks and stores.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -7,30 +7,30 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What becomes of a request.
+/// The treatment of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
     Pass,
-    /// 503, and the store never hears of it.
+    /// 503; the store does not receive the request.
     Busy,
-    /// It passes, but late.
+    /// The request is forwarded late.
     Late(Duration),
-    /// The connection breaks in the middle of the body: the store gets nothing whole.
+    /// The connection breaks in the middle of the body: the store receives an incomplete request.
     CutRequest,
-    /// The store does it, and the answer is lost.
+    /// The store processes the request, and the response is lost.
     CutAnswer,
-    /// The answer to the same question of a while ago, if there was one.
+    /// An earlier response to the same request, if there is one.
     Stale(Duration),
-    /// As a service does that has not heard of conditional puts.
+    /// Conditional headers are ignored, as by a service without conditional puts.
     Unconditional,
 }
 
-/// Says what becomes of a request, by its method, its path with the query, and how many of this method came before.
+/// Chooses the treatment from a request's method, its path with the query, and the number of earlier requests with this method.
 pub type Plan = fn(&str, &str, usize) -> Act;
 
 pub struct Proxy {
     pub url: String,
-    /// What was done to how many requests.
+    /// The requests with their treatment.
     pub done: Arc<Mutex<Vec<(Act, String)>>>,
 }
 
@@ -61,7 +61,7 @@ impl Proxy {
     }
 }
 
-/// One request a connection: each answer says that it is the last.
+/// One request per connection: each response has `Connection: close`.
 fn serve(
     mut client: TcpStream,
     upstream: &str,
@@ -90,7 +90,7 @@ fn serve(
     client.read_exact(&mut body).ok()?;
     match act {
         Act::CutRequest => {
-            // Half of it arrives there, as it would.
+            // Half of the request reaches the store.
             let mut there = TcpStream::connect(upstream).ok()?;
             there.write_all(&head).and_then(|()| there.write_all(&body)).ok()?;
             let _ = there.shutdown(Shutdown::Both);

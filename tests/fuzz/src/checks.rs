@@ -1,5 +1,5 @@
-//! What holds for whatever bytes a decoder is given: it answers, the same however they are cut, agrees with another reader, and
-//! stays within its limits. Each check panics where that is not so. The tests and the fuzzer share them.
+//! Properties of each decoder for arbitrary bytes: the result does not depend on how the bytes are split, agrees with another
+//! decoder, and respects limits. Each check panics on a violation. The tests and the fuzzer share the checks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Cursor, Read};
@@ -16,10 +16,10 @@ use tercile::model::Model;
 use tercile::sql::header::{self, MAX_K};
 use tercile_store::record::{Fields, MAX_DEPTH, Unreadable, decode, too_deep};
 
-/// Panics unless some bytes are read as they should be.
+/// Panics if the bytes are not decoded correctly.
 type Check = fn(&[u8]);
 
-/// All checks, by the decoders' names.
+/// All checks by decoder name.
 pub const ALL: [(&str, Check); 8] = [
     ("json", |bytes| objects(Format::Json, bytes)),
     ("ndjson", |bytes| objects(Format::Ndjson, bytes)),
@@ -33,17 +33,17 @@ pub const ALL: [(&str, Check); 8] = [
 
 pub const LIMITS: Limits = Limits { rows: 200, fields: 20, depth: 10, piece: 64 * 1024 };
 
-/// What each row must have.
+/// The required features of each row.
 pub fn features() -> Vec<String> {
     vec!["a".to_owned(), "b".to_owned()]
 }
 
-/// The features of all rows, bit by bit, or what is wrong.
+/// The bits of the features of all rows, or an error.
 pub type Outcome = Result<Vec<[u64; 2]>, String>;
 
 type Object<'a> = BTreeMap<String, &'a RawValue>;
 
-/// Gives at most so many bytes at a time.
+/// A reader that returns at most this number of bytes at a time.
 struct Trickle(Cursor<Vec<u8>>, usize);
 
 impl Read for Trickle {
@@ -53,12 +53,12 @@ impl Read for Trickle {
     }
 }
 
-/// Reads rows that arrive so many bytes at a time.
+/// Decodes rows that arrive in pieces of `at_once` bytes.
 pub fn read(format: Format, bytes: &[u8], at_once: usize) -> Outcome {
     read_keeping(format, bytes, at_once, Keep::Row).map(|(rows, _)| rows)
 }
 
-/// And what came with the rows, where they are objects.
+/// The same, including other fields if rows are objects.
 fn read_keeping(
     format: Format,
     bytes: &[u8],
@@ -89,8 +89,8 @@ fn said(error: Error) -> String {
     said
 }
 
-/// Reads whole, and in pieces of a size that follows from the bytes: both give the same rows, or both refuse. Of several faults
-/// either may be told: quotes are looked at as far as the bytes have come, which may be rows ahead.
+/// Decodes at once and in pieces of a size derived from the bytes: both give the same rows or both fail. If there are several
+/// errors, the reported one may differ, because quotes are checked as far as bytes have arrived, possibly several rows ahead.
 fn read_both_ways(format: Format, bytes: &[u8]) -> Outcome {
     let at_once =
         bytes.iter().fold(bytes.len(), |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte))) % 61;
@@ -101,7 +101,7 @@ fn read_both_ways(format: Format, bytes: &[u8]) -> Outcome {
     whole
 }
 
-/// As serde_json reads them: an array of objects, or one after the other.
+/// The same objects decoded by serde_json: an array of objects, or a sequence of objects.
 fn other_objects(bytes: &[u8]) -> Option<Vec<Object<'_>>> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     if bytes.trim_ascii_start().starts_with(b"[") {
@@ -111,7 +111,7 @@ fn other_objects(bytes: &[u8]) -> Option<Vec<Object<'_>>> {
     }
 }
 
-/// A number as the nearest double; serde_json's own is not always that.
+/// A number as the nearest double, which serde_json does not guarantee.
 fn finite(raw: &RawValue) -> Option<u64> {
     let number = raw.get().starts_with(['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']);
     raw.get().parse::<f64>().ok().filter(|value| number && value.is_finite()).map(f64::to_bits)
@@ -138,7 +138,7 @@ fn objects(format: Format, bytes: &[u8]) {
                 assert!(texts(&kept) == texts(&other), "a kept row is as it came");
             }
         }
-        // Nothing is refused that is plainly right.
+        // Clearly valid input is not rejected.
         Err(why) => {
             let plain = |objects: &Vec<Object<'_>>| {
                 let small = objects.len() < 100 && objects.iter().all(|object| object.len() < 10);
@@ -156,8 +156,8 @@ fn texts<'a>(object: &'a Object<'_>) -> BTreeMap<&'a str, &'a str> {
     object.iter().map(|(name, raw)| (name.as_str(), raw.get())).collect()
 }
 
-/// The rows of CSV, by RFC 4180 alone: a quote inside an unquoted field is one, lines of nothing are none, and a field whose quotes
-/// do not close, or are followed by more, is a fault.
+/// The rows of CSV by RFC 4180 alone: a quote inside an unquoted field is kept, empty lines are skipped, and a quoted field
+/// that is not closed or is followed by other text is an error.
 fn other_csv(bytes: &[u8]) -> Option<Vec<Vec<Vec<u8>>>> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let (mut rows, mut at) = (Vec::new(), 0);
@@ -201,7 +201,7 @@ fn other_csv(bytes: &[u8]) -> Option<Vec<Vec<Vec<u8>>>> {
     Some(rows)
 }
 
-/// The features in those rows, if all is well with them.
+/// The features of these rows, if all are valid.
 fn csv_values(rows: &[Vec<Vec<u8>>]) -> Option<Vec<[u64; 2]>> {
     let (header, rows) = rows.split_first()?;
     let place = |name: &[u8]| {
@@ -225,7 +225,7 @@ fn csv(bytes: &[u8]) {
     let found = read_both_ways(Format::Csv, bytes);
     let other = other_csv(bytes).and_then(|rows| csv_values(&rows));
     match (found, other) {
-        // Without rows nobody asks what the header says.
+        // Without rows the header is not checked.
         (Ok(found), other) if found.is_empty() => assert!(other.is_none_or(|other| other.is_empty())),
         (Ok(found), other) => assert_eq!(Some(found), other),
         (Err(why), Some(other)) => {
@@ -236,7 +236,7 @@ fn csv(bytes: &[u8]) {
     }
 }
 
-/// As Arrow's own reader of streams has them.
+/// The same decoded by Arrow's stream reader.
 fn other_arrow(bytes: &[u8]) -> Option<Vec<[u64; 2]>> {
     let mut rows = Vec::new();
     for batch in StreamReader::try_new(bytes, None).ok()? {
@@ -251,7 +251,7 @@ fn other_arrow(bytes: &[u8]) -> Option<Vec<[u64; 2]>> {
 
 fn arrow(bytes: &[u8]) {
     let found = read_both_ways(Format::Arrow, bytes);
-    // The other reader believes every length that a stream claims: it is asked only about what is taken, and files are none.
+    // Arrow's reader trusts every length in a stream, so it decodes only accepted input; the file format is excluded.
     if let Ok(found) = found
         && !found.is_empty()
         && !bytes.starts_with(b"ARROW1")
@@ -287,7 +287,7 @@ fn posted(bytes: &[u8]) {
 fn record(bytes: &[u8]) {
     let fields = Fields::new(features());
     let found = decode(Some(bytes), &fields);
-    // Numbers of any size and nests of any depth are JSON to this one.
+    // serde_json accepts numbers of any size and any nesting here.
     let other = serde_json::from_slice::<Object<'_>>(bytes).ok();
     match (found, other) {
         (Ok(found), Some(other)) => {
@@ -310,7 +310,7 @@ fn record(bytes: &[u8]) {
     }
 }
 
-/// Whether some text may hold half of a surrogate pair, which no text of Rust's can.
+/// True if a text may contain an unpaired surrogate, which a Rust string cannot represent.
 fn half_a_pair(bytes: &[u8]) -> bool {
     bytes.to_ascii_lowercase().windows(3).any(|three| three == b"\\ud")
 }
@@ -323,7 +323,7 @@ fn sql_header(bytes: &[u8]) {
             assert!(header.k.is_some() || header.labels.is_empty());
             let words: BTreeSet<usize> = header.labels.values().flat_map(BTreeMap::values).map(Vec::len).collect();
             assert!(words.iter().all(|&words| words == 3 || Some(words) == header.k));
-            // Written down again it says the same.
+            // Formatting and parsing the header again gives the same header.
             let mut again = header.k.map_or_else(String::new, |k| format!("-- k: {k}\n"));
             for (feature, languages) in &header.labels {
                 for (language, words) in languages {

@@ -1,4 +1,4 @@
-//! libFuzzer around one of the checks: `TERCILE_FUZZ` names it. `.ci/fuzz` runs it.
+//! libFuzzer target for the check named by `TERCILE_FUZZ`, started by `.ci/fuzz`.
 
 #![no_main]
 
@@ -8,10 +8,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What a check of a few kilobytes may hold at a time, blocks and buffers of a usual size among it.
+/// Memory limit of a check on a few kilobytes, including buffers of usual size.
 const MEMORY: usize = 48 * 1024 * 1024;
 
-/// The system's memory, of which no more than that is given.
+/// The system allocator with a memory limit.
 struct Bounded;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
@@ -19,17 +19,17 @@ static HELD: AtomicUsize = AtomicUsize::new(0);
 #[global_allocator]
 static ALLOCATOR: Bounded = Bounded;
 
-/// Says so without taking any.
+/// Aborts with a message that needs no allocation if the limit is exceeded.
 fn bounded(size: usize) {
     if HELD.fetch_add(size, Ordering::Relaxed).saturating_add(size) > MEMORY {
         let said = b"memory beyond bounds\n";
-        // SAFETY: the bytes are there, as many as it says.
+        // SAFETY: the pointer and length describe a valid buffer.
         unsafe { libc::write(2, said.as_ptr().cast(), said.len()) };
         std::process::abort();
     }
 }
 
-// SAFETY: each call goes to the system's allocator as it came.
+// SAFETY: each call is forwarded unchanged to the system allocator.
 unsafe impl GlobalAlloc for Bounded {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         bounded(layout.size());
@@ -56,7 +56,7 @@ unsafe impl GlobalAlloc for Bounded {
 fn check() -> fn(&[u8]) {
     static CHECK: OnceLock<fn(&[u8])> = OnceLock::new();
     *CHECK.get_or_init(|| {
-        // Arrow's panics at types that it does not know are caught where they arise; any other ends the process anyway.
+        // Arrow's panics at unknown types are caught by the decoder; all other panics end the process.
         std::panic::set_hook(Box::new(|panic| {
             if !panic.location().is_some_and(|at| at.file().contains("/arrow-")) {
                 eprintln!("{panic}");
