@@ -1,4 +1,4 @@
-//! `tercile broker`
+//! `tercile broker`: runs the embedded broker alone.
 
 use std::io::Write as _;
 

@@ -1,4 +1,4 @@
-//! `tercile compact`
+//! `tercile compact`: compacts the files of a store and applies retention once.
 
 use clap::Args;
 use tercile_store::Rolled;

@@ -1,4 +1,4 @@
-//! `tercile doctor`
+//! `tercile doctor`: checks broker, topic, store, SQL files, port and models, and reports each finding.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! `tercile files`
+//! `tercile files`: prints the paths of a store's live files.
 
 use std::io::{self, Write as _};
 

@@ -1,4 +1,4 @@
-//! `tercile fit`
+//! `tercile fit`: clusters the rows of a file.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! `tercile generate`
+//! `tercile generate`: writes generated sample rows.
 
 use std::io::Write;
 use std::sync::Arc;

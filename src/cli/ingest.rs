@@ -1,4 +1,4 @@
-//! `tercile ingest`
+//! `tercile ingest`: reads a topic into the store.
 
 use std::net::SocketAddr;
 use std::path::Path;

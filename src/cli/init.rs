@@ -1,4 +1,4 @@
-//! `tercile init`
+//! `tercile init`: writes initial SQL files for a topic or a file.
 
 use std::fs;
 use std::io::{self, Write as _};

@@ -1,4 +1,4 @@
-//! `tercile keys`
+//! `tercile keys`: creates, lists and revokes API keys.
 
 use std::io::Write as _;
 

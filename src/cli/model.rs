@@ -1,4 +1,4 @@
-//! `tercile model`
+//! `tercile model`: shows a model, also as SQL.
 
 use std::io::Write as _;
 

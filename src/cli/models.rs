@@ -1,4 +1,4 @@
-//! `tercile models`
+//! `tercile models`: lists, compares, promotes and pins model versions.
 
 use std::io::Write as _;
 

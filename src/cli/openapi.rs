@@ -1,4 +1,4 @@
-//! `tercile openapi`
+//! `tercile openapi`: prints the OpenAPI document.
 
 use std::io::Write as _;
 

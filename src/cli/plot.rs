@@ -1,4 +1,4 @@
-//! `tercile plot`
+//! `tercile plot`: draws a segmentation as SVG.
 
 use std::io::Write as _;
 

@@ -1,4 +1,4 @@
-//! `tercile predict`
+//! `tercile predict`: adds clusters to the rows of a file.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read};

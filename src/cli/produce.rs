@@ -1,4 +1,4 @@
-//! `tercile produce`
+//! `tercile produce`: sends the rows of a file or of a pipe to a topic.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! `tercile reprocess`
+//! `tercile reprocess`: parses unreadable records again.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `tercile serve`
+//! `tercile serve`: serves the API over a store.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

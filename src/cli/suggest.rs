@@ -1,4 +1,4 @@
-//! `tercile suggest-k`
+//! `tercile suggest-k`: suggests a number of clusters for the rows of a file.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! `tercile train`
+//! `tercile train`: trains every segmentation on every slice.
 
 use std::io::Write as _;
 use std::sync::Arc;

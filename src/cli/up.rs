@@ -1,4 +1,4 @@
-//! `tercile up`
+//! `tercile up`: runs the complete pipeline: broker, ingest, training and API.
 
 use std::io::Write as _;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! `tercile verify`
+//! `tercile verify`: verifies a model against its receipt by training again.
 
 use std::io::Write as _;
 use std::time::Duration;
