@@ -12,7 +12,7 @@ use super::guard::{is_probe, needed};
 use super::posted;
 use crate::model::SLICES;
 
-/// Recorded requests to a server with the shipped sample, and its responses. `tests/document.rs` repeats them.
+/// Recorded requests to a server with the shipped sample, and its responses. `tests/http/document.rs` repeats them.
 const EXAMPLES: &str = include_str!("../../openapi/examples.json");
 
 /// Responses of the middleware by status: name, meaning, and whether only requests with a body receive it.

@@ -1,4 +1,4 @@
-"""Makes scikit-learn.json: what scikit-learn finds on the datasets that tests/truth.rs makes in the same way.
+"""Makes scikit-learn.json: what scikit-learn finds on the datasets that tests/models/truth.rs makes in the same way.
 
     python3 -m venv venv && venv/bin/pip install scikit-learn && OMP_NUM_THREADS=1 venv/bin/python tests/truth/make.py > tests/truth/scikit-learn.json
 

@@ -1,0 +1,239 @@
+//! A scheduler and two executors as processes: same answers as on one machine, and behaviour when executors die.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::{Place, Running, eventually, within};
+use serde_json::Value;
+
+use crate::common;
+
+/// More rows in every slice than the restarts sample: all passes of a training run on the executors.
+const ROWS: &str = "200000";
+/// Time limit for the first model in a dev build.
+const TRAINING: Duration = Duration::from_secs(240);
+
+/// A store with many records, and a copy of it without models.
+fn place() -> Place {
+    let place = Place::new();
+    place.ok(&["generate", ROWS, "--format", "ndjson", "--output", "rows.ndjson"]);
+    place.up(&["--data", "rows.ndjson", "--store", "here"]).interrupt();
+    std::fs::remove_dir_all(place.path("here/models")).unwrap();
+    copy(&place.path("here"), &place.path("there"));
+    place
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            std::fs::copy(from, to).unwrap();
+        }
+    }
+}
+
+/// A scheduler, its address, and two registered executors.
+fn cluster(place: &Place) -> (Running, String, [Running; 2]) {
+    let mut scheduler = place.start(&["scheduler", "--bind", "127.0.0.1:0"]);
+    let address = format!("df://{}", scheduler.line_with("df://"));
+    let executors = [(); 2].map(|()| {
+        let mut executor = place.start(&["executor", "--scheduler", &address, "--threads", "1"]);
+        executor.line_with("127.0.0.1:");
+        executor
+    });
+    let http = address.replace("df://", "http://");
+    eventually("two executors", || {
+        ureq::get(format!("{http}/readyz"))
+            .call()
+            .is_ok_and(|mut answer| answer.body_mut().read_to_string().is_ok_and(|text| text.contains("2 executors")))
+    });
+    (scheduler, address, executors)
+}
+
+/// Fails if two models differ; doubles may differ in the tenth digit.
+fn same(one: &Value, other: &Value, at: &str) {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            assert_eq!(one.keys().collect::<Vec<_>>(), other.keys().collect::<Vec<_>>(), "{at}");
+            let fields =
+                one.iter().filter(|(name, _)| !matches!(name.as_str(), "trained_at" | "seconds" | "iterations"));
+            fields.for_each(|(name, value)| same(value, &other[name], &format!("{at}.{name}")));
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            assert_eq!(one.len(), other.len(), "{at}");
+            one.iter().zip(other).for_each(|(one, other)| same(one, other, at));
+        }
+        (Value::Number(one), Value::Number(other)) if one.is_f64() => {
+            let (one, other) = (one.as_f64().unwrap(), other.as_f64().unwrap());
+            assert!((one - other).abs() <= 1e-9 * one.abs(), "{at}: {one} here, {other} there");
+        }
+        _ => assert_eq!(one, other, "{at}"),
+    }
+}
+
+fn models(json: &str) -> Value {
+    serde_json::from_str(json).unwrap()
+}
+
+#[test]
+fn a_cluster_gives_what_one_machine_gives_and_bears_the_death_of_an_executor() {
+    let place = place();
+    let (_scheduler, address, mut executors) = cluster(&place);
+    let ask = |engine: &str, sql: &str| {
+        place.ok(&["sql", "--store", "here", "--engine", engine, "--format", "csv", "-c", sql])
+    };
+    for sql in [
+        "SELECT rating, count(*) AS n FROM products GROUP BY rating ORDER BY n DESC, rating",
+        "SELECT _slice, count(*), sum(rating_count) FROM slices GROUP BY _slice ORDER BY 1",
+        "SELECT * FROM slice_cuts() ORDER BY slice",
+        "SELECT * FROM categories ORDER BY main_category",
+        "SELECT product_id FROM products WHERE rating > 9",
+        "SELECT array_length(array_agg(rating)) FROM products",
+    ] {
+        assert_eq!(ask(&address, sql), ask("local", sql), "{sql}");
+    }
+    // The number of partitions.
+    let few = format!("{address}?parts=3");
+    let counted = "SELECT rating, count(*) FROM products GROUP BY rating ORDER BY rating";
+    assert_eq!(ask(&few, counted), ask("local", counted));
+    let plan = ask(&few, &format!("EXPLAIN {counted}"));
+    assert!(plan.contains("], 3)") && !plan.contains("], 16)"), "{plan}");
+    // Removed and added fields.
+    copy(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/sql")), &place.path("changed"));
+    let declared = std::fs::read_to_string(place.path("changed/00_records.sql")).unwrap();
+    let changed = declared.replace("  img_link            TEXT,\n", "  weight TEXT,\n");
+    assert_ne!(changed, declared);
+    place.write("changed/00_records.sql", changed);
+    let moved = |engine: &str| {
+        let sql = "SELECT count(*), count(weight), min(_extra), max(_extra) FROM records";
+        let (store, files) = (["--store", "here"], ["--sql", "changed"]);
+        let rest = ["--engine", engine, "--format", "csv", "-c", sql];
+        place.ok(&[&["sql"], &store[..], &files, &rest].concat())
+    };
+    assert_eq!(moved(&address), moved("local"));
+    assert!(moved(&address).contains("img_link"), "{}", moved(&address));
+    let refused = place.fails(
+        1,
+        &[
+            "sql",
+            "--store",
+            "here",
+            "--engine",
+            &address,
+            "-c",
+            "SELECT segment_name('discount', rating) FROM products",
+        ],
+    );
+    assert!(refused.contains("use --engine local"), "{refused}");
+
+    let here = models(&place.ok(&["train", "--store", "here", "--json"]));
+    let mut training = place.start(&["train", "--store", "there", "--engine", &address, "--json"]);
+    within(TRAINING, "the first model", || place.path("there/models/price_rating/1.json").exists());
+    executors[0].signal("-KILL");
+    assert!(training.wait().success(), "{}", training.stderr());
+    let there = models(&place.ok(&["train", "--store", "there", "--json"]));
+    same(&strip(here), &strip(there), "models");
+    let verified = place.ok(&["verify", "price_rating@3", "--store", "there", "--engine", &address]);
+    assert!(verified.contains("to nine digits"), "{verified}");
+    assert_eq!(std::fs::read_dir(place.path("there/tmp")).unwrap().count(), 0, "nothing stays in tmp/");
+    executors[0].wait();
+}
+
+/// Removes the field that states whether this training produced the model.
+fn strip(mut outcomes: Value) -> Value {
+    outcomes
+        .as_array_mut()
+        .unwrap()
+        .iter_mut()
+        .for_each(|outcome| drop(outcome.as_object_mut().unwrap().remove("fresh")));
+    outcomes
+}
+
+#[test]
+fn without_executors_a_training_ends_in_time_and_leaves_nothing_half_done() {
+    let place = place();
+    let (_scheduler, address, executors) = cluster(&place);
+    let mut training = place.start(&["train", "--store", "there", "--engine", &address]);
+    within(TRAINING, "its first rows", || {
+        std::fs::read_dir(place.path("there/tmp")).is_ok_and(|mut entries| entries.next().is_some())
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    executors.iter().for_each(|executor| executor.signal("-KILL"));
+    let killed = Instant::now();
+    while training.child.try_wait().unwrap().is_none() {
+        assert!(killed.elapsed() < Duration::from_secs(40), "it still waits: {}", training.stderr());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(training.wait().code(), Some(1));
+    let said = training.stderr();
+    assert!(
+        said.lines().filter(|line| line.starts_with("error: ")).count() == 1 && said.contains("executor"),
+        "{said}"
+    );
+    assert_eq!(std::fs::read_dir(place.path("there/tmp")).unwrap().count(), 0, "nothing stays in tmp/");
+    assert!(!place.path("there/models/price_rating/slices.json").exists(), "no model serves");
+    // The same store can be trained locally afterwards.
+    place.ok(&["train", "--store", "there"]);
+}
+
+#[test]
+fn a_scheduler_that_is_not_there_is_named() {
+    let place = Place::new();
+    place.ok(&["generate", "10", "--format", "ndjson", "--output", "rows.ndjson"]);
+    place.up(&["--data", "rows.ndjson"]).interrupt();
+    let said = place.fails(1, &["sql", "--engine", "df://127.0.0.1:9", "-c", "SELECT count(*) FROM products"]);
+    assert!(said.contains("the scheduler df://127.0.0.1:9 does not answer"), "{said}");
+}
+
+/// The same with a store that no machine has as a directory.
+#[cfg(feature = "object-stores")]
+#[test]
+fn a_cluster_over_an_object_store_gives_what_one_machine_gives() {
+    let Ok(server) = std::env::var("TERCILE_TEST_S3") else {
+        eprintln!("skipped: TERCILE_TEST_S3 names no S3-compatible server; .ci/s3 starts one");
+        return;
+    };
+    let bucket = format!("{server}/cluster-{}", std::process::id());
+    ureq::put(&bucket).send_empty().unwrap();
+    let mut place = place();
+    put(&place.path("there"), &format!("{bucket}/a/store"));
+    let settings = [
+        ("AWS_ENDPOINT_URL", server.as_str()),
+        ("AWS_ALLOW_HTTP", "true"),
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_REGION", "us-east-1"),
+    ];
+    place.settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let far = format!("s3://cluster-{}/a/store", std::process::id());
+    let (_scheduler, address, _executors) = cluster(&place);
+    let ask = |engine: &str| {
+        let sql = "SELECT _slice, count(*), sum(rating_count) FROM slices GROUP BY _slice ORDER BY 1";
+        place.ok(&["sql", "--store", &far, "--engine", engine, "--format", "csv", "-c", sql])
+    };
+    assert_eq!(ask(&address), ask("local"));
+    let here = models(&place.ok(&["train", "--store", "here", "--json"]));
+    let there = models(&place.ok(&["train", "--store", &far, "--json", "--engine", &address]));
+    same(&here, &there, "models");
+    let verified = place.ok(&["verify", "price_rating@3", "--store", &far, "--engine", &address]);
+    assert!(verified.contains("to nine digits"), "{verified}");
+    let left = ureq::get(&format!("{bucket}?list-type=2&prefix=a/store/tmp/")).call().unwrap();
+    assert!(!left.into_body().read_to_string().unwrap().contains("<Key>"), "nothing stays in tmp/");
+}
+
+/// Uploads the files of a directory below a URL.
+#[cfg(feature = "object-stores")]
+fn put(from: &Path, to: &str) {
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = format!("{to}/{}", entry.file_name().to_str().unwrap());
+        if entry.path().is_dir() {
+            put(&entry.path(), &to);
+        } else {
+            ureq::put(&to).send(&std::fs::read(entry.path()).unwrap()[..]).unwrap();
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The service: API, OpenAPI document, bulk requests, SQL over HTTP, dashboard, access, overload, model swaps.
+
+#[path = "../browser/mod.rs"]
+mod browser;
+#[path = "../common/mod.rs"]
+mod common;
+
+mod api;
+mod api_sql;
+mod bulk;
+mod dashboard;
+mod decoders;
+mod document;
+mod guard;
+mod overload;
+mod slow;
+mod swaps;

@@ -1,0 +1,239 @@
+//! `tercile predict`: same answers as the API, in every row format.
+
+use common::Place;
+use serde_json::Value;
+
+use crate::common;
+
+/// A trained store, and the API's answers for these rows of price and rating.
+fn trained(rows: &str) -> (Place, Vec<Value>) {
+    let place = Place::new();
+    let up = place.up(&[]);
+    let answers = up.post("/api/segments/price_rating/predict", rows).json();
+    assert_eq!(up.interrupt().code, Some(0));
+    (place, answers.as_array().unwrap().clone())
+}
+
+const ROWS: &str = r#"[{"discounted_price": 300, "rating": 4.5}, {"discounted_price": 1e5, "rating": 1}, {"discounted_price": 12.50, "rating": 3.9}]"#;
+
+#[test]
+fn every_format_gives_the_answers_of_the_api() {
+    let (place, answers) = trained(ROWS);
+    let cluster = |i: usize| answers[i]["cluster"].as_u64().unwrap();
+    let words = |i: usize| answers[i]["description"].as_str().unwrap().to_owned();
+    let distance = |i: usize| answers[i]["distance"].as_f64().unwrap();
+
+    // Fields keep their text and order; added fields replace fields of the same name.
+    let csv = "name,discounted_price,rating,cluster\n\"a, \"\"b\"\"\",300,4.5,9\n₹,1e5,1,9\nc,12.50,3.9,9\n";
+    place.write("rows.csv", csv);
+    let out = place.ok(&["predict", "price_rating", "rows.csv"]);
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[0], "name,discounted_price,rating,cluster,description,distance");
+    for (i, row) in ["\"a, \"\"b\"\"\",300,4.5", "₹,1e5,1", "c,12.50,3.9"].iter().enumerate() {
+        assert_eq!(lines[i + 1], format!("{row},{},\"{}\",{}", cluster(i), words(i), distance(i)));
+    }
+
+    let ndjson = "{\"x\":{\"y\":[1]},\"rating\":4.5,\"discounted_price\":300}\n{\"discounted_price\":1e5,\"rating\":1}\n\n{\"discounted_price\":12.50,\"rating\":3.9,\"cluster\":7}\n";
+    place.write("rows.ndjson", ndjson);
+    let out = place.ok(&["predict", "price_rating", "rows.ndjson"]);
+    let expected: String = [
+        r#"{"x":{"y":[1]},"rating":4.5,"discounted_price":300"#,
+        r#"{"discounted_price":1e5,"rating":1"#,
+        r#"{"discounted_price":12.50,"rating":3.9"#,
+    ]
+    .iter()
+    .enumerate()
+    .map(|(i, row)| {
+        format!("{row},\"cluster\":{},\"description\":\"{}\",\"distance\":{}}}\n", cluster(i), words(i), distance(i))
+    })
+    .collect();
+    assert_eq!(out, expected);
+
+    place.write("rows.json", ROWS);
+    let out: Value = serde_json::from_str(&place.ok(&["predict", "price_rating", "rows.json"])).unwrap();
+    for (i, row) in out.as_array().unwrap().iter().enumerate() {
+        assert_eq!((row["cluster"].as_u64(), row["distance"].as_f64()), (Some(cluster(i)), Some(distance(i))));
+    }
+
+    // Through Parquet and Arrow and back to the original.
+    for between in ["rows.parquet", "rows.arrow"] {
+        place.ok(&["predict", "price_rating", "rows.csv", "-o", between]);
+        let back = place.ok(&["predict", "price_rating", between, "--format", "csv"]);
+        assert_eq!(back, place.ok(&["predict", "price_rating", "rows.csv"]), "{between}");
+    }
+    let indonesian = place.ok(&["predict", "price_rating", "rows.csv", "--lang", "id", "--model", "1"]);
+    assert!(indonesian.contains("Harga"), "{indonesian}");
+    assert_eq!(
+        place.ok(&["predict", "price_rating", "rows.csv", "--format", "json", "--input-format", "csv"]).lines().count(),
+        3
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_named_by_line_and_field() {
+    let (place, _) = trained(ROWS);
+    for (rows, said) in [
+        (
+            "discounted_price,rating\n1,2\n3,\n",
+            "rows, line 3: rating must be a number, is empty; correct it, or give --missing skip",
+        ),
+        ("discounted_price,rating\n1,₹2\n", "rows, line 2: rating must be a number, is \"₹2\""),
+        ("discounted_price,rating\n1,nan\n", "line 2: rating must be a finite number"),
+        ("discounted_price\n1\n", "no column rating"),
+        ("discounted_price,rating\n1,2,3\n", "line 2: expected 2 fields as in the header, found 3"),
+        ("[{\"discounted_price\":1,\"rating\":2},{\"discounted_price\":1}]", "rows, row 1: rating is missing; "),
+        ("{\"discounted_price\":1,\"rating\":\"2\"}", "line 1: rating must be a number, is a string"),
+        ("{\"discounted_price\":1,\"rating\":2,\"rating\":2}", "rows: line 1: rating stands twice"),
+        ("{\"discounted_price\":1,\"rating\":1e400}", "line 1: rating is too large for a number"),
+        ("[{\"discounted_price\":1,\"rating\":2}", "row 1: the array does not end"),
+        ("[3]", "row 0: expected a JSON object, found 3"),
+        ("{\"discounted_price\":1e300,\"rating\":2}", "line 1: discounted_price is too far from every cluster"),
+        ("PAR1", "cannot read the rows"),
+    ] {
+        place.write("rows", rows);
+        let error = place.fails(1, &["predict", "price_rating", "rows"]);
+        assert!(error.contains(said), "{rows}: {error}");
+    }
+    // Line numbers are those of the file, whatever its line ends and quotes.
+    for rows in ["discounted_price,rating\r\n1,2\r\n3,\r\n", "\u{feff}discounted_price,rating\n\n\"1\",3\n,4\n"] {
+        place.write("rows", rows);
+        let error = place.fails(1, &["predict", "price_rating", "rows"]);
+        let line = rows.lines().position(|line| line.starts_with(',') || line.ends_with(',')).unwrap() + 1;
+        assert!(error.contains(&format!("rows, line {line}: ")), "{rows:?}: {error}");
+    }
+    let error = place.fails(1, &["predict", "nothing", "rows"]);
+    assert!(error.contains("has no model of \"nothing\", it has discount, price_rating, rating_count"), "{error}");
+    assert_eq!(place.run(&["predict", "price_rating", "--model", "4"]).code, Some(2));
+    place.write("empty.csv", "discounted_price,rating\n");
+    assert_eq!(place.ok(&["predict", "price_rating", "empty.csv", "--format", "json"]), "[]\n");
+}
+
+#[test]
+fn missing_values_are_refused_skipped_or_imputed_and_counted() {
+    let (place, answers) = trained(ROWS);
+    let cells = |i: usize| {
+        format!(
+            "{},\"{}\",{}",
+            answers[i]["cluster"],
+            answers[i]["description"].as_str().unwrap(),
+            answers[i]["distance"]
+        )
+    };
+    place.write("rows.csv", "id,discounted_price,rating,imputed\n1,300,4.5,x\n2,,4.1,x\n3,1e5,1,x\n4,₹99,nan,x\n");
+    let predict = |more: &[&str]| place.run(&[&["predict", "price_rating", "rows.csv"], more].concat());
+    let refused = predict(&["-o", "out.csv"]);
+    assert_eq!(refused.code, Some(1));
+    assert!(
+        refused.stderr.contains("rows.csv, line 3: discounted_price must be a number, is empty"),
+        "{}",
+        refused.stderr
+    );
+
+    // Skipped rows keep their position and have no cluster.
+    let skipped = predict(&["--missing", "skip"]);
+    let expected = [
+        "id,discounted_price,rating,imputed,cluster,description,distance".to_owned(),
+        format!("1,300,4.5,x,{}", cells(0)),
+        "2,,4.1,x,,,".to_owned(),
+        format!("3,1e5,1,x,{}", cells(1)),
+        "4,₹99,nan,x,,,".to_owned(),
+    ];
+    assert_eq!(
+        (skipped.code, skipped.stdout.lines().collect::<Vec<_>>()),
+        (Some(0), expected.iter().map(String::as_str).collect())
+    );
+    for said in [
+        "rows.csv: discounted_price was missing in 2 of 4 rows (1 of them no number, such as `₹99` in line 5)",
+        "rows.csv: rating was missing in 1 of 4 rows\n",
+        "rows.csv: 2 of 4 rows have no cluster\n",
+    ] {
+        assert!(skipped.stderr.contains(said), "{said}: {}", skipped.stderr);
+    }
+    let json = predict(&["--missing", "skip", "--format", "ndjson"]).stdout;
+    let line: Value = serde_json::from_str(json.lines().nth(1).unwrap()).unwrap();
+    assert_eq!(line["id"], "2");
+    for field in ["cluster", "description", "distance"] {
+        assert!(line.as_object().unwrap()[field].is_null(), "{line}");
+    }
+
+    // Imputed rows get the cluster of a row at the mean, and are marked.
+    let imputed = predict(&["--missing", "impute"]);
+    let model: Value = serde_json::from_str(&place.ok(&["model", "show", "price_rating", "--format", "json"])).unwrap();
+    let (price, rating) = (&model["mean"][0], &model["mean"][1]);
+    place.write("mean.csv", format!("discounted_price,rating\n{price},4.1\n{price},{rating}\n"));
+    let mean = place.ok(&["predict", "price_rating", "mean.csv"]);
+    let of =
+        |line: usize, skip: usize| mean.lines().nth(line).unwrap().splitn(skip + 1, ',').last().unwrap().to_owned();
+    let expected = [
+        "id,discounted_price,rating,cluster,description,distance,imputed".to_owned(),
+        format!("1,300,4.5,{},", cells(0)),
+        format!("2,,4.1,{},discounted_price", of(1, 2)),
+        format!("3,1e5,1,{},", cells(1)),
+        format!("4,₹99,nan,{},\"discounted_price,rating\"", of(2, 2)),
+    ];
+    assert_eq!(imputed.stdout.lines().collect::<Vec<_>>(), expected);
+    let said = "rating was missing in 1 of 4 rows and took the model's mean\n";
+    assert!(imputed.stderr.contains(said), "{}", imputed.stderr);
+    let json = predict(&["--missing", "impute", "--format", "json"]).stdout;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        [&json[0]["imputed"], &json[3]["imputed"]],
+        [&serde_json::json!([]), &serde_json::json!(["discounted_price", "rating"])]
+    );
+
+    // The same in every format.
+    place.write("rows.ndjson", "{\"discounted_price\":300,\"rating\":4.5}\n\n{\"rating\":4.1}\n{\"discounted_price\":\"₹99\",\"rating\":null}\n");
+    let error = place.fails(1, &["predict", "price_rating", "rows.ndjson"]);
+    assert!(error.contains("rows.ndjson, line 3: discounted_price is missing; correct it"), "{error}");
+    for (choice, file) in
+        [("skip", "skip.parquet"), ("impute", "impute.parquet"), ("skip", "skip.arrow"), ("impute", "impute.arrow")]
+    {
+        let args = ["predict", "price_rating", "rows.ndjson", "--missing", choice, "-o", file];
+        let ended = place.run(&args);
+        let example = "discounted_price was missing in 2 of 3 rows";
+        assert!(
+            ended.code == Some(0)
+                && ended.stderr.contains(example)
+                && ended.stderr.contains("such as `\"₹99\"` in line 4"),
+            "{}",
+            ended.stderr
+        );
+        let back = place.ok(&["predict", "price_rating", file, "--missing", choice, "--format", "csv"]);
+        let clusters: Vec<bool> = back.lines().skip(1).map(|line| line.contains(",,")).collect();
+        assert_eq!(back.lines().count(), 4, "{back}");
+        assert_eq!(clusters[2], choice == "skip" || back.contains(",,"), "{back}");
+    }
+
+    // Tabs, recognised by the file name and by the first line.
+    let tabs = "id\tdiscounted_price\trating\n1\t300\t4.5\n\"a\tb\"\t\t4\n";
+    place.write("tabs.tsv", tabs);
+    place.write("tabs.txt", tabs);
+    let error = place.fails(1, &["predict", "price_rating", "tabs.tsv"]);
+    assert!(error.contains("tabs.tsv, line 3: discounted_price must be a number, is empty"), "{error}");
+    let expected = format!(
+        "id\tdiscounted_price\trating\tcluster\tdescription\tdistance\n1\t300\t4.5\t{}\n\"a\tb\"\t\t4\t\t\t\n",
+        cells(0).replace("\",", "\t").replace(",\"", "\t")
+    );
+    for file in ["tabs.tsv", "tabs.txt"] {
+        assert_eq!(place.ok(&["predict", "price_rating", file, "--missing", "skip"]), expected, "{file}");
+    }
+
+    // Without rows, the columns are still written.
+    place.write("none.csv", "id,discounted_price,rating\n");
+    let header = "id,discounted_price,rating,cluster,description,distance\n";
+    assert_eq!(place.ok(&["predict", "price_rating", "none.csv"]), header);
+    place.write("none.ndjson", "");
+    place.write("none.json", "[]");
+    assert_eq!(place.ok(&["predict", "price_rating", "none.ndjson"]), "");
+    assert_eq!(place.ok(&["predict", "price_rating", "none.json"]), "[]\n");
+    for file in ["none.parquet", "none.arrow"] {
+        place.ok(&["predict", "price_rating", "none.csv", "-o", file]);
+        assert_eq!(place.ok(&["predict", "price_rating", file, "--format", "csv"]), header, "{file}");
+        assert_eq!(place.ok(&["predict", "price_rating", file, "--format", "json"]), "[]\n", "{file}");
+    }
+    place.ok(&["predict", "price_rating", "none.ndjson", "--input-format", "ndjson", "-o", "objects.csv"]);
+    let objects = std::fs::read_to_string(place.path("objects.csv")).unwrap();
+    assert_eq!(objects, "discounted_price,rating,row,cluster,description,distance\n");
+    place.write("wrong.csv", "id,price\n");
+    assert!(place.fails(1, &["predict", "price_rating", "wrong.csv"]).contains("no column discounted_price"));
+}

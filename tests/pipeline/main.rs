@@ -1,0 +1,18 @@
+//! From a topic or file to records, slices and answers of SQL files: ingest, the store, faults, object stores.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[cfg(feature = "object-stores")]
+#[path = "../proxy/mod.rs"]
+mod proxy;
+
+mod another_shop;
+mod broker;
+mod damaged_store;
+mod drift;
+mod faults;
+mod golden;
+mod kafka;
+mod objects;
+mod slices;
+mod up;
