@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench echo -- ADDRESS`
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a benchmark ends with a panic")]
+
 use poem::listener::TcpListener;
 use poem::{Route, Server, handler, post};
 

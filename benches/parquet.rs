@@ -4,6 +4,8 @@
 //! The store additionally searches a free name, links the file and syncs the directory. It saves time by not building
 //! dictionaries for columns whose values rarely repeat.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a benchmark ends with a panic")]
+
 use std::error::Error;
 use std::fs::File;
 use std::time::{Duration, Instant};

@@ -3,6 +3,8 @@
 //! Prints the time to read the columns (minimum of many runs, all threads, only an exclusive or), and the time of one KMeans
 //! pass over them: assignment, sums, counts and inertia.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a benchmark ends with a panic")]
+
 use std::hint::black_box;
 use std::time::Instant;
 

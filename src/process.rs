@@ -4,6 +4,8 @@
 //! and a shell runs its statements, in a child process. The child exits and removes its temporary files when its stdin is
 //! closed (`cli/watchdog.rs`); a child that does not is killed.
 
+#![allow(unsafe_code, reason = "close_range has no safe wrapper in the standard library")]
+
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};

@@ -42,10 +42,8 @@ use crate::engine::{self, cluster::Engine};
 use crate::fit::Sampled;
 use crate::model::describe::{Before, Shortage, describe, short_of_words, words_changed};
 use crate::model::parts::Shapes;
-use crate::model::{
-    Cut, METHOD, Model, ModelRegistry, Predecessor, PromotedBy, Receipt, SLICES, Trained, clusters, imputed,
-    registry::all_slices,
-};
+use crate::model::{Cut, METHOD, Model, ModelRegistry, Predecessor, PromotedBy, Receipt, Trained, clusters, imputed};
+use crate::slices::{SLICES, Slicing as _, Thirds, all_slices};
 use crate::sql::{Files, Segmentation};
 
 /// Runs until assignments are stable. The iteration limit has never been reached.
@@ -218,11 +216,6 @@ async fn lock(store: &Store) -> Result<Held, Error> {
     Ok(locked.await.map_err(|e| Error::Cut(e.to_string()))??)
 }
 
-/// Number of records in the first `slice` thirds of `n`.
-fn slice_end(n: u64, slice: u8) -> u64 {
-    n.min(u64::from(slice) * n.div_ceil(u64::from(SLICES)))
-}
-
 async fn stream(ctx: &SessionContext, snapshot: &Snapshot) -> Result<Stream, Error> {
     let n = snapshot.rows();
     let cuts = "SELECT _timestamp, _partition, _offset, place FROM slice_cuts()";
@@ -235,7 +228,7 @@ async fn stream(ctx: &SessionContext, snapshot: &Snapshot) -> Result<Stream, Err
     let found = cast(batch.column(3), &DataType::Int64).map_err(|e| engine::Error::Query(e.to_string()))?;
     let found = found.as_primitive::<Int64Type>();
     let cut = |slice: u8| {
-        let place = slice_end(n, slice) as i64;
+        let place = Thirds.end(n, slice) as i64;
         let row = found.values().iter().position(|&p| p == place)?;
         let timestamp = (!times.is_null(row)).then(|| times.value(row));
         Some(Cut { timestamp, partition: partitions.value(row), offset: offsets.value(row) })
@@ -244,7 +237,7 @@ async fn stream(ctx: &SessionContext, snapshot: &Snapshot) -> Result<Stream, Err
         topic: snapshot.topic.clone(),
         next_offsets: snapshot.next_offsets().into_iter().map(|(p, next)| (p.to_string(), next)).collect(),
         n,
-        cuts: [cut(1), cut(2), cut(3)],
+        cuts: std::array::from_fn(|i| cut(i as u8 + 1)),
     })
 }
 
@@ -497,7 +490,7 @@ impl Job<'_> {
             slice: self.slice,
             version: 0,
             rows: rows.rows() as u64,
-            rows_left_out: slice_end(self.stream.n, self.slice).saturating_sub(rows.rows() as u64),
+            rows_left_out: Thirds.end(self.stream.n, self.slice).saturating_sub(rows.rows() as u64),
             imputed: Some(features.iter().cloned().zip(rows.missing()).collect()),
             features: features.clone(),
             mean: scale.mean,
@@ -551,16 +544,4 @@ fn sample(
     all.push(Arc::new(imputed::masks(&columns)));
     let silhouette = Sampled { columns, chosen }.silhouette(scale, fit.sizes.len(), processors());
     Ok((RecordBatch::try_new(Arc::new(Schema::new(fields)), all)?, silhouette))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slices_end_at_growing_thirds() {
-        assert_eq!([1, 2, 3].map(|slice| slice_end(1465, slice)), [489, 978, 1465]);
-        assert_eq!([1, 2, 3].map(|slice| slice_end(2, slice)), [1, 2, 2]);
-        assert_eq!([1, 2, 3].map(|slice| slice_end(0, slice)), [0, 0, 0]);
-    }
 }

@@ -2,6 +2,8 @@
 //!
 //! Input: a listener. Output: streams that report their activity to connections.rs.
 
+#![allow(unsafe_code, reason = "a socket option of Linux (a packet filter) has no safe wrapper")]
+
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 #[cfg(target_os = "linux")]

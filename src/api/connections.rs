@@ -5,6 +5,8 @@
 //! is gone, so handlers of expensive responses check here; and it has no timeout for request heads. Therefore a watcher
 //! regularly scans all connections and shuts down the overdue ones, whatever the state of the protocols above.
 
+#![allow(unsafe_code, reason = "shuts a socket down by its descriptor while the server owns it")]
+
 use std::collections::HashMap;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd as _, RawFd};

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::guard::{is_probe, needed};
 use super::posted;
-use crate::model::SLICES;
+use crate::slices::SLICES;
 
 /// Recorded requests to a server with the shipped sample, and its responses. `tests/http/document.rs` repeats them.
 const EXAMPLES: &str = include_str!("../../openapi/examples.json");

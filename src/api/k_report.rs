@@ -20,7 +20,8 @@ use super::problem::Problem;
 use super::segments::{Found, find, no_sample};
 use super::{State, Tags};
 use crate::fit::Error;
-use crate::model::{Model, ModelRegistry, SLICES, imputed};
+use crate::model::{Model, ModelRegistry, imputed};
+use crate::slices::SLICES;
 use crate::suggest;
 
 /// Range of k.

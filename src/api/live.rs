@@ -13,7 +13,8 @@ use super::metrics::{Metrics, Tally};
 use super::predict::{LANGUAGES, Language};
 use crate::bulk::Lines;
 use crate::engine;
-use crate::model::{Model, ModelRegistry, Predictor, Slices, registry::all_slices};
+use crate::model::{Model, ModelRegistry, Predictor, Slices};
+use crate::slices::all_slices;
 use crate::sql::{Files, Segmentation};
 
 /// Polling interval for new models, which take effect within a second.

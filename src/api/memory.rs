@@ -1,5 +1,7 @@
 //! Resident memory of the process, and ways to reduce it.
 
+#![allow(unsafe_code, reason = "reads the page size, and gives free pages of the allocator back")]
+
 use std::fs;
 
 /// Resident bytes.

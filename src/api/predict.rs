@@ -28,7 +28,8 @@ use super::{State, Tags, bulk, negotiation, streaming_body};
 use crate::bulk::{Answers, Explainer, Format, Lines, Opinion, Scorer, TOO_FAR};
 use crate::model::describe::{Described, describe};
 use crate::model::parts::Shapes;
-use crate::model::{self, Model, Predictor, SLICES};
+use crate::model::{self, Model, Predictor};
+use crate::slices::SLICES;
 use crate::train;
 
 /// Maximum body size that is processed inline; larger bodies are processed on a blocking thread, so that small requests do not

@@ -15,7 +15,8 @@ use super::live::{Models, Served};
 use super::predict::serving;
 use super::problem::{Problem, problems};
 use super::{State, Tags};
-use crate::model::{Model, ModelRegistry, SLICES, imputed};
+use crate::model::{Model, ModelRegistry, imputed};
+use crate::slices::SLICES;
 
 problems! {
     /// Why there is nothing to show.

@@ -12,7 +12,8 @@ use super::{Done, count, table, thousands};
 use crate::config::StoreArgs;
 use crate::model::diff::{Counted, Diff, Moved, Pair, diff};
 use crate::model::history::{Period, PromotedBy, Promotion, RollbackError, periods};
-use crate::model::{Model, ModelRegistry, Until, model_ref, registry::all_slices};
+use crate::model::{Model, ModelRegistry, Until, model_ref};
+use crate::slices::all_slices;
 
 /// List models, compare two, let an older one serve again, or pin one
 ///

@@ -12,6 +12,8 @@
 //!   to a file)
 //! is written directly. `-` is stdout.
 
+#![allow(unsafe_code, reason = "duplicates a descriptor that belongs to the parent process")]
+
 use std::fs::{self, File, Metadata};
 use std::io::{self, Seek as _, SeekFrom, Write};
 use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd};

@@ -13,7 +13,8 @@ use crate::bulk::{self, Format, Reader, Scorer, Writer};
 use crate::config::StoreArgs;
 use crate::file_format;
 use crate::missing::Missing;
-use crate::model::{ModelRegistry, SLICES, model_ref};
+use crate::model::{ModelRegistry, model_ref};
+use crate::slices::SLICES;
 
 /// Tell the segment of each row
 ///

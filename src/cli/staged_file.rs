@@ -5,6 +5,8 @@
 //! this (NFS, for example), the file has a hidden name, which is removed when the value is dropped and when the
 //! process exits; only a signal that kills the process at once leaves it behind.
 
+#![allow(unsafe_code, reason = "links an unnamed file to a name, which the standard library cannot do")]
+
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};

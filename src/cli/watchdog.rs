@@ -9,6 +9,8 @@
 //! Every command runs under the watchdog; a new command needs no extra code. Long work in a process that must survive
 //! (a shell, a server) runs in a child process ([`crate::process`]) with its own watchdog.
 
+#![allow(unsafe_code, reason = "blocks signals of threads, and ends the process without unwinding")]
+
 use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

@@ -1,5 +1,7 @@
 //! Access control of the API: keys, rate limits, TLS and timeouts.
 
+#![allow(unsafe_code, reason = "getrlimit and setrlimit have no safe wrapper in the standard library")]
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -35,7 +35,8 @@ fn neither_slices_nor_a_plan_open_a_file() {
     let flaky = Flaky::slow(Duration::ZERO, 1);
     let snapshot: Snapshot = store(&flaky, 150).snapshot().unwrap();
     let asked = flaky.gets();
-    let places: Vec<u64> = crate::slices::cuts(&snapshot).unwrap().iter().map(|cut| cut.place).collect();
+    let places: Vec<u64> =
+        crate::slices::cuts(&snapshot, &crate::slices::Thirds).unwrap().iter().map(|cut| cut.place).collect();
     assert_eq!(places, [50, 100, 150]);
     let files = crate::sql::Files::load(None).unwrap();
     let planned = async {

@@ -17,7 +17,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use tercile_store::Snapshot;
 use tokio::sync::OnceCell;
 
-use crate::slices::{self, Cut};
+use crate::slices::{self, Cut, Thirds};
 
 /// The name of the function.
 pub const NAME: &str = "slice_cuts";
@@ -91,8 +91,8 @@ impl TableProvider for CutTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let found = self.rows.get_or_try_init(async || {
             let snapshot = self.snapshot.clone();
-            // Reading files blocks the thread.
-            let cuts = tokio::task::spawn_blocking(move || slices::cuts(&snapshot)).await;
+            // It reads files, and that blocks.
+            let cuts = tokio::task::spawn_blocking(move || slices::cuts(&snapshot, &Thirds)).await;
             let cuts = cuts.map_err(|e| DataFusionError::Execution(format!("the cuts were not found: {e}")))?;
             batch(&cuts.map_err(|e| DataFusionError::Execution(e.to_string()))?)
         });

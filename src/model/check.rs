@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tercile_store::{Error, FileFault, Reason, Store};
 
-use super::{ModelRegistry, registry::all_slices};
+use super::ModelRegistry;
+use crate::slices::all_slices;
 
 /// A kind of file below `models/<segmentation>/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -32,9 +32,6 @@ use tercile_kmeans as kmeans;
 use tercile_kmeans::features::Scale;
 use tercile_store as store;
 
-/// Number of slices.
-pub const SLICES: u8 = 3;
-
 /// The version of the training method. It is increased whenever the same rows can produce a different model: seeding,
 /// passes, cluster numbers, descriptions, samples, or the treatment of missing values. Receipts name it.
 ///
@@ -234,7 +231,7 @@ impl Model {
                 && cluster.words.keys().all(known)
         };
         let numbered = self.clusters.iter().enumerate().all(|(i, cluster)| cluster.cluster as usize == i);
-        if !(1..=SLICES).contains(&self.slice) {
+        if !crate::slices::all_slices().contains(&self.slice) {
             Err("its slice is none")
         } else if features == 0 || self.mean.len() != features || self.std.len() != features {
             Err("it has not a mean and a deviation for each feature")

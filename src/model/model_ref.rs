@@ -4,7 +4,8 @@ use std::path::Path;
 
 use tercile_store::{Error, Store};
 
-use super::{Model, ModelRegistry, SLICES};
+use super::{Model, ModelRegistry};
+use crate::slices::SLICES;
 
 /// A parsed reference.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 use tercile_store::{Error, FileFault, Reason, Revision, Store};
 
-use super::{Kind, Model, Predictor, PromotedBy, SLICES, Trained};
+use super::{Kind, Model, Predictor, PromotedBy, Trained};
 
 /// The serving state of one slice of a segmentation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -372,9 +372,4 @@ fn check_sample(sample: &RecordBatch, model: &Model) -> Result<(), (Reason, Stri
         return Err((Reason::Misnamed, format!("only {agree} of its {of} rows are in this model's clusters")));
     }
     Ok(())
-}
-
-/// The numbers of all slices.
-pub fn all_slices() -> std::ops::RangeInclusive<u8> {
-    1..=SLICES
 }

@@ -10,14 +10,43 @@ mod row_group;
 mod selection;
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 pub use row_group::Error;
 use row_group::{Unit, each_unit};
 use selection::{Part, nth};
 use tercile_store::Snapshot;
 
-/// Number of slices.
+/// The number of slices of a stream: thirds.
 pub const SLICES: u8 = 3;
+
+/// The numbers of the slices of a stream, in order.
+pub fn all_slices() -> RangeInclusive<u8> {
+    1..=SLICES
+}
+
+/// A division of a stream into growing slices. Slices have numbers from 1; the last one is the whole stream.
+pub trait Slicing: Sync {
+    /// The number of slices.
+    fn slices(&self) -> u8;
+
+    /// The number of records in `slice` of a stream of `n` records: not less than in the slice before, and `n` for the last one.
+    fn end(&self, n: u64, slice: u8) -> u64;
+}
+
+/// Slice i of n records holds the first min(n, i·⌈n/3⌉) of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Thirds;
+
+impl Slicing for Thirds {
+    fn slices(&self) -> u8 {
+        SLICES
+    }
+
+    fn end(&self, n: u64, slice: u8) -> u64 {
+        n.min(u64::from(slice) * n.div_ceil(u64::from(SLICES)))
+    }
+}
 
 /// The last record of a slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,25 +60,20 @@ pub struct Cut {
     pub offset: i64,
 }
 
-/// Number of records in the first `slice` thirds of `n`.
-pub fn slice_end(n: u64, slice: u8) -> u64 {
-    n.min(u64::from(slice) * n.div_ceil(u64::from(SLICES)))
-}
-
-/// The cuts of a snapshot; empty for an empty snapshot.
+/// The last record of each slice; none of an empty snapshot.
 ///
 /// # Errors
-/// If a file cannot be read or has changed.
-pub fn cuts(snapshot: &Snapshot) -> Result<Vec<Cut>, Error> {
+/// If a file cannot be read, or its rows are not those that its footer states.
+pub fn cuts(snapshot: &Snapshot, slicing: &dyn Slicing) -> Result<Vec<Cut>, Error> {
     let units = row_group::all(snapshot)?;
     let n: u64 = units.iter().map(|unit| unit.rows).sum();
     if n == 0 {
         return Ok(Vec::new());
     }
     let mut cuts: Vec<Cut> = Vec::new();
-    for slice in 1..=SLICES {
-        let place = slice_end(n, slice);
-        // In a stream of two records, slices 2 and 3 end at the same record.
+    for slice in 1..=slicing.slices() {
+        let place = slicing.end(n, slice);
+        // In a stream of two records the second third ends where the last one does.
         let cut = match cuts.iter().find(|cut| cut.place == place) {
             Some(cut) => Cut { slice, ..*cut },
             None => find(&units, slice, place)?,
@@ -111,11 +135,24 @@ mod tests {
 
     use super::*;
 
+    /// A slicing that exists only here: cuts are found for any.
+    struct Quarters;
+
+    impl Slicing for Quarters {
+        fn slices(&self) -> u8 {
+            4
+        }
+
+        fn end(&self, n: u64, slice: u8) -> u64 {
+            n.min(u64::from(slice) * n.div_ceil(4))
+        }
+    }
+
     #[test]
     fn a_slice_is_a_third_rounded_up() {
-        assert_eq!([1, 2, 3].map(|slice| slice_end(1465, slice)), [489, 978, 1465]);
-        assert_eq!([1, 2, 3].map(|slice| slice_end(2, slice)), [1, 2, 2]);
-        assert_eq!([1, 2, 3].map(|slice| slice_end(0, slice)), [0, 0, 0]);
+        assert_eq!([1, 2, 3].map(|slice| Thirds.end(1465, slice)), [489, 978, 1465]);
+        assert_eq!([1, 2, 3].map(|slice| Thirds.end(2, slice)), [1, 2, 2]);
+        assert_eq!([1, 2, 3].map(|slice| Thirds.end(0, slice)), [0, 0, 0]);
     }
 
     type Row = (Option<i64>, i32, i64);
@@ -189,16 +226,20 @@ mod tests {
                 files.swap(i, below(i as u64 + 1) as usize);
             }
             all.sort_unstable();
-            let expected: Vec<Cut> = (1..=3)
-                .filter(|_| !all.is_empty())
-                .map(|slice| {
-                    let place = slice_end(all.len() as u64, slice);
-                    let (timestamp, partition, offset) = all[place as usize - 1];
-                    Cut { slice, place, timestamp, partition, offset }
-                })
-                .collect();
-            let found = cuts(&Snapshot { topic: "t".to_owned(), files }).unwrap();
-            assert_eq!(found, expected, "seed {seed}");
+            let snapshot = Snapshot { topic: "t".to_owned(), files };
+            let slicings: [&dyn Slicing; 2] = [&Thirds, &Quarters];
+            for slicing in slicings {
+                let expected: Vec<Cut> = (1..=slicing.slices())
+                    .filter(|_| !all.is_empty())
+                    .map(|slice| {
+                        let place = slicing.end(all.len() as u64, slice);
+                        let (timestamp, partition, offset) = all[place as usize - 1];
+                        Cut { slice, place, timestamp, partition, offset }
+                    })
+                    .collect();
+                let found = cuts(&snapshot, slicing).unwrap();
+                assert_eq!(found, expected, "seed {seed}, {} slices", slicing.slices());
+            }
         }
     }
 
@@ -216,7 +257,7 @@ mod tests {
             bounds: None,
             checksums: None,
         };
-        let error = cuts(&Snapshot { topic: "t".to_owned(), files: vec![file] }).unwrap_err();
+        let error = cuts(&Snapshot { topic: "t".to_owned(), files: vec![file] }, &Thirds).unwrap_err();
         assert!(error.to_string().starts_with("cannot read gone.parquet"), "{error}");
     }
 }

@@ -21,8 +21,8 @@ use tercile_store::Store;
 
 use super::{Options, Progress, Refusal};
 use crate::engine::{self, quote};
-use crate::model::SLICES;
 use crate::rows::hex;
+use crate::slices::SLICES;
 use crate::sql::Segmentation;
 
 pub(super) type Digested = [u8; 32];

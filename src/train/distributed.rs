@@ -30,7 +30,7 @@ use super::dataset::{Digested, Order, Placed, Prefix, Rows, Sample, digest, hash
 use super::distributed_sql::Over;
 use super::{Options, Progress, Refusal, SEED};
 use crate::engine::{self, quote};
-use crate::model::SLICES;
+use crate::slices::SLICES;
 use crate::sql::Segmentation;
 
 /// Rows on a cluster.

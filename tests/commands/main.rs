@@ -1,5 +1,7 @@
 //! The command line: every command, the SQL shell, cancellation, output files.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, unsafe_code, reason = "a test ends with a panic")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

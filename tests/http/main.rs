@@ -1,5 +1,7 @@
 //! The service: API, OpenAPI document, bulk requests, SQL over HTTP, dashboard, access, overload, model swaps.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, unsafe_code, reason = "a test ends with a panic")]
+
 #[path = "../browser/mod.rs"]
 mod browser;
 #[path = "../common/mod.rs"]

@@ -1,5 +1,7 @@
 //! Training and models: `fit`, `train`, `verify`, `models`, `predict`, and files below `models/` that are damaged.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, unsafe_code, reason = "a test ends with a panic")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

@@ -1,5 +1,7 @@
 //! From a topic or file to records, slices and answers of SQL files: ingest, the store, faults, object stores.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, unsafe_code, reason = "a test ends with a panic")]
+
 #[path = "../common/mod.rs"]
 mod common;
 #[cfg(feature = "object-stores")]

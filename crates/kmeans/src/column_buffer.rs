@@ -4,6 +4,8 @@
 //! files without a name, which are mapped: who reads such an array need not know, and what is read and done with
 //! ([`done_with`]) takes no memory any more.
 
+#![allow(unsafe_code, reason = "maps files of columns into memory")]
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
 use std::marker::PhantomData;

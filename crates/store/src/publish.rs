@@ -3,6 +3,8 @@
 //! On a disk a file is written under a name of its own in `tmp/`, synced, and then linked or renamed. On an object store a put
 //! is all of that.
 
+#![allow(unsafe_code, reason = "reads the user of the process")]
+
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};

@@ -4,6 +4,8 @@
 //! network. Landlock complements the limits inside the engine. On kernels without it (Linux before 5.13) only the
 //! engine's limits apply.
 
+#![allow(unsafe_code, reason = "the system calls of Landlock have no safe wrapper")]
+
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;

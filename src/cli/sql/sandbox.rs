@@ -4,6 +4,11 @@
 //! last line of stderr and [`REFUSED`]. The process first restricts itself irrevocably and then reads the statement.
 //! It ends when its parent ends.
 
+#![allow(
+    unsafe_code,
+    reason = "resource limits and descriptors of a process have no safe wrapper in the standard library"
+)]
+
 use std::io::{self, BufRead as _, BufWriter, Read as _, Write};
 use std::path::Path;
 use std::process::ExitCode;

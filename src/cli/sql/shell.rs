@@ -3,6 +3,11 @@
 //! Input: typed lines. Output: the results of the session. Ctrl-C discards the line or cancels the query, Ctrl-D
 //! quits.
 
+#![allow(
+    unsafe_code,
+    reason = "terminal modes and signals of a child process have no safe wrapper in the standard library"
+)]
+
 use std::borrow::Cow;
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
 use std::net::Shutdown;

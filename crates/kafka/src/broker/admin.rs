@@ -4,6 +4,8 @@
 //! partitions took half a minute. librdkafka's admin API asks each broker once (ListOffsets); rdkafka has no call for that yet, so these
 //! functions go to librdkafka itself, as [`super::topic_id`] does.
 
+#![allow(unsafe_code, reason = "librdkafka through FFI")]
+
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::ptr::NonNull;

@@ -1,5 +1,7 @@
 //! Reads a topic from given positions on.
 
+#![allow(unsafe_code, reason = "librdkafka through FFI")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -2,6 +2,8 @@
 //!
 //! rdkafka's own iterator panics at a name that is no UTF-8, and anybody can send one: so this goes to librdkafka itself.
 
+#![allow(unsafe_code, reason = "librdkafka through FFI")]
+
 use std::borrow::Cow;
 use std::ffi::CStr;
 use std::{ptr, slice};

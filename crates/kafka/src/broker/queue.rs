@@ -5,6 +5,8 @@
 //! the end of a partition for a record, and where a group's rebalance pauses the partition next, the one record that
 //! comes there is passed over (2.12, rd_kafka_q_serve_rkmessages).
 
+#![allow(unsafe_code, reason = "librdkafka through FFI")]
+
 use std::borrow::Cow;
 use std::ffi::CString;
 use std::marker::PhantomData;

@@ -2,6 +2,8 @@
 //!
 //! rdkafka has no call for it yet, so this one function goes to librdkafka itself (DescribeTopics, KIP-516).
 
+#![allow(unsafe_code, reason = "librdkafka through FFI")]
+
 use std::ffi::{CStr, CString};
 use std::ptr;
 use std::time::Duration;

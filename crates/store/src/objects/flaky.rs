@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Bound, Range};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -111,7 +111,7 @@ impl Flaky {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lag(&self) -> u64 {
@@ -220,7 +220,7 @@ impl ObjectStore for Flaky {
         }
         // What is below a directory takes no room in a page.
         let pages = (objects.len() + dirs.len()) / PAGE;
-        tokio::time::sleep(self.takes * u32::try_from(pages).unwrap()).await;
+        tokio::time::sleep(self.takes * u32::try_from(pages).unwrap_or(u32::MAX)).await;
         Ok(ListResult { objects, common_prefixes: dirs })
     }
 
