@@ -1,4 +1,4 @@
-"""A store as README has it, made without a broker: files named by where they start, footers that say what they cover.
+"""A store as docs/store.md describes it, made without a broker: files named by where they start, footers that say what they cover.
 
     store.py DIRECTORY MILLIONS [ROWS]     five narrow fields in four partitions, in files of a million rows, or of so many
 """

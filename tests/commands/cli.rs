@@ -303,7 +303,7 @@ fn init_writes_files_that_load_whatever_the_fields_are_called() {
     assert_eq!(names, "price\n");
 }
 
-/// The README's command for DuckDB, run by DuckDB while small files are compacted and expire.
+/// The command of docs/store.md for DuckDB, run by DuckDB itself, while small files are replaced by large ones and expire.
 #[test]
 fn duckdb_counts_each_record_once_while_files_are_compacted() {
     let Some(duckdb) = std::env::var_os("TERCILE_DUCKDB").map(std::path::PathBuf::from) else {
@@ -311,8 +311,8 @@ fn duckdb_counts_each_record_once_while_files_are_compacted() {
         return;
     };
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
-    let block = readme.split("<!-- ci: duckdb -->\n```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let page = std::fs::read_to_string(root.join("docs/store.md")).unwrap();
+    let block = page.split("<!-- ci: duckdb -->\n```sh\n").nth(1).unwrap().split("```").next().unwrap();
     let place = Place::new();
     std::os::unix::fs::symlink(root.join("docs"), place.path("docs")).unwrap();
     let number = |command: &str| -> i64 {
