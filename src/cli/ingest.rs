@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use clap::Args;
 use tercile_kafka::broker::Group;
 use tercile_kafka::ingest::{self, Control, Job, Progress, Summary};
+use tercile_store::record::Json;
 
 use super::{Done, Stop, Terminal, count, thousands};
 use crate::api;
@@ -86,6 +87,7 @@ impl Ingest {
             topic: topic.name,
             partitions: topic.partitions,
             store,
+            decoder: Arc::new(Json),
             fields,
             limits: self.batch.limits(),
             memory: self.batch.memory_limit,

@@ -11,6 +11,7 @@ use clap::Args;
 use tercile_kafka::broker::embedded::Backlog;
 use tercile_kafka::broker::{Acknowledged, Cluster, Embedded, Producer};
 use tercile_kafka::ingest::{Control, Job};
+use tercile_store::record::Json;
 use tercile_store::row_set::RowSet;
 use tercile_store::{EMBEDDED, Replayed, Source, Store};
 
@@ -110,6 +111,7 @@ impl Up {
             topic: self.topic.topic.clone(),
             partitions: stream.partitions,
             store: store.clone(),
+            decoder: Arc::new(Json),
             fields: files.fields.clone(),
             limits: self.batch.limits(),
             memory: self.batch.memory_limit.saturating_sub(self.batch.http_memory()).max(1),

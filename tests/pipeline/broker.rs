@@ -20,6 +20,7 @@ use tercile_kafka::broker::embedded::{Backlog, PARTITION_LIMIT, UNREAD_LIMIT};
 use tercile_kafka::broker::{Embedded, Producer};
 use tercile_kafka::ingest::{self, Control, Job};
 use tercile_store::batch::Limits;
+use tercile_store::record::Json;
 use tercile_store::row_set::RowSet;
 use tercile_store::{EMBEDDED, Policy, Store};
 
@@ -43,6 +44,7 @@ fn a_replay_never_has_more_unread_than_its_limit() {
         topic: "products".into(),
         partitions: 1,
         store: store.clone(),
+        decoder: Arc::new(Json),
         fields: Files::shipped().unwrap().fields,
         limits: Limits { rows: 1000, bytes: 64 << 20, age: Duration::from_secs(5) },
         memory: 1 << 30,

@@ -12,6 +12,7 @@ mod another_shop;
 mod broker;
 mod damaged_store;
 mod drift;
+mod encoding;
 mod faults;
 mod golden;
 mod kafka;

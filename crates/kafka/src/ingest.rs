@@ -22,7 +22,7 @@ use arrow::error::ArrowError;
 pub use control::{Control, Flush, Progress, Summary};
 use identity::Identity;
 use tercile_store::batch::Limits;
-use tercile_store::record::Fields;
+use tercile_store::record::{Decoder, Fields};
 use tercile_store::{self as store, Policy, Rolled, Store};
 use warn_once::WarnOnce;
 
@@ -59,6 +59,8 @@ pub struct Job {
     pub topic: String,
     pub partitions: i32,
     pub store: Store,
+    /// The encoding of the records.
+    pub decoder: Arc<dyn Decoder>,
     pub fields: Fields,
     pub limits: Limits,
     /// Bytes that records on their way may take, more or less.

@@ -71,6 +71,28 @@ pub enum Unreadable {
     TooDeep,
     #[error("not JSON: {0}")]
     NotJson(String),
+    /// The reason of a decoder of another encoding.
+    #[error("{0}")]
+    Encoding(String),
+}
+
+/// An encoding of record values. The ingest decodes each record once; what cannot be decoded is stored with the reason.
+pub trait Decoder: fmt::Debug + Send + Sync {
+    /// The declared fields of a record as text, and all other fields as a JSON object.
+    ///
+    /// # Errors
+    /// The reason why the value has no fields. The record is stored all the same, with its bytes.
+    fn decode<'a>(&self, payload: Option<&'a [u8]>, fields: &Fields) -> Result<Decoded<'a>, Unreadable>;
+}
+
+/// JSON objects in UTF-8.
+#[derive(Debug, Clone, Copy)]
+pub struct Json;
+
+impl Decoder for Json {
+    fn decode<'a>(&self, payload: Option<&'a [u8]>, fields: &Fields) -> Result<Decoded<'a>, Unreadable> {
+        decode(payload, fields)
+    }
 }
 
 /// Reads one payload.

@@ -10,7 +10,6 @@ use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use tercile_store::batch::{Batch, Limits, Ready};
-use tercile_store::record;
 use tercile_store::times::likely_unit;
 use tercile_store::{self as store, Log, Prepared, Published};
 
@@ -229,7 +228,7 @@ impl<'c> PartitionWorker<'c> {
     fn add(&self, shared: &Shared<'_>, batch: &mut Batch, message: &Message<'_>, now: Instant) {
         let record = message.record();
         self.check_timestamp(shared, record.offset, record.timestamp);
-        batch.push(&record, message.headers(), &record::decode(record.payload, &shared.job.fields), now);
+        batch.push(&record, message.headers(), &shared.job.decoder.decode(record.payload, &shared.job.fields), now);
         if let Some(backlog) = &shared.job.backlog
             && message.is_replayed()
         {
