@@ -5,12 +5,10 @@
 //! it is replaced, and a command that fails, is cancelled or fills the disk leaves it unchanged.
 //!
 //! - An existing file keeps its permissions and, if the process may set it, its owner. Access control lists and
-//!   extended
-//! attributes are not kept, and other hard links keep the old content.
+//!   extended attributes are not kept, and other hard links keep the old content.
 //! - A symbolic link is kept, and its target is replaced.
 //! - A path that is not a regular file (`/dev/null`, a FIFO, a process substitution, `/dev/stdout` even if it leads
-//!   to a file)
-//! is written directly. `-` is stdout.
+//!   to a file) is written directly. `-` is stdout.
 
 #![allow(unsafe_code, reason = "duplicates a descriptor that belongs to the parent process")]
 
