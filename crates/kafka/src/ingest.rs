@@ -1,9 +1,9 @@
-//! The loop from topic to store: read, decode, batch, publish, and only then tell the broker.
+//! The ingest loop from topic to store: read, decode, batch, publish, then commit to the broker.
 //!
-//! Each partition has a worker of three threads: one takes its messages, decodes and batches, one writes batches as Parquet, one
-//! publishes the files, one after the other. Where that finds the next name taken, another writer was faster: everything
-//! unpublished is dropped and read again from where the log now ends. One more thread opens workers and hears what the broker says, and one rolls
-//! small files and notices that the topic grew.
+//! Each partition has a worker of three threads: one takes messages, decodes and batches them, one writes batches as Parquet,
+//! one publishes the files in order. If the next file name is taken, another writer was faster: all unpublished records are
+//! dropped and read again from the new end of the log. One more thread runs the supervisor, and one compacts small files and
+//! watches the topic for new partitions.
 
 mod control;
 mod identity;
@@ -29,62 +29,87 @@ use warn_once::WarnOnce;
 use crate::broker::embedded::Backlog;
 use crate::broker::{self, Bound, Cluster, Consumer, Gap, Group, NotNow, Reading, Start};
 
-/// How long to wait before everything is read again.
+/// Pause before everything is read again.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long a stop takes to be heard in a pause, at most.
+/// Maximum delay until a stop is noticed during a pause.
 const STOP_CHECK: Duration = Duration::from_millis(50);
-/// How long upkeep waits for a broker: it must not hold up an end.
+/// Timeout of upkeep's requests, which must not delay a shutdown.
 const UPKEEP_TIMEOUT: Duration = Duration::from_secs(3);
-/// Bytes of fetched records that wait in a partition's queue, at most.
+/// Maximum bytes of fetched records in a partition's queue.
 const QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
-/// What ended an ingest before its time.
+/// An error that ended an ingest.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A permanent error of the broker.
     #[error(transparent)]
     Broker(#[from] broker::Error),
+    /// An error of the store.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// Arrow cannot build a record batch.
     #[error("cannot build a batch of partition {partition}: {source}")]
-    Batch { partition: i32, source: ArrowError },
+    Batch {
+        /// Partition number.
+        partition: i32,
+        /// The cause.
+        source: ArrowError,
+    },
+    /// An unrecoverable error of the Kafka client.
     #[error("the Kafka client gave up: {0}")]
     Fatal(String),
+    /// A worker's thread cannot start.
     #[error("cannot start a thread for partition {partition}: {source}")]
-    Thread { partition: i32, source: std::io::Error },
+    Thread {
+        /// Partition number.
+        partition: i32,
+        /// The cause.
+        source: std::io::Error,
+    },
 }
 
 /// What to read, and when to stop.
 pub struct Job {
+    /// The cluster to read from.
     pub cluster: Cluster,
+    /// Topic name.
     pub topic: String,
+    /// Number of partitions at start.
     pub partitions: i32,
+    /// The store to write to.
     pub store: Store,
     /// The encoding of the records.
     pub decoder: Arc<dyn Decoder>,
+    /// Declared fields of the records.
     pub fields: Fields,
+    /// Limits of a batch, before the memory budget applies.
     pub limits: Limits,
-    /// Bytes that records on their way may take, more or less.
+    /// Approximate memory budget for records in flight, in bytes.
     pub memory: usize,
-    /// Stop at the end of each partition as it was at start.
+    /// Stop each partition at the end that it had at start.
     pub until_end: bool,
-    /// Share the topic with the other members of a group, instead of reading all of it alone.
+    /// Share the topic with the other members of a group instead of reading all of it.
     pub group: Option<Group>,
-    /// Where records were gone before they could be read, go on after the gap instead of halting the partition.
+    /// Continue after a gap instead of halting the partition.
     pub accept_gap: bool,
-    /// How small files are rolled into large ones meanwhile.
+    /// Compaction and retention policy during the ingest.
     pub roll: Policy,
-    /// How often small files are looked for, and new partitions.
+    /// Interval of compaction and of the check for new partitions.
     pub upkeep: Duration,
-    /// The broker is this process's own: it has no past, so the store's next offsets are added to what it hands out.
+    /// Whether the broker is this process's embedded one: its offsets begin at 0, so the store's next offsets are added to
+    /// them.
     pub embedded: bool,
-    /// Where room is made for each replayed record that was read, if the broker is an embedded one, ours or not.
+    /// Back-pressure to release for each replayed record that was read, if the broker is an embedded one, of any process.
     pub backlog: Option<Arc<Backlog>>,
 }
 
-/// Accepted gaps: partition to the first offset after it.
+/// Accepted gaps: partition to the first offset after the gap.
 type Skips = BTreeMap<i32, i64>;
 
-/// Reads until the end that the job names, or until the control says stop.
+/// Runs until the job's end or until [`Control::stop`].
+///
+/// # Errors
+/// On a permanent error of the broker, or an error of the store that a retry cannot fix.
 pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
     let mut skips = Skips::new();
     let mut partitions = job.partitions;
@@ -98,8 +123,7 @@ pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
             ended
         });
         let ended = match ended {
-            // A broker that goes while it is asked something is no reason to go as well. But one that never answered is most likely
-            // another than was meant.
+            // A broker that fails later is retried. One that never answered is most likely the wrong address.
             Err(Error::Broker(error)) if error.passes() && (begun || !error.is_unreachable()) => {
                 Ended::Again(error.to_string())
             }
@@ -138,7 +162,7 @@ pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
     Ok(control.progress.summary(gaps))
 }
 
-/// A lone worker starts on all partitions at once; a member of a group on those it is given, when it is.
+/// Without a group, reading starts on all partitions at once; a group member waits for its assignment.
 fn connect(job: &Job, partitions: i32, skips: &Skips) -> Result<(Consumer, Vec<Start>), Error> {
     let Job { cluster, topic, store, embedded, .. } = job;
     let share = job.memory / 4 / usize::try_from(partitions).unwrap_or(1).max(1);
@@ -148,7 +172,7 @@ fn connect(job: &Job, partitions: i32, skips: &Skips) -> Result<(Consumer, Vec<S
         let starts = recover(store, cluster, topic, &all, *embedded, skips)?;
         return Ok((Consumer::assign(cluster, topic, &starts, reading)?, starts));
     };
-    // A member that can't reach the brokers would wait for its group without a word.
+    // A member that cannot reach the brokers would wait for its group without a message.
     match cluster.offsets(topic, &all, Bound::Latest) {
         Err(error @ broker::Error::Leaderless { .. }) => tracing::warn!("{error}; trying again"),
         other => drop(other?),
@@ -163,7 +187,7 @@ fn connect(job: &Job, partitions: i32, skips: &Skips) -> Result<(Consumer, Vec<S
     Ok((Consumer::join(cluster, topic, group, reading, Box::new(resolve))?, Vec::new()))
 }
 
-/// Each partition goes on where its log ends, and a new log begins where the topic does.
+/// The start positions: each partition continues at the end of its log, and a new log begins at the topic's earliest offset.
 fn recover(
     store: &Store,
     cluster: &Cluster,
@@ -200,44 +224,44 @@ fn recover(
 
 enum Ended {
     Done(Vec<Gap>),
-    /// Gaps that are accepted: a new session goes on after them.
+    /// Accepted gaps: a new session continues after them.
     Skipping(Vec<Gap>),
-    /// The topic has so many partitions now: a new session reads them all.
+    /// The topic now has this number of partitions: a new session reads them all.
     Grown(i32),
     Overtaken(i32),
-    /// Why everything unwritten is read again.
+    /// The reason why all unwritten records are read again.
     Again(String),
 }
 
-/// What the other threads tell the reading one.
+/// A message from the other threads to the supervisor.
 enum Report {
     Overtaken(i32),
     Failed(Error),
     Grown(i32),
     Again(String),
-    /// The broker has records missing where this partition's worker stands.
+    /// The broker does not hold the next offset of this partition.
     OutOfRange(i32),
 }
 
-/// What all threads of a session share.
+/// State shared by all threads of a session.
 struct Shared<'s> {
     job: &'s Job,
     control: &'s Control,
     consumer: &'s Consumer,
     /// Set when this session's unwritten records must be dropped.
     abandon: AtomicBool,
-    /// Set whenever the broker is heard of.
+    /// Set on each sign of life of the broker.
     heard: AtomicBool,
     identity: Identity,
     workers: AtomicUsize,
     reports: Sender<Report>,
-    /// What was warned of.
+    /// Causes that were warned of.
     told: WarnOnce,
 }
 
 impl Shared<'_> {
     fn report(&self, report: Report) {
-        // Where nobody listens any more, the session is over.
+        // Without a receiver, the session is over.
         let _ = self.reports.send(report);
     }
 
@@ -281,8 +305,8 @@ fn session(
     Ok(ended)
 }
 
-/// Now and then, until the session is over: rolls small files of the partitions we read, and looks whether the topic is
-/// still the one it was, with as many partitions.
+/// Runs at an interval until the session ends: compacts small files of the assigned partitions, and checks the topic's identity
+/// and number of partitions.
 fn upkeep(shared: &Shared<'_>, partitions: i32, over: Receiver<()>) {
     let Shared { job, control, .. } = shared;
     let mut gone = false;
@@ -314,12 +338,12 @@ fn upkeep(shared: &Shared<'_>, partitions: i32, over: Receiver<()>) {
                 gone = true;
                 continue;
             }
-            // A broker that is away is no news here.
+            // The supervisor reports an unreachable broker.
             Err(_) => continue,
         };
         gone = false;
         match job.store.claim(&topic.name, &topic.id, topic.partitions) {
-            // A group hears of new partitions by itself.
+            // A group notices new partitions by itself.
             Ok(_) if topic.partitions > partitions && job.group.is_none() && !job.until_end => {
                 shared.report(Report::Grown(topic.partitions));
             }
@@ -333,14 +357,14 @@ fn upkeep(shared: &Shared<'_>, partitions: i32, over: Receiver<()>) {
     }
 }
 
-/// Whether the topic ends before what was read of it. Asked by a client of its own: one that has read a topic fetches
-/// on in silence after the broker came back with an older state of it.
+/// The error for a topic that ends before the read position. Uses a new client: a consumer that has read a topic keeps fetching
+/// silently after the broker was restored to an older state.
 fn ahead_of_topic(job: &Job, positions: &BTreeMap<i32, i64>) -> Option<store::Error> {
     let partitions: Vec<i32> = positions.keys().copied().collect();
     if partitions.is_empty() {
         return None;
     }
-    // A broker that is away is no news here.
+    // The supervisor reports an unreachable broker.
     let ends = job.cluster.within(UPKEEP_TIMEOUT).offsets(&job.topic, &partitions, Bound::Latest).ok()?;
     let ahead = |partition: i32, next: i64| ends.get(&partition).copied().filter(|end| *end < next);
     let (partition, next, end) = positions.iter().find_map(|(&p, &next)| Some((p, next, ahead(p, next)?)))?;

@@ -1,8 +1,8 @@
-//! Questions about many partitions, and about a topic's settings, in one request each.
+//! Admin API requests: offsets of many partitions, and a topic's settings, in one request each.
 //!
-//! rdkafka asks for the offsets of one partition at a time, and each question waits behind the fetch that is under way: a topic of 300
-//! partitions took half a minute. librdkafka's admin API asks each broker once (ListOffsets); rdkafka has no call for that yet, so these
-//! functions go to librdkafka itself, as [`super::topic_id`] does.
+//! rdkafka asks for the offsets of one partition at a time, and each request waits behind the fetch in progress: a topic of 300
+//! partitions took half a minute. librdkafka's admin API asks each broker once (ListOffsets). rdkafka does not wrap that call
+//! yet, so this module uses librdkafka's C API, as [`super::topic_id`] does.
 
 #![allow(unsafe_code, reason = "librdkafka through FFI")]
 
@@ -18,29 +18,29 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
-/// Which end of a partition.
+/// An end of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
     /// The offset of the first record that the broker holds.
     Earliest,
-    /// The offset that the next record will get; where transactions are open, that of the first record which is not decided.
+    /// The offset that the next record will get; with open transactions, the offset of the first undecided record.
     Latest,
 }
 
-/// A partition's offset, or why the broker did not give it.
+/// Per partition its offset, or the broker's error code.
 pub(super) type Offsets = BTreeMap<i32, Result<i64, RDKafkaErrorCode>>;
 
-/// An answer of the admin API.
+/// An owned result event of the admin API.
 struct Event(NonNull<rd::rd_kafka_event_t>);
 
 impl Drop for Event {
     fn drop(&mut self) {
-        // SAFETY: the event is ours, and used no more.
+        // SAFETY: this value owns the event, and does not use it again.
         unsafe { rd::rd_kafka_event_destroy(self.0.as_ptr()) }
     }
 }
 
-/// Sends a request and waits for its answer, no longer than this.
+/// Sends an admin request and waits at most `timeout` for its result.
 ///
 /// # Safety
 /// `send` must pass its arguments, the options and the queue, to one call of the admin API for `operation`, and keep neither.
@@ -52,8 +52,8 @@ unsafe fn request<C: ClientContext>(
 ) -> Result<Event, RDKafkaErrorCode> {
     let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX).max(1);
     let handle = client.native_ptr();
-    // SAFETY: the handle outlives the calls, for `client` is borrowed. Options and queue are destroyed once, after their last use: the
-    // request has its own reference to the queue.
+    // SAFETY: `client` is borrowed, so the handle outlives the calls. Options and queue are destroyed once, after their last
+    // use: the request has its own reference to the queue.
     let event = unsafe {
         let options = rd::rd_kafka_AdminOptions_new(handle, operation);
         rd::rd_kafka_AdminOptions_set_request_timeout(options, millis, ptr::null_mut(), 0);
@@ -64,14 +64,14 @@ unsafe fn request<C: ClientContext>(
         rd::rd_kafka_AdminOptions_destroy(options);
         NonNull::new(event).map(Event).ok_or(RDKafkaErrorCode::OperationTimedOut)?
     };
-    // SAFETY: the event lives.
+    // SAFETY: the event is destroyed only when `event` is dropped.
     match unsafe { rd::rd_kafka_event_error(event.0.as_ptr()) } {
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(event),
         code => Err(code.into()),
     }
 }
 
-/// The first or the next offset of each of these partitions, all at once.
+/// The earliest or latest offsets of all `partitions`, in one request per broker.
 pub(super) fn offsets<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
@@ -91,10 +91,10 @@ pub(super) fn offsets<C: ClientContext>(
         list.add_partition_offset(topic, partition, wanted)?;
     }
     let operation = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS;
-    // SAFETY: one call, which copies the list. What the answer points to lives as long as the event.
+    // SAFETY: the request is one call, which copies the list. Pointers into the result are valid as long as the event.
     unsafe {
         let event = request(client, operation, timeout, |options, queue| {
-            // As the consumer reads: what belongs to an open transaction is not there yet.
+            // The consumer reads committed records only, so records of an open transaction do not count.
             let committed = rd::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED;
             let error = rd::rd_kafka_AdminOptions_set_isolation_level(options, committed);
             if !error.is_null() {
@@ -127,11 +127,12 @@ pub(super) fn offsets<C: ClientContext>(
     }
 }
 
-/// Bytes that a batch of records of this topic may have (`max.message.bytes`); `None` where the broker does not say, or not to us.
+/// Maximum bytes of a record batch of the topic (`max.message.bytes`); `None` if the broker does not answer or denies access.
 pub(super) fn max_message_bytes<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration) -> Option<usize> {
     let name = CString::new(topic).ok()?;
     let operation = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS;
-    // SAFETY: the resource is ours and lives until its end; the call copies it. What the answer points to lives as long as the event.
+    // SAFETY: this function owns the resource until it destroys it; the call copies it. Pointers into the result are valid as
+    // long as the event.
     unsafe {
         let kind = rd::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
         let resource = rd::rd_kafka_ConfigResource_new(kind, name.as_ptr());

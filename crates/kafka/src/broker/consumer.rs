@@ -1,4 +1,4 @@
-//! Reads a topic from given positions on.
+//! The consumer: reads partitions from given offsets, alone or as a member of a group.
 
 #![allow(unsafe_code, reason = "librdkafka through FFI")]
 
@@ -20,26 +20,27 @@ use rdkafka::types::RDKafkaRespErr;
 use super::context::Context;
 use super::{Bound, Cluster, Error, Gap, Queue, error, set_missing};
 
-/// How long a consumer that goes is waited for: less than a stop may take.
+/// Timeout for closing a consumer; shorter than the timeout of a graceful shutdown.
 const LEAVING: Duration = Duration::from_secs(4);
-/// The group that a lone worker commits to, as advice to other tools.
+/// The group id under which a worker without a group commits its offsets, as information for other tools.
 const ALONE: &str = "tercile";
-/// How long the group takes to name a new member.
+/// Time in which the group coordinator assigns a member id to a new member.
 const NAMED: Duration = Duration::from_millis(50);
 
-/// Where to start reading a partition.
+/// The position from which to read a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Start {
+    /// Partition number.
     pub partition: i32,
-    /// Where the log ends: what the next file is named by.
+    /// End of the partition's log in the store, which names the next file.
     pub next: i64,
-    /// The first offset wanted, as the store counts; beyond `next` where a gap was accepted.
+    /// First offset to read, in store offsets; larger than `next` if a gap was accepted.
     pub offset: i64,
-    /// What the store counts more than the broker does: the embedded broker has no past and begins at 0 each time.
+    /// Store offset minus broker offset. Not 0 only for the embedded broker, whose offsets begin at 0 at each start.
     pub base: i64,
 }
 
-/// A consumer that was assigned its partitions once, with offsets, and never resets them.
+/// A consumer whose partitions are assigned with explicit offsets, which are never reset.
 pub struct Consumer {
     inner: BaseConsumer<Context>,
     cluster: Cluster,
@@ -49,73 +50,77 @@ pub struct Consumer {
     commits: bool,
 }
 
-/// How to read.
+/// Options of a consumer.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading {
-    /// The broker is this process's own.
+    /// Whether the broker is this process's embedded one.
     pub embedded: bool,
-    /// Bytes of fetched records that may wait in a partition's queue.
+    /// Maximum bytes of fetched records in a partition's queue.
     pub queue_bytes: usize,
-    /// How often librdkafka looks whether the topic has new partitions, which is how a group hears of them.
+    /// Interval of librdkafka's metadata refresh, by which a group notices new partitions.
     pub refresh: Duration,
 }
 
-/// What happened besides the messages, which wait in the [`Queue`] of their partition.
+/// An event other than a message. Messages arrive in the [`Queue`] of their partition.
 pub enum Event {
-    /// No broker answers, for this reason if it is known; it is tried again for ever.
+    /// No broker is reachable, with the reason if known. librdkafka retries without limit.
     Down(Option<String>),
-    /// A broker refuses what reading needs, and will go on doing so.
+    /// A broker refuses a request that reading needs. Permanent.
     Refused(Error),
-    /// Something went wrong that may pass, or that reading can do without.
+    /// A transient error, or one that does not affect reading.
     Trouble(Trouble),
-    /// The group gave us partitions, and we read them from here on.
+    /// The group assigned these partitions; reading starts at these positions.
     Assigned(Vec<Start>),
-    /// The group took partitions away.
+    /// The group revoked these partitions.
     Revoked(Vec<i32>),
-    /// A partition that the group gave us can't be read.
+    /// A partition assigned by the group cannot be read.
     NotNow(NotNow),
-    /// It can't go on.
+    /// Unrecoverable error.
     Fatal(String),
 }
 
-/// What went wrong, and may pass.
+/// A transient error.
 #[derive(Debug, Clone)]
 pub struct Trouble {
-    /// The kind of trouble: the same cause need not be told twice.
+    /// Identifies the cause, so that repeated warnings can be suppressed.
     pub cause: String,
+    /// Text for the log.
     pub message: String,
 }
 
-/// A group of workers that share a topic.
+/// A consumer group whose members share a topic.
 #[derive(Debug, Clone)]
 pub struct Group {
+    /// Group id (`group.id`).
     pub name: String,
-    /// Makes the member static: it comes back to its partitions without a rebalance.
+    /// Instance id of a static member, which gets its partitions back without a rebalance.
     pub instance: Option<String>,
-    /// After so long without a sign of life, the others take its partitions.
+    /// Without a heartbeat for this time, a member loses its partitions.
     pub session_timeout: Duration,
-    /// After so long without looking up from its work, likewise.
+    /// Without a poll for this time, a member loses its partitions.
     pub max_poll_interval: Duration,
 }
 
-/// Finds where partitions go on, or says why they can't.
+/// Returns the start positions of newly assigned partitions.
 pub type Resolve = Box<dyn Fn(&[i32]) -> Result<Vec<Start>, NotNow> + Send + Sync>;
 
-/// Why a partition can't be read, and whether that may pass.
+/// Why a partition cannot be read.
 #[derive(Debug, Clone)]
 pub struct NotNow {
+    /// Reason, for the log.
     pub why: String,
+    /// Whether the cause is transient.
     pub passes: bool,
 }
 
-/// What a member of a group has to know when partitions come and go.
+/// State of a group member for rebalances.
 pub(super) struct Membership {
     topic: String,
     /// Whether the member is static.
     fixed: bool,
     resolve: Resolve,
     changes: Mutex<VecDeque<Change>>,
-    /// Set when the consumer goes: nobody will ask for changes any more.
+    /// Set when the consumer closes; changes are no longer collected.
     closing: AtomicBool,
 }
 
@@ -126,8 +131,8 @@ enum Change {
 }
 
 impl Membership {
-    /// Called by librdkafka from within poll. Partitions are assigned once, with offsets: nothing slips through before
-    /// a seek.
+    /// Rebalance callback, called by librdkafka from within poll. Partitions are assigned once, with offsets, so no message
+    /// arrives before a seek.
     pub(super) fn rebalance(
         &self,
         consumer: &BaseConsumer<Context>,
@@ -139,7 +144,7 @@ impl Membership {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS if !self.closing.load(Ordering::SeqCst) => {
                 self.assign(consumer, &partitions)
             }
-            // Taken only to be given back: what comes of them is read by nobody.
+            // Closing: assigned only to be revoked; nothing reads these partitions.
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 let taken = list.set_all_offsets(Offset::End).and_then(|()| consumer.incremental_assign(list));
                 if let Err(error) = taken {
@@ -147,7 +152,7 @@ impl Membership {
                 }
                 return;
             }
-            // Whoever reads them must stop first, and gives them back then.
+            // The partition worker must stop first; it then calls `give_back`.
             _ if !self.closing.load(Ordering::SeqCst) => Change::Revoked(partitions),
             _ => {
                 let gone = consumer.incremental_unassign(list);
@@ -182,7 +187,7 @@ impl Membership {
     }
 }
 
-/// Must come before the partition is assigned.
+/// Gives a partition its own queue. Must be called before the partition is assigned.
 fn own_queue<'c>(consumer: &'c BaseConsumer<Context>, topic: &str, start: Start) -> Result<Queue<'c>, String> {
     // SAFETY: the queue borrows the client.
     let queue = unsafe { Queue::own(consumer.client().native_ptr(), topic, start.partition, start.base) };
@@ -198,13 +203,13 @@ impl Consumer {
         let tuning = [
             ("fetch.error.backoff.ms", "50"),
             ("fetch.queue.backoff.ms", "10"),
-            // The embedded broker lets a reader that is early wait the whole time, whatever comes meanwhile.
+            // The embedded broker always delays a fetch at the end of the log for the full wait, even if records arrive.
             ("fetch.wait.max.ms", if reading.embedded { "10" } else { "100" }),
             ("fetch.max.bytes", "16777216"),
             ("max.partition.fetch.bytes", "4194304"),
             ("receive.message.max.bytes", "1100000000"),
             ("queued.max.messages.kbytes", &queue_kbytes),
-            // Kilobytes are counted by values alone, and a message without one takes its room too.
+            // The limit in kilobytes counts values only, and a message without a value takes memory too.
             ("queued.min.messages", &queue_messages),
             ("topic.metadata.refresh.interval.ms", &refresh),
         ];
@@ -212,7 +217,7 @@ impl Consumer {
         config
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            // A position that is gone must come back as an error: never as a silent jump.
+            // An offset out of range must be an error, never a silent reset.
             .set("auto.offset.reset", "error")
             .set("enable.partition.eof", "true")
             .set("isolation.level", "read_committed")
@@ -220,8 +225,11 @@ impl Consumer {
         config
     }
 
-    /// Starts reading. A real Kafka is told how far the store is, as advice to its other users; an embedded broker would
-    /// forget it anyway.
+    /// Assigns the partitions and starts reading. Commits the store's offsets, as information for other tools; not to an
+    /// embedded broker, which would lose them anyway.
+    ///
+    /// # Errors
+    /// If the settings are invalid or librdkafka refuses the assignment.
     pub fn assign(cluster: &Cluster, topic: &str, starts: &[Start], reading: Reading) -> Result<Self, Error> {
         let inner: BaseConsumer<Context> = Self::config(cluster, reading)
             .set("group.id", ALONE)
@@ -240,7 +248,10 @@ impl Consumer {
         Ok(Self { inner, cluster: cluster.clone(), topic, group, bases, commits })
     }
 
-    /// Joins a group. What it is given comes as [`Event::Assigned`], what it must give back as [`Event::Revoked`].
+    /// Joins a group. Assigned partitions arrive as [`Event::Assigned`], revoked ones as [`Event::Revoked`].
+    ///
+    /// # Errors
+    /// If the settings are invalid or librdkafka refuses the subscription.
     pub fn join(
         cluster: &Cluster,
         topic: &str,
@@ -251,7 +262,7 @@ impl Consumer {
         let mut config = Self::config(cluster, reading);
         config.set("group.id", &group.name).set("partition.assignment.strategy", "cooperative-sticky");
         let session = group.session_timeout.as_millis();
-        // A member hears that others come or go by its heartbeat, and all wait for the last one to hear it.
+        // Members notice a rebalance by their heartbeats, and the rebalance waits for the slowest member.
         let heartbeat = (session / 12).clamp(100, 500).to_string();
         let timing = [
             ("session.timeout.ms", &*session.to_string()),
@@ -278,7 +289,7 @@ impl Consumer {
         self.bases.get(&partition).copied().unwrap_or(0)
     }
 
-    /// Gives partitions back to the group that it took away. Nobody may take from their queues any more.
+    /// Completes the revocation of partitions. Their queues must no longer be read.
     pub fn give_back(&self, partitions: &[i32]) {
         let mut list = TopicPartitionList::new();
         for &partition in partitions {
@@ -289,12 +300,15 @@ impl Consumer {
         }
     }
 
-    /// The messages of a partition that was assigned.
+    /// The queue of an assigned partition.
+    ///
+    /// # Errors
+    /// If librdkafka has no queue for the partition.
     pub fn queue(&self, start: Start) -> Result<Queue<'_>, Error> {
         own_queue(&self.inner, &self.topic, start).map_err(Error::Client)
     }
 
-    /// The next event, or `None` if there was none in time.
+    /// The next event; `None` after `timeout`.
     pub fn poll(&self, timeout: Duration) -> Option<Event> {
         if let Some(membership) = &self.inner.context().membership
             && let Some(change) = membership.changes.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
@@ -311,7 +325,7 @@ impl Consumer {
             return Some(self.trouble(code, error::meaning(code)));
         }
         match self.inner.poll(timeout)? {
-            // It would be missing where it belongs.
+            // A message here is missing from its partition's queue.
             Ok(message) => Some(Event::Fatal(format!(
                 "offset {} of partition {} came outside its queue",
                 message.offset(),
@@ -329,13 +343,13 @@ impl Consumer {
         }
     }
 
-    /// What an error that librdkafka returned means for whoever reads.
+    /// Classifies an error of librdkafka's; `None` if it needs no reaction.
     fn event(&self, error: &KafkaError) -> Option<Event> {
         let code = error.rdkafka_error_code()?;
         let group = &self.inner.context().membership;
         match code {
             RDKafkaErrorCode::AllBrokersDown => Some(Event::Down(self.cluster.failure())),
-            // The reason is kept, and told once it is known that no broker is left.
+            // [`super::context::Failures`] keeps the reason, which is reported once no broker is left.
             _ if error::is_about_a_connection(code) => None,
             _ if group.is_none() && error::is_about_groups(code) => Some(self.trouble(code, error::meaning(code))),
             _ if error::is_permanent(code) => Some(Event::Refused(self.refused(code))),
@@ -357,7 +371,7 @@ impl Consumer {
         Event::Trouble(Trouble { cause: format!("{code:?}"), message })
     }
 
-    /// The error for a code that ends the reading.
+    /// The error for a permanent error code.
     pub fn refused(&self, code: RDKafkaErrorCode) -> Error {
         let group = self.inner.context().membership.is_some() && code != RDKafkaErrorCode::TopicAuthorizationFailed;
         let action =
@@ -366,13 +380,12 @@ impl Consumer {
         Error::Refused { action, servers: self.cluster.servers.clone(), code, reason }
     }
 
-    /// Why connections fail, if they failed just now.
+    /// Why connections fail, if one failed recently.
     pub fn failure(&self) -> Option<String> {
         self.cluster.failure()
     }
 
-    /// The first offset that each of these partitions holds, or the one that its next record will get, as the store counts; all asked
-    /// for at once.
+    /// The earliest or latest offset of each partition, in store offsets, in one request per broker.
     ///
     /// # Errors
     /// As [`Cluster::offsets`].
@@ -384,7 +397,10 @@ impl Consumer {
         Ok(found)
     }
 
-    /// What is missing where the broker holds nothing of this position any more, or nothing of it yet.
+    /// The gap at `expected`, if the broker no longer holds that offset or does not hold it yet.
+    ///
+    /// # Errors
+    /// If the broker does not answer.
     pub fn gap(&self, partition: i32, expected: i64) -> Result<Option<Gap>, Error> {
         let bound =
             |bound| Ok::<_, Error>(self.offsets(&[partition], bound)?.get(&partition).copied().unwrap_or(expected));
@@ -393,7 +409,7 @@ impl Consumer {
         Ok(missing.then(|| Gap { topic: self.topic.clone(), partition, expected, found: low }))
     }
 
-    /// How many records of a partition stand behind this position, as far as the last fetch told; asks nobody.
+    /// Number of records after `position`, as of the last fetch; makes no request.
     pub fn lag(&self, partition: i32, position: i64) -> Option<i64> {
         let topic = CString::new(self.topic.as_str()).ok()?;
         let (mut low, mut high) = (0, 0);
@@ -406,7 +422,7 @@ impl Consumer {
         known.then(|| (high + self.base(partition) - position).max(0))
     }
 
-    /// Tells Kafka that everything before `next` is stored. Advice only: the store never asks for it back.
+    /// Commits `next` to Kafka as information for other tools; the store never reads it back.
     pub fn commit(&self, partition: i32, next: i64) {
         if !self.commits {
             return;
@@ -423,8 +439,8 @@ impl Consumer {
 }
 
 impl Consumer {
-    /// Ends the connection and, as a member, leaves the group. Where the broker does not answer, or the group is long about
-    /// it, that goes on by itself: nothing that is stored hangs on it.
+    /// Closes the connection and leaves the group. After a timeout, closing continues in the background; stored data does not
+    /// depend on it.
     pub fn close(self) {
         let (closed, wait) = channel();
         let closing = std::thread::Builder::new().name("close".to_owned()).spawn(move || {
@@ -436,23 +452,23 @@ impl Consumer {
         }
     }
 
-    /// Tells the group that we go, as a member that holds nothing: when librdkafka 2.12 closes such a one, the group hears
-    /// no word of it, and the others wait until its session ends. One that is just joining can say so only once it is in.
+    /// Leaves the group while the member holds no partition. When librdkafka 2.12 closes such a member, it sends no LeaveGroup,
+    /// and the other members wait for the session timeout. A joining member can leave only once it has joined.
     fn leave(&self) {
         if self.inner.assignment().is_ok_and(|held| held.count() > 0) {
             return;
         }
         self.inner.unsubscribe();
         let began = Instant::now();
-        // One that has sent its first word may not have heard its name yet.
+        // A member that has sent its first request may not have received its id yet.
         while began.elapsed() < NAMED || (self.is_member() && began.elapsed() < LEAVING) {
             let _ = self.inner.poll(Duration::from_millis(10));
         }
     }
 
-    /// Whether the group knows us, by a name that librdkafka forgets as it leaves.
+    /// Whether the group has assigned a member id, which librdkafka clears on leaving.
     fn is_member(&self) -> bool {
-        // SAFETY: the handle lives as long as `self`; the name is ours to free, with librdkafka's own means.
+        // SAFETY: the handle lives as long as `self`; the caller owns the returned id and frees it with librdkafka's allocator.
         unsafe {
             let handle = self.inner.client().native_ptr();
             let name = rd::rd_kafka_memberid(handle);
@@ -467,7 +483,7 @@ impl Drop for Consumer {
     fn drop(&mut self) {
         if let Some(membership) = &self.inner.context().membership {
             membership.closing.store(true, Ordering::SeqCst);
-            // The group waits until everything it took away is given back, and closing waits for the group.
+            // The group waits until all revoked partitions are given back, and closing waits for the group.
             let changes = std::mem::take(&mut *membership.changes.lock().unwrap_or_else(PoisonError::into_inner));
             for change in changes {
                 match change {

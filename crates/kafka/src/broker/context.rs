@@ -1,7 +1,8 @@
-//! What librdkafka says besides answers: log lines, errors of connections, refused commits.
+//! Client callbacks: log lines, connection errors, refused commits.
 //!
-//! Its error codes leave the reason out ("timed out"), its log lines have it ("Failed to resolve 'kafka-1:9092'"), but come many a
-//! second while a broker is away. So they stay behind `-v`, and the latest reason is kept here until an error, or a warning, asks.
+//! librdkafka's error codes lack the reason ("timed out"). Its log lines have it ("Failed to resolve 'kafka-1:9092'"), but
+//! arrive many times a second while a broker is unreachable. So they are logged only with `-v`, and the latest reason is kept
+//! here for error messages and warnings.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,15 +17,15 @@ use rdkafka::types::RDKafkaRespErr;
 
 use super::consumer::Membership;
 
-/// Callbacks of a client.
+/// Callbacks and their state for one client.
 #[derive(Default)]
 pub(super) struct Context {
     pub(super) failures: Failures,
-    /// For members of a group: where to start what is assigned, and what changed.
+    /// For group members: start positions and pending changes.
     pub(super) membership: Option<Membership>,
-    /// What librdkafka said of the last error.
+    /// librdkafka's text for the latest error.
     reason: Mutex<String>,
-    /// Why a commit was refused last.
+    /// Error code of the latest refused commit.
     commit: Mutex<Option<RDKafkaErrorCode>>,
 }
 
@@ -33,12 +34,12 @@ impl Context {
         Self { failures: failures.clone(), ..Self::default() }
     }
 
-    /// What librdkafka said of the error that it returned just now.
+    /// librdkafka's text for the error that it just returned.
     pub(super) fn reason(&self) -> String {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Why a commit was refused, once.
+    /// Takes the error code of the latest refused commit.
     pub(super) fn refused_commit(&self) -> Option<RDKafkaErrorCode> {
         self.commit.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -75,17 +76,17 @@ impl ConsumerContext for Context {
     }
 }
 
-/// The latest connections that failed, shared by all clients of a cluster.
+/// The latest connection failures, shared by all clients of a cluster.
 #[derive(Clone, Default)]
 pub(super) struct Failures(Arc<Mutex<Latest>>);
 
 #[derive(Default)]
 struct Latest {
-    /// Of an address that the user gave.
+    /// Failure at an address given by the user.
     given: Option<Failure>,
-    /// Of a broker as the cluster advertises it.
+    /// Failure at an address advertised by the cluster.
     advertised: Option<Failure>,
-    /// The credentials were refused.
+    /// Authentication failure.
     denied: Option<Failure>,
 }
 
@@ -108,7 +109,7 @@ impl Failures {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps what a log line or an error says of a connection, if it is about one.
+    /// Records the failure in a log line or error, if it concerns a connection.
     pub(super) fn hear(&self, message: &str, denied: bool) {
         let Some((broker, given, what)) = parse(message) else { return };
         let hint = if was_in_use(message) { "" } else { protocol_hint(&what) };
@@ -120,7 +121,7 @@ impl Failures {
         *(if given { &mut latest.given } else { &mut latest.advertised }) = Some(failure);
     }
 
-    /// Why the credentials were refused, if they were within this time.
+    /// The authentication failure, if one occurred `within` this time.
     pub(super) fn denied(&self, within: Duration) -> Option<String> {
         self.latest()
             .denied
@@ -129,7 +130,7 @@ impl Failures {
             .map(|failure| failure.what.clone())
     }
 
-    /// Why connections failed within this time. `servers` are the addresses that the user gave.
+    /// The connection failure, if one occurred `within` this time. `servers` are the addresses given by the user.
     pub(super) fn reason(&self, servers: &str, within: Duration) -> Option<String> {
         let latest = self.latest();
         let recent = |failure: &&Failure| failure.at.elapsed() <= within;
@@ -139,7 +140,7 @@ impl Failures {
         let check = |what: &str| format!("{what}; check --bootstrap-servers and that the broker runs");
         match (given, advertised) {
             (None, None) => None,
-            // What librdkafka made of a bootstrap address once the cluster told which broker it is.
+            // librdkafka renames a bootstrap connection once the cluster identifies the broker.
             (_, Some(Failure { broker, what, .. })) if is_given(broker) => Some(check(what)),
             (Some(Failure { what, .. }), None) => Some(check(what)),
             (_, Some(Failure { broker, what, .. })) => Some(format!(
@@ -150,7 +151,7 @@ impl Failures {
     }
 }
 
-/// What the words of a failure don't say of its likely cause.
+/// Likely cause of a failure that its text does not mention.
 fn protocol_hint(what: &str) -> &'static str {
     if what.contains("SSL connection closed") {
         " (the listener may not speak TLS: check security.protocol)"
@@ -158,7 +159,7 @@ fn protocol_hint(what: &str) -> &'static str {
         .iter()
         .any(|words| what.contains(words))
     {
-        // A broker closes a connection that does not begin as its listener wants it, without a word.
+        // A broker closes a connection of the wrong protocol without a message.
         " (the listener may expect another security.protocol: SASL_PLAINTEXT, SSL or SASL_SSL)"
     } else {
         ""
@@ -169,8 +170,8 @@ fn host_and_port(address: &str) -> &str {
     address.split_once("://").map_or(address, |(_, rest)| rest)
 }
 
-/// Splits `[thrd:…]: proto://host:port/bootstrap: what happened (after …ms in state …)` into host:port, whether that is a bootstrap
-/// address, and what happened. `None` if it is about something else.
+/// Splits `[thrd:…]: proto://host:port/bootstrap: reason (after …ms in state …)` into host:port, whether that is a bootstrap
+/// address, and the reason. `None` for other messages.
 fn parse(message: &str) -> Option<(String, bool, String)> {
     let message =
         message.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: ")).map_or(message, |(_, rest)| rest);
@@ -186,8 +187,8 @@ fn parse(message: &str) -> Option<(String, bool, String)> {
     Some((address.to_owned(), id == "bootstrap", what.to_owned()))
 }
 
-/// Whether a connection that was closed had been in use, and so speaks the right protocol: librdkafka appends
-/// `(after 1234ms in state UP)`. A listener that expects SASL answers the first request without it, and closes at the next one.
+/// Whether a closed connection had been in use, and so has the right protocol: librdkafka appends `(after 1234ms in state UP)`.
+/// A listener that expects SASL answers the first request without it, and closes at the next one.
 fn was_in_use(message: &str) -> bool {
     let state = message.rsplit_once("(after ").and_then(|(_, after)| after.split_once("ms in state UP)"));
     state.and_then(|(milliseconds, _)| milliseconds.parse().ok()).is_some_and(|lasted: u64| lasted >= 1000)
@@ -200,7 +201,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn lines_about_connections_are_taken_apart() {
+    fn log_lines_about_connections_are_parsed() {
         let parsed = |message: &str| parse(message).map(|(broker, given, what)| format!("{broker} {given} {what}"));
         let refused = "[thrd:127.0.0.1:1/bootstrap]: 127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection \
                        refused (after 0ms in state CONNECT)";
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_tells_a_dead_address_from_an_advertised_one() {
+    fn the_reason_distinguishes_given_and_advertised_addresses() {
         let failures = Failures::default();
         assert_eq!(failures.reason("a:1", LONG), None);
         failures.hear("a:1/bootstrap: Connection refused", false);

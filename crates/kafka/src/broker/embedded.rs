@@ -1,8 +1,8 @@
-//! A Kafka broker inside the process: librdkafka's mock cluster, which speaks the real protocol on loopback.
+//! An embedded Kafka broker: librdkafka's mock cluster, which speaks the real protocol on loopback.
 //!
-//! It keeps at most [`PARTITION_LIMIT`] per partition and then forgets the oldest in silence, and it forgets everything
-//! when its process ends. So whoever sends to it through us waits at the [`Backlog`], and whoever reads it adds the
-//! store's next offset to what it hands out.
+//! It keeps at most [`PARTITION_LIMIT`] bytes per partition, then silently drops the oldest records, and loses everything when
+//! its process ends. So senders apply back-pressure through [`Backlog`], and the consumer adds the store's next offset to the
+//! broker's offsets.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,40 +12,44 @@ use rdkafka::producer::DefaultProducerContext;
 
 use super::{Cluster, Error, Settings};
 
-/// Bytes of records that the broker keeps per partition.
+/// Maximum bytes of records that the broker keeps per partition.
 pub const PARTITION_LIMIT: usize = 5 * 1024 * 1024;
 
-/// Bytes that [`Backlog`] lets stand unread.
+/// Maximum unread bytes that [`Backlog`] admits.
 pub const UNREAD_LIMIT: usize = 2 * 1000 * 1000;
 
-/// What a record weighs beside its payload: headers, key, and the protocol's own framing, rounded up.
+/// Upper estimate of a record's size in bytes without its payload: headers, key and protocol framing.
 pub const RECORD_OVERHEAD: usize = 256;
 
-/// The broker; it stops when this is dropped.
+/// A running embedded broker; dropping it stops it.
 pub struct Embedded {
     mock: MockCluster<'static, DefaultProducerContext>,
 }
 
 impl Embedded {
     /// Starts a broker on a free loopback port, with one topic.
+    ///
+    /// # Errors
+    /// If librdkafka cannot start the mock cluster or create the topic.
     pub fn start(topic: &str, partitions: i32) -> Result<Self, Error> {
         let mock = MockCluster::new(1).map_err(Error::Embedded)?;
         mock.create_topic(topic, partitions, 1).map_err(Error::Embedded)?;
         Ok(Self { mock })
     }
 
-    /// Where it listens.
+    /// Bootstrap address, host:port.
     pub fn address(&self) -> String {
         self.mock.bootstrap_servers()
     }
 
-    /// The broker as everybody else sees it.
+    /// The broker as a [`Cluster`] for clients.
     pub fn cluster(&self, timeout: Duration) -> Cluster {
         Cluster::new(&self.address(), timeout, Settings::default())
     }
 }
 
-/// Bounds what the embedded broker holds that nobody has read: the sender waits here, the reader makes room.
+/// Back-pressure for the embedded broker: bounds the unread bytes. Senders wait in [`Backlog::enter`], the reader calls
+/// [`Backlog::leave`].
 #[derive(Debug, Default)]
 pub struct Backlog {
     state: Mutex<State>,
@@ -64,8 +68,8 @@ impl Backlog {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until a record of this payload fits; a record larger than the limit waits until it is alone. `false`: the
-    /// backlog was closed, send no more.
+    /// Waits until a record with a payload of this many bytes fits; a record larger than the limit waits until it is alone.
+    /// Returns `false` if the backlog was closed.
     pub fn enter(&self, payload: usize) -> bool {
         let size = payload + RECORD_OVERHEAD;
         let mut state = self.state();
@@ -77,25 +81,25 @@ impl Backlog {
         !state.closed
     }
 
-    /// A record of this payload was read.
+    /// Releases a record with a payload of this many bytes, after it was read.
     pub fn leave(&self, payload: usize) {
         let mut state = self.state();
         state.unread = state.unread.saturating_sub(payload + RECORD_OVERHEAD);
         self.changed.notify_all();
     }
 
-    /// Whether everything that was sent has been read.
+    /// Whether all sent records have been read.
     pub fn is_empty(&self) -> bool {
         self.state().unread == 0
     }
 
-    /// Lets a waiting sender go, with `false`.
+    /// Closes the backlog; waiting senders return `false`.
     pub fn close(&self) {
         self.state().closed = true;
         self.changed.notify_all();
     }
 
-    /// The most that ever stood unread, in bytes.
+    /// Maximum unread bytes so far.
     pub fn peak(&self) -> usize {
         self.state().peak
     }

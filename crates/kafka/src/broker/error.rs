@@ -1,58 +1,129 @@
-//! What can go wrong between tercile and a broker: whether it may pass, and what to do about it.
+//! Errors of talking to a broker, whether they are transient, and advice for the user.
 //!
-//! librdkafka and the brokers share one list of error codes. The lists here sort those that users meet into permanent ones, which end
-//! a command with exit code 1, and transient ones, which are a warning, and say what to do about each.
+//! librdkafka and the brokers share one list of error codes. The lists here sort the codes that users meet into permanent ones,
+//! which end a command with exit code 1, and transient ones, which cause a warning, and give advice for each.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-/// What went wrong between us and a broker.
+/// An error of talking to a broker.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// No broker answered within the timeout. Transient.
     #[error("no answer from a broker at {servers} within {}s: {why}", timeout.as_secs_f64())]
-    Unreachable { servers: String, timeout: Duration, why: String },
-    /// Other partitions of the topic answered.
+    Unreachable {
+        /// Bootstrap addresses.
+        servers: String,
+        /// The timeout.
+        timeout: Duration,
+        /// The reason.
+        why: String,
+    },
+    /// Some partitions have no reachable leader; other partitions of the topic answered.
     #[error("partition {partition} of {topic}{} cannot be reached: {why}", others(*more))]
-    Leaderless { topic: String, partition: i32, more: usize, why: String },
+    Leaderless {
+        /// Topic name.
+        topic: String,
+        /// Partition number.
+        partition: i32,
+        /// Number of further partitions without a leader.
+        more: usize,
+        /// The reason.
+        why: String,
+    },
+    /// A Kafka setting is invalid or not allowed.
     #[error("the Kafka setting {key} {why}")]
-    Setting { key: String, why: String },
+    Setting {
+        /// Name of the setting.
+        key: String,
+        /// The reason.
+        why: String,
+    },
+    /// A properties file cannot be read.
     #[error("cannot read the Kafka settings in {path}: {why}", path = path.display())]
-    SettingsFile { path: PathBuf, why: String },
+    SettingsFile {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        why: String,
+    },
+    /// The topic does not exist.
     #[error("the topic {topic} does not exist at {servers}; make it, or name another with --topic")]
-    NoTopic { topic: String, servers: String },
+    NoTopic {
+        /// Topic name.
+        topic: String,
+        /// Bootstrap addresses.
+        servers: String,
+    },
+    /// The broker refused to create the topic.
     #[error("cannot make the topic {topic} at {servers}: {why}")]
-    CannotCreate { topic: String, servers: String, why: String },
-    /// The broker will not do this however often it is asked.
+    CannotCreate {
+        /// Topic name.
+        topic: String,
+        /// Bootstrap addresses.
+        servers: String,
+        /// The reason.
+        why: String,
+    },
+    /// The broker refused the request. Permanent.
     #[error("cannot {action} at {servers}: {reason}{}", advised(*code))]
-    Refused { action: String, servers: String, code: Code, reason: String },
+    Refused {
+        /// The attempted action, with its object.
+        action: String,
+        /// Bootstrap addresses.
+        servers: String,
+        /// librdkafka's error code.
+        code: Code,
+        /// The broker's reason.
+        reason: String,
+    },
+    /// Any other error of librdkafka's.
     #[error("cannot {action} at {servers}: {source}{}", source.rdkafka_error_code().map(advised).unwrap_or_default())]
-    Kafka { action: String, servers: String, source: KafkaError },
+    Kafka {
+        /// The attempted action, with its object.
+        action: String,
+        /// Bootstrap addresses.
+        servers: String,
+        /// The cause.
+        source: KafkaError,
+    },
+    /// A row exceeds the embedded broker's limit.
     #[error(
         "a row of {size} bytes with its headers is more than the embedded broker holds ({limit}); send it to a real Kafka"
     )]
-    RowTooLarge { size: usize, limit: usize },
+    RowTooLarge {
+        /// Bytes of the row with its headers.
+        size: usize,
+        /// Maximum bytes.
+        limit: usize,
+    },
+    /// The embedded broker cannot start.
     #[error("cannot start the embedded broker: {0}")]
     Embedded(KafkaError),
+    /// Records were deleted before they were read.
     #[error("{0}")]
     Gap(Gap),
+    /// Any other failure of the client, as text.
     #[error("{0}")]
     Client(String),
 }
 
-/// Records that were gone before they could be read.
+/// A gap: records that were deleted from the broker before they were read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "partition {partition} of {topic}: the records from offset {expected} to {last} were gone before they could be read",
     last = found - 1
 )]
 pub struct Gap {
+    /// Topic name.
     pub topic: String,
+    /// Partition number.
     pub partition: i32,
-    /// The offset we stood at.
+    /// Offset of the next record to read.
     pub expected: i64,
-    /// The first offset that is left.
+    /// First offset that the broker still holds.
     pub found: i64,
 }
 
@@ -61,7 +132,7 @@ fn others(more: usize) -> String {
 }
 
 impl Error {
-    /// Whether a broker that is away, or busy with itself, may be all that is wrong.
+    /// Whether the error may be transient: a broker that is unreachable or busy.
     pub fn passes(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Leaderless { .. } => true,
@@ -93,7 +164,7 @@ impl Error {
     }
 }
 
-/// Whether the same request gets the same answer until somebody changes a setting.
+/// Whether the same request fails until a setting is changed.
 pub(super) fn is_permanent(code: Code) -> bool {
     matches!(
         code,
@@ -126,7 +197,7 @@ pub(super) fn is_permanent(code: Code) -> bool {
     )
 }
 
-/// Whether only the group is concerned. A worker that reads alone commits its position as advice to others, and can do without.
+/// Whether only the group is affected. A worker without a group commits offsets for information only and can ignore the error.
 pub(super) fn is_about_groups(code: Code) -> bool {
     matches!(
         code,
@@ -138,7 +209,7 @@ pub(super) fn is_about_groups(code: Code) -> bool {
     )
 }
 
-/// Whether it is about one connection: librdkafka connects again by itself, and [`super::context::Failures`] has the reason.
+/// Whether the error concerns one connection: librdkafka reconnects by itself, and [`super::context::Failures`] has the reason.
 pub(super) fn is_about_a_connection(code: Code) -> bool {
     matches!(
         code,
@@ -153,13 +224,13 @@ pub(super) fn is_about_a_connection(code: Code) -> bool {
     )
 }
 
-/// What a code means, in librdkafka's words: `Broker: Topic authorization failed`.
+/// librdkafka's description of a code: `Broker: Topic authorization failed`.
 pub(super) fn meaning(code: Code) -> String {
     let text = code.to_string();
     text.split_once(" (").map_or(text.as_str(), |(_, inner)| inner.trim_end_matches(')')).to_owned()
 }
 
-/// What to do about it.
+/// Advice for the user on a code.
 pub(super) fn advice(code: Code) -> Option<&'static str> {
     Some(match code {
         Code::TopicAuthorizationFailed => {
@@ -203,7 +274,7 @@ pub(super) fn advice(code: Code) -> Option<&'static str> {
     })
 }
 
-/// The same, as the end of a sentence.
+/// The advice as the end of a sentence; empty if there is none.
 pub(super) fn advised(code: Code) -> String {
     advice(code).map_or_else(String::new, |advice| format!("; {advice}"))
 }
@@ -213,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_has_the_reason_and_what_to_do() {
+    fn a_refusal_has_reason_and_advice() {
         let error = Error::Refused {
             action: "join the group g".to_owned(),
             servers: "kafka:9092".to_owned(),
@@ -229,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_that_pass_are_not_permanent() {
+    fn transient_codes_are_not_permanent() {
         for code in [Code::LeaderNotAvailable, Code::CoordinatorLoadInProgress, Code::RequestTimedOut] {
             let error = Error::Kafka {
                 action: "read".to_owned(),

@@ -1,7 +1,7 @@
-//! The only place that names rdkafka: topics, a consumer, a producer, and a broker inside the process.
+//! Access to brokers; the only module that uses rdkafka: topics, a consumer, a producer, and an embedded broker.
 //!
-//! Input: addresses and topics. Output: messages with partition, offset and timestamp; acknowledged records. The rest of
-//! the program knows a Kafka by [`Cluster`], whichever it is.
+//! Input: addresses and topics. Output: messages with partition, offset and timestamp; acknowledged records. The rest of the
+//! program knows a Kafka, external or embedded, as a [`Cluster`].
 
 mod admin;
 mod consumer;
@@ -35,40 +35,43 @@ use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaConfRes;
 pub use settings::{Plugins, Settings};
 
-/// How the id of an embedded broker's cluster begins.
+/// Prefix of the cluster id of an embedded broker.
 const EMBEDDED_CLUSTER: &str = "mockCluster";
-/// How long the first attempt to reach a broker lasts before it is checked whether the credentials were refused; each further one
-/// lasts twice as long.
+/// Timeout of the first attempt to reach a broker, after which refused credentials are checked for; each further attempt lasts
+/// twice as long.
 const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
 
-/// A Kafka to talk to.
+/// A Kafka cluster: addresses and client settings.
 #[derive(Debug, Clone)]
 pub struct Cluster {
+    /// Bootstrap addresses, host:port, separated by commas.
     pub servers: String,
-    /// How long to wait for a first answer.
+    /// Timeout for requests.
     pub timeout: Duration,
     settings: Arc<Settings>,
     failures: Failures,
 }
 
-/// A topic as the broker describes it.
+/// A topic as described by the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
+    /// Topic name.
     pub name: String,
-    /// Kafka's id of it, else the cluster's; empty where the broker is too old for either.
+    /// Kafka's topic id, else the cluster's id; empty if the broker is too old for either.
     pub id: String,
+    /// Number of partitions.
     pub partitions: i32,
-    /// Whether the broker is an embedded one, ours or another process's.
+    /// Whether the broker is an embedded one, of this or another process.
     pub embedded: bool,
 }
 
 impl Cluster {
-    /// The same Kafka, waited for no longer than this.
+    /// The same cluster with a timeout of at most `timeout`.
     pub fn within(&self, timeout: Duration) -> Self {
         Self { timeout: timeout.min(self.timeout), ..self.clone() }
     }
 
-    /// Addresses of brokers, host:port, separated by commas.
+    /// A cluster at `servers`: addresses host:port, separated by commas.
     pub fn new(servers: &str, timeout: Duration, settings: Settings) -> Self {
         Self { servers: servers.to_owned(), timeout, settings: Arc::new(settings), failures: Failures::default() }
     }
@@ -78,8 +81,8 @@ impl Cluster {
         for (key, value) in self.settings.iter() {
             config.set(key, value);
         }
-        // Somebody who asks for librdkafka's own words with -X debug=… and -v gets them. A connection that was closed is told at
-        // the level below warnings.
+        // With -X debug=… and -v, librdkafka's debug messages are wanted. A closed connection is logged at the level below
+        // warnings.
         let level = if config.get("debug").is_some() { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info };
         let tuning = [("client.id", "tercile"), ("socket.nagle.disable", "true"), ("reconnect.backoff.max.ms", "2000")];
         set_missing(&mut config, &tuning);
@@ -87,7 +90,7 @@ impl Cluster {
         config
     }
 
-    /// Turns an error of librdkafka's into ours. `action` names what was tried, and on what: `read the topic products`.
+    /// Converts an error of librdkafka's. `action` names the attempted action and its object: `read the topic products`.
     fn kafka(&self, action: impl Into<String>) -> impl FnOnce(KafkaError) -> Error + '_ {
         let action = action.into();
         move |source| {
@@ -99,7 +102,7 @@ impl Cluster {
                     .denied()
                     .map_or_else(|| self.unreachable(), |reason| refused(RDKafkaErrorCode::Authentication, reason)),
                 (Some(code), _) if error::is_permanent(code) => refused(code, error::meaning(code)),
-                // The value may be a secret, and librdkafka's own words repeat it.
+                // The value may be a secret, and librdkafka's message repeats it.
                 (_, KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, key, _)) => {
                     Error::Setting { key, why: "is unknown to librdkafka".to_owned() }
                 }
@@ -111,12 +114,12 @@ impl Cluster {
         }
     }
 
-    /// Why the credentials were refused, if they were just now.
+    /// The authentication failure, if one occurred recently.
     fn denied(&self) -> Option<String> {
         self.failures.denied(self.timeout * 2)
     }
 
-    /// Why connections fail, if they failed just now.
+    /// Why connections fail, if one failed recently.
     pub fn failure(&self) -> Option<String> {
         self.failures.reason(&self.servers, self.timeout * 2)
     }
@@ -126,7 +129,7 @@ impl Cluster {
         Error::Unreachable { servers: self.servers.clone(), timeout: self.timeout, why }
     }
 
-    /// A client that asks without making topics by asking: a producer's question would.
+    /// A client for requests that does not create topics; a producer's metadata request would.
     fn asking(&self) -> Result<BaseConsumer<Context>, Error> {
         self.config()
             .set("allow.auto.create.topics", "false")
@@ -134,28 +137,40 @@ impl Cluster {
             .map_err(self.kafka("make a client"))
     }
 
-    /// What the broker says of a topic; `None` if it knows none of that name.
+    /// Describes a topic; `None` if the broker has no topic of that name.
+    ///
+    /// # Errors
+    /// If the broker does not answer within the timeout, or refuses.
     pub fn describe(&self, topic: &str) -> Result<Option<Topic>, Error> {
         self.asker()?.describe(topic)
     }
 
-    /// Somebody to ask again and again.
+    /// A connection for repeated requests.
+    ///
+    /// # Errors
+    /// If the settings are invalid.
     pub fn asker(&self) -> Result<Asker, Error> {
         Ok(Asker { client: self.asking()?, cluster: self.clone() })
     }
 
-    /// Like [`Cluster::describe`], for a topic that must be there.
+    /// Like [`Cluster::describe`], but the topic must exist.
+    ///
+    /// # Errors
+    /// As [`Cluster::describe`], and if the topic does not exist.
     pub fn topic(&self, topic: &str) -> Result<Topic, Error> {
         self.describe(topic)?.ok_or_else(|| Error::NoTopic { topic: topic.to_owned(), servers: self.servers.clone() })
     }
 
-    /// The topic as it is, or as it was made just now with so many partitions. The flag tells which.
+    /// The topic, created with this number of partitions if it does not exist. The flag is `true` if it was created.
+    ///
+    /// # Errors
+    /// If the broker does not answer, or refuses.
     pub async fn topic_or_create(&self, topic: &str, partitions: i32) -> Result<(Topic, bool), Error> {
         if let Some(found) = self.describe_in_background(topic).await? {
             return Ok((found, false));
         }
         self.create(topic, partitions).await?;
-        // A broker answers for a new topic a moment after it said that it made it.
+        // A broker may acknowledge a new topic shortly before it can describe it.
         for _ in 0..50 {
             if let Some(made) = self.describe_in_background(topic).await? {
                 return Ok((made, true));
@@ -165,7 +180,7 @@ impl Cluster {
         Err(Error::NoTopic { topic: topic.to_owned(), servers: self.servers.clone() })
     }
 
-    /// [`Cluster::describe`] blocks, and a task that blocks hears no signal.
+    /// [`Cluster::describe`] blocks, and a blocked task cannot react to signals.
     async fn describe_in_background(&self, topic: &str) -> Result<Option<Topic>, Error> {
         let (cluster, topic) = (self.clone(), topic.to_owned());
         let described = tokio::task::spawn_blocking(move || cluster.describe(&topic)).await;
@@ -195,18 +210,21 @@ impl Cluster {
         }
     }
 
-    /// Whether the broker is an embedded one, ours or another process's: what it can't hold must not be sent to it.
+    /// Whether the broker is an embedded one, of this or another process, which requires back-pressure.
+    ///
+    /// # Errors
+    /// If the broker does not answer within the timeout.
     pub fn is_embedded(&self) -> Result<bool, Error> {
         let client = self.asking()?;
         let id = client.client().fetch_cluster_id(self.timeout);
         Ok(id.is_some_and(|id| id.starts_with(EMBEDDED_CLUSTER)))
     }
 
-    /// The first or the next offset of each of these partitions of a topic that nobody reads yet, asked for at once.
+    /// The earliest or latest offset of each partition, in one request per broker, over a new connection.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] if none of the brokers that lead them answers within the timeout, [`Error::Leaderless`] if some don't,
-    /// [`Error::Refused`] if the user may not ask.
+    /// [`Error::Unreachable`] if none of the partitions' leaders answers within the timeout, [`Error::Leaderless`] if some do
+    /// not, [`Error::Refused`] if access is denied.
     pub fn offsets(&self, topic: &str, partitions: &[i32], bound: Bound) -> Result<BTreeMap<i32, i64>, Error> {
         let client = self.asking()?;
         let answer = self.offsets_by(client.client(), topic, partitions, bound);
@@ -214,7 +232,7 @@ impl Cluster {
         answer
     }
 
-    /// The same, over the connections of a client that is there.
+    /// The same over an existing client.
     fn offsets_by<C: ClientContext>(
         &self,
         client: &Client<C>,
@@ -257,7 +275,7 @@ const ALIASES: [(&str, &str); 4] = [
     ("message.timeout.ms", "delivery.timeout.ms"),
 ];
 
-/// Sets what the user did not: `-X` wins over the defaults.
+/// Sets defaults; settings given by the user (`-X`) win.
 fn set_missing(config: &mut ClientConfig, defaults: &[(&str, &str)]) {
     for &(key, value) in defaults {
         let alias = ALIASES.iter().find(|(name, _)| *name == key).and_then(|(_, alias)| config.get(alias));
@@ -267,21 +285,22 @@ fn set_missing(config: &mut ClientConfig, defaults: &[(&str, &str)]) {
     }
 }
 
-/// Takes what waits in the queue of a client that only asks: log lines and errors would fill it up.
+/// Empties the event queue of a client that only makes requests, which log lines and errors would fill.
 fn drain(client: &BaseConsumer<Context>) {
     for _ in 0..20 {
         let _ = client.poll(Duration::ZERO);
     }
 }
 
-/// Asks a cluster about topics, over a connection that stays.
+/// A lasting connection for requests about topics.
 pub struct Asker {
     client: BaseConsumer<Context>,
     cluster: Cluster,
 }
 
 impl Asker {
-    /// The metadata of a topic. Refused credentials end it as soon as they are known: librdkafka would try them until the timeout.
+    /// The metadata of a topic. Refused credentials end the request as soon as they are known; librdkafka would retry until the
+    /// timeout.
     fn metadata(&self, topic: &str) -> Result<Metadata, Error> {
         let Self { client, cluster } = self;
         let deadline = Instant::now() + cluster.timeout;
@@ -300,20 +319,23 @@ impl Asker {
                     }
                 }
             }
-            // One that failed at once, and not by its timeout, must not be repeated without a pause.
+            // An attempt that failed at once must not be repeated without a pause.
             std::thread::sleep(Duration::from_millis(50).saturating_sub(began.elapsed()));
             attempt *= 2;
         }
     }
 
-    /// The partitions of a topic that is there.
+    /// The partition numbers of an existing topic.
     fn partitions(&self, topic: &str) -> Result<Vec<i32>, Error> {
         let metadata = self.metadata(topic)?;
         let found = metadata.topics().iter().find(|t| t.name() == topic);
         Ok(found.map(|found| found.partitions().iter().map(|partition| partition.id()).collect()).unwrap_or_default())
     }
 
-    /// What the broker says of a topic; `None` if it knows none of that name.
+    /// As [`Cluster::describe`].
+    ///
+    /// # Errors
+    /// If the broker does not answer within the timeout, or refuses.
     pub fn describe(&self, topic: &str) -> Result<Option<Topic>, Error> {
         let Self { client, cluster: to } = self;
         let metadata = self.metadata(topic)?;
@@ -328,8 +350,7 @@ impl Asker {
         if partitions == 0 {
             return Ok(None);
         }
-        // A broker too old for topics with ids at least tells one cluster from another. So does the embedded one, which
-        // leaves the question for a topic's id without an answer.
+        // A broker without topic ids at least has a cluster id. The embedded broker does not answer the request for topic ids.
         let cluster = client.client().fetch_cluster_id(to.timeout);
         let embedded = cluster.as_ref().is_some_and(|cluster| cluster.starts_with(EMBEDDED_CLUSTER));
         let id = match cluster {

@@ -1,15 +1,15 @@
-//! A trial read, for `doctor`: brokers tell only who fetches that he may not.
+//! A trial read for `doctor`: brokers report a missing read permission only to a fetch request.
 
 use std::time::{Duration, Instant};
 
 use super::{Bound, Cluster, Consumer, Error, Item, Reading, Start, Topic};
 
-/// Bytes of records that may wait: none is wanted.
+/// Maximum bytes of fetched records; none are wanted.
 const QUEUE_BYTES: usize = 1 << 16;
 
 impl Cluster {
-    /// Reads at the end of a topic until the broker answers: so that every leader can be reached, and the user may read, is known. No
-    /// group is joined and nothing is committed.
+    /// Reads at the end of a topic until the broker answers, which shows that every leader is reachable and reading is allowed.
+    /// Joins no group and commits nothing.
     ///
     /// # Errors
     /// [`Error::Refused`] with the broker's reason, or [`Error::Unreachable`] if there is no answer within the timeout.

@@ -1,4 +1,4 @@
-//! Sends records and keeps count of what the broker acknowledged.
+//! The producer: sends records and tracks their acknowledgements.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,36 +18,38 @@ use super::embedded::{PARTITION_LIMIT, RECORD_OVERHEAD};
 use super::error::{advised, is_about_a_connection, is_permanent, meaning};
 use super::{Bound, Cluster, Error, admin, set_missing};
 
-/// How long records on their way are waited for at once.
+/// Maximum time of one wait for acknowledgements.
 const WAIT: Duration = Duration::from_millis(50);
-/// Bytes of a batch, where the topic takes more: librdkafka's own default.
+/// Maximum bytes of a batch, if the topic allows more: librdkafka's default.
 const BATCH_BYTES: usize = 1_000_000;
-/// How long a record is tried, where no setting says otherwise.
+/// Delivery timeout of a record, unless a setting overrides it.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What the broker has said so far.
+/// Acknowledgements so far.
 #[derive(Debug, Clone, Default)]
 pub struct Acknowledged {
+    /// Number of acknowledged records.
     pub records: u64,
-    /// The offset after the last acknowledged record of each partition.
+    /// Per partition the offset after its last acknowledged record.
     pub next: BTreeMap<i32, i64>,
-    /// The last line of the file that was acknowledged.
+    /// Last acknowledged line of the file.
     pub last_line: u64,
-    /// Records that were sent, but neither acknowledged nor refused when the sending ended: they may have arrived.
+    /// Records neither acknowledged nor refused at the end; they may have arrived.
     pub unknown: u64,
 }
 
 /// Why not all records arrived.
 #[derive(Debug)]
 pub struct Failure {
-    /// The line of the first row that did not arrive.
+    /// Line of the first row that did not arrive.
     pub line: u64,
-    /// Rows that were refused with it.
+    /// Number of refused rows.
     pub refused: u64,
+    /// The error of that row.
     pub error: Error,
 }
 
-/// Counts what librdkafka tells of each record.
+/// Collects librdkafka's delivery reports.
 #[derive(Default)]
 struct Deliveries {
     tally: Mutex<Tally>,
@@ -59,9 +61,9 @@ struct Tally {
     acknowledged: Acknowledged,
     refused: u64,
     first_refused: Option<Refused>,
-    /// Of the rows that were refused for their size the largest.
+    /// Size and line of the largest row that was refused for its size.
     largest: Option<(usize, u64)>,
-    /// Rows that never left: the first line of them.
+    /// First line of the rows that were never sent.
     first_unsent: Option<u64>,
     last_progress: Option<Instant>,
 }
@@ -130,7 +132,7 @@ pub struct Producer {
     cluster: Cluster,
     topic: String,
     embedded: bool,
-    /// Bytes that a batch of this topic may have, where the broker says so.
+    /// Maximum bytes of a batch of the topic, if known.
     limit: Option<usize>,
     message_timeout: Duration,
     sent: u64,
@@ -141,18 +143,19 @@ pub struct Producer {
 /// A record to send.
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a> {
+    /// Value of the record.
     pub payload: &'a [u8],
     /// The row's line in its file.
     pub line: u64,
-    /// Of a replay, the file's hash and the number of the row in it.
+    /// For a replay: the file's hash and the row's number in it.
     pub replay: Option<(&'a str, u64)>,
 }
 
 impl Producer {
-    /// Connects to a topic that exists.
+    /// Connects to an existing topic.
     ///
     /// # Errors
-    /// Within the cluster's timeout, if no broker that leads a partition of the topic can be reached, or the user may not see it.
+    /// If no leader of a partition of the topic is reachable within the cluster's timeout, or access to the topic is denied.
     pub fn new(cluster: &Cluster, topic: &str) -> Result<Self, Error> {
         let embedded = cluster.is_embedded()?;
         let limit = if embedded { None } else { Self::prepare(cluster, topic)? };
@@ -161,15 +164,15 @@ impl Producer {
         let mut config = cluster.config();
         let tuning = [
             ("linger.ms", if embedded { "1" } else { "5" }),
-            // The broker's own limit on a record decides, not ours.
+            // The broker's limit on a record applies, not the client's.
             ("message.max.bytes", "1000000000"),
-            // A batch is refused as a whole, for the sum of its records.
+            // A batch is refused as a whole, by the sum of its records.
             ("batch.size", &batch_bytes),
             ("queue.buffering.max.kbytes", "65536"),
             ("message.timeout.ms", &message_timeout),
         ];
         set_missing(&mut config, &tuning);
-        // The embedded broker counts bytes as they arrive, and so does its backlog.
+        // The embedded broker and its backlog count uncompressed bytes.
         if embedded || config.get("compression.type").is_none() {
             config.set("compression.type", if embedded { "none" } else { "lz4" });
         }
@@ -193,8 +196,8 @@ impl Producer {
         })
     }
 
-    /// Makes sure that the brokers which lead the topic's partitions can be reached: librdkafka would try for two minutes. Gives the
-    /// limit on batches, if the broker tells.
+    /// Checks that leaders of the topic's partitions are reachable; librdkafka would retry for two minutes. Returns the maximum
+    /// bytes of a batch, if the broker reports it.
     fn prepare(cluster: &Cluster, topic: &str) -> Result<Option<usize>, Error> {
         let asker = cluster.asker()?;
         let partitions = asker.partitions(topic)?;
@@ -206,13 +209,13 @@ impl Producer {
         Ok(admin::max_message_bytes(client, topic, cluster.timeout))
     }
 
-    /// Hands one record over. Waits while the queue is full, unless `stop` is set meanwhile.
+    /// Enqueues one record. Waits while the queue is full, unless `stop` is set.
     ///
-    /// A row that may be larger than the topic takes goes alone, after all before it were acknowledged: so its refusal takes no
-    /// other row with it.
+    /// A row that may exceed the topic's limit is sent alone, after all earlier rows were acknowledged, so that its refusal
+    /// affects no other row.
     ///
     /// # Errors
-    /// If the row can't be sent. `Ok(false)`: it was not taken, because another one is known to have failed, or for `stop`.
+    /// If the row cannot be sent. `Ok(false)`: not enqueued, because an earlier row failed or `stop` is set.
     pub fn send(&mut self, row: Row<'_>, stop: &AtomicBool) -> Result<bool, Error> {
         let size = row.payload.len() + RECORD_OVERHEAD;
         if self.embedded && size > PARTITION_LIMIT {
@@ -227,7 +230,7 @@ impl Producer {
         }
         self.sent += 1;
         if alone {
-            // Whether it was taken decides whether anything follows.
+            // Later rows may only follow if this one was accepted.
             return Ok(self.settle(stop));
         }
         if self.sent.is_multiple_of(64) {
@@ -259,7 +262,7 @@ impl Producer {
                         return Ok(false);
                     }
                 }
-                // The reason is known to the client, and told at the end.
+                // The client knows the reason, which `finish` reports.
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::Fatal), _)) => return Ok(false),
                 Err((source, _)) => return Err(self.cluster.kafka(self.action())(source)),
             }
@@ -270,7 +273,7 @@ impl Producer {
         format!("write to the topic {}", self.topic)
     }
 
-    /// Waits until nothing is on its way; `false` if something failed, or `stop` was set.
+    /// Waits until no record is in flight; `false` if one failed or `stop` is set.
     fn settle(&mut self, stop: &AtomicBool) -> bool {
         while self.inner.in_flight_count() > 0 && !self.has_failed() {
             if stop.load(Ordering::Relaxed) {
@@ -281,7 +284,7 @@ impl Producer {
         !self.has_failed()
     }
 
-    /// Hears what became of the records on their way. Warns once if the broker is silent for longer than the cluster's timeout.
+    /// Processes delivery reports. Warns once if the broker is silent for longer than the cluster's timeout.
     pub fn poll(&mut self, timeout: Duration) {
         self.inner.poll(timeout);
         if self.inner.in_flight_count() == 0 {
@@ -303,13 +306,13 @@ impl Producer {
         }
     }
 
-    /// Whether a record is known not to arrive.
+    /// Whether a record is known to have failed.
     pub fn has_failed(&self) -> bool {
         self.inner.context().tally().first_refused.is_some() || self.inner.client().fatal_error().is_some()
     }
 
-    /// Waits until every record is acknowledged, or known not to be. Once one has failed, what did not leave yet is not sent; then,
-    /// and once `stop` is set, what is on its way is waited for no longer than the cluster's timeout.
+    /// Waits until every record is acknowledged or failed. After a failure, unsent records are dropped; then, and once `stop`
+    /// is set, records in flight are awaited for at most the cluster's timeout.
     pub fn finish(mut self, stop: &AtomicBool) -> (Acknowledged, Option<Failure>) {
         let mut deadline = None;
         let mut purged = false;
@@ -338,7 +341,7 @@ impl Producer {
         (acknowledged, failure)
     }
 
-    /// What failed first.
+    /// The first failure.
     fn failure(&self) -> Option<Failure> {
         let fatal = self.inner.client().fatal_error();
         let tally = self.inner.context().tally();

@@ -1,9 +1,8 @@
-//! The queue of one partition: its messages, taken many at a time, by whoever reads that partition and nobody else.
+//! The queue of one partition, from which that partition's worker alone takes its messages in batches.
 //!
-//! rdkafka gives one message a call, each by way of an event. librdkafka's own call takes a fraction of that time, and a
-//! queue of its own for each partition lets as many threads read as there are partitions. Not its batch call: that takes
-//! the end of a partition for a record, and where a group's rebalance pauses the partition next, the one record that
-//! comes there is passed over (2.12, rd_kafka_q_serve_rkmessages).
+//! rdkafka returns one message per call, each wrapped in an event. librdkafka's own call takes a fraction of that time, and
+//! separate queues allow one reader thread per partition. The batch call is not used: it treats the end of a partition as a
+//! record, and if a group's rebalance then pauses the partition, the next record is lost (2.12, rd_kafka_q_serve_rkmessages).
 
 #![allow(unsafe_code, reason = "librdkafka through FFI")]
 
@@ -23,45 +22,46 @@ use tercile_store::batch::Record;
 use super::consumer::Trouble;
 use super::error;
 
-/// Messages that one call takes, at most.
+/// Maximum messages per [`Queue::take`].
 pub const CHUNK: usize = 256;
 
-/// The messages of one partition. Nothing of it comes by way of [`super::Consumer::poll`].
+/// The messages of one partition, none of which passes through [`super::Consumer::poll`].
 pub struct Queue<'c> {
     handle: NonNull<rd::rd_kafka_queue_t>,
     base: i64,
-    /// The client must not go before its queues.
+    /// The client must outlive its queues.
     client: PhantomData<&'c ()>,
 }
 
-// SAFETY: librdkafka's queues may be used from any thread, and from several at once.
+// SAFETY: librdkafka's queues are thread-safe.
 unsafe impl Send for Queue<'_> {}
 unsafe impl Sync for Queue<'_> {}
 
-/// What a queue brought.
+/// An entry of a queue.
 pub enum Item<'c> {
+    /// A message.
     Message(Message<'c>),
-    /// The partition was read to its end, which is this position now.
+    /// The end of the partition was reached, at this position.
     End(i64),
-    /// The broker has records missing where we stand.
+    /// The broker does not hold the requested offset.
     OutOfRange,
-    /// The broker refuses to hand out this partition, and will go on doing so.
+    /// The broker refuses to serve this partition. Permanent.
     Refused(RDKafkaErrorCode),
-    /// The broker, or what it sent, is at fault; librdkafka goes on trying.
+    /// A transient error of the broker; librdkafka retries.
     Trouble(Trouble),
-    /// What the broker sent can't be read, and librdkafka passes over it: nothing after it may be stored.
+    /// A corrupt or unsupported response, which librdkafka skips: nothing after it may be stored.
     Broken(String),
 }
 
 impl<'c> Queue<'c> {
-    /// Makes a partition's queue its own. Must be called before the partition is assigned: a message that came sooner
-    /// would wait elsewhere. `None` if the topic's name is none.
+    /// Redirects a partition's messages to its own queue. Must be called before the partition is assigned, or earlier messages
+    /// arrive elsewhere. `None` if the topic's name contains a zero byte.
     ///
     /// # Safety
     /// `client` must live as long as `'c`.
     pub(super) unsafe fn own(client: *mut rd::rd_kafka_t, topic: &str, partition: i32, base: i64) -> Option<Self> {
         let topic = CString::new(topic).ok()?;
-        // SAFETY: the client lives, and the name ends in a zero byte. The queue is ours until it is destroyed.
+        // SAFETY: the client is alive, and the name ends in a zero byte. This value owns the queue until it destroys it.
         let handle = unsafe {
             let handle = NonNull::new(rd::rd_kafka_queue_get_partition(client, topic.as_ptr(), partition))?;
             rd::rd_kafka_queue_forward(handle.as_ptr(), std::ptr::null_mut());
@@ -70,10 +70,10 @@ impl<'c> Queue<'c> {
         Some(Self { handle, base, client: PhantomData })
     }
 
-    /// Adds what came to `items`: all there is, [`CHUNK`] messages at most; where there is nothing, the first that comes
-    /// before the time is over or somebody calls [`Queue::wake`].
+    /// Appends the available entries to `items`, at most [`CHUNK`]. If there are none, waits for the first until `timeout` or
+    /// [`Queue::wake`].
     pub fn take(&self, items: &mut Vec<Item<'c>>, timeout: Duration) {
-        // SAFETY: the queue lives as long as `self`. A message that is handed out is ours.
+        // SAFETY: the queue lives as long as `self`. The caller owns a returned message.
         let next = |millis| NonNull::new(unsafe { rd::rd_kafka_consume_queue(self.handle.as_ptr(), millis) });
         let patience = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
         for taken in 0..CHUNK {
@@ -99,7 +99,7 @@ impl<'c> Queue<'c> {
         }
     }
 
-    /// Ends a [`Queue::take`] that waits.
+    /// Ends a [`Queue::take`] that is waiting.
     pub fn wake(&self) {
         // SAFETY: the queue lives as long as `self`.
         unsafe { rd::rd_kafka_queue_yield(self.handle.as_ptr()) }
@@ -108,12 +108,12 @@ impl<'c> Queue<'c> {
 
 impl Drop for Queue<'_> {
     fn drop(&mut self) {
-        // SAFETY: it is ours, and used no more.
+        // SAFETY: this value owns the queue, and does not use it again.
         unsafe { rd::rd_kafka_queue_destroy(self.handle.as_ptr()) }
     }
 }
 
-/// A message, its offset counted as the store counts.
+/// A message, with its offset in store offsets.
 pub struct Message<'c> {
     inner: NonNull<rd::rd_kafka_message_t>,
     base: i64,
@@ -122,44 +122,45 @@ pub struct Message<'c> {
 
 impl Message<'_> {
     fn raw(&self) -> &rd::rd_kafka_message_t {
-        // SAFETY: the message is ours until it is destroyed, and nobody writes to it.
+        // SAFETY: this value owns the message until it destroys it, and nothing writes to it.
         unsafe { self.inner.as_ref() }
     }
 
-    /// Counted as the store counts.
+    /// Offset in store offsets.
     pub fn offset(&self) -> i64 {
         self.raw().offset + self.base
     }
 
     fn key(&self) -> Option<&[u8]> {
-        // SAFETY: a key that is there has `key_len` bytes, which live as long as the message.
+        // SAFETY: a key that is present has `key_len` bytes, which live as long as the message.
         unsafe { bytes(self.raw().key, self.raw().key_len) }
     }
 
     fn payload(&self) -> Option<&[u8]> {
-        // SAFETY: a payload that is there has `len` bytes, which live as long as the message.
+        // SAFETY: a payload that is present has `len` bytes, which live as long as the message.
         unsafe { bytes(self.raw().payload, self.raw().len) }
     }
 
     fn timestamp(&self) -> Option<i64> {
         let mut kind = rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
-        // SAFETY: the message lives; librdkafka only writes the kind.
+        // SAFETY: the message is alive; librdkafka only writes the kind.
         let millis = unsafe { rd::rd_kafka_message_timestamp(self.inner.as_ptr(), &raw mut kind) };
         (kind != rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE && millis != -1).then_some(millis)
     }
 
-    /// What an error says of itself.
+    /// The text of an error entry.
     fn words(&self) -> String {
         String::from_utf8_lossy(self.payload().unwrap_or_default()).into_owned()
     }
 
+    /// The message as a record: offset, timestamp (milliseconds since 1970), key and payload.
     pub fn record(&self) -> Record<'_> {
         Record { offset: self.offset(), timestamp: self.timestamp(), key: self.key(), payload: self.payload() }
     }
 
     /// Names and values of the headers, in order.
     pub fn headers(&self) -> impl Iterator<Item = (Cow<'_, str>, Option<&[u8]>)> {
-        // SAFETY: the message lives as long as what is borrowed from it.
+        // SAFETY: the message lives as long as the borrows from it.
         unsafe { super::headers::of(self.inner.as_ptr()) }
     }
 
@@ -173,7 +174,7 @@ impl Message<'_> {
         self.raw().len
     }
 
-    /// Whether `up` replayed it from a file.
+    /// Whether `up` replayed this record from a file.
     pub fn is_replayed(&self) -> bool {
         self.headers().any(|(name, _)| name == FILE_HEADER)
     }
@@ -181,14 +182,16 @@ impl Message<'_> {
 
 impl Drop for Message<'_> {
     fn drop(&mut self) {
-        // SAFETY: it is ours, and used no more.
+        // SAFETY: this value owns the message, and does not use it again.
         unsafe { rd::rd_kafka_message_destroy(self.inner.as_ptr()) }
     }
 }
 
+/// Converts a pointer and a length to a slice; `None` for null.
+///
 /// # Safety
 /// Unless it is null, `start` must point to `len` bytes that live as long as `'a`.
 unsafe fn bytes<'a>(start: *const std::ffi::c_void, len: usize) -> Option<&'a [u8]> {
-    // SAFETY: as the caller says.
+    // SAFETY: guaranteed by the caller.
     (!start.is_null()).then(|| unsafe { slice::from_raw_parts(start.cast(), len) })
 }

@@ -1,11 +1,11 @@
-//! Settings of librdkafka's own that users pass through: `-X key=value` and properties files.
+//! librdkafka settings passed through from users: `-X key=value` and properties files.
 
 use std::fmt;
 use std::path::Path;
 
 use super::Error;
 
-/// Settings that the store's guarantees rest on, or that have a flag of their own.
+/// Settings on which the store's guarantees depend, or that have a flag of their own.
 const OURS: [&str; 14] = [
     "acks",
     "allow.auto.create.topics",
@@ -23,26 +23,28 @@ const OURS: [&str; 14] = [
     "partition.assignment.strategy",
 ];
 
-/// Settings that have librdkafka load a library or run a command: whoever may write them may run code as this process.
+/// Settings that make librdkafka load a library or run a command, and so allow arbitrary code to run as this process.
 const LOAD_CODE: [&str; 5] =
     ["plugin.library.paths", "ssl.engine.location", "ssl.engine.id", "ssl.providers", "sasl.kerberos.kinit.cmd"];
 
-/// Whether settings may have librdkafka load libraries or run commands.
+/// Whether settings may make librdkafka load libraries or run commands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Plugins {
+    /// Such settings are errors.
     #[default]
     Refused,
+    /// Such settings are passed through.
     Allowed,
 }
 
-/// Keys and values, in the order given: a later one wins.
+/// Keys and values in the given order; later ones win.
 #[derive(Clone, Default)]
 pub struct Settings {
     pairs: Vec<(String, String)>,
     plugins: Plugins,
 }
 
-/// Values may be secrets.
+/// Shows keys only: values may be secrets.
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.pairs.iter().map(|(key, _)| key)).finish()
@@ -50,11 +52,15 @@ impl fmt::Debug for Settings {
 }
 
 impl Settings {
+    /// No settings.
     pub fn new(plugins: Plugins) -> Self {
         Self { pairs: Vec::new(), plugins }
     }
 
-    /// Reads a file of `key=value` lines; those that begin with `#` or `!` are comments. `${NAME}` is not replaced.
+    /// Reads a file of `key=value` lines; lines that begin with `#` or `!` are comments. `${NAME}` is not expanded.
+    ///
+    /// # Errors
+    /// If the file cannot be read, a line is not `key=value`, or a setting is refused by [`Settings::add`].
     pub fn read(path: &Path, plugins: Plugins) -> Result<Self, Error> {
         let fault = |why: String| Error::SettingsFile { path: path.to_owned(), why };
         let text = std::fs::read_to_string(path).map_err(|e| fault(e.to_string()))?;
@@ -72,7 +78,10 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Adds one, unless it is ours.
+    /// Adds a setting.
+    ///
+    /// # Errors
+    /// If it is reserved for tercile, belongs to the Java client, or loads code and plugins are refused.
     pub fn add(&mut self, key: &str, value: &str) -> Result<(), Error> {
         let refused = |why: &str| Err(Error::Setting { key: key.to_owned(), why: why.to_owned() });
         match key {

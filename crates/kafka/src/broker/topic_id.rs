@@ -1,6 +1,6 @@
-//! A topic's id, which tells a topic from another one that was made later under the same name.
+//! A topic's id, which distinguishes a topic from a later one of the same name.
 //!
-//! rdkafka has no call for it yet, so this one function goes to librdkafka itself (DescribeTopics, KIP-516).
+//! rdkafka does not wrap this call yet, so this function uses librdkafka's C API (DescribeTopics, KIP-516).
 
 #![allow(unsafe_code, reason = "librdkafka through FFI")]
 
@@ -12,24 +12,24 @@ use rdkafka::bindings as rd;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::types::RDKafkaRespErr;
 
-/// What a broker says of a topic's id.
+/// A broker's answer to the request for a topic's id.
 pub(super) enum Id {
-    /// In the form in which Kafka's own tools print it.
+    /// The id, in the format of Kafka's own tools.
     Known(String),
-    /// The broker is too old for it.
+    /// The broker is too old for topic ids.
     None,
-    /// It can't be told now. That must not be taken for another topic.
+    /// No answer at present. This must not be mistaken for another topic.
     NoAnswer,
 }
 
-/// Asks for the id.
+/// Requests the id.
 pub(super) fn fetch<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration) -> Id {
     let Ok(name) = CString::new(topic) else { return Id::None };
     let mut names = [name.as_ptr()];
     let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     let handle = client.native_ptr();
-    // SAFETY: the handle outlives the calls, for `client` is borrowed. Each object made here is destroyed once, after
-    // its last use; the strings that come back belong to the event and are copied before it goes.
+    // SAFETY: `client` is borrowed, so the handle outlives the calls. Each object created here is destroyed once, after its
+    // last use; returned strings belong to the event and are copied before it is destroyed.
     unsafe {
         let topics = rd::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
         let options = rd::rd_kafka_AdminOptions_new(handle, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
@@ -48,10 +48,12 @@ pub(super) fn fetch<C: ClientContext>(client: &Client<C>, topic: &str, timeout: 
     }
 }
 
+/// The id in a DescribeTopics result.
+///
 /// # Safety
 /// `event` must be a live event.
 unsafe fn id_in(event: *mut rd::rd_kafka_event_t) -> Id {
-    // SAFETY: as the caller promises; librdkafka gives null where a part is missing.
+    // SAFETY: guaranteed by the caller; librdkafka returns null for missing parts.
     unsafe {
         match rd::rd_kafka_event_error(event) {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {}
@@ -78,7 +80,7 @@ unsafe fn id_in(event: *mut rd::rd_kafka_event_t) -> Id {
         if text.is_null() {
             return Id::None;
         }
-        // All zeroes is how a broker says that it has none.
+        // An id of all zeros means that there is none.
         let id = CStr::from_ptr(text).to_str().ok().filter(|id| !id.trim_matches('A').is_empty());
         id.map_or(Id::None, |id| Id::Known(id.to_owned()))
     }

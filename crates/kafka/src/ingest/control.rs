@@ -1,4 +1,4 @@
-//! What a running ingest shows and what it obeys.
+//! Control and progress counters of a running ingest.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,29 +8,30 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::broker::Gap;
 
-/// Shared with whoever watches or steers a running ingest.
+/// Handle to watch and control a running ingest.
 #[derive(Default)]
 pub struct Control {
+    /// Counters and positions.
     pub progress: Progress,
     stop: AtomicBool,
     reading: AtomicBool,
     flushes: Mutex<Vec<Sender<FlushEvent>>>,
 }
 
-/// What is said to whoever waits for a flush.
+/// A message to the requester of a flush.
 pub(super) enum FlushEvent {
-    /// So many partitions are asked.
+    /// The number of partitions that were asked to flush.
     Asked(usize),
-    /// One of them is stored.
+    /// One partition has stored its records.
     Stored,
 }
 
-/// A flush on its way.
+/// A flush in progress.
 pub struct Flush(Receiver<FlushEvent>);
 
 impl Flush {
-    /// Waits until everything is stored that was read when it was asked for. `false`: partitions changed hands, or are
-    /// read again, meanwhile.
+    /// Waits until all records read before the request are stored. Returns `false` if partitions were revoked or are read again
+    /// meanwhile.
     pub fn wait(self) -> bool {
         let (mut asked, mut stored) = (None, 0);
         for word in self.0 {
@@ -44,19 +45,20 @@ impl Flush {
 }
 
 impl Control {
-    /// Ends the ingest: what was read is stored, and of an embedded broker also what it still holds.
+    /// Starts a graceful shutdown: records that were read are stored, and an embedded broker is drained first.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
     }
 
-    /// Asks for everything read so far to be stored now.
+    /// Requests that all records read so far are stored now.
     pub fn flush(&self) -> Flush {
         let (done, wait) = channel();
         self.flushes.lock().unwrap_or_else(PoisonError::into_inner).push(done);
         Flush(wait)
     }
 
-    /// Whether records may have been read that are not stored yet. Until then a stop need not wait for whatever broker is asked.
+    /// Whether records may have been read that are not stored yet. While `false`, a stop need not wait for pending broker
+    /// requests.
     pub fn is_reading(&self) -> bool {
         self.reading.load(Ordering::SeqCst)
     }
@@ -77,14 +79,18 @@ impl Control {
 /// Counters of a running ingest.
 #[derive(Default)]
 pub struct Progress {
+    /// Records received.
     pub received: AtomicU64,
-    /// Bytes of keys and values.
+    /// Bytes of their keys and values.
     pub received_bytes: AtomicU64,
+    /// Records stored.
     pub stored: AtomicU64,
+    /// Stored records that could not be parsed.
     pub unreadable: AtomicU64,
+    /// Files published.
     pub files: AtomicU64,
     places: Mutex<Places>,
-    /// Whether every partition has been read to where it ended at start, or halted.
+    /// Whether every partition was read to the end that it had at start, or halted.
     pub caught_up: AtomicBool,
 }
 
@@ -101,12 +107,12 @@ impl Progress {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The position after the last record read of each partition.
+    /// Per partition the position after the last record read.
     pub fn positions(&self) -> BTreeMap<i32, i64> {
         self.places().positions.clone()
     }
 
-    /// Records behind each partition's position, as far as the last fetch told.
+    /// Per partition the number of records after its position, as of the last fetch.
     pub fn lags(&self) -> BTreeMap<i32, i64> {
         self.places().lags.clone()
     }
@@ -116,7 +122,7 @@ impl Progress {
         self.places().gaps.clone()
     }
 
-    /// The file that was published last.
+    /// The latest published file.
     pub fn last_file(&self) -> Option<PathBuf> {
         self.places().last_file.clone()
     }
@@ -135,7 +141,7 @@ impl Progress {
         self.places().last_file = Some(file.to_owned());
     }
 
-    /// How an ingest that ended with these gaps went.
+    /// The final counters of an ingest that ended with these gaps.
     pub fn summary(&self, gaps: Vec<Gap>) -> Summary {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Summary {
@@ -148,12 +154,17 @@ impl Progress {
     }
 }
 
-/// How an ingest ended.
+/// Result of an ingest.
 #[derive(Debug, Default)]
 pub struct Summary {
+    /// Records received.
     pub received: u64,
+    /// Records stored.
     pub stored: u64,
+    /// Stored records that could not be parsed.
     pub unreadable: u64,
+    /// Files published.
     pub files: u64,
+    /// Gaps that halted partitions.
     pub gaps: Vec<Gap>,
 }

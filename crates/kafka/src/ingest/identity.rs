@@ -1,8 +1,8 @@
-//! Whether the topic is still the one that the store is fed from.
+//! Checks that the topic is still the one that feeds the store.
 //!
-//! A topic that is deleted and made again keeps its name, and librdkafka reads on in it wherever it stood. So a file is
-//! published only once the broker has been asked for the topic's id after the file's last record was read: whatever was
-//! read before an answer that names our topic came from it.
+//! A topic that is deleted and created again keeps its name, and librdkafka continues reading it at the old position. So a file
+//! is published only after a request for the topic's id that was made after the file's last record was read: if the answer
+//! names the store's topic, all records read before the request came from it.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,27 +12,27 @@ use tercile_store as store;
 use super::{Error, Job};
 use crate::broker::Asker;
 
-/// How long an answer is waited for.
+/// Timeout of a request.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long nobody asks a broker that did not answer.
+/// Pause after a request without an answer.
 const REST: Duration = Duration::from_secs(5);
 
-/// What is known of the topic.
+/// The latest confirmation of the topic's identity.
 #[derive(Default)]
 pub(super) struct Identity(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
     asker: Option<Asker>,
-    /// When the question was asked whose answer named our topic last.
+    /// When the latest confirmed request was made.
     sure: Option<Instant>,
-    /// When there was no answer last.
+    /// When a request last went unanswered.
     silent: Option<Instant>,
 }
 
 impl Identity {
-    /// Makes sure that what was read up to this moment came from our topic. Where the broker does not answer, or has no such
-    /// topic just now, that is taken on trust: a broker that is away must not hold up what was read before it went.
+    /// Confirms that records read up to `read` came from the store's topic. If the broker does not answer, or has no such topic
+    /// at present, that is assumed: an unreachable broker must not block records that were read before.
     pub(super) fn confirm(&self, job: &Job, read: Instant) -> Result<(), Error> {
         if job.embedded {
             return Ok(());

@@ -1,7 +1,7 @@
-//! A worker: one partition on its way from messages to files.
+//! A partition worker: turns one partition's messages into files.
 //!
-//! Three threads. One takes messages from the partition's queue, decodes and batches them; the next writes batches as
-//! Parquet; the last publishes the partition's files, one after the other. The reading thread steers them through [`State`].
+//! It has three threads. One takes messages from the partition's queue, decodes and batches them; the next writes batches as
+//! Parquet; the last publishes the files in order. The supervisor controls them through [`State`].
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
@@ -17,31 +17,31 @@ use super::control::FlushEvent;
 use super::{Error, Report, Shared};
 use crate::broker::{CHUNK, Item, Message, Queue, Start, Trouble};
 
-/// How long a worker waits for a message before it looks around.
+/// Maximum wait for a message before the state is checked.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long whoever takes a partition away waits for a file that is being written.
+/// Maximum time that a revocation waits for a file that is being written.
 const WRITING: Duration = Duration::from_secs(2);
 
-/// What one thread of a worker hands to the next.
+/// An item passed from one thread of a worker to the next.
 enum Output<T> {
     /// A batch, whose last record was read before this moment.
     File(T, Instant),
     Flush(Sender<FlushEvent>),
 }
 
-/// A batch that was written, with the records in it that could not be read.
+/// A written batch, with its number of unreadable records.
 struct File {
     prepared: Prepared,
     unreadable: u64,
 }
 
-/// A worker, as the reading thread holds it.
+/// A partition worker, as the supervisor holds it.
 pub(super) struct PartitionWorker<'c> {
     start: Start,
     queue: Queue<'c>,
     state: State,
-    /// What comes from here on is left for another time.
+    /// Records from this offset on are ignored.
     end: Option<i64>,
     /// Held while messages are taken.
     taking: Mutex<()>,
@@ -50,19 +50,19 @@ pub(super) struct PartitionWorker<'c> {
 
 #[derive(Default)]
 struct State {
-    /// The position after the last record batched.
+    /// The position after the last batched record.
     position: AtomicI64,
-    /// Whether the partition was read to its end, as it was then.
+    /// Whether the partition's end at that time was reached.
     at_end: AtomicBool,
-    /// Take no more, write what is there.
+    /// Take no more messages, write the current batch.
     finish: AtomicBool,
-    /// Take no more, drop what is there: the partition is somebody else's.
+    /// Take no more messages, drop the current batch: the partition was revoked.
     revoked: AtomicBool,
     /// Whether a file is being written.
     writing: AtomicBool,
     /// Whether the broker has answered for this partition.
     answered: AtomicBool,
-    /// Whether a timestamp that is most likely no number of milliseconds was told of.
+    /// Whether a timestamp that is probably not in milliseconds was reported.
     odd_timestamp: AtomicBool,
 }
 
@@ -104,21 +104,21 @@ impl<'c> PartitionWorker<'c> {
         self.state.answered.load(Ordering::Relaxed)
     }
 
-    /// Asks for everything batched so far to be stored now.
+    /// Requests that all records batched so far are stored now.
     pub(super) fn flush(&self, done: Sender<FlushEvent>) {
         self.flushes.lock().unwrap_or_else(PoisonError::into_inner).push(done);
         self.queue.wake();
     }
 
-    /// Lets the worker write what it holds, and end.
+    /// Makes the worker write its batch and end.
     pub(super) fn finish(&self) {
         self.state.finish.store(true, Ordering::SeqCst);
         self.queue.wake();
     }
 
-    /// Lets the worker drop what it holds, and end. Once this returns it takes no more messages: the partition may come
-    /// back, and then they are another worker's. A file that is being written is waited for a while, so that whoever gets
-    /// the partition finds the log's end; where it takes longer, that one will find its name taken.
+    /// Makes the worker drop its batch and end. After this returns, it takes no more messages, which belong to the next worker
+    /// of the partition. Waits for a while for a file that is being written, so that the next owner finds the end of the log;
+    /// if the file takes longer, the next owner finds its file name taken.
     pub(super) fn revoke(&self) {
         self.state.revoked.store(true, Ordering::SeqCst);
         self.queue.wake();
@@ -137,7 +137,7 @@ impl<'c> PartitionWorker<'c> {
         self.revoked() || shared.abandon.load(Ordering::SeqCst)
     }
 
-    /// Takes what came, waiting no longer than until `due`.
+    /// Takes available messages, waiting until `due` at most.
     fn take(&self, shared: &Shared<'_>, items: &mut Vec<Item<'c>>, due: Option<Instant>) {
         let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
         if self.dropped(shared) {
@@ -173,7 +173,7 @@ impl<'c> PartitionWorker<'c> {
                     shared.heard.store(true, Ordering::Relaxed);
                 }
                 match item {
-                    // A pause that meets a read hands the same messages out again.
+                    // A pause during a read delivers the same messages again.
                     Item::Message(message) if message.offset() < self.position() => {}
                     Item::Message(message) => {
                         self.state.at_end.store(false, Ordering::SeqCst);
@@ -188,7 +188,7 @@ impl<'c> PartitionWorker<'c> {
                         self.state.position.store(message.offset() + 1, Ordering::SeqCst);
                     }
                     Item::End(position) => {
-                        // Markers of transactions stand between the last record and the end.
+                        // Transaction markers may lie between the last record and the end.
                         self.state.position.fetch_max(position, Ordering::SeqCst);
                         self.state.at_end.store(true, Ordering::SeqCst);
                     }
@@ -201,7 +201,7 @@ impl<'c> PartitionWorker<'c> {
                         self.end(shared, Report::Failed(shared.consumer.refused(code).into()));
                         return;
                     }
-                    // The other partitions tell the same.
+                    // The other partitions report the same cause.
                     Item::Trouble(Trouble { cause, message }) if shared.told.is_new(&cause) => {
                         tracing::warn!(partition, "partition {partition} of {}: {message}; trying again", job.topic);
                     }
@@ -218,7 +218,7 @@ impl<'c> PartitionWorker<'c> {
             if due && !self.hand_on(shared, &mut batch, output) {
                 return;
             }
-            // The next thread is gone where it does not take a word: it, or the last one, has reported why.
+            // The send fails only if a later thread has ended, which has then reported the reason.
             if finishing || asked.into_iter().any(|done| output.send(Output::Flush(done)).is_err()) {
                 return;
             }
@@ -236,7 +236,7 @@ impl<'c> PartitionWorker<'c> {
         }
     }
 
-    /// Tells of the first timestamp that was most likely set in another unit. It is stored as it came.
+    /// Warns of the first timestamp that is probably in another unit. It is stored unchanged.
     fn check_timestamp(&self, shared: &Shared<'_>, offset: i64, timestamp: Option<i64>) {
         let Some((millis, unit)) = timestamp.and_then(|millis| Some((millis, likely_unit(millis)?))) else { return };
         if self.state.odd_timestamp.swap(true, Ordering::Relaxed) || !shared.told.is_new(unit.name()) {
@@ -253,8 +253,8 @@ impl<'c> PartitionWorker<'c> {
         );
     }
 
-    /// Hands a batch to the writing thread, which may take a while: the queue fills up meanwhile, and librdkafka
-    /// stops fetching by itself. `false` if nobody takes it.
+    /// Passes a batch to the writing thread. While this blocks, the queue fills up and librdkafka stops fetching
+    /// (back-pressure). `false` if the receiver is gone.
     fn hand_on(&self, shared: &Shared<'_>, batch: &mut Batch, output: &SyncSender<Output<Ready>>) -> bool {
         match batch.take() {
             Ok(Some(ready)) => output.send(Output::File(ready, Instant::now())).is_ok(),
@@ -266,7 +266,7 @@ impl<'c> PartitionWorker<'c> {
         }
     }
 
-    /// The writing thread: batches to files without a name, where each begins with the end of the one before.
+    /// The writing thread: batches to unnamed files, each starting at the end of the one before.
     fn write(&self, shared: &Shared<'_>, ready: &Receiver<Output<Ready>>, output: &SyncSender<Output<File>>) {
         let log = shared.job.store.log(&shared.job.topic, self.start.partition);
         let mut start = self.start.next;
@@ -290,11 +290,11 @@ impl<'c> PartitionWorker<'c> {
         }
     }
 
-    /// The publishing thread: files get their names.
+    /// The publishing thread: gives files their names.
     fn publish(&self, shared: &Shared<'_>, written: &Receiver<Output<File>>) {
         let log = shared.job.store.log(&shared.job.topic, self.start.partition);
         for output in written {
-            // In this order: either we see that the partition is gone, or whoever takes it sees that we write.
+            // In this order, either this thread sees the revocation, or the revoking thread sees the write.
             self.state.writing.store(true, Ordering::SeqCst);
             let going = !self.dropped(shared) && self.put(shared, &log, output);
             self.state.writing.store(false, Ordering::SeqCst);
@@ -305,7 +305,7 @@ impl<'c> PartitionWorker<'c> {
         log.note_end();
     }
 
-    /// Puts a file where it belongs; `false` if nothing more can be.
+    /// Publishes a file; `false` if the worker cannot continue.
     fn put(&self, shared: &Shared<'_>, log: &Log, output: Output<File>) -> bool {
         let report = match output {
             Output::Flush(done) => {
@@ -323,15 +323,15 @@ impl<'c> PartitionWorker<'c> {
         false
     }
 
-    /// Whatever happened to a partition that was taken away, it is somebody else's now.
+    /// Reports the end of the worker, unless the partition was revoked: then it belongs to another worker.
     fn end(&self, shared: &Shared<'_>, report: Report) {
         if !self.revoked() {
             shared.abandon(report);
         }
     }
 
-    /// Tries again what a disk refuses, until there is room or somebody says stop: the records wait here, and the broker keeps
-    /// them too. `None`: what is here was dropped meanwhile.
+    /// Retries an operation that the disk refuses, until it succeeds or the ingest stops: meanwhile the records stay in memory
+    /// and on the broker. `None`: the batch was dropped meanwhile.
     fn until_it_works<T>(
         &self,
         shared: &Shared<'_>,
@@ -343,7 +343,7 @@ impl<'c> PartitionWorker<'c> {
                 Ok(done) => break done,
                 Err(_) if self.dropped(shared) => return Ok(None),
                 Err(error @ (store::Error::Io { .. } | store::Error::Parquet { .. })) if !shared.control.stopping() => {
-                    // The reason may change meanwhile.
+                    // The reason may change between retries.
                     let why = error.to_string();
                     if told != why {
                         tracing::warn!("{why}; trying again until it works");
@@ -374,7 +374,7 @@ impl<'c> PartitionWorker<'c> {
                 progress.files.fetch_add(1, Ordering::Relaxed);
                 progress.wrote(&stored.path);
                 tracing::debug!(path = %stored.path.display(), rows = stored.rows, "stored");
-                // Where no broker answers, a commit on its way would hold up the end.
+                // Without a reachable broker, a pending commit would delay the shutdown.
                 if !shared.control.stopping() || shared.heard.load(Ordering::Relaxed) {
                     shared.consumer.commit(stored.partition, stored.next);
                 }
@@ -384,16 +384,16 @@ impl<'c> PartitionWorker<'c> {
     }
 }
 
-/// What became of a file.
+/// Outcome of publishing a file.
 enum Named {
     Well,
     Overtaken,
-    /// The partition was taken away meanwhile.
+    /// The partition was revoked meanwhile.
     Dropped,
 }
 
-/// A batch's limits, where so many workers share the memory: a batch is built while one is written, as text and as
-/// Parquet, and one published that may wait in memory, so each gets an eighth of its worker's share.
+/// A batch's limits with this number of workers sharing the memory budget. One batch is built while one is written, as text and
+/// as Parquet, and one published, which may be in memory, so each gets an eighth of its worker's share.
 pub(super) fn share(limits: &Limits, memory: usize, workers: usize) -> Limits {
     Limits { bytes: limits.bytes.min(memory / 8 / workers.max(1)).max(1), ..*limits }
 }

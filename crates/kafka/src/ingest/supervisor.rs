@@ -1,5 +1,4 @@
-//! The reading thread: opens a worker for each partition, hears what the broker says besides messages, and knows when to
-//! stop.
+//! The supervisor: opens a worker for each partition, handles consumer events, and decides when to stop.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,12 +14,12 @@ use super::partition::PartitionWorker;
 use super::{Ended, Error, Report, Shared};
 use crate::broker::{Bound, Event, Gap, Start, Trouble};
 
-/// How long a stopping worker may still read what stood in an embedded broker.
+/// Maximum time to drain an embedded broker during a shutdown.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
-/// How often positions and lags are told, and events looked for.
+/// Interval of updating positions and lags and of polling events.
 const LOOK: Duration = Duration::from_millis(20);
 const TELL: Duration = Duration::from_millis(100);
-/// Partitions that a warning names, at most.
+/// Maximum number of partitions named in a warning.
 const NAMED: usize = 10;
 
 pub(super) struct Supervisor<'scope, 'env> {
@@ -28,7 +27,7 @@ pub(super) struct Supervisor<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     workers: BTreeMap<i32, Arc<PartitionWorker<'env>>>,
     halted: BTreeMap<i32, Gap>,
-    /// Until when the broker is waited for without a word: for a group's first assignment, or for the first answer of partitions.
+    /// When to warn that the group has not assigned partitions, or that partitions have not answered.
     patience: Option<Instant>,
     joined: bool,
 }
@@ -40,8 +39,8 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
         Self { shared, scope, workers: BTreeMap::new(), halted: BTreeMap::new(), patience, joined }
     }
 
-    /// Reads these partitions and whatever a group gives us, until there is a reason to end. The workers are told to write
-    /// or to drop what they hold, as that reason demands.
+    /// Reads `starts` and all partitions assigned by a group, until the session ends. The workers then write or drop their
+    /// batches, depending on the reason.
     pub(super) fn run(
         mut self,
         starts: &[Start],
@@ -62,7 +61,7 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
         let partitions: Vec<i32> = starts.iter().map(|start| start.partition).collect();
         let ends_at_start = consumer.offsets(&partitions, Bound::Latest)?;
         *begun = true;
-        // From here on a stop has to wait until what was read is stored.
+        // From here on a stop has to wait until the read records are stored.
         control.set_reading(true);
         for start in starts {
             self.check_end(start.partition, start.offset, ends_at_start.get(&start.partition).copied())?;
@@ -88,7 +87,7 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
                 }
             }
             for done in control.asked_to_flush() {
-                // Nobody waits any more where it can't be said.
+                // The requester may be gone.
                 let _ = done.send(FlushEvent::Asked(self.workers.len()));
                 self.workers.values().for_each(|worker| worker.flush(done.clone()));
             }
@@ -96,7 +95,7 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
                 if !job.embedded {
                     break;
                 }
-                // What an embedded broker still holds dies with it, so it is read first.
+                // An embedded broker loses its records when it ends, so they are read first.
                 deadline = Some(Instant::now() + DRAIN_LIMIT);
                 let open: Vec<i32> = self.workers.keys().copied().collect();
                 targets = Some(consumer.offsets(&open, Bound::Latest)?);
@@ -161,7 +160,7 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
         Ok(Ended::Done(self.halted.values().cloned().collect()))
     }
 
-    /// Says so where the broker, or the group, has not answered in time. Reading goes on as soon as it does.
+    /// Warns if the broker or the group has not answered in time. Reading starts as soon as they do.
     fn warn_of_silence(&self) {
         let Shared { job, consumer, .. } = self.shared;
         let why = consumer.failure();
@@ -200,7 +199,7 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
         Ok(())
     }
 
-    /// Drops what these partitions' workers hold: whoever reads them now has it.
+    /// Revokes these partitions: their workers drop their batches.
     fn give_back(&mut self, partitions: &[i32]) {
         for partition in partitions {
             if let Some(worker) = self.workers.remove(partition) {
@@ -222,12 +221,12 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
         })
     }
 
-    /// What becomes of a partition whose next record is gone: it halts, unless its gap is accepted. Nothing of it is read
-    /// any more, so where nothing is missing after all, everything is read again from where the log ends.
+    /// Handles a partition whose next record is gone: it halts, unless its gap is accepted. The partition is no longer fetched,
+    /// so if no record is missing after all, everything is read again from the end of the log.
     fn out_of_range(&mut self, partition: i32) -> Result<Option<Ended>, Error> {
         let Shared { job, control, consumer, .. } = *self.shared;
         let Some(worker) = self.workers.get(&partition) else { return Ok(None) };
-        // A topic that was deleted and made again is another topic, not a gap.
+        // A topic that was deleted and created again is another topic, not a gap.
         let topic = job.cluster.topic(&job.topic)?;
         if !job.embedded {
             job.store.claim(&topic.name, &topic.id, topic.partitions)?;
@@ -241,7 +240,7 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
                 tracing::error!("{gap}; this partition halts");
                 control.progress.halted(gap.clone());
                 if let Some(backlog) = &job.backlog {
-                    // What the sender still has would wait for a reader that does not come.
+                    // The sender would otherwise wait for a halted reader.
                     backlog.close();
                 }
                 self.halted.insert(partition, gap);
@@ -250,7 +249,7 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
         }
     }
 
-    /// Refuses a topic that ends before the store does: records that come to it would get offsets that are taken.
+    /// Refuses a topic that ends before the store does: its new records would get offsets that are in use.
     fn check_end(&self, partition: i32, next: i64, end: Option<i64>) -> Result<(), Error> {
         let job = self.shared.job;
         let Some(end) = end.filter(|end| *end < next && !job.embedded) else { return Ok(()) };
@@ -258,7 +257,7 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
         Err(store::Error::AheadOfTopic { store, topic, partition, next, end }.into())
     }
 
-    /// Lets whoever watches know where we are.
+    /// Updates positions and lags in [`Control`].
     fn tell(&self) {
         let Shared { control, consumer, .. } = self.shared;
         let positions = self.positions();

@@ -1,20 +1,20 @@
-//! One warning per cause: what is tried again and again must not be told again and again.
+//! Limits repeated warnings to one per cause and period.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a cause that goes on is not told again.
+/// Minimum time between warnings of the same cause.
 const REPEAT: Duration = Duration::from_secs(600);
-/// Causes that are remembered, at most.
+/// Maximum number of remembered causes.
 const CAUSES: usize = 1000;
 
-/// The causes that were told, and when.
+/// The causes that were reported, with the time of the last report.
 #[derive(Default)]
 pub(super) struct WarnOnce(Mutex<BTreeMap<String, Instant>>);
 
 impl WarnOnce {
-    /// Whether to tell of this cause: the first time, and again after ten minutes.
+    /// Whether to report this cause: the first time, and again after ten minutes.
     pub(super) fn is_new(&self, cause: &str) -> bool {
         self.is_new_at(cause, Instant::now())
     }
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_is_told_once_and_again_much_later() {
+    fn a_cause_is_reported_once_per_period() {
         let (once, now) = (WarnOnce::default(), Instant::now());
         assert!(once.is_new_at("a", now) && once.is_new_at("b", now));
         assert!(!once.is_new_at("a", now + Duration::from_secs(599)));
