@@ -1,12 +1,14 @@
-//! Made-up product rows, as messy as those of a real shop.
+//! A generator of synthetic product rows, as messy as those of a real shop.
 //!
-//! In: a seed. Out: an endless stream of rows of sixteen text fields ([`COLUMNS`]), and how to write
-//! them as CSV or NDJSON. The same seed gives the same bytes on any machine: row `i` follows from the
-//! seed and `i` alone, and only integers are computed with.
+//! Input: a seed. Output: an endless stream of rows of sixteen text fields ([`COLUMNS`]), and functions that write them as CSV
+//! or NDJSON. The same seed gives the same bytes on any machine: row `i` depends on the seed and `i` only, and all arithmetic
+//! is on integers.
 //!
-//! Four segments hide in the rows, each with its own prices, discounts, ratings and review counts:
-//! cheap accessories that everybody reviewed, household goods, premium appliances that few bought,
-//! and no-name bargains that disappoint. All brands, people and opinions in them are invented.
+//! The rows contain four segments, each with its own prices, discounts, ratings and review counts: cheap accessories with many
+//! reviews, household goods, premium appliances with few buyers, and no-name bargains with low ratings. All brands, people and
+//! opinions in them are invented.
+
+#![warn(missing_docs)]
 
 #[rustfmt::skip]
 mod words;
@@ -15,9 +17,9 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use words::*;
 
-/// The fields of a row, in the order in which they are written. Prices are in rupees (`₹1,08,990`),
-/// the discount in percent (`64%`), the rating in stars (`2.0` to `5.0`, or `|`); `rating_count` is
-/// a number of people (`2,19,763`, or nothing); lists have commas or `|` between their items.
+/// The fields of a row, in the order in which they are written. Prices are in rupees (`₹1,08,990`), the discount in percent
+/// (`64%`), the rating in stars (`2.0` to `5.0`, or `|`); `rating_count` is a number of people (`2,19,763`, or empty); the
+/// items of lists are separated by commas or `|`.
 #[rustfmt::skip]
 pub const COLUMNS: [&str; 16] = [
     "product_id", "product_name", "category", "discounted_price", "actual_price",
@@ -25,17 +27,17 @@ pub const COLUMNS: [&str; 16] = [
     "review_id", "review_title", "review_content", "img_link", "product_link",
 ];
 
-/// No `rating_count` is as high as this.
+/// Upper bound of `rating_count`, exclusive.
 const MOST_REVIEWS: u64 = 430_000;
-/// Reviews shown in a row, at most.
+/// Maximum number of reviews shown in a row.
 const VOICES: u64 = 8;
-/// Half a product id: four digits of base 36.
+/// Number of values of half a product id: four digits of base 36.
 const HALF_ID: u64 = 36u64.pow(4);
 
-/// Rows and seed of the sample that ships with tercile, `data/products.csv`.
+/// Number of rows and seed of the sample that ships with tercile, `data/products.csv`.
 pub const SAMPLE: (u64, u64) = (1465, 42);
 
-/// That sample as CSV.
+/// The shipped sample as CSV.
 pub fn sample() -> Vec<u8> {
     let (rows, seed) = SAMPLE;
     let mut csv = Vec::new();
@@ -47,33 +49,33 @@ pub fn sample() -> Vec<u8> {
     csv
 }
 
-/// A stream of product rows, of which it keeps one in memory.
+/// A stream of product rows; holds one row in memory.
 pub struct Generator {
     key: u64,
     row: u64,
     draw: Draw,
-    /// The product lines, each as often as its weight says.
+    /// The product lines, each repeated `weight` times.
     wheel: Vec<&'static Line>,
-    /// Random letters and digits. Codes are slices of it: far quicker than to draw each character.
+    /// Random letters and digits. Codes are slices of it, which is much faster than to draw each character.
     pool: String,
-    /// The fields of the row, end to end.
+    /// The concatenated fields of the current row.
     text: String,
-    /// Where in `text` each field ends, after a 0.
+    /// The end of each field in `text`, after a leading 0.
     ends: Vec<usize>,
 }
 
-/// What a row is about, decided before any of its text is written.
+/// The properties of a product, decided before any text is written.
 struct Product {
     id: [char; 10],
     line: &'static Line,
     brand: &'static str,
     series: &'static str,
-    /// Prices after and before the discount, in paise: hundredths of a rupee.
+    /// Prices after and before the discount, in paise (hundredths of a rupee).
     prices: [u64; 2],
     /// In tenths of a star.
     rating: u64,
     reviews: u64,
-    /// For each review shown: is it a happy one?
+    /// Per shown review, whether it is positive.
     moods: Vec<bool>,
 }
 
@@ -96,9 +98,9 @@ impl Generator {
         }
     }
 
-    /// Moves on to the next row and returns its fields in the order of [`COLUMNS`].
+    /// Advances to the next row and returns its fields in the order of [`COLUMNS`].
     pub fn next_row(&mut self) -> [&str; 16] {
-        // A generator for each row: how much the rows before it drew makes no difference.
+        // A random generator per row, so that rows are independent of the number of earlier draws.
         self.draw = Draw::new(self.key ^ self.row);
         self.text.clear();
         self.ends.clear();
@@ -122,11 +124,11 @@ impl Generator {
     fn decide(&mut self) -> Product {
         let draw = &mut self.draw;
         let line = draw.pick(&self.wheel);
-        // All but the dearest goods are also sold by somebody nobody has heard of, for less.
+        // Except for the most expensive goods, some are sold cheaper under an unknown brand.
         let bargain = line.price < 10_000 && draw.one_in(5);
         let segment = if bargain { &BARGAIN } else { line.segment };
 
-        // 0.6 to 1.4 times the usual price, and now and then twice or four times that.
+        // 0.6 to 1.4 times the usual price, rarely twice or four times that.
         let mut rupees = line.price * (600 + draw.below(800)) / if bargain { 1_500 } else { 1_000 };
         for _ in 0..2 {
             rupees <<= u64::from(draw.one_in(8));
@@ -145,11 +147,11 @@ impl Generator {
         };
         let listed = paid.max(100 * shop_price(paid / (100 - discount)));
 
-        // Of a segment's powers of two the lower are the likelier: a heavy tail.
+        // Lower powers of two are more likely: a heavy-tailed distribution.
         let [first, powers] = segment.reviews;
         let least = 1 << (first + draw.below(powers).min(draw.below(powers)));
         let reviews = least + draw.below(least.min(MOST_REVIEWS - least));
-        // A handful of buyers may agree on anything.
+        // With few ratings, any average is possible.
         let [worst, sides] = segment.rating;
         let usual = worst + draw.dice(3, sides);
         let odd = reviews < 32 && draw.one_in(6);
@@ -180,7 +182,7 @@ impl Generator {
         self.end_field(")");
     }
 
-    /// The five fields that are numbers, but don't look it.
+    /// The five numeric fields, formatted as text.
     fn numbers(&mut self, product: &Product) {
         let [paid, listed] = product.prices;
         for paise in product.prices {
@@ -207,11 +209,11 @@ impl Generator {
         self.end_field("");
     }
 
-    /// What the seller says: bullet points with `|` between them.
+    /// The seller's description: bullet points separated by `|`.
     fn about(&mut self, product: &Product) {
         let (line, brand) = (product.line, product.brand);
         let start = self.draw.index(POINTS);
-        // These steps share no divisor with the number of points, so that none is met twice.
+        // These steps have no common divisor with the number of points, so no point repeats.
         let step = self.draw.pick(&[1, 2, 4]);
         for i in 0..5 + self.draw.index(4) {
             self.push(&[line.points[(start + i * step) % POINTS], "|"]);
@@ -221,7 +223,7 @@ impl Generator {
         self.end_field("");
     }
 
-    /// Who wrote the reviews: their ids, their names, and the ids of the reviews.
+    /// The reviewers: their ids, their names, and the ids of the reviews.
     fn reviewers(&mut self, product: &Product) {
         self.each(product, |this, _| this.code("A", [13, 14]));
         self.each(product, |this, _| {
@@ -274,8 +276,8 @@ impl Generator {
         self.end_field("");
     }
 
-    /// Writes an item for each review, with commas between them, as one field. Items with commas of
-    /// their own make that ambiguous, as they do in the wild.
+    /// Writes an item for each review, separated by commas, as one field. Items that contain commas make the field ambiguous,
+    /// as in real data.
     fn each(&mut self, product: &Product, item: impl Fn(&mut Self, bool)) {
         for (i, &happy) in product.moods.iter().enumerate() {
             self.push(&[if i > 0 { "," } else { "" }]);
@@ -293,7 +295,7 @@ impl Generator {
         }
     }
 
-    /// Writes a number with commas, one in three times `139,900`, else the Indian way, `1,39,900`.
+    /// Writes a number with commas: one in three times as `139,900`, else in Indian grouping, `1,39,900`.
     fn grouped(&mut self, number: u64) {
         let western = self.draw.one_in(3);
         let step = if western { 3 } else { 2 };
@@ -319,12 +321,12 @@ impl Generator {
     }
 }
 
-/// Appends the names of the columns as a CSV record.
+/// Appends the column names as a CSV record.
 pub fn csv_header(out: &mut Vec<u8>) {
     csv_row(&COLUMNS, out);
 }
 
-/// Appends one CSV record (RFC 4180, with `\n` at its end), quotes only where they are needed.
+/// Appends one CSV record (RFC 4180, terminated by `\n`), quoted only where needed.
 pub fn csv_row(fields: &[&str; 16], out: &mut Vec<u8>) {
     for (i, field) in fields.iter().enumerate() {
         if i > 0 {
@@ -347,7 +349,7 @@ pub fn csv_row(fields: &[&str; 16], out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// Appends one JSON object, all its values text, and a newline.
+/// Appends one JSON object whose values are all strings, and a newline.
 pub fn ndjson_row(fields: &[&str; 16], out: &mut Vec<u8>) {
     for (i, (name, field)) in COLUMNS.iter().zip(fields).enumerate() {
         out.extend_from_slice(if i == 0 { b"{\"" } else { b",\"" });
@@ -369,7 +371,7 @@ pub fn ndjson_row(fields: &[&str; 16], out: &mut Vec<u8>) {
     out.extend_from_slice(b"}\n");
 }
 
-/// The place of the first special byte. Within a chunk nothing branches, so that compilers use SIMD.
+/// The index of the first special byte. Within a chunk there are no branches, so that compilers use SIMD.
 fn find(bytes: &[u8], special: impl Fn(u8) -> bool) -> Option<usize> {
     let hit = |chunk: &[u8]| chunk.iter().fold(false, |hit, &b| hit | special(b));
     let start = 64 * bytes.chunks(64).position(hit)?;
@@ -382,7 +384,7 @@ fn digit(number: u64) -> char {
     char::from(b'0' + (number % 10) as u8)
 }
 
-/// The price that a shop would rather ask, in rupees: one that ends in 9, 49, 99 or 990.
+/// The nearest typical shop price in rupees: one that ends in 9, 49, 99 or 990.
 fn shop_price(rupees: u64) -> u64 {
     let (step, less) = match rupees {
         ..500 => (10, 1),
@@ -393,8 +395,7 @@ fn shop_price(rupees: u64) -> u64 {
     (rupees / step + 1) * step - less
 }
 
-/// `B0` and eight digits of base 36. A Feistel network scatters the rows over all 36⁸ such ids, and
-/// gives no id to two of them.
+/// `B0` and eight digits of base 36. A Feistel network maps rows to distinct ids among all 36⁸.
 fn product_id(key: u64, row: u64) -> [char; 10] {
     let (mut left, mut right) = (row / HALF_ID % HALF_ID, row % HALF_ID);
     for round in 0..4 {
@@ -410,7 +411,7 @@ fn product_id(key: u64, row: u64) -> [char; 10] {
     id
 }
 
-/// Random choices, made with integers only.
+/// A random generator with integer arithmetic only.
 struct Draw(Xoshiro256PlusPlus);
 
 impl Draw {
@@ -431,7 +432,7 @@ impl Draw {
         self.below(n) == 0
     }
 
-    /// The sum of `count` numbers from 0 to `sides - 1`: a bell rather than a box.
+    /// The sum of `count` numbers from 0 to `sides - 1`, which is approximately normal.
     fn dice(&mut self, count: u64, sides: u64) -> u64 {
         (0..count).map(|_| self.below(sides)).sum()
     }
@@ -467,7 +468,7 @@ mod tests {
         let fnv = |hash: u64, &b: &u8| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
         let text = csv_text(&table(1_000, 42));
         let hash = text.iter().fold(0xcbf2_9ce4_8422_2325, fnv);
-        // Where this fails on purpose, data/products.csv has to be made anew.
+        // After an intended change, regenerate data/products.csv.
         assert_eq!(hash, 0xff9d_b3a3_4433_e2e8, "now {hash:#x}");
         assert_ne!(table(9, 42), table(9, 43));
     }
@@ -499,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_agree_and_every_mess_occurs() {
+    fn numbers_are_consistent_and_all_irregularities_occur() {
         let rows = table(1_465, 42);
         let number = |text: &str| -> f64 { text.replace(['₹', ',', '%'], "").parse().unwrap() };
         for row in &rows {
@@ -515,7 +516,7 @@ mod tests {
         assert!(count(6, &|text| text == "|") >= 1);
         assert!(count(7, &|text| text.is_empty()) >= 2);
         for i in [4, 7] {
-            // From 1,00,000 on, the first comma tells the two ways of grouping apart.
+            // From 1,00,000 on, the position of the first comma distinguishes the two groupings.
             let comma = |text: &str| text.trim_start_matches('₹').find(',');
             let western = |text: &str| comma(text) == Some(3);
             let indian = |text: &str| text.matches(',').count() == 2 && !western(text);

@@ -1,15 +1,17 @@
-//! The words and tables that rows are made of. All invented.
+//! The words and tables from which rows are built. All invented.
 
+/// Digits of base 36.
 pub const BASE36: &[u8; 36] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
-/// Products that behave alike in the market.
+/// Products with the same market behaviour.
 pub struct Segment {
-    /// Percent of the rows that have a low discount, and a middling one; the rest have a high one.
+    /// Percent of the rows with a low and with a medium discount; the rest have a high one.
     pub discounts: [u64; 2],
-    /// Least rating in tenths of a star, and the sides of the three dice that are added to it.
+    /// Minimum rating in tenths of a star, and the number of sides of the three dice that are added to it.
     pub rating: [u64; 2],
-    /// How many reviews: the least power of two, and how many powers there are.
+    /// Number of reviews: the lowest power of two, and how many powers there are.
     pub reviews: [u64; 2],
+    /// Brand names.
     pub brands: &'static [&'static str],
 }
 
@@ -22,20 +24,26 @@ const HOUSEHOLD: Segment = Segment { discounts: [28, 56], rating: [37, 4], revie
 const PREMIUM: Segment = Segment { discounts: [78, 19], rating: [40, 3], reviews: [3, 9], brands: &[
     "Aurelith", "Vistaro", "Nordhavn", "Kaiyoden", "Glasmora", "Zenthora", "Omniveda",
 ] };
+/// No-name bargains, which exist in every affordable line.
 pub const BARGAIN: Segment = Segment { discounts: [1, 8], rating: [28, 5], reviews: [1, 10], brands: &[
     "ZYQORO", "HUVXIN", "OQILLO", "TEKZUNG", "WOWKART99", "Generik", "XIPPO-TEC", "MYJOYA", "VRRTON",
 ] };
 
-/// One sort of product.
+/// A kind of product.
 pub struct Line {
-    /// How common it is.
+    /// Relative frequency.
     pub weight: usize,
+    /// Market segment.
     pub segment: &'static Segment,
-    /// The usual price, in rupees.
+    /// Usual price in rupees.
     pub price: u64,
+    /// Selling points.
     pub points: &'static [&'static str; POINTS],
+    /// Variants: lengths, colours, capacities.
     pub options: &'static [&'static str],
+    /// Category path, separated by `|`.
     pub category: &'static str,
+    /// Product noun of the title.
     pub noun: &'static str,
 }
 
@@ -46,6 +54,7 @@ const fn line(
     Line { weight, segment, price, points, options, category, noun }
 }
 
+/// All product lines.
 pub static LINES: &[Line] = &[
     line(26, &ACCESSORY, 249, TECH, LENGTHS, "Computing|Cables&Adapters|USB-C", "Braided USB-C Cable"),
     line(8, &ACCESSORY, 299, TECH, LENGTHS, "Electronics|Television|Cables", "4K HDMI Cable"),
@@ -87,19 +96,22 @@ const LITRES: &[&str] = &["0.8 L", "1.5 Litres", "1.8 L", "2 Litres", "7 L"];
 const WATTS: &[&str] = &["500 W", "750W, 3 Jars or Settings", "1200 W", "1500 Watt", "2000W"];
 const KILOS: &[&str] = &["6 kg", "6.5 kg, 5 Star", "7 kg", "8 kg, Inverter"];
 
+/// Series names in titles.
 pub const SERIES: &[&str] = &[
     "A1", "Prime", "Go", "Swift-200", "Max", "Zen", "Classic", "X7", "Pro+", "Mini", "Ultra", "Leaf", "One",
 ];
+/// Features in titles.
 pub const FEATURES: &[&str] = &[
     "Lightweight & Sturdy", "with 1 Year Warranty", "Compatible with Most Brands", "Energy Saving",
     "for Home, Office & Travel", "Anti-Slip Base", "Quick Set-up", "Made for Daily Use",
     "with Storage Pouch, Manual & Cleaning Cloth", "Shock & Heat Protection", "Gift Ready Box",
 ];
+/// Colours in titles.
 pub const COLOURS: &[&str] = &[
     "Black", "Midnight Blue", "Grey", "White", "Leaf Green", "Red, Matte", "Silver", "Teal", "Rose Gold", "Ivory",
 ];
 
-/// How many points a seller can make.
+/// Number of selling points per line.
 pub const POINTS: usize = 9;
 const TECH: &[&str; POINTS] = &[
     "Fast and steady: moves data at up to 480 Mbps and charges without a break, even while you watch a film",
@@ -123,6 +135,7 @@ const HOME: &[&str; POINTS] = &[
     "Thoughtful gift for weddings, Diwali or a first home; arrives in a sturdy printed box",
     "Note: colour may differ a little from the picture because of \"studio\" light",
 ];
+/// Last bullet points of descriptions.
 pub const PROMISES: &[&str] = &[
     "6 months warranty from the date of purchase, claimed by email in two working days",
     "10 days replacement if it is not what you expected, no questions asked",
@@ -130,21 +143,25 @@ pub const PROMISES: &[&str] = &[
     "designed in Pune, packed with care; please record a video while opening the box",
 ];
 
+/// First names of reviewers.
 pub const FIRST_NAMES: &[&str] = &[
     "Aarav", "Ishita", "Rohan", "meera", "Kabir", "Ananya", "S.", "Devika", "Farhan", "Gurpreet", "HARISH",
     "Joseph", "Kavya", "Lakshmi", "Mohan", "Nikhil", "Ojas", "Pooja", "R. K.", "Sana", "Tenzin", "Uma", "Vikram",
     "Yash", "Zoya", "A Customer",
 ];
+/// Last names of reviewers.
 pub const LAST_NAMES: &[&str] = &[
     "Rao", "Menon", "gupta", "Das", "Iyer", "Khan", "Singh", "Patil", "Bose", "D'Souza", "Verma", "Nair",
     "SHARMA", "Jain", "(Mumbai)",
 ];
+/// Whom or what a product was bought for.
 pub const PEOPLE: &[&str] = &[
     "my parents.", "my daughter's hostel room.", "the office.", "daily use.", "my brother, who loves it.",
 ];
+/// Emoji in reviews.
 pub const EMOJI: &[&str] = &["👍", "😍😍", "⭐⭐⭐⭐⭐", "🙏", "😡", "👌🏽", "❤️", "🔥🔥"];
 
-/// Titles of unhappy reviews, and of happy ones.
+/// Titles of negative and of positive reviews.
 pub const TITLES: [&[&str]; 2] = [SAD_TITLES, GLAD_TITLES];
 const GLAD_TITLES: &[&str] = &[
     "Good product", "Value for money", "Nice, but the box was torn", "Works well", "Just go for it!",
@@ -155,7 +172,7 @@ const SAD_TITLES: &[&str] = &[
     "Not good", "Stopped working", "Waste of money", "Average", "Could be better", "Not as described",
     "Don't buy", "Poor quality, poor service",
 ];
-/// What reviews begin with: the unhappy ones and the happy ones, as above.
+/// First sentences of negative and of positive reviews.
 pub const OPINIONS: [&[&str]; 2] = [COMPLAINTS, PRAISE];
 const PRAISE: &[&str] = &[
     "Very good product for the price, I would buy it again.", "Works exactly as described.",
@@ -175,6 +192,7 @@ const COMPLAINTS: &[&str] = &[
     "Looks nothing like the picture; much smaller and much cheaper.", "Worked on day one. On day two it did not.",
     "Average at best, I expected more from the description.",
 ];
+/// Further sentences of reviews.
 pub const DETAILS: &[&str] = &[
     "Packing was fine and it arrived a day early.", "The manual is only in English, and in very small print.",
     "Colour is a bit darker than in the photos.",
