@@ -1,7 +1,7 @@
-//! How old the records of a file are, as far as their timestamps tell, and whether the clock can be believed.
+//! The age of a file's records by their timestamps, and plausibility of the system clock.
 //!
-//! Retention deletes, so what is not known is not old: a record without a timestamp, or with one that can be no time of a record in
-//! milliseconds ([`crate::times::is_plausible`]), keeps its file.
+//! Retention deletes, so an unknown age is never old: a record without a timestamp, or with an implausible one
+//! ([`crate::times::is_plausible`]), keeps its file.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,25 +11,25 @@ use super::Error;
 use super::footer::{Bounds, DataFile};
 use crate::times::{self, likely_unit};
 
-/// 2026-01-01, in milliseconds: no build is older, and no clock that stands before it is right.
+/// 2026-01-01, in milliseconds since 1970. Every build is newer, so a clock before this is wrong.
 const BUILT_AFTER: i64 = 1_767_225_600_000;
-/// How far clocks of producers may be ahead of ours.
+/// How far producers' clocks may be ahead of this machine's.
 const AHEAD: Duration = Duration::from_secs(86_400);
 
-/// What the statistics of a file say of its timestamps.
+/// Statistics of the timestamps in a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timestamps {
-    /// Records without one.
+    /// Number of records without a timestamp.
     pub missing: u64,
-    /// The least and the greatest, in milliseconds since 1970 as Kafka has it; `None` if no record has one.
+    /// Minimum and maximum, in milliseconds since 1970; `None` if no record has a timestamp.
     pub range: Option<(i64, i64)>,
 }
 
 impl Timestamps {
-    /// Of a file; from its footer, if that was not read before. `None` if the statistics don't say.
+    /// Statistics of a file; reads its footer unless it was read before. `None` if the footer has no statistics.
     ///
     /// # Errors
-    /// If the file can't be read.
+    /// If the file cannot be read.
     pub fn of(file: &DataFile) -> Result<Option<Self>, Error> {
         if let Some(bounds) = &file.bounds {
             return Ok(Some(Self { missing: bounds.timeless, range: bounds.times }));
@@ -47,7 +47,7 @@ impl Timestamps {
         }))
     }
 
-    /// The greatest timestamp, if every record has a plausible one; else why the age of the records is not known.
+    /// The maximum timestamp, if every record has a plausible one; else the reason why the age of the records is unknown.
     fn newest(&self) -> Result<i64, String> {
         match self.range {
             _ if self.missing > 0 => Err(format!("{} of its records have no timestamp", self.missing)),
@@ -61,15 +61,15 @@ impl Timestamps {
     }
 }
 
-/// What is wrong with a timestamp: `the timestamp 1764292800 is 1970-01-21T10:04:52.800Z, and most likely counts seconds`.
+/// Description of a wrong timestamp: `the timestamp 1764292800 is 1970-01-21T10:04:52.800Z, and most likely counts seconds`.
 pub fn implausible(millis: i64) -> String {
     let likely =
         likely_unit(millis).map_or_else(String::new, |unit| format!(", and most likely counts {}", unit.name()));
     format!("the timestamp {millis} is {} in milliseconds{likely}", times::text(millis))
 }
 
-/// How many files, from the oldest on, hold only records that are older than this, and why it is no more of them if their age is not
-/// known.
+/// How many files, from the oldest on, hold only records older than `age`, and the reason why it is not more if an age is
+/// unknown.
 pub(super) fn older_than(files: &[DataFile], age: Duration) -> Result<(usize, Option<String>), Error> {
     let now = times::millis(SystemTime::now());
     if let Some(why) = wrong_clock(files, now)? {
@@ -93,7 +93,7 @@ pub(super) fn older_than(files: &[DataFile], age: Duration) -> Result<(usize, Op
     Ok((files.len(), None))
 }
 
-/// Why the clock can't be right, if it can't: it stands before this build, or before records that are stored.
+/// Why the clock is wrong, if it is: it is before this build, or before stored records.
 fn wrong_clock(files: &[DataFile], now: i64) -> Result<Option<String>, Error> {
     if now < BUILT_AFTER {
         return Ok(Some(format!("the clock of this machine says {}, which is before this build", times::text(now))));
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_known_to_be_old_is_old() {
+    fn records_of_unknown_age_are_not_old() {
         let (ancient, recent) = (file(0, Some((ago(100), ago(99)))), file(0, Some((ago(100), ago(1)))));
         assert_eq!(old(&[ancient.clone(), ancient.clone(), recent.clone()]), (2, String::new()));
         let seconds = ago(50) / 1000;
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_stands_before_the_records_makes_nothing_old() {
+    fn no_records_are_old_if_the_clock_is_before_them() {
         let files =
             [file(0, Some((ago(100), ago(99)))), file(0, Some((ago(99), ago(-3)))), file(0, Some((ago(1), ago(1))))];
         let (none, why) = old(&files);

@@ -1,6 +1,6 @@
-//! Records to a [`RecordBatch`], by rows, bytes or age.
+//! Collects records to a [`RecordBatch`], limited by rows, bytes or age.
 //!
-//! Pure: it has no clock, no broker and no disk. The caller says when a record came and asks whether the batch is due.
+//! Pure: no clock, no broker and no disk. The caller passes the time and asks whether the batch is due.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -18,28 +18,31 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::record::{self, Decoded, Fields, Unreadable};
 
-/// When a batch is full: whichever comes first.
+/// A batch is full as soon as it reaches one of these limits.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Records.
     pub rows: usize,
     /// Bytes of keys, headers and values.
     pub bytes: usize,
-    /// Time since the first record came.
+    /// Time since the first record.
     pub age: Duration,
 }
 
-/// One message as the broker handed it out, before anything was made of its payload.
+/// A message as received from the broker, not decoded.
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'a> {
+    /// Offset in the partition.
     pub offset: i64,
     /// Milliseconds since 1970, UTC.
     pub timestamp: Option<i64>,
+    /// Key bytes.
     pub key: Option<&'a [u8]>,
+    /// Value bytes; `None` for a tombstone.
     pub payload: Option<&'a [u8]>,
 }
 
-/// The columns of every file of the store, for these declared fields.
+/// The schema of every file of the store, for these declared fields.
 pub fn schema(fields: &Fields) -> SchemaRef {
     let mut columns = vec![
         Field::new("_partition", DataType::Int32, false),
@@ -55,7 +58,7 @@ pub fn schema(fields: &Fields) -> SchemaRef {
     Arc::new(Schema::new(columns))
 }
 
-/// Records of one partition that are not in the store yet.
+/// Records of one partition that are not stored yet.
 pub struct Batch {
     partition: i32,
     schema: SchemaRef,
@@ -70,11 +73,11 @@ pub struct Batch {
     rows: usize,
     unreadable: usize,
     bytes: usize,
-    /// When the first record came, and the offset after the last.
+    /// When the first record came, and the offset after the last one.
     span: Option<(Instant, i64)>,
 }
 
-/// A column that is null in most rows, or all: nulls cost nothing until a value comes.
+/// A column that is mostly null: nulls take no memory until a value comes.
 struct Sparse<T: ByteArrayType>(GenericByteBuilder<T>);
 
 impl<T: ByteArrayType<Offset = i32>> Sparse<T> {
@@ -103,16 +106,18 @@ impl<T: ByteArrayType<Offset = i32>> Sparse<T> {
 
 /// A batch that is ready to be written.
 pub struct Ready {
+    /// The records, in the columns of [`schema`].
     pub records: RecordBatch,
     /// The position after the last record.
     pub next: i64,
-    /// How many of the records could not be read.
+    /// Number of records that could not be parsed.
     pub unreadable: usize,
     /// Bytes of keys, headers and values.
     pub bytes: usize,
 }
 
 impl Batch {
+    /// An empty batch for one partition.
     pub fn new(partition: i32, fields: &Fields) -> Self {
         Self {
             partition,
@@ -132,7 +137,7 @@ impl Batch {
         }
     }
 
-    /// Adds a record that came `now`. `headers` are name and value, in order.
+    /// Adds a record received at `now`. `headers` are names and values, in order.
     pub fn push<'h>(
         &mut self,
         record: &Record<'_>,
@@ -166,23 +171,27 @@ impl Batch {
         self.span = Some((first, record.offset + 1));
     }
 
+    /// Number of records.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Whether the batch should be written `now`.
+    /// Whether the batch has reached a limit at `now`.
     pub fn due(&self, limits: &Limits, now: Instant) -> bool {
         self.rows >= limits.rows
             || self.bytes >= limits.bytes
             || self.span.is_some_and(|(first, _)| now.saturating_duration_since(first) >= limits.age)
     }
 
-    /// When the batch will be due by its age; `None` while it is empty.
+    /// When the batch reaches its age limit; `None` if it is empty.
     pub fn due_at(&self, limits: &Limits) -> Option<Instant> {
         self.span.and_then(|(first, _)| first.checked_add(limits.age))
     }
 
-    /// Takes what is there and starts anew; `None` if there is nothing.
+    /// Takes the batch and starts a new one; `None` if it is empty.
+    ///
+    /// # Errors
+    /// If Arrow cannot build the record batch.
     pub fn take(&mut self) -> Result<Option<Ready>, ArrowError> {
         let Some((_, next)) = self.span.take() else { return Ok(None) };
         let mut partitions = Int32Builder::with_capacity(self.rows);
@@ -259,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_holds_what_came_and_where_it_ends() {
+    fn a_batch_holds_its_records_and_end_position() {
         let fields = Fields::new(vec!["a".into()]);
         let mut batch = Batch::new(7, &fields);
         assert!(batch.take().unwrap().is_none());

@@ -1,7 +1,7 @@
-//! What a process knows of the files of an object store, where each footer is a request and a list may lag.
+//! Cache of the file list and footers of an object store, where each footer costs a request and a list may lag.
 //!
-//! Files never change, so a footer is read once, and counts as long as the list gives the file the same tag. A list that
-//! lags leaves out what was put lately: what follows a file has the name of its end, and is asked for.
+//! Files never change, so a footer is read once and is valid as long as the list shows the same ETag. A lagging list misses
+//! recent files: the name of the next file is the end of the last one, so it is requested by name.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,34 +17,34 @@ use super::objects::Objects;
 use super::parallel::each;
 use super::place::{Entry, Revision};
 
-/// Footers that are asked for at the same time.
+/// Maximum number of footers requested concurrently.
 const AT_ONCE: usize = 64;
-/// For so long only the end of a log is listed again: much shorter than replaced files should stay.
+/// Time for which only the end of a log is listed again; much shorter than the grace period of replaced files.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// By the partitions' directories.
+/// Keyed by the partitions' directories.
 #[derive(Debug, Default)]
 pub(super) struct Catalog(Mutex<HashMap<PathBuf, Partition>>);
 
 #[derive(Debug, Default)]
 pub(super) struct Partition {
     pub footers: HashMap<Name, Known>,
-    /// The files that counted when all were listed, and those that came after them.
+    /// The live files when all were listed, and those that came after them.
     chain: Vec<DataFile>,
-    /// When all were listed.
+    /// When all files were listed.
     listed: Option<Instant>,
-    /// Where the very first file starts.
+    /// Start of the very first file.
     first: Option<i64>,
-    /// How many files the index tells of; `None` before one looked.
+    /// Number of files in the index; `None` before it was read.
     pub indexed: Option<usize>,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Known {
-    /// What the list calls the object's version; not known of a file that no list has shown yet.
+    /// ETag in the list; unknown for a file that no list has shown yet.
     pub tag: Option<String>,
     pub file: DataFile,
-    /// Whether the index has it, too.
+    /// Whether the file is in the index.
     pub indexed: bool,
 }
 
@@ -62,7 +62,7 @@ struct Listed {
 }
 
 impl Catalog {
-    /// Does something with what is known of a partition.
+    /// Runs `work` on the cached state of a partition.
     pub fn with<T>(&self, dir: &Path, work: impl FnOnce(&mut Partition) -> T) -> T {
         let mut partitions: MutexGuard<'_, _> = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         work(partitions.entry(dir.to_owned()).or_default())
@@ -70,7 +70,7 @@ impl Catalog {
 }
 
 impl Partition {
-    /// Whether a list shows a file as it is known.
+    /// Whether a listed file is cached with the same tag.
     fn knows(&mut self, listed: &Listed) -> bool {
         match self.footers.get_mut(&listed.name) {
             Some(Known { tag: tag @ None, .. }) => {
@@ -82,7 +82,7 @@ impl Partition {
         }
     }
 
-    /// The files of a list, as far as they are known.
+    /// The cached files of a list.
     fn files(&self, listed: &[Listed]) -> Vec<DataFile> {
         let mut files = Vec::with_capacity(listed.len());
         let known = listed.iter().filter_map(|listed| self.footers.get(&listed.name));
@@ -90,7 +90,7 @@ impl Partition {
         files
     }
 
-    /// Forgets what a list of all files does not show.
+    /// Removes cached files that a full list does not show.
     fn forget_others(&mut self, listed: &[Listed]) {
         let mut kept = HashMap::with_capacity(listed.len());
         for Listed { name, .. } in listed {
@@ -101,7 +101,7 @@ impl Partition {
 }
 
 impl Log {
-    /// All files: those that the list shows, and those that follow them.
+    /// All files: those in the list and those that follow them.
     pub(super) fn all_objects(&self, objects: &Arc<Objects>) -> Result<Vec<DataFile>, Error> {
         let catalog = &self.store.catalog;
         self.read_index()?;
@@ -126,7 +126,7 @@ impl Log {
             }
             if !found {
                 catalog.with(&self.dir, |partition| {
-                    // One with a hole is looked at again: a list may have left out what fills it.
+                    // A log with a gap is listed again: the list may have missed files.
                     let listed = (ends.len() < 2).then(Instant::now);
                     (partition.chain, partition.listed) = (counting, listed);
                 });
@@ -135,12 +135,12 @@ impl Log {
         }
     }
 
-    /// Lists all files when they are asked for next.
+    /// Forces a full list on the next request.
     pub(super) fn list_anew(&self) {
         self.store.catalog.with(&self.dir, |partition| partition.listed = None);
     }
 
-    /// The files that count, where a list of the log's end alone tells; `None` where all must be listed.
+    /// The live files if a list of the log's end is sufficient; `None` if all must be listed.
     pub(super) fn continued(&self, objects: &Arc<Objects>) -> Result<Option<Vec<DataFile>>, Error> {
         let catalog = &self.store.catalog;
         let last = catalog.with(&self.dir, |partition| {
@@ -149,7 +149,7 @@ impl Log {
         });
         let Some(last) = last else { return Ok(None) };
         let Some(tail) = self.tail(objects, &last)? else { return Ok(None) };
-        // What was rolled is found where all are listed.
+        // Compacted files require a full list.
         if tail.iter().any(|listed| listed.name.start >= last.next && listed.name.next.is_some()) {
             return Ok(None);
         }
@@ -168,7 +168,7 @@ impl Log {
             push(&mut more, file);
         }
         Ok(catalog.with(&self.dir, |partition| {
-            // Another thread may have been here meanwhile.
+            // Another thread may have changed it meanwhile.
             let same = partition.chain.last().is_some_and(|now| *now == last);
             same.then(|| {
                 more.into_iter().for_each(|file| push(&mut partition.chain, file));
@@ -177,7 +177,7 @@ impl Log {
         }))
     }
 
-    /// The names from this file on; `None` where the file does not stand any more.
+    /// The names from this file on; `None` if the file no longer exists.
     fn tail(&self, objects: &Arc<Objects>, file: &DataFile) -> Result<Option<Vec<Listed>>, Error> {
         let tail = self.listed(objects.list_from(&self.dir, &format!("{:020}", file.start)))?;
         let stands =
@@ -185,7 +185,7 @@ impl Log {
         Ok(self.store.catalog.with(&self.dir, stands).then_some(tail))
     }
 
-    /// Where the very first file starts, which never changes.
+    /// Start of the very first file, which never changes.
     fn known_first(&self) -> Result<Option<i64>, Error> {
         if let Some(first) = self.store.catalog.with(&self.dir, |partition| partition.first) {
             return Ok(Some(first));
@@ -195,7 +195,7 @@ impl Log {
         Ok(first)
     }
 
-    /// The small file that starts here, if there is one.
+    /// The small file that starts here, if it exists.
     fn follows(&self, start: i64) -> Result<Option<DataFile>, Error> {
         let name = Name::small(start);
         match self.footer(name) {
@@ -217,7 +217,7 @@ impl Log {
         Ok(listed)
     }
 
-    /// Some names that a list of all can be cut at, to be asked for side by side.
+    /// Names at which a full list can be split, to list the parts concurrently.
     fn marks(&self) -> Vec<String> {
         let mut names =
             self.store.catalog.with(&self.dir, |partition| partition.footers.keys().copied().collect::<Vec<_>>());
@@ -225,7 +225,7 @@ impl Log {
         names.chunks(super::objects::PAGE).skip(1).map(|page| page[0].to_string()).collect()
     }
 
-    /// Reads the footers that are not known, side by side.
+    /// Reads the unknown footers concurrently.
     fn read_footers(&self, listed: &[Listed]) -> Result<(), Error> {
         let catalog = &self.store.catalog;
         let unknown: Vec<&Listed> =
@@ -236,7 +236,7 @@ impl Log {
                     let known = Known::new(tag.clone(), file);
                     catalog.with(&self.dir, |partition| partition.footers.insert(*name, known));
                 }
-                // Replaced by a larger one since, or the list still shows what is deleted already.
+                // Replaced by a larger file meanwhile, or the list still shows a deleted file.
                 Err(error) if error.is_gone() => {
                     catalog.with(&self.dir, |partition| partition.footers.remove(name));
                 }
@@ -247,7 +247,7 @@ impl Log {
         Ok(())
     }
 
-    /// Keeps in mind what this process wrote.
+    /// Caches a file that this process wrote.
     pub(super) fn remember(&self, file: &DataFile, revision: &Revision) {
         let Some(version) = &revision.of_object else { return };
         let known = Known::new(version.e_tag.clone(), file.clone());
@@ -255,23 +255,23 @@ impl Log {
             partition.footers.insert(Name::small(file.start), known);
             match partition.chain.last() {
                 Some(last) if last.next == file.start => push(&mut partition.chain, file.clone()),
-                // A log that has just begun, or one that somebody else wrote further: it is listed when somebody asks.
+                // A new log, or one extended by another writer: it is listed on the next request.
                 _ => (partition.chain, partition.listed) = (vec![file.clone()], None),
             }
         });
     }
 
-    /// Whether the log surely ends here, told by a list of its end alone. `false` says nothing.
+    /// Whether the log certainly ends here, by a list of its end only. `false` means unknown.
     ///
-    /// Replaced files are deleted in the order of their names. So as long as the file stands that the log ended with, those
-    /// that came after it stand too, or larger ones that begin at their starts, and all of them are in the list from there.
+    /// Replaced files are deleted in the order of their names. So as long as the log's last known file exists, its successors
+    /// exist too, or larger files that begin at their starts, and all of them are in the list from there.
     pub(super) fn last_object_ends_at(&self, objects: &Arc<Objects>, start: i64) -> Result<bool, Error> {
         let tail = self.tail_before(objects, start)?;
         Ok(tail.is_some_and(|tail| !tail.iter().any(|listed| listed.name.start >= start || listed.name.covers(start))))
     }
 
-    /// Whether a file that was put here stands on one that still stands, and no large one holds its range: then it counts.
-    /// `false` says nothing.
+    /// Whether a new file follows an existing file and no large file covers its range, so that it is live. `false` means
+    /// unknown.
     pub(super) fn last_object_stands(&self, objects: &Arc<Objects>, start: i64) -> Result<bool, Error> {
         let tail = self.tail_before(objects, start)?;
         Ok(tail.is_some_and(|tail| !tail.iter().any(|listed| listed.name.covers(start))))
@@ -287,7 +287,7 @@ impl Log {
     }
 }
 
-/// Where a file should start that is not there: at the ends of the log, and of its parts.
+/// Starts of possibly missing files: the ends of the log and of its parts.
 fn open_ends(first: Option<i64>, counting: &[DataFile]) -> Vec<i64> {
     let (mut expected, mut ends) = (first, Vec::new());
     for file in counting {

@@ -6,9 +6,9 @@
 //! crc32 footer=0a1b2c3d index=4e5f6071 chunks=8293a4b5,c6d7e8f9,…
 //! ```
 //!
-//! `chunks` are the column chunks, page headers among them, in the order of the row groups and their columns. `index` is what
-//! stands between the last chunk and the footer, the page indexes. `footer` is the footer to the end of the file, with eight
-//! zeros in the place of its own value. With the first four bytes, which are constant, that is every byte of the file.
+//! `chunks` are the column chunks with their page headers, in the order of the row groups and their columns. `index` is the
+//! part between the last chunk and the footer, the page indexes. `footer` is the footer to the end of the file, with eight
+//! zeros in place of its own value. With the first four bytes, which are constant, that is every byte of the file.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -26,35 +26,38 @@ use super::{DataFile, Error, Input};
 
 /// The footer's key.
 pub(super) const KEY: &str = "checksums";
-/// How the value begins.
+/// Prefix of the value.
 const LEAD: &str = "crc32 footer=";
-/// A value that is not known yet, and the footer's own while it is computed.
+/// Placeholder of an unknown value, and of the footer's own while it is computed.
 const UNKNOWN: &str = "00000000";
-/// The length of the footer and the magic number, which end a file.
+/// Bytes at the end of a file: the length of the footer and the magic number.
 const TAIL: u64 = 8;
-/// The magic number that begins a file.
+/// Bytes of the magic number at the start of a file.
 const MAGIC: u64 = 4;
-/// Bytes that are read at once.
+/// Bytes per read.
 const PIECE: u64 = 1 << 20;
 
 /// A column chunk and its checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
+    /// First byte in the file.
     pub start: u64,
+    /// Bytes.
     pub length: u64,
+    /// CRC-32 of the bytes.
     pub crc: u32,
 }
 
-/// The checksums of a file, as its footer has them.
+/// The checksums of a file, from its footer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checksums {
     footer: u32,
     index: u32,
-    /// By where they start.
+    /// Sorted by start.
     chunks: Vec<Chunk>,
 }
 
-/// What a file is written to, of which a part can be read again.
+/// A destination of a file, parts of which can be read back.
 pub(super) trait Output: Write + Send {
     fn length(&self) -> io::Result<u64>;
     fn read_again(&self, start: u64, into: &mut [u8]) -> io::Result<()>;
@@ -105,7 +108,7 @@ impl Output for Vec<u8> {
     }
 }
 
-/// The column chunks of row groups that were written.
+/// Checksums of the column chunks of written row groups.
 pub(super) fn chunks(groups: &[RowGroupMetaData], output: &impl Output) -> io::Result<Vec<Chunk>> {
     let columns = groups.iter().flat_map(|group| group.columns());
     columns
@@ -116,13 +119,13 @@ pub(super) fn chunks(groups: &[RowGroupMetaData], output: &impl Output) -> io::R
         .collect()
 }
 
-/// The entry of the footer for these chunks, still without the checksums of what follows them.
+/// The footer entry for these chunks, still without the checksums of the parts after them.
 pub(super) fn entry(chunks: &[Chunk]) -> KeyValue {
     let sums: Vec<String> = chunks.iter().map(|chunk| format!("{:08x}", chunk.crc)).collect();
     KeyValue::new(KEY.to_owned(), format!("{LEAD}{UNKNOWN} index={UNKNOWN} chunks={}", sums.join(",")))
 }
 
-/// Writes the checksums of what follows the chunks, which end at `end`, into a finished file.
+/// Writes the checksums of the parts after the chunks, which end at `end`, into a finished file.
 pub(super) fn complete(output: &mut impl Output, chunks: Vec<Chunk>, end: u64) -> io::Result<Checksums> {
     let length = output.length()?;
     let mut tail = [0; TAIL as usize];
@@ -143,16 +146,16 @@ pub(super) fn complete(output: &mut impl Output, chunks: Vec<Chunk>, end: u64) -
     Ok(Checksums { footer, index, chunks })
 }
 
-/// Where some bytes stand last: the entry is the last one of a footer.
+/// Last position of `wanted`: the entry is the last one of a footer.
 fn position(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).rposition(|window| window == wanted)
 }
 
 impl Checksums {
-    /// Reads the checksums out of a footer, and holds the footer against its own.
+    /// Reads the checksums from a footer, and verifies the footer itself. `None` for a file of an earlier build.
     ///
     /// # Errors
-    /// Why the footer is damaged. A file of an earlier build has no checksums.
+    /// The reason why the footer is damaged.
     pub(super) fn of(metadata: &ParquetMetaData, footer: &[u8]) -> Result<Option<Self>, String> {
         let Some(text) = value(metadata, KEY) else {
             return match position(footer, LEAD.as_bytes()) {
@@ -163,7 +166,7 @@ impl Checksums {
         let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
         let ranges: Vec<(u64, u64)> = columns
             .map(|column| {
-                // `byte_range` panics where one is negative.
+                // `byte_range` panics if one is negative.
                 let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
                 Some((u64::try_from(start).ok()?, u64::try_from(column.compressed_size()).ok()?))
             })
@@ -182,7 +185,7 @@ impl Checksums {
     }
 
     fn parse(text: &str, ranges: &[(u64, u64)]) -> Option<Self> {
-        // One way to write a number: another one would be a change that nothing notices.
+        // Only one spelling of a number is valid: another would be an undetected change.
         let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         let hex = |text: &str| {
             let plain = text.len() == 8 && text.bytes().all(digit);
@@ -199,13 +202,13 @@ impl Checksums {
         chunks.next().is_none().then_some(Self { footer: hex(footer)?, index: hex(index)?, chunks: found })
     }
 
-    /// Whether these are not the bytes of the chunk that covers this range. A range that is no whole chunk tells nothing.
+    /// Whether `bytes` differ from the chunk that covers `range`. `false` if the range is not a whole chunk.
     pub fn contradicts(&self, range: &Range<u64>, bytes: &[u8]) -> bool {
         let chunk = self.chunks.binary_search_by_key(&range.start, |chunk| chunk.start).map(|i| self.chunks[i]);
         chunk.is_ok_and(|chunk| chunk.length == range.end - range.start && crc32fast::hash(bytes) != chunk.crc)
     }
 
-    /// Holds every byte of a file against its checksum.
+    /// Verifies every byte of a file.
     fn check(&self, file: &Input, footer: u64) -> Result<(), Fault> {
         let mut end = MAGIC;
         if &file.get_bytes(0, MAGIC as usize)?[..] != b"PAR1" {
@@ -233,7 +236,7 @@ impl Checksums {
     }
 }
 
-/// Why a check failed: what it found, or that it could not read.
+/// Why a check failed: a mismatch or a read error.
 enum Fault {
     Damaged(String),
     Unreadable(parquet::errors::ParquetError),
@@ -255,7 +258,7 @@ fn crc(file: &Input, range: Range<u64>) -> Result<u32, parquet::errors::ParquetE
     Ok(hasher.finalize())
 }
 
-/// Holds every byte of an open file against its checksums. `false`: it has none, for an earlier build wrote it.
+/// Verifies every byte of an open file. `false` if it has no checksums, because an earlier build wrote it.
 pub(super) fn check(path: &Path, file: &Input) -> Result<bool, Error> {
     let damaged = |why: String| Error::Damaged { path: path.to_owned(), why };
     let (metadata, bytes) = read_footer(path, file)?;
@@ -268,10 +271,10 @@ pub(super) fn check(path: &Path, file: &Input) -> Result<bool, Error> {
 }
 
 impl DataFile {
-    /// Reads the whole file, and holds every byte against its checksums. `false`: it has none, for an earlier build wrote it.
+    /// Reads the whole file and verifies every byte. `false` if it has no checksums, because an earlier build wrote it.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if a byte is not what was written.
+    /// [`Error::Damaged`] if a byte is not the one that was written.
     pub fn check(&self) -> Result<bool, Error> {
         check(&self.path, &self.open()?)
     }
@@ -296,7 +299,7 @@ mod tests {
         let whole = std::fs::read(&file.path).unwrap();
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
         let bits = whole.len() as u64 * 8;
-        // All bits of the footer's end, and some of the rest.
+        // All bits of the footer's end, and a sample of the rest.
         let flips = (0..4000).map(|_| rng.next_u64() % bits).chain(bits - 8000..bits);
         for bit in flips {
             let mut flipped = whole.clone();

@@ -1,8 +1,8 @@
-//! What is removed when a process ends without unwinding: a registry of temporary files and other actions.
+//! Cleanup when a process ends without unwinding: a registry of temporary files and other actions.
 //!
-//! Input: actions, registered while a temporary object exists. Output: [`run`], which `cli` calls at the end of every
-//! process, also when the watchdog ends one whose threads do not come back. A `Drop` implementation alone is not enough:
-//! it does not run for values that belong to a thread that is still computing.
+//! Input: actions, registered while a temporary object exists. Output: [`run`], which `cli` calls at the end of every process,
+//! also when the watchdog ends a process whose threads do not return. A `Drop` implementation alone is not sufficient: it does
+//! not run for values owned by a thread that is still computing.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

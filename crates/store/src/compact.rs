@@ -1,7 +1,7 @@
-//! A year of small files: runs of them are rolled into one larger file that covers their range.
+//! Compaction: runs of small files are merged into one larger file that covers their range.
 //!
-//! The larger file is named by its start and its end, and published like any other. From then on the reader's rule passes
-//! over the small ones, which stay for a while: for readers that listed the directory before, and for globs.
+//! The larger file is named by its start and its end, and published like any other. From then on readers skip the small files
+//! (see `live_files`), which stay for a grace period: for readers that listed the directory before, and for globs.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -21,40 +21,40 @@ use super::retention::RetentionPolicy;
 use super::write::{RecordsWriter, create, properties};
 use super::{Error, Held, Input, checksums};
 
-/// Bytes of a row group that is being written, at most: what rolling keeps in memory.
+/// Maximum bytes of a row group while it is written, which bounds the memory of a merge.
 const GROUP_BYTES: usize = 32 * 1024 * 1024;
-/// Small files that make it worth while to roll a run that is not large yet.
+/// Minimum number of small files to merge in a run that has not reached the target size.
 const WORTHWHILE: usize = 16;
 
-/// When to roll, and when to delete.
+/// When to merge, and when to delete.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Policy {
-    /// Bytes on disk that a rolled file should have.
+    /// Target size of a merged file in bytes on disk.
     pub target: u64,
-    /// How long files stay that were replaced, or whose records expired.
+    /// Grace period for replaced and expired files.
     pub grace: Duration,
-    /// Roll the newest run too, however short it is.
+    /// Merge the newest run too, regardless of its size.
     pub eager: bool,
-    /// What is kept at all.
+    /// Retention policy.
     pub keep: RetentionPolicy,
 }
 
-/// What was done.
+/// Result of a compaction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rolled {
-    /// Small files that were rolled.
+    /// Small files that were merged.
     pub small: u64,
-    /// Larger files that came of them.
+    /// Larger files that were written.
     pub large: u64,
-    /// Records that count no more.
+    /// Records that expired.
     pub expired: u64,
     /// Files that were deleted, replaced or expired.
     pub deleted: u64,
 }
 
 impl Log {
-    /// Rolls what is worth rolling, lets old records expire, and deletes what was replaced or has expired long enough ago. Any number may do so at once, beside
-    /// writers and readers.
+    /// Merges small files, expires old records, and deletes files whose grace period is over. Any number of processes may call
+    /// this concurrently, beside writers and readers.
     pub fn compact(&self, policy: &Policy) -> Result<Rolled, Error> {
         if !self.store.place.is_disk() && !self.has_work(policy)? {
             return Ok(Rolled::default());
@@ -78,7 +78,7 @@ impl Log {
         Ok(rolled)
     }
 
-    /// Whether there is anything to roll or to delete. On an object store that is cheaper to ask than a lock is to take.
+    /// Whether there is anything to merge or to delete. On an object store this check is cheaper than taking the lock.
     fn has_work(&self, policy: &Policy) -> Result<bool, Error> {
         let all = self.all_files()?;
         let counting = effective(all.clone());
@@ -95,7 +95,7 @@ impl Log {
         let all = self.all_files()?;
         let counting = effective(all.clone());
         let now = SystemTime::now();
-        // A large file covers many, and when it was made is a request on an object store.
+        // A large file covers many small ones, and its age costs a request on an object store.
         let mut ages: HashMap<PathBuf, bool> = HashMap::new();
         let mut deleted = 0;
         for file in &all {
@@ -119,7 +119,7 @@ impl Log {
             if replaced_long_ago {
                 match file.place.delete(&file.path) {
                     Ok(()) => deleted += 1,
-                    // Somebody else was faster.
+                    // Another process deleted it.
                     Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                     Err(e) => return Err(Error::io("delete", &file.path)(e)),
                 }
@@ -128,11 +128,11 @@ impl Log {
         Ok(deleted)
     }
 
-    /// Parts of a run with the same columns: `00_records.sql` may have changed on the way.
+    /// Parts of a run with the same columns: `00_records.sql` may have changed within it.
     pub(super) fn alike(&self, run: Vec<DataFile>) -> Result<Vec<Vec<DataFile>>, Error> {
         let mut parts: Vec<(Fields, Vec<DataFile>)> = Vec::new();
         for file in run {
-            // Rolled by somebody else, and deleted already.
+            // Merged by another process, and deleted already.
             let Some((_, metadata)) = open(&file)? else { return Ok(Vec::new()) };
             match parts.last_mut() {
                 Some((fields, part)) if *fields == metadata.schema().fields => part.push(file),
@@ -142,7 +142,7 @@ impl Log {
         Ok(parts.into_iter().map(|(_, part)| part).filter(|part| part.len() > 1).collect())
     }
 
-    /// Writes one file in place of a run; `false` if somebody else did.
+    /// Merges a run into one file; `false` if another process did.
     fn roll(&self, run: &[DataFile], alone: &Held) -> Result<bool, Error> {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(false) };
         let (start, next) = (first.start, last.next);
@@ -155,10 +155,10 @@ impl Log {
         self.replace_range(&scratch, Name::large(start, next), alone)
     }
 
-    /// Puts a file that covers others under its name; `false` if somebody else did.
+    /// Publishes a file that covers others; `false` if another process did.
     ///
-    /// A lease can be lost. Where another large file covers a part of the same range by now, ours goes again: readers pass
-    /// over the one that starts later, and what it holds beyond the other one must still stand in small files.
+    /// A lease can be lost. If another large file now covers a part of the same range, this one is deleted: readers skip the
+    /// one that starts later, and its records beyond the other one must still exist in small files.
     pub(super) fn replace_range(&self, scratch: &Path, name: Name, alone: &Held) -> Result<bool, Error> {
         if !alone.holds() {
             let _ = fs::remove_file(scratch);
@@ -175,7 +175,8 @@ impl Log {
         Ok(true)
     }
 
-    /// Writes the records of a run into one file, each batch changed on the way; `false` if a file of the run is gone.
+    /// Writes the records of a run into one file, after applying a function to each batch; `false` if a file of the run is
+    /// gone.
     pub(super) fn merge(
         &self,
         run: &[DataFile],
@@ -190,7 +191,7 @@ impl Log {
         for file in run {
             let damaged = |e: &dyn std::fmt::Display| Error::Damaged { path: file.path.clone(), why: e.to_string() };
             let Some((input, metadata)) = open(file)? else { return Ok(false) };
-            // What was changed on the disk must not be written anew as if it were whole.
+            // Corrupted data must not be rewritten with valid checksums.
             checksums::check(&file.path, &input)?;
             let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata);
             for batch in reader.build().map_err(|e| damaged(&e))? {
@@ -215,8 +216,8 @@ impl Log {
     }
 }
 
-/// Where the part of the last run begins that is worth rolling: many files, none of which is half of it. So a record is
-/// written again each time its file has grown by a multiple, and few files wait at any size.
+/// Start of the part of the last run that is worth merging: many files, none of which is half of it. So a record is rewritten
+/// only when its file grows by a multiple, and few files remain at any size.
 fn worthwhile(run: &[DataFile]) -> usize {
     let (mut size, mut largest, mut from) = (0, 0, run.len());
     for (i, file) in run.iter().enumerate().rev() {
@@ -229,14 +230,14 @@ fn worthwhile(run: &[DataFile]) -> usize {
     from
 }
 
-/// Whether the ranges of two large files have a part in common, and each a part of its own.
+/// Whether the ranges of two large files overlap without one containing the other.
 fn crosses(one: Name, other: Name) -> bool {
     let (Some(end), Some(other_end)) = (one.next, other.next) else { return false };
     let (first, second) = if one.start < other.start { (end, other_end) } else { (other_end, end) };
     one.start != other.start && one.start.max(other.start) < first && first < second
 }
 
-/// A file's footer; `None` if somebody else rolled and deleted it.
+/// A file's footer; `None` if another process merged and deleted it.
 pub(super) fn open(file: &DataFile) -> Result<Option<(Input, ArrowReaderMetadata)>, Error> {
     let input = match file.open() {
         Ok(input) => input,
@@ -248,7 +249,7 @@ pub(super) fn open(file: &DataFile) -> Result<Option<(Input, ArrowReaderMetadata
     Ok(Some((input, metadata)))
 }
 
-/// Runs of neighbouring small files. A run ends when it is large enough; of the last one the part that is worth it.
+/// Runs of adjacent small files. A run ends at the target size; of the last run, the part that is worth merging.
 fn plan(files: &[DataFile], policy: &Policy) -> Vec<Vec<DataFile>> {
     let mut runs = Vec::new();
     let mut run: Vec<DataFile> = Vec::new();
@@ -301,13 +302,13 @@ mod tests {
         assert_eq!(ranges(&tiny, &POLICY), [(0, 16)]);
         let unbalanced: Vec<DataFile> = (0..16).map(|i| file(i, i + 1, if i == 0 { 50 } else { 1 })).collect();
         assert_eq!(ranges(&unbalanced, &POLICY), []);
-        // The small ones behind a middling one need not wait until they are as large together.
+        // The small files after a medium one need not wait until their sum reaches its size.
         let tiers: Vec<DataFile> = (0..17).map(|i| file(i, i + 1, if i == 0 { 50 } else { 1 })).collect();
         assert_eq!(ranges(&tiers, &POLICY), [(1, 17)]);
     }
 
     #[test]
-    fn ranges_cross_where_none_holds_the_other() {
+    fn ranges_cross_if_neither_contains_the_other() {
         let range = Name::large;
         assert!(crosses(range(0, 10), range(5, 15)) && crosses(range(5, 15), range(0, 10)));
         for other in [range(0, 10), range(0, 20), range(2, 8), range(5, 10), range(10, 20), range(20, 30)] {
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn few_files_are_left_however_many_came() {
+    fn compaction_leaves_few_files() {
         let policy = Policy { target: 1 << 40, ..POLICY };
         let (mut files, mut written) = (Vec::new(), 0);
         for i in 0..10_000 {
@@ -352,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn rolling_keeps_every_record_once_and_its_range_taken() {
+    fn compaction_keeps_every_record_once_and_its_range_taken() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         store.claim("products", "id", 1).unwrap();
@@ -371,7 +372,7 @@ mod tests {
         assert_eq!(log.compact(&policy).unwrap(), Rolled { deleted: 20, ..Rolled::default() });
         assert_eq!(log.files().unwrap(), files);
         assert_eq!(log.next().unwrap(), Some(100));
-        // A worker that slept through all of it finds its name free, and must not have it.
+        // A worker that was suspended meanwhile finds its name free, and must not get it.
         assert_eq!(log.publish(&records(5..12), 5, 12).unwrap(), Published::Taken);
         assert!(matches!(log.publish(&records(100..101), 100, 101).unwrap(), Published::File(_)));
         assert_eq!(store.snapshot().unwrap().rows(), 101);

@@ -1,8 +1,7 @@
-//! Unreadable records, tried again: what an older decoder could not read may be read by this one.
+//! Dead letters: unreadable records are decoded again, because a newer decoder may be able to read them.
 //!
-//! A file is never changed. One that holds records which can be read now is written anew, as a larger file that covers
-//! it, like those that rolling makes. Where it has a neighbour the new file covers that one too: so it reaches further
-//! than the old one, and no reader can take one for the other.
+//! Files never change. A file with records that can be read now is rewritten as a larger file that covers it, as in compaction.
+//! The new file also covers a neighbour of the old one: its range differs, so readers cannot confuse the two.
 
 use std::collections::HashSet;
 use std::fs;
@@ -20,22 +19,22 @@ use super::log::Log;
 use super::{Error, Held};
 use crate::record::{self, Decoded, Fields};
 
-/// What came of another try.
+/// Result of decoding dead letters again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reprocessed {
     /// Records that can be read now.
     pub records: u64,
     /// Files that were written for them.
     pub files: u64,
-    /// Records that still can't be read.
+    /// Records that still cannot be read.
     pub unreadable: u64,
-    /// Records that could be read, but stand in a large file that has no neighbour yet.
+    /// Readable records in a large file that has no neighbour yet.
     pub waiting: u64,
 }
 
 impl Log {
-    /// Tries every unreadable record again. Writers and readers may go on meanwhile. `None` if somebody rolls files of this
-    /// partition just now, or there is no such partition.
+    /// Decodes every unreadable record again. Writers and readers may continue meanwhile. `None` if another process is
+    /// compacting this partition, or the partition does not exist.
     pub fn reprocess(&self) -> Result<Option<Reprocessed>, Error> {
         let Some(alone) = self.alone()? else { return Ok(None) };
         let mut sum = Reprocessed::default();
@@ -58,7 +57,7 @@ impl Log {
                 sum.files += 1;
                 sum.records += readable;
                 sum.unreadable += unreadable;
-                // A neighbour's records were tried with the others, but not counted.
+                // A neighbour's records were decoded with the others, but not counted.
                 for file in run.iter().filter(|file| file.path != files[i].path && !done.contains(&file.path)) {
                     let (readable, unreadable) = tried(file)?.unwrap_or_default();
                     sum.records += readable;
@@ -68,13 +67,13 @@ impl Log {
                     done.insert(self.path(Name::large(first.start, last.next)));
                 }
             } else {
-                // Somebody else wrote a file of this name, over the same files.
+                // Another process wrote a file of this name, over the same files.
                 done.remove(&files[i].path);
             }
         }
     }
 
-    /// The files to write anew for the sake of this one: with its neighbour after it, if need be with that before it.
+    /// The files to rewrite for this one: with its next neighbour, or else the previous one.
     fn run(&self, files: &[DataFile], i: usize) -> Result<Option<Vec<DataFile>>, Error> {
         let file = &files[i];
         let alike = |run: &[DataFile]| Ok::<_, Error>(self.alike(run.to_vec())?.first().is_some_and(|r| r.len() == 2));
@@ -104,8 +103,8 @@ impl Log {
     }
 }
 
-/// How many of a file's unreadable records can be read now, and how many still can't; `None` if all were readable, which
-/// the footer tells.
+/// Number of a file's unreadable records that can be read now, and of those that still cannot; `None` if the footer shows no
+/// unreadable records.
 fn tried(file: &DataFile) -> Result<Option<(u64, u64)>, Error> {
     let damaged = |e: &dyn std::fmt::Display| Error::Damaged { path: file.path.clone(), why: e.to_string() };
     let Some((input, metadata)) = open(file)? else { return Ok(None) };
@@ -132,7 +131,7 @@ fn tried(file: &DataFile) -> Result<Option<(u64, u64)>, Error> {
     Ok(Some((readable, unreadable)))
 }
 
-/// The batch with those records read that can be, and how many; `None` if there are none.
+/// The batch with newly decoded records, and their number; `None` if there are none.
 fn read_again(batch: &RecordBatch) -> Result<Option<(RecordBatch, u64)>, ArrowError> {
     let (Some(errors), Some(raw)) = (batch.column_by_name("_error"), batch.column_by_name("_raw")) else {
         return Ok(None);
@@ -190,7 +189,7 @@ mod tests {
     use crate::batch::{Batch, Record};
     use crate::record::Unreadable;
 
-    /// Records of which an older decoder, that knew no arrays inside, could not read every second.
+    /// Records of which an older decoder without support for nested arrays could not read every second.
     fn by_an_older_decoder(offsets: std::ops::Range<i64>) -> RecordBatch {
         let fields = Fields::new(vec!["a".into()]);
         let mut batch = Batch::new(0, &fields);
@@ -235,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_now_is_read_and_the_rest_stays() {
+    fn readable_dead_letters_are_decoded_and_the_rest_stays() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         store.claim("products", "id", 1).unwrap();

@@ -1,6 +1,6 @@
-//! What is wrong with a store: everything that its files, its marks and its checksums contradict.
+//! Examines a store for faults: contradictions between its files, marks and checksums.
 //!
-//! Input: a store. Output: the files that count, and one sentence for each fault with what to do about it.
+//! Input: a store. Output: the live files, and one sentence per fault with advice.
 
 use std::collections::BTreeSet;
 
@@ -9,25 +9,27 @@ use super::live_files::effective;
 use super::log::{Log, START};
 use super::{Error, Snapshot, Source, Store};
 
-/// A store that was examined.
+/// Result of an examination.
 #[derive(Debug, Default)]
 pub struct Examined {
+    /// The source that feeds the store.
     pub source: Source,
+    /// The live files.
     pub snapshot: Snapshot,
-    /// A fault in each, and what to do about it.
+    /// One sentence per fault, with advice.
     pub faults: Vec<String>,
     /// Files whose bytes were all compared with their checksums.
     pub compared: u64,
-    /// Files without checksums, which an earlier build wrote.
+    /// Files without checksums, written by an earlier build.
     pub without_checksums: u64,
 }
 
 impl Store {
-    /// Examines the store; `None` if it is empty. `deep` reads every file, also those that wait to be deleted, and compares
-    /// its bytes with its checksums.
+    /// Examines the store; `None` if it is empty. `deep` reads every file, including those that wait for deletion, and verifies
+    /// its checksums.
     ///
     /// # Errors
-    /// Where nothing can be examined: `source.json` is lost or cannot be read, or the disk fails.
+    /// If nothing can be examined: `source.json` is missing or unreadable, or the disk fails.
     pub fn examine(&self, deep: bool) -> Result<Option<Examined>, Error> {
         let Some(source) = self.source()? else { return Ok(None) };
         let mut examined = Examined { source: source.clone(), ..Examined::default() };
@@ -46,7 +48,7 @@ impl Store {
         Ok(Some(examined))
     }
 
-    /// Compares the copy of `source.json`. A store that no build with marks has written to has none.
+    /// Compares the copy of `source.json`. A store that was only written by builds without marks has no copy.
     fn examine_copy(&self, examined: &mut Examined) -> Result<(), Error> {
         let (bytes, _) = self.read_revision(&self.source_copy())?;
         let with_marks = examined.snapshot.files.iter().any(|file| file.checksums.is_some());
@@ -91,7 +93,7 @@ impl Log {
             }
             Err(error) => return Err(error),
         }
-        // Of the others that are damaged the first one may say nothing.
+        // Of the other damaged files, the first may be unreadable.
         let mut whole: Vec<DataFile> = Vec::new();
         for name in self.names()? {
             match self.footer(name) {
@@ -173,7 +175,7 @@ impl Log {
     }
 }
 
-/// Whether an error tells of a fault of the store, rather than that it could not be examined.
+/// Whether an error is a fault of the store, as opposed to a failed examination.
 fn is_fault(error: &Error) -> bool {
     matches!(error, Error::Damaged { .. } | Error::Lost { .. } | Error::Unusable { .. })
 }

@@ -1,4 +1,4 @@
-//! A file of a store that cannot be used: which one, what kind of file it is, why, and what to do about it.
+//! A file of a store that cannot be used: its path, kind, reason and advice.
 
 use std::fmt;
 use std::io;
@@ -7,13 +7,13 @@ use std::path::PathBuf;
 /// Why a file cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// It is named by another file, or belongs to one, and is not there.
+    /// The file is missing, but another file refers to it.
     Missing,
-    /// Its content is not what such a file holds; it may be empty, cut off, or a directory.
+    /// The content is invalid; the file may be empty, cut off, or a directory.
     Damaged,
-    /// The system does not let this process read it.
+    /// The system denies access to the file.
     Unreadable,
-    /// Its content belongs under another name.
+    /// The content belongs under another name.
     Misnamed,
 }
 
@@ -31,34 +31,36 @@ impl fmt::Display for Reason {
 /// A file that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileFault {
+    /// The file.
     pub path: PathBuf,
-    /// What it is, with an article: `the model file`.
+    /// Kind of file, with an article: `the model file`.
     pub kind: &'static str,
+    /// Class of the fault.
     pub reason: Reason,
-    /// What was found.
+    /// Details of the fault.
     pub why: String,
-    /// What to do.
+    /// Advice for the user.
     pub advice: &'static str,
 }
 
 impl FileFault {
-    /// What is wrong, for people who must not see paths: `the model file is damaged`.
+    /// The fault without paths, for untrusted readers: `the model file is damaged`.
     pub fn class(&self) -> String {
         format!("{} is {}", self.kind, self.reason)
     }
 
-    /// What was found, without advice: `the model file store/models/a/1.json is damaged (…)`.
+    /// The fault without advice: `the model file store/models/a/1.json is damaged (…)`.
     pub fn found(&self) -> String {
         let Self { path, kind, reason, why, .. } = self;
         let why = if *reason == Reason::Missing { String::new() } else { format!(" ({why})") };
         format!("{kind} {} is {reason}{why}", path.display())
     }
 
-    /// Why a file could not be read.
+    /// Classifies a read error.
     pub fn reason_of(error: &io::Error) -> Reason {
         match error.kind() {
             io::ErrorKind::NotFound => Reason::Missing,
-            // A directory stands in its place.
+            // The path is a directory.
             io::ErrorKind::IsADirectory | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Reason::Damaged,
             _ => Reason::Unreadable,
         }

@@ -1,24 +1,25 @@
-//! What a name in a partition's directory says.
+//! File names in a partition's directory.
 
-/// The name of a file of records. Names sort as the ranges do that they begin.
+/// The name of a file of records. Names sort by the start of their ranges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Name {
     pub start: i64,
-    /// Larger files that replace small ones name their end as well.
+    /// End of the range, only in names of large files that replace small ones.
     pub next: Option<i64>,
 }
 
 impl Name {
-    /// A file as a writer publishes it.
+    /// The name of a file published by a writer.
     pub fn small(start: i64) -> Self {
         Self { start, next: None }
     }
 
-    /// One that covers others.
+    /// The name of a file that covers others.
     pub fn large(start: i64, next: i64) -> Self {
         Self { start, next: Some(next) }
     }
 
+    /// Parses a file name; `None` if it is not the name of a file of records.
     pub fn parse(name: &str) -> Option<Self> {
         let stem = name.strip_suffix(".parquet")?;
         let digits = |text: &str| if text.len() == 20 { text.parse::<i64>().ok() } else { None };
@@ -28,7 +29,7 @@ impl Name {
         }
     }
 
-    /// Whether this is a large file over a range that holds the offset.
+    /// Whether this is the name of a large file whose range contains the offset.
     pub fn covers(&self, offset: i64) -> bool {
         self.next.is_some_and(|next| self.start <= offset && offset < next)
     }
@@ -48,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_parse_or_are_none_of_ours() {
+    fn only_names_of_record_files_parse() {
         for (text, name) in [
             ("00000000000000000042.parquet", Name::small(42)),
             ("00000000000000000000-00000000000000000042.parquet", Name::large(0, 42)),

@@ -1,4 +1,4 @@
-//! A file of records, as its footer describes it.
+//! A file of records, as described by its footer.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,8 @@ use super::file_name::Name;
 use super::{Error, Input, Place};
 use crate::record::Fields;
 
-/// What is decoded of a footer: of the statistics those of `_offset` and `_timestamp`, which are the second column and the third.
-/// A file that has them elsewhere has no bounds.
+/// Options for decoding a footer: statistics only of `_offset` and `_timestamp`, the second and third column. A file with
+/// another column order has no bounds.
 static WHAT_COUNTS: LazyLock<ParquetMetaDataOptions> = LazyLock::new(|| {
     ParquetMetaDataOptions::new()
         .with_column_stats_policy(ParquetStatisticsPolicy::skip_except(&[1, 2]))
@@ -31,50 +31,54 @@ static WHAT_COUNTS: LazyLock<ParquetMetaDataOptions> = LazyLock::new(|| {
         .with_size_stats_policy(ParquetStatisticsPolicy::SkipAll)
 });
 
-/// Bytes of the length of a footer and of the magic number that ends a file.
+/// Bytes at the end of a file: the length of the footer and the magic number.
 const TAIL: u64 = 8;
 
-/// A file of records, as its footer describes it.
+/// A file of records, as described by its footer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DataFile {
-    /// What the path is a path of.
+    /// The backend that `path` belongs to.
     pub place: Place,
+    /// Path of the file.
     pub path: PathBuf,
+    /// Partition number.
     pub partition: i32,
-    /// Where it was expected to start.
+    /// Start of the range, the `next` of the previous file.
     pub start: i64,
     /// The position after its last record.
     pub next: i64,
+    /// Number of records.
     pub rows: u64,
     /// Bytes on disk.
     pub size: u64,
-    /// The fields that `00_records.sql` declared when it was written.
+    /// The fields that `00_records.sql` declared when the file was written.
     pub fields: Arc<Fields>,
-    /// Of a file with one row group what its statistics say of it.
+    /// Statistics, only for a file with one row group.
     pub bounds: Option<Bounds>,
-    /// The checksums of its parts, if its footer was read in this process and has them.
+    /// Checksums of its parts, if this process has read its footer and the footer has them.
     pub checksums: Option<Arc<Checksums>>,
 }
 
-/// Between what times and offsets records lie.
+/// Ranges of timestamps and offsets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
-    /// Records without a time.
+    /// Number of records without a timestamp.
     pub timeless: u64,
-    /// The least and the greatest time; `None` if no record has one.
+    /// Minimum and maximum timestamp; `None` if no record has one.
     pub times: Option<(i64, i64)>,
+    /// Minimum and maximum offset.
     pub offsets: (i64, i64),
 }
 
 impl Bounds {
-    /// What a row group's statistics say, if they do.
+    /// Bounds from a row group's statistics, if present.
     pub fn of_group(group: &RowGroupMetaData) -> Option<Self> {
         let ((times, timeless), (offsets, _)) = (of_column(group, "_timestamp")?, of_column(group, "_offset")?);
         let said = times.is_some() || u64::try_from(group.num_rows()) == Ok(timeless);
         said.then_some(Self { timeless, times, offsets: offsets? })
     }
 
-    /// Those of records at hand, if a file has them in one row group.
+    /// Bounds of records in memory, if their file has one row group.
     pub(super) fn of_records(records: &RecordBatch) -> Option<Self> {
         if records.num_rows() > DEFAULT_MAX_ROW_GROUP_ROW_COUNT {
             return None;
@@ -89,7 +93,7 @@ impl Bounds {
     }
 }
 
-/// The bounds of a column, and how many of its values are missing; `None` where the statistics don't say.
+/// Minimum and maximum of a column, and its number of nulls; `None` without statistics.
 fn of_column(group: &RowGroupMetaData, column: &str) -> Option<(Option<(i64, i64)>, u64)> {
     let chunk = group.columns().iter().find(|chunk| chunk.column_path().string() == column)?;
     let Some(Statistics::Int64(values)) = chunk.statistics() else { return None };
@@ -98,18 +102,18 @@ fn of_column(group: &RowGroupMetaData, column: &str) -> Option<(Option<(i64, i64
 }
 
 impl DataFile {
-    /// Opens it, to be read in parts.
+    /// Opens the file for reading ranges.
     pub fn open(&self) -> Result<Input, Error> {
         self.place.open(&self.path).map_err(Error::io("open", &self.path))
     }
 
-    /// Whether this is the file of that name.
+    /// Whether the file has this name.
     #[cfg(feature = "object-stores")]
     pub(super) fn is_named(&self, name: Name) -> bool {
         self.path.file_name().is_some_and(|own| own == name.to_string().as_str())
     }
 
-    /// Reads a footer, which must say what the name says and be of this partition.
+    /// Reads a footer, and checks that it agrees with the name and the partition.
     pub(super) fn read(place: &Place, path: &Path, name: Name, partition: i32) -> Result<Self, Error> {
         let damaged = |why: String| Error::Damaged { path: path.to_owned(), why };
         let file = place.open(path).map_err(Error::io("open", path))?;
@@ -147,12 +151,12 @@ impl DataFile {
     }
 }
 
-/// Of a file's columns those that hold fields of the records; the others are the store's own.
+/// The columns that hold declared fields; the others are the store's own.
 pub(super) fn declared<'c>(columns: impl Iterator<Item = &'c str>) -> Fields {
     Fields::new(columns.filter(|name| !name.starts_with('_')).map(str::to_owned).collect())
 }
 
-/// Adds a file. Most have the fields of the one before: they are kept once.
+/// Appends a file. Equal field lists of adjacent files are shared.
 pub(super) fn push(files: &mut Vec<DataFile>, mut file: DataFile) {
     if let Some(DataFile { fields, .. }) = files.last()
         && *fields == file.fields
@@ -162,7 +166,7 @@ pub(super) fn push(files: &mut Vec<DataFile>, mut file: DataFile) {
     files.push(file);
 }
 
-/// Reads a footer, and gives its bytes to the end of the file, too.
+/// Reads a footer, and its bytes to the end of the file.
 pub(super) fn read_footer(path: &Path, file: &Input) -> Result<(ParquetMetaData, Bytes), Error> {
     let size = file.len();
     let read = |from_end: u64| {
@@ -185,7 +189,7 @@ pub(super) fn value<'m>(metadata: &'m ParquetMetaData, key: &str) -> Option<&'m 
     pairs.iter().find(|pair| pair.key == key)?.value.as_deref()
 }
 
-/// A file that can't be read may be damaged; or the disk may only fail to give it now.
+/// Converts a Parquet error: the file may be damaged, or the disk may have failed temporarily.
 pub(super) fn unreadable(path: &Path, error: ParquetError) -> Error {
     match error {
         ParquetError::External(source) => match source.downcast::<io::Error>() {

@@ -1,8 +1,7 @@
-//! What the footers of a partition's files say, in one object: a process that starts on a store of many files reads this
-//! instead of all of them.
+//! Index of the footers of a partition's files in one object, so that a new process need not read each footer of a large store.
 //!
-//! It is written by whoever rolls files, and only ever believed of a file whose tag the list confirms: one that is old, or
-//! missing, costs time and nothing else.
+//! It is written by compaction, and an entry is used only if the list shows the same ETag: an outdated or missing index costs
+//! time only.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -18,18 +17,18 @@ use super::log::Log;
 use super::place::Revision;
 use crate::record::Fields;
 
-/// Files that came since the index was written, and make it worth while to write it again.
+/// Number of new files after which the index is rewritten.
 const WORTHWHILE: usize = 1000;
 
 /// The content of `_index.json`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Index {
-    /// The different lists of declared fields.
+    /// The distinct lists of declared fields.
     fields: Vec<Vec<String>>,
     files: Vec<Indexed>,
 }
 
-/// A file: its name, its tag, next, rows, size, which of the lists of fields it has, and its bounds.
+/// A file: name, tag, next, rows, size, position in `fields`, and bounds.
 #[derive(Debug, Serialize, Deserialize)]
 struct Indexed(String, String, i64, u64, u64, usize, Option<Bounds>);
 
@@ -56,12 +55,12 @@ impl Log {
 
     fn index(&self) -> Result<(Index, Revision), Error> {
         let (bytes, revision) = self.store.read_revision(&self.index_file())?;
-        // One that a later version wrote in another way is none.
+        // The format of a later version is ignored.
         let index = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         Ok((index, revision))
     }
 
-    /// Whether many files have come since the index was written, or most that it tells of have gone.
+    /// Whether many files are missing from the index, or most of its files are gone.
     pub(super) fn index_is_old(&self) -> bool {
         self.store.catalog.with(&self.dir, |partition| {
             let Some(indexed) = partition.indexed else { return false };
@@ -70,7 +69,7 @@ impl Log {
         })
     }
 
-    /// Writes what is known. Where somebody else wrote meanwhile, theirs is as good.
+    /// Writes the index. A concurrent write by another process is equally good.
     pub(super) fn write_index(&self) -> Result<(), Error> {
         let (_, revision) = self.index()?;
         let index = self.store.catalog.with(&self.dir, |partition| {
@@ -110,7 +109,7 @@ impl Index {
         index
     }
 
-    /// What it says of the files of a log; nothing of one that it describes as none of ours.
+    /// The entries for the files of a log; none if the content is not valid for it.
     fn known(self, log: &Log) -> Vec<(Name, Known)> {
         let fields: Vec<Arc<Fields>> = self.fields.into_iter().map(|names| Arc::new(Fields::new(names))).collect();
         let known = |Indexed(name, tag, next, rows, size, number, bounds): Indexed| {

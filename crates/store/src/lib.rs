@@ -1,21 +1,23 @@
-//! The store: Parquet files that are there whole or not at all, and the directory is the log.
+//! The store of records and models: atomically published Parquet files, whose directory is the log.
 //!
-//! Input: record batches with the positions they cover. Output: files, and the list of those that count. What the rest
-//! of the program knows of a store goes through here:
+//! Input: record batches with the positions they cover. Output: files, and the list of live files. All other crates access a
+//! store through this one:
 //!
 //! ```text
 //! store/
-//!   source.json       what feeds this store (source.rs)
-//!   records/          log.rs: the files; name.rs: their names; rule.rs: the reader's rule; expire.rs: retention, age.rs: what is old
-//!   marks/            marks.rs: a copy of source.json, and how far each partition came, so that lost files are noticed
-//!   models/           written by the model room
-//!   keys.json         hashes of the API's keys, for the owner alone
-//!   tmp/              files on their way; nothing in it counts (of an object store: in this machine's own)
+//!   source.json       the topic that feeds this store (source.rs)
+//!   records/          log.rs: the files; file_name.rs: their names; live_files.rs: the live ones; retention.rs, age.rs: expiry
+//!   marks/            marks.rs: a copy of source.json, and the end of each partition, to detect missing files
+//!   models/           written by the model registry
+//!   keys.json         hashes of the API's keys, readable by the owner only
+//!   tmp/              temporary files; of an object store: on this machine
 //!   aside/            damaged files that were replaced by reading their range again
 //! ```
 //!
-//! location.rs reads what users call a store; place.rs is a disk or an object store (objects.rs; catalog.rs and index.rs spare it questions); publish.rs is how bytes come
-//! to be under a name there, lock.rs who may do alone what only one may do at a time.
+//! location.rs parses the root of a store; place.rs is the backend: a disk or an object store (objects.rs; catalog.rs and
+//! index.rs reduce its requests); publish.rs writes files atomically; lock.rs has the locks.
+
+#![warn(missing_docs)]
 
 mod age;
 pub mod batch;
@@ -80,49 +82,134 @@ pub use snapshot_at::SnapshotAt;
 pub use source::{EMBEDDED, Replayed, Source};
 pub use unreadable::Unreadable;
 
-/// What went wrong with the store.
+/// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A read or write failed.
     #[error("cannot {action} {path}: {source}", path = path.display())]
-    Io { action: &'static str, path: PathBuf, source: io::Error },
+    Io {
+        /// Verb of the attempted action.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The root of the store is invalid or not supported by this build.
     #[error("{url}: {why}", url = url.display())]
-    Url { url: PathBuf, why: String },
+    Url {
+        /// The root of the store.
+        url: PathBuf,
+        /// The reason.
+        why: String,
+    },
+    /// A Parquet file cannot be written.
     #[error("cannot write {path}: {source}", path = path.display())]
-    Parquet { path: PathBuf, source: parquet::errors::ParquetError },
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: parquet::errors::ParquetError,
+    },
+    /// A file of records is damaged.
     #[error("{path} is damaged: {why}; the next ingest reads it again if it is the newest, else bring it back from a copy", path = path.display())]
-    Damaged { path: PathBuf, why: String },
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        why: String,
+    },
+    /// A file cannot be read; it must be restored from a copy.
     #[error("{path} can't be read: {why}; bring it back from a copy", path = path.display())]
-    Spoiled { path: PathBuf, why: String },
+    Spoiled {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        why: String,
+    },
+    /// Another file of the store cannot be used.
     #[error(transparent)]
     File(Box<FileFault>),
+    /// A file of the store's metadata cannot be used.
     #[error("{path} cannot be read: {why}; {fix}", path = path.display())]
-    Unusable { path: PathBuf, why: String, fix: String },
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        why: String,
+        /// Advice for the user.
+        fix: String,
+    },
+    /// `source.json` is missing in a store that holds records.
     #[error("{path} is missing, but the store holds records: {fix}", path = path.display())]
-    NoSource { path: PathBuf, fix: String },
+    NoSource {
+        /// The file.
+        path: PathBuf,
+        /// Advice for the user.
+        fix: String,
+    },
+    /// Files of a partition are missing.
     #[error("files of {dir} are missing: {what}; bring them back from a copy{or}", dir = dir.display())]
-    Lost { dir: PathBuf, what: String, or: String },
+    Lost {
+        /// The partition's directory.
+        dir: PathBuf,
+        /// The missing range.
+        what: String,
+        /// Further advice.
+        or: String,
+    },
+    /// Another topic feeds the store.
     #[error("the store {store} is fed from {had}, not from {asked}; choose another --store, or the topic it was fed from", store = store.display())]
-    OtherTopic { store: PathBuf, had: String, asked: String },
+    OtherTopic {
+        /// Root of the store.
+        store: PathBuf,
+        /// The topic that feeds the store.
+        had: String,
+        /// The given topic.
+        asked: String,
+    },
+    /// The topic ends before the store does.
     #[error(
         "the store {store} is ahead of its topic: it holds partition {partition} of {topic} up to offset {next}, and the \
          topic ends at {end}; it was cut, or restored from a backup. Restore what it lost, or read it into another --store"
     , store = store.display())]
-    AheadOfTopic { store: PathBuf, topic: String, partition: i32, next: i64, end: i64 },
+    AheadOfTopic {
+        /// Root of the store.
+        store: PathBuf,
+        /// Topic name.
+        topic: String,
+        /// Partition number.
+        partition: i32,
+        /// End of the partition in the store.
+        next: i64,
+        /// End of the partition in the topic.
+        end: i64,
+    },
+    /// Another process is compacting the partition.
     #[error("somebody else has been rolling files of this partition; try again later")]
     Rolling,
+    /// Another process feeds the store.
     #[error("another tercile feeds the store {path} (it holds {path}/up.lock); stop it first, or choose another --store", path = path.display())]
-    Busy { path: PathBuf },
+    Busy {
+        /// Root of the store.
+        path: PathBuf,
+    },
+    /// Another process changed a file concurrently.
     #[error("somebody else changed {path} meanwhile; nothing was changed, try again", path = path.display())]
-    Changed { path: PathBuf },
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 impl Error {
+    /// Wraps an I/O error; `action` is a verb for the message.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
     }
 
-    /// Whether it says that a file is not there.
+    /// Whether the error means that a file does not exist.
     fn is_gone(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
@@ -138,11 +225,12 @@ pub struct Store {
     catalog: std::sync::Arc<catalog::Catalog>,
 }
 
-/// The files that counted at one moment. Files never change, so whoever reads these sees one state of the stream.
+/// The live files at one moment. Files never change, so a snapshot is a consistent state of the stream.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
+    /// Topic name.
     pub topic: String,
-    /// By partition, then by start.
+    /// Sorted by partition, then by start.
     pub files: Vec<DataFile>,
 }
 
@@ -164,7 +252,10 @@ impl Snapshot {
 }
 
 impl Store {
-    /// Opens a store, making its directories where they are missing.
+    /// Opens a store and creates missing directories.
+    ///
+    /// # Errors
+    /// If the root cannot be parsed, or a directory cannot be created.
     pub fn open(root: &Path) -> Result<Self, Error> {
         let store = Self::at(root)?;
         for sub in ["records", "models"] {
@@ -175,20 +266,23 @@ impl Store {
         Ok(store)
     }
 
-    /// A store as it is, or is not.
+    /// Opens a store without creating it.
+    ///
+    /// # Errors
+    /// If the root cannot be parsed, or its backend is not compiled in.
     pub fn at(root: &Path) -> Result<Self, Error> {
         let store = Self::of(root.to_owned(), Place::of(root)?);
         if !store.place.is_disk() {
-            // It is no part of the store.
+            // The temporary directory of an object store is not part of the store.
             store.make_tmp()?;
         }
         Ok(store)
     }
 
-    /// A store in any object store. `root` is the URL of its prefix.
+    /// A store on any object store. `root` is the URL of its prefix.
     ///
     /// # Errors
-    /// [`Error::Url`] if the URL cannot be parsed, [`Error::Io`] if no directory for temporary files can be made.
+    /// [`Error::Url`] if the URL cannot be parsed, [`Error::Io`] if no directory for temporary files can be created.
     #[cfg(feature = "object-stores")]
     pub fn over(root: &str, objects: std::sync::Arc<dyn object_store::ObjectStore>) -> Result<Self, Error> {
         let objects = objects::Objects::over(root, objects)?;
@@ -207,7 +301,7 @@ impl Store {
         }
     }
 
-    /// Whether there is one.
+    /// Whether the store exists.
     pub fn exists(&self) -> Result<bool, Error> {
         match &self.place {
             Place::Disk => Ok(self.root.is_dir()),
@@ -216,20 +310,22 @@ impl Store {
         }
     }
 
+    /// The backend.
     pub fn place(&self) -> &Place {
         &self.place
     }
 
+    /// The root: a directory, or the URL of a prefix.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Where the models live.
+    /// The directory of the models.
     pub fn models(&self) -> PathBuf {
         self.root.join("models")
     }
 
-    /// The segmentations that were trained, by name.
+    /// Names of the segmentations that have models.
     pub fn segmentations(&self) -> Result<Vec<String>, Error> {
         let dir = self.models();
         let mut names = self.place.dirs(&dir).map_err(Error::io("list", &dir))?;
@@ -249,7 +345,7 @@ impl Store {
         let dirs = self.place.dirs(&dir).map_err(Error::io("list", &dir))?;
         let mut partitions: Vec<i32> = dirs.iter().filter_map(|name| name.parse().ok()).collect();
         if self.place.is_disk() {
-            // A directory may be lost.
+            // A directory may be missing.
             partitions.extend(self.marked_partitions()?);
         } else {
             // A list may lag.
@@ -260,12 +356,15 @@ impl Store {
         Ok(partitions.into_iter().map(|partition| self.log(&source.topic, partition)).collect())
     }
 
-    /// When files last came to each partition, or went; equal as long as they don't.
+    /// Per partition a value that changes whenever files were added or deleted.
     pub fn changed(&self) -> Result<Vec<Changed>, Error> {
         self.logs()?.into_iter().map(|log| log.changed()).collect()
     }
 
-    /// The files that count now, all partitions of the topic this store is fed from.
+    /// The live files of all partitions of the topic that feeds this store.
+    ///
+    /// # Errors
+    /// If files are missing or unreadable.
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
         let Some(source) = self.source()? else { return Ok(Snapshot::default()) };
         let mut files = Vec::new();
@@ -278,10 +377,10 @@ impl Store {
         Ok(Snapshot { topic: source.topic, files })
     }
 
-    /// Moves a file that cannot be used to `aside/`; gives its new path. Where it is gone already, there is nothing to move.
+    /// Moves a file that cannot be used to `aside/` and returns its new path. Succeeds if the file does not exist.
     ///
     /// # Errors
-    /// If the system refuses.
+    /// If the backend refuses.
     pub fn set_aside(&self, path: &Path) -> Result<PathBuf, Error> {
         let below = path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy().replace('/', "-");
         let to = self.root.join("aside").join(format!("{below}-{}", publish::unique()));

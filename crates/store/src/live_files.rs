@@ -1,9 +1,9 @@
-//! The reader's rule: which of a partition's files count.
+//! Determines which of a partition's files are live.
 
 use super::footer::DataFile;
 
-/// Of files with the same start the one that reaches furthest; of those that start inside a range already covered,
-/// none. Small files that wait to be deleted after a larger one replaced them are passed over by this.
+/// Of files with the same start, the one that reaches furthest; files that start inside a covered range are skipped. So small
+/// files that were replaced and wait for deletion are not read.
 pub(super) fn effective(mut files: Vec<DataFile>) -> Vec<DataFile> {
     files.sort_by(|a, b| (a.start, b.next, &a.path).cmp(&(b.start, a.next, &b.path)));
     let mut covered = i64::MIN;
@@ -17,7 +17,7 @@ pub(super) fn effective(mut files: Vec<DataFile>) -> Vec<DataFile> {
     files
 }
 
-/// Of files that count, by start, those that cover another's whole range without a gap; none if they don't.
+/// The live files (sorted by start) that cover the whole range of `other` without a gap; empty if they do not.
 pub(super) fn covering<'f>(files: &'f [DataFile], other: &DataFile) -> &'f [DataFile] {
     let after = files.partition_point(|file| file.start <= other.start);
     let Some(first) = after.checked_sub(1) else { return &[] };

@@ -1,18 +1,18 @@
-//! The root of a store as users write it: a directory, or the URL of a prefix in an object store.
+//! Parses the root of a store: a directory, or the URL of a prefix in an object store.
 //!
-//! Input: the text of `--store`. Output: a path in canonical form, which is the only form that the rest of the program sees. One
-//! parser serves every flag, so that two spellings never address two stores, and one spelling never addresses two: a character
-//! that a URL or an object's key cannot keep is an error, and everything else is kept.
+//! Input: the text of `--store`. Output: a path in canonical form, the only form that the rest of the program sees. One parser
+//! serves every flag, so that two spellings never address two stores, and one spelling never addresses two: a character that a
+//! URL or an object's key cannot represent is an error, and every other one is preserved.
 
 use std::path::{Path, PathBuf};
 
 use url::Url;
 
-/// The schemes of URLs that name an object store.
+/// Schemes of URLs that name an object store.
 pub(super) const SCHEMES: [&str; 8] = ["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl"];
 
-/// Characters that a key may not have, beside control characters: they are patterns, separators or escapes to one of the
-/// services, or to the readers that share the store.
+/// Characters not allowed in a key, besides control characters: patterns, separators or escapes of a service, or of a reader of
+/// the store.
 const REFUSED: [char; 13] = ['\\', '{', '}', '^', '%', '`', '[', ']', '"', '<', '>', '*', '|'];
 
 /// The scheme of a URL; `None` for the path of a directory.
@@ -22,11 +22,11 @@ pub fn scheme(root: &Path) -> Option<&str> {
     (!scheme.is_empty() && scheme.chars().all(letter)).then_some(scheme)
 }
 
-/// The canonical form of a store's root: a directory's path, or `scheme://bucket/prefix` with one way of percent-encoding and no
-/// slash at the end. `file://` becomes a directory's path.
+/// The canonical form of a store's root: a directory's path, or `scheme://bucket/prefix` with normalized percent-encoding and
+/// no trailing slash. `file://` becomes a directory's path.
 ///
 /// # Errors
-/// A text for the user: what is wrong, and what to write instead.
+/// A text for the user with the fault and the correct form.
 pub fn canonical(root: &Path) -> Result<PathBuf, String> {
     let Some(scheme) = scheme(root) else {
         return directory(root);
@@ -45,7 +45,7 @@ pub fn canonical(root: &Path) -> Result<PathBuf, String> {
     }
 }
 
-/// The path of a directory. `s3:/bucket` is a URL with a slash missing far more often than a directory of that name.
+/// Parses a directory's path. `s3:/bucket` is refused as a URL with a missing slash.
 fn directory(root: &Path) -> Result<PathBuf, String> {
     let first = root.components().next().and_then(|first| first.as_os_str().to_str()?.strip_suffix(':'));
     let first = first.map(str::to_ascii_lowercase);
@@ -68,16 +68,16 @@ fn file(text: &str) -> Result<PathBuf, String> {
     Ok(Path::new("/").join(segments.join("/")))
 }
 
-/// The parts of a URL that names a prefix of an object store.
+/// The parts of the URL of a prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ObjectUrl {
     /// The canonical URL.
     pub text: String,
-    /// The prefix as the service keeps it, without percent-encoding and slashes at its ends; empty for the whole bucket.
+    /// The prefix without percent-encoding and surrounding slashes; empty for the whole bucket.
     pub prefix: String,
 }
 
-/// Reads the URL of a prefix.
+/// Parses the URL of a prefix.
 ///
 /// # Errors
 /// As [`canonical`].
@@ -88,7 +88,7 @@ pub(super) fn object(text: &str) -> Result<ObjectUrl, String> {
     if host.is_empty() {
         return Err(wrong());
     }
-    // In Azure's own URLs the container stands where other URLs have a user's name.
+    // Azure's own URLs have the container in place of the user name.
     let container = scheme.starts_with("abfs") || scheme == "adl";
     if host.contains('@') && !container {
         return Err("credentials do not belong in the URL; set them in the environment".to_owned());
@@ -109,7 +109,7 @@ pub(super) fn object(text: &str) -> Result<ObjectUrl, String> {
     Ok(ObjectUrl { text: url.as_str().trim_end_matches('/').to_owned(), prefix: segments.join("/") })
 }
 
-/// The path segments of a URL without percent-encoding, and what stands before the path.
+/// The decoded path segments of a URL, and the part before the path.
 fn split(text: &str) -> Result<(Vec<String>, &str), String> {
     if let Some(c) = text.chars().find(|c| matches!(c, '#' | '?')) {
         let code = if c == '#' { "%23" } else { "%3F" };
@@ -127,7 +127,7 @@ fn split(text: &str) -> Result<(Vec<String>, &str), String> {
     Ok((segments, host))
 }
 
-/// One segment of a path without percent-encoding.
+/// A decoded path segment.
 fn decoded(segment: &str) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.bytes();
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_are_kept_as_they_are() {
+    fn directories_are_unchanged() {
         for path in ["store", "/a/b", "../up", "a b#c?d", "./s3:/b", "x/s3:/b", "mys3:/b", "c:", "é", "a//b"] {
             assert_eq!(read(path).unwrap(), path);
         }
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_kept_is_refused_with_the_remedy() {
+    fn unrepresentable_characters_are_refused_with_advice() {
         for (text, says) in [
             ("s3://bucket/a b%20c#d", "%23"),
             ("s3://bucket/shop?x=1", "%3F"),
@@ -237,13 +237,13 @@ mod tests {
     }
 
     proptest! {
-        /// What is accepted is read again as itself, and two that are read as one have one key.
+        /// Accepted URLs are fixed points of the parser, and URLs with one canonical form have one key.
         #[test]
         fn a_url_and_its_key_determine_each_other(path in "[ -~\u{e9}\u{4e2d}]{0,20}") {
             if let Ok(found) = object(&format!("s3://b/{path}")) {
                 let again = object(&found.text).unwrap();
                 prop_assert_eq!(&again, &found);
-                // As the readers of records find the key: by the URL's own path.
+                // Other readers derive the key from the URL's path.
                 let url = Url::parse(&found.text).unwrap();
                 let key = object_store::path::Path::from_url_path(url.path()).unwrap();
                 prop_assert_eq!(key.as_ref(), found.prefix.as_str());

@@ -1,4 +1,4 @@
-//! Who may do alone what only one may do at a time. On a disk the locks are the system's, on an object store leases.
+//! Locks: file locks of the system on a disk, leases on an object store.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -10,16 +10,18 @@ use super::{Error, Log, Store};
 #[cfg(feature = "object-stores")]
 use super::{Place, objects::Lease};
 
-/// What keeps others away as long as it lives; it dies with the process.
+/// A held lock, released when dropped or when the process ends.
 #[derive(Debug)]
 pub enum Held {
+    /// A file lock of the system.
     File(#[allow(dead_code, reason = "its lock is what counts")] File),
+    /// A lease on an object store.
     #[cfg(feature = "object-stores")]
     Lease(Lease),
 }
 
 impl Held {
-    /// Whether nobody else can have it by now.
+    /// Whether the lock is certainly still held.
     pub(super) fn holds(&self) -> bool {
         match self {
             Self::File(_) => true,
@@ -30,7 +32,10 @@ impl Held {
 }
 
 impl Store {
-    /// Keeps a second `up` away. The lock lives as long as what is returned, and dies with the process.
+    /// Takes the lock that excludes a second `up`. Released when the result is dropped or the process ends.
+    ///
+    /// # Errors
+    /// If another process holds the lock, or the backend fails.
     pub fn lock(&self) -> Result<Held, Error> {
         let path = self.root.join("up.lock");
         #[cfg(feature = "object-stores")]
@@ -54,8 +59,7 @@ impl Store {
         }
     }
 
-    /// Refuses where this process took the lock above and may have lost it since: nothing of what its own broker handed
-    /// out may come beside what another one's does.
+    /// Fails if this process held the feeding lock and may have lost it: records of two embedded brokers must never mix.
     pub(super) fn check_fed_by_us(&self) -> Result<(), Error> {
         #[cfg(feature = "object-stores")]
         if let Place::Objects(objects) = &self.place
@@ -66,8 +70,7 @@ impl Store {
         Ok(())
     }
 
-    /// Waits until no other process changes `source.json` of a disk. On an object store a put that is refused where it
-    /// was changed takes the place of this lock.
+    /// Waits until no other process changes `source.json` on a disk. On an object store, conditional puts replace this lock.
     pub(super) fn lock_source(&self) -> Result<Option<File>, Error> {
         if !self.place.is_disk() {
             return Ok(None);
@@ -79,14 +82,14 @@ impl Store {
         Ok(Some(file))
     }
 
-    /// Waits until nobody else changes what serves, and keeps others from it as long as what is returned lives.
+    /// Waits for the lock of the model registry, held while promotions change; released when the result is dropped.
     pub fn lock_models(&self) -> Result<Held, Error> {
         self.wait_for(&self.models().join("train.lock"), || {
             tracing::info!("a training of this store runs; waiting for its end");
         })
     }
 
-    /// The same for what says who may use the API.
+    /// Waits for the lock of the API's keys.
     pub fn lock_keys(&self) -> Result<Held, Error> {
         self.wait_for(&self.root.join("keys.lock"), || {})
     }
@@ -119,8 +122,8 @@ impl Store {
 }
 
 impl Log {
-    /// Keeps every other process and thread from replacing files of this partition: two that plan at once would cover
-    /// each other's files in part. `None` if somebody is at it. The lock dies with the process.
+    /// Takes the lock for replacing files of this partition: two concurrent compactions would partly cover each other's files.
+    /// `None` if it is held. Released when the process ends.
     pub(super) fn alone(&self) -> Result<Option<Held>, Error> {
         #[cfg(feature = "object-stores")]
         if let Place::Objects(objects) = &self.store.place {

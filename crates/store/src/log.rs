@@ -1,7 +1,7 @@
-//! One partition's files: which there are, and how one comes to be.
+//! One partition's log: lists and publishes its files.
 //!
-//! A file is named by where it was expected to start, the `next` of the file before it. That makes the name a claim:
-//! whoever takes it first owns the range, and whoever finds it taken has lost the partition.
+//! A file is named by its expected start, the `next` of the file before it. The name acts as a conditional put: the first
+//! writer to take it owns the range, and a writer that finds it taken has lost the partition.
 
 use std::fs;
 use std::io;
@@ -24,24 +24,24 @@ use super::write::{Span, write_parquet};
 use super::{Error, Place, Store, publish};
 use crate::record::Fields;
 
-/// Footers on a disk that are read at once: one that was never read waits for the disk.
+/// Footers read concurrently from a disk, to overlap the disk's latency.
 const FOOTERS_AT_ONCE: usize = 8;
-/// Fewer than these are read sooner than a thread has begun.
+/// Below this number of footers, a thread costs more than it saves.
 const FOOTERS_FOR_A_THREAD: usize = 16;
 
-/// The file that fixes where a partition's very first file starts.
+/// The file that records where a partition's very first file starts.
 pub(super) const START: &str = "_start";
 
-/// How publishing ended.
+/// Result of publishing.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Published {
-    /// The file is in the store, for good.
+    /// The file is durably in the store.
     File(DataFile),
-    /// Somebody else wrote this range: drop what you hold and read the log again.
+    /// Another writer published this range: drop the records and read the log again.
     Taken,
 }
 
-/// A file that has no name yet.
+/// A written file without a name.
 #[derive(Debug)]
 pub struct Prepared {
     written: Written,
@@ -56,24 +56,24 @@ pub struct Prepared {
 
 #[derive(Debug)]
 enum Written {
-    /// The records are kept: whatever becomes of the file before it has its name, it can be written anew.
+    /// The scratch file, and its records, from which it can be written again if it is lost.
     Scratch(Scratch, RecordBatch),
     #[cfg(feature = "object-stores")]
     Object(Arc<Objects>, bytes::Bytes),
 }
 
-/// A file in `tmp/` that goes with this.
+/// A file in `tmp/` that is deleted on drop.
 #[derive(Debug)]
 struct Scratch(PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What stays is swept away later.
+        // A remaining file is deleted by `sweep`.
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// When files last came to a partition, or went; and where the list of them is what tells, how many there are.
+/// A change stamp of a partition: latest modification time, and, for backends that list files, their number.
 pub type Changed = (SystemTime, usize);
 
 /// The log of one partition.
@@ -90,13 +90,14 @@ impl Log {
         Self { store, dir, partition }
     }
 
+    /// Partition number.
     pub fn partition(&self) -> i32 {
         self.partition
     }
 
-    /// Sets newest files aside that can't be read, so that their range is read again from the topic. Whoever publishes
-    /// syncs before the name is there, so this is the work of a broken disk or of somebody's hands.
-    /// One file at most: where several can't be read, somebody should look before more is moved.
+    /// Moves a damaged newest file to `aside/`, so that its range is read again from the topic. Files are synced before they
+    /// are named, so the cause is a broken disk or a manual change. Moves one file at most: if several are damaged, an operator
+    /// should look first.
     pub fn set_damaged_aside(&self) -> Result<(), Error> {
         if let Some(name) = self.names()?.pop() {
             let path = self.path(name);
@@ -114,8 +115,8 @@ impl Log {
         Ok(())
     }
 
-    /// Makes the directory, and fixes where the partition's very first file starts. If that is fixed already, by an
-    /// earlier run or by somebody faster, the earlier word stands.
+    /// Creates the directory and records where the partition's very first file starts, unless an earlier run or another process
+    /// did.
     pub fn begin(&self, first: i64) -> Result<(), Error> {
         self.store.place.make_dir(&self.dir).map_err(Error::io("make", &self.dir))?;
         self.store.publish_bytes(first.to_string().as_bytes(), &self.dir.join(START))?;
@@ -125,28 +126,32 @@ impl Log {
     /// Where the next file starts; `None` if the log has not begun.
     pub fn next(&self) -> Result<Option<i64>, Error> {
         if !self.store.place.is_disk() {
-            // A list may lag behind what is there: the rule that finds what it left out finds the end.
+            // A list may lag; `files` finds the end regardless.
             return Ok(self.files()?.last().map(|file| file.next).or(self.begins()?));
         }
         loop {
             let names = self.names()?;
-            // Only the footer of the highest name is opened: this is asked before each file that is published.
+            // Only the footer of the highest name is opened: this is called before each publish.
             let Some(name) = names.last() else { return self.begins() };
             let covered = names.iter().filter_map(|name| name.next).max();
-            // Readers pass over what starts inside a covered range, whatever it says of its end.
+            // Readers skip a file that starts inside a covered range.
             if covered.is_some_and(|covered| name.start < covered) {
                 return Ok(covered);
             }
             match self.footer(*name) {
                 Ok(file) => return Ok(Some(file.next)),
-                // Replaced by a larger one and deleted since the directory was listed.
+                // Replaced by a larger file and deleted since the directory was listed.
                 Err(error) if error.is_gone() => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Where the very first file starts; `None` if the log has not begun. The mark tells, for `_start` may be lost or cut.
+    /// Start of the very first file; `None` if the log has not begun. Read from the mark, because `_start` may be lost or cut
+    /// off.
+    ///
+    /// # Errors
+    /// If neither the mark nor `_start` can be read.
     pub fn first(&self) -> Result<Option<i64>, Error> {
         match self.mark()? {
             Some(mark) => Ok(Some(mark.start)),
@@ -169,7 +174,10 @@ impl Log {
         }
     }
 
-    /// The files that count, by start: the reader's rule.
+    /// The live files, sorted by start.
+    ///
+    /// # Errors
+    /// If files are missing or unreadable.
     pub fn files(&self) -> Result<Vec<DataFile>, Error> {
         #[cfg(feature = "object-stores")]
         if let Place::Objects(objects) = &self.store.place
@@ -180,7 +188,7 @@ impl Log {
         Ok(effective(self.all_files()?))
     }
 
-    /// All files whose records have not expired, those that larger ones replaced among them.
+    /// All files whose records have not expired, including replaced ones.
     pub(super) fn all_files(&self) -> Result<Vec<DataFile>, Error> {
         #[cfg(feature = "object-stores")]
         if let Place::Objects(objects) = &self.store.place {
@@ -198,19 +206,19 @@ impl Log {
         for file in found? {
             match file {
                 Some(file) => push(&mut files, file),
-                // Replaced by a larger one and deleted since the directory was listed: the larger one is there.
+                // Replaced by a larger file and deleted since the directory was listed: list again.
                 None => return self.all_files(),
             }
         }
         Ok(files)
     }
 
-    /// When files last came or went.
+    /// The change stamp.
     pub(super) fn changed(&self) -> Result<Changed, Error> {
         if self.store.place.is_disk() {
             return match fs::metadata(&self.dir).and_then(|of| of.modified()) {
                 Ok(modified) => Ok((modified, 0)),
-                // A directory that is lost is told by whoever reads the files.
+                // A missing directory is reported by the readers of its files.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok((SystemTime::UNIX_EPOCH, 0)),
                 Err(e) => Err(Error::io("read", &self.dir)(e)),
             };
@@ -220,7 +228,7 @@ impl Log {
         Ok((newest.unwrap_or(SystemTime::UNIX_EPOCH), entries.len()))
     }
 
-    /// The names that are there, in order.
+    /// The existing names, in order.
     pub(super) fn names(&self) -> Result<Vec<Name>, Error> {
         let entries = self.store.place.list(&self.dir).map_err(Error::io("list", &self.dir))?;
         let mut names: Vec<Name> = entries.iter().filter_map(|entry| Name::parse(&entry.name)).collect();
@@ -236,19 +244,22 @@ impl Log {
         DataFile::read(&self.store.place, &self.path(name), name, self.partition)
     }
 
-    /// What a new file covers, and on an object store who writes it.
+    /// The range of a new file, and on an object store its writer.
     pub(super) fn span(&self, start: i64, next: i64) -> Span {
         let writer = (!self.store.place.is_disk()).then(publish::unique);
         Span { partition: self.partition, start, next, writer }
     }
 
-    /// Writes the records from `start` up to `next`, and publishes them if their name is still free.
+    /// Writes the records from `start` up to `next`, and publishes them if the name is free.
+    ///
+    /// # Errors
+    /// As [`Log::prepare`] and [`Log::publish_prepared`].
     pub fn publish(&self, records: &RecordBatch, start: i64, next: i64) -> Result<Published, Error> {
         self.publish_prepared(&self.prepare(records, start, next)?)
     }
 
-    /// Writes the records from `start` up to `next`, under no name yet. On an object store a file waits in memory, for it is put
-    /// whole; on a disk it is in `tmp/`, synced.
+    /// Writes the records from `start` up to `next` without a name. On an object store the file stays in memory, because a put
+    /// needs all of it; on a disk it is in `tmp/`, synced.
     pub fn prepare(&self, records: &RecordBatch, start: i64, next: i64) -> Result<Prepared, Error> {
         let span = self.span(start, next);
         let (written, size, checksums) = match &self.store.place {
@@ -272,13 +283,14 @@ impl Log {
         Ok(Prepared { written, start, next, rows, size, fields, bounds, checksums })
     }
 
-    /// Publishes what was written if its name is still free. After an error it can be tried again.
+    /// Publishes a prepared file if its name is free. Can be retried after an error.
     ///
-    /// The order is the guarantee: written outside `records/`, synced, published only if the name is free, durably. Only
-    /// after that may the broker be told.
+    /// The order is the guarantee: write outside `records/`, sync, publish only if the name is free, sync the directory. Only
+    /// then may offsets be committed to the broker.
     pub fn publish_prepared(&self, prepared: &Prepared) -> Result<Published, Error> {
         let &Prepared { ref written, start, next, rows, size, ref fields, bounds, ref checksums } = prepared;
-        // A log that ends sooner than the writer believes, for somebody set a damaged file aside, is not its own either.
+        // The log may also end earlier than the writer assumes, if a damaged file was moved to `aside/`: this writer has lost
+        // the partition too.
         if !self.ends_at(start)? {
             return Ok(Published::Taken);
         }
@@ -295,8 +307,8 @@ impl Log {
         };
         #[cfg_attr(not(feature = "object-stores"), allow(unused_variables, reason = "a disk tells none"))]
         let Some(revision) = taken? else { return Ok(Published::Taken) };
-        // Whoever slept between the look above and the link may have found a name free that was replaced and deleted
-        // meanwhile. Readers pass over such a file, but nothing may be built on it.
+        // A writer that was suspended between the check above and the link may get a name whose file was replaced and deleted
+        // meanwhile. Readers skip such a file, but nothing may follow it.
         if self.is_covered(start)? {
             self.store.place.delete(&path).map_err(Error::io("take back", &path))?;
             return Ok(Published::Taken);
@@ -310,7 +322,7 @@ impl Log {
         Ok(Published::File(file))
     }
 
-    /// Writes a scratch file anew that was lost or cut before it had its name.
+    /// Writes a scratch file again that was lost or cut off before it had its name.
     fn restore_scratch(&self, scratch: &Path, records: &RecordBatch, prepared: &Prepared) -> Result<(), Error> {
         if fs::metadata(scratch).is_ok_and(|found| found.len() == prepared.size) {
             return Ok(());
@@ -335,7 +347,7 @@ impl Log {
         Ok(self.next()? == Some(start))
     }
 
-    /// Whether a large file covers what a file that starts here holds, or it has expired.
+    /// Whether a file that starts here is covered by a large file or has expired.
     fn is_covered(&self, start: i64) -> Result<bool, Error> {
         #[cfg(feature = "object-stores")]
         if let Place::Objects(objects) = &self.store.place
@@ -343,7 +355,7 @@ impl Log {
         {
             return Ok(false);
         }
-        // A name whose file expired is no longer taken, either.
+        // The name of an expired file may be free again, but must not be used.
         let expired = self.expired()?.is_some_and(|before| start < before);
         Ok(expired || self.names()?.iter().any(|name| name.covers(start)))
     }
@@ -369,7 +381,7 @@ pub(super) mod tests {
         batch(offsets, None)
     }
 
-    /// Records of one time, in milliseconds of the epoch.
+    /// Records with the same timestamp, in milliseconds since 1970.
     pub(crate) fn records_at_time(offsets: std::ops::Range<i64>, millis: i64) -> RecordBatch {
         batch(&offsets.collect::<Vec<_>>(), Some(millis))
     }
@@ -385,7 +397,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_log_goes_on_where_it_ended_and_a_name_is_taken_once() {
+    fn the_log_continues_at_its_end_and_a_name_is_taken_once() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let log = store.log("products", 0);
@@ -393,7 +405,7 @@ pub(super) mod tests {
         log.begin(7).unwrap();
         log.begin(9).unwrap();
         assert_eq!(log.next().unwrap(), Some(7));
-        // A gap in offsets: expected at 7, the first record came at 10.
+        // A gap in offsets: expected at 7, the first record has offset 10.
         let Published::File(first) = log.publish(&records(10..13), 7, 13).unwrap() else { panic!("taken") };
         assert!(first.path.ends_with("records/products/0/00000000000000000007.parquet"));
         assert_eq!((first.start, first.next, first.rows), (7, 13, 3));
@@ -405,7 +417,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_torn_newest_file_is_named_and_set_aside() {
+    fn a_truncated_newest_file_is_reported_and_set_aside() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let log = store.log("products", 0);
@@ -419,7 +431,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn nothing_is_built_on_a_log_that_ends_sooner_or_on_a_file_that_readers_pass_over() {
+    fn no_file_follows_a_shortened_log_or_a_file_that_is_not_live() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let log = store.log("products", 0);
@@ -427,11 +439,11 @@ pub(super) mod tests {
         for start in [0, 10] {
             assert!(matches!(log.publish(&records(start..start + 10), start, start + 10).unwrap(), Published::File(_)));
         }
-        // The newest file was set aside while this writer slept, which believes that the log ends at 20.
+        // The newest file was moved aside while this writer, which expects the log to end at 20, was suspended.
         fs::remove_file(log.dir.join("00000000000000000010.parquet")).unwrap();
         assert_eq!(log.publish(&records(20..25), 20, 25).unwrap(), Published::Taken);
         assert!(matches!(log.publish(&records(10..20), 10, 20).unwrap(), Published::File(_)));
-        // A large file covers all; one that starts inside it was linked by a writer that slept, and then died.
+        // A large file covers all; one inside it was linked by a suspended writer that then died.
         let large = log.span(0, 20);
         let path = log.path(Name::large(0, 20));
         let mut writer = ArrowWriter::try_new(
@@ -448,7 +460,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_scratch_file_that_is_lost_or_cut_is_written_anew() {
+    fn a_lost_or_truncated_scratch_file_is_written_again() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let log = store.log("products", 0);
@@ -469,7 +481,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn files_of_another_partition_are_known() {
+    fn files_of_another_partition_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let (one, other) = (store.log("products", 0), store.log("products", 1));

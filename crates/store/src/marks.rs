@@ -1,4 +1,4 @@
-//! Marks: what a store must hold, written down a second time, outside `records/`.
+//! Marks: a second record of a store's expected content, outside `records/`, to detect missing files.
 //!
 //! ```text
 //! store/
@@ -6,12 +6,12 @@
 //!   marks/<partition>     start, next and expired: three offsets of 20 digits
 //! ```
 //!
-//! A directory does not show that a file is missing from its end, or that it is missing itself. A partition's mark says
-//! where its log started, up to where it reached, and before which offset records expired. It is written after the file that
-//! it tells of, so a mark is never ahead of its log: a log that ends before its mark has lost files.
+//! A directory listing does not show that the last files, or the directory itself, are missing. A partition's mark records the
+//! log's start, its end, and the offset before which records expired. It is written after the file that it refers to, so a mark
+//! is never ahead of its log: a log that ends before its mark has lost files.
 //!
-//! On a disk a mark is overwritten in place, each number by whoever changes that number: all of it lies in one sector, and
-//! needs no sync. On an object store a request is saved: the mark follows the log by up to [`PAUSE`] and at the end.
+//! On a disk a mark is overwritten in place, each number by the process that changes it: the whole mark lies in one sector and
+//! needs no sync. On an object store, to save requests, the mark follows the log within [`PAUSE`] and at the end.
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;
@@ -28,27 +28,27 @@ use super::{Error, Source, Store};
 
 /// The directory of the marks.
 const DIR: &str = "marks";
-/// Bytes of a number and of what separates it from the next one.
+/// Bytes of a number and its separator.
 const WIDTH: u64 = 21;
-/// How long a mark on an object store may be behind its log, and how long one that was read is believed.
+/// Maximum delay of a mark on an object store, and the lifetime of a cached one.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// How far a partition's log had come when its mark was written.
+/// State of a partition's log when its mark was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// The first offset of the log, as `_start` has it.
+    /// The first offset of the log, as in `_start`.
     pub start: i64,
     /// The position after the last record of the newest file.
     pub next: i64,
-    /// Records before this offset expired, as `_expired` has it; `start` if none did.
+    /// Records before this offset expired, as in `_expired`; `start` if none did.
     pub expired: i64,
 }
 
-/// What this process knows of the marks of an object store.
+/// This process's cache of the marks of an object store.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     partitions: Mutex<HashMap<i32, Cached>>,
-    /// Whether this process made the copy of `source.json` equal to it.
+    /// Whether this process updated the copy of `source.json`.
     copied: AtomicBool,
 }
 
@@ -56,9 +56,9 @@ pub(super) struct Cache {
 struct Cached {
     mark: Option<Mark>,
     read: Instant,
-    /// When this process wrote it last.
+    /// When this process last wrote the mark.
     written: Option<Instant>,
-    /// Where the log ends, if that waits to be written.
+    /// The end of the log that is not written yet.
     pending: Option<i64>,
 }
 
@@ -86,7 +86,7 @@ impl Mark {
     }
 }
 
-/// One number of a mark, by its place in the text.
+/// A number of a mark, by its position in the text.
 #[derive(Debug, Clone, Copy)]
 enum Number {
     Next = 1,
@@ -98,8 +98,7 @@ impl Log {
         self.store.marks_dir().join(self.partition.to_string())
     }
 
-    /// The mark of this partition; `None` if it has none. One that cannot be read counts as none: [`Log::read_mark`] reports
-    /// it.
+    /// The partition's mark; `None` if there is none or it cannot be read, which [`Log::read_mark`] reports.
     pub(super) fn mark(&self) -> Result<Option<Mark>, Error> {
         if self.store.place.is_disk() {
             return readable(self.read_mark());
@@ -133,8 +132,8 @@ impl Log {
         }
     }
 
-    /// Holds a log that has begun against its mark before a writer goes on at `next`, restores `_start` and `_expired` from
-    /// the mark, and writes the mark anew where it does not say where the log stands.
+    /// Checks a log against its mark before a writer continues at `next`, restores `_start` and `_expired` from the mark, and
+    /// rewrites an outdated mark.
     ///
     /// # Errors
     /// [`Error::Lost`] if the log ends before its mark.
@@ -154,7 +153,7 @@ impl Log {
         Ok(())
     }
 
-    /// What the mark of a log that ends at `next` says.
+    /// The mark of a log that ends at `next`.
     fn mark_at(&self, next: i64) -> Result<Mark, Error> {
         let start = match self.first()? {
             Some(start) => start,
@@ -164,17 +163,17 @@ impl Log {
         Ok(Mark { start, next, expired: self.expired()?.unwrap_or(start).max(start) })
     }
 
-    /// Writes that the log ends at `next` now. The file is in the store already, so a failure is only a warning.
+    /// Records that the log ends at `next`. The file is already stored, so a failure is only a warning.
     pub(super) fn note_next(&self, next: i64) {
         self.note(Number::Next, next);
     }
 
-    /// Writes that records before `before` expired.
+    /// Records that the records before `before` expired.
     pub(super) fn note_expired(&self, before: i64) {
         self.note(Number::Expired, before);
     }
 
-    /// Writes where the log ends if that was put off to save requests.
+    /// Writes the end of the log if that was deferred to save requests.
     pub fn note_end(&self) {
         let cached = self.store.marks.with(|cache| cache.get(&self.partition).copied());
         if let Some(next) = cached.and_then(|cached| cached.pending) {
@@ -256,7 +255,7 @@ impl Log {
         }
     }
 
-    /// Lowers the mark before a newest file that starts here is taken out of the log.
+    /// Lowers the mark before the newest file, which starts here, is removed from the log.
     pub(super) fn lower_mark(&self, next: i64) -> Result<(), Error> {
         match readable(self.read_mark())? {
             Some(mark) if mark.next > next => {
@@ -282,7 +281,7 @@ impl Log {
         });
     }
 
-    /// Puts `_start` back, as the mark has it.
+    /// Restores `_start` from the mark.
     fn restore_start(&self, mark: Mark) -> Result<(), Error> {
         let path = self.dir.join(START);
         let fault = match self.read_start() {
@@ -295,7 +294,7 @@ impl Log {
         tracing::warn!("{} {fault}; written anew from {}", path.display(), self.mark_file().display());
         self.store.place.make_dir(&self.dir).map_err(Error::io("make", &self.dir))?;
         let (_, revision) = self.store.read_revision(&path)?;
-        // Whoever was faster wrote the same.
+        // A concurrent writer wrote the same.
         self.store.replace_if(mark.start.to_string().as_bytes(), &path, &revision)?;
         Ok(())
     }
@@ -312,7 +311,7 @@ impl Log {
         }
         if let Some(first) = chain.first() {
             let marked = mark.map(|mark| mark.expired);
-            // What expired since the files were listed is no loss.
+            // Records that expired since the files were listed are not lost.
             if marked != Some(first.start)
                 && let Some(begins) = self.begins()?
                 && begins < first.start
@@ -350,7 +349,7 @@ impl Log {
     }
 }
 
-/// A mark that cannot be read counts as none.
+/// An unreadable mark counts as missing.
 fn readable(read: Result<Option<Mark>, Error>) -> Result<Option<Mark>, Error> {
     match read {
         Err(Error::Unusable { .. }) => Ok(None),
@@ -379,7 +378,7 @@ impl Store {
         self.marks_dir().join("source.json")
     }
 
-    /// Makes the copy of `source.json` equal to it.
+    /// Updates the copy of `source.json`.
     pub(super) fn copy_source(&self, source: &Source) -> Result<(), Error> {
         let path = self.source_copy();
         let bytes = source.json();
@@ -438,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_missing_anywhere_are_told() {
+    fn missing_files_are_detected_anywhere() {
         for (lost, words) in [
             (&[5][..], "no file covers the offsets 5 to 14"),
             (&[15, 25], "no file covers the offsets 15 to 34"),

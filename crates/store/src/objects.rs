@@ -1,7 +1,7 @@
-//! A prefix of an object store: S3 and what speaks like it, Google Cloud Storage, Azure.
+//! The object store backend: a prefix of S3 or a compatible service, Google Cloud Storage, or Azure.
 //!
-//! Input: paths below the store's root, whose text is a URL. Output: what place.rs asks for. The rest of the program is not
-//! asynchronous here, so a runtime of its own does the talking and whoever asks waits.
+//! Input: paths below the store's root, whose text is a URL. Output: the operations that place.rs needs. The rest of the
+//! program is synchronous here, so requests run on a separate runtime while the caller waits.
 
 mod conditional_put;
 mod endpoint;
@@ -38,19 +38,19 @@ use super::Error;
 use super::location;
 use super::place::Entry;
 
-/// Timeout of one request, its body included. A GET of a query that is never answered is retried after it, so it is less than
-/// [`RETRYING`]; a range of a file of the usual size arrives within it on a line of 1 MB/s.
+/// Timeout of one request including its body. A GET of a query that is never answered is retried after it, so it is less than
+/// [`RETRYING`]; a range of a file of the usual size arrives within it at 1 MB/s.
 const REQUEST: Duration = Duration::from_secs(30);
-/// How long a request that fails is retried before its error is reported.
+/// How long a failing request is retried before its error is reported.
 const RETRYING: Duration = Duration::from_secs(45);
 /// Timeout of one attempt of a small request: a list, a head, a block of 4 MiB.
 const ATTEMPT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
-/// Bytes a second that an upload may be expected to move at least: its timeout grows with its size.
+/// Minimum upload rate in bytes per second: an upload's timeout grows with its size.
 const SLOWEST: u64 = 1 << 20;
 
-/// Names that are asked for at once: less than a page of a list, so that it holds the end of its part.
+/// Names per part of a split list; less than a page, so that one page reaches the end of a part.
 pub(super) const PAGE: usize = 900;
-/// Parts of a list that are asked for side by side.
+/// Parts of a list that are requested concurrently.
 const LISTS_AT_ONCE: usize = 16;
 
 /// A prefix of an object store.
@@ -59,18 +59,18 @@ pub struct Objects {
     root: PathBuf,
     url: Url,
     prefix: Key,
-    /// For our own runtime.
+    /// Client for this backend's runtime.
     store: Arc<dyn ObjectStore>,
-    /// For the runtime of the queries: connections belong to the runtime that made them.
+    /// Client for the runtime of the queries: connections belong to the runtime that created them.
     for_queries: Arc<dyn ObjectStore>,
     runtime: Option<Runtime>,
-    /// The lock of the one that feeds this store alone, if this process is it.
+    /// The feeding lock, if this process holds it.
     feeding: Mutex<Option<Arc<Beats>>>,
 }
 
 impl Drop for Objects {
     fn drop(&mut self) {
-        // Whoever lets go of it may be a task that must not wait.
+        // The last owner may be an async task, which must not block.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -78,7 +78,10 @@ impl Drop for Objects {
 }
 
 impl Objects {
-    /// Makes a client from the URL and the usual environment: AWS_…, GOOGLE_…, AZURE_…. Nothing is asked yet.
+    /// Creates a client from the URL and the usual environment variables (AWS_…, GOOGLE_…, AZURE_…). Makes no request.
+    ///
+    /// # Errors
+    /// If the URL or a variable is invalid, or the runtime cannot start.
     pub fn open(root: &Path) -> Result<Self, Error> {
         let fault = |why: String| Error::Url { url: root.to_owned(), why };
         let named = location::object(&root.to_string_lossy()).map_err(&fault)?;
@@ -114,17 +117,18 @@ impl Objects {
         Ok(Self { root, url, prefix, store, for_queries, runtime, feeding: Mutex::default() })
     }
 
-    /// What a query engine reads this place with.
+    /// The client for a query engine.
     pub fn for_queries(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.for_queries)
     }
 
-    /// Does something on the runtime, and waits for it. Where that would stop a runtime of somebody else's, it is told.
+    /// Runs a future on this backend's runtime and blocks until it ends. Tells the caller's runtime, if any, that the thread
+    /// blocks.
     fn wait<T: Send + 'static>(&self, work: impl Future<Output = Result<T, Fault>> + Send + 'static) -> io::Result<T> {
         let (done, waits) = std::sync::mpsc::sync_channel(1);
         let runtime = self.runtime.as_ref().ok_or_else(gone)?;
         runtime.spawn(async move {
-            // Whoever waited may have been cut off.
+            // The receiver may be gone.
             let _ = done.send(work.await);
         });
         let received = match Handle::try_current() {
@@ -146,13 +150,14 @@ impl Objects {
         (Arc::clone(&self.store), self.key(path))
     }
 
+    /// The files of a directory, unordered.
     pub fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
         let (store, key) = self.at(dir);
         let found = self.wait(async move { again(|| store.list_with_delimiter(Some(&key))).await })?;
         Ok(found.objects.into_iter().filter_map(entry).collect())
     }
 
-    /// The files of a directory of many, asked for side by side: in parts that end with these names, which are in order.
+    /// The files of a large directory, listed concurrently in parts that end at these names, which are sorted.
     pub fn list_all(&self, dir: &Path, marks: &[String]) -> io::Result<Vec<Entry>> {
         // S3's directory buckets list in no order.
         if marks.is_empty() || self.url.host_str().is_some_and(|bucket| bucket.ends_with("--x-s3")) {
@@ -180,18 +185,20 @@ impl Objects {
         Ok(found.into_iter().filter_map(entry).collect())
     }
 
+    /// The names of a directory's subdirectories.
     pub fn dirs(&self, dir: &Path) -> io::Result<Vec<String>> {
         let (store, key) = self.at(dir);
         let found = self.wait(async move { again(|| store.list_with_delimiter(Some(&key))).await })?;
         Ok(found.common_prefixes.iter().filter_map(|prefix| prefix.filename().map(str::to_owned)).collect())
     }
 
+    /// Reads a whole object.
     pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let (store, key) = self.at(path);
         self.wait(async move { Ok(whole(&*store, &key).await?.0.to_vec()) })
     }
 
-    /// Reads an object, and which version of it this is; `None` if there is none.
+    /// Reads an object and its version; `None` if it does not exist.
     pub fn read_version(&self, path: &Path) -> io::Result<Option<(Vec<u8>, Version)>> {
         let (store, key) = self.at(path);
         self.wait(async move {
@@ -203,8 +210,8 @@ impl Objects {
         })
     }
 
-    /// Puts bytes over the version that was seen, or where nothing was. The version that they are; `None` if somebody else
-    /// was faster.
+    /// Conditional put: replaces the version that was read, or creates the object. Returns the new version; `None` if another
+    /// writer was faster.
     pub fn replace_if(
         &self,
         bytes: impl Into<Bytes>,
@@ -215,6 +222,7 @@ impl Objects {
         self.wait(async move { conditional_put::put_if(&*store, &key, bytes, seen).await })
     }
 
+    /// Deletes an object.
     pub fn delete(&self, path: &Path) -> io::Result<()> {
         let (store, key) = self.at(path);
         self.wait(async move { again(|| store.delete(&key)).await })
@@ -225,17 +233,18 @@ impl Objects {
         self.wait(async move { again(|| store.head(&key)).await })
     }
 
+    /// Modification time of an object.
     pub fn modified(&self, path: &Path) -> io::Result<SystemTime> {
         Ok(self.head(path)?.last_modified.into())
     }
 
-    /// What an object's version is called, so that a change is seen without reading it.
+    /// An object's version as bytes, to detect changes without reading the object.
     pub fn stamp(&self, path: &Path) -> io::Result<Vec<u8>> {
         let meta = self.head(path)?;
         Ok(format!("{:?} {} {}", meta.e_tag, meta.last_modified, meta.size).into_bytes())
     }
 
-    /// Moves an object to a name of its own.
+    /// Moves an object to a unique name.
     pub fn set_aside(&self, from: &Path, to: &Path) -> io::Result<()> {
         let ((store, from), to) = (self.at(from), self.key(to));
         self.wait(async move {
@@ -245,11 +254,15 @@ impl Objects {
         })
     }
 
+    /// Opens an object for range reads.
     pub fn open_object(self: &Arc<Self>, path: &Path) -> io::Result<Object> {
         Object::open(self, self.key(path))
     }
 
-    /// Tries whether a name can be taken, and only once: everything stands on that.
+    /// Checks that the service supports conditional puts, on which all guarantees depend.
+    ///
+    /// # Errors
+    /// If a name can be taken twice, or a request fails.
     pub fn probe(&self, path: &Path) -> io::Result<()> {
         let first = self.replace_if(b"first".to_vec(), path, None)?;
         let second = self.replace_if(b"second".to_vec(), path, None);
@@ -263,19 +276,19 @@ impl Objects {
         ))
     }
 
-    /// Keeps the lock of the one that feeds this store alone in mind.
+    /// Keeps a reference to the feeding lock.
     pub(super) fn feeds(&self, lease: &Lease) {
         *self.feeding.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease.beats());
     }
 
-    /// Whether this process fed the store alone, and may have lost the right to.
+    /// Whether this process held the feeding lock and may have lost it.
     pub(super) fn lost(&self) -> bool {
         let feeding = self.feeding.lock().unwrap_or_else(PoisonError::into_inner);
         feeding.as_ref().is_some_and(|beats| !beats.holds())
     }
 }
 
-/// The objects of a directory after one name, up to another.
+/// The objects of a directory between two names.
 async fn part(store: &dyn ObjectStore, dir: &Key, after: &Key, until: Option<&Key>) -> Result<Vec<ObjectMeta>, Fault> {
     let here = |meta: &ObjectMeta| std::future::ready(Ok(until.is_none_or(|until| meta.location <= *until)));
     store.list_with_offset(Some(dir), after).try_take_while(here).try_collect().await
@@ -290,7 +303,7 @@ fn version(meta: &ObjectMeta) -> Version {
     UpdateVersion { e_tag: meta.e_tag.clone(), version: meta.version.clone() }
 }
 
-/// Reads an object whole. A body that is cut off is no answer.
+/// Reads a whole object. A truncated body is an error.
 async fn whole(store: &dyn ObjectStore, key: &Key) -> Result<(Bytes, Version), Fault> {
     again(|| async move {
         let found = store.get(key).await?;
@@ -300,7 +313,10 @@ async fn whole(store: &dyn ObjectStore, key: &Key) -> Result<(Bytes, Version), F
     .await
 }
 
-/// A client of a URL's bucket, for whoever is not a store.
+/// A client of a URL's bucket, for callers other than the store.
+///
+/// # Errors
+/// A text with the invalid part of the URL or environment.
 pub fn client_of(url: &Url) -> Result<Arc<dyn ObjectStore>, String> {
     client(url).map_err(|e| short(&e))
 }
@@ -310,7 +326,7 @@ fn client(url: &Url) -> Result<Arc<dyn ObjectStore>, Fault> {
     let options =
         ClientOptions::new().with_timeout(REQUEST).with_connect_timeout(Duration::from_secs(5)).with_allow_http(http);
     let retry = RetryConfig { max_retries: 8, retry_timeout: RETRYING, ..Default::default() };
-    // Three builders of three types, and no trait that they share.
+    // The three builders are of different types without a common trait.
     macro_rules! build {
         ($builder:ty) => {
             Arc::new(

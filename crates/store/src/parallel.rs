@@ -1,10 +1,10 @@
-//! Many small reads at once, since each waits for a disk or a network more than it works.
+//! Runs many small reads concurrently, since they are bound by the latency of a disk or a network.
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// Does something with each item, on so many threads at most. What came of them, in their order, or an error of one of them.
+/// Applies a function to each item on at most this number of threads. Returns the results in order, or one of the errors.
 pub(super) fn each<T: Sync, R: Send, E: Send>(
     items: &[T],
     threads: usize,
@@ -19,7 +19,7 @@ pub(super) fn each<T: Sync, R: Send, E: Send>(
             match work(item) {
                 Ok(result) => done.push((i, result)),
                 Err(error) => {
-                    // The others need not go on.
+                    // Makes the other threads stop.
                     next.store(items.len(), Ordering::Relaxed);
                     return Err(error);
                 }
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_are_done_in_order_and_an_error_is_told() {
+    fn results_are_in_order_and_an_error_is_returned() {
         let items: Vec<usize> = (0..1000).collect();
         // So slow that each thread gets some.
         let twice = |i: &usize| {

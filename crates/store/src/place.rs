@@ -1,8 +1,8 @@
-//! Where a store is: a directory, or a prefix of an object store.
+//! The backend of a store: a directory, or a prefix of an object store.
 //!
-//! Input: paths below the store's root. Output: bytes, lists, and names that are taken once. What a path is called on an
-//! object store is its URL, held as a path, so that whoever shows or joins paths need not know. On a disk a name is taken by
-//! linking a synced file (mod.rs); on an object store by a put that is refused where something has the name (objects.rs).
+//! Input: paths below the store's root. Output: bytes, lists, and names that can be taken only once. On an object store a path
+//! is the URL held as a path, so that callers can show and join it like any path. On a disk a name is taken by linking a synced
+//! file (publish.rs); on an object store by a conditional put (objects.rs).
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -19,16 +19,18 @@ use super::location::{SCHEMES, scheme};
 #[cfg(feature = "object-stores")]
 use super::objects::{Object, Objects, Version};
 
-/// Where a store is.
+/// The backend of a store.
 #[derive(Debug, Clone, Default)]
 pub enum Place {
+    /// A directory.
     #[default]
     Disk,
+    /// A prefix of an object store.
     #[cfg(feature = "object-stores")]
     Objects(std::sync::Arc<Objects>),
 }
 
-/// Files of one place are the same files by their paths; two handles of one prefix are one place.
+/// Backends of one kind are equal: the paths, which include the prefix, tell files apart.
 impl PartialEq for Place {
     fn eq(&self, other: &Self) -> bool {
         self.is_disk() == other.is_disk()
@@ -40,24 +42,28 @@ impl Eq for Place {}
 /// A file in a list.
 #[derive(Debug, Clone, Default)]
 pub struct Entry {
+    /// File name without the directory.
     pub name: String,
-    /// When it was written, where the list tells.
+    /// Modification time, if the list has it.
     pub modified: Option<SystemTime>,
-    /// What its version is called, where the list tells.
+    /// ETag or version, if the list has it.
     #[cfg_attr(not(feature = "object-stores"), allow(dead_code, reason = "directories tell no such thing"))]
     pub tag: Option<String>,
 }
 
-/// What a file that is replaced in place was when it was read: whoever replaces it says what must not have changed.
+/// The version of a file when it was read, which a conditional put expects to be unchanged.
 #[derive(Debug, Clone, Default)]
 pub struct Revision {
-    /// `None`: it was not there.
+    /// `None` if the object did not exist.
     #[cfg(feature = "object-stores")]
     pub(super) of_object: Option<Version>,
 }
 
 impl Place {
-    /// Whether this program can go to such a place.
+    /// Checks that this build supports the backend of a root.
+    ///
+    /// # Errors
+    /// [`Error::Url`] if it does not.
     pub fn check(root: &Path) -> Result<(), Error> {
         let known = scheme(root).is_none_or(|scheme| SCHEMES.contains(&scheme));
         if known && (cfg!(feature = "object-stores") || scheme(root).is_none()) {
@@ -66,7 +72,10 @@ impl Place {
         Self::of(root).map(drop)
     }
 
-    /// The place of a store's root in canonical form ([`super::location::canonical`]).
+    /// The backend for a store's root in canonical form ([`super::location::canonical`]).
+    ///
+    /// # Errors
+    /// If the URL is invalid or the backend is not compiled in.
     pub fn of(root: &Path) -> Result<Self, Error> {
         match scheme(root) {
             None => Ok(Self::Disk),
@@ -95,16 +104,17 @@ impl Place {
         })
     }
 
-    /// How often to look for changes, where a disk is looked at so often: requests cost money, and a second is soon enough.
+    /// Polling interval for changes: `on_disk` for a disk, at least a second for an object store, where requests cost money.
     pub fn patience(&self, on_disk: Duration) -> Duration {
         if self.is_disk() { on_disk } else { on_disk.max(Duration::from_secs(1)) }
     }
 
+    /// Whether the backend is a directory.
     pub fn is_disk(&self) -> bool {
         matches!(self, Self::Disk)
     }
 
-    /// The files of a directory, in no order; none if there is no such directory.
+    /// The files of a directory, unordered; empty if it does not exist.
     pub fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
         match self {
             Self::Disk => {
@@ -116,7 +126,7 @@ impl Place {
         }
     }
 
-    /// The names of a directory's directories.
+    /// The names of a directory's subdirectories.
     pub fn dirs(&self, dir: &Path) -> io::Result<Vec<String>> {
         match self {
             Self::Disk => {
@@ -128,6 +138,7 @@ impl Place {
         }
     }
 
+    /// Reads a whole file.
     pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         match self {
             Self::Disk => fs::read(path),
@@ -136,7 +147,7 @@ impl Place {
         }
     }
 
-    /// Reads what is replaced in place, and what it is then; an empty revision where there is none.
+    /// Reads a mutable file and its revision; `None` and an empty revision if it does not exist.
     pub fn read_revision(&self, path: &Path) -> io::Result<(Option<Vec<u8>>, Revision)> {
         match self {
             Self::Disk => match fs::read(path) {
@@ -152,7 +163,7 @@ impl Place {
         }
     }
 
-    /// A file to read parts of.
+    /// Opens a file for range reads.
     pub fn open(&self, path: &Path) -> io::Result<Input> {
         match self {
             Self::Disk => File::open(path).map(Input::File),
@@ -161,6 +172,7 @@ impl Place {
         }
     }
 
+    /// Deletes a file.
     pub fn delete(&self, path: &Path) -> io::Result<()> {
         match self {
             Self::Disk => fs::remove_file(path),
@@ -169,7 +181,7 @@ impl Place {
         }
     }
 
-    /// When a file was written.
+    /// Modification time of a file.
     pub fn modified(&self, path: &Path) -> io::Result<SystemTime> {
         match self {
             Self::Disk => fs::metadata(path).and_then(|meta| meta.modified()),
@@ -187,7 +199,7 @@ impl Place {
         }
     }
 
-    /// Takes files out of the way, under a name of their own.
+    /// Moves a file to a unique name.
     pub fn set_aside(&self, from: &Path, to: &Path) -> io::Result<()> {
         match self {
             Self::Disk => {
@@ -199,7 +211,7 @@ impl Place {
         }
     }
 
-    /// Makes a directory; object stores have none.
+    /// Creates a directory; no effect on an object store.
     pub fn make_dir(&self, dir: &Path) -> io::Result<()> {
         match self {
             Self::Disk => fs::create_dir_all(dir),
@@ -209,7 +221,7 @@ impl Place {
     }
 }
 
-/// What is in a directory; nothing if there is no such directory.
+/// The entries of a directory; empty if it does not exist.
 fn entries(dir: &Path) -> io::Result<Vec<fs::DirEntry>> {
     match fs::read_dir(dir) {
         Ok(entries) => entries.collect(),
@@ -218,10 +230,12 @@ fn entries(dir: &Path) -> io::Result<Vec<fs::DirEntry>> {
     }
 }
 
-/// A file that is read in parts.
+/// A file, open for range reads.
 #[derive(Debug)]
 pub enum Input {
+    /// A file on a disk.
     File(File),
+    /// An object.
     #[cfg(feature = "object-stores")]
     Object(Object),
 }

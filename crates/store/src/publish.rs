@@ -1,7 +1,7 @@
-//! How bytes come to be under a name: whole or not at all, and under a free name only once.
+//! Atomic publishing: a file appears under its name whole or not at all, and a free name is taken only once.
 //!
-//! On a disk a file is written under a name of its own in `tmp/`, synced, and then linked or renamed. On an object store a put
-//! is all of that.
+//! On a disk a file is written under a unique name in `tmp/`, synced, and then linked or renamed. On an object store a put does
+//! all of that.
 
 #![allow(unsafe_code, reason = "reads the user of the process")]
 
@@ -24,15 +24,15 @@ use super::place::{Place, Revision};
 use super::{Error, Store};
 use crate::cleanup;
 
-/// Who may read a new file: everybody that the umask lets, or the owner alone.
+/// Mode of a new file: readable by all that the umask allows, or by the owner only.
 const SHARED: u32 = 0o666;
 const SECRET: u32 = 0o600;
 
-/// What those who were killed left behind goes after so long; whoever still writes a file has touched it by then.
+/// Age after which files left by killed processes are deleted; a live writer touches its file more often.
 pub const LEFTOVER: Duration = Duration::from_secs(24 * 3600);
 
 impl Store {
-    /// Where files on their way are. Those of an object store are written on this machine first.
+    /// The directory of temporary files; for an object store on this machine.
     pub fn tmp(&self) -> PathBuf {
         match &self.place {
             Place::Disk => self.root.join("tmp"),
@@ -41,7 +41,7 @@ impl Store {
         }
     }
 
-    /// Makes the directory above.
+    /// Creates the directory above.
     pub(super) fn make_tmp(&self) -> Result<(), Error> {
         let tmp = self.tmp();
         #[cfg(feature = "object-stores")]
@@ -51,16 +51,15 @@ impl Store {
         fs::create_dir_all(&tmp).map_err(Error::io("make the store's directory", &tmp))
     }
 
-    /// A path in `tmp/` that no other process or thread uses, on this machine or another, now or later. What is there at the
-    /// end of the process is deleted.
+    /// A unique path in `tmp/`, across processes, machines and time. The file is deleted at the end of the process.
     pub fn scratch(&self) -> PathBuf {
         let tmp = self.tmp();
         delete_own_at_exit(&tmp);
         tmp.join(unique())
     }
 
-    /// A path for a Parquet file on its way that other machines write and read. On a disk it has a directory of its own: who dies
-    /// while writing leaves a file of another name. Of an object store what was left long ago goes.
+    /// A path for a temporary Parquet file that other machines write and read. On a disk it has a directory of its own, because
+    /// a process that dies while writing leaves a file of another name. On an object store, old leftovers are deleted.
     pub fn shared_scratch(&self) -> Result<PathBuf, Error> {
         if self.place.is_disk() {
             let dir = self.scratch();
@@ -81,7 +80,7 @@ impl Store {
         Ok(dir.join(unique()).with_extension("parquet"))
     }
 
-    /// Takes it away.
+    /// Deletes a path of [`Store::shared_scratch`].
     pub fn forget_shared(&self, path: &Path) -> io::Result<()> {
         match path.parent() {
             Some(dir) if self.place.is_disk() => fs::remove_dir_all(dir),
@@ -89,11 +88,11 @@ impl Store {
         }
     }
 
-    /// Deletes what processes that were killed left in `tmp/`, once nothing has been written to it for so long.
+    /// Deletes files in `tmp/` that were left by killed processes and not written to for `idle`.
     pub fn sweep(&self, idle: Duration) -> Result<(), Error> {
         let dir = self.tmp();
         for entry in fs::read_dir(&dir).map_err(Error::io("list", &dir))?.flatten() {
-            // Whoever else sweeps may have been faster.
+            // Another process may delete it concurrently.
             let old = entry.metadata().ok().and_then(|meta| meta.modified().ok()).and_then(|at| at.elapsed().ok());
             if old.is_some_and(|old| old > idle) {
                 match fs::remove_file(entry.path()) {
@@ -105,7 +104,7 @@ impl Store {
         Ok(())
     }
 
-    /// Puts bytes under a name that must be free. `false`: it was taken, and nothing changed.
+    /// Puts bytes under a name that must be free. `false` if it was taken; then nothing changed.
     pub fn publish_bytes(&self, bytes: &[u8], path: &Path) -> Result<bool, Error> {
         #[cfg(feature = "object-stores")]
         if let Place::Objects(objects) = &self.place {
@@ -116,18 +115,19 @@ impl Store {
         Ok(self.link(&scratch, path)?.is_some())
     }
 
-    /// Reads what is replaced in place, and what it is then.
+    /// Reads a mutable file and its revision.
     pub fn read_revision(&self, path: &Path) -> Result<(Option<Vec<u8>>, Revision), Error> {
         self.place.read_revision(path).map_err(Error::io("read", path))
     }
 
-    /// Puts bytes under a name in place of what was read: readers see the old or the new, never a part. `false`: somebody
-    /// else did meanwhile, and nothing changed. On a disk a lock is what keeps others away, and it is always done.
+    /// Replaces a file if it still has the revision that was read: readers see the old or the new content, never a part.
+    /// `false` if another process changed it; then nothing changed. On a disk the caller's lock excludes others, and the result
+    /// is always `true`.
     pub fn replace_if(&self, bytes: &[u8], path: &Path, read: &Revision) -> Result<bool, Error> {
         self.swap(bytes, SHARED, path, read)
     }
 
-    /// The same for what only the owner may read.
+    /// [`Store::replace_if`] for a file that only the owner may read.
     pub fn replace_secret_if(&self, bytes: &[u8], path: &Path, read: &Revision) -> Result<bool, Error> {
         self.swap(bytes, SECRET, path, read)
     }
@@ -158,7 +158,8 @@ impl Store {
         Ok(scratch)
     }
 
-    /// Puts a synced file under a name that must be free, durably, and forgets the scratch name. `None`: it was taken.
+    /// Publishes a synced file durably under a name that must be free, and deletes the scratch name. `None` if the name was
+    /// taken.
     pub fn link(&self, scratch: &Path, path: &Path) -> Result<Option<Revision>, Error> {
         #[cfg(feature = "object-stores")]
         if let Place::Objects(objects) = &self.place {
@@ -171,7 +172,7 @@ impl Store {
         taken
     }
 
-    /// Gives a synced file of a disk a name that must be free, durably, beside its scratch name. `None`: it was taken.
+    /// Links a synced file on a disk durably to a name that must be free; keeps the scratch name. `None` if the name was taken.
     pub(super) fn take_name(&self, scratch: &Path, path: &Path) -> Result<Option<Revision>, Error> {
         match fs::hard_link(scratch, path) {
             Ok(()) => sync_parent(path).map(|()| Some(Revision::default())),
@@ -180,7 +181,10 @@ impl Store {
         }
     }
 
-    /// Tries whether a file can be written, and takes it away again.
+    /// Checks that files can be written, and deletes the test file.
+    ///
+    /// # Errors
+    /// If the backend refuses.
     pub fn probe(&self) -> io::Result<()> {
         let path = self.root.join(format!(".probe-{}", unique()));
         match &self.place {
@@ -190,30 +194,31 @@ impl Store {
         }
     }
 
-    /// A new store must not be begun where names can be taken twice.
+    /// A new store must not be created on a backend where names can be taken twice.
     pub(super) fn check_place(&self) -> Result<(), Error> {
         if self.place.is_disk() { Ok(()) } else { self.probe().map_err(Error::io("begin a store at", &self.root)) }
     }
 }
 
-/// Puts an object under a name that must be free. `None`: it was taken.
+/// Puts an object under a name that must be free. `None` if it was taken.
 #[cfg(feature = "object-stores")]
 pub(super) fn put(objects: &Objects, bytes: Bytes, path: &Path) -> Result<Option<Revision>, Error> {
     let created = objects.replace_if(bytes, path, None).map_err(Error::io("publish", path))?;
     Ok(created.map(|version| Revision { of_object: Some(version) }))
 }
 
-/// A file name that no other process uses, on this machine or another: in containers every process has the same number.
+/// A file name that is unique across processes and machines: the process id is not sufficient, as in containers it is often the
+/// same.
 pub fn unique() -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     format!("{}{}", *OURS, COUNTER.fetch_add(1, Ordering::Relaxed))
 }
 
-/// How the names of this process begin.
+/// Prefix of this process's names.
 static OURS: LazyLock<String> =
     LazyLock::new(|| format!("{}-{:016x}-", std::process::id(), RandomState::new().build_hasher().finish()));
 
-/// Has the files of this process in a `tmp/` deleted at its end: a thread that is cut off leaves them there.
+/// Registers deletion of this process's files in a `tmp/` at its end, because interrupted threads leave them there.
 fn delete_own_at_exit(tmp: &Path) {
     static KNOWN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -225,7 +230,7 @@ fn delete_own_at_exit(tmp: &Path) {
     let delete = move || {
         for entry in fs::read_dir(&tmp).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with(OURS.as_str()) {
-                // It may be gone already, and nobody can be told any more.
+                // It may be gone already, and errors can no longer be reported.
                 let _ = fs::remove_file(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()));
             }
         }
@@ -233,7 +238,8 @@ fn delete_own_at_exit(tmp: &Path) {
     cleanup::register(delete).keep();
 }
 
-/// Makes a directory where everybody may, and old files of it are deleted: so it must be our own, and lead nowhere else.
+/// Creates a directory in a world-writable place. Old files in it are deleted later, so it must be owned by this user and not
+/// be a symbolic link.
 #[cfg(feature = "object-stores")]
 fn make_own(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -246,14 +252,14 @@ fn make_own(dir: &Path) -> io::Result<()> {
     Err(io::Error::other("somebody else made it; say another TMPDIR"))
 }
 
-/// Who this process is.
+/// The effective user id of this process.
 #[cfg(feature = "object-stores")]
 fn user() -> u32 {
-    // SAFETY: it takes nothing, changes nothing and can't fail.
+    // SAFETY: geteuid has no arguments, no side effects and cannot fail.
     unsafe { libc::geteuid() }
 }
 
-/// A new name is durable only once its directory is.
+/// A new name is durable only once its directory is synced.
 fn sync_parent(path: &Path) -> Result<(), Error> {
     let dir = path.parent().unwrap_or(Path::new("."));
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("sync", dir))
@@ -277,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_dead_left_is_swept_away() {
+    fn leftovers_of_killed_processes_are_deleted() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let [old, new] = [store.scratch(), store.scratch()];

@@ -1,8 +1,8 @@
-//! Bytes of a message to fields as text, or a reason why not.
+//! Decodes a message's bytes to fields as text.
 //!
-//! Input: a Kafka payload and the declared fields. Output: one text (or null) per declared field, exactly as it came,
-//! and everything else of the object as JSON text. Nothing here panics and nothing is dropped: what cannot be read as a
-//! JSON object comes back as an [`Unreadable`], which the store keeps beside the bytes.
+//! Input: a Kafka payload and the declared fields. Output: one text (or null) per declared field, exactly as it came, and the
+//! rest of the object as JSON text. Nothing panics and nothing is dropped: a payload that is not a JSON object is returned as
+//! [`Unreadable`], which the store keeps beside the bytes.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -12,7 +12,7 @@ use serde::Deserializer;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// Objects and arrays may stand inside each other this deep, the record itself counted.
+/// Maximum nesting depth of objects and arrays, including the record itself.
 pub const MAX_DEPTH: usize = 127;
 
 /// The declared fields of a record, in the order of `00_records.sql`.
@@ -22,8 +22,8 @@ pub struct Fields {
 }
 
 impl Fields {
-    /// Field names must be distinct and must not begin with `_`, which is where the store's own columns live; the SQL
-    /// room checks both.
+    /// Field names must be distinct and must not begin with `_`, the prefix of the store's own columns; the SQL parser checks
+    /// both.
     pub fn new(names: Vec<String>) -> Self {
         Self { names }
     }
@@ -33,13 +33,13 @@ impl Fields {
         &self.names
     }
 
-    /// The fields of the other that are none of ours.
+    /// The fields of `other` that are not in `self`.
     pub fn missing(&self, other: &Self) -> Vec<String> {
         other.names.iter().filter(|name| !self.names.contains(name)).cloned().collect()
     }
 
-    /// Where a key belongs. Producers write keys in a steady order, so the search begins after the last hit; where some
-    /// are left out it is still faster than a hash.
+    /// The index of a key. Producers write keys in a steady order, so the search begins after the last hit; even if some are
+    /// left out this is faster than a hash.
     fn position(&self, key: &str, hint: usize) -> Option<usize> {
         let (before, after) = self.names.split_at(hint);
         let found = after.iter().position(|name| name == key).map(|i| hint + i);
@@ -47,28 +47,34 @@ impl Fields {
     }
 }
 
-/// A record that could be read.
+/// A decoded record.
 #[derive(Debug, Default, PartialEq)]
 pub struct Decoded<'a> {
-    /// One entry per declared field; `None` where the field is missing or null.
+    /// One entry per declared field; `None` if the field is missing or null.
     pub values: Vec<Option<Cow<'a, str>>>,
-    /// All other fields of the object, as JSON text; `{}` where there are none.
+    /// All other fields of the object, as JSON text; `{}` if there are none.
     pub extra: Cow<'a, str>,
 }
 
-/// Why a message could not be read as a JSON object.
+/// Why a message could not be parsed as a JSON object.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
+    /// The message has no value.
     #[error("a tombstone: the message has no value")]
     Tombstone,
+    /// The value has no bytes.
     #[error("empty: the message has a value of no bytes")]
     Empty,
+    /// Invalid UTF-8 at this byte.
     #[error("bad UTF-8 at byte {0}")]
     Utf8(usize),
+    /// JSON of this type.
     #[error("not a JSON object but {0}")]
     NotAnObject(&'static str),
+    /// Nested deeper than [`MAX_DEPTH`].
     #[error("nested deeper than {MAX_DEPTH}")]
     TooDeep,
+    /// Not JSON, with the parser's message.
     #[error("not JSON: {0}")]
     NotJson(String),
     /// The reason of a decoder of another encoding.
@@ -95,7 +101,10 @@ impl Decoder for Json {
     }
 }
 
-/// Reads one payload.
+/// Decodes one payload.
+///
+/// # Errors
+/// [`Unreadable`] if the payload is not a JSON object.
 pub fn decode<'a>(payload: Option<&'a [u8]>, fields: &Fields) -> Result<Decoded<'a>, Unreadable> {
     let bytes = payload.ok_or(Unreadable::Tombstone)?;
     if bytes.is_empty() {
@@ -153,7 +162,7 @@ impl<'de> Visitor<'de> for Object<'_> {
             match self.fields.position(&key.0, hint) {
                 Some(i) => {
                     hint = i + 1;
-                    // Of duplicate keys the last counts, a null among them too.
+                    // Of duplicate keys the last counts, even if it is null.
                     values[i] = text_of(json).map_err(serde::de::Error::custom)?;
                 }
                 None => others.push((key.0, raw)),
@@ -167,7 +176,7 @@ impl<'de> Visitor<'de> for Object<'_> {
     }
 }
 
-/// A value as the text it came as: strings without their quotes, all else verbatim, null as nothing.
+/// A value as text: strings without their quotes, other values verbatim, null as `None`.
 fn text_of(json: &str) -> Result<Option<Cow<'_, str>>, serde_json::Error> {
     match json.as_bytes() {
         b"null" => Ok(None),
@@ -182,7 +191,7 @@ fn text_of(json: &str) -> Result<Option<Cow<'_, str>>, serde_json::Error> {
     }
 }
 
-/// Fields back into one object, the last of each name, in the order in which those came.
+/// Joins fields to one object; of duplicate names the last counts. Keeps their order.
 pub fn object_of(others: Vec<(Cow<'_, str>, &RawValue)>) -> String {
     if others.is_empty() {
         return "{}".to_owned();
@@ -230,8 +239,8 @@ pub fn push_json_string(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// Whether valid JSON nests deeper than a limit, `around` levels standing around it already. serde_json skips values
-/// without recursion and so without a limit of its own.
+/// Whether valid JSON nests deeper than `limit`, with `around` enclosing levels. serde_json skips values without recursion and
+/// so without a limit of its own.
 pub fn too_deep(json: &str, around: usize, limit: usize) -> bool {
     let mut depth = around;
     let mut bytes = json.bytes();
@@ -261,7 +270,7 @@ pub fn too_deep(json: &str, around: usize, limit: usize) -> bool {
     false
 }
 
-/// A string that is borrowed from the input where it holds no escapes.
+/// A string that borrows from the input if it has no escapes.
 pub struct Text<'a>(pub Cow<'a, str>);
 
 impl<'de> serde::Deserialize<'de> for Text<'de> {
@@ -304,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_are_undone_nested_values_are_not() {
+    fn escapes_are_decoded_except_in_nested_values() {
         let (values, extra) = read(r#"{"a":"x\n\"\ud83d\ude00","b":{"k": [true]}}"#).unwrap();
         assert_eq!(values, [Some("x\n\"😀".into()), Some(r#"{"k": [true]}"#.into())]);
         assert_eq!(extra, "{}");
@@ -318,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_says_why() {
+    fn unreadable_payloads_have_a_reason() {
         assert_eq!(decode(None, &fields()), Err(Unreadable::Tombstone));
         assert_eq!(decode(Some(b""), &fields()), Err(Unreadable::Empty));
         assert_eq!(decode(Some(b"{\"a\":\"\xff\"}"), &fields()), Err(Unreadable::Utf8(6)));

@@ -1,8 +1,8 @@
-//! Which rows of a replayed file records hold, and that they are not forgotten when those records expire.
+//! Tracks which rows of replayed files are stored, also after their records expire.
 //!
-//! Each record that `up` replayed from a file has two headers: the file's hash and the row's number. The rows that are stored
-//! are those of the stored records, and those that `source.json` says have expired. Retention writes the latter down before
-//! the records expire, so that a row is in one of them at each moment, whatever is killed.
+//! Each record that `up` replayed from a file has two headers: the file's hash and the row's number. The stored rows are those
+//! of the stored records, and those that `source.json` lists as expired. Retention writes the latter before the records expire,
+//! so that at each moment a row is in at least one of them, even after a crash.
 
 use arrow::array::AsArray as _;
 use base64::Engine as _;
@@ -16,16 +16,16 @@ use super::log::Log;
 use super::{Error, Replayed, checksums};
 use crate::row_set::RowSet;
 
-/// Marks a record that `up` replayed from a file: the file's hash.
+/// Header of a record replayed by `up`: the file's hash.
 pub const FILE_HEADER: &str = "tercile-file";
-/// The row within that file, counted from 0.
+/// Header of a record replayed by `up`: the row within that file, counted from 0.
 pub const ROW_HEADER: &str = "tercile-row";
 
-/// Rows that a file may have of which it is not known how many it has.
+/// Maximum rows of a file whose number of rows is unknown.
 const MOST: u64 = 100_000_000;
 
 impl Log {
-    /// Writes down which rows of replayed files these files hold, before their records expire.
+    /// Records in `source.json` which rows of replayed files are in these files, before their records expire.
     pub(super) fn keep_progress(&self, files: &[DataFile]) -> Result<(), Error> {
         let Some(source) = self.store.source()? else { return Ok(()) };
         if source.files.is_empty() {
@@ -47,10 +47,10 @@ impl Log {
 }
 
 impl DataFile {
-    /// Adds the rows of these replayed files that this file holds.
+    /// Adds the rows of these replayed files that this file contains.
     fn replayed_rows(&self, replayed: &[Replayed], found: &mut [RowSet]) -> Result<(), Error> {
         let damaged = |e: &dyn std::fmt::Display| Error::Damaged { path: self.path.clone(), why: e.to_string() };
-        // One that is gone was rolled: the larger file holds its rows.
+        // A missing file was compacted: the larger file contains its rows.
         let Some((input, metadata)) = open(self)? else { return Ok(()) };
         checksums::check(&self.path, &input)?;
         let schema = metadata.parquet_schema();
@@ -75,7 +75,7 @@ impl DataFile {
     }
 }
 
-/// The row that a record's headers name, if they name the file with this hash, which is in base64 as headers are.
+/// The row in a record's headers, if they name the file with this hash (base64, as in the headers).
 pub fn row_of(json: &str, wanted: &str) -> Option<u64> {
     // Most records of a topic have no such header.
     if !json.contains(wanted) {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_expire_are_written_down_first() {
+    fn expiring_rows_are_recorded_first() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         store.claim("products", EMBEDDED, 1).unwrap();

@@ -1,15 +1,15 @@
-//! Retention: the oldest records count no more, and some time later their files go.
+//! Retention: the oldest records expire, and their files are deleted after a grace period.
 //!
-//! `_expired` in a partition's directory says before which offsets records count no more, and since when:
+//! `_expired` in a partition's directory lists offsets before which records are expired, and since when:
 //!
 //! ```text
 //! 1000 1764000000000      before offset 1000, since that time (milliseconds of the epoch)
 //! 2500 1764010800000
 //! ```
 //!
-//! It is written first, by whoever rolls the partition's files alone, and from then on readers pass over what is before the
-//! last line's offset. Only after the grace do the files go, so that a query which began before reads on. The newest file
-//! always stays: it is where the log goes on. Which rows of replayed files expire is written down before (replayed.rs).
+//! It is written first, by the process that holds the partition's compaction lock, and from then on readers skip records before
+//! the last line's offset. The files are deleted only after the grace period, so that running queries can finish. The newest
+//! file always stays: it marks the end of the log. Expiring rows of replayed files are recorded before (replayed.rs).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,20 +23,20 @@ use super::footer::DataFile;
 use super::log::Log;
 use super::{Error, Held};
 
-/// The file that says it.
+/// The file with the expired offsets.
 const NAME: &str = "_expired";
-/// A line is added once so much of the grace is over since the last one, so that there are few of them.
+/// A line is added at most once per this fraction of the grace period, which bounds the number of lines.
 const LINES: u32 = 8;
 
-/// What each partition's retention waits for, as it was told: it is looked at again and again.
+/// The last reported reason per partition why retention waits, to report it once.
 static TOLD: LazyLock<Mutex<BTreeMap<PathBuf, String>>> = LazyLock::new(Mutex::default);
 
-/// What is kept of a partition. Whole files go, so a little more stays.
+/// Retention policy of a partition. Only whole files expire, so slightly more is kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RetentionPolicy {
-    /// Records that are not older, and those whose age is not known.
+    /// Keep records up to this age, and those whose age is unknown.
     pub age: Option<Duration>,
-    /// The newest files that have no more bytes.
+    /// Keep the newest files up to this sum of bytes.
     pub bytes: Option<u64>,
 }
 
@@ -46,7 +46,7 @@ impl RetentionPolicy {
     }
 }
 
-/// Since when records before an offset count no more.
+/// Since when records before an offset are expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Line {
     before: i64,
@@ -66,12 +66,15 @@ impl Line {
 }
 
 impl Log {
-    /// Before which offset records count no more; `None` if all count.
+    /// The offset before which records are expired; `None` if none are.
+    ///
+    /// # Errors
+    /// If neither `_expired` nor the mark can be read.
     pub fn expired(&self) -> Result<Option<i64>, Error> {
         let marked = self.mark()?.filter(|mark| mark.start < mark.expired).map(|mark| mark.expired);
         match self.read_expired() {
             Ok(before) => Ok(before.max(marked)),
-            // The mark tells as well.
+            // The mark has the offset too.
             Err(Error::Unusable { .. }) if marked.is_some() => Ok(marked),
             Err(error) => Err(error),
         }
@@ -87,7 +90,7 @@ impl Log {
         }
     }
 
-    /// Writes `_expired` anew if it is lost, or cannot be read, and the mark says what expired.
+    /// Rewrites a missing or unreadable `_expired` from the mark.
     pub(super) fn restore_expired(&self, before: i64) -> Result<(), Error> {
         let path = self.dir.join(NAME);
         if matches!(self.read_expired(), Ok(Some(said)) if said >= before) {
@@ -96,24 +99,23 @@ impl Log {
         tracing::warn!("{} is lost or damaged; written anew from {}", path.display(), self.mark_file().display());
         let (_, revision) = self.store.read_revision(&path)?;
         let line = said(&Line { before, since: SystemTime::now() });
-        // Whoever was faster wrote the same.
+        // A concurrent writer wrote the same.
         self.store.replace_if(line.as_bytes(), &path, &revision)?;
         Ok(())
     }
 
-    /// Where the first file that counts is expected to start; `None` if the log has not begun.
+    /// Expected start of the first live file; `None` if the log has not begun.
     pub(super) fn begins(&self) -> Result<Option<i64>, Error> {
         Ok(self.first()?.max(self.expired()?))
     }
 
-    /// Lets records expire, and deletes the files of those that expired long enough ago: the number of records, and that of
-    /// files.
+    /// Expires records, and deletes files whose grace period is over; returns the number of records and of files.
     pub(super) fn expire(&self, policy: &Policy, alone: &Held) -> Result<(u64, u64), Error> {
         let path = self.dir.join(NAME);
         let (bytes, revision) = self.store.read_revision(&path)?;
         let mut lines = lines(bytes.as_deref().unwrap_or_default(), path.clone())?;
         let mut records = 0;
-        // Of those whose grace is over the last one says all.
+        // Of the lines past the grace period, only the last is needed.
         let over = lines.iter().rposition(|line| line.is_older(policy.grace));
         let recently = lines.last().is_some_and(|line| !line.is_older(policy.grace / LINES));
         if !policy.keep.all() && !recently {
@@ -122,7 +124,7 @@ impl Log {
             self.tell(waits);
             let known = lines.last().map(|line| line.before);
             if let Some(first) = files.get(kept).filter(|first| kept > 0 && known < Some(first.start)) {
-                // A row that expires must be known as stored before its record counts no more.
+                // Expiring rows must be recorded as stored first.
                 self.keep_progress(&files[..kept])?;
                 lines.drain(..over.unwrap_or(0));
                 lines.push(Line { before: first.start, since: SystemTime::now() });
@@ -141,7 +143,7 @@ impl Log {
         Ok((records, deleted))
     }
 
-    /// Whether there is anything to expire, or to delete.
+    /// Whether there is anything to expire or to delete.
     pub(super) fn has_expiring(&self, counting: &[DataFile], keep: &RetentionPolicy) -> Result<bool, Error> {
         let (kept, waits) = first_kept(counting, keep)?;
         self.tell(waits);
@@ -152,7 +154,7 @@ impl Log {
         Ok(self.names()?.first().is_some_and(|name| name.start < before))
     }
 
-    /// Warns once of what retention waits for.
+    /// Warns once why retention waits.
     fn tell(&self, waits: Option<String>) {
         let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(why) = waits else {
@@ -165,7 +167,7 @@ impl Log {
         }
     }
 
-    /// Deletes the files of records that count no more, in the order of their names.
+    /// Deletes the files of expired records, in the order of their names.
     fn delete_before(&self, before: i64) -> Result<u64, Error> {
         let mut deleted = 0;
         for name in self.names()?.into_iter().filter(|name| name.start < before) {
@@ -180,8 +182,7 @@ impl Log {
     }
 }
 
-/// How many of the files, from the oldest on, are beyond what is kept; and what keeps more of them from it, if their age, or the time,
-/// is not known.
+/// Number of files, from the oldest on, that exceed the policy; and why it is not more, if an age or the clock is unknown.
 fn first_kept(files: &[DataFile], keep: &RetentionPolicy) -> Result<(usize, Option<String>), Error> {
     let Some(newest) = files.len().checked_sub(1) else { return Ok((0, None)) };
     let mut first = 0;
@@ -195,7 +196,7 @@ fn first_kept(files: &[DataFile], keep: &RetentionPolicy) -> Result<(usize, Opti
     let mut waits = None;
     if let Some(age) = keep.age {
         let (old, why) = older_than(files, age)?;
-        // Of files that go for their bytes, and of the newest, the age does not count.
+        // The age is irrelevant for files that expire by size, and for the newest.
         waits = why.filter(|_| old >= first && old < newest);
         first = first.max(old.min(newest));
     }
@@ -232,7 +233,7 @@ mod tests {
         (SystemTime::now() - age).duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as i64
     }
 
-    /// Four files of ten records, the first a hundred days old, the others 30, 3 and none.
+    /// Four files of ten records, aged 100, 30, 3 and 0 days.
     fn aging() -> (tempfile::TempDir, Store, Log) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn old_records_count_no_more_and_their_files_go_after_the_grace() {
+    fn old_records_expire_and_their_files_are_deleted_after_the_grace_period() {
         let (_dir, store, log) = aging();
         let week = policy(Some(DAY * 7), None, DAY);
         let rolled = log.compact(&week).unwrap();
@@ -266,13 +267,13 @@ mod tests {
         assert_eq!((log.names().unwrap().len(), starts(&log)), (2, vec![20, 30]));
         assert_eq!(log.next().unwrap(), Some(40));
         assert_eq!(log.verify().unwrap().len(), 2);
-        // A writer that slept through all of it finds its name free, and must not have it.
+        // A writer that was suspended meanwhile finds its name free, and must not get it.
         assert_eq!(log.publish(&records(5..10), 5, 10).unwrap(), Published::Taken);
         assert!(matches!(log.publish(&records(40..41), 40, 41).unwrap(), Published::File(_)));
     }
 
     #[test]
-    fn the_newest_file_stays_however_old_or_large_it_is() {
+    fn the_newest_file_always_stays() {
         let (_dir, _, log) = aging();
         let least = policy(Some(Duration::ZERO), Some(0), Duration::ZERO);
         assert_eq!(log.compact(&least).unwrap(), Rolled { expired: 30, deleted: 3, ..Rolled::default() });
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_those_of_the_newest_files() {
+    fn the_byte_limit_keeps_the_newest_files() {
         let (_dir, _, log) = aging();
         let bytes = log.files().unwrap()[2..].iter().map(|file| file.size).sum();
         let rolled = log.compact(&policy(None, Some(bytes), DAY)).unwrap();
@@ -293,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn records_without_a_time_never_expire_for_their_age() {
+    fn records_without_a_timestamp_never_expire_by_age() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         store.claim("products", "id", 1).unwrap();
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_stay_few_and_damage_is_named() {
+    fn lines_are_bounded_and_damage_is_reported() {
         let (_dir, _, log) = aging();
         let path = log.dir.join(NAME);
         let hours_ago = |hours: u32, before| format!("{before} {}\n", millis_ago(DAY / 24 * hours));
@@ -322,7 +323,7 @@ mod tests {
         let befores: Vec<i64> =
             lines(&std::fs::read(&path).unwrap(), path.clone()).unwrap().iter().map(|line| line.before).collect();
         assert_eq!(befores, [2, 3, 10, 20], "of those whose grace is over only the last one");
-        // Three hours are not over since the last one: what expires meanwhile waits.
+        // Less than three hours since the last line: further expiry waits.
         assert_eq!(log.compact(&policy(Some(Duration::ZERO), None, DAY)).unwrap().expired, 0);
         std::fs::write(&path, "soon").unwrap();
         assert_eq!(log.expired().unwrap(), Some(20), "the mark tells");

@@ -1,7 +1,7 @@
-//! A set of row numbers, one bit each, and its text.
+//! A set of row numbers, one bit each, and its text form.
 //!
-//! The text is what `source.json` holds of it: ranges, as in `0-499,600`, or, where that is shorter, the bits in base64
-//! after `bits:`, eight rows a byte, the first row in the lowest bit.
+//! The text in `source.json` is a list of ranges, as in `0-499,600`, or, if that is shorter, the bits in base64 after `bits:`,
+//! eight rows per byte, the first row in the lowest bit.
 
 use std::fmt::Write as _;
 
@@ -9,20 +9,20 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-/// How a set of bits begins.
+/// Prefix of a set in bit form.
 const BITS: &str = "bits:";
 
 /// A set of row numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RowSet {
-    /// Without zeros at its end.
+    /// Without trailing zeros.
     words: Vec<u64>,
     len: u64,
 }
 
 impl RowSet {
-    /// Adds a row; `false` if it was there.
+    /// Adds a row; `false` if it was present.
     pub fn insert(&mut self, row: u64) -> bool {
         let (word, bit) = ((row / 64) as usize, 1 << (row % 64));
         if word >= self.words.len() {
@@ -34,11 +34,12 @@ impl RowSet {
         fresh
     }
 
+    /// Whether the set holds a row.
     pub fn contains(&self, row: u64) -> bool {
         self.words.get((row / 64) as usize).is_some_and(|word| word & (1 << (row % 64)) != 0)
     }
 
-    /// Adds the rows of another set; `false` if all of them were there.
+    /// Adds the rows of another set; `false` if all of them were present.
     pub fn add(&mut self, other: &Self) -> bool {
         let before = self.len;
         if self.words.len() < other.words.len() {
@@ -51,11 +52,12 @@ impl RowSet {
         self.len > before
     }
 
-    /// How many rows it holds.
+    /// Number of rows.
     pub fn len(&self) -> u64 {
         self.len
     }
 
+    /// Whether the set holds no rows.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -82,7 +84,7 @@ impl From<RowSet> for String {
         let most = BITS.len() + set.words.len() * 8 * 4 / 3;
         for (first, last) in set.ranges() {
             let comma = if text.is_empty() { "" } else { "," };
-            // A string takes whatever is written to it.
+            // Writing to a `String` cannot fail.
             let _ = if first == last { write!(text, "{comma}{first}") } else { write!(text, "{comma}{first}-{last}") };
             if text.len() > most {
                 let bytes: Vec<u8> = set.words.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -129,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_set_holds_what_was_put_in() {
+    fn a_row_set_contains_the_inserted_rows() {
         let mut set = RowSet::default();
         assert!(set.is_empty());
         for row in [0, 63, 64, 1000] {
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_a_set_is_short_and_is_the_set() {
+    fn the_text_of_a_set_is_short_and_round_trips() {
         let of = |rows: &mut dyn Iterator<Item = u64>| {
             let mut set = RowSet::default();
             for row in rows {

@@ -1,7 +1,7 @@
-//! The store as it was when it ended sooner: the records before given offsets.
+//! An earlier state of the store: the records before given offsets.
 //!
-//! Input: the next offset of each partition then. Output: a snapshot of those records alone. A file that has grown past its
-//! offset by being rolled into a larger one is copied up to there, into `tmp/`, and the copy goes when the snapshot does.
+//! Input: the next offset of each partition at that time. Output: a snapshot of those records alone. If compaction merged later
+//! records into a file, the file's records before the offset are copied to `tmp/`; the copy is deleted with the snapshot.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -19,6 +19,7 @@ use super::{DataFile, Error, Place, Snapshot, Store};
 /// An earlier state of the stream.
 #[derive(Debug, Default)]
 pub struct SnapshotAt {
+    /// The files, including temporary copies.
     pub snapshot: Snapshot,
     copies: Vec<PathBuf>,
 }
@@ -26,14 +27,17 @@ pub struct SnapshotAt {
 impl Drop for SnapshotAt {
     fn drop(&mut self) {
         for copy in &self.copies {
-            // What stays is swept away later on.
+            // A remaining file is deleted by `sweep`.
             let _ = fs::remove_file(copy);
         }
     }
 }
 
 impl Store {
-    /// The records before these offsets; partitions that are not named had none.
+    /// The records before these offsets; partitions without an offset are empty.
+    ///
+    /// # Errors
+    /// If records before an offset are missing, or a copy cannot be written.
     pub fn snapshot_until(&self, next_offsets: &BTreeMap<i32, i64>) -> Result<SnapshotAt, Error> {
         let now = self.snapshot()?;
         let mut prefix = SnapshotAt { snapshot: Snapshot { topic: now.topic, files: Vec::new() }, copies: Vec::new() };
@@ -62,7 +66,7 @@ impl Store {
     }
 }
 
-/// Copies the records before an offset, and tells how many they are.
+/// Copies the records before an offset, and returns their number.
 fn copy_until(file: &DataFile, to: &Path, next: i64) -> Result<u64, Error> {
     let damaged = |why: String| Error::Damaged { path: file.path.clone(), why };
     let wrote = |source: ParquetError| Error::Parquet { path: to.to_owned(), source };
@@ -93,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_earlier_end_gives_the_records_before_it_and_leaves_nothing_behind() {
+    fn an_earlier_snapshot_has_the_records_before_its_end_and_deletes_its_copies() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         store.claim("products", EMBEDDED, 2).unwrap();

@@ -1,4 +1,4 @@
-//! What feeds a store: `source.json`.
+//! The source that feeds a store: `source.json`.
 
 use std::path::PathBuf;
 
@@ -8,17 +8,19 @@ use super::place::Revision;
 use super::{Error, Store};
 use crate::row_set::RowSet;
 
-/// The `id` of a store that the embedded broker feeds: it makes its topic anew at each start.
+/// The `id` of a store fed by the embedded broker, which creates its topic at each start.
 pub const EMBEDDED: &str = "embedded";
 
-/// What feeds a store; the content of `source.json`.
+/// The source that feeds a store; the content of `source.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
+    /// Topic name.
     pub topic: String,
-    /// The topic's id as Kafka gave it, [`EMBEDDED`], or empty where the broker is too old to tell.
+    /// Kafka's topic id, [`EMBEDDED`], or empty if the broker is too old for topic ids.
     pub id: String,
+    /// Number of partitions.
     pub partitions: i32,
-    /// The files that `up` replayed into it, in order.
+    /// The files that `up` replayed into the topic, in order.
     #[serde(default)]
     pub files: Vec<Replayed>,
 }
@@ -26,13 +28,14 @@ pub struct Source {
 /// A file that `up` replayed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replayed {
+    /// Name of the file.
     pub name: String,
     /// SHA-256 of its bytes, in hex.
     pub hash: String,
-    /// How many rows it has; earlier builds did not write it down.
+    /// Number of its rows; missing in stores of earlier builds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
-    /// The rows that were stored, and whose records expired since.
+    /// Stored rows whose records have expired.
     #[serde(default, skip_serializing_if = "RowSet::is_empty")]
     pub expired: RowSet,
 }
@@ -58,7 +61,7 @@ impl Store {
         self.root.join("source.json")
     }
 
-    /// What feeds the store; `None` if nothing did yet.
+    /// The source that feeds the store; `None` if there is none yet.
     ///
     /// # Errors
     /// [`Error::NoSource`] if `source.json` is missing in a store that holds records, [`Error::Unusable`] if it cannot be read:
@@ -82,14 +85,14 @@ impl Store {
         }
     }
 
-    /// The copy of `source.json` among the marks; `None` if there is none that can be read.
+    /// The copy of `source.json` in `marks/`; `None` if it is missing or unreadable.
     pub(super) fn copied_source(&self) -> Result<Option<Source>, Error> {
         let path = self.source_copy();
         let (bytes, _) = self.read_revision(&path)?;
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
-    /// Whether there is a trace of records: a file of a partition, or a mark.
+    /// Whether there is evidence of records: a file of a partition, or a mark.
     fn has_records(&self) -> Result<bool, Error> {
         let marks = self.marks_dir();
         if !self.place.list(&marks).map_err(Error::io("list", &marks))?.is_empty() {
@@ -116,7 +119,7 @@ impl Store {
         Ok(topics)
     }
 
-    /// How `source.json` comes back.
+    /// Advice on how to restore `source.json`.
     fn source_fix(&self) -> String {
         let (copy, path) = (self.source_copy(), self.source_file());
         match self.copied_source() {
@@ -125,18 +128,18 @@ impl Store {
         }
     }
 
-    /// Binds the store to a topic, or checks that it is bound to this one. More partitions than before are taken over. The
-    /// first time in a process the copy among the marks is compared, too.
+    /// Binds the store to a topic, or checks that it is bound to this one. A larger number of partitions is recorded. The first
+    /// call in a process also compares the copy in `marks/`.
     ///
     /// # Errors
-    /// [`Error::OtherTopic`] if another topic feeds the store; those of [`Store::source`]: a store whose `source.json` is
-    /// lost is not bound anew.
+    /// [`Error::OtherTopic`] if another topic feeds the store; those of [`Store::source`]: a store whose `source.json` is lost
+    /// is not bound again.
     pub fn claim(&self, topic: &str, id: &str, partitions: i32) -> Result<Source, Error> {
         let asked = Source { topic: topic.to_owned(), id: id.to_owned(), partitions, files: Vec::new() };
         loop {
             let Some(had) = self.source()? else {
                 self.check_place()?;
-                // Two workers may come at once: the first one's word stands, and the second is held against it.
+                // Of two concurrent workers the first one wins, and the second is checked against it.
                 self.publish_bytes(&asked.json(), &self.source_file())?;
                 continue;
             };
@@ -158,7 +161,7 @@ impl Store {
         }
     }
 
-    /// Compares the copy among the marks with `source.json`, once in a process, and brings it up to date.
+    /// Compares the copy in `marks/` with `source.json`, once per process, and updates it.
     fn copy_once(&self, source: &Source) -> Result<(), Error> {
         if self.marks.copied() {
             return Ok(());
@@ -174,7 +177,7 @@ impl Store {
         self.copy_source(source)
     }
 
-    /// Notes a file that is to be replayed, before any of its rows; of one that is noted already how many rows it has.
+    /// Records a file before any of its rows is replayed; for a recorded file, adds its number of rows.
     pub fn add_file(&self, file: &Replayed) -> Result<(), Error> {
         self.change_source(|source| match source.files.iter_mut().find(|known| known.hash == file.hash) {
             Some(known) if known.rows == file.rows => false,
@@ -189,7 +192,10 @@ impl Store {
         })
     }
 
-    /// Checks that a topic is the one that feeds this store, if any does yet, and changes nothing.
+    /// Checks that a topic is the one that feeds this store, if any does; changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::OtherTopic`] if another topic feeds the store; those of [`Store::source`].
     pub fn check_fed_by(&self, topic: &str, id: &str) -> Result<(), Error> {
         let asked = Source { topic: topic.to_owned(), id: id.to_owned(), ..Source::default() };
         match self.source()? {
@@ -206,7 +212,7 @@ impl Store {
         Err(Error::OtherTopic { store: self.root.clone(), had: had.describe(), asked: asked.describe() })
     }
 
-    /// Changes what `source.json` says, durably and in its copy, too. Nothing is written if `change` returns false.
+    /// Changes `source.json` and its copy durably. Nothing is written if `change` returns false.
     pub(super) fn change_source(&self, change: impl Fn(&mut Source) -> bool) -> Result<(), Error> {
         let _alone = self.lock_source()?;
         loop {
@@ -244,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_noted_in_their_order() {
+    fn files_are_recorded_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         store.claim("products", EMBEDDED, 1).unwrap();

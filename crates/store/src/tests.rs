@@ -1,4 +1,4 @@
-//! The whole of it, tried at random.
+//! Randomized tests of the whole store.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use super::log::tests::records_at;
 use super::*;
 
-/// Where a worker stands: the name of its next file, the next record it will read, what it holds.
+/// A worker: its next file name, the next record to read, and its batch.
 struct Worker {
     log: Log,
     expected: i64,
@@ -23,9 +23,9 @@ impl Worker {
     }
 }
 
-/// Workers that read, publish, die, fall asleep and take each other's partition, rolling and deletion in between, in any
-/// order: the store is always a prefix of the topic, each record of it once, but for what expired. Each of the stores is the same one, as a
-/// process of its own knows it.
+/// Workers that read, publish, die, are suspended and take over each other's partition, with compaction and deletion in
+/// between, in any order: the store is always a prefix of the topic, each record of it once, except for expired ones. `stores`
+/// are the same store as seen by three processes.
 fn walk(seed: u64, stores: &[Store; 3]) {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mut chance = |below: u64| (rng.next_u64() % below) as usize;
@@ -51,7 +51,7 @@ fn walk(seed: u64, stores: &[Store; 3]) {
                 worker.held.extend(&topic[worker.read..worker.read + more]);
                 worker.read += more;
             }
-            // It publishes what it holds, or finds that it was overtaken and reads again.
+            // It publishes its batch, or finds that it was overtaken and reads again.
             5..8 => {
                 let held = std::mem::take(&mut worker.held);
                 let Some(next) = held.last().map(|last| last + 1) else { continue };
@@ -60,11 +60,11 @@ fn walk(seed: u64, stores: &[Store; 3]) {
                     Published::Taken => *worker = Worker::recovered(worker.log.clone(), &topic),
                 }
             }
-            // It dies, and somebody takes over.
+            // It dies, and another worker takes over.
             8 => *worker = Worker::recovered(worker.log.clone(), &topic),
             _ => {
                 let (target, grace) = (1 << [10, 13, 20][chance(3)], Duration::ZERO);
-                // In half of the walks nothing expires.
+                // In half of the runs nothing expires.
                 let bytes = (seed % 2 == 1 && chance(3) == 0).then(|| 1 << (10 + chance(5)));
                 let keep = RetentionPolicy { age: None, bytes };
                 worker.log.compact(&Policy { target, grace, eager: chance(2) == 0, keep }).unwrap();
@@ -84,7 +84,7 @@ fn walk(seed: u64, stores: &[Store; 3]) {
 }
 
 #[test]
-fn whatever_happens_the_store_is_a_prefix_of_the_topic() {
+fn the_store_is_always_a_prefix_of_the_topic() {
     for seed in 0..60 {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
@@ -92,9 +92,9 @@ fn whatever_happens_the_store_is_a_prefix_of_the_topic() {
     }
 }
 
-/// The same where requests fail before or after they were done, and lists lag.
+/// The same with requests that fail before or after they take effect, and lagging lists.
 #[cfg(feature = "object-stores")]
-mod on_a_shaky_object_store {
+mod on_a_flaky_object_store {
     use std::sync::Arc;
     use std::time::Instant;
 
@@ -105,7 +105,7 @@ mod on_a_shaky_object_store {
     use super::super::write::properties;
     use super::*;
 
-    /// A store as a process that has just started knows it.
+    /// A store as seen by a new process.
     fn store(shaky: &Flaky) -> Store {
         Store::over("s3://test/a/store", Arc::new(shaky.clone())).unwrap()
     }
@@ -116,14 +116,14 @@ mod on_a_shaky_object_store {
     }
 
     #[test]
-    fn whatever_happens_the_store_is_a_prefix_of_the_topic() {
+    fn the_store_is_always_a_prefix_of_the_topic() {
         for seed in 0..20 {
             walk(seed, &stores(seed));
         }
     }
 
     #[test]
-    fn of_many_that_change_a_file_at_once_none_is_lost() {
+    fn concurrent_changes_of_a_file_are_not_lost() {
         let stores = stores(7);
         stores[0].claim("products", EMBEDDED, 1).unwrap();
         std::thread::scope(|scope| {
@@ -143,7 +143,7 @@ mod on_a_shaky_object_store {
     }
 
     #[test]
-    fn a_log_is_read_again_where_a_file_changed_under_its_name() {
+    fn a_file_changed_under_its_name_is_read_again() {
         let [one, other, _] = stores(1);
         one.claim("products", "id", 1).unwrap();
         let [log, reader] = [&one, &other].map(|store| store.log("products", 0));
@@ -153,7 +153,7 @@ mod on_a_shaky_object_store {
             assert!(matches!(log.publish(&records_at(&[start]), start, next).unwrap(), Published::File(_)));
         }
         while reader.files().unwrap().len() < 2 {}
-        // Somebody takes the newest file away, and what it held is read again.
+        // The newest file is moved aside, and its range is read again.
         let newest = reader.files().unwrap().pop().unwrap();
         one.place.delete(&newest.path).unwrap();
         let again = one.log("products", 0);
@@ -164,7 +164,7 @@ mod on_a_shaky_object_store {
         assert!((0..5).any(|_| ends() == Some(12)));
     }
 
-    /// Puts files of a record each, from this offset up to that one.
+    /// Puts one file per record for these offsets.
     fn fill(log: &Log, offsets: std::ops::Range<i64>) {
         let Place::Objects(objects) = &log.store.place else { panic!("on a disk") };
         for offset in offsets {
@@ -178,7 +178,7 @@ mod on_a_shaky_object_store {
     }
 
     #[test]
-    fn a_process_that_starts_reads_an_index_and_only_what_came_since() {
+    fn a_new_process_reads_the_index_and_only_newer_footers() {
         let shaky = Flaky::slow(Duration::ZERO, 1);
         let writer = store(&shaky);
         writer.claim("products", "id", 1).unwrap();
@@ -186,7 +186,7 @@ mod on_a_shaky_object_store {
         log.begin(0).unwrap();
         fill(&log, 0..1500);
         assert_eq!(writer.snapshot().unwrap().files.len(), 1500);
-        // Nothing is worth rolling, but the index is.
+        // Nothing is worth compacting, but the index is outdated.
         let idle = Policy { target: 1, grace: Duration::from_secs(3600), eager: false, ..Policy::default() };
         assert_eq!(log.compact(&idle).unwrap(), Rolled::default());
         fill(&log, 1500..1510);
@@ -197,7 +197,7 @@ mod on_a_shaky_object_store {
         let cold = shaky.gets() - asked;
         assert!(cold < 30, "{cold} requests");
         assert_eq!(snapshot.files, writer.snapshot().unwrap().files);
-        // A file that changed under its name is not what the index says.
+        // A file that changed under its name must not match the index.
         let changed = log.path(Name::small(1499));
         let Place::Objects(objects) = &log.store.place else { panic!("on a disk") };
         let other = objects.read(&log.path(Name::small(1498))).unwrap();
@@ -207,7 +207,7 @@ mod on_a_shaky_object_store {
         assert!(error.contains("1499.parquet is damaged: its footer says 1498 to 1499"), "{error}");
     }
 
-    /// How long a process takes that starts on a large store, and how long the next look takes.
+    /// Measures the start of a process on a large store, and the next snapshot.
     #[test]
     #[ignore = "takes minutes, and only measures"]
     fn measured_at_100_000_files() {

@@ -1,25 +1,29 @@
-//! Times of records, as producers set them: what they are if they are no milliseconds, and how any of them is written.
+//! Timestamps of records, as set by producers: detection of wrong units, and formatting.
 //!
-//! Kafka's timestamps are milliseconds since 1970. A producer that sets seconds, microseconds or nanoseconds is not refused by default,
-//! and its records then lie in January 1970 or far in the future. Such values are stored as they come, and told.
+//! Kafka's timestamps are milliseconds since 1970. By default brokers accept timestamps in seconds, microseconds or
+//! nanoseconds, whose records then lie in January 1970 or far in the future. Such values are stored unchanged and reported.
 
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
-/// 2000-01-01, in milliseconds: Kafka is younger than that, and so are the records that it is fed with.
+/// 2000-01-01, in milliseconds since 1970; older than Kafka and its records.
 const EARLIEST: i64 = 946_684_800_000;
 /// 2100-01-01.
 const LATEST: i64 = 4_102_444_800_000;
 
-/// What a timestamp was most likely counted in.
+/// The probable unit of a timestamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unit {
+    /// Seconds since 1970.
     Seconds,
+    /// Microseconds since 1970.
     Microseconds,
+    /// Nanoseconds since 1970.
     Nanoseconds,
 }
 
 impl Unit {
+    /// The unit's name for messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Seconds => "seconds",
@@ -29,7 +33,7 @@ impl Unit {
     }
 }
 
-/// The unit in which a timestamp that is no plausible number of milliseconds lies between the years 2000 and 2100.
+/// The unit in which a timestamp that is not plausible in milliseconds lies between the years 2000 and 2100.
 pub fn likely_unit(millis: i64) -> Option<Unit> {
     let within = |per_milli: i64| (EARLIEST * per_milli..LATEST.saturating_mul(per_milli)).contains(&millis);
     if (EARLIEST / 1000..LATEST / 1000).contains(&millis) {
@@ -43,17 +47,17 @@ pub fn likely_unit(millis: i64) -> Option<Unit> {
     }
 }
 
-/// Whether a timestamp can be that of a record, in milliseconds: between the years 2000 and 2100.
+/// Whether a timestamp in milliseconds is plausible: between the years 2000 and 2100.
 pub fn is_plausible(millis: i64) -> bool {
     (EARLIEST..LATEST).contains(&millis)
 }
 
-/// This moment. Unlike `Utc::now` it does not panic where the clock stands before 1970.
+/// The current time. Unlike `Utc::now` it does not panic if the clock is before 1970.
 pub fn now() -> DateTime<Utc> {
     SystemTime::now().into()
 }
 
-/// Milliseconds since 1970; less than 0 where the clock stands before that.
+/// Milliseconds since 1970; negative for earlier times.
 pub fn millis(time: SystemTime) -> i64 {
     let whole = |since: Duration| i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
     match time.duration_since(SystemTime::UNIX_EPOCH) {
@@ -62,12 +66,13 @@ pub fn millis(time: SystemTime) -> i64 {
     }
 }
 
-/// A time in milliseconds since 1970, as RFC 3339 has it; beyond the year 9999, and before the year 0, as ISO 8601 does, with a sign.
+/// A time in milliseconds since 1970 in RFC 3339 format; after the year 9999 and before the year 0 in ISO 8601 format with a
+/// sign.
 pub fn text(millis: i64) -> String {
     format!("{}Z", civil(i128::from(millis), 3))
 }
 
-/// `2026-11-28T04:05:06.007`, of a number of seconds with so many decimals.
+/// `2026-11-28T04:05:06.007`: `value` counts units of 10^-`decimals` seconds since 1970.
 pub fn civil(value: i128, decimals: u32) -> String {
     let scale = 10_i128.pow(decimals);
     let (seconds, fraction) = (value.div_euclid(scale), value.rem_euclid(scale));
@@ -79,8 +84,8 @@ pub fn civil(value: i128, decimals: u32) -> String {
     text
 }
 
-/// The day of the proleptic Gregorian calendar so many days after 1970-01-01. After Howard Hinnant, "chrono-Compatible Low-Level Date
-/// Algorithms" (civil_from_days): years begin in March, so that the leap day is the last one.
+/// The date in the proleptic Gregorian calendar this number of days after 1970-01-01. After Howard Hinnant, "chrono-Compatible
+/// Low-Level Date Algorithms" (civil_from_days): years begin in March, so that the leap day is the last one.
 pub fn date(days: i128) -> String {
     let days = days + 719_468;
     let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
@@ -102,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn units_are_told_from_the_magnitude() {
+    fn units_are_detected_by_magnitude() {
         let seconds = 1_795_839_435_i64;
         assert_eq!(likely_unit(seconds), Some(Unit::Seconds));
         assert_eq!(likely_unit(seconds * 1000), None);
@@ -116,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn any_time_is_written_as_chrono_does_where_it_can() {
+    fn times_are_formatted_as_by_chrono() {
         for millis in [
             0,
             1,

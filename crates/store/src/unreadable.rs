@@ -1,7 +1,7 @@
-//! What could not be read as a record: how many there are, and the last of them.
+//! Unreadable messages: their number, and the latest of them.
 //!
-//! Input: files of records. Output: counts out of their footers, and rows out of those parts of the files alone that hold
-//! some; in a store of millions that are all well nothing but footers is read.
+//! Input: files of records. Output: counts from their footers, and rows from only those parts of the files that contain some;
+//! in a store without unreadable messages only footers are read.
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use arrow::datatypes::{Int64Type, TimestampMillisecondType};
@@ -12,25 +12,28 @@ use parquet::file::metadata::ParquetMetaData;
 
 use super::{DataFile, Error, Input, Snapshot};
 
-/// Bytes of a message that are shown of it.
+/// Bytes of a message that are shown.
 const SHOWN: usize = 240;
 
-/// A message that is no record.
+/// A message that could not be parsed as a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
+    /// Partition number.
     pub partition: i32,
+    /// Offset in the partition.
     pub offset: i64,
     /// Milliseconds since 1970, UTC.
     pub timestamp: Option<i64>,
+    /// Why it could not be parsed.
     pub reason: String,
-    /// How long the message is.
+    /// Size of the message in bytes.
     pub bytes: usize,
-    /// How it begins.
+    /// The first bytes of the message.
     pub start: Vec<u8>,
 }
 
 impl Snapshot {
-    /// The last of what could not be read, latest first: up to so many.
+    /// The latest unreadable messages, latest first, at most `most`.
     pub fn last_unreadable(&self, most: usize) -> Result<Vec<Unreadable>, Error> {
         let mut found: Vec<Unreadable> = Vec::new();
         for files in self.files.chunk_by(|a, b| a.partition == b.partition) {
@@ -49,7 +52,7 @@ impl Snapshot {
 }
 
 impl DataFile {
-    /// How many of its rows are messages that could not be read.
+    /// Number of the file's rows that are unreadable messages.
     pub fn unreadable(&self) -> Result<u64, Error> {
         let reader = self.reader()?;
         (0..reader.metadata().num_row_groups()).map(|group| self.in_group(reader.metadata(), group)).sum()
@@ -72,7 +75,7 @@ impl DataFile {
             for batch in batches.map_err(|e| self.damaged(&e))? {
                 let batch = batch.map_err(|e| self.damaged(&e.into()))?;
                 found.extend(self.rows(&batch).ok_or_else(|| self.damaged(&columns_differ()))?);
-                // Of a group that holds many, the last ones are wanted; the others need not be kept.
+                // Only the last ones of a row group are needed.
                 found.drain(..found.len().saturating_sub(most));
             }
         }
@@ -101,7 +104,7 @@ impl DataFile {
         ParquetRecordBatchReaderBuilder::try_new(self.open()?).map_err(|e| self.damaged(&e))
     }
 
-    /// What has a reason why it could not be read, as the footer counts it.
+    /// Number of unreadable rows in a row group, from the footer's statistics.
     fn in_group(&self, metadata: &ParquetMetaData, group: usize) -> Result<u64, Error> {
         let group = metadata.row_group(group);
         let column = group.columns().iter().find(|column| column.column_path().string() == "_error");

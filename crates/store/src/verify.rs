@@ -1,4 +1,4 @@
-//! Proof that a partition's files are one unbroken chain.
+//! Verifies that a partition's files form one unbroken chain.
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
@@ -11,8 +11,11 @@ use super::live_files::{covering, effective};
 use super::log::Log;
 
 impl Log {
-    /// Checks that the files follow each other without a gap or an overlap, that their footers agree with their names,
-    /// and that the offsets in the newest file are what its footer says. Gives the files that count.
+    /// Checks that the files follow each other without a gap or an overlap, that their footers agree with their names, and that
+    /// the offsets in the newest file agree with its footer. Returns the live files.
+    ///
+    /// # Errors
+    /// If a check fails or a file cannot be read.
     pub fn verify(&self) -> Result<Vec<DataFile>, Error> {
         let mark = self.mark()?;
         let all = self.all_files()?;
@@ -64,7 +67,7 @@ mod tests {
     use super::super::log::tests::records;
 
     #[test]
-    fn a_chain_is_proven_or_its_fault_named() {
+    fn an_unbroken_chain_verifies_and_faults_are_reported() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let log = store.log("products", 0);
@@ -79,7 +82,7 @@ mod tests {
         let error = log.verify().unwrap_err().to_string();
         assert!(error.contains("no file covers the offsets 8 to 9"), "{error}");
         std::fs::write(name(8), middle).unwrap();
-        // A byte in the middle of the newest file's data, its footer untouched.
+        // A byte in the middle of the newest file's data; the footer is intact.
         let mut newest = std::fs::read(name(10)).unwrap();
         newest[8] ^= 0xff;
         std::fs::write(name(10), newest).unwrap();

@@ -1,4 +1,4 @@
-//! How files of records are written: compressed, with statistics, and with a footer that says what they cover.
+//! Writes files of records: compressed, with statistics, and with their range in the footer.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -17,16 +17,16 @@ use parquet::schema::types::ColumnPath;
 use super::Error;
 use super::checksums::{self, Checksums, Output};
 
-/// What a file covers.
+/// The range of a file.
 pub(super) struct Span {
     pub partition: i32,
     pub start: i64,
     pub next: i64,
-    /// On an object store who writes it: no two files may be alike there.
+    /// On an object store the writer's id, because no two files may be identical there.
     pub writer: Option<String>,
 }
 
-/// How a file like this is written.
+/// Writer properties of a file with this range.
 pub(super) fn properties(span: &Span, rows: u64, like: &RecordBatch) -> WriterProperties {
     let pair = |key: &str, value: String| KeyValue::new(key.to_owned(), value);
     let mut said = vec![
@@ -55,7 +55,8 @@ pub(super) fn properties(span: &Span, rows: u64, like: &RecordBatch) -> WriterPr
     properties.build()
 }
 
-/// Whether a dictionary pays: values that hardly repeat only fill it up, and building it is most of the time of writing.
+/// Whether a dictionary is worthwhile: values that hardly repeat only fill it, and building it takes most of the time of
+/// writing.
 fn repeats(column: &ArrayRef) -> bool {
     let values: Vec<&[u8]> = match column.data_type() {
         DataType::Utf8 => {
@@ -87,19 +88,22 @@ pub(super) struct Written<W> {
 pub(super) struct RecordsWriter<W: Output>(ArrowWriter<W>);
 
 impl<W: Output> RecordsWriter<W> {
+    /// Starts a file.
     pub fn new(output: W, schema: SchemaRef, properties: WriterProperties) -> Result<Self, ParquetError> {
         ArrowWriter::try_new(output, schema, Some(properties)).map(Self)
     }
 
+    /// Appends records.
     pub fn write(&mut self, records: &RecordBatch) -> Result<(), ParquetError> {
         self.0.write(records)
     }
 
-    /// Ends the row group once it has more than these bytes.
+    /// Ends the row group if it exceeds this number of bytes.
     pub fn limit_group(&mut self, bytes: usize) -> Result<(), ParquetError> {
         if self.0.in_progress_size() > bytes { self.0.flush() } else { Ok(()) }
     }
 
+    /// Writes the footer with checksums.
     pub fn finish(mut self) -> Result<Written<W>, ParquetError> {
         self.0.flush()?;
         self.0.sync()?;
@@ -112,7 +116,7 @@ impl<W: Output> RecordsWriter<W> {
     }
 }
 
-/// Writes a file whole, and syncs it; its size and its checksums.
+/// Writes a whole file and syncs it; returns its size and its checksums.
 pub(super) fn write_parquet(path: &Path, records: &RecordBatch, span: &Span) -> Result<(u64, Checksums), Error> {
     let file = create(path).map_err(Error::io("write", path))?;
     let written = write_to(file, records, span).map_err(|source| Error::Parquet { path: path.to_owned(), source })?;
@@ -126,7 +130,7 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).create_new(true).open(path)
 }
 
-/// Writes what a file holds.
+/// Writes a file's content.
 pub(super) fn write_to<W: Output>(to: W, records: &RecordBatch, span: &Span) -> Result<Written<W>, ParquetError> {
     let properties = properties(span, records.num_rows() as u64, records);
     let mut writer = RecordsWriter::new(to, records.schema(), properties)?;

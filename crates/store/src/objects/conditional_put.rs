@@ -1,8 +1,8 @@
-//! Puts that hold only if nobody was faster, whatever becomes of their answers.
+//! Conditional puts with a definite result even if answers are lost.
 //!
-//! A put that was cut off may have arrived all the same, and the next try is then told that somebody was faster. So what
-//! stands there is compared with what was sent. No two files are alike to the byte, for each says who wrote it; where two
-//! writers sent the same bytes, as into `source.json`, both may be told that theirs stand.
+//! A put whose answer was lost may have succeeded, and its retry then fails as a conflict. So after a conflict the current
+//! object is compared with the bytes that were sent. No two files are identical, because each contains its writer's id; if two
+//! writers send the same bytes, as for `source.json`, both may succeed.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use object_store::{Error as Fault, ObjectStore, ObjectStoreExt as _, PutMode};
 use super::retry::{Tries, again, passes, within};
 use super::{ATTEMPT, SLOWEST, Version, version, whole};
 
-/// Puts bytes where nothing is, or over the version that was seen. Their version; `None` if somebody was faster. Whatever
-/// becomes of the answers, at its end we know, or fail.
+/// Creates an object, or replaces the version that was read. Returns the new version; `None` if another writer was faster.
+/// Resolves lost answers, or fails.
 pub(super) async fn put_if(
     store: &dyn ObjectStore,
     key: &Key,
@@ -24,7 +24,7 @@ pub(super) async fn put_if(
     let mut tries = Tries::new();
     loop {
         let mode = seen.clone().map_or(PutMode::Create, PutMode::Update);
-        // A large body takes its time.
+        // The timeout grows with the size.
         let timeout = ATTEMPT + Duration::from_secs(bytes.len() as u64 / SLOWEST);
         let put = store.put_opts(key, bytes.clone().into(), mode.into());
         let fault = match within(timeout, put).await {
@@ -32,7 +32,7 @@ pub(super) async fn put_if(
             Err(fault @ (Fault::AlreadyExists { .. } | Fault::Precondition { .. })) => {
                 match standing(store, key, &bytes).await? {
                     Current::Ours(version) => return Ok(Some(version)),
-                    // Of puts at the same time each may be told that another one is faster, and then none is.
+                    // Of concurrent puts, each may be refused in favour of another, and none succeeds.
                     Current::Other(now) if seen.as_ref() == Some(&now) => fault,
                     Current::None if seen.is_none() => fault,
                     Current::Other(_) | Current::None => return Ok(None),
@@ -48,7 +48,7 @@ pub(super) async fn put_if(
     }
 }
 
-/// What stands under a name, as seen by somebody who put bytes there.
+/// The current object, compared with the bytes that were put.
 enum Current {
     Ours(Version),
     Other(Version),
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_many_at_once_one_is_first() {
+    async fn one_of_many_concurrent_puts_succeeds() {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let key = Key::from("a");
         let puts = (0..50).map(|i| {

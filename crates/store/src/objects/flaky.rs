@@ -1,5 +1,5 @@
-//! An object store in memory that does to requests what networks and services do: they take their time, puts fail before or
-//! after they were done, reads fail, lists come in pages and lag behind for a few questions.
+//! An in-memory object store with the faults of networks and services: latency, puts that fail before or after they take
+//! effect, failing reads, and paged lists that lag for a few requests.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,22 +24,23 @@ type Result<T> = std::result::Result<T, Fault>;
 /// Names in a page of a list.
 const PAGE: usize = 1000;
 
+/// An in-memory object store with injected faults.
 #[derive(Debug, Clone)]
 pub struct Flaky {
     inner: Arc<InMemory>,
     state: Arc<Mutex<State>>,
-    /// One request of so many fails; of 0 none.
+    /// One in this number of requests fails; 0 for none.
     fails: u64,
-    /// An object is missing from fewer lists than that after its put, and stands in fewer after it was deleted.
+    /// An object is missing from fewer lists than this after its put, and remains in fewer after its deletion.
     lags: u64,
-    /// How long each request takes, and each page of a list.
+    /// Latency of each request and of each page of a list.
     takes: Duration,
 }
 
 #[derive(Debug)]
 struct State {
     random: Xoshiro256PlusPlus,
-    /// How often an object was read, or asked about.
+    /// Number of GET and HEAD requests.
     gets: usize,
     names: BTreeMap<Key, Named>,
 }
@@ -48,14 +49,14 @@ struct State {
 #[derive(Debug)]
 struct Named {
     meta: ObjectMeta,
-    /// In how many more lists it is missing.
+    /// Number of further lists in which it is missing.
     missing: u64,
-    /// In how many more lists it stands, if it was deleted.
+    /// Number of further lists in which it remains, if it was deleted.
     deleted: Option<u64>,
 }
 
 impl Named {
-    /// What a list shows of it.
+    /// Its entry in a list.
     fn shown(&mut self) -> Option<ObjectMeta> {
         let counts_down = |left: &mut u64| std::mem::replace(left, left.saturating_sub(1)) > 0;
         let shown = match &mut self.deleted {
@@ -71,7 +72,7 @@ impl State {
         self.random.next_u64() % below
     }
 
-    /// The next page of a list, and where the one after it begins.
+    /// The next page of a list, and the start of the page after it.
     fn page(&mut self, prefix: Option<&Key>, after: &Key) -> (Vec<ObjectMeta>, Option<Key>) {
         let mut shown = Vec::new();
         for (key, named) in self.names.range_mut((Bound::Excluded(after.clone()), Bound::Unbounded)) {
@@ -89,23 +90,23 @@ impl State {
 }
 
 impl Flaky {
-    /// One that answers at once, if it answers.
+    /// A store without latency, with failures and lag.
     pub fn new(seed: u64) -> Self {
         Self { fails: 25, lags: 3, ..Self::slow(Duration::ZERO, seed) }
     }
 
-    /// One that takes its time, and is right.
+    /// A store with latency, without failures and lag.
     pub fn slow(takes: Duration, seed: u64) -> Self {
         let state = State { random: Xoshiro256PlusPlus::seed_from_u64(seed), gets: 0, names: BTreeMap::new() };
         Self { inner: Arc::default(), state: Arc::new(Mutex::new(state)), fails: 0, lags: 1, takes }
     }
 
-    /// The same one, without its slowness.
+    /// The same store without latency.
     pub fn quick(&self) -> Self {
         Self { takes: Duration::ZERO, ..self.clone() }
     }
 
-    /// How often an object was read, or asked about.
+    /// Number of GET and HEAD requests.
     pub fn gets(&self) -> usize {
         self.state().gets
     }
@@ -157,7 +158,7 @@ impl ObjectStore for Flaky {
         let put = self.inner.put_opts(key, payload, options).await?;
         let (meta, missing) = (self.inner.head(key).await?, self.lag());
         self.state().names.insert(key.clone(), Named { meta, missing, deleted: None });
-        // It is done, and nobody hears of it.
+        // The put took effect, but its answer is lost.
         self.fails()?;
         Ok(put)
     }
@@ -218,7 +219,7 @@ impl ObjectStore for Flaky {
                 dirs.push(key.parts().take(depth).collect());
             }
         }
-        // What is below a directory takes no room in a page.
+        // Objects below subdirectories do not count towards a page.
         let pages = (objects.len() + dirs.len()) / PAGE;
         tokio::time::sleep(self.takes * u32::try_from(pages).unwrap_or(u32::MAX)).await;
         Ok(ListResult { objects, common_prefixes: dirs })

@@ -1,10 +1,10 @@
-//! A lock on an object store: an object that its holder writes anew every few seconds.
+//! Leases: a lock on an object store is an object that its holder rewrites every few seconds.
 //!
-//! Whoever finds it watches it: a holder that lives changes it, and one that does not within [`DEAD`] has lost it. Only one
-//! watcher can replace the version that all of them saw. No clock is compared with another's. Unlike a file's lock it can
-//! be lost by a process that sleeps or can't reach the store: that one knows by its own clock, before anybody can have
-//! taken the lock ([`Lease::holds`]). A check may be overtaken all the same, so nothing that must hold stands on a lock
-//! alone: files are put under names that are free, and what is replaced in place is replaced only as it was read.
+//! Other processes watch the object: a live holder changes it, and a holder that does not within [`DEAD`] has lost it. Only one
+//! watcher can replace the version that all of them saw. Clocks of different machines are never compared. Unlike a file lock, a
+//! lease can be lost by a process that is suspended or cut off from the store; its own clock tells it so before another process
+//! can take the lease ([`Lease::holds`]). That check can still be overtaken, so no guarantee depends on a lease alone: files
+//! are put under free names (fencing), and objects replaced in place use conditional puts.
 
 use std::io;
 use std::path::Path;
@@ -17,18 +17,18 @@ use std::time::{Duration, Instant};
 use super::{Objects, Version};
 use crate::publish::unique;
 
-/// How often a holder says that it lives.
+/// Interval of the holder's heartbeats.
 const BEAT: Duration = Duration::from_secs(3);
-/// How long one that says nothing is waited for.
+/// Time without a heartbeat after which a lease may be taken over.
 const DEAD: Duration = Duration::from_secs(15);
-/// How long a holder may believe that it is one without having said so: less than others wait.
+/// Time after its last heartbeat for which a holder may rely on the lease; less than [`DEAD`].
 const SURE: Duration = Duration::from_secs(12);
-/// How often it is looked at.
+/// Polling interval of watchers.
 const LOOK: Duration = Duration::from_secs(1);
-/// What stands in a lock that nobody holds.
+/// Content of a lease that nobody holds.
 const FREE: &[u8] = b"free\n";
 
-/// A lock that is held; it is given back when this goes.
+/// A held lease, released on drop.
 #[derive(Debug)]
 pub struct Lease {
     beats: Arc<Beats>,
@@ -36,16 +36,16 @@ pub struct Lease {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What is known of a lock that was taken.
+/// State of a held lease.
 #[derive(Debug)]
 pub(super) struct Beats {
-    /// Before the last word that arrived was sent.
+    /// Time just before the last successful heartbeat was sent.
     said: Mutex<Instant>,
     lost: AtomicBool,
 }
 
 impl Beats {
-    /// Whether nobody else can have the lock.
+    /// Whether the lease is certainly still held.
     pub fn holds(&self) -> bool {
         let said = *self.said.lock().unwrap_or_else(PoisonError::into_inner);
         !self.lost.load(Ordering::SeqCst) && said.elapsed() < SURE
@@ -57,10 +57,10 @@ impl Beats {
 }
 
 impl Lease {
-    /// A patience that tells the dead from the living, and no more.
+    /// The shortest patience that distinguishes a live holder from a dead one.
     pub const TELLS: Duration = Duration::from_secs(DEAD.as_secs() + 3);
 
-    /// Takes a lock; `None` if somebody who lives holds it. That takes until `patience` to tell, where it is held.
+    /// Takes a lease; `None` if a live process holds it. If it is held, this takes up to `patience`.
     pub fn take(objects: &Arc<Objects>, path: &Path, patience: Duration) -> io::Result<Option<Self>> {
         let holder = unique();
         let mut seen: Option<(Version, Instant)> = None;
@@ -72,7 +72,7 @@ impl Lease {
                 (Some((word, _)), _) if word == FREE => true,
                 (Some((_, now)), Some((before, since))) if now == before => since.elapsed() >= DEAD,
                 (Some((_, now)), had) => {
-                    // Its holder lives, and whoever did not come to wait need not.
+                    // Its holder lives, and the caller does not want to wait longer.
                     if had.is_some() && patience <= Self::TELLS {
                         return Ok(None);
                     }
@@ -92,7 +92,7 @@ impl Lease {
         }
     }
 
-    /// Whether nobody else can have it by now.
+    /// Whether the lease is certainly still held.
     pub fn holds(&self) -> bool {
         self.beats.holds()
     }
@@ -117,11 +117,11 @@ impl Lease {
                         tracing::warn!("somebody else took {}: this process was asleep, or cut off", path.display());
                         return;
                     }
-                    // What can't be told now is told the next time.
+                    // The next heartbeat retries.
                     Err(error) => tracing::debug!("cannot renew {}: {error}", path.display()),
                 }
             }
-            // One that is somebody else's by now stays theirs; one that can't be given back dies.
+            // Conditional: a lease taken over by another process is not touched. One that cannot be released times out.
             let _ = objects.replace_if(FREE.to_vec(), &path, Some(held.version));
         };
         let thread = thread::Builder::new().name("lease".to_owned()).spawn(beat)?;
@@ -133,13 +133,13 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.stop.take();
         if let Some(thread) = self.thread.take() {
-            // It has nothing to say but that it ended.
+            // The thread has no result.
             let _ = thread.join();
         }
     }
 }
 
-/// A lock as its holder knows it.
+/// A lease as its holder knows it.
 struct Held {
     holder: String,
     version: Version,
@@ -147,14 +147,14 @@ struct Held {
 }
 
 impl Held {
-    /// Says that the holder lives; `false` if the lock is somebody else's.
+    /// Sends a heartbeat; `false` if another process holds the lease.
     fn renew(&mut self, objects: &Objects, path: &Path, count: u64) -> io::Result<bool> {
         loop {
             if let Some(version) = objects.replace_if(word(&self.holder, count), path, Some(self.version.clone()))? {
                 self.version = version;
                 return Ok(true);
             }
-            // An earlier word, whose fate was not known, may have arrived after all: then this one goes over it.
+            // An earlier heartbeat whose answer was lost may have succeeded: replace it.
             let ours = format!("{} ", self.holder);
             match objects.read_version(path)? {
                 Some((word, version)) if word.starts_with(ours.as_bytes()) && version != self.version => {
@@ -166,7 +166,7 @@ impl Held {
     }
 }
 
-/// What a holder writes: never the same twice, by anybody.
+/// Content of a heartbeat, unique per holder and count.
 fn word(holder: &str, count: u64) -> Vec<u8> {
     format!("{holder} {count}\n").into_bytes()
 }
@@ -185,12 +185,12 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_one_holders_until_it_is_given_back() {
+    fn a_lease_is_exclusive_until_released() {
         let (objects, path) = lock();
         let held = Lease::take(&objects, path, Lease::TELLS).unwrap().unwrap();
         assert!(held.holds());
         assert!(Lease::take(&objects, path, Duration::ZERO).unwrap().is_none());
-        // It beats meanwhile: whoever looks twice knows that its holder lives.
+        // It has heartbeats meanwhile: a watcher that polls twice sees that its holder lives.
         let began = Instant::now();
         assert!(Lease::take(&objects, path, Lease::TELLS).unwrap().is_none());
         assert!(began.elapsed() < DEAD);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_that_was_overtaken_knows_and_gives_nothing_back() {
+    fn an_overtaken_holder_notices_and_releases_nothing() {
         let (objects, path) = lock();
         let held = Lease::take(&objects, path, Lease::TELLS).unwrap().unwrap();
         let (_, seen) = objects.read_version(path).unwrap().unwrap();
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_dead_held_is_taken_over_by_one() {
+    fn the_lease_of_a_dead_holder_is_taken_over_once() {
         let (objects, path) = lock();
         objects.replace_if(b"somebody who died\n".to_vec(), path, None).unwrap();
         let takers: Vec<_> = (0..3)
@@ -224,7 +224,7 @@ mod tests {
                 thread::spawn(move || Lease::take(&objects, path, Lease::TELLS).unwrap())
             })
             .collect();
-        // All leases live until all have looked.
+        // All leases live until every thread has finished.
         let taken: Vec<_> = takers.into_iter().map(|taker| taker.join().unwrap()).collect();
         assert_eq!(taken.iter().flatten().count(), 1);
     }

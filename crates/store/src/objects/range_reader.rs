@@ -1,4 +1,4 @@
-//! An object that is read in parts. What was read lately is kept: the pages of a file are asked for one by one.
+//! Range reads of an object, with a cache of recent blocks, because a file's pages are requested one by one.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -11,20 +11,20 @@ use object_store::{Error as Fault, GetOptions, GetRange, ObjectStore, ObjectStor
 use super::Objects;
 use super::retry::again;
 
-/// What is read at once where somebody reads on.
+/// Block size of sequential reads, in bytes.
 const BLOCK: u64 = 4 << 20;
-/// The end of a file that is read with its length: most footers are shorter.
+/// Bytes at the end of a file that are read with its length: most footers are shorter.
 const TAIL: u64 = 64 << 10;
-/// Blocks that an open file keeps.
+/// Cached blocks per open file.
 const KEPT: usize = 4;
 
-/// An object that is read in parts.
+/// An object, open for range reads.
 #[derive(Debug, Clone)]
 pub struct Object {
     objects: Arc<Objects>,
     key: Key,
     size: u64,
-    /// By where they start.
+    /// With their starts.
     blocks: Arc<Mutex<VecDeque<(u64, Bytes)>>>,
 }
 
@@ -36,10 +36,12 @@ impl Object {
         Ok(Self { objects: Arc::clone(objects), key, size, blocks: Arc::new(Mutex::new(blocks)) })
     }
 
+    /// Bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 
+    /// Reads `length` bytes from `start` on.
     pub fn bytes(&self, start: u64, length: usize) -> io::Result<Bytes> {
         if start.checked_add(length as u64).is_none_or(|end| end > self.size) {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -72,7 +74,7 @@ impl Object {
         })
     }
 
-    /// Reads on from here.
+    /// A sequential reader from this position.
     pub fn reader(&self, start: u64) -> Reader {
         Reader { object: self.clone(), at: start }
     }
@@ -83,7 +85,7 @@ async fn tail(store: &dyn ObjectStore, key: &Key) -> Result<(u64, Bytes), Fault>
     let range = Some(GetRange::Suffix(TAIL));
     match store.get_opts(key, GetOptions { range, ..Default::default() }).await {
         Ok(found) => Ok((found.meta.size, found.bytes().await?)),
-        // Azure has no such question.
+        // Azure does not support suffix ranges.
         Err(Fault::NotSupported { .. }) => {
             let size = store.head(key).await?.size;
             Ok((size, store.get_range(key, size.saturating_sub(TAIL)..size).await?))
@@ -92,7 +94,7 @@ async fn tail(store: &dyn ObjectStore, key: &Key) -> Result<(u64, Bytes), Fault>
     }
 }
 
-/// An object from somewhere on.
+/// A sequential reader of an object.
 pub struct Reader {
     object: Object,
     at: u64,

@@ -1,4 +1,4 @@
-//! What fails on the way to an object store: tried again within bounds, and then told in one line.
+//! Retries of failed requests within bounds, and errors on one line.
 
 use std::future::Future;
 use std::io;
@@ -8,16 +8,16 @@ use object_store::Error as Fault;
 
 use super::{ATTEMPT, RETRYING};
 
-/// Further tries of what `object_store` does not try again by itself: a put that was cut off, an answer whose body was.
+/// Retries of requests that `object_store` does not retry itself: a put or an answer whose body was cut off.
 const TRIES: u32 = 4;
 
-/// Where clouds tell a machine its credentials.
+/// Address of the clouds' metadata service for credentials.
 const METADATA_SERVICE: &str = "169.254.169.254";
 
-/// The first pause between two tries; the next is twice as long.
+/// First pause between two attempts; doubled each time.
 const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 200 });
 
-/// How often something was tried.
+/// State of a sequence of attempts.
 pub(super) struct Tries {
     done: u32,
     began: Instant,
@@ -28,8 +28,8 @@ impl Tries {
         Self { done: 0, began: Instant::now() }
     }
 
-    /// Waits for a while, longer each time (exponential backoff); `false` if it was tried often or long enough. A first retry there
-    /// is always, however long the first attempt took.
+    /// Waits before another attempt (exponential backoff); `false` if attempts or time are used up. Always allows one retry,
+    /// however long the first attempt took.
     pub async fn another(&mut self) -> bool {
         self.done += 1;
         if self.done > TRIES || (self.done > 1 && self.began.elapsed() >= RETRYING) {
@@ -40,8 +40,8 @@ impl Tries {
     }
 }
 
-/// Sends a small idempotent request, and retries it with backoff until there is an answer. An attempt that is not answered within
-/// [`ATTEMPT`] counts as failed: a request whose connection was lost without a reset would wait for ever.
+/// Sends a small idempotent request, and retries it with backoff. An attempt without an answer within [`ATTEMPT`] counts as
+/// failed: a connection lost without a reset would otherwise block for ever.
 pub(super) async fn again<T, A>(mut ask: impl FnMut() -> A) -> Result<T, Fault>
 where
     A: Future<Output = Result<T, Fault>>,
@@ -67,7 +67,7 @@ pub(super) async fn within<T>(timeout: Duration, attempt: impl Future<Output = R
     }
 }
 
-/// Whether it may be well the next time. A refusal is one every time.
+/// Whether the fault may be transient. A refusal is permanent.
 pub(super) fn passes(fault: &Fault) -> bool {
     matches!(fault, Fault::Generic { .. })
 }
@@ -76,7 +76,7 @@ pub(super) fn gone() -> io::Error {
     io::Error::other("the client of the object store has ended")
 }
 
-/// A fault as whoever knows files only understands it.
+/// Converts a fault to an `io::Error`.
 pub(super) fn plain(fault: Fault) -> io::Error {
     let (kind, hint) = match &fault {
         Fault::NotFound { .. } => (io::ErrorKind::NotFound, ""),
@@ -98,7 +98,7 @@ pub(super) fn short(fault: &Fault) -> String {
     if let Fault::NotFound { .. } = fault {
         return "it is not there; does the bucket exist?".to_owned();
     }
-    // Where the environment holds no credentials, a machine in a cloud is asked for its own.
+    // Without credentials in the environment, the client requests them from the metadata service.
     if fault.to_string().contains(METADATA_SERVICE) {
         return "there are no credentials, neither in the environment nor of this machine".to_owned();
     }
@@ -109,7 +109,7 @@ pub(super) fn short(fault: &Fault) -> String {
     one_line(&reason.to_string())
 }
 
-/// Services answer in XML, whose message is what people want to read.
+/// Extracts the message from a service's XML error.
 fn one_line(text: &str) -> String {
     let within = |tag: &str| {
         let (_, after) = text.split_once(&format!("<{tag}>"))?;
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_are_told_on_one_line() {
+    fn faults_are_reported_on_one_line() {
         let xml = "Server returned non-2xx status code: 400 Bad Request: <?xml version=\"1.0\"?>\n<Error><Code>InvalidRequest</Code>\n\
                    <Message>It is no\n good.</Message></Error>";
         assert_eq!(
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_passes_is_tried_again_and_a_refusal_is_not() {
+    async fn transient_faults_are_retried_and_refusals_are_not() {
         let generic = || Fault::Generic { store: "test", source: "cut".into() };
         let mut asked = 0;
         let answer = again(|| {
