@@ -384,7 +384,7 @@ fn digit(number: u64) -> char {
     char::from(b'0' + (number % 10) as u8)
 }
 
-/// The nearest typical shop price in rupees: one that ends in 9, 49, 99 or 990.
+/// The next typical shop price in rupees: one that ends in 9, 49, 99 or 990.
 fn shop_price(rupees: u64) -> u64 {
     let (step, less) = match rupees {
         ..500 => (10, 1),

@@ -135,7 +135,7 @@ const HOME: &[&str; POINTS] = &[
     "Thoughtful gift for weddings, Diwali or a first home; arrives in a sturdy printed box",
     "Note: colour may differ a little from the picture because of \"studio\" light",
 ];
-/// Last bullet points of descriptions.
+/// Last bullet points of descriptions, after brand and noun.
 pub const PROMISES: &[&str] = &[
     "6 months warranty from the date of purchase, claimed by email in two working days",
     "10 days replacement if it is not what you expected, no questions asked",

@@ -93,7 +93,7 @@ impl Log {
             }
             Err(error) => return Err(error),
         }
-        // Of the other damaged files, the first may be unreadable.
+        // `verify` stops at the first fault; find further damaged files.
         let mut whole: Vec<DataFile> = Vec::new();
         for name in self.names()? {
             match self.footer(name) {

@@ -82,7 +82,7 @@ impl Store {
         Ok(Some(file))
     }
 
-    /// Waits for the lock of the model registry, held while promotions change; released when the result is dropped.
+    /// Waits for the lock of the model registry, held while a training or promotion changes it; released on drop.
     pub fn lock_models(&self) -> Result<Held, Error> {
         self.wait_for(&self.models().join("train.lock"), || {
             tracing::info!("a training of this store runs; waiting for its end");
