@@ -56,7 +56,7 @@ pub struct Decoded<'a> {
     pub extra: Cow<'a, str>,
 }
 
-/// Why a message could not be parsed as a JSON object.
+/// Why a message could not be decoded.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
     /// The message has no value.
