@@ -17,6 +17,7 @@ mod topic_id;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 pub use admin::Bound;
@@ -64,6 +65,9 @@ pub struct Topic {
     /// Whether the broker is an embedded one, of this or another process.
     pub embedded: bool,
 }
+
+/// The pause between two attempts of a request whose error is transient.
+const RETRY: Duration = Duration::from_millis(200);
 
 impl Cluster {
     /// The same cluster with a timeout of at most `timeout`.
@@ -223,13 +227,25 @@ impl Cluster {
     /// The earliest or latest offset of each partition, in one request per broker, over a new connection.
     ///
     /// # Errors
+    /// Transient errors are retried within the timeout.
     /// [`Error::Unreachable`] if none of the partitions' leaders answers within the timeout, [`Error::Leaderless`] if some do
     /// not, [`Error::Refused`] if access is denied.
     pub fn offsets(&self, topic: &str, partitions: &[i32], bound: Bound) -> Result<BTreeMap<i32, i64>, Error> {
-        let client = self.asking()?;
-        let answer = self.offsets_by(client.client(), topic, partitions, bound);
-        drain(&client);
-        answer
+        let began = Instant::now();
+        loop {
+            let client = self.asking()?;
+            let answer = self.offsets_by(client.client(), topic, partitions, bound);
+            drain(&client);
+            match answer {
+                // The leaders of a topic that was just created, or of a broker that restarts, are not known to all brokers yet.
+                Err(error)
+                    if matches!(error, Error::Kafka { .. }) && error.passes() && began.elapsed() < self.timeout =>
+                {
+                    thread::sleep(RETRY);
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// The same over an existing client.
