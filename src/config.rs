@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::Args;
 use clap::builder::TypedValueParser as _;
-use clap::{Args, ValueEnum};
 pub use guard::GuardArgs;
 use tercile_kafka::broker::{self, Cluster, Plugins, Settings};
 use tercile_store::batch::Limits;
@@ -374,29 +374,6 @@ impl HttpSqlArgs {
 fn process_memory(text: &str) -> Result<usize, String> {
     let bytes = bytes(text)?;
     if bytes < 64_000_000 { Err("expected a size of 64MB or more".to_owned()) } else { Ok(bytes) }
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    Text,
-    Json,
-}
-
-/// What goes to stderr.
-#[derive(Debug, Clone, Args)]
-pub struct LogArgs {
-    /// Say only what went wrong
-    #[arg(short, long, global = true, env = "TERCILE_QUIET", value_parser = clap::builder::FalseyValueParser::new(),
-          action = clap::ArgAction::SetTrue)]
-    pub quiet: bool,
-    /// Say more, with times and origins
-    #[arg(short, long, global = true, env = "TERCILE_VERBOSE", value_parser = clap::builder::FalseyValueParser::new(),
-          action = clap::ArgAction::SetTrue)]
-    pub verbose: bool,
-    /// How log lines look
-    #[arg(long, global = true, env = "TERCILE_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
 }
 
 /// A duration: seconds, as in `90` or `0.5`, or a number with a unit, as in `250ms`, `45s`, `30m`, `12h` or `90d`.

@@ -1,6 +1,7 @@
 //! tercile: live segments from a Kafka stream.
 //!
-//! The modules are listed in the order of the data flow:
+//! The topic and the store are crates of their own (`tercile-kafka`, `tercile-store`, `tercile-kmeans`, `tercile-sample`); the modules here
+//! follow the data:
 //!
 //! ```text
 //! producers ─▶ Kafka ─▶ ingest ─▶ Parquet ─▶ SQL files ─▶ slices ─▶ KMeans ─▶ model files ─▶ API
@@ -9,38 +10,40 @@
 //! Each module starts with its purpose, input and output. A module imports only modules above it; `cli` imports all
 //! of them.
 
-// Text from untrusted sources, escaped for a terminal.
+// Shared by all: text for a terminal, formats of files.
+pub mod file_format;
 pub mod printable;
 
-// File names and the formats they imply.
-pub mod file_format;
-
-// From rows to a topic.
-pub mod produce;
+// Rows of CSV and NDJSON files.
 pub mod rows;
 
-pub mod readable_times;
-
-pub mod replay;
-
-// From the store to models.
+// SQL files and their errors.
 pub mod sql;
 
-pub mod slices;
+// The process: panics as log lines, the log, child processes.
+pub mod panics;
 
-pub mod engine;
+pub mod log;
+
+pub mod process;
+
+// From files to a topic.
+pub mod produce;
+
+// From the store to models.
+pub mod slices;
 
 pub mod missing;
 
-pub mod columns;
 pub mod model;
 
-pub mod train;
+pub mod readable_times;
 
-// Panics as log lines.
-pub mod panics;
+pub mod engine;
 
-pub mod bulk;
+pub mod replay;
+
+pub mod columns;
 
 pub mod fit;
 
@@ -48,13 +51,13 @@ pub mod suggest;
 
 pub mod plot;
 
+pub mod train;
+
 // From models to users.
+pub mod bulk;
+
 pub mod api;
 
 pub mod config;
-
-pub mod log;
-
-pub mod process;
 
 pub mod cli;

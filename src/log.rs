@@ -14,8 +14,32 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::config::{LogArgs, LogFormat};
+use clap::{Args, ValueEnum};
+
 use crate::panics;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// What goes to stderr.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// Say only what went wrong
+    #[arg(short, long, global = true, env = "TERCILE_QUIET", value_parser = clap::builder::FalseyValueParser::new(),
+          action = clap::ArgAction::SetTrue)]
+    pub quiet: bool,
+    /// Say more, with times and origins
+    #[arg(short, long, global = true, env = "TERCILE_VERBOSE", value_parser = clap::builder::FalseyValueParser::new(),
+          action = clap::ArgAction::SetTrue)]
+    pub verbose: bool,
+    /// How log lines look
+    #[arg(long, global = true, env = "TERCILE_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
 
 /// Target of progress events, which JSON logs and `-v` include.
 pub const PROGRESS: &str = "tercile::progress";

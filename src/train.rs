@@ -3,7 +3,6 @@
 //! Input: a fixed list of the store's files, and the SQL files. Output: for each segmentation and slice a model in the
 //! registry, or the recorded reason why there is none.
 
-mod cluster_ids;
 mod dataset;
 #[cfg(feature = "distributed")]
 mod distributed;
@@ -19,8 +18,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use cluster_ids::{by_features, renumbered};
-use cluster_ids::{newcomers, numbers};
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, TimestampMillisecondType};
@@ -40,6 +37,7 @@ use tokio::task::JoinSet;
 
 use crate::engine::{self, cluster::Engine};
 use crate::fit::Sampled;
+use crate::model::cluster_ids::{newcomers, numbers, renumbered};
 use crate::model::describe::{Before, Shortage, describe, short_of_words, words_changed};
 use crate::model::parts::Shapes;
 use crate::model::{Cut, METHOD, Model, ModelRegistry, Predecessor, PromotedBy, Receipt, Trained, clusters, imputed};

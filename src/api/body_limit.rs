@@ -16,10 +16,8 @@ use poem::http::header::{CONTENT_LENGTH, EXPECT};
 use poem::{Body, Request};
 use tokio::time::Sleep;
 
-use super::connections::Busy;
+use super::connections::{Busy, RATE};
 
-/// Minimum rate in bytes per second of waiting, for request bodies and for responses.
-pub const RATE: f64 = 4096.0;
 /// Limits of draining an unread body: bytes and time.
 const DRAINED: usize = 64 * 1024 * 1024;
 const LINGER: Duration = Duration::from_secs(8);

@@ -19,7 +19,8 @@ use poem::web::RemoteAddr;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::body_limit::RATE;
+/// Minimum rate in bytes per second of waiting, for request bodies and for responses.
+pub const RATE: f64 = 4096.0;
 
 /// Interval of the scans.
 const INTERVAL: Duration = Duration::from_millis(200);

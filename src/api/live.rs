@@ -9,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tercile_store::{self as store, Snapshot, Store};
 
 use super::etag;
+use super::language::{LANGUAGES, Language};
 use super::metrics::{Metrics, Tally};
-use super::predict::{LANGUAGES, Language};
 use crate::bulk::Lines;
 use crate::engine;
 use crate::model::{Model, ModelRegistry, Predictor, Slices};

@@ -22,6 +22,7 @@ mod health;
 pub mod ingest_metrics;
 mod k_report;
 pub mod keys;
+mod language;
 pub mod limits;
 pub mod live;
 mod memory;

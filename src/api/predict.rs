@@ -16,6 +16,7 @@ use tercile_store as store;
 use super::budget::{Budget, Exhausted, Hold};
 use super::buffered_body::{BufferedBody, claimed};
 use super::etag::{self, EntityTag};
+use super::language::Language;
 use super::live::{ModelCache, Models, Served, Serving, Slot};
 use super::metrics::Tally;
 use super::posted::{self, Posted, Rows};
@@ -39,26 +40,6 @@ const INLINE_BYTES: usize = 64 * 1024;
 const VALUE_JSON: usize = 96;
 /// Number of clusters of `?fit=request`, or the number of distinct rows if smaller.
 const REQUEST_K: usize = 3;
-
-/// The language of descriptions.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Enum)]
-#[oai(rename_all = "lowercase")]
-pub enum Language {
-    /// English.
-    #[default]
-    En,
-    /// Indonesian.
-    Id,
-}
-
-/// Language codes in the order of [`Language`].
-pub const LANGUAGES: [&str; 2] = ["en", "id"];
-
-impl Language {
-    fn code(self) -> &'static str {
-        LANGUAGES[self as usize]
-    }
-}
 
 /// What to cluster with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]

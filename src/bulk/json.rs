@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use tercile_kmeans::MAX_FEATURES;
 use tercile_store::record::{Text, object_of, too_deep};
 
-use super::read::Wanted;
+use super::Wanted;
 use super::{At, Error, Keep, gives_way};
 use crate::missing::Value;
 

@@ -25,7 +25,7 @@ pub use read::Reader;
 pub use spool::unnamed_file;
 pub use write::{Answers, Writer};
 
-use crate::missing::{Missing, Place};
+use crate::missing::{Gaps, Missing, Place, Value};
 use crate::model::{self, Model, Predictor};
 
 /// Columns that are added. Input columns of the same names are replaced.
@@ -274,3 +274,30 @@ fn filled((column, mean): (&Float64Array, &f64)) -> Option<Vec<f64>> {
 
 /// At 2^52 standard deviations and beyond, doubles cannot distinguish the distances.
 pub const TOO_FAR: &str = "is too far from every cluster to tell them apart";
+
+/// Features to read, limits, and the policy for gaps.
+pub struct Wanted {
+    pub features: Vec<String>,
+    pub keep: Keep,
+    pub limits: Limits,
+    pub missing: Missing,
+    /// Gaps by feature.
+    pub gaps: Vec<Gaps>,
+}
+
+impl Wanted {
+    /// Counts a gap and returns the NaN that represents it in a column.
+    ///
+    /// # Errors
+    /// If gaps are refused; `what` is the reason in the message.
+    pub fn gap(&mut self, feature: usize, value: Value<'_>, at: At, what: &str) -> Result<f64, Error> {
+        if self.missing == Missing::Refuse {
+            return Err(Error::Gap { at, field: self.features[feature].clone(), what: what.to_owned() });
+        }
+        match value {
+            Value::Invalid(text) => self.gaps[feature].add_invalid(text, at.place()),
+            Value::Missing | Value::Number(_) => self.gaps[feature].missing += 1,
+        }
+        Ok(f64::NAN)
+    }
+}

@@ -13,7 +13,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::arrow::Batches;
 use super::split::Splitter;
-use super::{At, Block, Carried, Error, Format, Keep, Limits, Meter, Unmetered, json, unnamed_file};
+use super::{At, Block, Carried, Error, Format, Keep, Limits, Meter, Unmetered, Wanted, json, unnamed_file};
 use crate::missing::{Gaps, Missing, Value};
 use crate::rows::{QuoteFault, Quotes, line_fault, lines_behind};
 
@@ -32,33 +32,6 @@ pub struct Reader {
     /// Number of rows returned so far.
     pub rows: u64,
     begun: bool,
-}
-
-/// Features to read, limits, and the policy for gaps.
-pub struct Wanted {
-    pub features: Vec<String>,
-    pub keep: Keep,
-    pub limits: Limits,
-    pub missing: Missing,
-    /// Gaps by feature.
-    pub gaps: Vec<Gaps>,
-}
-
-impl Wanted {
-    /// Counts a gap and returns the NaN that represents it in a column.
-    ///
-    /// # Errors
-    /// If gaps are refused; `what` is the reason in the message.
-    pub fn gap(&mut self, feature: usize, value: Value<'_>, at: At, what: &str) -> Result<f64, Error> {
-        if self.missing == Missing::Refuse {
-            return Err(Error::Gap { at, field: self.features[feature].clone(), what: what.to_owned() });
-        }
-        match value {
-            Value::Invalid(text) => self.gaps[feature].add_invalid(text, at.place()),
-            Value::Missing | Value::Number(_) => self.gaps[feature].missing += 1,
-        }
-        Ok(f64::NAN)
-    }
 }
 
 enum Source {

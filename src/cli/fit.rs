@@ -17,6 +17,7 @@ use tercile_kmeans::parallel::processors;
 use tercile_kmeans::{self as kmeans, Limits, Settings, Step};
 
 use super::output_file::OutputFile;
+use super::table::short;
 use super::{Done, Terminal, imputed, quartiles, table, thousands};
 use crate::columns::{self, Columns};
 use crate::config::bytes;
@@ -368,19 +369,6 @@ fn scores(several: &Several<'_>) -> String {
     let rows: Vec<Vec<String>> = several.fits.iter().map(row).collect();
     let (n, file, features) = (thousands(several.rows), several.file.display(), several.features.join(", "));
     format!("{n} rows of {file}, by {features}\n{}", table::render(&header, &rows))
-}
-
-/// Formats a number with about seven digits.
-pub(super) fn short(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".to_owned(),
-        1e-3..1e9 => {
-            let digits = (6 - value.abs().log10().floor() as i32).clamp(0, 9) as usize;
-            let text = format!("{value:.digits$}");
-            if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
-        }
-        _ => format!("{value:.6e}"),
-    }
 }
 
 #[cfg(test)]

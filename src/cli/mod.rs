@@ -50,8 +50,7 @@ use tercile_store::{self as store, cleanup, times};
 use tokio::sync::watch;
 use watchdog::{Mode, Signalled};
 
-use crate::config::LogArgs;
-use crate::log;
+use crate::log::{self, LogArgs};
 use crate::sql::fault::Fault;
 
 /// Live segments out of a Kafka stream.

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use tercile_store::{self as store, FileFault, Store};
 
-use super::fit::short;
+use super::table::short;
 use super::{Done, count, table, thousands};
 use crate::config::StoreArgs;
 use crate::model::diff::{Counted, Diff, Moved, Pair, diff};

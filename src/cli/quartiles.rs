@@ -1,7 +1,6 @@
 //! Formats the quartiles of clusters as a table.
 
-use super::fit::short;
-use super::table;
+use super::table::{self, short};
 use crate::model::Cluster;
 
 /// One line per cluster and feature: quartiles, mean and standard deviation. Empty if no cluster has quartiles, as in

@@ -11,8 +11,9 @@ use serde::Serialize;
 use tercile_kmeans::features::Scale;
 use tercile_kmeans::{Limits, Settings};
 
-use super::fit::{FileArgs, short};
+use super::fit::FileArgs;
 use super::output_file::OutputFile;
+use super::table::short;
 use super::{Done, Terminal, imputed, table, thousands};
 use crate::fit;
 use crate::missing::{self, NotNumbers};

@@ -30,6 +30,19 @@ pub fn render(header: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
+/// Formats a number with about seven digits.
+pub(super) fn short(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        1e-3..1e9 => {
+            let digits = (6 - value.abs().log10().floor() as i32).clamp(0, 9) as usize;
+            let text = format!("{value:.digits$}");
+            if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+        }
+        _ => format!("{value:.6e}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -52,7 +52,7 @@ use crate::sql::fault::Fault;
 pub use crate::sql::fault::explain;
 use crate::sql::header;
 use crate::sql::script::Place;
-use crate::sql::{self, Files, RECORDS, RECURSION, Segmentation, View};
+use crate::sql::{self, Files, RECORDS, RECURSION, Segmentation, View, quote};
 
 /// The columns of a segmentation that are not features.
 const KEYS: [&str; 4] = ["_partition", "_offset", "_timestamp", "_slice"];
@@ -434,11 +434,6 @@ fn check_labels(view: &View, features: &[String]) -> Result<(), Fault> {
         Some(line) => view.source().fault(Place { line, column: 1 }, why),
         None => view.source().fault_somewhere(why),
     })
-}
-
-/// A quoted SQL identifier for any name.
-pub fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// A table reference by its literal name, including dots.

@@ -3,6 +3,7 @@
 //! Input: the results of a training. Output: files under `models/`, and predictions.
 
 pub mod check;
+pub mod cluster_ids;
 mod clusters;
 pub mod describe;
 pub mod diff;

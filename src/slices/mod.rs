@@ -11,11 +11,20 @@ mod selection;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
-pub use row_group::Error;
 use row_group::{Unit, each_unit};
 use selection::{Part, nth};
 use tercile_store::Snapshot;
+
+/// The reason why the cuts could not be computed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot read {path}: {why}", path = path.display())]
+    File { path: PathBuf, why: String },
+    #[error("the store's files hold other rows than their footers say; tercile doctor tells which are damaged")]
+    Changed,
+}
 
 /// The number of slices of a stream: thirds.
 pub const SLICES: u8 = 3;

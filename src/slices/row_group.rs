@@ -2,7 +2,6 @@
 //!
 //! Input: the store's files. Output: bounds and counts of each row group, and its times and offsets batch by batch.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::array::{Array, AsArray, RecordBatch};
@@ -12,19 +11,11 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use tercile_store::{Bounds, DataFile, Snapshot};
 
+use super::Error;
 use super::selection::each;
 
 /// Rows per batch.
 const BATCH: usize = 65_536;
-
-/// The reason why the cuts could not be computed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("cannot read {path}: {why}", path = path.display())]
-    File { path: PathBuf, why: String },
-    #[error("the store's files hold other rows than their footers say; tercile doctor tells which are damaged")]
-    Changed,
-}
 
 /// A row group.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::row_group::Error;
+use super::Error;
 
 const BUCKETS: i128 = 1 << 16;
 

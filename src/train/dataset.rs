@@ -20,10 +20,11 @@ use tercile_kmeans::{self as kmeans, Chosen, Fit, Init, Points, Profile, Setting
 use tercile_store::Store;
 
 use super::{Options, Progress, Refusal};
-use crate::engine::{self, quote};
+use crate::engine;
 use crate::rows::hex;
 use crate::slices::SLICES;
 use crate::sql::Segmentation;
+use crate::sql::quote;
 
 pub(super) type Digested = [u8; 32];
 

@@ -29,9 +29,10 @@ use tokio::runtime::Handle;
 use super::dataset::{Digested, Order, Placed, Prefix, Rows, Sample, digest, hash_of, keys, named, query};
 use super::distributed_sql::Over;
 use super::{Options, Progress, Refusal, SEED};
-use crate::engine::{self, quote};
+use crate::engine;
 use crate::slices::SLICES;
 use crate::sql::Segmentation;
+use crate::sql::quote;
 
 /// Rows on a cluster.
 pub(super) struct Far {

@@ -3,7 +3,8 @@
 use datafusion::arrow::error::ArrowError;
 use tercile_kmeans::{self as kmeans, features};
 
-use crate::engine::{self, quote};
+use crate::engine;
+use crate::sql::quote;
 
 /// The reason why one slice of one segmentation has no new model.
 #[derive(Debug, thiserror::Error)]

@@ -8,9 +8,9 @@ use tercile_kmeans::features::{self, Scale};
 use tercile_kmeans::parallel::processors;
 use tercile_kmeans::{self as kmeans, Fit, Init, Points};
 
-use super::cluster_ids::{by_features, renumbered};
 use super::settings;
 use crate::model::Predictor;
+use crate::model::cluster_ids::{by_features, renumbered};
 
 /// Clusters of the rows of a request: without store and version, numbered by the first feature.
 pub struct RequestFit {

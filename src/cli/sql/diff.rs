@@ -14,8 +14,9 @@ use datafusion::prelude::SessionContext;
 use tercile_store::Snapshot;
 
 use super::runner::Runner;
-use crate::engine::{self, Limits, quote};
+use crate::engine::{self, Limits};
 use crate::sql::Files;
+use crate::sql::quote;
 
 /// Table names of the two versions in the queries below.
 const BEFORE: &str = "tercile before";

@@ -4,7 +4,7 @@ use ndarray::Array2;
 use tercile_kmeans::features::Scale;
 use tercile_kmeans::{self as kmeans, Fit};
 
-use crate::model::{Model, Predictor};
+use super::{Model, Predictor};
 
 /// `number[cluster]` is the new number of a cluster.
 pub fn renumbered(fit: Fit, number: &[usize]) -> Fit {
@@ -18,7 +18,7 @@ pub fn renumbered(fit: Fit, number: &[usize]) -> Fit {
 
 /// The number of each cluster. With a predecessor, clusters are matched by the minimum sum of squared distances in the new
 /// model's units. Otherwise the number is the rank by the first feature, with ties resolved by the following features.
-pub(super) fn numbers(scale: &Scale, centroids: &Array2<f64>, predecessor: Option<&Model>) -> Vec<usize> {
+pub fn numbers(scale: &Scale, centroids: &Array2<f64>, predecessor: Option<&Model>) -> Vec<usize> {
     let Some(model) = predecessor else { return by_features(centroids) };
     let (new, old) = both(scale, centroids, model);
     let cost = Array2::from_shape_fn((new.nrows(), old.nrows()), |(i, j)| {
@@ -30,7 +30,7 @@ pub(super) fn numbers(scale: &Scale, centroids: &Array2<f64>, predecessor: Optio
 /// States for each numbered cluster whether it is new, that is, has an unused number instead of continuing the predecessor's
 /// cluster of that number. A cluster continues if the two centroids are mutual nearest neighbours. A drift of less than half
 /// the distance to the next cluster creates no new cluster.
-pub(super) fn newcomers(scale: &Scale, centroids: &Array2<f64>, predecessor: Option<&Model>) -> Vec<bool> {
+pub fn newcomers(scale: &Scale, centroids: &Array2<f64>, predecessor: Option<&Model>) -> Vec<bool> {
     let Some(model) = predecessor else { return vec![false; centroids.nrows()] };
     let (new, old) = both(scale, centroids, model);
     newcomers_among(&new, &old)
