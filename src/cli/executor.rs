@@ -18,6 +18,8 @@ use crate::engine::cluster::{Address, serve};
 
 /// An executor that ends sooner, unasked, had no scheduler to lose: it misses one for longer before it gives up.
 const LASTING: Duration = Duration::from_secs(5);
+/// Within this time an executor joins a scheduler that is there.
+const SOON: Duration = Duration::from_secs(1);
 
 /// How the directories of executors are called, and what ends the names of their locks.
 const OWN: &str = "tercile-executor-";
@@ -68,34 +70,67 @@ impl Executor {
             Some(_) => None,
             None => Some(Own::new(&std::env::temp_dir()).map_err(|(path, why)| serve::Error::Work { path, why })?),
         };
-        let work = own.as_ref().map(|own| own.dir.clone()).or(self.work_dir);
+        let work = own.as_ref().map(|own| own.dir.clone()).or_else(|| self.work_dir.clone());
         let mut out = std::io::stdout();
         writeln!(out, "{host}:{}", tasks.port())?;
         out.flush()?;
-        tracing::info!("working for {}", self.scheduler);
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let threads = self.threads.map_or(processors, NonZero::get);
         let began = Instant::now();
-        let ended = serve::executor(serve::Executor {
+        let executor = serve::Executor {
             scheduler: self.scheduler.clone(),
             tasks,
             rows,
             host,
-            threads: self.threads.map_or(processors, NonZero::get),
+            threads,
             memory: self.memory_limit,
             work: work.unwrap_or_default(),
-        });
-        let ended = ended.await;
+        };
+        let joined = serve::Joined::default();
+        let running = serve::executor(executor, &joined);
+        tokio::pin!(running);
+        let ended = tokio::select! {
+            ended = &mut running => ended,
+            // Ballista does not hear signals while it waits for a scheduler.
+            () = stop.wished() => return Ok(Done::Well),
+            () = self.joining(&joined, threads) => {
+                tokio::select! {
+                    ended = &mut running => ended,
+                    ended = stopping(&mut stop) => ended,
+                }
+            }
+        };
         drop(own);
-        ended?;
+        if let serve::Ended::Stuck(query) = ended? {
+            let why = format!("a task of the cancelled query {query} does not end");
+            return Err(begin_again(&self.scheduler, &why));
+        }
         // Ballista hears signals by itself, perhaps a little before we do.
         if tokio::time::timeout(Duration::from_millis(200), stop.wished()).await.is_err() {
             if began.elapsed() < LASTING {
                 anyhow::bail!("the executor ended as soon as it had begun; are {tasks} and {rows} free? -v tells more");
             }
-            return Err(join_again(&self.scheduler));
+            let why = format!("the scheduler {} was out of reach", self.scheduler);
+            return Err(begin_again(&self.scheduler, &why));
         }
         Ok(Done::Well)
     }
+
+    /// Completes when the executor has joined its scheduler. Logs that, and that it waits.
+    async fn joining(&self, joined: &serve::Joined, threads: usize) {
+        if tokio::time::timeout(SOON, joined.wait()).await.is_err() {
+            tracing::info!("waiting for the scheduler {}; Ctrl-C stops", self.scheduler);
+            joined.wait().await;
+        }
+        tracing::info!("joined the scheduler {}, for {threads} tasks at a time", self.scheduler);
+    }
+}
+
+/// Logs the wish to stop, on which Ballista first ends the tasks that run. Never completes.
+async fn stopping<T>(stop: &mut Stop) -> T {
+    stop.wished().await;
+    tracing::info!("stopping: tasks that run are finished first; another Ctrl-C stops at once");
+    std::future::pending().await
 }
 
 /// A directory of an executor's own, which goes with it; where it was killed, the next one takes it away.
@@ -144,10 +179,10 @@ fn sweep(at: &Path) {
     }
 }
 
-/// Where a scheduler was out of reach for some seconds, or has given this executor up, Ballista ends, and what it remembers of
-/// that lives as long as the process: so the process becomes a new one. Says why it can't.
-fn join_again(scheduler: &Address) -> anyhow::Error {
-    tracing::warn!("the scheduler {scheduler} was out of reach; waiting for it");
+/// Makes this process a new one. What Ballista remembers lives as long as the process: that its scheduler was out of reach or
+/// has given it up, and threads whose tasks do not end. Gives the reason why it cannot.
+fn begin_again(scheduler: &Address, why: &str) -> anyhow::Error {
+    tracing::warn!("{why}; beginning anew, and joining {scheduler} again");
     let again = |program: &Path| Command::new(program).args(std::env::args_os().skip(1)).exec();
     // On Linux also a program whose file is gone, or another one by now.
     let error = match std::env::current_exe().map(|program| again(&program)) {

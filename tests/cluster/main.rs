@@ -6,5 +6,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod cancel;
 mod engine;
 mod hosts;

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod acl;
+pub mod cluster;
 pub mod http2;
 pub mod wire;
 

@@ -2,7 +2,8 @@
 //!
 //! Input: a parsed statement. Output: the same statement with a hidden path in the target's directory as its target,
 //! and the action that renames the result after success. DataFusion alone would replace the file with the rows
-//! written before an error.
+//! written before an error. On a cluster the executors write the hidden path, on a disk that all machines share, and this
+//! process renames the file.
 
 use std::path::{Path, PathBuf};
 
@@ -21,12 +22,15 @@ pub struct Copying {
     hidden: PathBuf,
     /// That path and DataFusion's temporary path, registered for removal when the process ends.
     leftovers: Vec<Registered>,
+    /// Whether the statement runs in this process, not on a cluster.
+    here: bool,
 }
 
 impl Copying {
     /// Redirects a COPY to a single local file. `None` for other statements, for a COPY to a directory (which adds
     /// files with new names) and for a COPY to an object store (which replaces an object when it is complete).
-    pub fn redirect(statement: &mut Statement) -> anyhow::Result<Option<Self>> {
+    /// `here`: the statement runs in this process.
+    pub fn redirect(statement: &mut Statement, here: bool) -> anyhow::Result<Option<Self>> {
         let Statement::CopyTo(copy) = statement else { return Ok(None) };
         let Some(path) = single_file(copy) else { return Ok(None) };
         let output = OutputFile::new(&path).open()?;
@@ -39,7 +43,7 @@ impl Copying {
         let mut staged = hidden.clone().into_os_string();
         staged.push("#1");
         let leftovers = vec![cleanup::file(&hidden), cleanup::file(Path::new(&staged))];
-        Ok(Some(Self { output, hidden, leftovers }))
+        Ok(Some(Self { output, hidden, leftovers, here }))
     }
 
     /// Renames the file to its target.
@@ -47,6 +51,11 @@ impl Copying {
         // A COPY of no rows may write no file.
         if self.hidden.exists() {
             self.output.adopt(&self.hidden)?;
+        } else if !self.here {
+            anyhow::bail!(
+                "the executors' file {} is not on this machine; COPY to a directory that all machines share, or use --output",
+                self.hidden.display()
+            );
         }
         self.output.publish()?;
         self.leftovers.clear();

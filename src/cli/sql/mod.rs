@@ -25,9 +25,10 @@ use params::{Param, TableFile};
 use runner::{Runner, Settings};
 
 use super::output_file::OutputFile;
-use super::{Done, Terminal, job, within};
+use super::{Done, Terminal, Usage, job, within};
 use crate::config::{EngineArgs, SqlArgs, StoreArgs, bytes, seconds};
 use crate::engine::Limits;
+use crate::engine::cluster::Engine;
 use crate::file_format;
 use crate::sql::fault::Source;
 
@@ -70,7 +71,8 @@ pub struct Sql {
     /// Seconds that a statement may take
     #[arg(long, env = "TERCILE_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
-    /// Memory for what queries keep, as in 512MB or 2GiB; beyond it they spill to disk, or fail
+    /// Memory for what queries keep, as in 512MB or 2GiB; beyond it they spill to disk, or fail. On a cluster it is the
+    /// executors' to say
     #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", value_parser = bytes)]
     memory_limit: Option<usize>,
     #[command(flatten)]
@@ -86,6 +88,12 @@ const ROWS_FOR_PEOPLE: usize = 50;
 
 impl Sql {
     pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Done> {
+        if let (Some(_), Engine::Cluster(address)) = (self.memory_limit, &self.engine.engine) {
+            return Err(Usage(format!(
+                "--memory-limit is for --engine local, and {address} runs the queries; give it to tercile executor"
+            ))
+            .into());
+        }
         let at_prompt =
             self.files.is_empty() && self.command.is_none() && self.diff.is_none() && io::stdin().is_terminal();
         if let Some(format) = self.format

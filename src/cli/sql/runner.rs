@@ -308,7 +308,7 @@ impl Runner {
         let params = params_of(source, piece, &self.settings.params, hint)?;
         self.make_views_for(&statement).await;
         self.check_reads(&statement)?;
-        let copying = if self.here { Copying::redirect(&mut statement)? } else { None };
+        let copying = Copying::redirect(&mut statement, self.here)?;
         let defines = defines(&statement);
         let explained = self.settings.explain || matches!(statement, Statement::Explain(_));
         let query = matches!(&statement, Statement::Statement(inner) if matches!(**inner, ast::Statement::Query(_)));

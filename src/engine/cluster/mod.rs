@@ -7,16 +7,26 @@ use std::fmt;
 use std::num::NonZero;
 use std::str::FromStr;
 
+#[cfg(feature = "distributed")]
+mod client_pool;
 #[cfg(not(feature = "distributed"))]
 mod disabled;
 #[cfg(feature = "distributed")]
 mod enabled;
 #[cfg(feature = "distributed")]
+mod error_message;
+#[cfg(feature = "distributed")]
+mod jobs;
+#[cfg(feature = "distributed")]
 mod places;
 #[cfg(feature = "distributed")]
 mod plan;
 #[cfg(feature = "distributed")]
+mod scheduler;
+#[cfg(feature = "distributed")]
 pub mod serve;
+#[cfg(feature = "distributed")]
+mod tasks;
 #[cfg(feature = "distributed")]
 mod watch;
 

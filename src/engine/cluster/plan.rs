@@ -68,7 +68,7 @@ impl QueryPlanner for Planner {
         }
         let plan = plan.clone().transform_up_with_subqueries(|node| with_literals(node, &known))?.data;
         let inner = self.ballista.create_physical_plan(&plan, session).await?;
-        Ok(Arc::new(Watched::new(inner, self.address.clone())))
+        Ok(Arc::new(Watched::new(inner, self.address.clone(), session.session_id().to_owned())))
     }
 }
 

@@ -2,32 +2,48 @@
 //!
 //! Input: addresses and limits. Output: a process's work until it is told to stop. The scheduler pushes tasks, so that a
 //! small query waits for no poll; executors say every two seconds that they live, and one that is silent for fifteen is
-//! gone: its tasks run elsewhere, or their queries fail if there is nobody (`watch.rs`).
+//! gone: its tasks run elsewhere, or their queries fail if there is nobody (`watch.rs`). `scheduler.rs` and `tasks.rs` end
+//! what nobody waits for any longer.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ballista_core::config::TaskSchedulingPolicy;
 use ballista_core::error::BallistaError;
 use ballista_core::registry::BallistaFunctionRegistry;
+use ballista_core::serde::protobuf::ExecutorStoppedParams;
+use ballista_core::serde::protobuf::scheduler_grpc_client::SchedulerGrpcClient;
 use ballista_core::utils::default_session_builder;
+use ballista_executor::execution_engine::DefaultExecutionEngine;
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
+use ballista_executor::health::ExecutorHealth;
 use ballista_scheduler::cluster::BallistaCluster;
 use ballista_scheduler::config::SchedulerConfig;
-use ballista_scheduler::scheduler_process::start_server;
+use ballista_scheduler::scheduler_process::create_scheduler;
 use datafusion::execution::{FunctionRegistry as _, SessionStateBuilder};
+use tonic::transport::Endpoint;
 
 use super::super::records;
 use super::Address;
+use super::client_pool::Pool;
 use super::enabled::MESSAGE;
+use super::error_message::plain;
+use super::jobs::JobIds;
 use super::places::runtimes;
+use super::scheduler as service;
+use super::tasks::{Engine, Tasks};
 
 /// Seconds between two signs of life, and after how many without one an executor is gone.
 const HEARTBEAT: u64 = 2;
 const SILENCE: u64 = 15;
 /// Seconds that queries wait for a first executor after the last one is gone.
 const GRACE: u64 = 15;
+/// How long an executor that begins anew tries to say so.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// How often an executor looks whether it has joined.
+const LOOK: Duration = Duration::from_millis(50);
 /// Seconds that executors keep what stages handed to each other, after a query.
 const LEFTOVERS: u64 = 60;
 
@@ -44,7 +60,7 @@ pub enum Error {
 
 impl From<BallistaError> for Error {
     fn from(error: BallistaError) -> Self {
-        Self::Ballista(error.to_string())
+        Self::Ballista(plain(&error.to_string()))
     }
 }
 
@@ -69,6 +85,7 @@ pub async fn scheduler(address: SocketAddr, host: String) -> Result<(), Error> {
         executor_timeout_seconds: SILENCE,
         expire_dead_executor_interval_seconds: HEARTBEAT,
         no_executors_grace_period_seconds: GRACE,
+        job_id_generator: Some(Arc::new(JobIds::default())),
         ..SchedulerConfig::default()
     };
     let runtime = runtimes().map_err(BallistaError::from)?;
@@ -81,7 +98,9 @@ pub async fn scheduler(address: SocketAddr, host: String) -> Result<(), Error> {
     };
     let config = SchedulerConfig { override_session_builder: Some(Arc::new(session)), ..config };
     let cluster = BallistaCluster::new_from_config(&config).await?;
-    Ok(start_server(cluster, address, Arc::new(config)).await?)
+    config.validate()?;
+    let ballista = create_scheduler(cluster, Arc::new(config)).await?;
+    service::serve(ballista, address, Duration::from_secs(SILENCE)).await.map_err(Error::Ballista)
 }
 
 /// What an executor is.
@@ -101,8 +120,33 @@ pub struct Executor {
     pub work: PathBuf,
 }
 
-/// Runs an executor until SIGINT or SIGTERM.
-pub async fn executor(executor: Executor) -> Result<(), Error> {
+/// How an executor ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop, or has lost its scheduler.
+    Stopped,
+    /// A task of this query does not end although the query was cancelled.
+    Stuck(String),
+}
+
+/// Whether an executor has joined its scheduler.
+#[derive(Clone, Default)]
+pub struct Joined(ExecutorHealth);
+
+impl Joined {
+    /// Completes when it has.
+    pub async fn wait(&self) {
+        while !self.0.is_ready() {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// Runs an executor until SIGINT or SIGTERM, which it hears once it has joined.
+///
+/// # Errors
+/// It cannot use its directory or its addresses, or cannot register.
+pub async fn executor(executor: Executor, joined: &Joined) -> Result<Ended, Error> {
     let work = |why| Error::Work { path: executor.work.clone(), why };
     std::fs::create_dir_all(&executor.work).map_err(work)?;
     let config = ExecutorProcessConfig {
@@ -127,12 +171,35 @@ pub async fn executor(executor: Executor) -> Result<(), Error> {
     };
     let (runtime, spilled) = (runtimes().map_err(BallistaError::from)?, executor.work);
     let runtime = move |_: &_| Ok(Arc::new(runtime().with_temp_file_path(spilled.clone()).build()?));
+    let tasks = Arc::new(Tasks::default());
+    let ballista = DefaultExecutionEngine::with_client_pool(Arc::new(Pool::default()));
+    let engine = Engine { ballista, tasks: Arc::clone(&tasks) };
+    let scheduler = format!("http://{}:{}", config.scheduler_host, config.scheduler_port);
     let config = ExecutorProcessConfig {
         override_runtime_producer: Some(Arc::new(runtime)),
         override_function_registry: Some(Arc::new(functions())),
+        override_execution_engine: Some(Arc::new(engine)),
+        health: joined.0.clone(),
         ..config
     };
-    Ok(start_executor_process(Arc::new(config)).await?)
+    let id = config.executor_id.clone();
+    tokio::select! {
+        ended = start_executor_process(Arc::new(config)) => Ok(ended.map(|()| Ended::Stopped)?),
+        query = tasks.attend(&scheduler) => {
+            // What it had to do is done elsewhere at once; a scheduler that does not hear this notices the silence.
+            let _ = tokio::time::timeout(GOODBYE, leave(&scheduler, id)).await;
+            Ok(Ended::Stuck(query))
+        }
+    }
+}
+
+/// Tells a scheduler that an executor is gone.
+async fn leave(scheduler: &str, executor_id: String) {
+    let Ok(endpoint) = Endpoint::from_shared(scheduler.to_owned()) else { return };
+    if let Ok(channel) = endpoint.connect().await {
+        let reason = "a task does not end".to_owned();
+        let _ = SchedulerGrpcClient::new(channel).executor_stopped(ExecutorStoppedParams { executor_id, reason }).await;
+    }
 }
 
 /// The functions that a session of ours has, but for those that answer from models.

@@ -1,7 +1,29 @@
 //! Validates service addresses in the environment before a client is built: the client's own builder panics if one is not a
-//! URL, and reports a disallowed `http://` only after all retries.
+//! URL, and reports a disallowed `http://` only after all retries. It does not report why it retries: this module connects to a
+//! service that does not answer, and warns with the reason.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use url::Url;
+
+/// Timeout of a connection that is made to find out why a service does not answer, and of its first byte.
+const CONNECT: Duration = Duration::from_secs(2);
+/// Time between two warnings.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// The service that the environment names.
+static SERVICE: Mutex<Option<Service>> = Mutex::new(None);
+
+#[derive(Clone)]
+struct Service {
+    /// The variable with its address.
+    name: &'static str,
+    url: Url,
+    warned: Option<Instant>,
+}
 
 /// Variables that hold a service's address, by the URL schemes that use them.
 const VARIABLES: [(&[&str], &[&str]); 3] = [
@@ -20,8 +42,8 @@ pub(super) fn check(store: &Url, variable: impl Fn(&str) -> Option<String>) -> R
         let Some(address) = variable(name).filter(|address| !address.is_empty()) else { continue };
         let url = Url::parse(&address).ok().filter(|url| url.host().is_some());
         match url.as_ref().map(Url::scheme) {
-            Some("https") => {}
-            Some("http") if allows_http(&variable) => {}
+            Some("https") => remember(name, url),
+            Some("http") if allows_http(&variable) => remember(name, url),
             Some("http") => {
                 return Err(format!(
                     "{name} is {address}, without TLS; set AWS_ALLOW_HTTP=true to allow it, or use https://"
@@ -31,6 +53,57 @@ pub(super) fn check(store: &Url, variable: impl Fn(&str) -> Option<String>) -> R
         }
     }
     Ok(())
+}
+
+/// Keeps the first address for [`warn_if_unreachable`].
+fn remember(name: &'static str, url: Option<Url>) {
+    let mut service = SERVICE.lock().unwrap_or_else(PoisonError::into_inner);
+    if service.is_none() {
+        *service = url.map(|url| Service { name, url, warned: None });
+    }
+}
+
+/// Warns, at most once a minute, if the service that the environment names cannot be reached, or does not speak TLS although its
+/// URL is `https://`. `retrying` is how long requests are retried. A cloud's default service is not checked.
+pub(super) async fn warn_if_unreachable(retrying: Duration) {
+    let service = {
+        let mut service = SERVICE.lock().unwrap_or_else(PoisonError::into_inner);
+        match service.as_mut() {
+            Some(known) if known.warned.is_none_or(|at| at.elapsed() > AGAIN) => {
+                known.warned = Some(Instant::now());
+                known.clone()
+            }
+            _ => return,
+        }
+    };
+    if let Some(why) = unreachable(&service).await {
+        let (name, seconds) = (service.name, retrying.as_secs());
+        let host = service.url.host_str().unwrap_or_default();
+        tracing::warn!("{name} (host {host}): {why}; retrying for up to {seconds} s");
+    }
+}
+
+/// Why a service does not answer, as far as a connection shows.
+async fn unreachable(service: &Service) -> Option<String> {
+    let host = service.url.host_str()?.trim_start_matches('[').trim_end_matches(']');
+    let port = service.url.port_or_known_default()?;
+    let mut stream = match tokio::time::timeout(CONNECT, TcpStream::connect((host, port))).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Some(format!("the service cannot be reached: {error}")),
+        Err(_) => return Some("the service cannot be reached: no connection within 2 s".to_owned()),
+    };
+    if service.url.scheme() != "https" {
+        return None;
+    }
+    // The head of a TLS handshake: a TLS service answers with an alert (21), or continues the handshake (22).
+    let answer = async {
+        stream.write_all(b"\x16\x03\x01\x00\x01\x00\r\n\r\n").await?;
+        stream.read_u8().await
+    };
+    let first = tokio::time::timeout(CONNECT, answer).await;
+    let plain = first.is_ok_and(|first| first.is_ok_and(|first| !matches!(first, 21 | 22)));
+    let why = "the service speaks plain HTTP there; use http:// and AWS_ALLOW_HTTP=true, or the port for TLS";
+    plain.then(|| why.to_owned())
 }
 
 /// Whether plain HTTP is allowed; the variable applies to the services of all clouds.
@@ -60,5 +133,23 @@ mod tests {
         }
         let why = with(&[("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")]).unwrap_err();
         assert!(why.contains("AWS_ALLOW_HTTP=true"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn a_service_that_cannot_be_reached_or_speaks_no_tls_is_told() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let service = |url: String| Service { name: "AWS_ENDPOINT_URL", url: Url::parse(&url).unwrap(), warned: None };
+        let answers = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n").await;
+            }
+        });
+        let why = unreachable(&service(format!("https://127.0.0.1:{port}"))).await.unwrap();
+        assert!(why.contains("speaks plain HTTP"), "{why}");
+        assert_eq!(unreachable(&service(format!("http://127.0.0.1:{port}"))).await, None);
+        answers.abort();
+        let why = unreachable(&service("http://127.0.0.1:9".to_owned())).await.unwrap();
+        assert!(why.contains("refused"), "{why}");
     }
 }

@@ -6,10 +6,17 @@ use std::time::{Duration, Instant};
 
 use object_store::Error as Fault;
 
+use super::endpoint;
 use super::{ATTEMPT, RETRYING};
 
 /// Retries of requests that `object_store` does not retry itself: a put or an answer whose body was cut off.
 const TRIES: u32 = 4;
+
+/// Time without an answer after which the service is checked ([`endpoint::warn_if_unreachable`]).
+const SILENT: Duration = Duration::from_secs(2);
+
+/// Error codes for a missing bucket: of S3 and Google, and of Azure.
+const NO_BUCKET: [&str; 2] = ["NoSuchBucket", "ContainerNotFound"];
 
 /// Address of the clouds' metadata service for credentials.
 const METADATA_SERVICE: &str = "169.254.169.254";
@@ -48,10 +55,24 @@ where
 {
     let mut tries = Tries::new();
     loop {
-        match within(ATTEMPT, ask()).await {
+        match with_warning(within(ATTEMPT, ask())).await {
             Err(fault) if passes(&fault) && tries.another().await => {}
             done => return done,
         }
+    }
+}
+
+/// An attempt. If it takes long because the service cannot be reached, a warning says so.
+async fn with_warning<T>(attempt: impl Future<Output = T>) -> T {
+    tokio::pin!(attempt);
+    let warning = async {
+        tokio::time::sleep(SILENT).await;
+        endpoint::warn_if_unreachable(RETRYING).await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        done = &mut attempt => done,
+        done = warning => done,
     }
 }
 
@@ -69,7 +90,13 @@ pub(super) async fn within<T>(timeout: Duration, attempt: impl Future<Output = R
 
 /// Whether the fault may be transient. A refusal is permanent.
 pub(super) fn passes(fault: &Fault) -> bool {
-    matches!(fault, Fault::Generic { .. })
+    matches!(fault, Fault::Generic { .. }) && !no_bucket(fault)
+}
+
+/// Whether the service answered that the bucket does not exist.
+fn no_bucket(fault: &Fault) -> bool {
+    let text = fault.to_string();
+    matches!(fault, Fault::Generic { .. }) && NO_BUCKET.iter().any(|code| text.contains(code))
 }
 
 pub(super) fn gone() -> io::Error {
@@ -87,6 +114,7 @@ pub(super) fn plain(fault: Fault) -> io::Error {
         Fault::Generic { .. } if fault.to_string().contains(METADATA_SERVICE) => {
             (io::ErrorKind::PermissionDenied, "; set the variables of its service: AWS_…, GOOGLE_… or AZURE_…")
         }
+        fault if no_bucket(fault) => (io::ErrorKind::Other, "; create the bucket, or correct the store's URL"),
         Fault::Generic { .. } => (io::ErrorKind::Other, "; check that the service can be reached, or try again later"),
         _ => (io::ErrorKind::Other, ""),
     };
@@ -165,6 +193,10 @@ mod tests {
             std::future::ready(if asked < 3 { Err(generic()) } else { Ok(asked) })
         });
         assert_eq!(answer.await.unwrap(), 3);
+        let missing = || Fault::Generic { store: "test", source: "404: <Code>NoSuchBucket</Code>".into() };
+        assert!(!passes(&missing()));
+        let error = plain(missing());
+        assert!(error.kind() == io::ErrorKind::Other && error.to_string().contains("create the bucket"), "{error}");
         let mut asked = 0;
         let answer: Result<(), Fault> = again(|| {
             asked += 1;

@@ -1,0 +1,130 @@
+//! The queries that a scheduler has accepted and that have not ended.
+//!
+//! Input: what clients and executors tell the scheduler. Output: how long a query has waited, and behind which others, as
+//! one line for its client; and the numbers of queries, which must be known before Ballista has planned them.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use ballista_scheduler::scheduler_server::JobIdGenerator;
+
+tokio::task_local! {
+    /// The number that Ballista gives to the query which this task submits.
+    static NUMBER: RefCell<Option<String>>;
+}
+
+/// JobIds of queries. They differ between runs of a scheduler too: executors name directories after them.
+pub(super) struct JobIds {
+    began: u64,
+    next: AtomicU64,
+}
+
+impl Default for JobIds {
+    fn default() -> Self {
+        let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Self { began, next: AtomicU64::new(1) }
+    }
+}
+
+#[async_trait]
+impl JobIdGenerator for JobIds {
+    async fn next_id(&self) -> String {
+        let number = format!("{:x}-{}", self.began, self.next.fetch_add(1, Ordering::Relaxed));
+        // Outside of `numbered` nobody asks for it.
+        let _ = NUMBER.try_with(|told| told.replace(Some(number.clone())));
+        number
+    }
+}
+
+/// Runs what submits a query, and gives the number of the query too.
+pub(super) async fn numbered<T>(submit: impl Future<Output = T>) -> (T, Option<String>) {
+    let submitted = async {
+        let done = submit.await;
+        (done, NUMBER.with(|number| number.take()))
+    };
+    NUMBER.scope(RefCell::default(), submitted).await
+}
+
+/// A query that was accepted.
+struct Job {
+    session: String,
+    accepted: Instant,
+    /// Tasks that have ended.
+    tasks: usize,
+}
+
+/// The queries of a scheduler, by their numbers.
+#[derive(Default)]
+pub(super) struct Jobs(Mutex<BTreeMap<String, Job>>);
+
+impl Jobs {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<String, Job>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn accept(&self, number: &str, session: &str) {
+        let job = Job { session: session.to_owned(), accepted: Instant::now(), tasks: 0 };
+        self.all().insert(number.to_owned(), job);
+    }
+
+    /// A task of a query has ended.
+    pub fn task_ended(&self, number: &str) {
+        if let Some(job) = self.all().get_mut(number) {
+            job.tasks += 1;
+        }
+    }
+
+    /// A query has ended. Gives the time since it was accepted; `None`: that was said already.
+    pub fn end(&self, number: &str) -> Option<Duration> {
+        self.all().remove(number).map(|job| job.accepted.elapsed())
+    }
+
+    /// What the oldest query of a session waits for; empty if no task of it waits for those of others.
+    pub fn waiting(&self, session: &str) -> String {
+        let all = self.all();
+        let Some(own) = all.values().filter(|job| job.session == session).min_by_key(|job| job.accepted) else {
+            return String::new();
+        };
+        let others = all.values().filter(|job| job.session != session && job.accepted < own.accepted);
+        let (many, oldest) = others.fold((0, own.accepted), |(n, oldest), job| (n + 1, oldest.min(job.accepted)));
+        if own.tasks > 0 || many == 0 {
+            return String::new();
+        }
+        let seconds = |since: Instant| since.elapsed().as_secs();
+        let others = if many == 1 {
+            "1 other query, which".to_owned()
+        } else {
+            format!("{many} other queries, the oldest of which")
+        };
+        format!("has waited {} s for {others} was accepted {} s ago", seconds(own.accepted), seconds(oldest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_query_is_known_by_its_number_and_waits_for_those_before_it() {
+        let numbers = JobIds::default();
+        let (given, told) = numbered(numbers.next_id()).await;
+        assert_eq!(Some(&given), told.as_ref());
+        let (other, _) = numbered(numbers.next_id()).await;
+        assert_ne!(given, other);
+
+        let jobs = Jobs::default();
+        jobs.accept(&given, "one");
+        assert_eq!(jobs.waiting("one"), "");
+        jobs.accept(&other, "two");
+        assert_eq!(jobs.waiting("two"), "has waited 0 s for 1 other query, which was accepted 0 s ago");
+        assert_eq!(jobs.waiting("one"), "");
+        assert_eq!(jobs.waiting("three"), "");
+        jobs.task_ended(&other);
+        assert_eq!(jobs.waiting("two"), "");
+        assert!(jobs.end(&given).is_some() && jobs.end(&given).is_none());
+    }
+}
