@@ -103,7 +103,7 @@ impl Executor {
         drop(own);
         if let serve::Ended::Stuck(query) = ended? {
             let why = format!("a task of the cancelled query {query} does not end");
-            return Err(begin_again(&self.scheduler, &why));
+            return Err(restart(&self.scheduler, &why));
         }
         // Ballista hears signals by itself, perhaps a little before we do.
         if tokio::time::timeout(Duration::from_millis(200), stop.wished()).await.is_err() {
@@ -111,12 +111,12 @@ impl Executor {
                 anyhow::bail!("the executor ended as soon as it had begun; are {tasks} and {rows} free? -v tells more");
             }
             let why = format!("the scheduler {} was out of reach", self.scheduler);
-            return Err(begin_again(&self.scheduler, &why));
+            return Err(restart(&self.scheduler, &why));
         }
         Ok(Done::Well)
     }
 
-    /// Completes when the executor has joined its scheduler. Logs that, and that it waits.
+    /// Completes when the executor has joined its scheduler. Logs that it waits, and that it has joined.
     async fn joining(&self, joined: &serve::Joined, threads: usize) {
         if tokio::time::timeout(SOON, joined.wait()).await.is_err() {
             tracing::info!("waiting for the scheduler {}; Ctrl-C stops", self.scheduler);
@@ -126,7 +126,7 @@ impl Executor {
     }
 }
 
-/// Logs the wish to stop, on which Ballista first ends the tasks that run. Never completes.
+/// Logs a request to stop: Ballista finishes running tasks first. Never completes.
 async fn stopping<T>(stop: &mut Stop) -> T {
     stop.wished().await;
     tracing::info!("stopping: tasks that run are finished first; another Ctrl-C stops at once");
@@ -181,8 +181,8 @@ fn sweep(at: &Path) {
 
 /// Makes this process a new one. What Ballista remembers lives as long as the process: that its scheduler was out of reach or
 /// has given it up, and threads whose tasks do not end. Gives the reason why it cannot.
-fn begin_again(scheduler: &Address, why: &str) -> anyhow::Error {
-    tracing::warn!("{why}; beginning anew, and joining {scheduler} again");
+fn restart(scheduler: &Address, why: &str) -> anyhow::Error {
+    tracing::warn!("{why}; restarting, and joining {scheduler} again");
     let again = |program: &Path| Command::new(program).args(std::env::args_os().skip(1)).exec();
     // On Linux also a program whose file is gone, or another one by now.
     let error = match std::env::current_exe().map(|program| again(&program)) {

@@ -1,7 +1,7 @@
 //! The queries that a scheduler has accepted and that have not ended.
 //!
-//! Input: what clients and executors tell the scheduler. Output: how long a query has waited, and behind which others, as
-//! one line for its client; and the numbers of queries, which must be known before Ballista has planned them.
+//! Input: queries that are accepted and end, and tasks that end. Output: the ID of each query as soon as it is accepted,
+//! which Ballista reports only after planning; and a line for a client whose query waits for other queries.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,11 +13,11 @@ use async_trait::async_trait;
 use ballista_scheduler::scheduler_server::JobIdGenerator;
 
 tokio::task_local! {
-    /// The number that Ballista gives to the query which this task submits.
+    /// The ID of the query that the current task submits.
     static NUMBER: RefCell<Option<String>>;
 }
 
-/// JobIds of queries. They differ between runs of a scheduler too: executors name directories after them.
+/// Generates IDs of queries. They are unique across restarts of a scheduler, because executors name directories after them.
 pub(super) struct JobIds {
     began: u64,
     next: AtomicU64,
@@ -34,13 +34,13 @@ impl Default for JobIds {
 impl JobIdGenerator for JobIds {
     async fn next_id(&self) -> String {
         let number = format!("{:x}-{}", self.began, self.next.fetch_add(1, Ordering::Relaxed));
-        // Outside of `numbered` nobody asks for it.
+        // It is read in `numbered` only.
         let _ = NUMBER.try_with(|told| told.replace(Some(number.clone())));
         number
     }
 }
 
-/// Runs what submits a query, and gives the number of the query too.
+/// Runs `submit`, which submits a query, and returns the ID of the query as well.
 pub(super) async fn numbered<T>(submit: impl Future<Output = T>) -> (T, Option<String>) {
     let submitted = async {
         let done = submit.await;
@@ -57,7 +57,7 @@ struct Job {
     tasks: usize,
 }
 
-/// The queries of a scheduler, by their numbers.
+/// The queries of a scheduler, by ID.
 #[derive(Default)]
 pub(super) struct Jobs(Mutex<BTreeMap<String, Job>>);
 
@@ -78,12 +78,12 @@ impl Jobs {
         }
     }
 
-    /// A query has ended. Gives the time since it was accepted; `None`: that was said already.
+    /// Removes a query that has ended. Returns the time since it was accepted; `None` if it was removed before.
     pub fn end(&self, number: &str) -> Option<Duration> {
         self.all().remove(number).map(|job| job.accepted.elapsed())
     }
 
-    /// What the oldest query of a session waits for; empty if no task of it waits for those of others.
+    /// What the oldest query of a session waits for; empty if one of its tasks has ended, or no older query runs.
     pub fn waiting(&self, session: &str) -> String {
         let all = self.all();
         let Some(own) = all.values().filter(|job| job.session == session).min_by_key(|job| job.accepted) else {

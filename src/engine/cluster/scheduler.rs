@@ -1,9 +1,8 @@
-//! Ballista's scheduler, and what it lacks.
+//! Serves Ballista's scheduler, and cancels queries whose clients have disconnected.
 //!
-//! Input: what clients and executors ask of a scheduler. Output: Ballista's answers. A query whose client is gone is
-//! cancelled: whether it was cancelled, timed out or killed, its answer is then read by nobody. A client whose machine or
-//! network is gone is noticed within [`PING`] and [`PONG`]. What happens to queries and executors is logged, and `/queue/`
-//! and a session's name tell what its query waits for.
+//! Input: requests of clients and executors. Output: Ballista's answers. A query is cancelled when the connection of its
+//! client ends: after Ctrl-C, a timeout or a kill. If the client's machine or network fails, the connection ends after
+//! [`PING`] and [`PONG`]. Queries and executors are logged. `/queue/SESSION` tells what the query of a session waits for.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -40,10 +39,10 @@ use super::enabled::MESSAGE;
 use super::error_message::plain;
 use super::jobs::{Jobs, numbered};
 
-/// How often a connection is tried, and how long its other end may take to answer.
+/// Interval of HTTP/2 pings, and timeout of their answers.
 const PING: Duration = Duration::from_secs(10);
 const PONG: Duration = Duration::from_secs(10);
-/// How often a query that is to be cancelled is looked at.
+/// Interval at which the state of a query that is being cancelled is read.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Ballista's scheduler.
@@ -81,7 +80,7 @@ struct Health {
     silence: Duration,
 }
 
-/// Whether there are executors. Executors ask it too, through clients (`watch.rs`), and so do Kubernetes and tests.
+/// Whether there are executors, for clients (`watch.rs`) and Kubernetes.
 async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let executors = health.ballista.state.executor_manager.get_executors_state().await.unwrap_or_default();
@@ -94,18 +93,18 @@ async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
     }
 }
 
-/// What the query of a session waits for; nothing if it does not.
+/// What the query of a session waits for; empty if it does not wait.
 async fn queue(State(health): State<Health>, Path(session): Path<String>) -> String {
     health.jobs.waiting(&session)
 }
 
-/// Logs executors as they come and go.
+/// Logs executors that join and leave.
 async fn log_executors(ballista: Ballista, mut events: impl Stream<Item = ClusterStateEvent> + Unpin) {
     let mut known: HashMap<String, String> = HashMap::new();
     while let Some(event) = events.next().await {
         match event {
             ClusterStateEvent::RegisteredExecutor { executor_id } => {
-                // One that is gone already has no address any longer.
+                // Fails for an executor that has left already.
                 if let Ok(executor) = ballista.state.executor_manager.get_executor_metadata(&executor_id).await {
                     let at = format!("{}:{}", executor.host, executor.grpc_port);
                     tracing::info!("the executor {at} joined, for {} tasks at a time", executor.specification.vcores);
@@ -121,13 +120,13 @@ async fn log_executors(ballista: Ballista, mut events: impl Stream<Item = Cluste
     }
 }
 
-/// The scheduler as clients and executors see it.
+/// The scheduler's gRPC service.
 struct Service {
     ballista: Ballista,
     jobs: Arc<Jobs>,
 }
 
-/// Implements the service. The calls that are listed need nothing of ours.
+/// Implements the service. The calls that are listed are passed to Ballista unchanged.
 macro_rules! service {
     ($($call:ident: $asked:ty => $answered:ty),* $(,)?) => {
         #[async_trait]
@@ -145,7 +144,7 @@ macro_rules! service {
                 &self,
                 _: Request<ExecuteQueryParams>,
             ) -> Result<Response<ExecuteQueryResult>, Status> {
-                // Nobody could tell when the client of such a query is gone.
+                // Such a client has no connection whose end could be noticed.
                 Err(Status::unimplemented("this scheduler takes queries by ExecuteQueryPush alone"))
             }
 
@@ -193,7 +192,7 @@ impl Service {
 
 type States = <Ballista as SchedulerGrpc>::ExecuteQueryPushStream;
 
-/// What a client is told of its query. Dropped before the query has ended, because the client is gone, it cancels the query.
+/// The states of a query that its client receives. Dropping it before the query has ended cancels the query.
 struct Followed {
     states: States,
     number: String,
@@ -245,7 +244,7 @@ impl Drop for Followed {
     }
 }
 
-/// Cancels a query. While Ballista plans it, that has no effect, so it is repeated until the query has ended.
+/// Cancels a query. This has no effect while Ballista plans the query, so it is repeated until the query has ended.
 async fn cancel(ballista: &Ballista, jobs: &Jobs, number: &str) {
     let job = JobId::from(number.to_owned());
     loop {

@@ -3,7 +3,7 @@
 //! Input: addresses and limits. Output: a process's work until it is told to stop. The scheduler pushes tasks, so that a
 //! small query waits for no poll; executors say every two seconds that they live, and one that is silent for fifteen is
 //! gone: its tasks run elsewhere, or their queries fail if there is nobody (`watch.rs`). `scheduler.rs` and `tasks.rs` end
-//! what nobody waits for any longer.
+//! queries whose clients have disconnected.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -40,7 +40,7 @@ const HEARTBEAT: u64 = 2;
 const SILENCE: u64 = 15;
 /// Seconds that queries wait for a first executor after the last one is gone.
 const GRACE: u64 = 15;
-/// How long an executor that begins anew tries to say so.
+/// Timeout of telling the scheduler that this executor restarts.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// How often an executor looks whether it has joined.
 const LOOK: Duration = Duration::from_millis(50);
@@ -186,7 +186,7 @@ pub async fn executor(executor: Executor, joined: &Joined) -> Result<Ended, Erro
     tokio::select! {
         ended = start_executor_process(Arc::new(config)) => Ok(ended.map(|()| Ended::Stopped)?),
         query = tasks.attend(&scheduler) => {
-            // What it had to do is done elsewhere at once; a scheduler that does not hear this notices the silence.
+            // Then the scheduler reschedules its tasks at once, and not only after its heartbeats have stopped.
             let _ = tokio::time::timeout(GOODBYE, leave(&scheduler, id)).await;
             Ok(Ended::Stuck(query))
         }

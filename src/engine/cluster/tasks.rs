@@ -1,10 +1,10 @@
 //! Tasks of an executor that end when their query is cancelled.
 //!
 //! Input: the plan of a task. Output: the same plan, which ends with an error once the query has ended on the scheduler.
-//! Ballista alone does not do that: cancelling a task only stops waiting for it, and joins compute for ever within one poll.
-//! Here the rows of a task pass [`Stoppable`], joins give other tasks and this check a turn ([`CooperativeExec`]) and check
-//! at each evaluation of their filters ([`Check`]). The executor asks the scheduler each second which queries go on.
-//! A task that still does not end makes [`Tasks::attend`] complete: the process must begin anew.
+//! Ballista alone does not do that: cancelling a task only stops waiting for it, and a join can compute for hours within one
+//! poll. Here the rows of a task pass [`Stoppable`]; joins yield ([`CooperativeExec`]), and check at each evaluation of their
+//! filters ([`Check`]). Once a second the executor asks the scheduler which queries still run. If a task does not end all
+//! the same, [`Tasks::attend`] completes, and the process must be restarted.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -43,7 +43,7 @@ use futures::StreamExt as _;
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 
-/// How often the scheduler is asked which queries go on.
+/// Interval at which the scheduler is asked which queries run.
 const LOOK: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long a task may take to end.
@@ -58,7 +58,7 @@ pub(super) struct Tasks(Mutex<Vec<Weak<Task>>>);
 struct Task {
     job: String,
     stopped: AtomicBool,
-    /// Tells those who wait for rows.
+    /// Wakes streams that wait for rows.
     stop: watch::Sender<bool>,
     since: Mutex<Option<Instant>>,
 }
@@ -119,7 +119,7 @@ impl Tasks {
                 match tokio::time::timeout(ANSWER, goes_on(&mut client, scheduler, job)).await {
                     Ok(Some(false)) => tasks.iter().filter(|task| task.job == job).for_each(|task| task.stop()),
                     Ok(Some(true)) => {}
-                    // A scheduler that does not answer is noticed by Ballista, which then ends.
+                    // If the scheduler stays away, Ballista's heartbeats fail, and the executor ends.
                     Ok(None) | Err(_) => client = None,
                 }
             }
@@ -164,7 +164,7 @@ impl ExecutionEngine for Engine {
     }
 }
 
-/// A task that stops when nobody waits for it any longer.
+/// A task that is stopped when Ballista drops its future.
 #[derive(Debug)]
 struct Stage {
     ballista: Arc<dyn QueryStageExecutor>,
@@ -189,11 +189,11 @@ impl Drop for Stops<'_> {
 #[async_trait]
 impl QueryStageExecutor for Stage {
     async fn execute_query_stage(&self, id: usize, context: Arc<TaskContext>) -> Result<Vec<ShuffleWritePartition>> {
-        // Ballista cancels a task by dropping this future, and leaves alone what was spawned meanwhile.
+        // Ballista cancels a task by dropping this future; tasks that were spawned in it would continue.
         let stops = Stops(&self.task);
         let written = self.ballista.execute_query_stage(id, context).await;
         if written.is_ok() {
-            // Nothing of it runs any longer.
+            // All parts of the task have ended.
             std::mem::forget(stops);
         }
         written
@@ -221,7 +221,7 @@ fn stoppable(plan: Arc<dyn ExecutionPlan>, task: &Arc<Task>) -> Result<Arc<dyn E
     let plan = plan.transform_up(|node| {
         let node = match checked(&node, task)? {
             Some(node) => node,
-            // Of few rows it makes many.
+            // It can make many rows out of few.
             None if node.children().len() > 1 || node.is::<UnnestExec>() => node,
             None => return Ok(Transformed::no(node)),
         };
