@@ -1,5 +1,7 @@
 //! Tests of queries on an object store that injects faults.
 
+#![allow(clippy::unwrap_used, reason = "a test ends with a panic")]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
