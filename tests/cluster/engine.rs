@@ -132,7 +132,7 @@ fn a_cluster_gives_what_one_machine_gives_and_bears_the_death_of_an_executor() {
     let mut training = place.start(&["train", "--store", "there", "--engine", &address, "--json"]);
     within(TRAINING, "the first model", || place.path("there/models/price_rating/1.json").exists());
     executors[0].signal("-KILL");
-    within(TRAINING, "the end of the training", || training.child.try_wait().unwrap().is_some());
+    within(2 * TRAINING, "the end of the training", || training.child.try_wait().unwrap().is_some());
     assert!(training.wait().success(), "{}", training.stderr());
     let there = models(&place.ok(&["train", "--store", "there", "--json"]));
     same(&strip(here), &strip(there), "models");
