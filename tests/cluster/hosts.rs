@@ -170,7 +170,7 @@ fn train(place: &Place, cluster: &Cluster) -> Running {
     training
 }
 
-/// Centroids of all models, rounded to the precision at which a cluster and one machine agree.
+/// Centroids of all models, rounded: sums on a cluster depend on the order of their terms.
 fn centroids(models: &str) -> Vec<String> {
     let models: Value = serde_json::from_str(models).unwrap();
     let clusters =
@@ -187,19 +187,19 @@ fn an_executor_that_is_cut_off_costs_time_and_nothing_else() {
     let place = place();
     let Some(cluster) = Cluster::start(&place) else { return };
     forget_models(&place);
-    let here = place.ok(&["train", "--store", "store", "--json"]);
+    let undisturbed = place.ok(&["train", "--store", "store", "--engine", &cluster.address, "--json"]);
     forget_models(&place);
     let mut training = train(&place, &cluster);
     cluster.network.cut("a");
     let cut = Instant::now();
     while training.child.try_wait().unwrap().is_none() {
-        assert!(cut.elapsed() < Duration::from_secs(180), "it still waits: {}", training.stderr());
+        assert!(cut.elapsed() < 2 * TRAINING, "it still waits: {}", training.stderr());
         std::thread::sleep(Duration::from_millis(100));
     }
     eprintln!("the training went on for {:.1} s after the cut", cut.elapsed().as_secs_f64());
     assert!(training.wait().success(), "{}", training.stderr());
     let there = place.ok(&["train", "--store", "store", "--json"]);
-    assert_eq!(centroids(&there), centroids(&here));
+    assert_eq!(centroids(&there), centroids(&undisturbed));
     // After reconnecting, the cluster works again.
     cluster.network.mend("a");
     cluster.wait_for(2);
