@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{Place, Running, eventually, files, kafka};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -16,58 +15,12 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::common;
+use crate::common::stream::Stream;
+use crate::common::{Place, Running, eventually, files, kafka};
 
 /// A number from the environment: `.ci/full` uses larger numbers than `.ci/run`.
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-/// A topic in a real Kafka, and a store for it.
-struct Stream {
-    place: Place,
-    servers: String,
-    topic: String,
-}
-
-impl Stream {
-    fn new(servers: &str, what: &str) -> Self {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        let topic = format!("{what}-{}-{}", std::process::id(), now.as_nanos());
-        Self { place: Place::new(), servers: servers.to_owned(), topic }
-    }
-
-    /// `n` records of about 200 bytes in `partitions`, numbered from `first`.
-    fn fill(&self, first: u64, n: u64, partitions: &str) {
-        let filler = "x".repeat(150);
-        let rows: String =
-            (first..first + n).map(|i| format!("{{\"product_id\":\"{i}\",\"product_name\":\"{filler}\"}}\n")).collect();
-        self.place.write("rows.ndjson", rows);
-        self.place.ok(&self.args(&["produce", "rows.ndjson", "--partitions", partitions]));
-    }
-
-    fn args<'a>(&'a self, args: &[&'a str]) -> Vec<&'a str> {
-        [args, &["--bootstrap-servers", &self.servers, "--topic", &self.topic]].concat()
-    }
-
-    fn ingest(&self, more: &[&str]) -> Running {
-        self.place.start(&self.args(&[&["ingest"], more].concat()))
-    }
-
-    /// Reads the remaining records and checks that every record is stored once, in an unbroken chain.
-    fn exact(&self, n: u64) {
-        self.place.ok(&self.args(&["ingest", "--until-end"]));
-        let n = i64::try_from(n).unwrap();
-        assert_eq!(self.place.records(), (n, n));
-        assert_eq!(self.place.number("SELECT count(DISTINCT product_id) FROM records"), n);
-        let doctor = self.place.run(&["doctor", "--bind", "127.0.0.1:0"]).stdout;
-        assert!(doctor.contains("an unbroken chain"), "{doctor}");
-        assert_eq!(files(&self.place.path("store/tmp")), Vec::<PathBuf>::new(), "nothing is left behind");
-    }
-
-    fn parquet(&self) -> usize {
-        files(&self.place.path("store/records")).iter().filter(|f| f.extension().is_some()).count()
-    }
 }
 
 /// A random number that differs between runs and is printed to reproduce failures.
@@ -99,16 +52,6 @@ fn killed_again_and_again_it_stores_every_record_once() {
     // The minimum, because of other load on the machine: waiting for a group or a session would delay every start.
     assert!(quickest < Duration::from_secs(2), "the first file after a restart took {quickest:?} at best");
     stream.exact_after_kills(n);
-}
-
-impl Stream {
-    /// Like `exact`, but ignores temporary files left by kills.
-    fn exact_after_kills(&self, n: u64) {
-        for left in files(&self.place.path("store/tmp")) {
-            std::fs::remove_file(left).unwrap();
-        }
-        self.exact(n);
-    }
 }
 
 /// Death at every step of publishing: strace is attached to a thread and kills the process when it enters the first of these
@@ -359,7 +302,7 @@ fn two_writers_on_one_partition_make_one_chain() {
     let workers = [stream.ingest(&args), stream.ingest(&args)];
     eventually("all records", || stream.place.records().0 == 40_000);
     let said: String = workers.iter().map(|worker| worker.stderr()).collect();
-    assert!(said.contains("another writer stored partition 0 further"), "they never met: {said}");
+    assert!(said.contains("another process stores partition 0"), "they never met: {said}");
     for worker in workers {
         assert_eq!(worker.interrupt().code, Some(0));
     }

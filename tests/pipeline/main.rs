@@ -16,6 +16,7 @@ mod encoding;
 mod faults;
 mod golden;
 mod kafka;
+mod mixed_ingest;
 mod objects;
 mod slices;
 mod up;

@@ -1,11 +1,12 @@
 //! The ingest loop from topic to store: read, decode, batch, publish, then commit to the broker.
 //!
 //! Each partition has a worker of three threads: one takes messages, decodes and batches them, one writes batches as Parquet,
-//! one publishes the files in order. If the next file name is taken, another writer was faster: all unpublished records are
-//! dropped and read again from the new end of the log. One more thread runs the supervisor, and one compacts small files and
+//! one publishes the files in order. If the next file name is taken, another writer was faster: the unpublished
+//! records of the partition are dropped and read again from the new end of the log. One more thread runs the supervisor, and one compacts small files and
 //! watches the topic for new partitions.
 
 mod control;
+mod embedded_offsets;
 mod identity;
 mod partition;
 mod supervisor;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use arrow::error::ArrowError;
 pub use control::{Control, Flush, Progress, Summary};
+use embedded_offsets::EmbeddedOffsets;
 use identity::Identity;
 use tercile_store::batch::Limits;
 use tercile_store::record::{Decoder, Fields};
@@ -114,10 +116,11 @@ pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
     let mut skips = Skips::new();
     let mut partitions = job.partitions;
     let mut begun = false;
-    let told = WarnOnce::default();
+    let (told, own) = (WarnOnce::default(), EmbeddedOffsets::default());
     let gaps = loop {
-        let ended = connect(job, partitions, &skips).and_then(|(consumer, starts)| {
-            let ended = session(job, control, &consumer, partitions, &starts, &mut begun);
+        let ended = connect(job, partitions, &skips, &own).and_then(|(consumer, starts)| {
+            let run = Run { job, control, told: &told, own: &own };
+            let ended = session(run, &consumer, partitions, &starts, &mut begun);
             consumer.close();
             control.set_reading(false);
             ended
@@ -151,25 +154,42 @@ pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
                 tracing::info!("the topic {} has {now} partitions now, {partitions} before", job.topic);
                 partitions = now;
             }
-            Ended::Overtaken(partition) => {
-                tracing::warn!(
-                    partition,
-                    "another writer stored partition {partition} further; reading again from there"
-                );
-            }
+            Ended::Overtaken(partition) => warn_of_another_writer(job, &told, partition),
         }
     };
     Ok(control.progress.summary(gaps))
 }
 
+/// Warns, once in ten minutes, that another process stores the same partition.
+fn warn_of_another_writer(job: &Job, told: &WarnOnce, partition: i32) {
+    let Job { topic, store, .. } = job;
+    let advice = match (job.embedded, &job.group) {
+        (true, _) => "another `tercile up` runs on this store: end one of the two".to_owned(),
+        (false, Some(group)) => {
+            format!("end the process that reads {topic} without `--group {}`, or give it this group, too", group.name)
+        }
+        (false, None) => format!("end one of the two processes that read {topic}, or start both with the same --group"),
+    };
+    if told.is_new(&format!("partition {partition} overtaken")) {
+        tracing::warn!(
+            partition,
+            "another process stores partition {partition} in {} as well and was faster; this one goes on from where it ended, and each \
+             record is stored once; to read each once, too, {advice}",
+            store.root().display()
+        );
+    } else {
+        tracing::debug!(partition, "another process stored partition {partition} further; going on from there");
+    }
+}
+
 /// Without a group, reading starts on all partitions at once; a group member waits for its assignment.
-fn connect(job: &Job, partitions: i32, skips: &Skips) -> Result<(Consumer, Vec<Start>), Error> {
+fn connect(job: &Job, partitions: i32, skips: &Skips, own: &EmbeddedOffsets) -> Result<(Consumer, Vec<Start>), Error> {
     let Job { cluster, topic, store, embedded, .. } = job;
     let share = job.memory / 4 / usize::try_from(partitions).unwrap_or(1).max(1);
     let reading = Reading { embedded: *embedded, queue_bytes: share.min(QUEUE_BYTES), refresh: job.upkeep };
     let all: Vec<i32> = (0..partitions).collect();
     let Some(group) = &job.group else {
-        let starts = recover(store, cluster, topic, &all, *embedded, skips)?;
+        let starts = recover(store, cluster, topic, &all, embedded.then_some(own), skips)?;
         return Ok((Consumer::assign(cluster, topic, &starts, reading)?, starts));
     };
     // A member that cannot reach the brokers would wait for its group without a message.
@@ -179,7 +199,7 @@ fn connect(job: &Job, partitions: i32, skips: &Skips) -> Result<(Consumer, Vec<S
     }
     let (store, asked, name, skips) = (store.clone(), cluster.clone(), topic.clone(), skips.clone());
     let resolve = move |partitions: &[i32]| {
-        recover(&store, &asked, &name, partitions, false, &skips).map_err(|error| NotNow {
+        recover(&store, &asked, &name, partitions, None, &skips).map_err(|error| NotNow {
             passes: matches!(&error, Error::Broker(error) if error.passes()),
             why: error.to_string(),
         })
@@ -193,7 +213,7 @@ fn recover(
     cluster: &Cluster,
     topic: &str,
     partitions: &[i32],
-    embedded: bool,
+    embedded: Option<&EmbeddedOffsets>,
     skips: &Skips,
 ) -> Result<Vec<Start>, Error> {
     let mut ends = BTreeMap::new();
@@ -203,8 +223,11 @@ fn recover(
         ends.insert(partition, log.next()?);
     }
     let new: Vec<i32> = ends.iter().filter(|(_, next)| next.is_none()).map(|(&partition, _)| partition).collect();
-    let lows =
-        if embedded || new.is_empty() { BTreeMap::new() } else { cluster.offsets(topic, &new, Bound::Earliest)? };
+    let lows = if embedded.is_some() || new.is_empty() {
+        BTreeMap::new()
+    } else {
+        cluster.offsets(topic, &new, Bound::Earliest)?
+    };
     for partition in new {
         let log = store.log(topic, partition);
         log.begin(lows.get(&partition).copied().unwrap_or(0))?;
@@ -213,7 +236,7 @@ fn recover(
     let start = |(partition, next): (i32, Option<i64>)| {
         let next = next.unwrap_or(0);
         let offset = skips.get(&partition).map_or(next, |after| next.max(*after));
-        Start { partition, next, offset, base: if embedded { next } else { 0 } }
+        Start { partition, next, offset, base: embedded.map_or(0, |own| next - own.stored(partition)) }
     };
     let starts: Vec<Start> = ends.into_iter().map(start).collect();
     for start in &starts {
@@ -243,10 +266,23 @@ enum Report {
     OutOfRange(i32),
 }
 
+/// State shared by all sessions of a run.
+#[derive(Clone, Copy)]
+struct Run<'s> {
+    job: &'s Job,
+    control: &'s Control,
+    /// Causes that were warned of.
+    told: &'s WarnOnce,
+    /// Offsets of the embedded broker.
+    own: &'s EmbeddedOffsets,
+}
+
 /// State shared by all threads of a session.
 struct Shared<'s> {
     job: &'s Job,
     control: &'s Control,
+    told: &'s WarnOnce,
+    own: &'s EmbeddedOffsets,
     consumer: &'s Consumer,
     /// Set when this session's unwritten records must be dropped.
     abandon: AtomicBool,
@@ -255,8 +291,6 @@ struct Shared<'s> {
     identity: Identity,
     workers: AtomicUsize,
     reports: Sender<Report>,
-    /// Causes that were warned of.
-    told: WarnOnce,
 }
 
 impl Shared<'_> {
@@ -276,18 +310,17 @@ impl Shared<'_> {
 }
 
 fn session(
-    job: &Job,
-    control: &Control,
+    run: Run<'_>,
     consumer: &Consumer,
     partitions: i32,
     starts: &[Start],
     begun: &mut bool,
 ) -> Result<Ended, Error> {
+    let Run { job, control, told, own } = run;
     let (reports, reported) = channel();
     let (abandon, heard, workers) = (AtomicBool::new(false), AtomicBool::new(true), AtomicUsize::new(0));
     let identity = Identity::default();
-    let told = WarnOnce::default();
-    let shared = Shared { job, control, consumer, abandon, heard, identity, workers, reports, told };
+    let shared = Shared { job, control, told, own, consumer, abandon, heard, identity, workers, reports };
     let ended = thread::scope(|scope| {
         let (_until_here, over) = channel();
         scope.spawn(|| upkeep(&shared, partitions, over));

@@ -59,7 +59,8 @@ impl Log {
         if !self.store.place.is_disk() && !self.has_work(policy)? {
             return Ok(Rolled::default());
         }
-        let Some(alone) = self.alone()? else { return Ok(Rolled::default()) };
+        // `compact` waits for the lease of a killed process; an ingest tries again later.
+        let Some(alone) = self.alone(policy.eager)? else { return Ok(Rolled::default()) };
         let (expired, gone) = self.expire(policy, &alone)?;
         let replaced = self.delete_replaced(policy.grace)?;
         let mut rolled = Rolled { expired, deleted: gone + replaced, ..Rolled::default() };
@@ -345,7 +346,7 @@ mod tests {
             log.publish(&records(i..i + 1), i, i + 1).unwrap();
         }
         let policy = Policy { target: 1 << 20, grace: Duration::ZERO, eager: true, ..POLICY };
-        let alone = log.alone().unwrap();
+        let alone = log.alone(true).unwrap();
         assert_eq!(log.compact(&policy).unwrap(), Rolled::default());
         assert_eq!(log.reprocess().unwrap(), None);
         drop(alone);

@@ -36,7 +36,7 @@ impl Log {
     /// Decodes every unreadable record again. Writers and readers may continue meanwhile. `None` if another process is
     /// compacting this partition, or the partition does not exist.
     pub fn reprocess(&self) -> Result<Option<Reprocessed>, Error> {
-        let Some(alone) = self.alone()? else { return Ok(None) };
+        let Some(alone) = self.alone(true)? else { return Ok(None) };
         let mut sum = Reprocessed::default();
         let mut done: HashSet<std::path::PathBuf> = HashSet::new();
         loop {

@@ -123,12 +123,18 @@ impl Store {
 
 impl Log {
     /// Takes the lock for replacing files of this partition: two concurrent compactions would partly cover each other's files.
-    /// `None` if it is held. Released when the process ends.
-    pub(super) fn alone(&self) -> Result<Option<Held>, Error> {
+    /// `None` if it is held. Released when the process ends. On an object store a caller that `waits` watches a held lease up to
+    /// [`Lease::TELLS`]; any other caller takes over the lease of a dead holder at a later call.
+    #[cfg_attr(
+        not(feature = "object-stores"),
+        expect(unused_variables, reason = "the kernel releases file locks at once")
+    )]
+    pub(super) fn alone(&self, waits: bool) -> Result<Option<Held>, Error> {
         #[cfg(feature = "object-stores")]
         if let Place::Objects(objects) = &self.store.place {
             let path = self.dir.join("_rolling");
-            let lease = Lease::take(objects, &path, Lease::TELLS).map_err(Error::io("lock", &path))?;
+            let patience = if waits { Lease::TELLS } else { Duration::ZERO };
+            let lease = Lease::take(objects, &path, patience).map_err(Error::io("lock", &path))?;
             return Ok(lease.map(Held::Lease));
         }
         let dir = match File::open(&self.dir) {

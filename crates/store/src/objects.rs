@@ -19,8 +19,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use lease::Beats;
 pub use lease::Lease;
+use lease::{Beats, Sightings};
 pub use object_store::UpdateVersion as Version;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
@@ -66,6 +66,8 @@ pub struct Objects {
     runtime: Option<Runtime>,
     /// The feeding lock, if this process holds it.
     feeding: Mutex<Option<Arc<Beats>>>,
+    /// Leases of other processes, as they were last read.
+    sightings: Mutex<Sightings>,
 }
 
 impl Drop for Objects {
@@ -114,7 +116,16 @@ impl Objects {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = Some(runtime.map_err(|e| fault(e.to_string()))?);
         let (root, for_queries) = (PathBuf::from(root), Arc::clone(&store));
-        Ok(Self { root, url, prefix, store, for_queries, runtime, feeding: Mutex::default() })
+        Ok(Self {
+            root,
+            url,
+            prefix,
+            store,
+            for_queries,
+            runtime,
+            feeding: Mutex::default(),
+            sightings: Mutex::default(),
+        })
     }
 
     /// The client for a query engine.

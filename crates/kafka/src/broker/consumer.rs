@@ -2,12 +2,13 @@
 
 #![allow(unsafe_code, reason = "librdkafka through FFI")]
 
+mod leave;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::bindings as rd;
 use rdkafka::config::ClientConfig;
@@ -20,12 +21,8 @@ use rdkafka::types::RDKafkaRespErr;
 use super::context::Context;
 use super::{Bound, Cluster, Error, Gap, Queue, error, set_missing};
 
-/// Timeout for closing a consumer; shorter than the timeout of a graceful shutdown.
-const LEAVING: Duration = Duration::from_secs(4);
 /// The group id under which a worker without a group commits its offsets, as information for other tools.
 const ALONE: &str = "tercile";
-/// Time in which the group coordinator assigns a member id to a new member.
-const NAMED: Duration = Duration::from_millis(50);
 
 /// The position from which to read a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +43,7 @@ pub struct Consumer {
     cluster: Cluster,
     topic: String,
     group: String,
-    bases: BTreeMap<i32, i64>,
+    bases: Mutex<BTreeMap<i32, i64>>,
     commits: bool,
 }
 
@@ -243,7 +240,7 @@ impl Consumer {
                 .map_err(cluster.kafka(action()))?;
         }
         inner.assign(&list).map_err(cluster.kafka(action()))?;
-        let bases = starts.iter().map(|start| (start.partition, start.base)).collect();
+        let bases = Mutex::new(starts.iter().map(|start| (start.partition, start.base)).collect());
         let (topic, group, commits) = (topic.to_owned(), ALONE.to_owned(), !reading.embedded);
         Ok(Self { inner, cluster: cluster.clone(), topic, group, bases, commits })
     }
@@ -282,11 +279,34 @@ impl Consumer {
             config.create_with_context(context).map_err(cluster.kafka("make a consumer"))?;
         inner.subscribe(&[topic]).map_err(cluster.kafka(format!("join the group {}", group.name)))?;
         let (cluster, topic, group) = (cluster.clone(), topic.to_owned(), group.name.clone());
-        Ok(Self { inner, cluster, topic, group, bases: BTreeMap::new(), commits: true })
+        Ok(Self { inner, cluster, topic, group, bases: Mutex::default(), commits: true })
     }
 
     fn base(&self, partition: i32) -> i64 {
-        self.bases.get(&partition).copied().unwrap_or(0)
+        self.bases.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).copied().unwrap_or(0)
+    }
+
+    /// Whether the group assigned or revoked partitions that [`Consumer::poll`] has not returned yet.
+    pub fn has_changes(&self) -> bool {
+        let changes = self.inner.context().membership.as_ref().map(|membership| &membership.changes);
+        changes.is_some_and(|changes| !changes.lock().unwrap_or_else(PoisonError::into_inner).is_empty())
+    }
+
+    /// Continues an assigned partition at another position; the group does not rebalance. No thread may still take from the
+    /// partition's queue. Messages fetched before are discarded: librdkafka compares the version of each with that of the
+    /// partition.
+    ///
+    /// # Errors
+    /// The reason if librdkafka refuses. [`Consumer::has_changes`] must be `false`.
+    pub fn reassign(&self, start: Start) -> Result<(), String> {
+        let failed = |error: KafkaError| error.to_string();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, start.partition, Offset::Offset(start.offset - start.base))
+            .map_err(failed)?;
+        self.inner.incremental_unassign(&list).map_err(failed)?;
+        self.bases.lock().unwrap_or_else(PoisonError::into_inner).insert(start.partition, start.base);
+        own_queue(&self.inner, &self.topic, start)?;
+        self.inner.incremental_assign(&list).map_err(failed)
     }
 
     /// Completes the revocation of partitions. Their queues must no longer be read.
@@ -434,67 +454,6 @@ impl Consumer {
             .and_then(|()| self.inner.commit(&list, CommitMode::Async));
         if let Err(error) = committed {
             tracing::debug!(%error, partition, "the commit did not go out");
-        }
-    }
-}
-
-impl Consumer {
-    /// Closes the connection and leaves the group. After a timeout, closing continues in the background; stored data does not
-    /// depend on it.
-    pub fn close(self) {
-        let (closed, wait) = channel();
-        let closing = std::thread::Builder::new().name("close".to_owned()).spawn(move || {
-            drop(self);
-            let _ = closed.send(());
-        });
-        if closing.is_ok() && wait.recv_timeout(LEAVING) == Err(RecvTimeoutError::Timeout) {
-            tracing::debug!("the broker was not waited for any longer");
-        }
-    }
-
-    /// Leaves the group while the member holds no partition. When librdkafka 2.12 closes such a member, it sends no LeaveGroup,
-    /// and the other members wait for the session timeout. A joining member can leave only once it has joined.
-    fn leave(&self) {
-        if self.inner.assignment().is_ok_and(|held| held.count() > 0) {
-            return;
-        }
-        self.inner.unsubscribe();
-        let began = Instant::now();
-        // A member that has sent its first request may not have received its id yet.
-        while began.elapsed() < NAMED || (self.is_member() && began.elapsed() < LEAVING) {
-            let _ = self.inner.poll(Duration::from_millis(10));
-        }
-    }
-
-    /// Whether the group has assigned a member id, which librdkafka clears on leaving.
-    fn is_member(&self) -> bool {
-        // SAFETY: the handle lives as long as `self`; the caller owns the returned id and frees it with librdkafka's allocator.
-        unsafe {
-            let handle = self.inner.client().native_ptr();
-            let name = rd::rd_kafka_memberid(handle);
-            let known = !name.is_null() && *name != 0;
-            rd::rd_kafka_mem_free(handle, name.cast());
-            known
-        }
-    }
-}
-
-impl Drop for Consumer {
-    fn drop(&mut self) {
-        if let Some(membership) = &self.inner.context().membership {
-            membership.closing.store(true, Ordering::SeqCst);
-            // The group waits until all revoked partitions are given back, and closing waits for the group.
-            let changes = std::mem::take(&mut *membership.changes.lock().unwrap_or_else(PoisonError::into_inner));
-            for change in changes {
-                match change {
-                    Change::Assigned(_) => {}
-                    Change::Revoked(partitions) => self.give_back(&partitions),
-                    Change::Failed(_) => self.give_back(&[]),
-                }
-            }
-            if !membership.fixed {
-                self.leave();
-            }
         }
     }
 }

@@ -137,6 +137,11 @@ impl Progress {
         self.places().gaps.push(gap);
     }
 
+    /// Removes the gap of a partition that continues or was revoked.
+    pub(super) fn resumed(&self, partition: i32) {
+        self.places().gaps.retain(|gap| gap.partition != partition);
+    }
+
     pub(super) fn wrote(&self, file: &Path) {
         self.places().last_file = Some(file.to_owned());
     }

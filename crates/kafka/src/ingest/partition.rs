@@ -20,6 +20,9 @@ use crate::broker::{CHUNK, Item, Message, Queue, Start, Trouble};
 /// Maximum wait for a message before the state is checked.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// Maximum age of the first batch after another process was faster: its records have already waited once.
+const AGE_AFTER_OVERTAKEN: Duration = Duration::from_secs(1);
+
 /// Maximum time that a revocation waits for a file that is being written.
 const WRITING: Duration = Duration::from_secs(2);
 
@@ -43,6 +46,8 @@ pub(super) struct PartitionWorker<'c> {
     state: State,
     /// Records from this offset on are ignored.
     end: Option<i64>,
+    /// Whether this worker replaces one that another process overtook.
+    overtaken: bool,
     /// Held while messages are taken.
     taking: Mutex<()>,
     flushes: Mutex<Vec<Sender<FlushEvent>>>,
@@ -73,10 +78,12 @@ impl<'c> PartitionWorker<'c> {
         shared: &'c Shared<'c>,
         start: Start,
         end: Option<i64>,
+        overtaken: bool,
     ) -> Result<Arc<Self>, Error> {
         let state = State { position: AtomicI64::new(start.offset), ..State::default() };
         let queue = shared.consumer.queue(start)?;
-        let worker = Arc::new(Self { start, queue, state, end, taking: Mutex::default(), flushes: Mutex::default() });
+        let worker =
+            Arc::new(Self { start, queue, state, end, overtaken, taking: Mutex::default(), flushes: Mutex::default() });
         // No batch waits between the threads: one is built while one is written and one published.
         let (output, ready) = sync_channel(0);
         let (file, written) = sync_channel(0);
@@ -129,7 +136,13 @@ impl<'c> PartitionWorker<'c> {
         }
     }
 
-    fn revoked(&self) -> bool {
+    /// Difference between offsets of the store and of the broker.
+    pub(super) fn base(&self) -> i64 {
+        self.start.base
+    }
+
+    /// Whether the worker drops its batches: the partition was revoked, or another process was faster.
+    pub(super) fn revoked(&self) -> bool {
         self.state.revoked.load(Ordering::SeqCst)
     }
 
@@ -159,9 +172,13 @@ impl<'c> PartitionWorker<'c> {
         let partition = self.start.partition;
         let mut batch = Batch::new(partition, &job.fields);
         let mut items = Vec::with_capacity(CHUNK);
+        let mut first = self.overtaken;
         loop {
             let finishing = self.state.finish.load(Ordering::SeqCst);
-            let limits = shared.limits();
+            let mut limits = shared.limits();
+            if first {
+                limits.age = limits.age.min(AGE_AFTER_OVERTAKEN);
+            }
             if !finishing {
                 self.take(shared, &mut items, batch.due_at(&limits));
             }
@@ -181,8 +198,11 @@ impl<'c> PartitionWorker<'c> {
                             received += 1;
                             bytes += message.size() as u64;
                             self.add(shared, &mut batch, &message, now);
-                            if batch.due(&limits, now) && !self.hand_on(shared, &mut batch, output) {
-                                return;
+                            if batch.due(&limits, now) {
+                                first = false;
+                                if !self.hand_on(shared, &mut batch, output) {
+                                    return;
+                                }
                             }
                         }
                         self.state.position.store(message.offset() + 1, Ordering::SeqCst);
@@ -198,7 +218,7 @@ impl<'c> PartitionWorker<'c> {
                         return;
                     }
                     Item::Refused(code) => {
-                        self.end(shared, Report::Failed(shared.consumer.refused(code).into()));
+                        self.fail(shared, Report::Failed(shared.consumer.refused(code).into()));
                         return;
                     }
                     // The other partitions report the same cause.
@@ -215,6 +235,7 @@ impl<'c> PartitionWorker<'c> {
                 return;
             }
             let due = finishing || !asked.is_empty() || batch.due(&limits, now);
+            first &= !due;
             if due && !self.hand_on(shared, &mut batch, output) {
                 return;
             }
@@ -231,6 +252,7 @@ impl<'c> PartitionWorker<'c> {
         batch.push(&record, message.headers(), &shared.job.decoder.decode(record.payload, &shared.job.fields), now);
         if let Some(backlog) = &shared.job.backlog
             && message.is_replayed()
+            && shared.own.is_first_read(self.start.partition, record.offset - self.start.base)
         {
             backlog.leave(message.payload_len());
         }
@@ -280,7 +302,7 @@ impl<'c> PartitionWorker<'c> {
                             Output::File(File { prepared, unreadable: ready.unreadable as u64 }, read)
                         }
                         Ok(None) => return,
-                        Err(error) => return self.end(shared, Report::Failed(error)),
+                        Err(error) => return self.fail(shared, Report::Failed(error)),
                     }
                 }
             };
@@ -307,24 +329,32 @@ impl<'c> PartitionWorker<'c> {
 
     /// Publishes a file; `false` if the worker cannot continue.
     fn put(&self, shared: &Shared<'_>, log: &Log, output: Output<File>) -> bool {
-        let report = match output {
+        match output {
             Output::Flush(done) => {
                 let _ = done.send(FlushEvent::Stored);
                 return true;
             }
             Output::File(file, read) => match self.name(shared, log, &file, read) {
                 Ok(Named::Well) => return true,
-                Ok(Named::Overtaken) => Report::Overtaken(self.start.partition),
-                Ok(Named::Dropped) => return false,
-                Err(error) => Report::Failed(error),
+                Ok(Named::Overtaken) => self.drop_overtaken(shared),
+                Ok(Named::Dropped) => {}
+                Err(error) => self.fail(shared, Report::Failed(error)),
             },
-        };
-        self.end(shared, report);
+        }
         false
     }
 
+    /// Drops the worker's batches and requests that the partition is read again from the end of its log. Other partitions are not
+    /// affected.
+    fn drop_overtaken(&self, shared: &Shared<'_>) {
+        if !self.state.revoked.swap(true, Ordering::SeqCst) {
+            self.queue.wake();
+            shared.report(Report::Overtaken(self.start.partition));
+        }
+    }
+
     /// Reports the end of the worker, unless the partition was revoked: then it belongs to another worker.
-    fn end(&self, shared: &Shared<'_>, report: Report) {
+    fn fail(&self, shared: &Shared<'_>, report: Report) {
         if !self.revoked() {
             shared.abandon(report);
         }
@@ -373,6 +403,7 @@ impl<'c> PartitionWorker<'c> {
                 progress.unreadable.fetch_add(file.unreadable, Ordering::Relaxed);
                 progress.files.fetch_add(1, Ordering::Relaxed);
                 progress.wrote(&stored.path);
+                shared.own.set_stored(stored.partition, stored.next - self.start.base);
                 tracing::debug!(path = %stored.path.display(), rows = stored.rows, "stored");
                 // Without a reachable broker, a pending commit would delay the shutdown.
                 if !shared.control.stopping() || shared.heard.load(Ordering::Relaxed) {

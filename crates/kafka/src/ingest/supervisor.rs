@@ -1,6 +1,6 @@
 //! The supervisor: opens a worker for each partition, handles consumer events, and decides when to stop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
@@ -11,7 +11,7 @@ use tercile_store as store;
 
 use super::control::FlushEvent;
 use super::partition::PartitionWorker;
-use super::{Ended, Error, Report, Shared};
+use super::{Ended, Error, Report, Shared, Skips, recover, warn_of_another_writer};
 use crate::broker::{Bound, Event, Gap, Start, Trouble};
 
 /// Maximum time to drain an embedded broker during a shutdown.
@@ -19,6 +19,8 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// Interval of updating positions and lags and of polling events.
 const LOOK: Duration = Duration::from_millis(20);
 const TELL: Duration = Duration::from_millis(100);
+/// Interval between two checks whether a halted partition can continue.
+const RETRY: Duration = Duration::from_secs(5);
 /// Maximum number of partitions named in a warning.
 const NAMED: usize = 10;
 
@@ -27,6 +29,14 @@ pub(super) struct Supervisor<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     workers: BTreeMap<i32, Arc<PartitionWorker<'env>>>,
     halted: BTreeMap<i32, Gap>,
+    /// End of each partition at the start, and where to stop reading, if anywhere.
+    ends_at_start: BTreeMap<i32, i64>,
+    targets: Option<BTreeMap<i32, i64>>,
+    /// Partitions to read again from the end of their log: another process stored more than this one, or a halted partition can
+    /// continue.
+    restart: BTreeSet<i32>,
+    /// Time of the last check of halted partitions.
+    retried: Instant,
     /// When to warn that the group has not assigned partitions, or that partitions have not answered.
     patience: Option<Instant>,
     joined: bool,
@@ -36,7 +46,18 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
     pub(super) fn new(shared: &'env Shared<'env>, scope: &'scope Scope<'scope, 'env>) -> Self {
         let patience = Instant::now().checked_add(shared.job.cluster.timeout);
         let joined = shared.job.group.is_none();
-        Self { shared, scope, workers: BTreeMap::new(), halted: BTreeMap::new(), patience, joined }
+        Self {
+            shared,
+            scope,
+            workers: BTreeMap::new(),
+            halted: BTreeMap::new(),
+            ends_at_start: BTreeMap::new(),
+            targets: None,
+            restart: BTreeSet::new(),
+            retried: Instant::now(),
+            patience,
+            joined,
+        }
     }
 
     /// Reads `starts` and all partitions assigned by a group, until the session ends. The workers then write or drop their
@@ -59,15 +80,15 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
         let Shared { job, control, consumer, .. } = *self.shared;
         let caught_up = &control.progress.caught_up;
         let partitions: Vec<i32> = starts.iter().map(|start| start.partition).collect();
-        let ends_at_start = consumer.offsets(&partitions, Bound::Latest)?;
+        self.ends_at_start = consumer.offsets(&partitions, Bound::Latest)?;
         *begun = true;
         // From here on a stop has to wait until the read records are stored.
         control.set_reading(true);
         for start in starts {
-            self.check_end(start.partition, start.offset, ends_at_start.get(&start.partition).copied())?;
+            self.check_end(start.partition, start.offset, self.ends_at_start.get(&start.partition).copied())?;
         }
-        let mut targets = job.until_end.then(|| ends_at_start.clone());
-        self.take(starts, targets.as_ref())?;
+        self.targets = job.until_end.then(|| self.ends_at_start.clone());
+        self.take(starts, false)?;
         let mut deadline = None;
         let mut down = false;
         let mut told = Instant::now();
@@ -75,7 +96,10 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
         loop {
             while let Ok(report) = reported.try_recv() {
                 match report {
-                    Report::Overtaken(partition) => return Ok(Ended::Overtaken(partition)),
+                    Report::Overtaken(partition) => {
+                        warn_of_another_writer(job, self.shared.told, partition);
+                        self.restart.insert(partition);
+                    }
                     Report::Failed(error) => return Err(error),
                     Report::Grown(partitions) => return Ok(Ended::Grown(partitions)),
                     Report::Again(why) => return Ok(Ended::Again(why)),
@@ -85,6 +109,12 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
                         }
                     }
                 }
+            }
+            if let Some(ended) = self.retry_halted()? {
+                return Ok(ended);
+            }
+            if let Some(ended) = self.restart_partitions()? {
+                return Ok(ended);
             }
             for done in control.asked_to_flush() {
                 // The requester may be gone.
@@ -98,14 +128,14 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
                 // An embedded broker loses its records when it ends, so they are read first.
                 deadline = Some(Instant::now() + DRAIN_LIMIT);
                 let open: Vec<i32> = self.workers.keys().copied().collect();
-                targets = Some(consumer.offsets(&open, Bound::Latest)?);
+                self.targets = Some(consumer.offsets(&open, Bound::Latest)?);
             }
-            if !caught_up.load(Ordering::Relaxed) && self.reached(&ends_at_start) {
+            if !caught_up.load(Ordering::Relaxed) && self.reached(&self.ends_at_start) {
                 self.tell();
                 caught_up.store(true, Ordering::SeqCst);
             }
             let all_halted = !self.workers.is_empty() && self.halted.len() == self.workers.len();
-            if targets.as_ref().is_some_and(|targets| self.reached(targets))
+            if self.targets.as_ref().is_some_and(|targets| self.reached(targets))
                 || deadline.is_some_and(|deadline| Instant::now() > deadline)
                 || (all_halted && job.group.is_none())
             {
@@ -118,7 +148,7 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
                     tracing::info!(?partitions, "reading {} now", partition_list(&partitions));
                     self.joined = true;
                     self.shared.heard.store(true, Ordering::Relaxed);
-                    self.take(&starts, None)?;
+                    self.take(&starts, false)?;
                 }
                 Some(Event::Revoked(partitions)) => {
                     tracing::info!(?partitions, "no longer reading {}", partition_list(&partitions));
@@ -185,18 +215,81 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
     }
 
     /// Opens a worker for each of these partitions.
-    fn take(&mut self, starts: &[Start], ends: Option<&BTreeMap<i32, i64>>) -> Result<(), Error> {
+    fn take(&mut self, starts: &[Start], overtaken: bool) -> Result<(), Error> {
         if !starts.is_empty() {
             self.patience = Instant::now().checked_add(self.shared.job.cluster.timeout);
         }
         self.shared.workers.fetch_add(starts.len(), Ordering::SeqCst);
         for &start in starts {
+            let ends = self.targets.as_ref().filter(|_| self.shared.job.until_end);
             let end = ends.and_then(|ends| ends.get(&start.partition).copied());
-            let worker = PartitionWorker::open(self.scope, self.shared, start, end)?;
+            let worker = PartitionWorker::open(self.scope, self.shared, start, end, overtaken)?;
             self.workers.insert(start.partition, worker);
-            self.halted.remove(&start.partition);
         }
         Ok(())
+    }
+
+    /// Reads partitions again from the end of their logs. The consumer remains, so the group does not rebalance.
+    fn restart_partitions(&mut self) -> Result<Option<Ended>, Error> {
+        let Shared { job, consumer, own, .. } = *self.shared;
+        // Revoked partitions must be given back before partitions are assigned.
+        if self.restart.is_empty() || consumer.has_changes() {
+            return Ok(None);
+        }
+        for partition in std::mem::take(&mut self.restart) {
+            let Some(worker) = self.workers.get(&partition) else { continue };
+            let base = worker.base();
+            worker.revoke();
+            let embedded = job.embedded.then_some(own);
+            let starts = recover(&job.store, &job.cluster, &job.topic, &[partition], embedded, &Skips::new())?;
+            self.give_back(&[partition]);
+            for &start in &starts {
+                if let Err(why) = consumer.reassign(start) {
+                    return Ok(Some(Ended::Again(format!("cannot read partition {partition} anew: {why}"))));
+                }
+                // The records of an embedded broker have other offsets in the store now.
+                for ends in [Some(&mut self.ends_at_start), self.targets.as_mut()].into_iter().flatten() {
+                    ends.entry(partition).and_modify(|end| *end += start.base - base);
+                }
+            }
+            self.take(&starts, true)?;
+        }
+        Ok(None)
+    }
+
+    /// Checks at intervals whether halted partitions can continue: another process (with --accept-gap, for example) has stored records
+    /// after the gap, or the topic has the missing records again.
+    fn retry_halted(&mut self) -> Result<Option<Ended>, Error> {
+        let Shared { job, control, consumer, told, .. } = *self.shared;
+        if self.halted.is_empty() || self.retried.elapsed() < RETRY || control.stopping() {
+            return Ok(None);
+        }
+        self.retried = Instant::now();
+        for (&partition, gap) in &self.halted {
+            let next = match job.store.log(&job.topic, partition).next() {
+                Ok(next) => next.unwrap_or(0),
+                Err(error) => {
+                    if told.is_new(&error.to_string()) {
+                        tracing::warn!(partition, "partition {partition} of {} stays halted: {error}", job.topic);
+                    }
+                    continue;
+                }
+            };
+            if next > gap.expected {
+                tracing::info!(
+                    partition,
+                    "partition {partition} of {} goes on at offset {next}: another process stored records behind the gap",
+                    job.topic
+                );
+                self.restart.insert(partition);
+            } else if matches!(consumer.gap(partition, gap.expected), Ok(None)) {
+                return Ok(Some(Ended::Again(format!(
+                    "partition {partition} of {} has the records from offset {} again",
+                    job.topic, gap.expected
+                ))));
+            }
+        }
+        Ok(None)
     }
 
     /// Revokes these partitions: their workers drop their batches.
@@ -207,6 +300,8 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
                 self.shared.workers.fetch_sub(1, Ordering::SeqCst);
             }
             self.halted.remove(partition);
+            self.restart.remove(partition);
+            self.shared.control.progress.resumed(*partition);
         }
     }
 
@@ -216,7 +311,9 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
 
     fn reached(&self, targets: &BTreeMap<i32, i64>) -> bool {
         targets.iter().all(|(partition, end)| {
-            self.workers.get(partition).is_none_or(|worker| worker.position() >= *end || worker.at_end())
+            self.workers
+                .get(partition)
+                .is_none_or(|worker| !worker.revoked() && (worker.position() >= *end || worker.at_end()))
                 || self.halted.contains_key(partition)
         })
     }
@@ -237,7 +334,13 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
             None => Ok(Some(Ended::Again(format!("partition {partition} of {} was rewound", job.topic)))),
             Some(gap) if job.accept_gap && gap.found > gap.expected => Ok(Some(Ended::Skipping(vec![gap]))),
             Some(gap) => {
-                tracing::error!("{gap}; this partition halts");
+                let goes_on = job.group.is_some() || self.workers.len() > self.halted.len() + 1;
+                let next = if goes_on {
+                    "; it goes on by itself once another `tercile ingest` with --accept-gap stored what follows, or the topic has them again"
+                } else {
+                    ""
+                };
+                tracing::error!("{gap}; this partition halts{next}");
                 control.progress.halted(gap.clone());
                 if let Some(backlog) = &job.backlog {
                     // The sender would otherwise wait for a halted reader.

@@ -6,8 +6,9 @@
 //! can take the lease ([`Lease::holds`]). That check can still be overtaken, so no guarantee depends on a lease alone: files
 //! are put under free names (fencing), and objects replaced in place use conditional puts.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +28,9 @@ const SURE: Duration = Duration::from_secs(12);
 const LOOK: Duration = Duration::from_secs(1);
 /// Content of a lease that nobody holds.
 const FREE: &[u8] = b"free\n";
+
+/// Version of each held lease when it was last read, and the time of the first read of that version.
+pub(super) type Sightings = BTreeMap<PathBuf, (Version, Instant)>;
 
 /// A held lease, released on drop.
 #[derive(Debug)]
@@ -60,29 +64,34 @@ impl Lease {
     /// The shortest patience that distinguishes a live holder from a dead one.
     pub const TELLS: Duration = Duration::from_secs(DEAD.as_secs() + 3);
 
-    /// Takes a lease; `None` if a live process holds it. If it is held, this takes up to `patience`.
+    /// Takes a lease; `None` if another process holds it and may be alive. If it is held, this takes up to `patience`. What was seen
+    /// is remembered: a later call succeeds if the holder has not renewed the lease for [`DEAD`] since then.
     pub fn take(objects: &Arc<Objects>, path: &Path, patience: Duration) -> io::Result<Option<Self>> {
         let holder = unique();
-        let mut seen: Option<(Version, Instant)> = None;
+        let sightings = || objects.sightings.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
+        let mut changed = 0;
         loop {
             let now = objects.read_version(path)?;
-            let free = match (&now, &seen) {
+            let seen = sightings().get(path).cloned();
+            let free = match (&now, seen) {
                 (None, _) => true,
                 (Some((word, _)), _) if word == FREE => true,
-                (Some((_, now)), Some((before, since))) if now == before => since.elapsed() >= DEAD,
-                (Some((_, now)), had) => {
+                (Some((_, now)), Some((before, since))) if *now == before => since.elapsed() >= DEAD,
+                (Some((_, now)), _) => {
+                    changed += 1;
+                    sightings().insert(path.to_owned(), (now.clone(), Instant::now()));
                     // Its holder lives, and the caller does not want to wait longer.
-                    if had.is_some() && patience <= Self::TELLS {
+                    if changed > 1 && patience <= Self::TELLS {
                         return Ok(None);
                     }
-                    seen = Some((now.clone(), Instant::now()));
                     false
                 }
             };
             let asked = Instant::now();
             let over = now.map(|(_, version)| version);
             if free && let Some(version) = objects.replace_if(word(&holder, 0), path, over)? {
+                sightings().remove(path);
                 return Self::hold(objects, path, Held { holder, version, said: asked }).map(Some);
             }
             if began.elapsed() >= patience {
@@ -212,6 +221,26 @@ mod tests {
         }
         drop(held);
         assert_eq!(objects.read(path).unwrap(), other);
+    }
+
+    #[test]
+    fn who_does_not_wait_gets_what_the_dead_held_when_it_asks_again() {
+        let (objects, path) = lock();
+        objects.replace_if(b"somebody who died\n".to_vec(), path, None).unwrap();
+        let ask = || Lease::take(&objects, path, Duration::ZERO).unwrap();
+        let began = Instant::now();
+        assert!(ask().is_none() && ask().is_none());
+        assert!(began.elapsed() < LOOK);
+        // As if that had been long ago.
+        let long_ago = began.checked_sub(DEAD).unwrap();
+        objects.sightings.lock().unwrap().get_mut(path).unwrap().1 = long_ago;
+        let taken = ask();
+        assert!(taken.is_some() && ask().is_none());
+        // A holder that was seen long ago, and has said something since, lives.
+        objects.sightings.lock().unwrap().get_mut(path).unwrap().1 = long_ago;
+        let (_, version) = objects.read_version(path).unwrap().unwrap();
+        assert!(objects.replace_if(b"the same\n".to_vec(), path, Some(version)).unwrap().is_some());
+        assert!(ask().is_none());
     }
 
     #[test]
