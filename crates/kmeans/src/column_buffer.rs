@@ -1,8 +1,8 @@
-//! Columns that may be larger than memory.
+//! Out-of-core column buffers: Arrow arrays that may be larger than memory.
 //!
-//! Input: values as they come, and a limit. Output: Arrow arrays of them. Up to the limit they are in memory; beyond it in
-//! files without a name, which are mapped: who reads such an array need not know, and what is read and done with
-//! ([`done_with`]) takes no memory any more.
+//! Input: values in parts, and a memory limit. Output: Arrow arrays. Up to the limit the values are in memory, beyond it in
+//! unnamed temporary files that are memory-mapped. Both kinds of array are read alike. After [`done_with`], values of a
+//! file occupy no memory.
 
 #![allow(unsafe_code, reason = "maps files of columns into memory")]
 
@@ -22,35 +22,38 @@ use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 use crate::parallel::CHUNK;
 
-/// How much of a limit is left to what is no column: buffers, chunks on their way, the program itself.
+/// Bytes of a limit that are reserved for everything except columns: buffers, chunks in transit, the program itself.
 const APART: usize = 64 << 20;
 
-/// Where columns are kept.
+/// Memory budget of columns and directory of their files.
 #[derive(Debug, Clone)]
 pub struct Space {
     /// Bytes of columns that stay in memory.
     memory: usize,
-    /// Where the files of the others are, however short their names live.
+    /// Directory of the files. A file has a name only until it is open.
     dir: PathBuf,
 }
 
 impl Space {
-    /// So many bytes in memory.
+    /// A budget of `memory` bytes of columns; files are created in `dir`.
     pub fn new(memory: usize, dir: impl Into<PathBuf>) -> Self {
         Self { memory, dir: dir.into() }
     }
 
-    /// For a process that may take so much memory in all.
+    /// A budget for a process that may use `limit` bytes in total: all but 64 MiB, and at least a quarter.
     pub fn within(limit: usize, dir: impl Into<PathBuf>) -> Self {
         Self::new(limit.saturating_sub(APART).max(limit / 4), dir)
     }
 
-    /// Whether so many bytes of columns stay in memory.
+    /// Whether `bytes` bytes of columns fit in the budget.
     pub fn holds(&self, bytes: usize) -> bool {
         bytes <= self.memory
     }
 
-    /// A file that goes when nobody has it open any more, however the process ends.
+    /// Creates an unnamed file, which the operating system removes when it is closed, however the process ends.
+    ///
+    /// # Errors
+    /// If the file cannot be created or unlinked.
     pub fn file(&self) -> io::Result<File> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -61,7 +64,7 @@ impl Space {
     }
 }
 
-/// Half of the memory that this process may have.
+/// Half of the memory of the machine or of the cgroup, whichever is smaller, in bytes.
 pub fn half_of_memory() -> usize {
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<usize>().ok();
     let machine = || {
@@ -73,9 +76,9 @@ pub fn half_of_memory() -> usize {
     machine().unwrap_or(4 << 30).min(group) / 2
 }
 
-/// A column that grows.
+/// A column under construction.
 pub struct Growing<P: ArrowPrimitiveType> {
-    /// Arrow's own, for it begins where a vector register likes it to.
+    /// Arrow's buffer, because it is aligned for vector registers.
     memory: MutableBuffer,
     file: Option<BufWriter<File>>,
     valid: NullBufferBuilder,
@@ -83,12 +86,16 @@ pub struct Growing<P: ArrowPrimitiveType> {
 }
 
 impl<P: ArrowPrimitiveType> Growing<P> {
-    /// One that may become so long.
+    /// An empty column with capacity for `most` values.
     pub fn new(most: usize) -> Self {
         let memory = MutableBuffer::with_capacity(most * size_of::<P::Native>());
         Self { memory, file: None, valid: NullBufferBuilder::new(most), values: PhantomData }
     }
 
+    /// Appends values and their validity.
+    ///
+    /// # Errors
+    /// If the column is in a file and writing fails.
     pub fn append(&mut self, values: &PrimitiveArray<P>) -> io::Result<()> {
         match &mut self.file {
             Some(file) => file.write_all(values.values().to_byte_slice())?,
@@ -101,12 +108,15 @@ impl<P: ArrowPrimitiveType> Growing<P> {
         Ok(())
     }
 
-    /// Bytes that it takes in memory.
+    /// Bytes of values in memory; 0 after [`Self::spill`].
     pub fn held(&self) -> usize {
         self.memory.len()
     }
 
-    /// Goes on in a file.
+    /// Moves the values to a file, which also takes further values.
+    ///
+    /// # Errors
+    /// If the file cannot be created or written.
     pub fn spill(&mut self, space: &Space) -> io::Result<()> {
         if self.file.is_none() {
             let mut file = BufWriter::with_capacity(1 << 18, space.file()?);
@@ -116,6 +126,10 @@ impl<P: ArrowPrimitiveType> Growing<P> {
         Ok(())
     }
 
+    /// The finished column.
+    ///
+    /// # Errors
+    /// If the file cannot be written or mapped.
     pub fn finish(mut self) -> io::Result<PrimitiveArray<P>> {
         let nulls = self.valid.finish();
         match self.file {
@@ -125,13 +139,16 @@ impl<P: ArrowPrimitiveType> Growing<P> {
     }
 }
 
-/// The values of a whole file, which nobody writes any more.
+/// Maps a whole file of values, which must not be written any more.
+///
+/// # Errors
+/// If the file cannot be mapped.
 pub fn mapped<P: ArrowPrimitiveType>(file: &File, nulls: Option<NullBuffer>) -> io::Result<PrimitiveArray<P>> {
     let bytes = file.metadata()?.len() as usize;
     if bytes == 0 {
         return Ok(PrimitiveArray::new(ScalarBuffer::from(Vec::new()), nulls));
     }
-    // SAFETY: the file has no name, so nobody else changes its bytes or its length.
+    // SAFETY: the file has no name, so no other process changes its bytes or its length.
     let map = unsafe { Mmap::map(file)? };
     map.advise(Advice::Sequential)?;
     let start = NonNull::new(map.as_ptr().cast_mut()).ok_or_else(|| io::Error::other("a mapping at address 0"))?;
@@ -147,10 +164,10 @@ pub fn mapped<P: ArrowPrimitiveType>(file: &File, nulls: Option<NullBuffer>) -> 
 
 struct Mapping(Mmap);
 
-/// All that is mapped.
+/// All live mappings.
 static MAPPINGS: RwLock<Vec<Weak<Mapping>>> = RwLock::new(Vec::new());
 
-/// Says that these values are not read again soon: if they are in a file, the memory they took is free at once.
+/// Declares that these values are not read again soon. If they are in a mapped file, their memory is released.
 pub fn done_with<T>(values: &[T]) {
     let values = values.as_ptr_range();
     let (start, end) = (values.start as usize, values.end as usize);
@@ -158,21 +175,24 @@ pub fn done_with<T>(values: &[T]) {
     for map in mappings.iter().filter_map(Weak::upgrade) {
         let Range { start: first, end: last } = map.0.as_ptr_range();
         if first as usize <= start && end <= last as usize {
-            // Advice that is not taken costs memory, nothing else.
-            // SAFETY: nothing was written to the mapping: the pages come back from the file as they were.
+            // If the advice fails, the memory stays in use; nothing else changes.
+            // SAFETY: the mapping is read-only, so released pages are read from the file again, unchanged.
             let _ =
                 unsafe { map.0.unchecked_advise_range(UncheckedAdvice::DontNeed, start - first as usize, end - start) };
         }
     }
 }
 
-/// Rows ⌊j·n/m⌋ for m = min(n, most).
+/// Evenly spaced rows: ⌊j·n/m⌋ for j = 0 … m-1, m = min(n, most).
 pub fn evenly(n: usize, most: usize) -> Vec<u32> {
     let m = n.min(most);
     (0..m).map(|j| (j as u128 * n as u128 / m as u128) as u32).collect()
 }
 
-/// The values of these rows, which ascend.
+/// The values of some rows. `rows` must be ascending.
+///
+/// # Panics
+/// If a row is beyond the end of the column.
 pub fn take<P: ArrowPrimitiveType>(column: &PrimitiveArray<P>, rows: &[u32]) -> PrimitiveArray<P> {
     let mut taken = Vec::with_capacity(rows.len());
     for near in rows.chunk_by(|a, b| *a as usize / CHUNK == *b as usize / CHUNK) {
@@ -182,12 +202,15 @@ pub fn take<P: ArrowPrimitiveType>(column: &PrimitiveArray<P>, rows: &[u32]) -> 
     taken.into_iter().collect()
 }
 
-/// Writes values where they belong in a file of them.
+/// Writes values to a file of values, starting at value number `at`.
+///
+/// # Errors
+/// If writing fails.
 pub fn write_at(file: &File, values: &[f64], at: usize) -> io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, values.to_byte_slice(), (at * size_of::<f64>()) as u64)
 }
 
-/// Where files go when nobody says.
+/// Default directory for files: the system's temporary directory.
 pub fn scratch() -> &'static Path {
     static DIR: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     DIR.get_or_init(std::env::temp_dir)
@@ -201,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_column_in_a_file_is_the_one_in_memory() {
+    fn a_column_in_a_file_equals_the_one_in_memory() {
         let dir = tempfile::tempdir().unwrap();
         let space = Space::within(0, dir.path());
         let parts: Vec<Float64Array> =

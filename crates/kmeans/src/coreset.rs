@@ -1,29 +1,30 @@
-//! A coreset: a weighted sample of points that keeps the rare ones.
+//! A coreset: a weighted sample of points that keeps rare ones.
 //!
-//! Input: points, and a rough solution of them. Output: some of the points with weights, on which any k centroids cost about
-//! what they cost on all points. A uniform sample has no such property: it misses a few rows far away, which may be most of
-//! the cost.
+//! Input: points and an approximate solution for them, the guide. Output: some of the points with weights, on which any k
+//! centroids have about the same inertia as on all points. A uniform sample does not have this property: it misses a few
+//! distant rows, which may contribute most of the inertia.
 //!
-//! Each point is drawn independently, with a probability that grows with its share of the rough solution's cost and with its
+//! Each point is drawn independently, with a probability that grows with its share of the guide's inertia and with its
 //! share of its cluster's weight; its weight is divided by that probability (Feldman and Langberg, "A unified framework for
 //! approximating and clustering data", STOC 2011; Bachem, Lucic and Krause, "Practical coreset constructions for machine
-//! learning", 2017). A point with a sufficient share is kept for certain. The weights of each of the guide's clusters are
-//! then scaled to what the cluster weighs in truth (post-stratification), so a guide with more clusters than are wanted makes
-//! costs more exact. The draws depend on the points, their indices and the seed alone, not on threads or instruction sets.
+//! learning", arXiv:1703.06476, 2017). A point with a sufficient share is kept with certainty. The weights of each cluster
+//! of the guide are then scaled to the true weight of the cluster (post-stratification), so a guide with more clusters than
+//! requested reduces the error. The draws depend on the points, their indices and the seed alone, not on threads or
+//! instruction sets.
 
 use super::lloyd::Outcome;
 use super::points::Points;
 use crate::parallel::by_chunk;
 
-/// The greatest expected number of draws of one point that is told from greater ones.
+/// Expected numbers of draws of one point are capped here.
 const SURE: f64 = 1e9;
-/// How many times the wanted size a coreset may have.
+/// Maximum size of a coreset, relative to the requested size.
 const MOST: usize = 2;
 
-/// A rough solution for all points.
+/// An approximate solution for all points.
 #[derive(Debug, Clone)]
 pub(super) struct Guide {
-    /// In original units, one after the other.
+    /// In original units, row-major.
     pub centroids: Vec<f64>,
     /// Estimated weight of each cluster.
     pub weights: Vec<f64>,
@@ -31,20 +32,22 @@ pub(super) struct Guide {
     pub inertia: f64,
 }
 
-/// Points that were drawn.
+/// A drawn coreset.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Drawn {
-    /// Their indices, ascending.
+    /// Indices of the points, ascending.
     pub rows: Vec<u32>,
     pub weights: Vec<f64>,
 }
 
-/// The expected number of draws of a point, per unit of its weight: the rate of its cluster, plus its squared distance (in
-/// standardised units) times the rate of squares. Its probability is that number, or 1 if it is greater.
+/// Sampling rates of a coreset. The expected number of draws of a point, per unit of its weight, is the rate of its cluster
+/// plus `of_square` times its squared distance to the nearest centroid (standardised units). The point is drawn with that
+/// number as probability, at most 1.
 #[derive(Debug, Clone)]
 pub struct Rates {
-    /// By cluster of the guide.
+    /// Rate of each cluster of the guide.
     pub of_cluster: Vec<f64>,
+    /// Rate per squared distance.
     pub of_square: f64,
 }
 
@@ -54,8 +57,8 @@ impl Guide {
         Self { centroids, weights, inertia }
     }
 
-    /// The rates that draw about `size` points: half of them by their squared distances, a quarter evenly, and a quarter in
-    /// equal parts from each cluster, so that a rare cluster which the guide knows is kept, too.
+    /// The rates that draw about `size` points: half of them by squared distance, a quarter uniformly, and a quarter in
+    /// equal parts from each cluster, so that rare clusters of the guide are kept.
     pub fn rates(&self, size: usize) -> Rates {
         let quarter = size as f64 / 4.0;
         let total: f64 = self.weights.iter().sum();
@@ -93,15 +96,15 @@ pub(super) fn draw(points: &Points<'_>, guide: &Guide, size: usize, seed: u64, t
         weights.iter_mut().zip(chunk).for_each(|(sum, weight)| *sum += weight);
     }
     let mut drawn: Vec<Draw> = chunks.into_iter().flat_map(|(drawn, _)| drawn).collect();
-    // Where the guide missed that many rows matter, more are drawn than was asked for. With half of all rates those stay
-    // whose numbers are still less.
+    // If the guide underestimates the inertia, too many points are drawn. Then all rates are halved, which keeps the points
+    // whose random numbers are below the new probability.
     let mut share = 1.0;
     while drawn.len() > MOST * size {
         share /= 2.0;
         drawn.retain(|draw| uniform(seed, draw.row as usize) < draw.draws * share);
     }
     let weight = |draw: &Draw| points.weight(draw.row as usize) / (draw.draws * share).min(1.0);
-    // What is kept for certain stands for itself; the others of a cluster share the rest of its weight.
+    // Points kept with certainty represent themselves; the others of a cluster share the rest of its weight.
     let mut others = vec![0.0; k];
     for draw in &drawn {
         match draw.draws * share < 1.0 {
@@ -117,16 +120,16 @@ pub(super) fn draw(points: &Points<'_>, guide: &Guide, size: usize, seed: u64, t
     Drawn { weights: drawn.iter().map(calibrated).collect(), rows: drawn.into_iter().map(|draw| draw.row).collect() }
 }
 
-/// A point that was drawn.
+/// A drawn point.
 struct Draw {
     row: u32,
-    /// Of the guide.
+    /// Cluster of the guide.
     cluster: u8,
-    /// How often it was expected to be drawn.
+    /// Expected number of draws.
     draws: f64,
 }
 
-/// A number from 0 to 1, without 1, that follows from a point's index (SplitMix64).
+/// A uniform number in [0, 1), determined by the seed and a point's index (SplitMix64: Steele, Lea and Flood, OOPSLA 2014).
 fn uniform(seed: u64, row: usize) -> f64 {
     const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
     let z = seed.wrapping_add((row as u64 + 1).wrapping_mul(STEP));
@@ -148,7 +151,7 @@ mod tests {
     #[test]
     fn any_centroids_cost_on_a_coreset_what_they_cost_on_all_points() {
         let mut columns = random(150_000, 2);
-        // A few rows that are nearly all of the cost, and some behind them.
+        // Three rows that contribute nearly all of the inertia, and 30 that contribute most of the rest.
         for row in 0..3 {
             columns[0][row * 40_000 + 11] = 1e3 + 9.0 * row as f64;
         }

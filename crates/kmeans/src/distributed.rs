@@ -1,11 +1,13 @@
-//! KMeans on rows that are somewhere else.
+//! Distributed KMeans: the rows are on other machines.
 //!
-//! Input: who passes over the rows ([`Elsewhere`]), and a uniform sample of them here. Output: the clusters that [`super::fit`]
-//! would find. The sample gives the first guide; coresets are drawn where the rows are and searched here (`restarts.rs`); the
-//! passes over all rows, which choose among what was found and polish the best, run where the rows are. A pass over there takes a while, however few rows are still moving, so
-//! after one those rows are fetched that are near the border of their cluster, and passes go over them alone, until the
-//! centroids have travelled so far that others may move too (Hamerly's bound, as in bounds.rs). Sums come back from there
-//! rounded a little differently each time, so assignments have stopped changing when the centroids move by no more than that.
+//! Input: an implementation of passes over the remote rows ([`Elsewhere`]), and a local uniform sample of them. Output:
+//! clusters as good as those of [`super::fit`]. The sample gives the first guide. Coresets are drawn remotely and searched
+//! locally (restarts.rs). Passes over all rows, which select among the candidates and polish the best one, run remotely.
+//!
+//! A remote pass has a high latency even if few rows change their cluster. So after each one the rows near a border between
+//! clusters are fetched, and local passes read these alone, until the centroids have moved so far that other rows may
+//! change (Hamerly's bound, as in hamerly.rs). Remote sums are rounded differently each time, so the descent ends when the
+//! centroids move by no more than rounding.
 
 use ndarray::Array2;
 
@@ -14,64 +16,72 @@ use super::lloyd::{self, Outcome};
 use super::points::{Points, Totals};
 use super::{Error, Fit, Limits, Settings, Step, distinct, flat, restarts};
 
-/// The squared shift, in standardised units, that is no more than rounding: one row in a thousand million that goes to
-/// another cluster moves two centroids by more.
+/// Squared shift (standardised units) that is attributed to rounding. If one row in 10⁹ changes its cluster, two centroids
+/// move by more.
 const STILL: f64 = 1e-22;
 
-/// Rows that are fetched at once: one of so many, but for a few; and so many values at most.
+/// Rows that are fetched near borders: 1 / `ONE_OF` of all but at least `FEW`, and at most `VALUES` values.
 const ONE_OF: usize = 16;
 const FEW: usize = 1 << 14;
 const VALUES: usize = 1 << 22;
 
-/// What rounding could make of a distance is far less than what is missing here. Rows alike have the same gap, here and where
-/// the rows are, to the bit: however many they are, those at the margin itself are not fetched.
+/// Factor of the second distance in a margin, which covers the rounding of distances. Equal rows have the same gap to the
+/// bit, locally and remotely, so rows exactly at the margin are not fetched, however many they are.
 pub const SURELY: f64 = 1.0 - 2e-9;
 
-/// Local minima of a coreset that one pass evaluates.
+/// Local minima of a coreset that are evaluated on all rows, in one pass.
 const FINALISTS: usize = 3;
 
-/// A row that is far from its centroid.
+/// A row far from its centroid.
 pub struct Worst {
-    /// In original units.
+    /// One value per feature, in original units.
     pub values: Vec<f64>,
+    /// Cluster of the row.
     pub cluster: usize,
 }
 
 /// Rows of a coreset.
 pub struct Coreset {
-    /// For each feature, in original units.
+    /// One column per feature, in original units.
     pub columns: Vec<Vec<f64>>,
-    /// For each row one over its probability.
+    /// Reciprocal of the sampling probability of each row.
     pub weights: Vec<f64>,
 }
 
-/// Who passes over the rows. Centroids are standardised, one after the other.
+/// Passes over remote rows. Centroids are k × features, standardised, row-major.
 pub trait Elsewhere {
+    /// Error of a remote pass, or of the fit.
     type Error: From<Error>;
 
-    /// How many rows differ, counted up to `most`.
+    /// Number of distinct rows, counted up to `most`.
+    ///
+    /// # Errors
+    /// If the remote pass fails; so do the other methods.
     fn distinct(&self, most: usize) -> Result<usize, Self::Error>;
-    /// How many rows there are.
+    /// Number of rows.
     fn rows(&self) -> usize;
-    /// Draws rows independently, each with the probability that the rates give it by its cluster and squared distance. What is
-    /// drawn follows from the rows and the seed alone.
+    /// Draws rows independently, each with the probability that [`Rates`] defines by its cluster and squared distance. The
+    /// draw is determined by the rows and the seed alone.
     fn draw(&self, centroids: &[f64], rates: &Rates, seed: u64) -> Result<Coreset, Self::Error>;
-    /// What the rows of each cluster sum up to; and for each other set of centroids the sum of the squared distances from the
-    /// nearest of those.
+    /// Totals of one pass; and for each of the sets of centroids `others` its inertia.
     fn pass(&self, centroids: &[f64], others: &[Vec<f64>]) -> Result<(Totals, Vec<f64>), Self::Error>;
-    /// The rows whose second distance times [`SURELY`] is less than `margin` greater than the distance to the nearest centroid: a
-    /// column for each feature, in original units.
+    /// The rows with second distance · [`SURELY`] - distance < `margin`, where the distances are to the second nearest and
+    /// the nearest centroid. One column per feature, in original units.
     fn near(&self, centroids: &[f64], margin: f64) -> Result<Vec<Vec<f64>>, Self::Error>;
-    /// The rows that are farthest from their centroids; none that stands on its centroid.
+    /// The `many` rows farthest from their centroids, without rows at distance 0.
     fn worst(&self, centroids: &[f64], many: usize) -> Result<Vec<Worst>, Self::Error>;
 }
 
-/// The uniform sample of so many rows that the first guide is found on; `None`: all rows are looked at.
+/// Rows of the uniform sample that gives the first guide; `None` if there are so few rows that all are used.
 pub fn start_rows(rows: usize, seed: u64) -> Option<Vec<u32>> {
     (rows > restarts::START_ROWS).then(|| restarts::sample(rows, restarts::START_ROWS, seed))
 }
 
-/// The best clusters that the settings find. `sample` holds the rows that [`start_rows`] names.
+/// Fits k clusters to remote rows. `sample` contains the rows of [`start_rows`], `warm` the centroids of a warm start (k ×
+/// features, original units). Calls `watch` after each pass.
+///
+/// # Errors
+/// [`Error::TooFew`], and the errors of `rows`.
 pub fn fit_elsewhere<E: Elsewhere>(
     rows: &E,
     sample: &Points<'_>,
@@ -116,7 +126,7 @@ pub fn fit_elsewhere<E: Elsewhere>(
     })
 }
 
-/// Passes until assignments stop changing. What the first would find may be known.
+/// Descends until assignments stop changing. The totals of the first pass may be known.
 fn polish<E: Elsewhere>(
     rows: &E,
     sample: &Points<'_>,
@@ -163,14 +173,14 @@ fn empty(totals: &Totals) -> usize {
     totals.weights.iter().filter(|&&weight| weight <= 0.0).count()
 }
 
-/// By how much the distances to two centroids may have drifted apart, at most: twice what the one that moved most moved, and
-/// a little more for what rounding made of it.
+/// Upper bound of the change of a difference between distances to two centroids: twice the largest movement of a centroid,
+/// and slightly more to cover rounding.
 fn travelled(from: &[f64], to: &[f64], features: usize) -> f64 {
     let moved = from.chunks(features).zip(to.chunks(features)).map(|(from, to)| lloyd::squared(from, to));
     2.0 * moved.fold(0.0, f64::max).sqrt() * (1.0 + 1e-9)
 }
 
-/// How near a border a row is that is to be fetched, told by the sample, so that there are not too many.
+/// Margin for [`Elsewhere::near`], estimated from the sample so that not too many rows are fetched.
 fn margin(sample: &Points<'_>, centroids: &[f64], rows: usize) -> f64 {
     let most = (rows / ONE_OF).max(FEW).min(VALUES / sample.features());
     let mut row = vec![0.0; sample.features()];
@@ -189,20 +199,21 @@ fn margin(sample: &Points<'_>, centroids: &[f64], rows: usize) -> f64 {
     let place = (most as f64 / rows as f64 * gaps.len() as f64) as usize;
     let last = gaps.len() - 1;
     let gap = *gaps.select_nth_unstable_by(place.min(last), f64::total_cmp).1;
-    // With one cluster there are no borders.
+    // One cluster has no borders.
     if gap.is_finite() { gap } else { 0.0 }
 }
 
-/// The rows that may move.
+/// The rows that may change their cluster.
 struct Near<'a> {
     points: Points<'a>,
-    /// How far the centroids may travel before others may.
+    /// Distance that the centroids may move before other rows may change.
     margin: f64,
     threads: usize,
 }
 
 impl Near<'_> {
-    /// Passes over these rows alone, from a pass over all to where that no longer tells, or nothing changes any more.
+    /// Passes over these rows alone after a pass over all rows (`first`, `all`), until the margin is reached or the
+    /// centroids stop moving.
     fn follow(
         &self,
         (first, all): (&[f64], &Totals),
@@ -215,7 +226,7 @@ impl Near<'_> {
         let settled = plus(all, -1.0, &points.pass(first, *threads));
         let (mut at, spread) = (points.standardised(first), all.inertia + points.saved(all, first));
         let mut far = 0.0;
-        // One is left for a pass over all.
+        // Leaves one iteration for a pass over all rows.
         while *iteration + 1 < limits.iterations {
             let to = points.standardised(&centroids);
             far += travelled(&at, &to, features);
@@ -254,8 +265,8 @@ mod tests {
     use std::cell::Cell;
 
     #[test]
-    fn rows_that_are_alike_are_not_fetched_by_the_million() {
-        // Half of all rows are one, and stand where the quantile falls.
+    fn equal_rows_at_the_margin_are_not_fetched() {
+        // Half of all rows are equal, and the quantile of the margin is among them.
         let column: Vec<f64> =
             (0..100_000).map(|i| if i % 2 == 0 { 0.4 } else { f64::from(i % 1000) / 1000.0 }).collect();
         let (scale, columns) = table(vec![column.clone(), column]);
@@ -274,7 +285,7 @@ mod tests {
     use super::super::{Init, SEED, fit, kmeans_plus_plus};
     use super::*;
 
-    /// Rows that are here after all, and how often somebody went over them.
+    /// Local rows with counters of passes and fetched rows.
     struct Counted<'a> {
         points: &'a Points<'a>,
         passes: Cell<usize>,
@@ -282,7 +293,7 @@ mod tests {
     }
 
     impl Counted<'_> {
-        /// Each row's values and its squared distances to all centroids.
+        /// Calls `tell` with each row's values and squared distances to all centroids.
         fn each(&self, centroids: &[f64], mut tell: impl FnMut(Vec<f64>, Vec<f64>)) {
             self.passes.set(self.passes.get() + 1);
             let features = self.points.features();
@@ -357,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_near_a_border_is_fetched_and_the_rest_passed_over_a_few_times() {
+    fn rows_near_borders_are_fetched_and_few_passes_read_all_rows() {
         for (features, k) in [(2, 8), (3, 5)] {
             let (scale, columns) = table(random(100_000, features));
             let points = Points::new(&scale, &columns);
@@ -370,14 +381,14 @@ mod tests {
             let seen = std::sync::Mutex::new(Vec::new());
             let there = fit_elsewhere(&rows, &sample, &settings, None, &|step| seen.lock().unwrap().push(step));
             let (there, steps) = (there.unwrap(), seen.into_inner().unwrap());
-            // Of minima that are nearly the same, other coresets may prefer another one; it is a minimum of all rows.
+            // Other coresets may select another of several nearly equal minima; it is a local minimum on all rows.
             assert!((there.inertia / here.inertia - 1.0).abs() < 0.01, "{} {}", there.inertia, here.inertia);
             let again = fit(&points, &settings, Init::Given(&there.centroids), &|_| {}).unwrap();
             assert_eq!(there.sizes, again.sizes, "{features} features");
             let close = |a: f64, b: f64| (a - b).abs() <= 1e-12 * a.abs().max(1.0);
             assert!(there.centroids.iter().zip(&again.centroids).all(|(a, b)| close(*a, *b)));
             assert!((there.inertia / again.inertia - 1.0).abs() < 1e-12);
-            // The inertia that is told on the way follows from sums, and never rises.
+            // The reported inertia is computed from sums and never increases.
             assert!(steps.windows(2).all(|two| two[1].inertia <= two[0].inertia * (1.0 + 1e-9)), "{steps:?}");
             assert!(
                 steps.len() > 10 && rows.passes.get() < steps.len() / 2,

@@ -1,11 +1,11 @@
-//! One feature: the best clusters there are, exactly, whatever the number of rows.
+//! Exact KMeans for one feature, for any number of rows.
 //!
-//! Input: points with one feature. Output: centroids whose inertia no others beat. On a line, clusters are intervals, so
-//! dynamic programming over the sorted distinct values finds the optimum (costs.rs).
+//! Input: points with one feature. Output: centroids with the minimum inertia. In one dimension clusters are intervals, so
+//! dynamic programming over the sorted distinct values finds the optimum (exact_1d_costs.rs).
 //!
-//! Few values are counted. Many are first summed up in bins between quantiles: a break inside of a bin costs at least what
-//! the best clusters cost without that bin's rows, and where that is more than clusters that are known already, the bin can
-//! hold no break and stays one block. Only the few other bins are taken apart, until every break stands between two values.
+//! Few distinct values are counted. Many values are first summed in bins between quantiles. A lower bound of the cost of a
+//! break inside a bin is the optimal cost without that bin's rows. If it exceeds the cost of a known clustering, the bin
+//! contains no break and stays one block. Only the few other bins are divided, until every break is between two values.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,25 +14,25 @@ use super::exact_1d_costs::{Block, Costs};
 use super::points::Points;
 use crate::parallel::by_chunk;
 
-/// Blocks that one round of dynamic programming looks at, about.
+/// Approximate number of blocks of one round of dynamic programming.
 const BLOCKS: usize = 4096;
-/// Different values that a chunk counts before it gives up.
+/// Maximum number of distinct values that are counted in a chunk.
 const FEW: usize = 4096;
-/// Rows that are sorted as they are, without bins.
+/// Number of rows up to which values are sorted without bins.
 const SORTED: usize = 131_072;
 /// Cells of the grid that finds bins.
 const GRID: usize = 16_384;
-/// Rows from which quantiles are taken.
+/// Number of rows from which quantiles are computed.
 const SAMPLE: usize = 32_768;
 
-/// Different values, standardised and ascending, with their weights.
+/// Distinct values, standardised and ascending, with their weights.
 #[derive(Debug, PartialEq)]
 struct Line {
     values: Vec<f64>,
     weights: Vec<f64>,
 }
 
-/// The best k centroids, in original units. There must be k different values or more.
+/// The optimal k centroids, in original units. Requires at least k distinct values.
 pub(super) fn best(points: &Points<'_>, k: usize, threads: usize) -> Vec<f64> {
     let standardised = match counted(points, threads) {
         Some(line) => Search { line: &line, k }.run(pieces(&line, 0..line.values.len(), BLOCKS)),
@@ -61,22 +61,22 @@ impl Line {
     fn block(&self, on: Range<usize>) -> Block {
         let mut block = Block::default();
         self.values[on.clone()].iter().zip(&self.weights[on.clone()]).for_each(|(&v, &w)| block.add_value(v, w));
-        // One value can't be taken apart.
+        // A single value cannot be divided.
         Block { on: if on.len() > 1 { on } else { 0..0 }, ..block }
     }
 }
 
-/// A part of the line in about so many blocks.
+/// Divides a part of the line into about `many` blocks.
 fn pieces(line: &Line, on: Range<usize>, many: usize) -> Vec<Block> {
     let size = on.len().div_ceil(many.max(2)).max(1);
     on.clone().step_by(size).map(|start| line.block(start..on.end.min(start + size))).collect()
 }
 
-/// All values with their counts, where no chunk has more than a few.
+/// All distinct values with their weights; `None` if a chunk has more than [`FEW`].
 fn counted(points: &Points<'_>, threads: usize) -> Option<Line> {
     let many = AtomicBool::new(false);
     let chunks = by_chunk(points.rows(), threads, |rows| {
-        // A table with open addressing, at most half full; a weight of 0 marks a free place.
+        // A hash table with open addressing, at most half full; a weight of 0 marks a free slot.
         let mut table = vec![(0.0_f64, 0.0_f64); 2 * FEW];
         let mut used = 0;
         points.each_value(rows, |first, values| {
@@ -84,7 +84,7 @@ fn counted(points: &Points<'_>, threads: usize) -> Option<Line> {
                 return;
             }
             for (i, &value) in values.iter().enumerate() {
-                // Adding 0 turns a negative zero into the other one.
+                // Adding 0 turns -0 into +0.
                 let value = value + 0.0;
                 let mut place = (value.to_bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 51) as usize;
                 while table[place].1 > 0.0 && table[place].0 != value {
@@ -106,7 +106,7 @@ fn counted(points: &Points<'_>, threads: usize) -> Option<Line> {
     (!many.into_inner()).then(|| Line::of(chunks.into_iter().flatten().map(standardised).collect()))
 }
 
-/// The values that are wanted, standardised, with their weights.
+/// The values for which `wanted` holds, standardised, with their weights.
 fn values(points: &Points<'_>, threads: usize, wanted: impl Fn(f64) -> bool + Sync) -> Vec<(f64, f64)> {
     let chunks = by_chunk(points.rows(), threads, |rows| {
         let mut found = Vec::new();
@@ -123,7 +123,7 @@ fn values(points: &Points<'_>, threads: usize, wanted: impl Fn(f64) -> bool + Sy
     chunks.concat()
 }
 
-/// The search with a first round on bins between quantiles, so that few values are ever sorted.
+/// The search with a first round on bins between quantiles, so that few values are sorted.
 fn binned(points: &Points<'_>, k: usize, threads: usize) -> Vec<f64> {
     let row = |j: usize| (j as u128 * points.rows() as u128 / SAMPLE as u128) as u32;
     let rows: Vec<u32> = (0..SAMPLE).map(row).collect();
@@ -171,10 +171,10 @@ fn binned(points: &Points<'_>, k: usize, threads: usize) -> Vec<f64> {
     Search { line: &line, k }.run(blocks)
 }
 
-/// Which bin a value is in: about where by an even grid, and from there by the splitters themselves.
+/// Finds the bin of a value: a uniform grid narrows the range of bins, then the splitters decide.
 struct Bins {
     splitters: Vec<f64>,
-    /// The first bin of each cell of the grid; the last cell takes what is beyond it.
+    /// The first bin of each cell of the grid; the last cell includes all values beyond it.
     first: Vec<u16>,
     low: f64,
     per_unit: f64,
@@ -185,7 +185,7 @@ impl Bins {
         let (low, high) = (splitters[0], splitters[splitters.len() - 1]);
         let per_unit = if high > low { (GRID - 1) as f64 / (high - low) } else { 0.0 };
         let mut bins = Self { splitters, first: Vec::new(), low, per_unit };
-        // Rounding never puts a value in a cell before that of a smaller one.
+        // The cell is monotonic in the value, rounding included.
         let cells: Vec<usize> = bins.splitters.iter().map(|&splitter| bins.cell(splitter)).collect();
         bins.first = (0..=GRID).map(|cell| cells.partition_point(|&other| other < cell) as u16).collect();
         bins
@@ -196,11 +196,11 @@ impl Bins {
     }
 
     fn cell(&self, value: f64) -> usize {
-        // The cast takes what is below 0 to 0.
+        // The cast saturates: negative numbers become 0.
         (((value - self.low) * self.per_unit) as usize).min(GRID - 1)
     }
 
-    /// From where to where the open bins reach, neighbours taken together: few, because there are few breaks.
+    /// Ranges of the open bins, with adjacent bins merged: few, because there are few breaks.
     fn spans(&self, open: &[bool]) -> Vec<Range<f64>> {
         let start = |bin: usize| if bin == 0 { f64::NEG_INFINITY } else { self.splitters[bin - 1] };
         let mut spans: Vec<Range<f64>> = Vec::new();
@@ -221,7 +221,7 @@ impl Bins {
     }
 }
 
-/// Adds a block that no break is in, to the one before it where that is another such.
+/// Appends a block without breaks; with `join`, merges it with the block before it.
 fn close(blocks: &mut Vec<Block>, block: &Block, join: bool) {
     match blocks.last_mut() {
         Some(last) if join => last.add(block),
@@ -229,7 +229,7 @@ fn close(blocks: &mut Vec<Block>, block: &Block, join: bool) {
     }
 }
 
-/// Taking blocks apart until the best breaks are certain.
+/// Divides blocks until the optimal breaks are between values.
 struct Search<'a> {
     line: &'a Line,
     k: usize,
@@ -263,7 +263,7 @@ mod tests {
     use super::super::tests::{as_it_is, random};
     use super::*;
 
-    /// Every way to cut sorted values in k.
+    /// Minimum cost over all ways to cut sorted values into k parts.
     fn least(values: &[f64], k: usize) -> f64 {
         let cost = |part: &[f64]| {
             let mean = part.iter().sum::<f64>() / part.len() as f64;
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn no_other_cut_is_better() {
+    fn the_result_is_optimal() {
         for n in 4..13 {
             for k in 1..=4 {
                 let mut values: Vec<f64> =
@@ -296,8 +296,8 @@ mod tests {
     }
 
     #[test]
-    fn bins_and_rounds_find_what_the_plain_programme_finds() {
-        // Three hills and a long tail: ambiguous enough that several bins stay open.
+    fn bins_and_rounds_equal_plain_dynamic_programming() {
+        // Three modes and a long tail: ambiguous enough that several bins stay open.
         let draws = random(40_000, 2);
         let hill = |(i, (a, b)): (usize, (&f64, &f64))| match i % 10 {
             0..4 => a + b,

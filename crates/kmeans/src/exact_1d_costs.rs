@@ -1,19 +1,20 @@
-//! What clusters on a line cost, and which are the best.
+//! Dynamic programming for optimal clusters in one dimension.
 //!
-//! Input: blocks of neighbouring values, summed up. Output: the best k clusters of whole blocks, and which blocks could hold a
-//! break of better ones (Wang and Song, "Ckmeans.1d.dp", The R Journal 3, 2011). The best last break moves only one way as
-//! blocks are added, so divide and conquer takes O(k n log n) (Grønlund et al., "Fast exact k-means, k-medians and Bregman
-//! divergence clustering in 1D", 2017).
+//! Input: blocks of neighbouring values with their sums. Output: the optimal k clusters of whole blocks, and the blocks
+//! that may contain a break of an optimal clustering of the values. Wang and Song, "Ckmeans.1d.dp: optimal k-means
+//! clustering in one dimension by dynamic programming" (The R Journal 3, 2011). The start of the last cluster increases
+//! monotonically with the number of blocks, so divide and conquer takes O(k n log n) (Grønlund et al., "Fast exact k-means,
+//! k-medians and Bregman divergence clustering in 1D", arXiv:1701.07204, 2017).
 
 use std::ops::Range;
 
-/// Neighbouring values, summed up.
+/// Sums of neighbouring values.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Block {
     pub weight: f64,
     pub sum: f64,
     pub square: f64,
-    /// Where they stand on the line; empty where no break can be among them.
+    /// Position of the values on the line; empty if no break can be between them.
     pub on: Range<usize>,
 }
 
@@ -29,7 +30,7 @@ impl Block {
     }
 }
 
-/// What it costs to make one cluster of neighbouring blocks, out of running sums.
+/// Running sums over blocks, from which the cost of a cluster of neighbouring blocks follows in O(1).
 pub(super) struct Costs {
     weight: Vec<f64>,
     sum: Vec<f64>,
@@ -64,12 +65,13 @@ impl Costs {
         if weight > 0.0 { (square - sum * sum / weight).max(0.0) } else { 0.0 }
     }
 
-    /// For each number of blocks from the first the least cost of one more cluster at their end, `before` being that of the
-    /// others; and where that cluster starts. `least` is the first start that may be, `gap` how far it must be from the end.
+    /// One layer of the dynamic programme. For each number of leading blocks: the minimum cost with one more cluster at the
+    /// end, and the start of that cluster. `before` are the costs with one cluster fewer, `least` is the smallest allowed
+    /// start, and `gap` the minimum length of the cluster.
     fn layer(&self, before: &[f64], least: usize, gap: usize) -> (Vec<f64>, Vec<u32>) {
         let m = self.blocks();
         let (mut costs, mut starts) = (vec![f64::INFINITY; m + 1], vec![0; m + 1]);
-        // The ends in question, and where their clusters may start.
+        // Ranges of ends, and the starts that their clusters may have.
         let mut open = vec![(least + gap..m + 1, least..m + 1)];
         while let Some((ends, from)) = open.pop() {
             if ends.is_empty() {
@@ -91,7 +93,7 @@ impl Costs {
         (costs, starts)
     }
 
-    /// The cost of the best k clusters whose breaks stand between blocks, and where each of them starts.
+    /// The minimum cost of k clusters with breaks between blocks, and the first block of each.
     pub fn partition(&self, k: usize) -> (f64, Vec<usize>) {
         let m = self.blocks();
         let mut costs: Vec<f64> = (0..=m).map(|end| self.of(0, end)).collect();
@@ -119,8 +121,8 @@ impl Costs {
         edges.windows(2).map(mean).collect()
     }
 
-    /// For each number of clusters and blocks a bound from below, wherever within loose blocks the breaks are: each break
-    /// leaves out the block before the next cluster, if that is loose.
+    /// Lower bounds of the cost for each number of clusters and leading blocks, if breaks may be anywhere within loose
+    /// blocks: each break omits the block before the next cluster, if that block is loose.
     fn bounds(&self, k: usize) -> Vec<Vec<f64>> {
         let mut all = vec![(0..=self.blocks()).map(|end| self.of(0, end)).collect::<Vec<f64>>()];
         for _ in 2..k {
@@ -128,7 +130,7 @@ impl Costs {
             let left_out = |start: usize| start > 0 && self.loose[start - 1];
             let before: Vec<f64> = (0..last.len()).map(|start| last[start - usize::from(left_out(start))]).collect();
             let (mut next, _) = self.layer(&before, 0, 0);
-            // A cluster within one block may be none at all.
+            // A cluster within one block may be empty.
             next.iter_mut().zip(last).for_each(|(next, &fewer)| *next = next.min(fewer));
             all.push(next);
         }
@@ -141,11 +143,11 @@ impl Costs {
         Self { weight: turn(&self.weight), sum: turn(&self.sum), square: turn(&self.square), loose }
     }
 
-    /// Which blocks a break of the best k clusters may be in, or at the edge of.
+    /// Whether each block may contain a break of the optimal k clusters, or have one at its edge.
     pub fn open(&self, k: usize) -> Vec<bool> {
         let m = self.blocks();
         let (known, _) = self.partition(k);
-        // Room for what rounding does to running sums.
+        // A margin for the rounding of running sums.
         let most = known + 1e-9 * self.square[m];
         let (forward, backward) = (self.bounds(k), self.reversed().bounds(k));
         let may = |block: usize| {

@@ -1,8 +1,8 @@
-//! Feature columns: what standardises them, and, for linfa, all of them as one matrix.
+//! Feature columns: standardisation, and for linfa-clustering a matrix.
 //!
-//! Input: one Arrow column per feature, in slice order. Output: mean and deviation of each ([`Scale`]), which is all that
-//! the passes over the columns need; and a fixed-size-list column without nulls, in one batch, whose child buffer an
-//! [`ArrayView2`] looks at ([`Matrix`]).
+//! Input: one Arrow column per feature. Output: mean and standard deviation of each ([`Scale`]), sufficient for the passes
+//! over the columns; and a fixed-size-list column without nulls whose child buffer is viewed as an [`ArrayView2`]
+//! ([`Matrix`]).
 
 pub mod moments;
 
@@ -15,50 +15,72 @@ use arrow_schema::{DataType, Field};
 use fearless_simd::Level;
 use ndarray::ArrayView2;
 
-/// Why a matrix cannot be made.
+/// Error of measuring or building feature columns.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
+    /// A feature has no values.
     #[error("the feature {feature} is missing in every row")]
-    AllMissing { feature: String },
+    AllMissing {
+        /// Name of the feature.
+        feature: String,
+    },
+    /// A value is NaN or infinite.
     #[error("the feature {feature} holds {value} in row {row}, which is no finite number")]
-    NotFinite { feature: String, value: String, row: usize },
+    NotFinite {
+        /// Name of the feature.
+        feature: String,
+        /// The value.
+        value: String,
+        /// Index of the first such row, from 0.
+        row: usize,
+    },
+    /// The range or the standard deviation of a feature overflows or underflows.
     #[error("the values of {feature} are too far apart, or too close together, for a deviation; use another unit")]
-    NoDeviation { feature: String },
+    NoDeviation {
+        /// Name of the feature.
+        feature: String,
+    },
+    /// Arrow cannot build the matrix.
     #[error("cannot build the feature column: {0}")]
     Arrow(String),
 }
 
-/// What turns values in original units into standardised ones, and stands in for missing ones.
+/// Standardisation of features: original to standardised units, and the imputed value of each feature. All vectors have one
+/// element per feature.
 ///
-/// Standardised values are counted from an origin near the mean rather than from the mean itself: from a round number,
-/// differences of round numbers are exact, and so the means of clusters come out as people write them. Distances don't
-/// depend on the origin.
+/// The standardised value of x is (x - origin) · inverse. The origin is a round number near the mean rather than the mean
+/// itself: differences of round numbers from a round number are exact, so cluster means of round numbers are exact, too.
+/// Distances do not depend on the origin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scale {
-    /// Of each feature.
+    /// Mean, which replaces missing values.
     pub mean: Vec<f64>,
-    /// Population deviation of each feature, missing values taken as the mean; 0 for a constant one.
+    /// Population standard deviation, with missing values taken as the mean; 0 for a constant feature.
     pub std: Vec<f64>,
-    /// Where standardised values are counted from.
+    /// Origin of standardised values, in original units.
     pub origin: Vec<f64>,
-    /// One over the deviation; 1 for a constant feature.
+    /// Reciprocal of the standard deviation; 1 for a constant feature.
     pub inverse: Vec<f64>,
 }
 
 impl Scale {
-    /// From the mean and deviation of each feature.
+    /// A scale from the mean and the population standard deviation of each feature.
     pub fn new(mean: Vec<f64>, std: Vec<f64>) -> Self {
         let origin = mean.iter().zip(&std).map(|(&mean, &std)| origin(mean, std)).collect();
         let inverse = std.iter().map(|&std| if std == 0.0 { 1.0 } else { 1.0 / std }).collect();
         Self { mean, std, origin, inverse }
     }
 
-    /// A value's place in deviations, counted from the origin.
+    /// Standardises a value of a feature.
     pub fn standardise(&self, feature: usize, value: f64) -> f64 {
         (value - self.origin[feature]) * self.inverse[feature]
     }
 
-    /// Measures columns of the same length, on so many threads, whose number makes no difference.
+    /// Measures columns of the same length. The result does not depend on the number of threads. `names` are used in
+    /// errors.
+    ///
+    /// # Errors
+    /// [`Error::AllMissing`], [`Error::NotFinite`] and [`Error::NoDeviation`].
     pub fn measure(names: &[String], columns: &[Float64Array], threads: usize) -> Result<Self, Error> {
         let (mut mean, mut std) = (Vec::new(), Vec::new());
         for (name, column) in names.iter().zip(columns) {
@@ -80,7 +102,7 @@ fn origin(mean: f64, std: f64) -> f64 {
     if rounded.is_finite() { rounded } else { mean }
 }
 
-/// The greatest power of two that is not greater; for a subnormal number the smallest normal one.
+/// The greatest power of two not greater than |value|; for a subnormal number the smallest normal one.
 pub fn power_under(value: f64) -> f64 {
     f64::from_bits((value.abs().to_bits() & (0x7ff << 52)).max(1 << 52))
 }
@@ -100,7 +122,7 @@ fn mean_and_deviation(name: &str, column: &Float64Array, threads: usize) -> Resu
     if low == high {
         return Ok((low, 0.0));
     }
-    // Squares of very large or very small values leave the range of a double: a power of two brings them back exactly.
+    // Squares of very large or very small values overflow or underflow. Scaling by a power of two is exact and avoids this.
     let largest = low.abs().max(high.abs());
     let mut unit = 1.0;
     if !(1e-100..1e100).contains(&largest) {
@@ -111,19 +133,19 @@ fn mean_and_deviation(name: &str, column: &Float64Array, threads: usize) -> Resu
     let squares = moments::squares(column, unit, mean, threads, level);
     let std = (squares / column.len() as f64).sqrt();
     let (mean, std): (f64, f64) = (mean / unit, std / unit);
-    // What follows takes differences of values, and divides by the deviation.
+    // Passes take differences of values and divide by the deviation.
     let fits = (high - low).is_finite() && std.is_normal() && (1.0 / std).is_normal();
     if fits { Ok((mean, std)) } else { Err(Error::NoDeviation { feature: name.to_owned() }) }
 }
 
-/// A sum whose rounding errors are carried along and added at the end.
+/// Compensated sum (Neumaier) of values in order.
 pub fn compensated_sum(values: impl Iterator<Item = f64>) -> f64 {
     let mut sum = moments::Compensated::default();
     values.for_each(|value| sum.add(value));
     sum.total()
 }
 
-/// Every instruction set that this machine has, for tests that hold them to the same bits.
+/// The instruction sets of this machine, for tests that compare their results bit by bit.
 #[cfg(test)]
 pub(crate) fn levels() -> Vec<Level> {
     let best = Level::new();
@@ -133,13 +155,16 @@ pub(crate) fn levels() -> Vec<Level> {
     levels
 }
 
-/// Rows by features, standardised.
+/// Standardised values as one Arrow column: rows × features, row-major.
 pub struct Matrix {
     list: FixedSizeListArray,
 }
 
 impl Matrix {
-    /// Imputes and standardises columns of the same length.
+    /// Imputes and standardises columns of the same length. Copies them.
+    ///
+    /// # Errors
+    /// [`Error::Arrow`] if Arrow rejects the shape.
     pub fn build(scale: &Scale, columns: &[Float64Array]) -> Result<Self, Error> {
         let rows = columns.first().map_or(0, Array::len);
         let mut values = Vec::with_capacity(rows * columns.len());
@@ -156,12 +181,12 @@ impl Matrix {
         Ok(Self { list })
     }
 
-    /// The column itself.
+    /// The fixed-size-list column.
     pub fn column(&self) -> &FixedSizeListArray {
         &self.list
     }
 
-    /// Rows by features, on the column's own buffer.
+    /// A view of the column's buffer: rows × features.
     pub fn view(&self) -> ArrayView2<'_, f64> {
         let values: &[f64] = self.list.values().as_primitive::<Float64Type>().values();
         let shape = (self.list.len(), self.list.value_length() as usize);
@@ -178,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_view_looks_at_arrows_own_buffer() {
+    fn the_view_shares_arrows_buffer() {
         let columns = [Float64Array::from(vec![1.0, 2.0, 3.0]), Float64Array::from(vec![Some(4.0), None, Some(8.0)])];
         let scale = Scale::measure(&names(2), &columns, 1).unwrap();
         let matrix = Matrix::build(&scale, &columns).unwrap();
@@ -219,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_measured_is_refused_by_name() {
+    fn errors_name_the_feature() {
         let refused = |values: Vec<Option<f64>>| {
             Scale::measure(&names(1), &[Float64Array::from(values)], 1).unwrap_err().to_string()
         };

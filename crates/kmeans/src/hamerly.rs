@@ -1,11 +1,11 @@
-//! What a pass may take over from the passes before it.
+//! Hamerly bounds: lets a Lloyd pass skip rows whose cluster cannot have changed.
 //!
-//! A row whose nearest centroid is nearer than the second by some distance keeps its cluster until the centroids have
-//! travelled half of that, whatever way they go (Hamerly, "Making k-means even faster", SDM 2010). So each pass adds up twice
-//! what the centroid that moved most has moved, eight rows remember up to which sum their clusters stand, and a later pass
-//! reads only those rows whose sum is reached; of the others not even the columns. Each chunk keeps its sums, and a row that
-//! goes to another cluster takes its values along. Those sums carry the rounding of each such change, so lloyd.rs ends with
-//! passes that read all rows.
+//! Let `gap` be the difference between a row's distances to its second nearest and its nearest centroid. The row keeps its
+//! cluster until the centroids have moved by half of `gap` (Hamerly, "Making k-means even faster", SDM 2010). Each pass
+//! adds twice the largest movement of a centroid to a running sum. Each group of eight rows stores the value of this sum up
+//! to which its clusters hold. A later pass reads only the groups whose value is reached; the columns of the others are not
+//! read. Each chunk keeps its sums; a row that changes its cluster moves its values from one sum to the other. These sums
+//! accumulate the rounding errors of the changes, so lloyd.rs ends with passes that read all rows.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,41 +17,41 @@ use super::points::Totals;
 use crate::features::moments::LANES;
 use crate::parallel::CHUNK;
 
-/// Rows that are remembered, at a byte and a half each; those beyond are read in each pass.
+/// Rows with bounds, at 1.5 bytes each; rows beyond are read in each pass.
 const ROWS: usize = 24 << 20;
-/// Where a plain pass is cheap, fewer rows than that are not worth remembering, and nothing is before the centroids' steps are
-/// shorter than that (in standardised units).
+/// Where a plain pass is cheap, bounds are kept only from `FEW` rows on, and only once no centroid moves farther than
+/// `SHORT` (standardised units). Otherwise they are kept from the first pass on.
 const FEW: usize = 1 << 14;
 const SHORT: f64 = 0.06;
 
-/// What the passes from one set of centroids to the next remember.
+/// State kept from one pass to the next.
 pub(super) struct Bounds {
     rows: usize,
-    /// Empty as long as nothing is remembered.
+    /// Empty as long as no bounds are kept.
     chunks: Vec<Mutex<Chunk>>,
-    /// Of the pass before, standardised.
+    /// Centroids of the previous pass, standardised.
     centroids: Vec<f64>,
     travelled: f64,
-    /// Remembering begins once no centroid moves farther.
+    /// Bounds are kept once no centroid moves farther than this.
     begin: f64,
-    /// Whether a plain pass is cheap.
+    /// Whether a plain pass is cheap: its sums fit in registers.
     cheap: bool,
-    /// Whether that was most of them.
+    /// Whether the pass before the last one had to read most groups.
     much: bool,
-    /// Whether the sums of the last pass are those of one before it, and what has changed since.
+    /// Whether the last pass updated earlier sums instead of reading all rows.
     kept: bool,
-    /// The weighted sum of squared distances of all rows from the origin, once something is remembered.
+    /// The weighted sum of squared distances of all rows from the origin, once bounds are kept.
     spread: f64,
-    /// Groups of eight rows that the last pass had to look at.
+    /// Groups of eight rows that the last pass read.
     looked: AtomicUsize,
 }
 
-/// One chunk of rows.
+/// State of one chunk of rows.
 #[derive(Default)]
 pub(super) struct Chunk {
     labels: Vec<[u8; LANES]>,
     until: Vec<f32>,
-    /// For each cluster the sum of each feature, then the weight of each cluster; empty before the first pass.
+    /// The sum of each feature for each cluster, then the weight of each cluster; empty before the first pass.
     pub sums: Vec<f64>,
 }
 
@@ -77,13 +77,13 @@ impl Bounds {
         }
     }
 
-    /// The next pass is with these centroids, standardised, one after the other.
+    /// Prepares the pass with these centroids (standardised, row-major).
     pub fn travel(&mut self, centroids: &[f64], features: usize) {
         let pairs = self.centroids.chunks(features).zip(centroids.chunks(features));
         let squared = |(a, b): (&[f64], &[f64])| a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>();
-        // What is not a number, where distances leave the range of a double, stays, and then nothing is taken over.
+        // NaN, which occurs where distances overflow, is kept; then no bound holds.
         let farthest = pairs.map(squared).fold(0.0, |a, b| if b <= a { a } else { b }).sqrt();
-        // Where most rows have to be looked at time and again, plain passes are quicker.
+        // If most groups are read in two consecutive passes, plain passes are faster.
         let much = std::mem::take(self.looked.get_mut()) > self.rows.div_ceil(LANES) / 2;
         if self.cheap && much && self.much {
             self.begin /= 4.0;
@@ -93,7 +93,7 @@ impl Bounds {
         let begins = self.begin == f64::INFINITY || (!self.centroids.is_empty() && farthest <= self.begin);
         self.kept = !self.chunks.is_empty();
         if self.kept {
-            // A little more, for what rounding made of it.
+            // Slightly more, to cover rounding.
             self.travelled += 2.0 * farthest * (1.0 + 1e-9);
         } else if begins {
             self.chunks.resize_with(self.rows.min(ROWS).div_ceil(CHUNK), Mutex::default);
@@ -102,26 +102,28 @@ impl Bounds {
         self.centroids = centroids.to_vec();
     }
 
-    /// What is remembered of the chunk that starts at this row, if it is one of those that are.
+    /// State of the chunk that starts at this row; `None` if no bounds are kept for it.
     pub fn chunk(&self, row: usize) -> Option<MutexGuard<'_, Chunk>> {
         let chunk = self.chunks.get(row / CHUNK)?;
         Some(chunk.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Sum over the passes of twice the largest movement of a centroid, standardised.
     pub fn travelled(&self) -> f64 {
         self.travelled
     }
 
+    /// Counts groups that a pass read.
     pub fn looked(&self, groups: usize) {
         self.looked.fetch_add(groups, Ordering::Relaxed);
     }
 
-    /// Whether the last pass left out rows, so that its sums carry the rounding of what has changed.
+    /// Whether the last pass skipped rows, so that its sums contain the rounding errors of updates.
     pub fn kept(&self) -> bool {
         self.kept
     }
 
-    /// Completes what a pass found: rows that it did not read have no distances, whose sum follows from the others.
+    /// Completes the totals of a pass: skipped rows have no distances, so the inertia is computed from the sums.
     pub fn complete(&mut self, totals: &mut Totals, inverse: &[f64]) {
         if self.chunks.is_empty() {
             return;
@@ -135,14 +137,14 @@ impl Bounds {
 }
 
 impl Chunk {
-    /// Makes room for so many rows.
+    /// Allocates the state of `rows` rows.
     pub fn begin(&mut self, rows: usize) {
         let groups = rows.div_ceil(LANES);
         self.labels = vec![[0; LANES]; groups];
         self.until = vec![f32::NEG_INFINITY; groups];
     }
 
-    /// What is kept of a tile, whose rows are counted from the chunk's first; and the chunk's sums.
+    /// State of a tile (rows relative to the chunk's first row), and the chunk's sums.
     pub fn tile(&mut self, rows: Range<usize>, travelled: f64) -> (Kept<'_>, &mut [f64]) {
         let groups = rows.start / LANES..rows.end.div_ceil(LANES);
         let kept = Kept { labels: &mut self.labels[groups.clone()], until: &mut self.until[groups], travelled };

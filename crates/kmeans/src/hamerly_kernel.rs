@@ -1,7 +1,8 @@
-//! The inner loops that leave rows out: [`super::bounds`] tells why they may.
+//! The inner loops of passes with Hamerly bounds ([`super::hamerly`]).
 //!
-//! Input: a tile of rows, and what is remembered of them. Output: which groups of eight rows have to be looked at, the clusters of
-//! those, and sums that follow the rows that changed. The same bits on every instruction set, as in kernel.rs.
+//! Input: a tile of rows and its state from earlier passes. Output: the groups of eight rows that have to be read, their
+//! clusters, and sums updated for the rows that changed their cluster. Results are bit-identical on every instruction set,
+//! as in kernel.rs.
 
 #![allow(clippy::needless_range_loop, reason = "several arrays go by the same feature or cluster")]
 
@@ -11,13 +12,13 @@ use super::kernel::{Frame, GROUPS, Lanes, Nearest, Sums, Tile, add_up, in_regist
 use crate::MAX_FEATURES;
 use crate::features::moments::LANES;
 
-/// What is known of a tile's rows from the passes before.
+/// State of a tile's rows from earlier passes.
 pub(super) struct Kept<'a> {
     /// The cluster of each row.
     pub labels: &'a mut [[u8; LANES]],
-    /// How far the centroids may have travelled in all before a cluster of these eight rows can change.
+    /// For each group of eight rows the value of `travelled` up to which no cluster of the group can change.
     pub until: &'a mut [f32],
-    /// How far they have.
+    /// Sum over the passes of twice the largest movement of a centroid, standardised.
     pub travelled: f64,
 }
 
@@ -40,19 +41,19 @@ impl Groups {
 impl Kept<'_> {
     /// The groups whose clusters may have changed.
     pub fn due(&self) -> Groups {
-        // What rounding takes from it is less than what was taken from `until` to begin with.
+        // Rounding reduces it by less than the margin subtracted from `until`.
         let travelled = self.travelled as f32;
         let (mut which, mut many) = ([0; GROUPS], 0);
         for (group, &until) in self.until.iter().enumerate() {
             which[many] = group as u8;
-            // What is not a number is no bound.
+            // NaN is no bound.
             many += usize::from(!matches!(until.partial_cmp(&travelled), Some(std::cmp::Ordering::Greater)));
         }
         Groups { which, many }
     }
 }
 
-/// Adds a tile to the sums as [`sweep`] does, and remembers which cluster each row is in, and how surely.
+/// Adds a tile to the sums as [`sweep`] does, and stores the cluster of each row and the bound of each group.
 pub(super) fn sweep_and_keep(
     level: Level,
     tile: &Tile<'_>,
@@ -67,14 +68,14 @@ pub(super) fn sweep_and_keep(
         *kept = found.map(whole);
     }
     if in_registers(tile.columns.len(), frame.k) {
-        // Quicker, though it finds the nearest once more; and the same bits.
+        // Faster, although it finds the nearest centroids a second time; bit-identical.
         return sweep(level, tile, frame, &mut None, sums);
     }
     add_up(level, tile, frame, nearest, sums);
 }
 
-/// Looks at these groups again: rows that are in another cluster now take what they add to the sums along. Those are each
-/// cluster's features, then the weights.
+/// Reads the groups `due` again and moves the values of rows that changed their cluster from one sum to the other. `sums`
+/// are the sums of each feature for each cluster, then the weight of each cluster.
 pub(super) fn look_again(
     level: Level,
     tile: &Tile<'_>,
@@ -130,8 +131,8 @@ fn find_and_keep(
     by_features!(1 2 3 4 5 6 7 8);
 }
 
-/// The nearest centroid of each row of these groups, and how much farther the second is. `D` is the number of features, or
-/// 0 for any up to `MOST`.
+/// Finds the nearest centroid of each row of these groups and the margin to the second nearest. `D` is the number of
+/// features, or 0 for any number up to `MOST`.
 #[inline(always)]
 fn nearest_two<S: Simd, const D: usize, const MOST: usize>(
     simd: S,
@@ -153,8 +154,8 @@ fn nearest_two<S: Simd, const D: usize, const MOST: usize>(
     gaps.resize(GROUPS, [0.0; LANES]);
     let (labels, distances, gaps) = (&mut labels[..groups], &mut distances[..groups], &mut gaps[..GROUPS]);
     let until = &mut kept.until[..groups];
-    // First the squares of half the differences of all, then what follows: each step waits for the one before it, and so
-    // those of many groups go side by side.
+    // First the squared gaps of all groups, then the bounds: each step depends on the one before it, so the steps of many
+    // groups are interleaved.
     for (&i, gap) in which.which[..which.many].iter().zip(&mut *gaps) {
         let i = usize::from(i);
         for first in (0..LANES).step_by(width) {
@@ -181,11 +182,11 @@ fn nearest_two<S: Simd, const D: usize, const MOST: usize>(
             }
             least.store_slice(&mut distances[i][at.clone()]);
             label.store_slice(&mut labels[i][at.clone()]);
-            // For the distances' difference, half of the squares' over the greater one: no greater, and near it where they are
-            // near each other. What rounding could make of a square is far less than that share.
+            // Lower bound of the difference of the distances: b - a ≥ (b² - a²) / 2b, nearly equal where a and b are close.
+            // Its square is stored, without the factor 1/2. The factor 1 - 2e-9 covers the rounding of the squares.
             let apart = second * S::f64s::splat(simd, 1.0 - 2e-9) - least;
             let squared = apart * apart / second;
-            // Not a number, where distances leave the range of a double, is no bound.
+            // NaN, which occurs where distances overflow, is no bound.
             let bound = apart.simd_ge(zero) & squared.simd_ge(zero);
             bound.select(squared, S::f64s::splat(simd, -1.0)).store_slice(&mut gap[at]);
         }
@@ -197,7 +198,7 @@ fn nearest_two<S: Simd, const D: usize, const MOST: usize>(
             least = if gap[lane] < least { gap[lane] } else { least };
         }
         let apart = if least < 0.0 { f64::NEG_INFINITY } else { 0.5 * least.sqrt() };
-        // A little less, so that what the narrower type rounds is on the safe side.
+        // Slightly less, so that rounding to f32 is on the safe side.
         until[i] = ((kept.travelled + apart) * (1.0 - 1e-6)) as f32;
     }
 }

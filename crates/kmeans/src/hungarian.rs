@@ -1,12 +1,17 @@
-//! The assignment problem: which new cluster is which old one.
+//! The assignment problem: matches the clusters of two models.
 
 use ndarray::ArrayView2;
 
-/// For each row of a square cost matrix its column, each column once, so that the sum of costs is least. Kuhn's Hungarian
-/// method in the O(n³) form with potentials (Munkres 1957; Jonker and Volgenant 1987).
+/// Minimum-cost perfect matching of a square cost matrix (n × n, finite): returns the column of each row, each column once.
+///
+/// The Hungarian method (Kuhn, Naval Research Logistics Quarterly 2, 1955; Munkres, J. SIAM 5, 1957) in its O(n³) form:
+/// shortest augmenting paths with row and column potentials (Jonker and Volgenant, Computing 38, 1987).
+///
+/// # Panics
+/// If the matrix has fewer columns than rows.
 pub fn match_rows(cost: ArrayView2<'_, f64>) -> Vec<usize> {
     let n = cost.nrows();
-    // Row and column 0 stand for "none yet"; real ones count from 1.
+    // Index 0 means "unmatched"; rows and columns count from 1.
     let mut row_potential = vec![0.0; n + 1];
     let mut column_potential = vec![0.0; n + 1];
     let mut row_of = vec![0; n + 1];
@@ -85,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn as_cheap_as_the_cheapest_permutation() {
+    fn cost_equals_that_of_the_cheapest_permutation() {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);
         for n in 1..=6 {
             for _ in 0..50 {

@@ -1,9 +1,9 @@
-//! The inner loops: which centroid is nearest to each of some rows, and the sums that follow from it.
+//! The inner loops: the nearest centroid of each row of a tile, and the sums by cluster.
 //!
-//! Input: a tile of rows, a slice per feature, eight rows at a time. Output: sums, weights and squared distances by
-//! cluster, in eight lanes: row i of a tile is added to lane i modulo 8, on every machine, whatever the width of its
-//! vectors. Nothing is fused or reordered, so every instruction set gives the same bits. Machines with narrower vectors
-//! take the lanes in turn, and a tile is small enough to stay in the nearest cache meanwhile.
+//! Input: a tile of rows, one slice per feature, in groups of eight rows. Output: sums, weights and squared distances by
+//! cluster, in eight lanes. Row i of a tile is added to lane i modulo 8, for every vector width. No operations are fused or
+//! reordered, so results are bit-identical on every instruction set. Machines with narrower vectors process the lanes in
+//! turn; a tile is small enough to stay in the L1 cache meanwhile.
 
 #![allow(clippy::needless_range_loop, reason = "several arrays go by the same feature or cluster")]
 
@@ -11,37 +11,37 @@ use fearless_simd::{Level, Select, Simd, SimdBase, SimdFloat, dispatch};
 
 use crate::features::moments::LANES;
 
-/// One row in each lane.
+/// Values of eight rows, one per lane.
 pub(super) type Lanes = [f64; LANES];
 /// Groups of eight rows in a tile.
 pub(super) const GROUPS: usize = 128;
 /// Rows of a tile.
 pub(super) const TILE: usize = GROUPS * LANES;
 
-/// Rows, feature by feature.
+/// A tile of rows, column by column.
 pub(super) struct Tile<'a> {
     /// All of the same length.
     pub columns: &'a [&'a [Lanes]],
-    /// 1 for each row where there are none.
+    /// `None`: 1 for each row.
     pub weights: Option<&'a [Lanes]>,
 }
 
-/// Where the centroids are, and what standardises a row.
+/// Centroids, and the standardisation of rows.
 pub(super) struct Frame<'a> {
     pub origin: &'a [f64],
     pub inverse: &'a [f64],
-    /// Standardised, one after the other.
+    /// Standardised, row-major.
     pub centroids: &'a [f64],
     pub k: usize,
 }
 
-/// The nearest centroid of each row and the square of its distance.
+/// The nearest centroid of each row and its squared distance.
 pub(super) struct Nearest {
-    /// Numbers of clusters, as the vectors that chose them hold them.
+    /// Cluster numbers as f64, the type of the vectors that select them.
     pub labels: Vec<Lanes>,
     pub squared: Vec<Lanes>,
     standardised: Vec<Lanes>,
-    /// For kept.rs, which fills it.
+    /// Used by hamerly_kernel.rs only.
     pub gaps: Vec<Lanes>,
 }
 
@@ -52,18 +52,18 @@ impl Nearest {
     }
 }
 
-/// What a pass adds to.
+/// Sums of a pass.
 pub(super) struct Sums {
     features: usize,
-    /// For each cluster the sum of each feature (counted from its origin), then the weight of each cluster, then the sum of
-    /// squared distances.
+    /// The sum of each feature (differences from its origin) for each cluster, then the weight of each cluster, then the
+    /// sum of squared distances.
     lanes: Vec<Lanes>,
-    /// The same sums where a row's features are added at once: for each cluster, eight features and lane these features. Empty
-    /// where they are not.
+    /// The sums of features where eight features of a row are added at once, by cluster, block of eight features, and lane.
+    /// Empty otherwise.
     by_row: Vec<Row>,
 }
 
-/// Eight features of a row, which no cache line cuts in two.
+/// Eight features of a row, aligned to a cache line.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Row([f64; LANES]);
@@ -75,7 +75,7 @@ impl Sums {
         Self { features, lanes: vec![[0.0; LANES]; k * features + k + 1], by_row: vec![Row([0.0; LANES]); by_row] }
     }
 
-    /// The lanes' sums, in the order of `lanes`.
+    /// The sum over the lanes of each element of `lanes`.
     pub fn fold(mut self) -> Vec<f64> {
         let blocks = self.features.div_ceil(LANES);
         for (i, rows) in self.by_row.chunks_exact(LANES).enumerate() {
@@ -94,12 +94,12 @@ fn width<S: Simd>(_: S) -> usize {
     S::f64s::LEN
 }
 
-/// Whether a pass over so many features and clusters keeps all its sums in registers.
+/// Whether a pass with these numbers of features and clusters keeps all its sums in registers.
 pub(super) fn in_registers(features: usize, k: usize) -> bool {
     (1..=4).contains(&features) && (2..=8).contains(&k)
 }
 
-/// Adds a tile to the sums. `nearest` is made by the first tile that needs it.
+/// Adds a tile to the sums. `nearest` is created by the first tile that needs it.
 pub(super) fn sweep(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &mut Option<Nearest>, sums: &mut Sums) {
     let lanes = &mut sums.lanes;
     macro_rules! in_registers {
@@ -121,7 +121,7 @@ pub(super) fn sweep(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &
     }
 }
 
-/// Few features and few clusters: all sums stay in registers.
+/// Kernel for few features and clusters: all sums stay in registers.
 #[inline(always)]
 fn fused<S: Simd, const D: usize, const K: usize, const WEIGHTED: bool>(
     simd: S,
@@ -129,7 +129,7 @@ fn fused<S: Simd, const D: usize, const K: usize, const WEIGHTED: bool>(
     frame: &Frame<'_>,
     lanes: &mut [Lanes],
 ) {
-    // No closures here: one that isn't inlined would lose the instruction set.
+    // No closures: one that is not inlined would be compiled without the instruction set.
     let width = S::f64s::LEN;
     let groups = tile.columns[0].len();
     let zero = S::f64s::splat(simd, 0.0);
@@ -199,7 +199,7 @@ fn fused<S: Simd, const D: usize, const K: usize, const WEIGHTED: bool>(
             }
             for c in 0..K {
                 let here = label.simd_eq(names[c]);
-                // The same sum in two forms: the one where instructions take masks, the other where they don't.
+                // The same sum in two forms: for instruction sets with and without masked operations.
                 if width == LANES {
                     for f in 0..D {
                         sums[c][f] = here.select(sums[c][f] + off[f], sums[c][f]);
@@ -224,26 +224,27 @@ fn fused<S: Simd, const D: usize, const K: usize, const WEIGHTED: bool>(
     }
 }
 
-/// Any number of features and clusters: first who is nearest, then the sums. The same bits as [`fused`].
+/// Kernel for any number of features and clusters: first the nearest centroids, then the sums. Bit-identical to [`fused`].
 fn in_two_steps(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &mut Nearest, sums: &mut Sums) {
     find_nearest(level, tile, frame, nearest);
     add_up(level, tile, frame, nearest, sums);
 }
 
-/// A small whole number out of a double, as `as` would give it, without its care for those that are none.
+/// Converts an integer from 0 to 255 in a double to u8, without the range checks of `as`.
 #[inline(always)]
 pub(super) fn whole(number: f64) -> u8 {
-    // From 2⁵² on doubles are the whole numbers, the last bits of each its ones.
+    // In doubles from 2⁵² to 2⁵³ the lowest bits of the mantissa are those of the integer.
     (number + 4_503_599_627_370_496.0).to_bits() as u8
 }
 
+/// Adds a tile with known nearest centroids to the sums.
 pub(super) fn add_up(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &Nearest, sums: &mut Sums) {
     let (features, k) = (tile.columns.len(), frame.k);
     let groups = tile.columns[0].len();
     let Sums { lanes, by_row, .. } = sums;
     let (sums, rest) = lanes.split_at_mut(k * features);
     let (counts, inertia) = rest.split_at_mut(k);
-    // Where each row's cluster begins among the sums.
+    // Offset of each row's cluster in the sums.
     let mut starts = [[0; LANES]; GROUPS];
     let stride = if by_row.is_empty() { features } else { features.div_ceil(LANES) * LANES };
     let weights = tile.weights.map(|weights| &weights[..groups]);
@@ -284,7 +285,7 @@ pub(super) fn add_up(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: 
     }
 }
 
-/// Adds each row's features at once, eight of them, where a vector holds eight: columns are turned into rows on the way.
+/// Adds eight features of a row at once, if a vector has eight lanes: transposes columns to rows.
 #[inline(always)]
 fn add_rows<S: Simd, const WEIGHTED: bool>(
     simd: S,
@@ -303,7 +304,7 @@ fn add_rows<S: Simd, const WEIGHTED: bool>(
         _ => &[],
     };
     for first in (0..tile.columns.len()).step_by(LANES) {
-        // A feature that is missing to make eight is the first again, and is added where nobody looks.
+        // Blocks with fewer than eight features are padded with the first feature; its additional sums are not read.
         let mut columns = [&tile.columns[first][..groups]; LANES];
         let mut origin = [S::f64s::splat(simd, frame.origin[first]); LANES];
         for f in first..tile.columns.len().min(first + LANES) {
@@ -318,7 +319,7 @@ fn add_rows<S: Simd, const WEIGHTED: bool>(
                     rows[f] *= S::f64s::from_slice(simd, &weights[i]);
                 }
             }
-            // Three perfect shuffles turn eight columns into eight rows.
+            // Three perfect shuffles transpose eight columns into eight rows.
             for _ in 0..3 {
                 let [a, b, c, d, e, f, g, h] = rows;
                 rows = [
@@ -340,7 +341,7 @@ fn add_rows<S: Simd, const WEIGHTED: bool>(
     }
 }
 
-/// The nearest centroid of each row; of equals the first.
+/// Finds the nearest centroid of each row, the first of equals.
 pub(super) fn find_nearest(level: Level, tile: &Tile<'_>, frame: &Frame<'_>, nearest: &mut Nearest) {
     macro_rules! by_features {
         ($($features:literal)*) => {
@@ -428,8 +429,8 @@ fn nearest_of_many<S: Simd>(simd: S, tile: &Tile<'_>, frame: &Frame<'_>, nearest
     }
 }
 
-/// Takes for each point the nearer of `closest` and its squared distance to `chosen`; gives the weighted sum of those.
-/// `columns` are standardised.
+/// Stores in `out` the smaller of `closest` and the squared distance to `chosen` for each point; returns their weighted
+/// sum. `columns` are standardised.
 pub(super) fn draw_nearer(
     level: Level,
     columns: &[&[Lanes]],
@@ -471,7 +472,7 @@ fn nearer<S: Simd>(
     fold(&sums)
 }
 
-/// The distance of each row from row `from`; columns are standardised.
+/// Stores in `out` the distance of each row from row `from`; columns are standardised.
 pub(super) fn distances(level: Level, columns: &[Vec<f64>], from: usize, out: &mut [f64]) {
     dispatch!(level, simd => distances_from(simd, columns, from, out));
 }
@@ -497,7 +498,7 @@ fn distances_from<S: Simd>(simd: S, columns: &[Vec<f64>], from: usize, out: &mut
     }
 }
 
-/// The lanes' sum, two by two.
+/// The sum over the lanes, pairwise.
 pub(super) fn fold(lanes: &Lanes) -> f64 {
     let [a, b, c, d, e, f, g, h] = lanes;
     ((a + e) + (c + g)) + ((b + f) + (d + h))

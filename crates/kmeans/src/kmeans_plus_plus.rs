@@ -1,7 +1,7 @@
-//! Greedy k-means++ on weighted points: where to start.
+//! Greedy k-means++ on weighted points: initial centroids.
 //!
 //! Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding" (SODA 2007), with the greedy choice among
-//! several candidates that they propose in their conclusion and scikit-learn uses as well.
+//! several candidates proposed in their conclusion and used by scikit-learn.
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::RngCore;
@@ -10,10 +10,10 @@ use super::kernel::{self, Lanes};
 use super::points::Points;
 use crate::features::moments::LANES;
 
-/// The seed where nobody says another.
+/// Default seed.
 pub const SEED: u64 = 42;
 
-/// Points made ready for drawing from them: standardised, their number rounded up to eights with weightless ones.
+/// Standardised points to draw from, padded to a multiple of eight rows with rows of weight 0.
 pub(super) struct Urn<'a> {
     points: &'a Points<'a>,
     columns: Vec<Vec<Lanes>>,
@@ -33,13 +33,14 @@ impl<'a> Urn<'a> {
         Self { points, columns, weights: fill(&|row| points.weight(row)) }
     }
 
-    /// k of the points, in original units, each drawn with a chance that grows with its weighted squared distance to those
-    /// before it, and each the best of a few candidates. There must be k different points or more.
+    /// Draws k points, returned in original units in row-major order. Each candidate is drawn with a probability
+    /// proportional to its weighted squared distance to the nearest centroid drawn before; of a few candidates the one that
+    /// leaves the smallest inertia is taken. Requires at least k distinct points.
     pub fn draw(&self, k: usize, rng: &mut Xoshiro256PlusPlus) -> Vec<f64> {
         self.complete(Vec::new(), k, trials(k), rng)
     }
 
-    /// The same, after centroids that are there already, in original units; each the best of `trials` candidates.
+    /// Extends given centroids (original units, row-major) to k, each the best of `trials` candidates.
     pub fn complete(&self, mut centroids: Vec<f64>, k: usize, trials: usize, rng: &mut Xoshiro256PlusPlus) -> Vec<f64> {
         let features = self.points.features();
         let columns: Vec<&[Lanes]> = self.columns.iter().map(Vec::as_slice).collect();
@@ -83,16 +84,16 @@ impl<'a> Urn<'a> {
     }
 }
 
-/// The seed of the start after so many others of this seed, for a generator that makes strangers of neighbours. Each seed has a
-/// stream of its own: else the starts of one would be those of its neighbours, and trying several seeds would say nothing. That of
-/// [`SEED`] begins at itself.
+/// Seed of restart number `start` of a fit with seed `seed`. The generator that takes it must decorrelate adjacent seeds.
+/// Each fit seed has its own sequence: otherwise adjacent fit seeds would share restarts. The sequence of [`SEED`] begins
+/// with itself.
 pub fn further(seed: u64, start: u64) -> u64 {
-    // Multiplied by 2^64 divided by the golden ratio, neighbours are far apart.
+    // Multiplication by 2^64 / golden ratio moves adjacent seeds far apart.
     let stream = (seed ^ SEED).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ SEED;
     stream.wrapping_add(start)
 }
 
-/// Candidates for each centroid, as in scikit-learn.
+/// Candidates per centroid, 2 + ⌊ln k⌋ as in scikit-learn.
 pub(super) fn trials(k: usize) -> usize {
     2 + (k as f64).ln() as usize
 }
@@ -105,13 +106,13 @@ fn accumulate(cumulative: &mut [f64], values: impl Iterator<Item = f64>) {
     }
 }
 
-/// An index, drawn in proportion to the steps of the cumulative sums.
+/// Draws an index with a probability proportional to its increment of the cumulative sums.
 fn pick(cumulative: &[f64], rng: &mut Xoshiro256PlusPlus) -> usize {
     let drawn = unit(rng) * cumulative.last().copied().unwrap_or(0.0);
     cumulative.partition_point(|&sum| sum <= drawn).min(cumulative.len() - 1)
 }
 
-/// A number from 0 to 1, without 1.
+/// A uniform number in [0, 1).
 pub(super) fn unit(rng: &mut Xoshiro256PlusPlus) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }

@@ -3,8 +3,9 @@
 //! Input: rows as Arrow's own columns with what standardises them ([`Points`]). Output: k centroids in original units, how
 //! many rows each has, and how good that is. One feature is solved exactly (line.rs, costs.rs). Otherwise distinct weighted
 //! points or a coreset, which keeps rare rows, are searched for the best local minima (starts.rs, coreset.rs, search.rs,
-//! seed.rs), and those are polished by passes over all rows until no assignment changes (lloyd.rs): each pass reads the columns once (points.rs, kernel.rs), and later ones only where something may have
-//! changed (bounds.rs). The answer depends on the rows and the settings alone, not on threads or instruction sets.
+//! seed.rs), and those are polished by passes over all rows until no assignment changes (lloyd.rs): each pass reads the
+//! columns once (points.rs, kernel.rs), and later ones only where something may have changed (bounds.rs). The answer
+//! depends on the rows and the settings alone, not on threads or instruction sets.
 
 pub mod column_buffer;
 mod coreset;
@@ -31,7 +32,6 @@ pub use coreset::Rates;
 pub use distributed::{Coreset, Elsewhere, SURELY, Worst, fit_elsewhere, start_rows};
 pub use hungarian::match_rows;
 pub use kmeans_plus_plus::{SEED, further};
-use linfa_clustering::KMeansParamsError;
 pub use lloyd::{Limits, Step};
 pub use metrics::{calinski_harabasz, davies_bouldin, silhouette};
 use ndarray::Array2;
@@ -43,77 +43,97 @@ pub use sample::{of_cluster, rare};
 
 use crate::parallel::by_chunk;
 
-/// Why there are no clusters.
+/// Error of a fit.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Fewer distinct rows than clusters.
     #[error("{k} clusters need at least {k} different rows, there are {distinct}")]
-    TooFew { k: usize, distinct: usize },
+    TooFew {
+        /// Requested number of clusters.
+        k: usize,
+        /// Distinct rows.
+        distinct: usize,
+    },
+    /// More rows than [`MAX_ROWS`].
     #[error("{rows} rows are more than the {MAX_ROWS} that can be told apart here; let the SQL keep a part of them")]
-    TooMany { rows: usize },
+    TooMany {
+        /// Rows of the input.
+        rows: usize,
+    },
+    /// linfa-clustering rejected the parameters ([`linfa_solver`]).
     #[error("linfa refused the parameters: {0}")]
-    Linfa(#[from] KMeansParamsError),
+    Linfa(#[from] linfa_clustering::KMeansParamsError),
+    /// linfa-clustering found no clusters ([`linfa_solver`]).
     #[error("linfa gave up: {0}")]
     LinfaGaveUp(String),
 }
 
-/// Features of a fit at most: kernels and masks of missing values are made for so many.
+/// Maximum number of features: kernels and masks of missing values have this size.
 pub const MAX_FEATURES: usize = 32;
-// A mask of missing values has one bit for each.
+// A mask of missing values has one bit per feature.
 const _: () = assert!(MAX_FEATURES <= u32::BITS as usize);
 
-/// The most rows that a fit may have: samples and starts name rows by 32 bits.
+/// Maximum number of rows: samples and restarts index rows with 32 bits.
 pub const MAX_ROWS: usize = u32::MAX as usize;
 
-/// Refuses more rows than that.
+/// Checks a number of rows.
+///
+/// # Errors
+/// [`Error::TooMany`] above [`MAX_ROWS`].
 pub fn check_rows(rows: usize) -> Result<(), Error> {
     if rows <= MAX_ROWS { Ok(()) } else { Err(Error::TooMany { rows }) }
 }
 
-/// Solutions that are polished on all rows: as many as so many rows in all allow, but one at least, and no more than that.
+/// Number of solutions that are polished on all rows: `POLISHED_ROWS` / rows, from 1 to `MOST_POLISHED`.
 const POLISHED_ROWS: usize = 4_000_000;
 const MOST_POLISHED: usize = 8;
 
-/// What clusters follow from, beside the rows.
+/// Parameters of a fit. Together with the rows they determine the result.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Number of clusters, from 1 to [`MAX_CLUSTERS`].
     pub k: usize,
+    /// Seed of the random number generators.
     pub seed: u64,
-    /// How many starts are drawn.
+    /// Number of k-means++ restarts.
     pub starts: usize,
+    /// Stopping criteria.
     pub limits: Limits,
-    /// How many threads may work; their number makes no difference.
+    /// Number of threads. The result does not depend on it.
     pub threads: usize,
 }
 
-/// Where to begin.
+/// Initial centroids.
 #[derive(Debug, Clone, Copy)]
 pub enum Init<'a> {
-    /// At starts that are drawn, and perhaps at these centroids, in original units, as one more.
+    /// k-means++ restarts, and optionally one warm start from these centroids (k × features, original units).
     Drawn(Option<&'a Array2<f64>>),
-    /// At these centroids alone, in original units.
+    /// These centroids only (k × features, original units).
     Given(&'a Array2<f64>),
 }
 
-/// What was found.
+/// Result of a fit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fit {
-    /// k by features, in original units: each the mean of its rows.
+    /// k × features, in original units: the mean of each cluster's rows.
     pub centroids: Array2<f64>,
-    /// Rows that are nearest to each.
+    /// Number of rows of each cluster; total weight where rows have weights.
     pub sizes: Vec<u64>,
     /// Sum of squared distances of the rows to their centroids, in standardised units.
     pub inertia: f64,
-    /// Passes of the best start and of the polish.
+    /// Passes of the best restart and of the polish.
     pub iterations: usize,
 }
 
-/// How many starts rows deserve: small data has many local minima and costs little.
+/// Default number of restarts for a number of rows, from 10 to 1,000: small data has many local minima and costs little.
 pub fn starts_for(rows: usize) -> usize {
     (2_000_000 / rows.max(1)).clamp(10, 1000)
 }
 
-/// The best clusters that the settings find. There must be a row, a feature, and a cluster to be found; `watch` is told of
-/// each pass over all rows.
+/// Fits k clusters. Requires at least one row, one feature and k ≥ 1. Calls `watch` after each pass over all rows.
+///
+/// # Errors
+/// [`Error::TooFew`] and [`Error::TooMany`].
 pub fn fit(
     points: &Points<'_>,
     settings: &Settings,
@@ -149,8 +169,9 @@ pub fn fit(
     })
 }
 
-/// The best that passes over all rows make of some solutions: centroids, and the passes that were made before. One pass tells
-/// what each costs on all rows; the best of them are polished, more where there are fewer rows.
+/// Polishes candidate solutions by Lloyd passes over all rows and returns the best one, with the passes that its candidate
+/// took before. A candidate is centroids and a number of passes. One pass evaluates each candidate on all rows; the best
+/// candidates are polished, more of them where there are fewer rows.
 fn polished(
     points: &Points<'_>,
     begin: Vec<(Vec<f64>, usize)>,
@@ -170,26 +191,27 @@ fn polished(
     best.unwrap_or_else(|| unreachable!("there is one or more"))
 }
 
-/// What these centroids, in original units, are worth as they are.
+/// Sizes and inertia of given centroids (k × features, original units), without moving them.
 pub fn measure(points: &Points<'_>, centroids: Array2<f64>, threads: usize) -> Fit {
     let totals = points.pass(&flat(&centroids), threads);
     let sizes = totals.weights.iter().map(|&weight| weight.round() as u64).collect();
     Fit { centroids, sizes, inertia: totals.inertia, iterations: 0 }
 }
 
-/// One centroid after the other.
+/// Centroids in row-major order.
 fn flat(centroids: &Array2<f64>) -> Vec<f64> {
     centroids.iter().copied().collect()
 }
 
-/// The nearest centroid of each row; of equals the first. Centroids are k by features, in original units.
+/// Index of the nearest centroid of each row, the first of equals. Centroids are k × features, in original units.
 pub fn assign(points: &Points<'_>, centroids: &Array2<f64>, threads: usize) -> Vec<u8> {
     let centroids = points.standardised(&flat(centroids));
     let chunks = by_chunk(points.rows(), threads, |rows| labels(points, &centroids, rows));
     chunks.concat()
 }
 
-/// How many rows are in each cluster of one model (outer) and of another (inner): the rows as each of them sees them.
+/// Contingency table of two models over the same rows: element `[i][j]` counts the rows in cluster i of the first and
+/// cluster j of the second. Each model has its own scale, and centroids in original units.
 pub fn cross(
     (from, old): (&Points<'_>, &Array2<f64>),
     (to, new): (&Points<'_>, &Array2<f64>),
@@ -215,11 +237,12 @@ fn labels(points: &Points<'_>, standardised: &[f64], rows: std::ops::Range<usize
     labels
 }
 
-/// The nearest centroid of one row and the square of its distance, both standardised; of equals the first.
+/// Index of the nearest centroid of one row, the first of equals, and the squared distance. Row and centroids are
+/// standardised.
 pub fn nearest(row: &[f64], centroids: &Array2<f64>) -> (usize, f64) {
     let mut best = (0, f64::INFINITY);
     for (cluster, centroid) in centroids.rows().into_iter().enumerate() {
-        // The order of the passes' own sums, so that a row on a border goes where they put it.
+        // The same order of summation as in the passes, so that a row on a border is assigned alike.
         let squared = row.iter().zip(centroid).fold(0.0, |sum, (x, c)| sum + (x - c) * (x - c));
         if squared < best.1 {
             best = (cluster, squared);
@@ -228,7 +251,7 @@ pub fn nearest(row: &[f64], centroids: &Array2<f64>) -> (usize, f64) {
     best
 }
 
-/// How many rows differ, counted up to k.
+/// Number of distinct rows, counted up to k.
 fn distinct(points: &Points<'_>, k: usize) -> usize {
     let mut found: Vec<usize> = Vec::with_capacity(k);
     for row in 0..points.rows() {

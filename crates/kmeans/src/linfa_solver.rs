@@ -1,7 +1,7 @@
-//! The same job through linfa-clustering, as a reference.
+//! KMeans of linfa-clustering, as a reference solver.
 //!
-//! Input: one fixed-size-list column without nulls, seen as a matrix. Output: linfa's centroids, standardised. linfa counts
-//! each old centroid as one more row, so it creeps towards the means; whoever calls polishes what comes out.
+//! Input: a rows × features matrix of standardised values. Output: linfa's centroids, standardised. linfa counts each old
+//! centroid as one more row of its cluster, so its centroids only approach the means; the caller polishes them.
 
 use linfa::DatasetBase;
 use linfa::traits::Fit as _;
@@ -12,7 +12,11 @@ use rand_xoshiro::rand_core::SeedableRng;
 
 use super::{Error, Settings};
 
-/// Borrows the rows as they are. From given centroids, or from `settings.starts` of linfa's own k-means++.
+/// Fits k clusters to `rows` (rows × features, standardised), which are borrowed. Starts from the centroids `init` (k ×
+/// features, standardised), or `settings.starts` times from linfa's k-means++. A tolerance below 1e-6 is raised to it.
+///
+/// # Errors
+/// [`Error::Linfa`] for invalid parameters, [`Error::LinfaGaveUp`] if linfa finds no finite inertia.
 pub fn fit(rows: ArrayView2<'_, f64>, init: Option<Array2<f64>>, settings: &Settings) -> Result<Array2<f64>, Error> {
     let runs = if init.is_some() { 1 } else { settings.starts };
     let init = init.map_or(KMeansInit::KMeansPlusPlus, KMeansInit::Precomputed);

@@ -1,46 +1,48 @@
-//! Lloyd's algorithm: from centroids to a local minimum.
+//! Lloyd's algorithm: descends from initial centroids to a local minimum.
 //!
-//! Input: points and where to start. Output: centroids, each the mean of the rows that are nearest to it, and how good that
-//! is. Lloyd, "Least squares quantization in PCM" (IEEE Trans. Inf. Theory 28, 1982). Centroids are kept in original units
-//! and standardised before each pass, as a model's predictor does: so each row's cluster is what the model will answer.
+//! Input: points and initial centroids. Output: centroids, each the mean of the rows nearest to it, and the inertia. Lloyd,
+//! "Least squares quantization in PCM" (IEEE Trans. Inf. Theory 28, 1982). Centroids are kept in original units and
+//! standardised before each pass, as in prediction, so the cluster of each row is the one that the model predicts for it.
 
 use super::hamerly::Bounds;
 use super::points::{Points, Totals};
 use crate::parallel::by_chunk;
 
-/// When to stop.
+/// Stopping criteria.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
-    /// Passes, at most.
+    /// Maximum number of passes.
     pub iterations: usize,
-    /// Stops when the centroids' squared shift, in standardised units, is not greater than this share of the mean variance
-    /// of the features, as scikit-learn means it; 0: when assignments stop changing.
+    /// A fit stops when the sum of the squared shifts of all centroids (standardised units) is at most this fraction of the
+    /// mean variance of the features, as in scikit-learn. 0: when assignments stop changing.
     pub tolerance: f64,
 }
 
-/// One pass, as somebody who watches sees it.
+/// Progress after one pass.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
+    /// Number of the pass, from 1.
     pub iteration: usize,
-    /// Of a pass that left rows out it follows from the sums, to some ten digits.
+    /// Inertia before the centroids move, in standardised units. If the pass skipped rows, it is computed from sums, to
+    /// about ten digits.
     pub inertia: f64,
-    /// The sum of the squared shifts of the centroids that came out of it.
+    /// Sum of the squared shifts of all centroids, in standardised units.
     pub shift: f64,
 }
 
-/// Where a start ended.
+/// Result of a descent.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Outcome {
-    /// In original units, one after the other.
+    /// In original units, row-major.
     pub centroids: Vec<f64>,
-    /// Of the rows that are nearest to each.
+    /// Weight of each cluster's rows.
     pub weights: Vec<f64>,
     /// Weighted sum of squared distances to the nearest centroid.
     pub inertia: f64,
     pub iterations: usize,
 }
 
-/// Runs from these centroids, in original units.
+/// Descends from these centroids (original units, row-major).
 pub(super) fn run(
     points: &Points<'_>,
     mut centroids: Vec<f64>,
@@ -60,7 +62,7 @@ pub(super) fn run(
         let mut next = moved(points, &totals, &centroids, threads);
         let shift = squared(&points.standardised(&centroids), &points.standardised(&next));
         watch(Step { iteration, inertia: totals.inertia, shift });
-        // Sums depend on the assignment alone: where it did not change, neither did they, nor will they.
+        // Sums depend on the assignment alone: if it did not change, the centroids will not change any more.
         let settled = next == centroids;
         if settled && !kept {
             let Totals { weights, inertia, .. } = totals;
@@ -75,7 +77,7 @@ pub(super) fn run(
                 let Totals { weights, inertia, .. } = totals;
                 return Outcome { centroids: next, weights, inertia, iterations: iteration };
             }
-            // The rounding of what was kept had hidden that some row still moves.
+            // Rounding errors of the kept sums had hidden that a row still changes its cluster.
             bounds = None;
         }
         centroids = next;
@@ -83,7 +85,7 @@ pub(super) fn run(
     unreachable!("one of the passes is the last")
 }
 
-/// Where the centroids go after a pass.
+/// The centroids after a pass.
 fn moved(points: &Points<'_>, totals: &Totals, centroids: &[f64], threads: usize) -> Vec<f64> {
     let mut next = points.means(totals, centroids);
     relocate(points, totals, centroids, &mut next, threads);
@@ -94,8 +96,8 @@ pub(super) fn squared(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum()
 }
 
-/// Clusters that lost all their rows start again at the rows that are worst off, as in scikit-learn; a row that moves takes
-/// its weight out of the cluster where it was.
+/// Moves each empty cluster to one of the rows farthest from their centroids, as in scikit-learn. The weight of that row is
+/// removed from its previous cluster.
 fn relocate(points: &Points<'_>, totals: &Totals, centroids: &[f64], next: &mut [f64], threads: usize) {
     let empty = totals.weights.iter().filter(|&&weight| weight <= 0.0).count();
     if empty == 0 {
@@ -110,8 +112,7 @@ fn relocate(points: &Points<'_>, totals: &Totals, centroids: &[f64], next: &mut 
     take_over(points, totals, centroids, next, worst);
 }
 
-/// Gives each empty cluster one of the rows that are worst off: its values in the columns' own units, its weight, and the
-/// cluster where it was.
+/// Gives each empty cluster one of the rows `worst`: values in the columns' own units, weight, and previous cluster.
 pub(super) fn take_over<'r>(
     points: &Points<'_>,
     totals: &Totals,
@@ -137,7 +138,7 @@ pub(super) fn take_over<'r>(
     next.copy_from_slice(&points.means(&totals, centroids));
 }
 
-/// So many rows that are farthest from their centroids, and their clusters; none that stands on its centroid.
+/// The `many` rows farthest from their centroids and their clusters, without rows at distance 0.
 fn worst(points: &Points<'_>, centroids: &[f64], many: usize, threads: usize) -> Vec<(usize, usize)> {
     let centroids = points.standardised(centroids);
     let chunks = by_chunk(points.rows(), threads, |rows| {
@@ -165,10 +166,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cluster_without_rows_goes_where_it_is_worst() {
+    fn an_empty_cluster_moves_to_the_farthest_row() {
         let (scale, columns) = table(vec![vec![0.0, 1.0, 2.0, 3.0, 100.0, 101.0]]);
         let points = Points::new(&scale, &columns);
-        // Nobody is near the second and the third.
+        // No row is near the second and the third centroid.
         let outcome = run(&points, vec![1.5, 1e6, 2e6], limits(0.0), 1, &|_| {});
         let mut centroids = outcome.centroids;
         centroids.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! How well clusters are set apart.
+//! Quality metrics of a clustering: silhouette, Davies-Bouldin and Caliński-Harabasz.
 //!
 //! All distances are in standardised units.
 
@@ -10,27 +10,30 @@ use super::points::Points;
 use crate::features::moments::{Compensated, LANES};
 use crate::parallel::{by_chunk, in_parallel};
 
-/// Rows whose silhouettes one job computes.
+/// Rows per job of the silhouette.
 const SHARE: usize = 256;
 
-/// The mean silhouette of the rows, from -1 to 1: how much nearer each is to its own cluster than to the next one.
-/// `None` with fewer than two clusters among the labels. Rousseeuw, "Silhouettes" (J. Comput. Appl. Math. 20, 1987); a row
-/// alone in its cluster counts 0. Rows with weights count as that many rows, in the mean as in the distances. Compares every
-/// pair: meant for samples.
+/// Mean silhouette, from -1 to 1; higher is better. The silhouette of a row is (b - a) / max(a, b), with a the mean
+/// distance to the other rows of its cluster and b the smallest mean distance to the rows of another cluster; 0 for a row
+/// alone in its cluster. Rousseeuw, "Silhouettes: a graphical aid to the interpretation and validation of cluster analysis"
+/// (J. Comput. Appl. Math. 20, 1987).
+///
+/// `labels` has one cluster below `k` per row. Weights count as numbers of rows, in the mean and in the distances; a row's
+/// own weight is not counted in a. O(rows²): intended for samples. `None` with fewer than two clusters among the labels.
 pub fn silhouette(points: &Points<'_>, labels: &[u8], k: usize, threads: usize) -> Option<f64> {
     let mut sizes = vec![0_usize; k];
     labels.iter().for_each(|&label| sizes[usize::from(label)] += 1);
     if sizes.iter().filter(|&&size| size > 0).count() < 2 {
         return None;
     }
-    // Cluster after cluster, so that each one's distances are summed up in one go.
+    // Rows sorted by cluster, so that the distances to each cluster are contiguous.
     let mut order: Vec<usize> = (0..points.rows()).collect();
     order.sort_by_key(|&row| labels[row]);
     let n = order.len();
     let column = |f| order.iter().map(|&row| points.standardise(f, points.value(f, row))).collect();
     let columns: Vec<Vec<f64>> = (0..points.features()).map(column).collect();
     let weights: Vec<f64> = order.iter().map(|&row| points.weight(row)).collect();
-    // Of each cluster.
+    // Weight of each cluster.
     let mut totals = vec![0.0; k];
     order.iter().zip(&weights).for_each(|(&row, weight)| totals[usize::from(labels[row])] += weight);
     let shares = in_parallel(n.div_ceil(SHARE), threads, |share| {
@@ -58,7 +61,7 @@ pub fn silhouette(points: &Points<'_>, labels: &[u8], k: usize, threads: usize) 
     Some(shares.iter().sum::<f64>() / totals.iter().sum::<f64>())
 }
 
-/// The sum of numbers, eight at a time.
+/// The sum of numbers, in eight lanes.
 fn in_lanes(numbers: &[f64]) -> f64 {
     let (eights, rest) = numbers.as_chunks::<LANES>();
     let mut lanes: Lanes = [0.0; LANES];
@@ -68,8 +71,8 @@ fn in_lanes(numbers: &[f64]) -> f64 {
     kernel::fold(&lanes) + rest.iter().sum::<f64>()
 }
 
-/// The silhouette of a row that is not alone in its cluster, from the sums of its distances to the rows of each cluster and the
-/// clusters' weights.
+/// Silhouette of a row that is not alone in its cluster, from the weighted sums of its distances to the rows of each
+/// cluster (`sums`) and the weights of the clusters (`totals`).
 fn of_one(own: usize, weight: f64, sums: &[f64], totals: &[f64]) -> f64 {
     let within = sums[own] / (totals[own] - weight);
     let others = (0..totals.len()).filter(|&cluster| cluster != own && totals[cluster] > 0.0);
@@ -78,8 +81,12 @@ fn of_one(own: usize, weight: f64, sums: &[f64], totals: &[f64]) -> f64 {
     if larger > 0.0 { (next - within) / larger } else { 0.0 }
 }
 
-/// The mean over the clusters of how much the most similar other one overlaps it; less is better, 0 is best. `None` with
-/// fewer than two clusters. Davies and Bouldin, "A cluster separation measure" (IEEE PAMI 1, 1979).
+/// Davies-Bouldin index; lower is better, 0 is best. The mean over the clusters i of the maximum over j ≠ i of (s_i + s_j)
+/// / d_ij, with s the mean distance of a cluster's rows to its centroid and d the distance of the centroids. Davies and
+/// Bouldin, "A cluster separation measure" (IEEE PAMI 1, 1979).
+///
+/// Centroids are k × features, in original units; `sizes` are the clusters' numbers of rows, or weights. `None` with fewer
+/// than two non-empty clusters.
 pub fn davies_bouldin(points: &Points<'_>, centroids: &Array2<f64>, sizes: &[u64], threads: usize) -> Option<f64> {
     let used: Vec<usize> = (0..sizes.len()).filter(|&cluster| sizes[cluster] > 0).collect();
     if used.len() < 2 {
@@ -112,8 +119,12 @@ pub fn davies_bouldin(points: &Points<'_>, centroids: &Array2<f64>, sizes: &[u64
     Some(used.iter().map(overlap).sum::<f64>() / used.len() as f64)
 }
 
-/// How far apart the clusters are for how wide they are; more is better. `None` with fewer than two clusters, or rows no
-/// more than clusters. Caliński and Harabasz, "A dendrite method for cluster analysis" (Comm. Stat. 3, 1974).
+/// Caliński-Harabasz index; higher is better. The variance between the k non-empty clusters divided by the variance within
+/// them: (B / (k - 1)) / (inertia / (rows - k)), with B the weighted sum of squared distances of the centroids to their
+/// mean; 1 if the inertia is 0. Caliński and Harabasz, "A dendrite method for cluster analysis" (Comm. Stat. 3, 1974).
+///
+/// Centroids are k × features, in original units; `inertia` is in standardised units, as in [`crate::Fit`]. `None` with
+/// fewer than two non-empty clusters, or if there are no more rows than clusters.
 pub fn calinski_harabasz(points: &Points<'_>, centroids: &Array2<f64>, sizes: &[u64], inertia: f64) -> Option<f64> {
     let used = sizes.iter().filter(|&&size| size > 0).count();
     let rows: u64 = sizes.iter().sum();
@@ -154,13 +165,13 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_is_so_many_rows() {
+    fn weights_count_in_the_mean_and_in_the_distances() {
         let values = vec![0.0, 1.0, 1.5, 9.0, 10.0, 14.0];
         let (scale, columns) = as_it_is(vec![values.clone()]);
         let weights = [3, 1, 2, 2, 4, 1];
         let points = Points::new(&scale, &columns).with_weights(weights.map(f64::from).to_vec());
         let found = silhouette(&points, &[0, 0, 0, 1, 1, 2], 3, 1).unwrap();
-        // By hand: of a row's own copies all count among its cluster's other rows, as those they stand for do.
+        // By hand: a row's own weight is not counted among the other rows of its cluster.
         let label = |i: usize| [0, 0, 0, 1, 1, 2][i];
         let (mut sum, mut of) = (0.0, 0.0);
         for i in 0..6 {

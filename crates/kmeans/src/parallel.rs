@@ -1,27 +1,31 @@
-//! Rows in chunks of a fixed size, worked on by all threads.
+//! Parallel map over chunks of rows, and over jobs.
 //!
-//! Input: how many rows there are, and what to do with a chunk of them. Output: what each chunk gave, in order. Because the
-//! chunks are the same whatever the number of threads, and what they gave is put together in their order, so are results.
+//! Input: a number of rows and a function of a range of rows. Output: the function's result for each chunk, in order.
+//! Chunks have a fixed size and results keep their order, so results do not depend on the number of threads.
 
 use std::num::NonZero;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// Rows of a chunk: much work compared with what handing it out costs, and still a share for many threads.
+/// Rows per chunk: large compared with the cost of scheduling, small enough to occupy many threads.
 pub const CHUNK: usize = 65_536;
 
-/// As many threads as there are processors.
+/// Number of available processors, the default number of threads.
 pub fn processors() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// Does `work` on each chunk of so many rows; gives what came of each, in order.
+/// Calls `work` on each chunk of `rows` rows and returns the results in order.
 pub fn by_chunk<T: Send>(rows: usize, threads: usize, work: impl Fn(Range<usize>) -> T + Sync) -> Vec<T> {
     in_parallel(rows.div_ceil(CHUNK), threads, |chunk| work(chunk * CHUNK..rows.min((chunk + 1) * CHUNK)))
 }
 
-/// Does so many jobs, each taken by the first thread that is free; gives what came of each, in order.
+/// Calls `work` on the numbers from 0 to `jobs` - 1 and returns the results in order. Each job goes to the first free
+/// thread.
+///
+/// # Panics
+/// If `work` panics: the panic is resumed in the calling thread.
 pub fn in_parallel<T: Send>(jobs: usize, threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let threads = threads.clamp(1, jobs.max(1));
     if threads == 1 {
@@ -58,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_row_is_in_one_chunk_and_results_stand_in_order() {
+    fn every_row_is_in_one_chunk_and_results_are_in_order() {
         for rows in [0, 1, CHUNK, 3 * CHUNK + 5] {
             for threads in [1, 2, 7] {
                 let chunks = by_chunk(rows, threads, |chunk| chunk);

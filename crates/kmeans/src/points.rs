@@ -1,7 +1,7 @@
-//! Rows as the passes see them: Arrow's own columns, what standardises them, and what stands in for nulls.
+//! Points: the rows of Arrow columns with their scale, imputed values and optional weights.
 //!
-//! Input: columns of the same length and their scale. Output: passes over them ([`Points::pass`]): what each cluster's rows
-//! sum up to, without a copy of any column. Only a tile with nulls, or the last one, is put together in a small buffer.
+//! Input: columns of the same length and their scale. Output: passes over them ([`Points::pass`]) that compute each
+//! cluster's sums without copying columns. Only a tile with nulls and the last tile are assembled in a small buffer.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -21,7 +21,7 @@ use crate::features::moments::{Compensated, LANES};
 use crate::features::power_under;
 use crate::parallel::{CHUNK, by_chunk};
 
-/// Tiles whose rows are fetched before they are looked at.
+/// Number of tiles that are prefetched together.
 const AT_ONCE: usize = 8;
 
 /// Rows to be clustered.
@@ -39,27 +39,27 @@ pub struct Points<'a> {
 struct Column<'a> {
     values: Cow<'a, [f64]>,
     valid: Option<&'a NullBuffer>,
-    /// What stands in for a null.
+    /// Value of a null.
     fill: f64,
-    /// A power of two that the values were multiplied by, so that their sums stay within the range of a double.
+    /// A power of two by which the values are multiplied, so that sums neither overflow nor underflow.
     unit: f64,
     varies: bool,
 }
 
-/// What one pass finds.
+/// Result of one pass.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Totals {
-    /// For each cluster the sum of each feature, counted from its origin.
+    /// Sum of each feature's differences from its origin for each cluster: k × features, row-major, not standardised.
     pub sums: Vec<f64>,
-    /// Weight of each cluster: its number of rows, where rows have no weights.
+    /// Weight of each cluster; its number of rows if rows have no weights.
     pub weights: Vec<f64>,
-    /// Weighted sum of squared distances to the nearest centroid.
+    /// Weighted sum of squared distances to the nearest centroid, in standardised units.
     pub inertia: f64,
 }
 
 impl Totals {
-    /// How much less the squared distances from these centroids, standardised, sum up to than those from the origin, whoever is
-    /// nearest to them.
+    /// Sum of squared distances to the origin minus sum of squared distances to these centroids (standardised), with the
+    /// assignment of these totals.
     pub(super) fn saved(&self, centroids: &[f64], inverse: &[f64]) -> f64 {
         let features = inverse.len();
         let mut saved = 0.0;
@@ -73,7 +73,7 @@ impl Totals {
     }
 }
 
-/// Tiles that had to be put together.
+/// Buffers of assembled tiles.
 #[derive(Default)]
 struct Scratch {
     columns: Vec<Vec<Lanes>>,
@@ -81,7 +81,8 @@ struct Scratch {
 }
 
 impl<'a> Points<'a> {
-    /// Looks at columns without nulls in place of the scale's mean.
+    /// Borrows columns of the same length. Nulls count as the scale's mean. A column is copied only if its deviation is
+    /// below 1e-270 or above 1e270.
     pub fn new(scale: &Scale, columns: &'a [Float64Array]) -> Self {
         let mut points = Self {
             columns: Vec::with_capacity(columns.len()),
@@ -93,8 +94,7 @@ impl<'a> Points<'a> {
         };
         for (f, column) in columns.iter().enumerate() {
             let std = power_under(scale.std[f]);
-            // A sum of so many deviations may leave the range of a double, or fall below it: then, and only then, the
-            // column is copied, in a unit of its own.
+            // Sums may overflow or underflow for extreme deviations. Only then the column is copied, in a unit of its own.
             let fits = scale.std[f] == 0.0 || (1e-270..1e270).contains(&std);
             let unit = if fits { 1.0 } else { 1.0 / std };
             let values = column.values();
@@ -114,18 +114,18 @@ impl<'a> Points<'a> {
         points
     }
 
-    /// Uses no instructions but these.
+    /// Restricts the instruction set.
     #[cfg(test)]
     pub(super) fn on(self, level: Level) -> Self {
         Self { level, ..self }
     }
 
-    /// The same rows with weights.
+    /// The same rows with weights, one per row.
     pub fn with_weights(self, weights: Vec<f64>) -> Self {
         Self { weights: Some(Cow::Owned(weights)), ..self }
     }
 
-    /// Other points on the same scale: a column for each feature, as [`Points::value`] gives them, and their weights.
+    /// Other points on the same scale: one column per feature, in the units of [`Points::value`], and their weights.
     pub(super) fn weighted<'b>(&self, columns: &'b [Vec<f64>], weights: &'b [f64]) -> Points<'b> {
         let column = |(column, values): (&Column<'_>, &'b Vec<f64>)| Column {
             values: Cow::Borrowed(values),
@@ -144,10 +144,12 @@ impl<'a> Points<'a> {
         }
     }
 
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Number of features.
     pub fn features(&self) -> usize {
         self.columns.len()
     }
@@ -156,7 +158,7 @@ impl<'a> Points<'a> {
         self.level
     }
 
-    /// Where a feature's sums are counted from, in the column's own unit.
+    /// Origin of a feature's sums, in the column's own unit.
     pub(super) fn origin(&self, feature: usize) -> f64 {
         self.origin[feature]
     }
@@ -174,40 +176,40 @@ impl<'a> Points<'a> {
         self.weights.as_ref().map_or(1.0, |weights| weights[row])
     }
 
-    /// A row's value in the column's own unit, the mean where it has none.
+    /// A row's value in the column's own unit; the mean for a null.
     pub(super) fn value(&self, feature: usize, row: usize) -> f64 {
         let column = &self.columns[feature];
         if column.valid.is_some_and(|valid| valid.is_null(row)) { column.fill } else { column.values[row] }
     }
 
-    /// A value in the column's own unit, standardised.
+    /// Standardises a value in the column's own unit.
     pub(super) fn standardise(&self, feature: usize, value: f64) -> f64 {
         (value - self.origin[feature]) * self.inverse[feature]
     }
 
-    /// A value in the column's own unit, in original units.
+    /// Converts a value in the column's own unit to original units.
     pub(super) fn original(&self, feature: usize, value: f64) -> f64 {
         value / self.columns[feature].unit
     }
 
-    /// A standardised difference, in original units.
+    /// Converts a standardised difference to original units.
     pub(super) fn length(&self, feature: usize, standardised: f64) -> f64 {
         self.original(feature, standardised / self.inverse[feature])
     }
 
-    /// A standardised value, in original units.
+    /// Converts a standardised value to original units.
     pub fn restore(&self, feature: usize, standardised: f64) -> f64 {
         self.original(feature, self.origin[feature] + standardised / self.inverse[feature])
     }
 
-    /// Centroids in original units, one after the other, standardised: just as a model's predictor does it.
+    /// Standardises centroids in original units (row-major), with the same arithmetic as prediction.
     pub(super) fn standardised(&self, centroids: &[f64]) -> Vec<f64> {
         let features = self.features();
         let place = |(i, value): (usize, &f64)| self.standardise(i % features, value * self.columns[i % features].unit);
         centroids.iter().enumerate().map(place).collect()
     }
 
-    /// Where each cluster's mean is, in original units; a cluster without weight stays where it was.
+    /// Mean of each cluster, in original units; an empty cluster keeps its centroid.
     pub(super) fn means(&self, totals: &Totals, before: &[f64]) -> Vec<f64> {
         let features = self.features();
         let mean = |(i, &before): (usize, &f64)| {
@@ -224,7 +226,7 @@ impl<'a> Points<'a> {
         totals.saved(&self.standardised(centroids), &self.inverse)
     }
 
-    /// One pass: what the rows of each cluster sum up to. Centroids are in original units.
+    /// One pass over all rows. Centroids are in original units.
     pub(super) fn pass(&self, centroids: &[f64], threads: usize) -> Totals {
         let (features, k) = (self.features(), centroids.len() / self.features());
         let centroids = self.standardised(centroids);
@@ -233,7 +235,7 @@ impl<'a> Points<'a> {
         totals(features, k, chunks)
     }
 
-    /// One of several passes, each of which remembers something for the next.
+    /// One of several passes that share bounds.
     pub(super) fn pass_after(&self, centroids: &[f64], threads: usize, bounds: &mut Bounds) -> Totals {
         let (features, k) = (self.features(), centroids.len() / self.features());
         let centroids = self.standardised(centroids);
@@ -246,7 +248,7 @@ impl<'a> Points<'a> {
             }
             Some(mut chunk) => {
                 bounds.looked(self.look_again(rows, &frame, &mut chunk, bounds.travelled()));
-                // The distances were not looked at.
+                // Distances were not computed.
                 chunk.sums.iter().copied().chain([0.0]).collect()
             }
         });
@@ -255,7 +257,7 @@ impl<'a> Points<'a> {
         totals
     }
 
-    /// What the rows of a chunk sum up to.
+    /// Sums over a chunk.
     fn add_up(&self, rows: Range<usize>, frame: &Frame<'_>) -> Vec<f64> {
         let mut sums = kernel::Sums::new(self.level, frame.k, self.features());
         let (mut nearest, mut scratch) = (None, Scratch::default());
@@ -266,7 +268,7 @@ impl<'a> Points<'a> {
         sums.fold()
     }
 
-    /// The same, to be remembered.
+    /// Sums over a chunk, and its bounds.
     fn add_up_and_keep(&self, rows: Range<usize>, frame: &Frame<'_>, chunk: &mut Chunk, travelled: f64) -> Vec<f64> {
         chunk.begin(rows.len());
         let mut sums = kernel::Sums::new(self.level, frame.k, self.features());
@@ -283,7 +285,7 @@ impl<'a> Points<'a> {
         sums
     }
 
-    /// Brings the sums that are remembered of a chunk up to date; gives how many groups of eight rows it had to look at.
+    /// Updates the sums of a chunk; returns the number of groups of eight rows that were read.
     fn look_again(&self, rows: Range<usize>, frame: &Frame<'_>, chunk: &mut Chunk, travelled: f64) -> usize {
         let (mut nearest, mut scratch) = (None, Scratch::default());
         let mut looked = 0;
@@ -307,7 +309,7 @@ impl<'a> Points<'a> {
         looked
     }
 
-    /// Touches what is to be looked at, which lies far apart: so that it comes all at once, and is not waited for one by one.
+    /// Prefetch: touches the groups to be read, which are scattered, so that their cache misses overlap.
     fn fetch<'g>(&self, tiles: impl Iterator<Item = (Range<usize>, &'g Groups)>) {
         let mut touched = 0;
         for (tile, due) in tiles {
@@ -320,7 +322,8 @@ impl<'a> Points<'a> {
         std::hint::black_box(touched);
     }
 
-    /// Tells for each tile of these rows the cluster of each row and the square of its distance. Centroids are standardised.
+    /// Calls `tell` for each tile of these rows with its first row, the cluster of each row and its squared distance.
+    /// Centroids are standardised.
     pub(super) fn each_nearest(
         &self,
         rows: Range<usize>,
@@ -338,7 +341,7 @@ impl<'a> Points<'a> {
         self.done_with(rows);
     }
 
-    /// Shows the values of the first feature of these rows, part by part, each with its first row.
+    /// Calls `show` with the values of the first feature of these rows, in parts, each with its first row.
     pub(super) fn each_value(&self, rows: Range<usize>, mut show: impl FnMut(usize, &[f64])) {
         let mut scratch = Scratch::default();
         for rows in tiles(rows.clone()) {
@@ -349,7 +352,7 @@ impl<'a> Points<'a> {
         self.done_with(rows);
     }
 
-    /// The values of these rows, which ascend, as [`Points::value`] gives them.
+    /// The values of some rows, in the units of [`Points::value`]. `rows` must be ascending.
     pub(super) fn values(&self, feature: usize, rows: &[u32]) -> Vec<f64> {
         let near = |a: &u32, b: &u32| *a as usize / CHUNK == *b as usize / CHUNK;
         let mut values = Vec::with_capacity(rows.len());
@@ -360,14 +363,14 @@ impl<'a> Points<'a> {
         values
     }
 
-    /// These rows are not read again soon.
+    /// Declares that these rows are not read again soon ([`done_with`]).
     fn done_with(&self, rows: Range<usize>) {
         for column in &self.columns {
             done_with(&column.values[rows.clone()]);
         }
     }
 
-    /// Shows a tile of rows, which start at a multiple of eight.
+    /// Calls `show` with a tile of rows that start at a multiple of eight.
     fn tile(&self, rows: Range<usize>, scratch: &mut Scratch, show: impl FnOnce(&Tile<'_>)) {
         let ragged = !rows.len().is_multiple_of(LANES);
         scratch.columns.resize(self.columns.len(), Vec::new());
@@ -407,7 +410,7 @@ impl<'a> Points<'a> {
     }
 }
 
-/// What the chunks sum up to in all.
+/// Compensated sums over all chunks.
 fn totals(features: usize, k: usize, chunks: Vec<Vec<f64>>) -> Totals {
     let mut all = vec![Compensated::default(); k * features + k + 1];
     for chunk in chunks {
@@ -421,7 +424,7 @@ fn totals(features: usize, k: usize, chunks: Vec<Vec<f64>>) -> Totals {
 
 /// Whether any of the rows is null.
 fn misses(valid: &NullBuffer, rows: &Range<usize>) -> bool {
-    // Not `slice`: that counts references, over which threads would fight.
+    // Not `slice`, which updates a reference count that all threads share.
     UnalignedBitChunk::new(valid.validity(), valid.offset() + rows.start, rows.len()).count_ones() < rows.len()
 }
 

@@ -1,8 +1,8 @@
-//! Spread and quartiles of each cluster's rows.
+//! Profiles of clusters: standard deviations and quartiles.
 //!
-//! Input: points and centroids. Output: for each cluster and feature the standard deviation and the quartiles of the rows that
-//! are nearest to it, in original units. A missing value counts as the mean, as it was clustered. Nothing depends on the number
-//! of threads: chunks are fixed, and their sums are added in order.
+//! Input: points and centroids. Output: for each cluster and feature the standard deviation and the quartiles of the
+//! cluster's rows, in original units. A missing value counts as the mean, as in the fit. Results do not depend on the
+//! number of threads: chunks have a fixed size, and their sums are added in order.
 
 use ndarray::Array2;
 
@@ -12,25 +12,26 @@ use super::points::Points;
 use crate::features::moments::Compensated;
 use crate::parallel::{by_chunk, in_parallel};
 
-/// Rows up to which quartiles are exact.
+/// Number of rows up to which quartiles are exact.
 const EXACT_ROWS: usize = 1_000_000;
-/// Rows of a cluster that are always looked at, however large the others are.
+/// Minimum number of rows of a cluster in the sample, if it has as many.
 const LEAST_ROWS: u64 = 10_000;
 
-/// What the rows of each cluster are like.
+/// Distribution of each cluster's rows, in original units.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
-    /// Population standard deviation about the cluster's mean, k by features; 0 for a cluster without rows.
+    /// Population standard deviation about the cluster's mean, k × features; 0 for an empty cluster.
     pub spread: Array2<f64>,
-    /// Of each cluster, for each feature, the first quartile, the median and the third one; `None` for a cluster without rows.
+    /// First quartile, median and third quartile of each feature, by cluster; `None` for an empty cluster.
     pub quartiles: Vec<Option<Vec<[f64; 3]>>>,
 }
 
-/// Spread and quartiles of the rows nearest to each of the centroids (k by features, in original units).
+/// Standard deviations and quartiles of the rows nearest to each centroid (k × features, in original units).
 ///
-/// The quartiles interpolate linearly between neighbouring values (type 7 of Hyndman and Fan, "Sample quantiles in statistical
-/// packages", The American Statistician 50, 1996: numpy's and pandas' default). Of more than a million rows, each cluster's
-/// come from rows spread evenly over its own, a million in all, and 10,000 or more of each cluster.
+/// Quartiles interpolate linearly between neighbouring order statistics (type 7 of Hyndman and Fan, "Sample quantiles in
+/// statistical packages", The American Statistician 50, 1996; the default of numpy and pandas). With more than a million
+/// rows they are computed from evenly spaced rows of each cluster, about a million in total and at least 10,000 per cluster
+/// that has as many.
 pub fn profile(points: &Points<'_>, centroids: &Array2<f64>, threads: usize) -> Profile {
     let at = points.standardised(&flat(centroids));
     let chunks = sums(points, &at, threads);
@@ -54,17 +55,17 @@ pub fn profile(points: &Points<'_>, centroids: &Array2<f64>, threads: usize) -> 
     Profile { spread: deviations(points, centroids.nrows(), &chunks), quartiles }
 }
 
-/// The population standard deviations alone, k by features.
+/// Only the population standard deviations, k × features.
 pub fn spread(points: &Points<'_>, centroids: &Array2<f64>, threads: usize) -> Array2<f64> {
     let at = points.standardised(&flat(centroids));
     deviations(points, centroids.nrows(), &sums(points, &at, threads))
 }
 
-/// What the rows of a chunk sum up to, by cluster; sums by feature are one cluster after the other.
+/// Sums over a chunk by cluster; those by feature are k × features, row-major.
 struct Sums {
     rows: Vec<u64>,
     weight: Vec<f64>,
-    /// Standardised distances from the centroid, and their squares.
+    /// Standardised differences from the centroid, and their squares.
     off: Vec<f64>,
     squared: Vec<f64>,
     least: Vec<f64>,
@@ -121,20 +122,20 @@ fn deviations(points: &Points<'_>, k: usize, chunks: &[Sums]) -> Array2<f64> {
         let least = chunks.iter().map(|chunk| chunk.least[i]).fold(f64::INFINITY, f64::min);
         let greatest = chunks.iter().map(|chunk| chunk.greatest[i]).fold(f64::NEG_INFINITY, f64::max);
         let weight = total(&|chunk| chunk.weight[cluster]);
-        // Equal values have no spread; a centroid that is off by a rounding error would give them one.
+        // Equal values have a deviation of 0; a rounding error of the centroid would give another result.
         if least >= greatest || weight <= 0.0 {
             return 0.0;
         }
         let off = total(&|chunk| chunk.off[i]);
-        // About the mean of the rows, which a centroid is but for rounding, or where passes ended early.
+        // About the mean of the rows, which differs from the centroid by rounding, or more if passes ended early.
         let squares = (total(&|chunk| chunk.squared[i]) - off * off / weight).max(0.0);
         points.length(feature, (squares / weight).sqrt())
     })
 }
 
-/// Rows that quartiles are taken from.
+/// Rows from which quartiles are computed.
 struct Drawn {
-    /// Of each cluster, ascending.
+    /// Rows of each cluster, ascending.
     of: Vec<Vec<u32>>,
 }
 
@@ -144,7 +145,7 @@ fn draw(points: &Points<'_>, at: &[f64], chunks: &[Sums], threads: usize) -> Dra
     let (rows, most) = (points.rows() as u64, EXACT_ROWS as u64);
     let keep = |&size: &u64| if rows <= most { size } else { (most * size / rows).max(size.min(LEAST_ROWS)) };
     let keep: Vec<u64> = sizes.iter().map(keep).collect();
-    // How many rows of each cluster the chunks before have.
+    // Number of rows of each cluster in the chunks before.
     let mut before = vec![vec![0; k]];
     for chunk in chunks {
         let last = &before[before.len() - 1];
@@ -179,7 +180,7 @@ fn is_drawn(rank: u64, keep: u64, size: u64) -> bool {
     keep > 0 && (rank * keep).div_ceil(size) * size / keep == rank
 }
 
-/// The quartiles of values, each of which counts by its weight, a whole number.
+/// Quartiles of values with integer weights.
 fn quartiles_of(mut values: Vec<f64>, weights: impl Iterator<Item = f64>) -> [f64; 3] {
     let weights: Vec<u64> = weights.map(|weight| weight as u64).collect();
     if weights.iter().any(|&weight| weight != 1) {
@@ -202,7 +203,7 @@ fn quartiles_of(mut values: Vec<f64>, weights: impl Iterator<Item = f64>) -> [f6
     [1, 2, 3].map(|quarter| interpolated(rows, quarter, &mut two))
 }
 
-/// A quartile of so many sorted values, of which `two` gives the one of a rank and the next.
+/// A quartile of `rows` values. `two` returns the order statistics of a rank and the next rank.
 fn interpolated(rows: u64, quarter: u64, two: impl FnOnce(u64) -> (f64, f64)) -> f64 {
     let place = (rows - 1) * quarter;
     let (low, high) = two(place / 4);
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_rows_those_spread_evenly_are_drawn() {
+    fn a_sample_of_many_rows_is_evenly_spaced() {
         for (size, keep) in [(10, 10), (10, 3), (1000, 7), (12_345, 12_344), (5, 0)] {
             let drawn: Vec<u64> = (0..size).filter(|&rank| is_drawn(rank, keep, size)).collect();
             assert_eq!(drawn, (0..keep).map(|j| j * size / keep).collect::<Vec<_>>(), "{keep} of {size}");
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_change_nothing_and_a_rare_cluster_counts_in_full() {
+    fn threads_change_nothing_and_a_rare_cluster_is_sampled_in_full() {
         let mut values = random(1_200_000, 2);
         (values[0][17], values[0][18], values[0][1_100_000]) = (1.5e6, 2e6, 2.5e6);
         let (scale, columns) = table(values);

@@ -1,9 +1,10 @@
-//! Where to begin the passes over all rows.
+//! Restarts: candidate solutions for the passes over all rows.
 //!
-//! Input: points, the number of restarts, and perhaps centroids of an earlier model as one more. Output: local minima to polish
-//! on all rows. Few rows are grouped into distinct weighted points, so that a restart costs little and their order makes no
-//! difference. Many are represented by a coreset, which takes one pass over all rows, or a few where rare rows hide behind
-//! rarer ones (coreset.rs). The search works on a smaller coreset of that one, and judges on the larger one (search.rs).
+//! Input: points, the number of restarts, and optionally the centroids of an earlier model as a warm start. Output: local
+//! minima to polish on all rows. Few rows are grouped into distinct weighted points, so that a restart is cheap and the
+//! order of rows makes no difference. Many rows are represented by a coreset (coreset.rs), which takes one pass over all
+//! rows, or a few if the first guide missed rare rows. The search runs on a smaller coreset of the coreset and evaluates on
+//! the larger one (search.rs).
 
 use std::convert::Infallible;
 
@@ -16,40 +17,40 @@ use super::lloyd::{Limits, Outcome};
 use super::points::Points;
 use super::search::Search;
 
-/// Up to so many rows are looked at themselves; of more, a coreset of about that size is.
+/// Up to this number all rows are used; otherwise a coreset of about this size.
 pub(super) const START_ROWS: usize = 65_536;
-/// The first guide is found on so many rows, a uniform sample, with so many restarts.
+/// Size of the uniform sample for the first guide, and number of restarts on it.
 const PILOT_ROWS: usize = 8_192;
 const PILOT_STARTS: usize = 4;
-/// It has so many times the clusters that are wanted, within a range: then costs on its coreset are more exact.
+/// The first guide has `FINER`·k clusters, within a range: more clusters reduce the error of its coreset.
 const FINER: usize = 4;
 const PILOT_CLUSTERS: std::ops::RangeInclusive<usize> = 16..=128;
 const PILOT_LIMITS: Limits = Limits { iterations: 20, tolerance: 1e-3 };
-/// The search works on about so many points, where there are twice as many or more.
+/// Size of the smaller coreset on which the search runs, if there are at least twice as many points.
 const SEARCHED: usize = 8_192;
-/// Local minima of a coreset that are evaluated on all rows: as many as so many rows in all allow, within a range, of those
-/// that are not much worse than the best.
+/// Number of local minima of a coreset that are evaluated on all rows: `EVALUATED` / rows, within `FINALISTS`. Their
+/// inertia is at most `NEARLY` times the best.
 const EVALUATED: usize = 24_000_000;
 const FINALISTS: std::ops::RangeInclusive<usize> = 3..=12;
 const NEARLY: f64 = 1.02;
-/// Coresets that are drawn at most, each by a better guide.
+/// Maximum number of coresets, each drawn with a better guide.
 const ROUNDS: u64 = 8;
-/// How many times the cost of the best solution on a coreset the cost of its guide may be.
+/// A guide is replaced if its inertia is more than this multiple of the best solution's on its coreset.
 const ROUGH: f64 = 2.0;
-/// Batches of crossings that the search waits for something better, at most.
+/// Maximum number of batches of crossings without improvement.
 const PATIENCE: usize = 10;
 
-/// What the starts follow from.
+/// Parameters of the restarts.
 #[derive(Clone, Copy)]
 pub(super) struct Restarts<'a> {
     pub k: usize,
     pub seed: u64,
     pub starts: usize,
-    /// In original units.
+    /// Centroids of a warm start, in original units, row-major.
     pub warm: Option<&'a [f64]>,
 }
 
-/// Local minima, the best first: of all rows the best one, of a coreset a few that differ.
+/// Local minima, the best first: only the best one if all rows are used, several of a coreset.
 pub(super) fn best(points: &Points<'_>, job: &Restarts<'_>, limits: Limits, threads: usize) -> Vec<Outcome> {
     if points.rows() <= START_ROWS {
         let rows: Vec<u32> = (0..points.rows() as u32).collect();
@@ -70,8 +71,9 @@ pub(super) fn best(points: &Points<'_>, job: &Restarts<'_>, limits: Limits, thre
     found
 }
 
-/// Local minima of a coreset, the best first. `draw` makes a coreset out of a guide and a seed: a column for each feature, as
-/// [`Points::value`] gives them, and the weights. A guide that costs much more than what is found gives way to that.
+/// Local minima of a coreset, the best first. `draw` draws a coreset from a guide and a seed: a column per feature, in the
+/// units of [`Points::value`], and weights. A guide that is much worse than the best minimum is replaced by it, and a new
+/// coreset is drawn.
 pub(super) fn best_of_coresets<E>(
     scale: &Points<'_>,
     mut guide: Guide,
@@ -95,7 +97,7 @@ pub(super) fn best_of_coresets<E>(
     Ok(found)
 }
 
-/// A first guide for `rows` rows, of which these points are all or a uniform sample.
+/// The first guide for `rows` rows. `points` are all of them or a uniform sample.
 pub(super) fn pilot(points: &Points<'_>, rows: usize, job: &Restarts<'_>, threads: usize) -> Guide {
     let drawn = sample(points.rows(), PILOT_ROWS.min(points.rows()), job.seed);
     let share = rows as f64 / drawn.len() as f64;
@@ -128,23 +130,24 @@ fn minima(
     Search { fewer: Some(&fewer), ..search }.run()
 }
 
-/// How long to search: more clusters have more minima. Few points cost so little that more is worth it, where it adds
-/// little to many restarts, or to passes over many rows.
+/// Number of batches without improvement after which the search ends: more clusters have more local minima. With few points
+/// the search is cheap, so it lasts longer where other work, many restarts or passes over many rows, dominates anyway.
 fn patience(points: usize, of_many: bool, job: &Restarts<'_>) -> usize {
     let times = if points < SEARCHED && (of_many || job.starts >= 50) { 3 } else { 1 };
     times * (2 + job.k / 2).min(PATIENCE)
 }
 
-/// `many` rows, one out of each of so many equal parts, drawn so that nothing periodic in their order shows.
+/// A stratified sample: one random row out of each of `many` equal parts, so that periodic orders have no effect.
 pub(super) fn sample(rows: usize, many: usize, seed: u64) -> Vec<u32> {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
     let part = rows as f64 / many as f64;
     (0..many).map(|j| (((j as f64 + unit(&mut rng)) * part) as usize).min(rows - 1) as u32).collect()
 }
 
-/// The values of these rows and their weights; equal rows become one where that pays, in order of their coordinates.
+/// Values and weights of some rows. Equal rows are merged and sorted by coordinates if `whole`, or if that reduces their
+/// number enough.
 fn gather(points: &Points<'_>, rows: &[u32], weights: Vec<f64>, whole: bool) -> (Vec<Vec<f64>>, Vec<f64>) {
-    // Adding 0 turns a negative zero into the other one.
+    // Adding 0 turns -0 into +0.
     let column = |feature| points.values(feature, rows).into_iter().map(|value| value + 0.0).collect();
     let columns: Vec<Vec<f64>> = (0..points.features()).map(column).collect();
     let compare = |a: &usize, b: &usize| {
@@ -170,12 +173,12 @@ fn gather(points: &Points<'_>, rows: &[u32], weights: Vec<f64>, whole: bool) -> 
     (columns.iter().map(column).collect(), grouped)
 }
 
-/// Whether grouping would leave a quarter of the rows or fewer, judged by how often two of a thousand are equal.
+/// Whether merging equal rows would leave less than a quarter of them, estimated from the number of equal rows among 1,024.
 fn many_are_equal(rows: usize, compare: impl Fn(&usize, &usize) -> std::cmp::Ordering) -> bool {
     let mut some: Vec<usize> = (0..rows).step_by((rows / 1024).max(1)).collect();
     some.sort_unstable_by(&compare);
     let equal = some.windows(2).filter(|pair| compare(&pair[0], &pair[1]).is_eq()).count();
-    // Among m draws from n values about m² / 2n repeat one before them.
+    // Among m draws from n values about m² / 2n repeat an earlier one.
     let different = (some.len() * some.len()) as f64 / (2.0 * equal as f64);
     different < rows as f64 / 4.0
 }
@@ -208,7 +211,7 @@ mod tests {
         assert_eq!(gather(&points, &rows, ones(), false).1.len(), 50);
     }
 
-    /// Three blobs; beyond them, each a hundred times farther out, ever fewer rows in two groups.
+    /// Three blobs, and pairs of ever smaller groups, each a hundred times farther away.
     #[test]
     fn rare_groups_are_found_behind_rarer_ones() {
         let rows = 150_000;

@@ -1,9 +1,10 @@
-//! The rows that stand for all: for silhouettes, plots, and reports on the number of clusters.
+//! A weighted sample of clustered rows, for silhouettes, plots and reports on the number of clusters.
 //!
-//! Input: rows and their clusters. Output: some of the rows, with weights. The rule: of n rows those of the indices ⌊j·n/m⌋ for
-//! j = 0 … m-1, m = min(n, 5,000); and of each cluster that has fewer than min(50, its size) rows among those, also its rows
-//! ⌊j·s/r⌋ for j = 0 … r-1, r = min(s, 50), counted within its s rows; all in the order of the rows. So a cluster of three rows
-//! in a million is there. A row weighs the weight of its cluster divided by that of the cluster's rows in the sample.
+//! Input: rows and their clusters. Output: some of the rows, with weights. The sample of n rows contains the rows ⌊j·n/m⌋
+//! for j = 0 … m-1, m = min(n, 5,000). For each cluster of size s with fewer than min(50, s) rows among those, it also
+//! contains the cluster's rows ⌊j·s/r⌋ for j = 0 … r-1, r = min(s, 50), counted within the cluster. Rows are in ascending
+//! order. So a cluster of three rows in a million is represented. The weight of a row is the weight of its cluster divided
+//! by the weight of the cluster's rows in the sample.
 
 use ndarray::Array2;
 
@@ -12,24 +13,24 @@ use super::{assign, flat, labels};
 use crate::column_buffer;
 use crate::parallel::by_chunk;
 
-/// Rows of the sample, but for those of rare clusters.
+/// Rows of the sample, without those added for rare clusters.
 const ROWS: usize = 5_000;
-/// Rows of a cluster that are enough.
+/// Rows of a cluster that are sufficient.
 const ENOUGH: usize = 50;
 
 /// A sample.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chosen {
-    /// Their indices, ascending.
+    /// Indices of the rows, ascending.
     pub rows: Vec<u32>,
-    /// Their clusters.
+    /// Cluster of each row.
     pub labels: Vec<u8>,
-    /// What each stands for; 1 where all rows are there.
+    /// Number of rows that each row represents; 1 if the sample contains all rows.
     pub weights: Vec<f64>,
 }
 
 impl Chosen {
-    /// The sample of rows without weights of their own.
+    /// The sample of unweighted rows. `sizes` are the numbers of rows of all clusters.
     pub fn of(rows: Vec<u32>, labels: Vec<u8>, sizes: &[u64]) -> Self {
         let ones = vec![1.0; rows.len()];
         let weights = shared(&labels, &ones, sizes);
@@ -37,23 +38,23 @@ impl Chosen {
     }
 }
 
-/// The rows of the sample that don't depend on clusters.
+/// The rows of the sample that do not depend on clusters: ⌊j·n/m⌋.
 pub fn sample_rows(n: usize) -> Vec<u32> {
     column_buffer::evenly(n, ROWS)
 }
 
-/// The clusters of which rows are missing in a sample with these labels, by how many rows they have in all.
+/// Clusters that have too few rows in a sample with these labels. `sizes` are the numbers of rows of all clusters.
 pub fn rare(labels: &[u8], sizes: &[u64]) -> Vec<usize> {
     let drawn = |cluster: usize| labels.iter().filter(|&&label| usize::from(label) == cluster).count() as u64;
     (0..sizes.len()).filter(|&cluster| drawn(cluster) < sizes[cluster].min(ENOUGH as u64)).collect()
 }
 
-/// Of the rows of a rare cluster those that belong to the sample.
+/// The rows of a rare cluster that belong to the sample, out of all rows of that cluster.
 pub fn of_cluster<T: Copy>(rows: &[T]) -> impl Iterator<Item = T> {
     column_buffer::evenly(rows.len(), ENOUGH).into_iter().map(|place| rows[place as usize])
 }
 
-/// The sample of clustered rows. Centroids are in original units; `sizes` are the clusters' rows, or weights.
+/// Draws the sample. Centroids are k × features, in original units; `sizes` are the clusters' numbers of rows, or weights.
 pub fn sample(points: &Points<'_>, centroids: &Array2<f64>, sizes: &[u64], threads: usize) -> Chosen {
     let all = points.rows();
     let mut rows = sample_rows(all);
@@ -82,7 +83,7 @@ pub fn sample(points: &Points<'_>, centroids: &Array2<f64>, sizes: &[u64], threa
     Chosen { rows, labels: found, weights }
 }
 
-/// The clusters of these rows.
+/// Clusters of some rows.
 fn of_rows(points: &Points<'_>, centroids: &Array2<f64>, rows: &[u32]) -> Vec<u8> {
     let columns: Vec<Vec<f64>> = (0..points.features()).map(|feature| points.values(feature, rows)).collect();
     let ones = vec![1.0; rows.len()];
@@ -97,7 +98,7 @@ fn weights(points: &Points<'_>, rows: &[u32], labels: &[u8], sizes: &[u64]) -> V
     shared(labels, &own, sizes)
 }
 
-/// Each cluster's size, shared by its rows in proportion to their own weights.
+/// Distributes each cluster's size over its rows, in proportion to the rows' own weights.
 fn shared(labels: &[u8], own: &[f64], sizes: &[u64]) -> Vec<f64> {
     let mut drawn = vec![0.0; sizes.len()];
     labels.iter().zip(own).for_each(|(&label, weight)| drawn[usize::from(label)] += weight);
@@ -116,7 +117,7 @@ mod tests {
     fn rare_clusters_have_rows_in_a_sample() {
         let n = 90_000;
         let mut columns = random(n, 2);
-        // Three rows and two hundred that no even sample has, or few of.
+        // A cluster of 3 rows and one of 200: the even sample contains none or few of them.
         (0..3).for_each(|i| columns[0][i * 20_001 + 1] = 1e4);
         (0..200).for_each(|i| columns[1][i * 401 + 5] = 1e4);
         let (scale, columns) = table(columns);

@@ -1,11 +1,11 @@
-//! The best of many local minima.
+//! Genetic search for the best local minimum.
 //!
-//! Input: points, few enough that passes over them cost little. Output: local minima, the best first. Greedy k-means++
-//! restarts make a population. Then pairs of its members are crossed: their centroids are matched, one of each pair is taken,
-//! one of those is dropped and drawn again as k-means++ draws, and Lloyd's algorithm goes on from there; until several
-//! batches of crossings in a row find nothing better (Gribel and Vidal, "HG-means: a scalable hybrid genetic algorithm for
-//! minimum sum-of-squares clustering", Pattern Recognition 88, 2019). Restarts alone find the best of many local minima
-//! with a probability that falls fast with k.
+//! Input: points, few enough for many passes. Output: local minima, the best first. Greedy k-means++ restarts form a
+//! population. Then pairs of its members are crossed: their centroids are matched, one centroid of each pair is chosen, one
+//! of the chosen is removed and drawn again by k-means++, and Lloyd's algorithm continues from there. The search ends when
+//! several consecutive batches of crossings find nothing better (Gribel and Vidal, "HG-means: a scalable hybrid genetic
+//! algorithm for minimum sum-of-squares clustering", Pattern Recognition 88, 2019). With restarts alone, the probability of
+//! finding the best of many local minima decreases fast with k.
 
 use ndarray::Array2;
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -17,42 +17,42 @@ use super::lloyd::{self, Limits, Outcome};
 use super::points::Points;
 use crate::parallel::in_parallel;
 
-/// Members of the population.
+/// Size of the population.
 const POPULATION: usize = 12;
-/// Crossings of a batch, which know nothing of each other.
+/// Crossings per batch; they are independent of each other.
 const BATCH: usize = 8;
-/// Passes that a crossing may take: where fewer are enough, more crossings are tried.
+/// Budget of passes per crossing: if fewer are needed, more crossings are tried.
 const PASSES: usize = 24;
-/// How near the best a solution must be, on all points, to be improved there.
+/// Maximum inertia on all points, relative to the best, of a solution that is improved there.
 const PROMISING: f64 = 1.005;
-/// How a solution becomes nearly a local minimum: on the fewer points, and on all of them.
+/// Limits of the approximate descent on the fewer points, and on all points.
 const ON_FEWER: Limits = Limits { iterations: 60, tolerance: 1e-5 };
 const ON_ALL: Limits = Limits { iterations: 10, tolerance: 1e-5 };
-/// Solutions whose costs differ by less, relatively, are the same: of local minima, and of what is nearly one.
+/// Relative difference in inertia below which two solutions count as equal: local minima, and approximate local minima.
 const SAME: f64 = 1e-9;
 const NEARLY_SAME: f64 = 1e-4;
 
-/// What the search follows from.
+/// Parameters of a search.
 #[derive(Clone, Copy)]
 pub(super) struct Search<'a> {
-    /// What solutions are judged on.
+    /// Points on which solutions are evaluated.
     pub points: &'a Points<'a>,
-    /// Fewer points, which stand for those: where most of the work is done.
+    /// A smaller weighted sample of the points, on which most passes run.
     pub fewer: Option<&'a Points<'a>>,
     pub k: usize,
     pub seed: u64,
     /// Restarts.
     pub starts: usize,
-    /// Batches of crossings in a row that may find nothing better.
+    /// Number of consecutive batches of crossings without improvement after which the search ends.
     pub patience: usize,
-    /// One more start, in original units.
+    /// Centroids of a warm start, in original units, row-major.
     pub warm: Option<&'a [f64]>,
     pub limits: Limits,
     pub threads: usize,
 }
 
 impl Search<'_> {
-    /// Different local minima, the best first.
+    /// Distinct local minima, the best first.
     pub fn run(&self) -> Vec<Outcome> {
         let Self { points, fewer, k, seed, starts, patience, threads, .. } = *self;
         let urn = Urn::new(fewer.unwrap_or(points));
@@ -71,7 +71,7 @@ impl Search<'_> {
             let best = found[0].inertia;
             let children = in_parallel(BATCH, threads, |child| {
                 let mut rng = Xoshiro256PlusPlus::seed_from_u64(further(!seed, crossed + child as u64));
-                // Of several candidates the best is nearly always the same where a few points cost the most.
+                // Where a few points dominate the inertia, the best of several candidates is nearly always the same one.
                 let trials = if child % 2 == 0 { trials(k) } else { 1 };
                 self.descend(cross(points, (&urn, trials), &found, &mut rng), best * PROMISING)
             });
@@ -90,8 +90,8 @@ impl Search<'_> {
         found
     }
 
-    /// A local minimum; where there are fewer points, something near one, or less where that does not promise to be among
-    /// the best.
+    /// Descends to a local minimum. With `fewer`, descends to an approximate one, and stops early if its inertia after one
+    /// pass over all points exceeds `promising`.
     fn descend(&self, from: Vec<f64>, promising: f64) -> Outcome {
         let Self { points, fewer, limits, .. } = *self;
         let Some(fewer) = fewer else { return lloyd::run(points, from, limits, 1, &|_| {}) };
@@ -101,20 +101,20 @@ impl Search<'_> {
     }
 }
 
-/// Goes on from a solution, and counts its passes, too.
+/// Continues from a solution; the result counts the passes of both.
 fn after(before: &Outcome, points: &Points<'_>, limits: Limits) -> Outcome {
     let found = lloyd::run(points, before.centroids.clone(), limits, 1, &|_| {});
     Outcome { iterations: before.iterations + found.iterations, ..found }
 }
 
-/// Sorts, and leaves out what is there twice and what is worst. The sort is stable: of equals the earliest stays.
+/// Sorts solutions and removes duplicates and the worst. The sort is stable: the earliest of equals is kept.
 fn rank(found: &mut Vec<Outcome>, same: f64) {
     found.sort_by(|a, b| a.inertia.total_cmp(&b.inertia));
     found.dedup_by(|next, before| next.inertia <= before.inertia * (1.0 + same));
     found.truncate(POPULATION);
 }
 
-/// Where a child of two members begins, in original units.
+/// Initial centroids of a child of two members, in original units.
 fn cross(
     points: &Points<'_>,
     (urn, trials): (&Urn<'_>, usize),
@@ -123,7 +123,7 @@ fn cross(
 ) -> Vec<f64> {
     let features = points.features();
     let mut below = |n: usize| ((u128::from(rng.next_u64()) * n as u128) >> 64) as usize;
-    // The better of two that are drawn.
+    // Binary tournament: members are sorted, so the smaller index is the better one.
     let a = below(members.len()).min(below(members.len()));
     let b = below(members.len()).min(below(members.len()));
     let (a, b) = (&members[a].centroids, &members[b].centroids);
@@ -144,7 +144,7 @@ fn cross(
     urn.complete(kept, k, trials, rng)
 }
 
-/// Centroids in the order of their coordinates, so that their numbers make no difference.
+/// Sorts centroids by their coordinates, so that their numbering makes no difference.
 fn in_order(centroids: &[f64], features: usize) -> Vec<f64> {
     let mut rows: Vec<&[f64]> = centroids.chunks_exact(features).collect();
     rows.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));

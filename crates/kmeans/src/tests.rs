@@ -1,4 +1,4 @@
-//! What must hold for any rows.
+//! Properties of a fit for any rows.
 
 use arrow_array::Float64Array;
 use ndarray::Array2;
@@ -20,13 +20,13 @@ fn nullable(columns: Vec<Vec<Option<f64>>>) -> (Scale, Vec<Float64Array>) {
     (Scale::measure(&names, &columns, 1).unwrap(), columns)
 }
 
-/// Columns with a scale that changes nothing.
+/// Columns with the identity scale.
 pub(super) fn as_it_is(columns: Vec<Vec<f64>>) -> (Scale, Vec<Float64Array>) {
     let scale = Scale::new(vec![0.0; columns.len()], vec![1.0; columns.len()]);
     (scale, columns.into_iter().map(Float64Array::from).collect())
 }
 
-/// Numbers from 0 to 1, the same every time.
+/// Deterministic uniform numbers in [0, 1).
 pub(super) fn random(rows: usize, features: usize) -> Vec<Vec<f64>> {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(rows as u64 + 7);
     (0..features).map(|_| (0..rows).map(|_| kmeans_plus_plus::unit(&mut rng)).collect()).collect()
@@ -44,7 +44,7 @@ fn found(points: &Points<'_>, settings: &Settings) -> Fit {
     fit(points, settings, Init::Drawn(None), &|_| {}).unwrap()
 }
 
-/// Three blobs of rows in turn.
+/// Three blobs; row i belongs to blob i modulo 3.
 fn blobs(rows: usize, features: usize) -> Vec<Vec<f64>> {
     let place = |column: Vec<f64>| column.iter().enumerate().map(|(i, v)| (i % 3) as f64 * 10.0 + v).collect();
     random(rows, features).into_iter().map(place).collect()
@@ -80,7 +80,7 @@ fn no_thread_instruction_set_or_special_case_changes_a_bit() {
             }
             assert_eq!(points.weighted(&copied, &weights).on(level).pass(&centroids, 2), expected);
         }
-        // Again by hand: who is nearest, and the sums over those, in any order.
+        // Plain computation of the nearest centroids and of the sums.
         let standardised = points.standardised(&centroids);
         let at = Array2::from_shape_vec((k, features), standardised).unwrap();
         let mut sizes = vec![0.0; k];
@@ -99,7 +99,7 @@ fn no_thread_instruction_set_or_special_case_changes_a_bit() {
 }
 
 #[test]
-fn the_end_is_a_fixed_point() {
+fn the_result_is_a_fixed_point() {
     for features in 1..4 {
         let (scale, columns) = table(random(3000, features));
         let points = Points::new(&scale, &columns);
@@ -172,7 +172,7 @@ fn round_numbers_have_round_means() {
     assert_eq!((rows, fit.inertia), (vec![vec![0.25, 4.5], vec![399.0, 4.5], vec![1099.0, 4.5]], 0.0));
 }
 
-/// Rows around k places, some values missing, and centroids to start from.
+/// Rows around k centres with some missing values.
 fn scattered(rows: usize, features: usize, k: usize, spread: f64) -> (Scale, Vec<Float64Array>) {
     let place = |(i, v): (usize, &f64)| (i * 13 % k) as f64 * spread + v;
     let column = |v: Vec<f64>| -> Vec<Option<f64>> {
@@ -186,9 +186,9 @@ fn first_rows(points: &Points<'_>, k: usize) -> Vec<f64> {
 }
 
 #[test]
-fn what_passes_remember_is_what_they_would_find() {
+fn passes_with_bounds_equal_plain_passes() {
     for (features, k) in [(2, 9), (3, 20), (5, 3), (8, 16), (9, 4), (32, 2)] {
-        // More than one chunk once, for that is slow.
+        // More than one chunk only once, because it is slow.
         let rows = if k == 16 { 70_003 } else { 6003 };
         for spread in [1.0, 30.0] {
             let (scale, columns) = scattered(rows, features, k, spread);
@@ -198,7 +198,7 @@ fn what_passes_remember_is_what_they_would_find() {
                 let mut bounds = Bounds::new(rows, features, k);
                 let mut centroids = first_rows(&points, k);
                 for pass in 0..12 {
-                    // One jump, as of a cluster that lost its rows.
+                    // One jump, as after an empty cluster is moved.
                     if pass == 8 {
                         centroids[0] += 3.0;
                     }
@@ -220,7 +220,7 @@ fn what_passes_remember_is_what_they_would_find() {
 }
 
 #[test]
-fn the_end_is_that_of_plain_passes_to_the_bit() {
+fn the_result_equals_that_of_plain_passes_to_the_bit() {
     for (rows, features, k) in [(40_003, 2, 3), (140_000, 3, 8), (30_000, 6, 5), (20_000, 2, 12)] {
         let (scale, columns) = scattered(rows, features, k, 0.4);
         let points = Points::new(&scale, &columns);
@@ -245,7 +245,7 @@ fn the_end_is_that_of_plain_passes_to_the_bit() {
 }
 
 #[test]
-fn as_many_different_rows_as_clusters_are_enough_and_fewer_are_refused() {
+fn fewer_distinct_rows_than_clusters_are_refused() {
     for features in 1..3 {
         let (scale, columns) = table(vec![vec![1.0, 1.0, 5.0, 5.0, 9.0, 9.0]; features]);
         let points = Points::new(&scale, &columns);
@@ -256,12 +256,12 @@ fn as_many_different_rows_as_clusters_are_enough_and_fewer_are_refused() {
 }
 
 #[test]
-fn small_data_gets_many_starts() {
+fn small_data_gets_many_restarts() {
     assert_eq!([1, 1465, 10_000, 10_000_000].map(starts_for), [1000, 1000, 200, 10]);
 }
 
 #[test]
-fn rows_that_move_are_counted() {
+fn the_contingency_table_counts_rows() {
     let (scale, columns) = table(vec![vec![0.0, 1.0, 2.0, 10.0]]);
     let points = Points::new(&scale, &columns);
     let at = |values: Vec<f64>| Array2::from_shape_vec((values.len(), 1), values).unwrap();

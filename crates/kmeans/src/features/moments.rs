@@ -1,8 +1,8 @@
-//! Mean and deviation of a column, in two passes at the speed of memory.
+//! Mean and standard deviation of a column, in two passes at memory bandwidth.
 //!
-//! Input: a column that may have nulls. Output: its range, its mean, and the sum of its squares about any value. Sums are
-//! compensated (Neumaier 1974, in eight lanes side by side): they are right to the last digit or nearly so, and depend on
-//! the rows alone, not on threads or instruction sets.
+//! Input: a column that may have nulls. Output: its range, its sum, and the sum of squared differences from a value. Sums
+//! are compensated (Neumaier, "Rundungsfehleranalyse einiger Verfahren zur Summation endlicher Summen", ZAMM 54, 1974) in
+//! eight lanes: they are exact or nearly so, and depend on the rows alone, not on threads or instruction sets.
 
 use std::ops::Range;
 
@@ -12,22 +12,25 @@ use fearless_simd::{Level, Select, Simd, SimdBase, SimdMask, dispatch};
 use crate::column_buffer::done_with;
 use crate::parallel::by_chunk;
 
-/// Partial sums that are kept apart on every machine, whatever the width of its vectors.
+/// Number of separate partial sums, the same for every vector width.
 pub const LANES: usize = 8;
 
-/// What a first pass finds.
+/// Range and sum of a column's valid values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Extent {
+    /// Minimum; +∞ without values.
     pub least: f64,
+    /// Maximum; -∞ without values.
     pub greatest: f64,
+    /// Sum of the values times the unit.
     pub sum: f64,
-    /// Values that are there.
+    /// Number of valid values.
     pub known: usize,
-    /// Whether all of those are finite; the rest means nothing otherwise.
+    /// Whether all valid values are finite. If not, the other fields are meaningless.
     pub finite: bool,
 }
 
-/// Range and sum of the values times `unit`.
+/// Range of the values, and sum of the values times `unit`.
 pub fn extent(column: &Float64Array, unit: f64, threads: usize, level: Level) -> Extent {
     let chunks = by_chunk(column.len(), threads, |rows| {
         let mut lanes = ExtentLanes::new();
@@ -57,7 +60,7 @@ pub fn extent(column: &Float64Array, unit: f64, threads: usize, level: Level) ->
     }
 }
 
-/// The sum of the squared distances of the values times `unit` from `middle`.
+/// Sum of (value · unit - middle)² over the valid values.
 pub fn squares(column: &Float64Array, unit: f64, middle: f64, threads: usize, level: Level) -> f64 {
     let chunks = by_chunk(column.len(), threads, |rows| {
         let (mut sum, mut lost) = ([0.0; LANES], [0.0; LANES]);
@@ -80,15 +83,17 @@ pub fn squares(column: &Float64Array, unit: f64, middle: f64, threads: usize, le
     total.total()
 }
 
-/// What one part of a column says of its mean and deviation, for where no more than a part is at hand.
+/// Moments of a part of a column, for columns that are distributed over several processes.
 #[derive(Debug, Clone, Copy)]
 pub struct Part {
+    /// Range and sum.
     pub extent: Extent,
-    /// The sum of the squared distances from the part's own mean.
+    /// Sum of squared differences from the part's mean.
     squares: f64,
 }
 
 impl Part {
+    /// Measures a part.
     pub fn of(column: &Float64Array) -> Self {
         let level = Level::new();
         let extent = extent(column, 1.0, 1, level);
@@ -99,8 +104,8 @@ impl Part {
         Self { extent, squares }
     }
 
-    /// The range and sum of all parts together, and the squared distances from the mean of all: Chan, Golub and LeVeque,
-    /// "Algorithms for computing the sample variance" (The American Statistician 37, 1983).
+    /// Combines parts: range and sum of all values, and the sum of squared differences from their mean. Chan, Golub and
+    /// LeVeque, "Algorithms for computing the sample variance" (The American Statistician 37, 1983).
     pub fn join<'a>(parts: impl Iterator<Item = &'a Self> + Clone) -> (Extent, f64) {
         let mut all = Extent { least: f64::INFINITY, greatest: f64::NEG_INFINITY, sum: 0.0, known: 0, finite: true };
         let mut sum = Compensated::default();
@@ -124,7 +129,7 @@ impl Part {
     }
 }
 
-/// Hands out the values of a range that are there, eight by eight, and what is left over.
+/// Passes the valid values of a range to `take`, in groups of eight, and the remainder.
 fn known(column: &Float64Array, rows: Range<usize>, mut take: impl FnMut(&[[f64; LANES]], &[f64])) {
     let values = &column.values()[rows.clone()];
     match column.nulls().map(|nulls| nulls.inner().slice(rows.start, rows.len())) {
@@ -164,7 +169,7 @@ impl ExtentLanes {
             let mut sum = S::f64s::from_slice(simd, &self.sum[lanes.clone()]);
             let mut lost = S::f64s::from_slice(simd, &self.lost[lanes.clone()]);
             let (mut least, mut greatest) = (splat(f64::INFINITY), splat(f64::NEG_INFINITY));
-            // A number that is not finite leaves something other than 0 here, for good.
+            // 0 as long as all values are finite, NaN afterwards.
             let mut odd = splat(0.0);
             for group in groups {
                 let value = S::f64s::from_slice(simd, &group[lanes.clone()]);
@@ -228,7 +233,7 @@ fn two_sum(sum: f64, lost: f64, value: f64) -> (f64, f64) {
     (next, lost + if sum.abs() >= value.abs() { (sum - next) + value } else { (value - next) + sum })
 }
 
-/// A sum whose rounding errors are carried along and added at the end.
+/// A compensated sum (Neumaier 1974): rounding errors are summed separately and added at the end.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Compensated {
     sum: f64,
@@ -236,10 +241,12 @@ pub struct Compensated {
 }
 
 impl Compensated {
+    /// Adds a value.
     pub fn add(&mut self, value: f64) {
         (self.sum, self.lost) = two_sum(self.sum, self.lost, value);
     }
 
+    /// The sum.
     pub fn total(self) -> f64 {
         self.sum + self.lost
     }
@@ -269,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_say_what_the_whole_says() {
+    fn joined_parts_equal_the_whole() {
         let column = column(200_003, true);
         let cuts = [0, 1, 4, 4, 70_000, 200_003];
         let parts: Vec<Part> = cuts.windows(2).map(|cut| Part::of(&column.slice(cut[0], cut[1] - cut[0]))).collect();
@@ -283,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_is_noticed_wherever_it_stands() {
+    fn values_that_are_not_finite_are_detected_anywhere() {
         for odd in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             for place in [0, 7, 16] {
                 let mut values = vec![1.0; 17];
