@@ -5,20 +5,23 @@
 
 use fearless_simd::Level;
 
-mod engine {
-    pub const MAX_FEATURES: usize = 32;
-}
+pub const MAX_FEATURES: usize = 32;
 mod features {
     pub mod moments {
         pub const LANES: usize = 8;
     }
 }
 mod kmeans {
+    #[path = "distances.rs"]
+    pub mod distances;
+    #[path = "hamerly_kernel.rs"]
+    pub mod hamerly_kernel;
     #[path = "kernel.rs"]
     pub mod kernel;
 
     use fearless_simd::Level;
-    use kernel::{Frame, GROUPS, Kept, Lanes, Sums, Tile};
+    use hamerly_kernel::Kept;
+    use kernel::{Frame, GROUPS, Lanes, Nearest, Sums, Tile};
 
     /// Deterministic numbers.
     fn numbers(seed: u64, n: usize) -> Vec<f64> {
@@ -47,27 +50,43 @@ mod kmeans {
             let columns: Vec<&[Lanes]> = columns.iter().map(Vec::as_slice).collect();
             let weights: Vec<Lanes> = numbers(99, GROUPS * 8).as_chunks().0.to_vec();
             let (origin, inverse) = (numbers(5, features), numbers(6, features));
-            let (mut labels, mut until) = (vec![[0; 8]; GROUPS], vec![f32::NEG_INFINITY; GROUPS]);
-            for pass in 0..4 {
-                // Every second pass repeats the centroids, so that all rows are skipped by their bounds.
-                let centroids = numbers(100 + pass / 2, k * features);
-                let frame = Frame { origin: &origin, inverse: &inverse, centroids: &centroids, k };
+            let mut nearest = Nearest::new();
+            for seed in [100, 200] {
+                let (before, after) = (numbers(seed, k * features), numbers(seed + 1, k * features));
+                let before = Frame { origin: &origin, inverse: &inverse, centroids: &before, k };
+                let after = Frame { origin: &origin, inverse: &inverse, centroids: &after, k };
                 for weights in [None, Some(&weights[..])] {
-                    let mut sums = Sums::new(level, k, features);
                     let tile = Tile { columns: &columns, weights };
-                    kernel::sweep(level, &tile, &frame, None, &mut None, &mut sums);
-                    let sums = sums.fold();
+                    let mut sums = Sums::new(level, k, features);
+                    kernel::sweep(level, &tile, &before, &mut None, &mut sums);
+                    let mut sums = sums.fold();
                     take(&sums);
-                    let mut again = Sums::new(level, k, features);
-                    let kept = Kept { labels: &mut labels, until: &mut until, travelled: (pass / 2) as f64 * 1e6 };
-                    kernel::sweep(level, &tile, &frame, Some(kept), &mut None, &mut again);
-                    assert_eq!(sums, again.fold(), "{features} features, {k} clusters");
+                    let mut with_bounds = Sums::new(level, k, features);
+                    let (mut labels, mut until) = (vec![[0; 8]; GROUPS], vec![f32::NEG_INFINITY; GROUPS]);
+                    let mut kept = Kept { labels: &mut labels, until: &mut until, travelled: 0.0 };
+                    hamerly_kernel::sweep_and_keep(level, &tile, &before, &mut kept, &mut nearest, &mut with_bounds);
+                    assert_eq!(sums, with_bounds.fold(), "{features} features, {k} clusters");
+                    // Only the groups whose bounds are reached, then all of them.
+                    for travelled in [0.05, 1e6] {
+                        kept.travelled = travelled;
+                        let due = kept.due();
+                        hamerly_kernel::look_again(
+                            level, &tile, &after, &due, &mut kept, &mut nearest, &mut sums[..k * features + k],
+                        );
+                        take(&[due.len() as f64]);
+                        take(&sums);
+                    }
+                    until.iter().for_each(|&until| take(&[f64::from(until)]));
                 }
             }
             let closest = vec![[1.0; 8]; GROUPS];
             let mut out = closest.clone();
-            take(&[kernel::draw_nearer(level, &columns, &weights, &origin, &closest, &mut out)]);
+            take(&[distances::draw_nearer(level, &columns, &weights, &origin, &closest, &mut out)]);
             take(out.as_flattened());
+            let plain: Vec<Vec<f64>> = columns.iter().map(|column| column.as_flattened().to_vec()).collect();
+            let mut apart = vec![0.0; plain[0].len()];
+            distances::distances(level, &plain, 3, &mut apart);
+            take(&apart);
         }
         digest
     }

@@ -6,7 +6,8 @@
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::RngCore;
 
-use super::kernel::{self, Lanes};
+use super::distances::draw_nearer;
+use super::kernel::Lanes;
 use super::points::Points;
 use crate::features::moments::LANES;
 
@@ -47,7 +48,7 @@ impl<'a> Urn<'a> {
         let at = |row: usize| -> Vec<f64> { columns.iter().map(|column| column.as_flattened()[row]).collect() };
         let level = self.points.level();
         let nearer = |at: &[f64], closest: &[Lanes], out: &mut [Lanes]| {
-            kernel::draw_nearer(level, &columns, &self.weights, at, closest, out)
+            draw_nearer(level, &columns, &self.weights, at, closest, out)
         };
         let everywhere = vec![[f64::INFINITY; LANES]; self.weights.len()];
         let (mut closest, mut candidate, mut best) = (everywhere.clone(), everywhere.clone(), everywhere);

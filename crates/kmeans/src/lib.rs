@@ -9,6 +9,7 @@
 
 pub mod column_buffer;
 mod coreset;
+mod distances;
 mod distributed;
 mod exact_1d;
 mod exact_1d_costs;

@@ -4,6 +4,7 @@
 
 use ndarray::Array2;
 
+use super::distances;
 use super::flat;
 use super::kernel::{self, Lanes};
 use super::points::Points;
@@ -37,15 +38,15 @@ pub fn silhouette(points: &Points<'_>, labels: &[u8], k: usize, threads: usize) 
     let mut totals = vec![0.0; k];
     order.iter().zip(&weights).for_each(|(&row, weight)| totals[usize::from(labels[row])] += weight);
     let shares = in_parallel(n.div_ceil(SHARE), threads, |share| {
-        let mut distances = vec![0.0_f64; n];
+        let mut apart = vec![0.0_f64; n];
         let mut sums = vec![0.0; k];
         let mut total = 0.0;
         for i in share * SHARE..n.min((share + 1) * SHARE) {
-            kernel::distances(points.level(), &columns, i, &mut distances);
+            distances::distances(points.level(), &columns, i, &mut apart);
             if points.weighs() {
-                distances.iter_mut().zip(&weights).for_each(|(distance, weight)| *distance *= weight);
+                apart.iter_mut().zip(&weights).for_each(|(distance, weight)| *distance *= weight);
             }
-            let mut rest = &distances[..];
+            let mut rest = &apart[..];
             for (sum, &size) in sums.iter_mut().zip(&sizes) {
                 let (cluster, others) = rest.split_at(size);
                 *sum = in_lanes(cluster);
