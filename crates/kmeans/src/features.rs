@@ -15,6 +15,9 @@ use arrow_schema::{DataType, Field};
 use fearless_simd::Level;
 use ndarray::ArrayView2;
 
+use crate::column::Column;
+use crate::column_view;
+
 /// Error of measuring or building feature columns.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -82,6 +85,12 @@ impl Scale {
     /// # Errors
     /// [`Error::AllMissing`], [`Error::NotFinite`] and [`Error::NoDeviation`].
     pub fn measure(names: &[String], columns: &[Float64Array], threads: usize) -> Result<Self, Error> {
+        let columns: Vec<Column<'_>> = columns.iter().map(Column::from).collect();
+        Self::measure_columns(names, &columns, threads)
+    }
+
+    /// Measures columns of Arrow or ndarray, as [`Self::measure`] does.
+    pub(crate) fn measure_columns(names: &[String], columns: &[Column<'_>], threads: usize) -> Result<Self, Error> {
         let (mut mean, mut std) = (Vec::new(), Vec::new());
         for (name, column) in names.iter().zip(columns) {
             let (m, s) = mean_and_deviation(name, column, threads)?;
@@ -89,6 +98,21 @@ impl Scale {
             std.push(s);
         }
         Ok(Self::new(mean, std))
+    }
+
+    /// One unit for all features, so that distances are proportional to those in original units: the power of two just
+    /// under the largest deviation, which changes no digit and prevents overflow.
+    pub(crate) fn isotropic(self) -> Self {
+        let largest = self.std.iter().copied().fold(0.0, f64::max);
+        let inverse = if largest > 0.0 { 1.0 / power_under(largest) } else { 1.0 };
+        Self { inverse: vec![inverse; self.std.len()], ..self }
+    }
+
+    /// Mean variance of the features that are not constant, in standardised units; 0 if all are constant.
+    pub(crate) fn mean_variance(&self) -> f64 {
+        let varied = self.std.iter().filter(|&&std| std != 0.0).count();
+        let sum: f64 = self.std.iter().zip(&self.inverse).map(|(std, inverse)| (std * inverse) * (std * inverse)).sum();
+        sum / varied.max(1) as f64
     }
 }
 
@@ -107,13 +131,13 @@ pub fn power_under(value: f64) -> f64 {
     f64::from_bits((value.abs().to_bits() & (0x7ff << 52)).max(1 << 52))
 }
 
-fn mean_and_deviation(name: &str, column: &Float64Array, threads: usize) -> Result<(f64, f64), Error> {
+fn mean_and_deviation(name: &str, column: &Column<'_>, threads: usize) -> Result<(f64, f64), Error> {
     let level = Level::new();
     let mut extent = moments::extent(column, 1.0, threads, level);
     if !extent.finite {
-        let odd = column.iter().position(|value| value.is_some_and(|value| !value.is_finite()));
+        let odd = (0..column.len()).find(|&row| column.value(row).is_some_and(|value| !value.is_finite()));
         let row = odd.unwrap_or_else(|| unreachable!("one of the values is not finite"));
-        return Err(Error::NotFinite { feature: name.to_owned(), value: column.value(row).to_string(), row });
+        return Err(Error::NotFinite { feature: name.to_owned(), value: column.values[row].to_string(), row });
     }
     let (low, high) = (extent.least, extent.greatest);
     if low > high {
@@ -188,9 +212,9 @@ impl Matrix {
 
     /// A view of the column's buffer: rows × features.
     pub fn view(&self) -> ArrayView2<'_, f64> {
-        let values: &[f64] = self.list.values().as_primitive::<Float64Type>().values();
+        let values = column_view(self.list.values().as_primitive::<Float64Type>());
         let shape = (self.list.len(), self.list.value_length() as usize);
-        ArrayView2::from_shape(shape, values).unwrap_or_else(|_| unreachable!("the child holds rows times features"))
+        values.into_shape_with_order(shape).unwrap_or_else(|_| unreachable!("the child holds rows times features"))
     }
 }
 

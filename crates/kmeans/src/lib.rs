@@ -1,12 +1,79 @@
-//! KMeans: centroids that make the sum of squared distances small.
+//! KMeans over Arrow columns: exact for one feature, a genetic search over k-means++ restarts for several, and passes over
+//! columns that may be larger than memory.
 //!
-//! Input: rows as Arrow's own columns with what standardises them ([`Points`]). Output: k centroids in original units, how
-//! many rows each has, and how good that is. One feature is solved exactly (line.rs, costs.rs). Otherwise distinct weighted
-//! points or a coreset, which keeps rare rows, are searched for the best local minima (starts.rs, coreset.rs, search.rs,
-//! seed.rs), and those are polished by passes over all rows until no assignment changes (lloyd.rs): each pass reads the
-//! columns once (points.rs, kernel.rs), and later ones only where something may have changed (bounds.rs). The answer
-//! depends on the rows and the settings alone, not on threads or instruction sets.
+//! # Example
+//!
+//! [`KMeans`] follows the conventions of linfa. It fits Arrow columns without copying them:
+//!
+//! ```
+//! use arrow_array::Float64Array;
+//! use ndarray::array;
+//! use tercile_kmeans::KMeans;
+//!
+//! let age = Float64Array::from(vec![20.0, 22.0, 41.0, 43.0]);
+//! let spent = Float64Array::from(vec![Some(100.0), Some(110.0), None, Some(890.0)]);
+//! let model = KMeans::params(2).n_runs(20).standardise(true).seed(7).fit_columns(&[age, spent])?;
+//! assert_eq!(model.cluster_count(), array![2.0, 2.0]);
+//!
+//! let clusters = model.predict_columns(&[array![21.0, 44.0].view(), array![105.0, 900.0].view()])?;
+//! assert_ne!(clusters[0], clusters[1]);
+//! # Ok::<_, tercile_kmeans::KMeansError>(())
+//! ```
+//!
+//! With linfa's traits it replaces the KMeans of linfa-clustering for matrices of f64:
+//!
+//! ```
+//! use linfa::DatasetBase;
+//! use linfa::traits::{Fit, Predict};
+//! use ndarray::array;
+//! use tercile_kmeans::KMeans;
+//!
+//! let rows = array![[0.0, 1.0], [0.0, 3.0], [9.0, 1.0], [9.0, 3.0]];
+//! let model = KMeans::params(2).tolerance(1e-4).max_n_iterations(100).fit(&DatasetBase::from(rows))?;
+//! assert_eq!(model.centroids().dim(), (2, 2));
+//! assert_eq!(model.inertia(), 1.0);
+//!
+//! let cluster = model.predict(&array![8.0, 2.0]);
+//! assert_eq!(model.centroids().row(cluster), array![9.0, 2.0]);
+//! # Ok::<_, tercile_kmeans::KMeansError>(())
+//! ```
+//!
+//! # Shapes and units
+//!
+//! | value | shape | unit |
+//! |---|---|---|
+//! | columns | one per feature, at most [`MAX_FEATURES`], each `(n_rows,)`, at most [`MAX_ROWS`] | original: any, one per feature |
+//! | matrix of records | `(n_rows, n_features)`; column-major is borrowed, row-major is copied | original |
+//! | centroids | `(n_clusters, n_features)`, at most [`MAX_CLUSTERS`] | original |
+//! | clusters | `(n_rows,)`, from 0 to `n_clusters` - 1 | |
+//! | [`KMeans::inertia`] | mean squared distance | original², or none with [`KMeansParams::standardise`] |
+//! | [`Fit::inertia`] | sum of squared distances | none: always standardised |
+//!
+//! Standardised values are (x - origin) / standard deviation ([`features::Scale`]). Nulls count as the mean of their
+//! column; NaN and infinite values are an error. Arrow becomes ndarray in [`column_view`]: an [`ArrayView1`] of the
+//! column's own buffer.
+//!
+//! The result depends on the rows and the parameters alone, to the bit: not on the number of threads and not on the
+//! instruction set.
+//!
+//! # Engine
+//!
+//! [`Points`] are columns with a scale; [`fit`] returns k centroids, their sizes and the inertia. [`KMeans`] calls it.
+//!
+//! - One feature: dynamic programming finds the optimum (exact_1d.rs; Wang and Song 2011, Grønlund et al. 2017).
+//! - Several features: up to 65,536 rows are grouped into distinct weighted points; more are represented by a coreset that keeps
+//!   rare rows (coreset.rs; Feldman and Langberg 2011). Greedy k-means++ (kmeans_plus_plus.rs; Arthur and Vassilvitskii 2007) and
+//!   a genetic search (search.rs; Gribel and Vidal 2019) with Hungarian matching (hungarian.rs; Kuhn 1955, Munkres 1957) find
+//!   candidates (restarts.rs).
+//! - Passes over all rows evaluate the candidates and polish the best until assignments stop changing (lloyd.rs; Lloyd 1982), with
+//!   vectorised kernels (points.rs, kernel.rs) that skip rows by bounds (hamerly.rs; Hamerly 2010).
+//! - Quality: [`silhouette`] (Rousseeuw 1987), [`davies_bouldin`] (1979) and [`calinski_harabasz`] (1974).
+//!
+//! Full references are in the documentation of the modules and functions.
 
+#![warn(missing_docs)]
+
+mod column;
 pub mod column_buffer;
 mod coreset;
 mod distances;
@@ -22,22 +89,27 @@ mod kmeans_plus_plus;
 pub mod linfa_solver;
 mod lloyd;
 mod metrics;
+mod model;
 pub mod parallel;
+mod params;
 mod points;
 mod profile;
 mod restarts;
 mod sample;
 mod search;
 
+use arrow_array::Float64Array;
+pub use column::Column;
 pub use coreset::Rates;
 pub use distributed::{Coreset, Elsewhere, SURELY, Worst, fit_elsewhere, start_rows};
 pub use hungarian::match_rows;
 pub use kmeans_plus_plus::{SEED, further};
 pub use lloyd::{Limits, Step};
 pub use metrics::{calinski_harabasz, davies_bouldin, silhouette};
-use ndarray::Array2;
-pub use points::Points;
-pub use points::Totals;
+pub use model::{KMeans, KMeansError};
+use ndarray::{Array2, ArrayView1};
+pub use params::{KMeansInit, KMeansParams, KMeansParamsError, KMeansValidParams};
+pub use points::{Points, Totals};
 pub use profile::{Profile, profile, spread};
 pub use sample::{Chosen, sample, sample_rows};
 pub use sample::{of_cluster, rare};
@@ -76,6 +148,15 @@ const _: () = assert!(MAX_FEATURES <= u32::BITS as usize);
 
 /// Maximum number of rows: samples and restarts index rows with 32 bits.
 pub const MAX_ROWS: usize = u32::MAX as usize;
+
+/// Maximum number of clusters: labels have 8 bits.
+pub const MAX_CLUSTERS: usize = 256;
+
+/// The values of an Arrow column as an ndarray view of the same buffer, `(n_rows,)`, without a copy. Values of nulls are
+/// arbitrary.
+pub fn column_view(column: &Float64Array) -> ArrayView1<'_, f64> {
+    ArrayView1::from(&column.values()[..])
+}
 
 /// Checks a number of rows.
 ///

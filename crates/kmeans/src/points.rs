@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use arrow_array::{Array, Float64Array};
+use arrow_array::Float64Array;
 use arrow_buffer::NullBuffer;
 use arrow_buffer::bit_chunk_iterator::UnalignedBitChunk;
 use fearless_simd::Level;
@@ -15,6 +15,7 @@ use super::hamerly::{Bounds, Chunk};
 use super::hamerly_kernel::{self, Groups};
 use super::kernel::{self, Frame, Lanes, Nearest, TILE, Tile};
 use crate::MAX_FEATURES;
+use crate::column::Column;
 use crate::column_buffer::done_with;
 use crate::features::Scale;
 use crate::features::moments::{Compensated, LANES};
@@ -27,7 +28,7 @@ const AT_ONCE: usize = 8;
 /// Rows to be clustered.
 #[derive(Clone)]
 pub struct Points<'a> {
-    columns: Vec<Column<'a>>,
+    columns: Vec<Feature<'a>>,
     weights: Option<Cow<'a, [f64]>>,
     rows: usize,
     origin: Vec<f64>,
@@ -36,7 +37,7 @@ pub struct Points<'a> {
 }
 
 #[derive(Clone)]
-struct Column<'a> {
+struct Feature<'a> {
     values: Cow<'a, [f64]>,
     valid: Option<&'a NullBuffer>,
     /// Value of a null.
@@ -84,24 +85,26 @@ impl<'a> Points<'a> {
     /// Borrows columns of the same length. Nulls count as the scale's mean. A column is copied only if its deviation is
     /// below 1e-270 or above 1e270.
     pub fn new(scale: &Scale, columns: &'a [Float64Array]) -> Self {
+        Self::of(scale, columns.iter().map(Column::from).collect())
+    }
+
+    /// The same with columns of Arrow or ndarray.
+    pub fn of(scale: &Scale, columns: Vec<Column<'a>>) -> Self {
         let mut points = Self {
             columns: Vec::with_capacity(columns.len()),
             weights: None,
-            rows: columns.first().map_or(0, Array::len),
+            rows: columns.first().map_or(0, Column::len),
             origin: Vec::with_capacity(columns.len()),
             inverse: Vec::with_capacity(columns.len()),
             level: Level::new(),
         };
-        for (f, column) in columns.iter().enumerate() {
+        for (f, Column { values, valid }) in columns.into_iter().enumerate() {
             let std = power_under(scale.std[f]);
             // Sums may overflow or underflow for extreme deviations. Only then the column is copied, in a unit of its own.
             let fits = scale.std[f] == 0.0 || (1e-270..1e270).contains(&std);
             let unit = if fits { 1.0 } else { 1.0 / std };
-            let values = column.values();
-            let values =
-                if fits { Cow::Borrowed(&values[..]) } else { values.iter().map(|value| value * unit).collect() };
-            let valid = column.nulls().filter(|nulls| nulls.null_count() > 0);
-            points.columns.push(Column {
+            let values = if fits { values } else { values.iter().map(|value| value * unit).collect() };
+            points.columns.push(Feature {
                 values,
                 valid,
                 fill: scale.mean[f] * unit,
@@ -127,7 +130,7 @@ impl<'a> Points<'a> {
 
     /// Other points on the same scale: one column per feature, in the units of [`Points::value`], and their weights.
     pub(super) fn weighted<'b>(&self, columns: &'b [Vec<f64>], weights: &'b [f64]) -> Points<'b> {
-        let column = |(column, values): (&Column<'_>, &'b Vec<f64>)| Column {
+        let column = |(column, values): (&Feature<'_>, &'b Vec<f64>)| Feature {
             values: Cow::Borrowed(values),
             valid: None,
             fill: column.fill,

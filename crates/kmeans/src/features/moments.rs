@@ -6,9 +6,10 @@
 
 use std::ops::Range;
 
-use arrow_array::{Array, Float64Array};
+use arrow_array::Float64Array;
 use fearless_simd::{Level, Select, Simd, SimdBase, SimdMask, dispatch};
 
+use crate::column::Column;
 use crate::column_buffer::done_with;
 use crate::parallel::by_chunk;
 
@@ -31,7 +32,7 @@ pub struct Extent {
 }
 
 /// Range of the values, and sum of the values times `unit`.
-pub fn extent(column: &Float64Array, unit: f64, threads: usize, level: Level) -> Extent {
+pub fn extent(column: &Column<'_>, unit: f64, threads: usize, level: Level) -> Extent {
     let chunks = by_chunk(column.len(), threads, |rows| {
         let mut lanes = ExtentLanes::new();
         known(column, rows, |groups, rest| {
@@ -61,7 +62,7 @@ pub fn extent(column: &Float64Array, unit: f64, threads: usize, level: Level) ->
 }
 
 /// Sum of (value · unit - middle)² over the valid values.
-pub fn squares(column: &Float64Array, unit: f64, middle: f64, threads: usize, level: Level) -> f64 {
+pub fn squares(column: &Column<'_>, unit: f64, middle: f64, threads: usize, level: Level) -> f64 {
     let chunks = by_chunk(column.len(), threads, |rows| {
         let (mut sum, mut lost) = ([0.0; LANES], [0.0; LANES]);
         known(column, rows, |groups, rest| {
@@ -95,11 +96,11 @@ pub struct Part {
 impl Part {
     /// Measures a part.
     pub fn of(column: &Float64Array) -> Self {
-        let level = Level::new();
-        let extent = extent(column, 1.0, 1, level);
+        let (column, level) = (Column::from(column), Level::new());
+        let extent = extent(&column, 1.0, 1, level);
         let squares = match extent.known {
             0 => 0.0,
-            known => squares(column, 1.0, extent.sum / known as f64, 1, level),
+            known => squares(&column, 1.0, extent.sum / known as f64, 1, level),
         };
         Self { extent, squares }
     }
@@ -130,9 +131,9 @@ impl Part {
 }
 
 /// Passes the valid values of a range to `take`, in groups of eight, and the remainder.
-fn known(column: &Float64Array, rows: Range<usize>, mut take: impl FnMut(&[[f64; LANES]], &[f64])) {
-    let values = &column.values()[rows.clone()];
-    match column.nulls().map(|nulls| nulls.inner().slice(rows.start, rows.len())) {
+fn known(column: &Column<'_>, rows: Range<usize>, mut take: impl FnMut(&[[f64; LANES]], &[f64])) {
+    let values = &column.values[rows.clone()];
+    match column.valid.map(|nulls| nulls.inner().slice(rows.start, rows.len())) {
         Some(valid) if valid.count_set_bits() < rows.len() => {
             let packed: Vec<f64> = valid.set_indices().map(|row| values[row]).collect();
             let (groups, rest) = packed.as_chunks();
@@ -254,6 +255,8 @@ impl Compensated {
 
 #[cfg(test)]
 mod tests {
+    use ndarray::ArrayView1;
+
     use super::*;
 
     fn column(n: usize, nulls: bool) -> Float64Array {
@@ -263,14 +266,15 @@ mod tests {
     #[test]
     fn no_thread_and_no_instruction_set_changes_a_bit() {
         for (n, nulls) in [(1, false), (13, true), (200_003, true), (200_003, false)] {
-            let column = column(n, nulls);
+            let array = column(n, nulls);
+            let column = Column::from(&array);
             let best = extent(&column, 1.0, 1, Level::new());
             let rest = squares(&column, 1.0, 400.0, 1, Level::new());
             for level in super::super::levels() {
                 assert_eq!(extent(&column, 1.0, 3, level), best);
                 assert_eq!(squares(&column, 1.0, 400.0, 3, level), rest);
             }
-            let exact: f64 = column.iter().flatten().map(|value| (value * 10.0).round()).sum();
+            let exact: f64 = array.iter().flatten().map(|value| (value * 10.0).round()).sum();
             assert!((best.sum * 10.0 / exact - 1.0).abs() < 1e-15);
         }
     }
@@ -281,6 +285,7 @@ mod tests {
         let cuts = [0, 1, 4, 4, 70_000, 200_003];
         let parts: Vec<Part> = cuts.windows(2).map(|cut| Part::of(&column.slice(cut[0], cut[1] - cut[0]))).collect();
         let (joined, squared) = Part::join(parts.iter());
+        let column = Column::from(&column);
         let whole = extent(&column, 1.0, 1, Level::new());
         let expected = squares(&column, 1.0, whole.sum / whole.known as f64, 1, Level::new());
         assert_eq!((joined.least, joined.greatest, joined.known), (whole.least, whole.greatest, whole.known));
@@ -295,9 +300,12 @@ mod tests {
             for place in [0, 7, 16] {
                 let mut values = vec![1.0; 17];
                 values[place] = odd;
-                assert!(!extent(&values.clone().into(), 1.0, 1, Level::new()).finite, "{odd} at {place}");
+                assert!(
+                    !extent(&ArrayView1::from(&values[..]).into(), 1.0, 1, Level::new()).finite,
+                    "{odd} at {place}"
+                );
                 let hidden: Float64Array = values.into_iter().map(|v: f64| v.is_finite().then_some(v)).collect();
-                assert!(extent(&hidden, 1.0, 1, Level::new()).finite);
+                assert!(extent(&Column::from(&hidden), 1.0, 1, Level::new()).finite);
             }
         }
     }
