@@ -2,8 +2,8 @@
 //!
 //! All work is done by the engine ([`crate::fit`], [`crate::assign`]).
 
-use linfa::DatasetBase;
 use linfa::traits::{Fit, PredictInplace, Transformer};
+use linfa::{DatasetBase, ParamGuard as _};
 use ndarray::{Array1, Array2, ArrayBase, Axis, Data, Ix1, Ix2};
 
 use crate::column::Column;
@@ -185,6 +185,33 @@ fn check_columns(columns: &[Column<'_>]) -> Result<usize, KMeansError> {
     match columns.iter().position(|column| column.len() != rows) {
         Some(column) => Err(KMeansError::Lengths { column, found: columns[column].len(), rows }),
         None => Ok(rows),
+    }
+}
+
+impl KMeansParams {
+    /// Checks the parameters and fits columns: see [`KMeansValidParams::fit_columns`].
+    ///
+    /// # Errors
+    /// [`KMeansError`].
+    pub fn fit_columns<'a, C>(&self, columns: &'a [C]) -> Result<KMeans, KMeansError>
+    where
+        Column<'a>: From<&'a C>,
+    {
+        self.check_ref()?.fit_columns(columns)
+    }
+}
+
+impl KMeansValidParams {
+    /// Fits columns of the same length, one per feature: Arrow's [`Float64Array`](arrow_array::Float64Array) or ndarray's
+    /// [`ndarray::ArrayView1`]. Contiguous columns are not copied. Nulls count as the mean of their column.
+    ///
+    /// # Errors
+    /// [`KMeansError`], except [`KMeansError::InvalidParams`].
+    pub fn fit_columns<'a, C>(&self, columns: &'a [C]) -> Result<KMeans, KMeansError>
+    where
+        Column<'a>: From<&'a C>,
+    {
+        KMeans::fit(self, columns.iter().map(Column::from).collect())
     }
 }
 

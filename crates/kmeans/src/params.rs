@@ -1,4 +1,4 @@
-//! Hyperparameters of [`KMeans`], in the conventions of linfa: a builder, and its checked form.
+//! Hyperparameters of [`KMeans`](crate::KMeans), in the conventions of linfa: a builder, and its checked form.
 //!
 //! Names and defaults follow linfa-clustering's `KMeansParams`. Differences: `tolerance` is relative and may be 0; a seed
 //! replaces the random number generator; `standardise` and `n_threads` are additional.
@@ -6,8 +6,6 @@
 use linfa::ParamGuard;
 use ndarray::Array2;
 
-use crate::column::Column;
-use crate::model::{KMeans, KMeansError};
 use crate::parallel::processors;
 use crate::{Limits, MAX_CLUSTERS, SEED, Settings};
 
@@ -51,7 +49,7 @@ pub enum KMeansParamsError {
     InitNotFinite(f64),
 }
 
-/// Checked hyperparameters of [`KMeans`], from [`KMeansParams`].
+/// Checked hyperparameters of [`KMeans`](crate::KMeans), from [`KMeansParams`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct KMeansValidParams {
     n_clusters: usize,
@@ -64,7 +62,7 @@ pub struct KMeansValidParams {
     n_threads: usize,
 }
 
-/// Builder of the hyperparameters of [`KMeans`], from [`KMeans::params`].
+/// Builder of the hyperparameters of [`KMeans`](crate::KMeans), from [`KMeans::params`](crate::KMeans::params).
 ///
 /// `fit` of [`linfa::traits::Fit`] and [`Self::fit_columns`] check the parameters first.
 #[derive(Debug, Clone, PartialEq)]
@@ -129,17 +127,6 @@ impl KMeansParams {
     pub fn n_threads(mut self, n_threads: usize) -> Self {
         self.0.n_threads = n_threads;
         self
-    }
-
-    /// Checks the parameters and fits columns: see [`KMeansValidParams::fit_columns`].
-    ///
-    /// # Errors
-    /// [`KMeansError`].
-    pub fn fit_columns<'a, C>(&self, columns: &'a [C]) -> Result<KMeans, KMeansError>
-    where
-        Column<'a>: From<&'a C>,
-    {
-        self.check_ref()?.fit_columns(columns)
     }
 }
 
@@ -228,17 +215,5 @@ impl KMeansValidParams {
         let iterations = usize::try_from(self.max_n_iterations).unwrap_or(usize::MAX);
         let limits = Limits { iterations, tolerance: self.tolerance };
         Settings { k: self.n_clusters, seed: self.seed, starts: self.n_runs, limits, threads: self.n_threads }
-    }
-
-    /// Fits columns of the same length, one per feature: Arrow's [`Float64Array`](arrow_array::Float64Array) or ndarray's
-    /// [`ndarray::ArrayView1`]. Contiguous columns are not copied. Nulls count as the mean of their column.
-    ///
-    /// # Errors
-    /// [`KMeansError`], except [`KMeansError::InvalidParams`].
-    pub fn fit_columns<'a, C>(&self, columns: &'a [C]) -> Result<KMeans, KMeansError>
-    where
-        Column<'a>: From<&'a C>,
-    {
-        KMeans::fit(self, columns.iter().map(Column::from).collect())
     }
 }
