@@ -49,21 +49,21 @@ pub(super) fn register(ctx: &SessionContext, files: &[DataFile]) -> std::result:
     Ok(())
 }
 
+#[cfg_attr(not(feature = "object-stores"), allow(unused_variables, reason = "the disk has no client"))]
 fn inner(place: &Place) -> Arc<dyn ObjectStore> {
-    match place {
-        Place::Disk => Arc::new(LocalFileSystem::new()),
-        #[cfg(feature = "object-stores")]
-        Place::Objects(objects) => objects.for_queries(),
+    #[cfg(feature = "object-stores")]
+    if let Some(client) = place.client() {
+        return client;
     }
+    Arc::new(LocalFileSystem::new())
 }
 
 /// The URL of a file in queries.
 pub(super) fn url(file: &DataFile) -> std::result::Result<Url, String> {
-    match &file.place {
-        Place::Disk => super::file_url(&file.path),
-        #[cfg(feature = "object-stores")]
-        Place::Objects(_) => Url::parse(&file.path.to_string_lossy()).map_err(|e| e.to_string()),
+    if file.place.is_disk() {
+        return super::file_url(&file.path);
     }
+    Url::parse(&file.path.to_string_lossy()).map_err(|e| e.to_string())
 }
 
 /// A store for a process that runs plans of other processes and knows only the files that they name. Missing files of

@@ -217,7 +217,7 @@ mod tests {
                     let statistics = [EnabledStatistics::Chunk, EnabledStatistics::None][usize::from(below(6) == 0)];
                     write(&path, &rows, 1 + below(20) as usize, statistics);
                     files.push(DataFile {
-                        place: Place::Disk,
+                        place: Place::default(),
                         path,
                         partition,
                         start,
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn a_file_that_is_gone_is_named() {
         let file = DataFile {
-            place: Place::Disk,
+            place: Place::default(),
             path: "gone.parquet".into(),
             partition: 0,
             start: 0,

@@ -72,9 +72,8 @@ impl Log {
                 }
             }
         }
-        #[cfg(feature = "object-stores")]
-        if self.index_is_old() {
-            self.write_index()?;
+        if self.store.log_cache.index_is_old(self) {
+            self.store.log_cache.write_index(self)?;
         }
         Ok(rolled)
     }
@@ -83,8 +82,7 @@ impl Log {
     fn has_work(&self, policy: &Policy) -> Result<bool, Error> {
         let all = self.all_files()?;
         let counting = effective(all.clone());
-        #[cfg(feature = "object-stores")]
-        if self.index_is_old() {
+        if self.store.log_cache.index_is_old(self) {
             return Ok(true);
         }
         Ok(counting.len() < all.len()

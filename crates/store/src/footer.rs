@@ -107,12 +107,6 @@ impl DataFile {
         self.place.open(&self.path).map_err(Error::io("open", &self.path))
     }
 
-    /// Whether the file has this name.
-    #[cfg(feature = "object-stores")]
-    pub(super) fn is_named(&self, name: Name) -> bool {
-        self.path.file_name().is_some_and(|own| own == name.to_string().as_str())
-    }
-
     /// Reads a footer, and checks that it agrees with the name and the partition.
     pub(super) fn read(place: &Place, path: &Path, name: Name, partition: i32) -> Result<Self, Error> {
         let damaged = |why: String| Error::Damaged { path: path.to_owned(), why };

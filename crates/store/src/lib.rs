@@ -14,29 +14,28 @@
 //!   aside/            damaged files that were replaced by reading their range again
 //! ```
 //!
-//! location.rs parses the root of a store; place.rs is the backend: a disk or an object store (objects.rs; catalog.rs and
-//! index.rs reduce its requests); publish.rs writes files atomically; lock.rs has the locks.
+//! location.rs parses the root of a store, and place.rs selects its backend (backend.rs): a disk (disk.rs) or an object store
+//! (objects.rs; its catalog.rs and index.rs reduce the requests). publish.rs writes files atomically; lock.rs has the locks.
 
 #![warn(missing_docs)]
 
 mod age;
+mod backend;
 pub mod batch;
-#[cfg(feature = "object-stores")]
-mod catalog;
 mod checksums;
 pub mod cleanup;
 mod compact;
 mod dead_letters;
+mod disk;
 mod examine;
 mod file_fault;
 mod file_name;
 mod footer;
-#[cfg(feature = "object-stores")]
-mod index;
 mod live_files;
 pub mod location;
 mod lock;
 mod log;
+mod log_cache;
 mod marks;
 #[cfg(feature = "object-stores")]
 mod objects;
@@ -47,6 +46,7 @@ pub mod record;
 mod replayed;
 mod retention;
 pub mod row_set;
+mod scratch;
 mod snapshot_at;
 mod source;
 #[cfg(test)]
@@ -60,6 +60,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use age::{Timestamps, implausible};
+pub use backend::{Access, Backend, Entry, Held, Input, Revision};
 pub use checksums::Checksums;
 pub use compact::{Policy, Rolled};
 pub use dead_letters::Reprocessed;
@@ -67,17 +68,14 @@ pub use examine::Examined;
 pub use file_fault::{FileFault, Reason};
 pub use footer::{Bounds, DataFile};
 pub use location::scheme;
-pub use lock::Held;
 pub use log::{Changed, Log, Prepared, Published};
 #[cfg(feature = "object-stores")]
-pub use objects::client_of as client;
-#[cfg(feature = "object-stores")]
-#[doc(hidden)]
-pub use objects::flaky;
-pub use place::{Input, Place, Revision};
-pub use publish::{LEFTOVER, unique};
+pub use objects::{client_of as client, flaky};
+pub use place::Place;
+pub use publish::LEFTOVER;
 pub use replayed::{FILE_HEADER, ROW_HEADER, row_of};
 pub use retention::RetentionPolicy;
+pub use scratch::unique;
 pub use snapshot_at::SnapshotAt;
 pub use source::{EMBEDDED, Replayed, Source};
 pub use unreadable::Unreadable;
@@ -221,8 +219,7 @@ pub struct Store {
     root: PathBuf,
     place: Place,
     marks: std::sync::Arc<marks::Cache>,
-    #[cfg(feature = "object-stores")]
-    catalog: std::sync::Arc<catalog::Catalog>,
+    log_cache: std::sync::Arc<dyn log_cache::LogCache>,
 }
 
 /// The live files at one moment. Files never change, so a snapshot is a consistent state of the stream.
@@ -279,35 +276,14 @@ impl Store {
         Ok(store)
     }
 
-    /// A store on any object store. `root` is the URL of its prefix.
-    ///
-    /// # Errors
-    /// [`Error::Url`] if the URL cannot be parsed, [`Error::Io`] if no directory for temporary files can be created.
-    #[cfg(feature = "object-stores")]
-    pub fn over(root: &str, objects: std::sync::Arc<dyn object_store::ObjectStore>) -> Result<Self, Error> {
-        let objects = objects::Objects::over(root, objects)?;
-        let store = Self::of(PathBuf::from(root), Place::Objects(std::sync::Arc::new(objects)));
-        store.make_tmp()?;
-        Ok(store)
-    }
-
     fn of(root: PathBuf, place: Place) -> Self {
-        Self {
-            root,
-            place,
-            marks: std::sync::Arc::default(),
-            #[cfg(feature = "object-stores")]
-            catalog: std::sync::Arc::default(),
-        }
+        let log_cache = place.log_cache();
+        Self { root, place, marks: std::sync::Arc::default(), log_cache }
     }
 
     /// Whether the store exists.
     pub fn exists(&self) -> Result<bool, Error> {
-        match &self.place {
-            Place::Disk => Ok(self.root.is_dir()),
-            #[cfg(feature = "object-stores")]
-            Place::Objects(_) => Ok(self.source()?.is_some()),
-        }
+        if self.place.is_disk() { Ok(self.root.is_dir()) } else { Ok(self.source()?.is_some()) }
     }
 
     /// The backend.
@@ -383,7 +359,7 @@ impl Store {
     /// If the backend refuses.
     pub fn set_aside(&self, path: &Path) -> Result<PathBuf, Error> {
         let below = path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy().replace('/', "-");
-        let to = self.root.join("aside").join(format!("{below}-{}", publish::unique()));
+        let to = self.root.join("aside").join(format!("{below}-{}", unique()));
         match self.place.set_aside(path, &to) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("set aside", path)(e)),
             _ => Ok(to),

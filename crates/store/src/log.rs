@@ -5,23 +5,20 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use arrow::array::RecordBatch;
 
+use super::backend::StagedFile;
 use super::checksums::Checksums;
 use super::file_name::Name;
 use super::footer::{Bounds, DataFile, declared, push};
 use super::live_files::effective;
-#[cfg(feature = "object-stores")]
-use super::objects::Objects;
 use super::parallel::each;
-#[cfg(feature = "object-stores")]
-use super::write::write_to;
-use super::write::{Span, write_parquet};
-use super::{Error, Place, Store, publish};
+use super::write::Span;
+use super::{Error, Store, unique};
 use crate::record::Fields;
 
 /// Footers read concurrently from a disk, to overlap the disk's latency.
@@ -44,7 +41,7 @@ pub enum Published {
 /// A written file without a name.
 #[derive(Debug)]
 pub struct Prepared {
-    written: Written,
+    file: Box<dyn StagedFile>,
     start: i64,
     next: i64,
     rows: u64,
@@ -52,25 +49,6 @@ pub struct Prepared {
     fields: Arc<Fields>,
     bounds: Option<Bounds>,
     checksums: Arc<Checksums>,
-}
-
-#[derive(Debug)]
-enum Written {
-    /// The scratch file, and its records, from which it can be written again if it is lost.
-    Scratch(Scratch, RecordBatch),
-    #[cfg(feature = "object-stores")]
-    Object(Arc<Objects>, bytes::Bytes),
-}
-
-/// A file in `tmp/` that is deleted on drop.
-#[derive(Debug)]
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // A remaining file is deleted by `sweep`.
-        let _ = fs::remove_file(&self.0);
-    }
 }
 
 /// A change stamp of a partition: latest modification time, and, for backends that list files, their number.
@@ -179,10 +157,7 @@ impl Log {
     /// # Errors
     /// If files are missing or unreadable.
     pub fn files(&self) -> Result<Vec<DataFile>, Error> {
-        #[cfg(feature = "object-stores")]
-        if let Place::Objects(objects) = &self.store.place
-            && let Some(files) = self.continued(objects)?
-        {
+        if let Some(files) = self.store.log_cache.live_files(self)? {
             return Ok(files);
         }
         Ok(effective(self.all_files()?))
@@ -190,9 +165,8 @@ impl Log {
 
     /// All files whose records have not expired, including replaced ones.
     pub(super) fn all_files(&self) -> Result<Vec<DataFile>, Error> {
-        #[cfg(feature = "object-stores")]
-        if let Place::Objects(objects) = &self.store.place {
-            return self.all_objects(objects);
+        if let Some(files) = self.store.log_cache.all_files(self)? {
+            return Ok(files);
         }
         let expired = self.expired()?;
         let mut names = self.names()?;
@@ -246,7 +220,7 @@ impl Log {
 
     /// The range of a new file, and on an object store its writer.
     pub(super) fn span(&self, start: i64, next: i64) -> Span {
-        let writer = (!self.store.place.is_disk()).then(publish::unique);
+        let writer = (!self.store.place.is_disk()).then(unique);
         Span { partition: self.partition, start, next, writer }
     }
 
@@ -261,26 +235,11 @@ impl Log {
     /// Writes the records from `start` up to `next` without a name. On an object store the file stays in memory, because a put
     /// needs all of it; on a disk it is in `tmp/`, synced.
     pub fn prepare(&self, records: &RecordBatch, start: i64, next: i64) -> Result<Prepared, Error> {
-        let span = self.span(start, next);
-        let (written, size, checksums) = match &self.store.place {
-            Place::Disk => {
-                let scratch = Scratch(self.store.scratch());
-                self.store.make_tmp()?;
-                let (size, checksums) = write_parquet(&scratch.0, records, &span)?;
-                (Written::Scratch(scratch, records.clone()), size, checksums)
-            }
-            #[cfg(feature = "object-stores")]
-            Place::Objects(objects) => {
-                let bytes = write_to(Vec::new(), records, &span);
-                let file = bytes.map_err(|source| Error::Parquet { path: self.path(Name::small(start)), source })?;
-                let size = file.output.len() as u64;
-                (Written::Object(Arc::clone(objects), file.output.into()), size, file.checksums)
-            }
-        };
+        let staged = self.store.place.stage(records, self.span(start, next), &self.path(Name::small(start)))?;
         let fields = declared(records.schema_ref().fields().iter().map(|field| field.name().as_str()));
         let (rows, bounds) = (records.num_rows() as u64, Bounds::of_records(records));
-        let (fields, checksums) = (Arc::new(fields), Arc::new(checksums));
-        Ok(Prepared { written, start, next, rows, size, fields, bounds, checksums })
+        let (fields, checksums) = (Arc::new(fields), Arc::new(staged.checksums));
+        Ok(Prepared { file: staged.file, start, next, rows, size: staged.size, fields, bounds, checksums })
     }
 
     /// Publishes a prepared file if its name is free. Can be retried after an error.
@@ -288,7 +247,7 @@ impl Log {
     /// The order is the guarantee: write outside `records/`, sync, publish only if the name is free, sync the directory. Only
     /// then may offsets be committed to the broker.
     pub fn publish_prepared(&self, prepared: &Prepared) -> Result<Published, Error> {
-        let &Prepared { ref written, start, next, rows, size, ref fields, bounds, ref checksums } = prepared;
+        let &Prepared { file: ref staged, start, next, rows, size, ref fields, bounds, ref checksums } = prepared;
         // The log may also end earlier than the writer assumes, if a damaged file was moved to `aside/`: this writer has lost
         // the partition too.
         if !self.ends_at(start)? {
@@ -296,17 +255,7 @@ impl Log {
         }
         self.store.check_fed_by_us()?;
         let path = self.path(Name::small(start));
-        let taken = match written {
-            Written::Scratch(scratch, records) => {
-                self.restore_scratch(&scratch.0, records, prepared)?;
-                self.store.place.make_dir(&self.dir).map_err(Error::io("make", &self.dir))?;
-                self.store.take_name(&scratch.0, &path)
-            }
-            #[cfg(feature = "object-stores")]
-            Written::Object(objects, bytes) => publish::put(objects, bytes.clone(), &path),
-        };
-        #[cfg_attr(not(feature = "object-stores"), allow(unused_variables, reason = "a disk tells none"))]
-        let Some(revision) = taken? else { return Ok(Published::Taken) };
+        let Some(revision) = staged.publish(&path)? else { return Ok(Published::Taken) };
         // A writer that was suspended between the check above and the link may get a name whose file was replaced and deleted
         // meanwhile. Readers skip such a file, but nothing may follow it.
         if self.is_covered(start)? {
@@ -316,43 +265,19 @@ impl Log {
         let (place, partition, fields) = (self.store.place.clone(), self.partition, Arc::clone(fields));
         let checksums = Some(Arc::clone(checksums));
         let file = DataFile { place, path, partition, start, next, rows, size, fields, bounds, checksums };
-        #[cfg(feature = "object-stores")]
-        self.remember(&file, &revision);
+        self.store.log_cache.remember(self, &file, &revision);
         self.note_next(file.next);
         Ok(Published::File(file))
     }
 
-    /// Writes a scratch file again that was lost or cut off before it had its name.
-    fn restore_scratch(&self, scratch: &Path, records: &RecordBatch, prepared: &Prepared) -> Result<(), Error> {
-        if fs::metadata(scratch).is_ok_and(|found| found.len() == prepared.size) {
-            return Ok(());
-        }
-        tracing::warn!("{} was lost before it was published; it is written anew", scratch.display());
-        self.store.make_tmp()?;
-        match fs::remove_file(scratch) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io("delete", scratch)(e)),
-            _ => {}
-        }
-        write_parquet(scratch, records, &self.span(prepared.start, prepared.next)).map(drop)
-    }
-
     /// Whether the log ends here.
     fn ends_at(&self, start: i64) -> Result<bool, Error> {
-        #[cfg(feature = "object-stores")]
-        if let Place::Objects(objects) = &self.store.place
-            && self.last_object_ends_at(objects, start)?
-        {
-            return Ok(true);
-        }
-        Ok(self.next()? == Some(start))
+        Ok(self.store.log_cache.ends_at(self, start)? || self.next()? == Some(start))
     }
 
     /// Whether a file that starts here is covered by a large file or has expired.
     fn is_covered(&self, start: i64) -> Result<bool, Error> {
-        #[cfg(feature = "object-stores")]
-        if let Place::Objects(objects) = &self.store.place
-            && self.last_object_stands(objects, start)?
-        {
+        if self.store.log_cache.is_live(self, start)? {
             return Ok(false);
         }
         // The name of an expired file may be free again, but must not be used.
@@ -364,11 +289,12 @@ impl Log {
 #[cfg(test)]
 pub(super) mod tests {
     use std::fs::File;
+    use std::path::Path;
     use std::time::Instant;
 
     use parquet::arrow::ArrowWriter;
 
-    use super::super::write::properties;
+    use super::super::write::{properties, write_parquet};
     use super::*;
     use crate::batch::{Batch, Record};
     use crate::record::{self, Fields};
@@ -472,9 +398,8 @@ pub(super) mod tests {
         ];
         for (start, damage) in (0..).step_by(10).zip(damages) {
             let prepared = log.prepare(&records(start..start + 10), start, start + 10).unwrap();
-            #[allow(irrefutable_let_patterns, reason = "object stores have files in memory")]
-            let Written::Scratch(scratch, _) = &prepared.written else { panic!("no file") };
-            damage(&scratch.0);
+            let scratch = fs::read_dir(store.tmp()).unwrap().next().unwrap().unwrap().path();
+            damage(&scratch);
             assert!(matches!(log.publish_prepared(&prepared).unwrap(), Published::File(_)));
         }
         assert!(log.verify().unwrap().iter().all(|file| file.check().unwrap()));

@@ -1,15 +1,20 @@
 //! The object store backend: a prefix of S3 or a compatible service, Google Cloud Storage, or Azure.
 //!
-//! Input: paths below the store's root, whose text is a URL. Output: the operations that place.rs needs. The rest of the
-//! program is synchronous here, so requests run on a separate runtime while the caller waits.
+//! Input: paths below the store's root, whose text is a URL. Output: the operations of a backend (backend.rs). The rest
+//! of the program is synchronous here, so requests run on a separate runtime while the caller waits.
 
+mod backend;
+mod catalog;
 mod conditional_put;
 mod endpoint;
 #[doc(hidden)]
 pub mod flaky;
+mod index;
 mod lease;
 mod range_reader;
 mod retry;
+#[cfg(test)]
+mod store_tests;
 
 use std::future::Future;
 use std::io;
@@ -17,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+pub use backend::ObjectBackend;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 pub use lease::Lease;
@@ -35,8 +41,8 @@ use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 use url::Url;
 
 use super::Error;
+use super::backend::Entry;
 use super::location;
-use super::place::Entry;
 
 /// Timeout of one request including its body. A GET of a query that is never answered is retried after it, so it is less than
 /// [`RETRYING`]; a range of a file of the usual size arrives within it at 1 MB/s.

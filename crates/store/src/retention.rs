@@ -134,8 +134,7 @@ impl Log {
                 }
                 self.note_expired(first.start);
                 records = files[..kept].iter().map(|file| file.rows).sum();
-                #[cfg(feature = "object-stores")]
-                self.list_anew();
+                self.store.log_cache.list_anew(self);
             }
         }
         let over = lines.iter().rfind(|line| line.is_older(policy.grace));

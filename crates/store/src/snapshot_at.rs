@@ -51,7 +51,7 @@ impl Store {
                 let rows = copy_until(&file, &path, next)?;
                 let size = fs::metadata(&path).map_err(Error::io("read", &path))?.len();
                 prefix.snapshot.files.push(DataFile {
-                    place: Place::Disk,
+                    place: Place::default(),
                     path,
                     next,
                     rows,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::place::Revision;
+use super::backend::Revision;
 use super::{Error, Store};
 use crate::row_set::RowSet;
 

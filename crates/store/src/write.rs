@@ -18,9 +18,13 @@ use super::Error;
 use super::checksums::{self, Checksums, Output};
 
 /// The range of a file.
-pub(super) struct Span {
+#[derive(Debug)]
+pub struct Span {
+    /// Partition number.
     pub partition: i32,
+    /// Start of the range.
     pub start: i64,
+    /// End of the range.
     pub next: i64,
     /// On an object store the writer's id, because no two files may be identical there.
     pub writer: Option<String>,

@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::{Objects, Version};
-use crate::publish::unique;
+use crate::unique;
 
 /// Interval of the holder's heartbeats.
 const BEAT: Duration = Duration::from_secs(3);

@@ -9,13 +9,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Error;
-use super::catalog::Known;
-use super::file_name::Name;
-use super::footer::{Bounds, DataFile};
-use super::log::Log;
-use super::place::Revision;
+use super::catalog::{CachedLog, Known};
+use crate::backend::Revision;
+use crate::file_name::Name;
+use crate::footer::{Bounds, DataFile};
 use crate::record::Fields;
+use crate::{Error, Log};
 
 /// Number of new files after which the index is rewritten.
 const WORTHWHILE: usize = 1000;
@@ -32,37 +31,36 @@ struct Index {
 #[derive(Debug, Serialize, Deserialize)]
 struct Indexed(String, String, i64, u64, u64, usize, Option<Bounds>);
 
-impl Log {
-    fn index_file(&self) -> PathBuf {
-        self.dir.join("_index.json")
+impl CachedLog<'_> {
+    fn index_file(self) -> PathBuf {
+        self.log.dir.join("_index.json")
     }
 
     /// Reads the index, once.
-    pub(super) fn read_index(&self) -> Result<(), Error> {
-        let catalog = &self.store.catalog;
-        if catalog.with(&self.dir, |partition| partition.indexed.is_some()) {
+    pub(super) fn read_index(self) -> Result<(), Error> {
+        if self.with(|partition| partition.indexed.is_some()) {
             return Ok(());
         }
         let (index, _) = self.index()?;
-        catalog.with(&self.dir, |partition| {
+        self.with(|partition| {
             partition.indexed = Some(index.files.len());
-            for (name, known) in index.known(self) {
+            for (name, known) in index.known(self.log) {
                 partition.footers.entry(name).or_insert(known);
             }
         });
         Ok(())
     }
 
-    fn index(&self) -> Result<(Index, Revision), Error> {
-        let (bytes, revision) = self.store.read_revision(&self.index_file())?;
+    fn index(self) -> Result<(Index, Revision), Error> {
+        let (bytes, revision) = self.log.store.read_revision(&self.index_file())?;
         // The format of a later version is ignored.
         let index = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         Ok((index, revision))
     }
 
     /// Whether many files are missing from the index, or most of its files are gone.
-    pub(super) fn index_is_old(&self) -> bool {
-        self.store.catalog.with(&self.dir, |partition| {
+    pub(super) fn index_is_old(self) -> bool {
+        self.with(|partition| {
             let Some(indexed) = partition.indexed else { return false };
             let news = partition.footers.values().filter(|known| !known.indexed).count();
             news >= WORTHWHILE || indexed >= 2 * partition.footers.len() + WORTHWHILE
@@ -70,16 +68,16 @@ impl Log {
     }
 
     /// Writes the index. A concurrent write by another process is equally good.
-    pub(super) fn write_index(&self) -> Result<(), Error> {
+    pub(super) fn write_index(self) -> Result<(), Error> {
         let (_, revision) = self.index()?;
-        let index = self.store.catalog.with(&self.dir, |partition| {
+        let index = self.with(|partition| {
             let index = Index::of(&mut partition.footers);
             partition.indexed = Some(index.files.len());
             index
         });
         let bytes =
             serde_json::to_vec(&index).map_err(|e| Error::Damaged { path: self.index_file(), why: e.to_string() })?;
-        self.store.replace_if(&bytes, &self.index_file(), &revision)?;
+        self.log.store.replace_if(&bytes, &self.index_file(), &revision)?;
         Ok(())
     }
 }

@@ -4,27 +4,38 @@
 //! recent files: the name of the next file is the end of the last one, so it is requested by name.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Error;
-use super::file_name::Name;
-use super::footer::{DataFile, push};
-use super::live_files::effective;
-use super::log::Log;
-use super::objects::Objects;
-use super::parallel::each;
-use super::place::{Entry, Revision};
+use super::{Objects, PAGE};
+use crate::backend::{Entry, Revision};
+use crate::file_name::Name;
+use crate::footer::{DataFile, push};
+use crate::live_files::effective;
+use crate::log_cache::LogCache;
+use crate::parallel::each;
+use crate::{Error, Log};
 
 /// Maximum number of footers requested concurrently.
 const AT_ONCE: usize = 64;
 /// Time for which only the end of a log is listed again; much shorter than the grace period of replaced files.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// Keyed by the partitions' directories.
-#[derive(Debug, Default)]
-pub(super) struct Catalog(Mutex<HashMap<PathBuf, Partition>>);
+/// The cache of a store.
+#[derive(Debug)]
+pub(super) struct Catalog {
+    objects: Arc<Objects>,
+    /// Keyed by their directories.
+    partitions: Mutex<HashMap<PathBuf, Partition>>,
+}
+
+/// One log and its cached state.
+#[derive(Clone, Copy)]
+pub(super) struct CachedLog<'a> {
+    catalog: &'a Catalog,
+    pub log: &'a Log,
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Partition {
@@ -62,10 +73,46 @@ struct Listed {
 }
 
 impl Catalog {
-    /// Runs `work` on the cached state of a partition.
-    pub fn with<T>(&self, dir: &Path, work: impl FnOnce(&mut Partition) -> T) -> T {
-        let mut partitions: MutexGuard<'_, _> = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        work(partitions.entry(dir.to_owned()).or_default())
+    pub fn new(objects: &Arc<Objects>) -> Self {
+        Self { objects: Arc::clone(objects), partitions: Mutex::default() }
+    }
+
+    fn of<'a>(&'a self, log: &'a Log) -> CachedLog<'a> {
+        CachedLog { catalog: self, log }
+    }
+}
+
+impl LogCache for Catalog {
+    fn live_files(&self, log: &Log) -> Result<Option<Vec<DataFile>>, Error> {
+        self.of(log).continued()
+    }
+
+    fn all_files(&self, log: &Log) -> Result<Option<Vec<DataFile>>, Error> {
+        self.of(log).all_files().map(Some)
+    }
+
+    fn ends_at(&self, log: &Log, start: i64) -> Result<bool, Error> {
+        self.of(log).last_file_ends_at(start)
+    }
+
+    fn is_live(&self, log: &Log, start: i64) -> Result<bool, Error> {
+        self.of(log).last_file_is_live(start)
+    }
+
+    fn remember(&self, log: &Log, file: &DataFile, revision: &Revision) {
+        self.of(log).remember(file, revision);
+    }
+
+    fn list_anew(&self, log: &Log) {
+        self.of(log).with(|partition| partition.listed = None);
+    }
+
+    fn index_is_old(&self, log: &Log) -> bool {
+        self.of(log).index_is_old()
+    }
+
+    fn write_index(&self, log: &Log) -> Result<(), Error> {
+        self.of(log).write_index()
     }
 }
 
@@ -100,16 +147,21 @@ impl Partition {
     }
 }
 
-impl Log {
+impl CachedLog<'_> {
+    /// Runs `work` on the cached state of the partition.
+    pub fn with<T>(self, work: impl FnOnce(&mut Partition) -> T) -> T {
+        let mut partitions: MutexGuard<'_, _> = self.catalog.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        work(partitions.entry(self.log.dir.clone()).or_default())
+    }
+
     /// All files: those in the list and those that follow them.
-    pub(super) fn all_objects(&self, objects: &Arc<Objects>) -> Result<Vec<DataFile>, Error> {
-        let catalog = &self.store.catalog;
+    fn all_files(self) -> Result<Vec<DataFile>, Error> {
         self.read_index()?;
-        let expired = self.expired()?;
-        let mut listed = self.listed(objects.list_all(&self.dir, &self.marks()))?;
+        let expired = self.log.expired()?;
+        let mut listed = self.listed(self.catalog.objects.list_all(&self.log.dir, &self.marks()))?;
         listed.retain(|listed| expired.is_none_or(|before| before <= listed.name.start));
         self.read_footers(&listed)?;
-        let mut files = catalog.with(&self.dir, |partition| {
+        let mut files = self.with(|partition| {
             partition.forget_others(&listed);
             partition.files(&listed)
         });
@@ -125,7 +177,7 @@ impl Log {
                 }
             }
             if !found {
-                catalog.with(&self.dir, |partition| {
+                self.with(|partition| {
                     // A log with a gap is listed again: the list may have missed files.
                     let listed = (ends.len() < 2).then(Instant::now);
                     (partition.chain, partition.listed) = (counting, listed);
@@ -135,27 +187,21 @@ impl Log {
         }
     }
 
-    /// Forces a full list on the next request.
-    pub(super) fn list_anew(&self) {
-        self.store.catalog.with(&self.dir, |partition| partition.listed = None);
-    }
-
     /// The live files if a list of the log's end is sufficient; `None` if all must be listed.
-    pub(super) fn continued(&self, objects: &Arc<Objects>) -> Result<Option<Vec<DataFile>>, Error> {
-        let catalog = &self.store.catalog;
-        let last = catalog.with(&self.dir, |partition| {
+    fn continued(self) -> Result<Option<Vec<DataFile>>, Error> {
+        let last = self.with(|partition| {
             let fresh = partition.listed.is_some_and(|at| at.elapsed() < FRESH);
             partition.chain.last().cloned().filter(|_| fresh)
         });
         let Some(last) = last else { return Ok(None) };
-        let Some(tail) = self.tail(objects, &last)? else { return Ok(None) };
+        let Some(tail) = self.tail(&last)? else { return Ok(None) };
         // Compacted files require a full list.
         if tail.iter().any(|listed| listed.name.start >= last.next && listed.name.next.is_some()) {
             return Ok(None);
         }
         let news: Vec<Listed> = tail.into_iter().filter(|listed| listed.name.start >= last.next).collect();
         self.read_footers(&news)?;
-        let mut more = catalog.with(&self.dir, |partition| partition.files(&news));
+        let mut more = self.with(|partition| partition.files(&news));
         let mut end = last.next;
         for file in &more {
             if file.start != end {
@@ -167,7 +213,7 @@ impl Log {
             end = file.next;
             push(&mut more, file);
         }
-        Ok(catalog.with(&self.dir, |partition| {
+        Ok(self.with(|partition| {
             // Another thread may have changed it meanwhile.
             let same = partition.chain.last().is_some_and(|now| *now == last);
             same.then(|| {
@@ -178,30 +224,31 @@ impl Log {
     }
 
     /// The names from this file on; `None` if the file no longer exists.
-    fn tail(&self, objects: &Arc<Objects>, file: &DataFile) -> Result<Option<Vec<Listed>>, Error> {
-        let tail = self.listed(objects.list_from(&self.dir, &format!("{:020}", file.start)))?;
-        let stands =
-            |partition: &mut Partition| tail.iter().any(|listed| file.is_named(listed.name) && partition.knows(listed));
-        Ok(self.store.catalog.with(&self.dir, stands).then_some(tail))
+    fn tail(self, file: &DataFile) -> Result<Option<Vec<Listed>>, Error> {
+        let tail = self.listed(self.catalog.objects.list_from(&self.log.dir, &format!("{:020}", file.start)))?;
+        let stands = |partition: &mut Partition| {
+            tail.iter().any(|listed| is_named(file, listed.name) && partition.knows(listed))
+        };
+        Ok(self.with(stands).then_some(tail))
     }
 
     /// Start of the very first file, which never changes.
-    fn known_first(&self) -> Result<Option<i64>, Error> {
-        if let Some(first) = self.store.catalog.with(&self.dir, |partition| partition.first) {
+    fn known_first(self) -> Result<Option<i64>, Error> {
+        if let Some(first) = self.with(|partition| partition.first) {
             return Ok(Some(first));
         }
-        let first = self.first()?;
-        self.store.catalog.with(&self.dir, |partition| partition.first = first);
+        let first = self.log.first()?;
+        self.with(|partition| partition.first = first);
         Ok(first)
     }
 
     /// The small file that starts here, if it exists.
-    fn follows(&self, start: i64) -> Result<Option<DataFile>, Error> {
+    fn follows(self, start: i64) -> Result<Option<DataFile>, Error> {
         let name = Name::small(start);
-        match self.footer(name) {
+        match self.log.footer(name) {
             Ok(file) => {
                 let known = Known::new(None, file.clone());
-                self.store.catalog.with(&self.dir, |partition| partition.footers.insert(name, known));
+                self.with(|partition| partition.footers.insert(name, known));
                 Ok(Some(file))
             }
             Err(error) if error.is_gone() => Ok(None),
@@ -209,8 +256,8 @@ impl Log {
         }
     }
 
-    fn listed(&self, entries: std::io::Result<Vec<Entry>>) -> Result<Vec<Listed>, Error> {
-        let entries = entries.map_err(Error::io("list", &self.dir))?;
+    fn listed(self, entries: std::io::Result<Vec<Entry>>) -> Result<Vec<Listed>, Error> {
+        let entries = entries.map_err(Error::io("list", &self.log.dir))?;
         let named = |entry: Entry| Some(Listed { name: Name::parse(&entry.name)?, tag: entry.tag });
         let mut listed: Vec<Listed> = entries.into_iter().filter_map(named).collect();
         listed.sort_unstable_by_key(|listed| listed.name);
@@ -218,27 +265,25 @@ impl Log {
     }
 
     /// Names at which a full list can be split, to list the parts concurrently.
-    fn marks(&self) -> Vec<String> {
-        let mut names =
-            self.store.catalog.with(&self.dir, |partition| partition.footers.keys().copied().collect::<Vec<_>>());
+    fn marks(self) -> Vec<String> {
+        let mut names = self.with(|partition| partition.footers.keys().copied().collect::<Vec<_>>());
         names.sort_unstable();
-        names.chunks(super::objects::PAGE).skip(1).map(|page| page[0].to_string()).collect()
+        names.chunks(PAGE).skip(1).map(|page| page[0].to_string()).collect()
     }
 
     /// Reads the unknown footers concurrently.
-    fn read_footers(&self, listed: &[Listed]) -> Result<(), Error> {
-        let catalog = &self.store.catalog;
+    fn read_footers(self, listed: &[Listed]) -> Result<(), Error> {
         let unknown: Vec<&Listed> =
-            catalog.with(&self.dir, |partition| listed.iter().filter(|listed| !partition.knows(listed)).collect());
+            self.with(|partition| listed.iter().filter(|listed| !partition.knows(listed)).collect());
         each(&unknown, AT_ONCE, |Listed { name, tag }| {
-            match self.footer(*name) {
+            match self.log.footer(*name) {
                 Ok(file) => {
                     let known = Known::new(tag.clone(), file);
-                    catalog.with(&self.dir, |partition| partition.footers.insert(*name, known));
+                    self.with(|partition| partition.footers.insert(*name, known));
                 }
                 // Replaced by a larger file meanwhile, or the list still shows a deleted file.
                 Err(error) if error.is_gone() => {
-                    catalog.with(&self.dir, |partition| partition.footers.remove(name));
+                    self.with(|partition| partition.footers.remove(name));
                 }
                 Err(error) => return Err(error),
             }
@@ -248,10 +293,10 @@ impl Log {
     }
 
     /// Caches a file that this process wrote.
-    pub(super) fn remember(&self, file: &DataFile, revision: &Revision) {
-        let Some(version) = &revision.of_object else { return };
-        let known = Known::new(version.e_tag.clone(), file.clone());
-        self.store.catalog.with(&self.dir, |partition| {
+    fn remember(self, file: &DataFile, revision: &Revision) {
+        let Revision::Object { e_tag, .. } = revision else { return };
+        let known = Known::new(e_tag.clone(), file.clone());
+        self.with(|partition| {
             partition.footers.insert(Name::small(file.start), known);
             match partition.chain.last() {
                 Some(last) if last.next == file.start => push(&mut partition.chain, file.clone()),
@@ -265,26 +310,31 @@ impl Log {
     ///
     /// Replaced files are deleted in the order of their names. So as long as the log's last known file exists, its successors
     /// exist too, or larger files that begin at their starts, and all of them are in the list from there.
-    pub(super) fn last_object_ends_at(&self, objects: &Arc<Objects>, start: i64) -> Result<bool, Error> {
-        let tail = self.tail_before(objects, start)?;
+    fn last_file_ends_at(self, start: i64) -> Result<bool, Error> {
+        let tail = self.tail_before(start)?;
         Ok(tail.is_some_and(|tail| !tail.iter().any(|listed| listed.name.start >= start || listed.name.covers(start))))
     }
 
     /// Whether a new file follows an existing file and no large file covers its range, so that it is live. `false` means
     /// unknown.
-    pub(super) fn last_object_stands(&self, objects: &Arc<Objects>, start: i64) -> Result<bool, Error> {
-        let tail = self.tail_before(objects, start)?;
+    fn last_file_is_live(self, start: i64) -> Result<bool, Error> {
+        let tail = self.tail_before(start)?;
         Ok(tail.is_some_and(|tail| !tail.iter().any(|listed| listed.name.covers(start))))
     }
 
     /// The names from the file on that ends here, if the log is known to end with it.
-    fn tail_before(&self, objects: &Arc<Objects>, start: i64) -> Result<Option<Vec<Listed>>, Error> {
-        let last = self.store.catalog.with(&self.dir, |partition| partition.chain.last().cloned());
+    fn tail_before(self, start: i64) -> Result<Option<Vec<Listed>>, Error> {
+        let last = self.with(|partition| partition.chain.last().cloned());
         match last.filter(|last| last.next == start) {
-            Some(last) => self.tail(objects, &last),
+            Some(last) => self.tail(&last),
             None => Ok(None),
         }
     }
+}
+
+/// Whether the file has this name.
+fn is_named(file: &DataFile, name: Name) -> bool {
+    file.path.file_name().is_some_and(|own| own == name.to_string().as_str())
 }
 
 /// Starts of possibly missing files: the ends of the log and of its parts.

@@ -1,0 +1,228 @@
+//! The storage backend of a store: what a directory and an object store have in common.
+//!
+//! Input: paths below the store's root. Output: bytes, lists, locks, and names that can be taken only once. On an object store a
+//! path is the URL held as a path, so that callers can show and join it like any path. disk.rs implements [`Backend`] for
+//! directories, objects/ for object stores; place.rs selects one. backend/contract.rs tests all of them alike.
+
+#[cfg(test)]
+pub(super) mod contract;
+
+use std::fmt::Debug;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use parquet::errors::Result as ParquetResult;
+use parquet::file::reader::{ChunkReader, Length};
+
+use super::Error;
+use super::checksums::Checksums;
+use super::log_cache::LogCache;
+use super::write::Span;
+
+/// A file in a list.
+#[derive(Debug, Clone, Default)]
+pub struct Entry {
+    /// File name without the directory.
+    pub name: String,
+    /// Modification time, if the list has it.
+    pub modified: Option<SystemTime>,
+    /// ETag or version, if the list has it.
+    pub tag: Option<String>,
+}
+
+/// The version of a file when it was read, which a conditional put expects to be unchanged.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Revision {
+    /// The file did not exist, or the backend has no revisions.
+    #[default]
+    None,
+    /// The version of an object.
+    Object {
+        /// ETag.
+        e_tag: Option<String>,
+        /// Version id.
+        version: Option<String>,
+    },
+}
+
+/// Who may read a new file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// All that the umask allows.
+    Shared,
+    /// The owner only.
+    Owner,
+}
+
+/// Files, names and locks of a store. Calls block until they have an effect or fail.
+pub trait Backend: Debug + Send + Sync {
+    /// Whether the backend is a directory.
+    fn is_disk(&self) -> bool;
+
+    /// Polling interval for changes: `on_disk` for a disk, at least a second for an object store, where requests cost money.
+    fn patience(&self, on_disk: Duration) -> Duration {
+        if self.is_disk() { on_disk } else { on_disk.max(Duration::from_secs(1)) }
+    }
+
+    /// The files of a directory, unordered; empty if it does not exist. A list of an object store may lag.
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
+
+    /// The names of a directory's subdirectories.
+    fn dirs(&self, dir: &Path) -> io::Result<Vec<String>>;
+
+    /// Reads a whole file.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// Reads a mutable file and its revision; `None` and an empty revision if it does not exist.
+    fn read_revision(&self, path: &Path) -> io::Result<(Option<Vec<u8>>, Revision)>;
+
+    /// Opens a file for range reads.
+    fn open(&self, path: &Path) -> io::Result<Input>;
+
+    /// Deletes a file.
+    fn delete(&self, path: &Path) -> io::Result<()>;
+
+    /// Modification time of a file.
+    fn modified(&self, path: &Path) -> io::Result<SystemTime>;
+
+    /// Bytes that change whenever a small file does.
+    fn stamp(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// Moves a file to a unique name.
+    fn set_aside(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Creates a directory; no effect on an object store.
+    fn make_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Checks that files can be written and that a name can be taken only once, and deletes the test file.
+    fn probe(&self, path: &Path) -> io::Result<()>;
+
+    /// The directory of temporary files; for an object store on this machine.
+    fn tmp(&self) -> PathBuf;
+
+    /// Creates the directory of temporary files.
+    fn make_tmp(&self) -> Result<(), Error>;
+
+    /// Writes records without a name. `path` is the future name.
+    fn stage(&self, records: &RecordBatch, span: Span, path: &Path) -> Result<Staged, Error>;
+
+    /// Puts bytes under a name that must be free. `None` if it was taken; then nothing changed.
+    fn publish(&self, bytes: &[u8], path: &Path) -> Result<Option<Revision>, Error>;
+
+    /// Puts a synced temporary file under a name that must be free; keeps the temporary file. `None` if the name was taken.
+    fn publish_file(&self, scratch: &Path, path: &Path) -> Result<Option<Revision>, Error>;
+
+    /// Replaces a file if it still has the revision that was read; `false` if another process changed it. A disk has no
+    /// revisions, so the caller's lock must exclude others.
+    fn replace(&self, bytes: &[u8], path: &Path, read: &Revision, access: Access) -> Result<bool, Error>;
+
+    /// Takes a lock file for the life of the process; `None` if another process holds it.
+    fn try_lock(&self, path: &Path) -> Result<Option<Held>, Error>;
+
+    /// Whether a lock of [`Backend::try_lock`] was held and may be lost.
+    fn lost_lock(&self) -> bool {
+        false
+    }
+
+    /// Waits for a lock file. Calls `waits` if another process holds it.
+    fn lock(&self, path: &Path, waits: &dyn Fn()) -> Result<Held, Error>;
+
+    /// Takes the lock of a directory's files; `None` if another process holds it, or a disk has no such directory. `waits`: whether
+    /// to watch a held lease until it is clear whether its holder lives; the kernel releases file locks at once.
+    fn try_lock_dir(&self, dir: &Path, waits: bool) -> Result<Option<Held>, Error>;
+
+    /// Waits for the lock of a directory on a disk, and creates the directory. `None` on an object store, where
+    /// [`Backend::replace`] needs no lock.
+    fn lock_dir(&self, dir: &Path) -> Result<Option<Held>, Error>;
+
+    /// A new cache of file lists and footers.
+    fn log_cache(&self) -> Arc<dyn LogCache>;
+
+    /// The client for a query engine; `None` for a disk.
+    #[cfg(feature = "object-stores")]
+    fn client(&self) -> Option<Arc<dyn object_store::ObjectStore>> {
+        None
+    }
+}
+
+/// A written file without a name.
+#[derive(Debug)]
+pub struct Staged {
+    /// The file.
+    pub file: Box<dyn StagedFile>,
+    /// Bytes.
+    pub size: u64,
+    /// Checksums of its parts.
+    pub checksums: Checksums,
+}
+
+/// A written file without a name.
+pub trait StagedFile: Debug + Send + Sync {
+    /// Publishes the file if its name is free. `None` if it was taken. Can be retried after an error.
+    fn publish(&self, path: &Path) -> Result<Option<Revision>, Error>;
+}
+
+/// A held lock, released when dropped or when the process ends.
+#[derive(Debug)]
+pub struct Held(Box<dyn Lock>);
+
+/// A lock of a backend, released on drop.
+pub trait Lock: Debug + Send + Sync {
+    /// Whether the lock is certainly still held.
+    fn holds(&self) -> bool;
+}
+
+impl Held {
+    pub(super) fn new(lock: impl Lock + 'static) -> Self {
+        Self(Box::new(lock))
+    }
+
+    /// Whether the lock is certainly still held.
+    pub(super) fn holds(&self) -> bool {
+        self.0.holds()
+    }
+}
+
+/// A file, open for range reads.
+#[derive(Debug)]
+pub struct Input(Box<dyn RangeReader>);
+
+/// Range reads of a file.
+pub trait RangeReader: Debug + Send + Sync {
+    /// Bytes.
+    fn size(&self) -> u64;
+
+    /// A sequential reader from this position.
+    fn reader(&self, start: u64) -> ParquetResult<Box<dyn Read>>;
+
+    /// Reads `length` bytes from `start` on.
+    fn bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes>;
+}
+
+impl Input {
+    pub(super) fn new(file: impl RangeReader + 'static) -> Self {
+        Self(Box::new(file))
+    }
+}
+
+impl Length for Input {
+    fn len(&self) -> u64 {
+        self.0.size()
+    }
+}
+
+impl ChunkReader for Input {
+    type T = Box<dyn Read>;
+
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        self.0.reader(start)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        self.0.bytes(start, length)
+    }
+}
