@@ -269,3 +269,19 @@ fn sync_parent(path: &Path) -> Result<(), Error> {
     let dir = path.parent().unwrap_or(Path::new("."));
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("sync", dir))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::contract::{Two, test_contract};
+    use crate::place::Place;
+
+    fn two() -> (Two, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().to_owned();
+        let [one, other] = [(); 2].map(|()| Place::new(Disk::new(&root)));
+        (Two { one, other, root }, dir)
+    }
+
+    test_contract!(two);
+}

@@ -259,3 +259,35 @@ fn user() -> u32 {
     // SAFETY: geteuid has no arguments, no side effects and cannot fail.
     unsafe { libc::geteuid() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::flaky::Flaky;
+    use crate::backend::contract::{Two, test_contract};
+
+    use super::*;
+
+    /// The same prefix of a service as seen by two processes.
+    fn two(service: impl ObjectStore + Clone) -> (Two, ()) {
+        let root = "s3://test/a/store";
+        let [one, other] = [(); 2].map(|()| {
+            let service = Arc::new(service.clone());
+            Place::new(ObjectBackend::over(root, service).unwrap())
+        });
+        (Two { one, other, root: PathBuf::from(root) }, ())
+    }
+
+    /// Requests neither fail nor lag.
+    mod in_memory {
+        use super::*;
+
+        test_contract!(|| two(Flaky::slow(Duration::ZERO, 1)));
+    }
+
+    /// Requests fail before or after they take effect, and lists lag.
+    mod with_faults {
+        use super::*;
+
+        test_contract!(|| two(Flaky::new(1)));
+    }
+}
