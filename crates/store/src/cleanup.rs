@@ -70,24 +70,3 @@ pub fn run() {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // One test, for `run` empties the registry of the process.
-    #[test]
-    fn registered_files_are_deleted_and_unregistered_ones_are_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let [temporary, renamed] = ["temporary", "renamed"].map(|name| dir.path().join(name));
-        for path in [&temporary, &renamed] {
-            std::fs::write(path, "rows").unwrap();
-        }
-        let first = file(&temporary);
-        drop(file(&renamed));
-        run();
-        run();
-        assert!(!temporary.exists() && renamed.exists());
-        drop(first);
-    }
-}

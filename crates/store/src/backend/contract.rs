@@ -287,9 +287,9 @@ pub fn a_lock_is_waited_for(two: &Two) {
 
 pub fn directories_are_locked(two: &Two) {
     let dir = two.root.join("dir");
-    let held = two.one.try_lock_dir(&dir).unwrap().unwrap();
+    let held = two.one.try_lock_dir(&dir, true).unwrap().unwrap();
     assert!(held.holds());
-    assert!(two.other.try_lock_dir(&dir).unwrap().is_none());
+    assert!(two.other.try_lock_dir(&dir, true).unwrap().is_none());
     drop(held);
-    assert!(two.other.try_lock_dir(&dir).unwrap().is_some());
+    assert!(two.other.try_lock_dir(&dir, true).unwrap().is_some());
 }
