@@ -108,6 +108,7 @@ impl Objects {
             for_queries,
             runtime,
             feeding: Mutex::default(),
+            sightings: Mutex::default(),
         })
     }
 
