@@ -269,11 +269,10 @@ impl Up {
             self.replay(store, stream, file, control, cut, terminal).await?;
             flush(control).await;
         }
-        tracing::info!(
-            "{} in the store {}; training",
-            count(store.snapshot()?.rows(), "record"),
-            store.root().display()
-        );
+        // The training reports lost or damaged files of the store; ingest continues.
+        if let Ok(snapshot) = store.snapshot() {
+            tracing::info!("{} in the store {}; training", count(snapshot.rows(), "record"), store.root().display());
+        }
         let train::Training { n: mut known, mut outcomes } = self.first_training(store, state).await;
         state.warming.store(false, Ordering::SeqCst);
         for line in tables::models(&outcomes).lines() {
@@ -287,6 +286,7 @@ impl Up {
         }
         let written = || control.progress.files.load(Ordering::Relaxed);
         let (mut trained, mut looked, mut seen) = (Instant::now(), Instant::now(), written());
+        let mut told = String::new();
         loop {
             tokio::time::sleep(Duration::from_millis(250)).await;
             // Another process may feed the same store, so the store is checked periodically even if this process
@@ -297,7 +297,20 @@ impl Up {
             }
             (looked, seen) = (Instant::now(), written());
             let asked = store.clone();
-            let now = super::blocking(move || Ok(asked.snapshot()?.rows())).await?;
+            let now = match super::blocking(move || Ok(asked.snapshot()?.rows())).await {
+                Ok(now) => now,
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    if told != why {
+                        tracing::warn!(
+                            "{why}; ingest continues, and models are trained again once the store can be read"
+                        );
+                        told = why;
+                    }
+                    continue;
+                }
+            };
+            told.clear();
             if now <= known || (now - known) * 10 < known {
                 continue;
             }

@@ -10,17 +10,17 @@ use common::{Ended, Place, Running, files};
 use crate::common;
 
 /// Number of records in the topic.
-const ROWS: i64 = 1_500;
+pub(super) const ROWS: i64 = 1_500;
 
 /// A broker with a topic of two partitions, and a store with all its records.
-struct Fed {
-    place: Place,
+pub(super) struct Fed {
+    pub(super) place: Place,
     _broker: Running,
-    address: String,
+    pub(super) address: String,
 }
 
 impl Fed {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let place = Place::new();
         let mut broker = place.start(&["broker", "--topic", "products", "--partitions", "2"]);
         let address = broker.line_with("");
@@ -33,7 +33,7 @@ impl Fed {
     }
 
     /// Copies the whole store.
-    fn copy(&self) -> PathBuf {
+    pub(super) fn copy(&self) -> PathBuf {
         let store = self.place.path("store");
         let _ = fs::remove_dir_all(&store);
         let copied = Command::new("cp").arg("-r").arg(self.place.path("whole")).arg(&store).status().unwrap();
@@ -41,7 +41,7 @@ impl Fed {
         store
     }
 
-    fn ingest(&self, store: &str, code: i32) -> Ended {
+    pub(super) fn ingest(&self, store: &str, code: i32) -> Ended {
         let args =
             ["ingest", "--until-end", "--batch-rows", "200", "--store", store, "--bootstrap-servers", &self.address];
         let ended = self.place.run(&args);
@@ -49,21 +49,21 @@ impl Fed {
         ended
     }
 
-    fn doctor(&self) -> Ended {
+    pub(super) fn doctor(&self) -> Ended {
         self.place.run(&["doctor", "--bind", "127.0.0.1:0"])
     }
 
     /// The faults that doctor reports for the store.
-    fn faults(&self) -> String {
+    pub(super) fn faults(&self) -> String {
         self.store_faults(&self.doctor())
     }
 
-    fn store_faults(&self, doctor: &Ended) -> String {
+    pub(super) fn store_faults(&self, doctor: &Ended) -> String {
         let said = &doctor.stdout;
         said.lines().filter(|line| line.contains("  store  ") && line.contains("MEND")).collect::<Vec<_>>().join("\n")
     }
 
-    fn records(&self, store: &str) -> (i64, i64) {
+    pub(super) fn records(&self, store: &str) -> (i64, i64) {
         let sql = "SELECT count(*), count(DISTINCT _partition * 1000000 + _offset) FROM records";
         let csv = self.place.ok(&["sql", "--store", store, "--format", "csv", "-c", sql]);
         let (all, different) = csv.lines().nth(1).and_then(|line| line.split_once(',')).unwrap();
@@ -349,6 +349,8 @@ fn a_store_ahead_of_its_topic_is_told_and_read_into_another() {
         let said = place.fails(3, &[&["ingest", "--bootstrap-servers", &address], more].concat());
         assert!(said.contains("is ahead of its topic"), "{more:?}: {said}");
     }
+    let said = place.fails(3, &["up", "--bind", "127.0.0.1:0", "--bootstrap-servers", &address]);
+    assert!(said.contains("is ahead of its topic"), "up: {said}");
     let doctor = place.run(&["doctor", "--bind", "127.0.0.1:0", "--bootstrap-servers", &address]);
     assert_eq!(doctor.code, Some(1));
     assert!(doctor.stdout.contains("is ahead of its topic"), "{}", doctor.stdout);

@@ -19,4 +19,5 @@ mod kafka;
 mod mixed_ingest;
 mod objects;
 mod slices;
+mod store_sources;
 mod up;
