@@ -71,7 +71,7 @@ fn a_lost_note_of_expired_records_is_written_again() {
     // The files of expired records remain for the grace period, so only `_expired` and the mark exclude them.
     let mut left = ROWS;
     eventually("the oldest records to expire", || {
-        place.ok(&["compact", "--keep-for", "1s", "--grace", "1d"]);
+        place.ok(&["compact", "--keep-for", "1s", "--grace", "1d", "--roll-bytes", "1"]);
         left = fed.records("store").0;
         left < ROWS
     });
@@ -91,6 +91,7 @@ fn a_lost_note_of_expired_records_is_written_again() {
         assert_eq!(fed.doctor().code, Some(1));
         assert_eq!(fed.records("store"), (left, left), "{name}, {content:?}");
         place.ok(&["files"]);
+        place.ok(&["compact", "--roll-bytes", "1"]);
         fed.ingest("store", 0);
         assert_eq!(fed.records("store"), (left, left), "{name}, {content:?}");
         assert_eq!(fed.faults(), "", "{name}, {content:?}");

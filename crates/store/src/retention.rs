@@ -56,7 +56,7 @@ struct Line {
 impl Line {
     fn parse(line: &str) -> Option<Self> {
         let (before, since) = line.split_once(' ')?;
-        let since = Duration::from_millis(since.trim().parse().ok()?);
+        let since = Duration::from_millis(since.parse().ok()?);
         Some(Self { before: before.parse().ok()?, since: SystemTime::UNIX_EPOCH + since })
     }
 
@@ -112,6 +112,11 @@ impl Log {
     /// Expires records, and deletes files whose grace period is over; returns the number of records and of files.
     pub(super) fn expire(&self, policy: &Policy, alone: &Held) -> Result<(u64, u64), Error> {
         let path = self.dir.join(NAME);
+        if matches!(self.read_expired(), Err(Error::Unusable { .. }))
+            && let Some(before) = self.expired()?
+        {
+            self.restore_expired(before)?;
+        }
         let (bytes, revision) = self.store.read_revision(&path)?;
         let mut lines = lines(bytes.as_deref().unwrap_or_default(), path.clone())?;
         let mut records = 0;
@@ -204,7 +209,9 @@ fn first_kept(files: &[DataFile], keep: &RetentionPolicy) -> Result<(usize, Opti
 
 fn lines(bytes: &[u8], path: PathBuf) -> Result<Vec<Line>, Error> {
     let text = String::from_utf8_lossy(bytes);
-    let parsed: Option<Vec<Line>> = text.lines().map(Line::parse).collect();
+    // Each line ends with a line feed, so a file that was cut is recognised: half a time would be a time long ago.
+    let parsed: Option<Vec<Line>> =
+        text.split_inclusive('\n').map(|line| Line::parse(line.strip_suffix('\n')?)).collect();
     let fix = "delete it; compact and ingest write it anew once records expire".to_owned();
     let why = || format!("expected lines of an offset and a time, found {text:?}");
     parsed.ok_or_else(|| Error::Unusable { path, why: why(), fix })
@@ -324,6 +331,15 @@ mod tests {
         assert_eq!(befores, [2, 3, 10, 20], "of those whose grace is over only the last one");
         // Less than three hours since the last line: further expiry waits.
         assert_eq!(log.compact(&policy(Some(Duration::ZERO), None, DAY)).unwrap().expired, 0);
+        let whole = std::fs::read(&path).unwrap();
+        for length in 1..whole.len() {
+            let cut = lines(&whole[..length], path.clone());
+            assert!(cut.is_err() || whole[..length].ends_with(b"\n"), "{length}");
+        }
+        // Compaction restores what is damaged from the mark, and the grace period begins again.
+        std::fs::write(&path, &whole[..whole.len() - 5]).unwrap();
+        assert_eq!(log.compact(&policy(None, None, DAY)).unwrap().deleted, 0);
+        assert_eq!(log.read_expired().unwrap(), Some(20));
         std::fs::write(&path, "soon").unwrap();
         assert_eq!(log.expired().unwrap(), Some(20), "the mark tells");
         std::fs::remove_file(log.mark_file()).unwrap();
