@@ -297,9 +297,14 @@ fn what_names_no_bucket_is_refused_in_one_line() {
     let Some(bucket) = Bucket::new() else { return };
     let place = bucket.machine();
     for url in ["s3://", "s3:///a/store"] {
-        let error = place.fails(1, &["files", "--store", url]);
-        assert!(error.contains("it names no bucket; expected s3://bucket/prefix"), "{error}");
+        let error = place.fails(2, &["files", "--store", url]);
+        assert!(error.contains("the URL names no bucket; expected s3://bucket/prefix"), "{error}");
     }
     let error = place.fails(1, &["up", "--bind", "127.0.0.1:0", "--store", "s3://no-such-bucket/a"]);
-    assert!(error.contains("s3://no-such-bucket/a") && error.contains("does the bucket exist?"), "{error}");
+    assert!(error.contains("s3://no-such-bucket/a") && error.contains("create the bucket"), "{error}");
+    // Commands that only read must not take it for an empty store.
+    for command in [&["sql", "-c", "SELECT count(*) FROM products"][..], &["train"], &["verify", "price_rating"]] {
+        let error = place.fails(1, &[command, &["--store", "s3://no-such-bucket/a"]].concat());
+        assert!(error.contains("NoSuchBucket") && error.contains("create the bucket"), "{error}");
+    }
 }

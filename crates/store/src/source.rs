@@ -72,9 +72,14 @@ impl Store {
 
     fn source_as_read(&self) -> Result<(Option<Source>, Revision), Error> {
         let path = self.source_file();
-        let (bytes, revision) = self.read_revision(&path)?;
+        let (mut bytes, mut revision) = self.read_revision(&path)?;
+        let has_records = bytes.is_none() && self.has_records()?;
+        if has_records {
+            // Another process may have created the store, `source.json` first, between the two requests.
+            (bytes, revision) = self.read_revision(&path)?;
+        }
         let Some(bytes) = bytes else {
-            return match self.has_records()? {
+            return match has_records {
                 true => Err(Error::NoSource { fix: self.source_fix(), path }),
                 false => Ok((None, revision)),
             };
