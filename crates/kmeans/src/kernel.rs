@@ -199,7 +199,7 @@ fn fused<S: Simd, const D: usize, const K: usize, const WEIGHTED: bool>(
             }
             for c in 0..K {
                 let here = label.simd_eq(names[c]);
-                // The same sum in two forms: for instruction sets with and without masked operations.
+                // One sum in two forms, for instruction sets with and without masked operations.
                 if width == LANES {
                     for f in 0..D {
                         sums[c][f] = here.select(sums[c][f] + off[f], sums[c][f]);

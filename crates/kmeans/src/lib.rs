@@ -324,7 +324,7 @@ fn labels(points: &Points<'_>, standardised: &[f64], rows: std::ops::Range<usize
 pub fn nearest(row: &[f64], centroids: &Array2<f64>) -> (usize, f64) {
     let mut best = (0, f64::INFINITY);
     for (cluster, centroid) in centroids.rows().into_iter().enumerate() {
-        // The same order of summation as in the passes, so that a row on a border is assigned alike.
+        // Terms are added in the order of the passes, so that a row on a border gets the same cluster.
         let squared = row.iter().zip(centroid).fold(0.0, |sum, (x, c)| sum + (x - c) * (x - c));
         if squared < best.1 {
             best = (cluster, squared);

@@ -88,7 +88,7 @@ impl<'a> Points<'a> {
         Self::of(scale, columns.iter().map(Column::from).collect())
     }
 
-    /// The same with columns of Arrow or ndarray.
+    /// Points over columns of Arrow or ndarray.
     pub fn of(scale: &Scale, columns: Vec<Column<'a>>) -> Self {
         let mut points = Self {
             columns: Vec::with_capacity(columns.len()),
@@ -123,7 +123,7 @@ impl<'a> Points<'a> {
         Self { level, ..self }
     }
 
-    /// The same rows with weights, one per row.
+    /// Adds weights, one per row.
     pub fn with_weights(self, weights: Vec<f64>) -> Self {
         Self { weights: Some(Cow::Owned(weights)), ..self }
     }

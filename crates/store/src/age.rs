@@ -13,7 +13,7 @@ use crate::times::{self, likely_unit};
 
 /// 2026-01-01, in milliseconds since 1970. Every build is newer, so a clock before this is wrong.
 const BUILT_AFTER: i64 = 1_767_225_600_000;
-/// How far producers' clocks may be ahead of this machine's.
+/// Tolerated difference between a producer's clock and the clock of this machine, if the producer's is ahead.
 const AHEAD: Duration = Duration::from_secs(86_400);
 
 /// Statistics of the timestamps in a file.
@@ -68,8 +68,8 @@ pub fn implausible(millis: i64) -> String {
     format!("the timestamp {millis} is {} in milliseconds{likely}", times::text(millis))
 }
 
-/// How many files, from the oldest on, hold only records older than `age`, and the reason why it is not more if an age is
-/// unknown.
+/// The number of files, from the oldest on, that hold only records older than `age`. If an unknown age ends the count, also the
+/// reason.
 pub(super) fn older_than(files: &[DataFile], age: Duration) -> Result<(usize, Option<String>), Error> {
     let now = times::millis(SystemTime::now());
     if let Some(why) = wrong_clock(files, now)? {

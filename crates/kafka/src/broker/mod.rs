@@ -70,7 +70,7 @@ pub struct Topic {
 const RETRY: Duration = Duration::from_millis(200);
 
 impl Cluster {
-    /// The same cluster with a timeout of at most `timeout`.
+    /// A copy of this cluster whose timeout is at most `timeout`.
     pub fn within(&self, timeout: Duration) -> Self {
         Self { timeout: timeout.min(self.timeout), ..self.clone() }
     }
@@ -248,7 +248,7 @@ impl Cluster {
         }
     }
 
-    /// The same over an existing client.
+    /// The offsets of the partitions, over an existing client.
     fn offsets_by<C: ClientContext>(
         &self,
         client: &Client<C>,
