@@ -8,40 +8,35 @@ mod dataset;
 mod distributed;
 #[cfg(feature = "distributed")]
 mod distributed_sql;
+mod entities;
+mod job;
 mod refusal;
 mod request_fit;
+mod serving_models;
 pub mod verify;
 pub mod worker;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, UInt32Array};
-use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, TimestampMillisecondType};
 use datafusion::prelude::SessionContext;
-use dataset::{Prefix, Rows, Sample, rows};
+use dataset::{Input, Rows, rows};
+use job::{Job, JobOutcome, settings};
 use refusal::Refusal;
 pub use request_fit::{RequestFit, RequestFitError, fit_for_request};
 use serde::{Deserialize, Serialize};
+use serving_models::{ServingModels, with_sample};
 /// The seed of the restarts.
 pub use tercile_kmeans::SEED;
 use tercile_kmeans::column_buffer::{self, Space};
-use tercile_kmeans::features::Scale;
-use tercile_kmeans::parallel::processors;
-use tercile_kmeans::{self as kmeans, Fit, Limits, Settings, Step};
+use tercile_kmeans::{Limits, Step};
 use tercile_store::{self as store, Held, Snapshot, Store};
 use tokio::task::JoinSet;
 
 use crate::engine::{self, cluster::Engine};
-use crate::fit::Sampled;
-use crate::model::cluster_ids::{newcomers, numbers, renumbered};
-use crate::model::describe::{Before, Shortage, describe, short_of_words, words_changed};
-use crate::model::parts::Shapes;
-use crate::model::{Cut, METHOD, Model, ModelRegistry, Predecessor, PromotedBy, Receipt, Trained, clusters, imputed};
-use crate::slices::{SLICES, Slicing as _, Thirds, all_slices};
+use crate::model::{Cut, Model, ModelRegistry, Predecessor, PromotedBy};
+use crate::slices::{self, SLICES, all_slices};
 use crate::sql::{Files, Segmentation};
 
 /// Runs until assignments are stable. The iteration limit has never been reached.
@@ -75,7 +70,17 @@ pub struct Outcome {
     pub fresh: bool,
     /// The reason why this training produced no model.
     pub refused: Option<String>,
+    /// The same without the key of an entity; `None` if `refused` contains none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_without_key: Option<String>,
     pub seconds: Seconds,
+}
+
+impl Outcome {
+    /// The reason of the refusal for logs and for readers who may not see keys of entities.
+    pub fn public_refusal(&self) -> Option<&String> {
+        self.refused_without_key.as_ref().or(self.refused.as_ref())
+    }
 }
 
 /// Durations in seconds.
@@ -161,9 +166,11 @@ pub async fn train(store: &Store, files: &Files, options: &Options) -> Result<Tr
     let snapshot = store.snapshot()?;
     let ctx = engine::open_within(&snapshot, files, options.limits(snapshot.rows())).await?;
     let segmentations = engine::segmentations(&ctx, files).await?;
-    let stream = Arc::new(stream(&ctx, &snapshot).await?);
+    let (stream, cuts) = stream(&ctx, &snapshot).await?;
+    let stream = Arc::new(stream);
+    let input = Input { ctx, snapshot, files: files.clone(), cuts };
     let mut preparing = JoinSet::new();
-    let outcomes = train_all((ctx, store), segmentations, (&stream, options), &mut preparing).await;
+    let outcomes = train_all((input, store), segmentations, (&stream, options), &mut preparing).await;
     // Cancelling the preparation of further segmentations deletes their temporary files.
     preparing.shutdown().await;
     Ok(Training { n: stream.n, outcomes: outcomes? })
@@ -172,16 +179,15 @@ pub async fn train(store: &Store, files: &Files, options: &Options) -> Result<Tr
 type Prepared = (Segmentation, Result<Box<dyn Rows>, engine::Error>);
 
 async fn train_all(
-    (ctx, store): (SessionContext, &Store),
+    (input, store): (Input, &Store),
     segmentations: Vec<Segmentation>,
     (stream, options): (&Arc<Stream>, &Options),
     preparing: &mut JoinSet<Prepared>,
 ) -> Result<Vec<Outcome>, Error> {
-    let most = stream.n as usize;
     let mut coming = segmentations.into_iter().map(|segmentation| {
-        let (ctx, store, options) = (ctx.clone(), store.clone(), options.clone());
+        let (input, store, options) = (input.clone(), store.clone(), options.clone());
         async move {
-            let rows = rows(&ctx, &segmentation, (most, &options, &store)).await;
+            let rows = rows(&input, &segmentation, (&options, &store)).await;
             (segmentation, rows)
         }
     });
@@ -193,7 +199,8 @@ async fn train_all(
     while let Some(prepared) = preparing.join_next().await {
         let (segmentation, rows) = prepared.map_err(|e| Error::Cut(e.to_string()))?;
         // A failure of the cluster is not a property of the rows.
-        let rows = if options.engine == Engine::Local { rows } else { Ok(rows?) };
+        let here = options.engine == Engine::Local || !segmentation.entity.is_empty();
+        let rows = if here { rows } else { Ok(rows?) };
         coming.by_ref().take(ahead).for_each(|next| drop(preparing.spawn(next)));
         let (store, stream, options) = (store.clone(), Arc::clone(stream), options.clone());
         let work = move || match train_segmentation(&store, &segmentation, rows, (&stream, &options)) {
@@ -214,29 +221,21 @@ async fn lock(store: &Store) -> Result<Held, Error> {
     Ok(locked.await.map_err(|e| Error::Cut(e.to_string()))??)
 }
 
-async fn stream(ctx: &SessionContext, snapshot: &Snapshot) -> Result<Stream, Error> {
+/// The stream and the cuts of its slices.
+async fn stream(ctx: &SessionContext, snapshot: &Snapshot) -> Result<(Stream, Arc<Vec<slices::Cut>>), engine::Error> {
     let n = snapshot.rows();
-    let cuts = "SELECT _timestamp, _partition, _offset, place FROM slice_cuts()";
-    let batch = engine::collect(ctx, cuts).await?;
-    let (times, partitions, offsets) = (
-        batch.column(0).as_primitive::<TimestampMillisecondType>(),
-        batch.column(1).as_primitive::<Int32Type>(),
-        batch.column(2).as_primitive::<Int64Type>(),
-    );
-    let found = cast(batch.column(3), &DataType::Int64).map_err(|e| engine::Error::Query(e.to_string()))?;
-    let found = found.as_primitive::<Int64Type>();
+    let cuts = Arc::new(engine::cuts(ctx).await?);
     let cut = |slice: u8| {
-        let place = Thirds.end(n, slice) as i64;
-        let row = found.values().iter().position(|&p| p == place)?;
-        let timestamp = (!times.is_null(row)).then(|| times.value(row));
-        Some(Cut { timestamp, partition: partitions.value(row), offset: offsets.value(row) })
+        let &slices::Cut { timestamp, partition, offset, .. } = cuts.iter().find(|cut| cut.slice == slice)?;
+        Some(Cut { timestamp, partition, offset })
     };
-    Ok(Stream {
+    let stream = Stream {
         topic: snapshot.topic.clone(),
         next_offsets: snapshot.next_offsets().into_iter().map(|(p, next)| (p.to_string(), next)).collect(),
         n,
         cuts: std::array::from_fn(|i| cut(i as u8 + 1)),
-    })
+    };
+    Ok((stream, cuts))
 }
 
 /// The outcome of all slices for one unusable file: no models.
@@ -247,70 +246,10 @@ fn refused(segmentation: &str, fault: &store::FileFault) -> Vec<Outcome> {
         model: None,
         fresh: false,
         refused: Some(format!("{segmentation}: {fault}")),
+        refused_without_key: None,
         seconds: Seconds { sql: 0.0, train: 0.0 },
     };
     all_slices().map(outcome).collect()
-}
-
-/// The model that serves a slice, if its file is usable, and the newest other model that may replace it.
-struct ServingModels {
-    earlier: Option<Model>,
-    newest: Option<Model>,
-    /// True if a version serves and its file is unusable.
-    lost: bool,
-}
-
-impl ServingModels {
-    /// Reads both. Each unusable file is reported once per training and skipped: new versions have new numbers, so nothing is
-    /// overwritten.
-    fn read(
-        registry: &ModelRegistry,
-        slice: u8,
-        version: Option<u64>,
-        reported: &mut BTreeSet<PathBuf>,
-    ) -> Result<Self, store::Error> {
-        let mut report = |fault: store::FileFault| {
-            if reported.insert(fault.path.clone()) {
-                tracing::warn!(
-                    "{}; the training goes on without it, and its number is not used again; if that version is needed, bring the file back from a copy",
-                    fault.found()
-                );
-            }
-        };
-        let earlier = match version.map(|version| registry.model_of(version, slice)).transpose() {
-            Err(store::Error::File(fault)) => {
-                report(*fault);
-                None
-            }
-            read => read?,
-        };
-        let lost = version.is_some() && earlier.is_none();
-        let newest = registry.newest(slice, version.filter(|_| !lost), &mut report)?;
-        Ok(Self { earlier, newest, lost })
-    }
-}
-
-/// The model, if its sample exists. Without a sample the model is trained again as a new version with a sample. On an object
-/// store each check costs a request, so the check is skipped.
-fn with_sample<'m>(
-    store: &Store,
-    registry: &ModelRegistry,
-    model: Option<&'m Model>,
-    reported: &mut BTreeSet<PathBuf>,
-) -> Option<&'m Model> {
-    let model = model?;
-    if !store.place().is_disk() {
-        return Some(model);
-    }
-    match registry.sample_of(model) {
-        Err(store::Error::File(fault)) if fault.reason != store::Reason::Unreadable => {
-            if reported.insert(fault.path.clone()) {
-                tracing::warn!("{}; a new version is made, with a sample of its own", fault.found());
-            }
-            None
-        }
-        _ => Some(model),
-    }
 }
 
 fn train_segmentation(
@@ -332,14 +271,14 @@ fn train_segmentation(
             ServingModels::read(&registry, slice, standing.version, &mut reported)?;
         // A pin remains valid while its model has the features of the current SQL. The pin of an unusable file remains valid
         // too, because the file may be restored.
-        standing.pinned &= lost || earlier.as_ref().is_some_and(|model| model.features == segmentation.features);
+        standing.pinned &= lost || earlier.as_ref().is_some_and(|model| model.is_about(segmentation));
         if let (true, true, Some(version)) = (lost, standing.pinned, standing.version) {
             let name = &segmentation.name;
             tracing::warn!(
                 "version {version} of {name} is pinned to slice {slice} and cannot serve; tercile models unpin {name} {version} lets the newest one serve"
             );
         }
-        let fits = |model: &&Model| model.features == segmentation.features && model.k as usize == segmentation.k;
+        let fits = |model: &&Model| model.is_continued_by(segmentation);
         let same_slice = if lost { newest.as_ref() } else { earlier.as_ref() };
         let predecessor = same_slice.filter(fits).or(before.as_ref().filter(fits));
         let job = Job {
@@ -354,12 +293,17 @@ fn train_segmentation(
             newest: with_sample(store, &registry, newest.as_ref(), &mut reported),
             warm: before.as_ref().filter(|model| warm && fits(model)),
         };
+        let of_slice = |why: &dyn std::fmt::Display| format!("{} of slice {slice}: {why}", segmentation.name);
+        let mut without_key = None;
         let trained = match &rows {
             Ok(rows) => match job.run(rows.as_ref()) {
                 Err(Refusal::Engine(error)) => return Err(error.into()),
-                ran => ran.map_err(|refusal| refusal.to_string()),
+                ran => ran.map_err(|refusal| {
+                    without_key = refusal.without_key().map(|why| of_slice(&why));
+                    of_slice(&refusal)
+                }),
             },
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(of_slice(error)),
         };
         // `trained` is the model of these records, which may not be the serving model.
         let (model, trained, fresh, refused) = match trained {
@@ -378,168 +322,18 @@ fn train_segmentation(
                 standing.version = Some(known.version);
                 (Some((*known).clone()), Some(*known), false, None)
             }
-            Err(why) => {
-                (earlier.clone(), earlier, false, Some(format!("{} of slice {slice}: {why}", segmentation.name)))
-            }
+            Err(why) => (earlier.clone(), earlier, false, Some(why)),
         };
         // The result of an older training must not influence this one.
         warm = refused.is_none();
         standing.refused.clone_from(&refused);
+        standing.refused_without_key.clone_from(&without_key);
         before = trained;
         let sql = rows.as_ref().map_or(0.0, |rows| rows.took().as_secs_f64());
         let seconds = Seconds { sql, train: began.elapsed().as_secs_f64() };
-        outcomes.push(Outcome { segmentation: segmentation.name.clone(), slice, model, fresh, refused, seconds });
+        let (segmentation, refused_without_key) = (segmentation.name.clone(), without_key);
+        outcomes.push(Outcome { segmentation, slice, model, fresh, refused, refused_without_key, seconds });
     }
     registry.serve(&standings, &read, PromotedBy::Training)?;
     Ok(outcomes)
-}
-
-/// The training of one slice of one segmentation.
-struct Job<'a> {
-    segmentation: &'a Segmentation,
-    slice: u8,
-    stream: &'a Stream,
-    options: &'a Options,
-    /// The model whose cluster numbers are kept.
-    predecessor: Option<&'a Model>,
-    /// The model that serves this slice, if its features or k differ.
-    replaced: Option<Predecessor>,
-    /// The previous slice's model of these records; if that slice was refused, its serving model.
-    before: Option<&'a Model>,
-    /// The model that serves this slice.
-    earlier: Option<&'a Model>,
-    /// A newer model of this slice that does not serve: after a rollback, or after an interrupted training.
-    newest: Option<&'a Model>,
-    /// The previous slice's model trained on these same records; it seeds one additional restart.
-    warm: Option<&'a Model>,
-}
-
-/// The result of a job.
-enum JobOutcome {
-    New(Box<Trained>),
-    Known(Box<Model>),
-}
-
-impl Job<'_> {
-    /// Trains a model, unless one with the same receipt exists.
-    fn run(&self, all: &dyn Rows) -> Result<JobOutcome, Refusal> {
-        let rows = all.up_to(self.slice)?;
-        let rows = rows.as_ref();
-        let receipt = self.receipt(rows);
-        let known = [self.earlier, self.newest].into_iter().flatten();
-        if let Some(known) = known.into_iter().find(|model| model.receipt.same_but_predecessor(&receipt)) {
-            return Ok(JobOutcome::Known(Box::new(known.clone())));
-        }
-        Ok(JobOutcome::New(Box::new(self.fit(all, rows, receipt)?)))
-    }
-
-    /// The inputs that determine a model of these rows.
-    fn receipt(&self, rows: &dyn Prefix) -> Receipt {
-        Receipt {
-            topic: self.stream.topic.clone(),
-            next_offsets: self.stream.next_offsets.clone(),
-            n: self.stream.n,
-            cut: self.stream.cuts[usize::from(self.slice) - 1].clone(),
-            rows_hash: rows.hash(),
-            sql_hash: self.segmentation.sql_hash.clone(),
-            starts: kmeans::starts_for(rows.rows()) as u64,
-            predecessor: self.predecessor.map(Predecessor::of),
-            replaced: self.replaced.clone(),
-            tercile: env!("CARGO_PKG_VERSION").to_owned(),
-            method: METHOD,
-        }
-    }
-
-    /// Trains the model.
-    fn fit(&self, all: &dyn Rows, rows: &dyn Prefix, receipt: Receipt) -> Result<Trained, Refusal> {
-        let Segmentation { features, k, labels, .. } = self.segmentation;
-        let scale = rows.scale(features)?;
-        let warm = self.warm.map(Model::centroids);
-        let tell = |step| {
-            (self.options.tell)(Progress::Pass { segmentation: &self.segmentation.name, slice: self.slice, step });
-        };
-        kmeans::check_rows(rows.rows())?;
-        let fit = rows.fit(&scale, &settings(*k, receipt.starts as usize), warm.as_ref(), &tell)?;
-        let number = numbers(&scale, &fit.centroids, self.predecessor);
-        let fit = renumbered(fit, &number);
-        let new = newcomers(&scale, &fit.centroids, self.predecessor);
-        let profile = rows.profile(&scale, &fit.centroids)?;
-        let before = self.predecessor.map(|model| Before::new(model, &new));
-        let shapes = Shapes { centroids: fit.centroids.view(), spread: profile.spread.view(), sizes: &fit.sizes };
-        let described = describe(&shapes, features, labels, before.as_ref());
-        for Shortage { feature, parts, words } in short_of_words(&described, features, labels) {
-            tracing::warn!(
-                "{}: slice {} has {parts} levels of {feature} and {words} words for them, so its descriptions count them, as \
-                 in \"{feature} 1 of {parts}\"; give it {k} words in the header, or choose a smaller k",
-                self.segmentation.file,
-                self.slice
-            );
-        }
-        // After a model with another k or other features there is nothing to compare.
-        let before = before.filter(|_| self.replaced.is_none());
-        let changed = before.map(|before| words_changed(&described, features, &before)).unwrap_or_default();
-        // A cluster may continue one of the previous slice but none of the model that served this slice.
-        let new: Vec<bool> = new.into_iter().map(|new| new || self.replaced.is_some()).collect();
-        let clusters = clusters(features, &fit, &profile, described, &new);
-        let moved = self.moved(all, (&scale, &fit))?;
-        let (sample, silhouette) = sample(rows, features, (&scale, &fit))?;
-        let model = Model {
-            segmentation: self.segmentation.name.clone(),
-            slice: self.slice,
-            version: 0,
-            rows: rows.rows() as u64,
-            rows_left_out: Thirds.end(self.stream.n, self.slice).saturating_sub(rows.rows() as u64),
-            imputed: Some(features.iter().cloned().zip(rows.missing()).collect()),
-            features: features.clone(),
-            mean: scale.mean,
-            std: scale.std,
-            k: *k as u32,
-            seed: SEED,
-            inertia: fit.inertia,
-            silhouette,
-            iterations: fit.iterations as u64,
-            trained_at: tercile_store::times::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
-            moved,
-            clusters,
-            words_changed: changed,
-            receipt,
-        };
-        Ok(Trained { model, sample })
-    }
-
-    /// The previous slice's rows, by their cluster in its model and in this model.
-    fn moved(&self, all: &dyn Rows, (scale, fit): (&Scale, &Fit)) -> Result<Option<Vec<Vec<u64>>>, Refusal> {
-        let Some(before) = self.before.filter(|model| model.features == self.segmentation.features) else {
-            return Ok(None);
-        };
-        let rows = all.first(self.slice - 1);
-        rows.cross((&before.scale(), &before.centroids()), (scale, &fit.centroids)).map(Some)
-    }
-}
-
-fn settings(k: usize, starts: usize) -> Settings {
-    Settings { k, seed: SEED, starts, limits: LIMITS, threads: processors() }
-}
-
-/// A sample of the rows with their clusters, and its silhouette.
-fn sample(
-    rows: &dyn Prefix,
-    features: &[String],
-    (scale, fit): (&Scale, &Fit),
-) -> Result<(RecordBatch, Option<f64>), Refusal> {
-    let Sample { partitions, offsets, features: columns, chosen } = rows.sample(scale, fit)?;
-    let mut fields =
-        vec![Field::new("_partition", DataType::Int32, true), Field::new("_offset", DataType::Int64, true)];
-    let mut all: Vec<ArrayRef> = vec![Arc::new(partitions), Arc::new(offsets)];
-    for ((name, column), mean) in features.iter().zip(&columns).zip(&scale.mean) {
-        fields.push(Field::new(name, DataType::Float64, false));
-        let imputed: Float64Array = column.iter().map(|v| v.or(Some(*mean))).collect();
-        all.push(Arc::new(imputed));
-    }
-    fields.push(Field::new("cluster", DataType::UInt32, false));
-    all.push(Arc::new(chosen.labels.iter().map(|&label| Some(u32::from(label))).collect::<UInt32Array>()));
-    fields.push(Field::new(imputed::COLUMN, DataType::UInt32, false));
-    all.push(Arc::new(imputed::masks(&columns)));
-    let silhouette = Sampled { columns, chosen }.silhouette(scale, fit.sizes.len(), processors());
-    Ok((RecordBatch::try_new(Arc::new(Schema::new(fields)), all)?, silhouette))
 }

@@ -234,8 +234,9 @@ impl ModelCache {
                 },
             };
             // A model with other features than the current SQL file cannot predict for it.
-            let serving = serving.filter(|serving| serving.model.features == segmentation.features);
-            slots.push(Slot { slice, serving, pinned: standing.pinned, refused: standing.refused, fault });
+            let serving = serving.filter(|serving| serving.model.is_about(&segmentation));
+            let refused = standing.public_refusal().cloned();
+            slots.push(Slot { slice, serving, pinned: standing.pinned, refused, fault });
         }
         Served { segmentation, slots }
     }

@@ -79,8 +79,12 @@ pub struct Points {
 /// One record of a sample.
 #[derive(Debug, Clone, Object)]
 pub struct Point {
-    pub partition: i32,
-    pub offset: i64,
+    /// The record's partition. Not given for an entity.
+    #[oai(skip_serializing_if_is_none)]
+    pub partition: Option<i32>,
+    /// The record's offset. Not given for an entity.
+    #[oai(skip_serializing_if_is_none)]
+    pub offset: Option<i64>,
     /// In the features' own units.
     pub values: Vec<f64>,
     /// The features that were missing in this record: their values are the mean. Not given where none was, nor by models
@@ -211,13 +215,12 @@ pub(super) fn no_sample(error: &store::Error) -> Problem {
 fn points(registry: &ModelRegistry, model: &Model) -> Result<Points, Problem> {
     let sample = registry.sample_of(model).map_err(|error| no_sample(&error))?;
     let column = |name: &str| sample.column_by_name(name);
-    let (Some(partitions), Some(offsets), Some(clusters)) =
-        (column("_partition"), column("_offset"), column("cluster"))
-    else {
+    let Some(clusters) = column("cluster") else {
         return Err(Problem::unavailable("the sample lacks a column; train again"));
     };
-    let partitions = partitions.as_primitive::<Int32Type>();
-    let offsets = offsets.as_primitive::<Int64Type>();
+    // A sample of entities names none.
+    let partitions = column("_partition").map(|column| column.as_primitive::<Int32Type>());
+    let offsets = column("_offset").map(|column| column.as_primitive::<Int64Type>());
     let clusters = clusters.as_primitive::<UInt32Type>();
     let features: Vec<_> =
         model.features.iter().filter_map(|f| column(f)).map(|c| c.as_primitive::<Float64Type>()).collect();
@@ -229,8 +232,8 @@ fn points(registry: &ModelRegistry, model: &Model) -> Result<Points, Problem> {
     };
     let points = (0..sample.num_rows())
         .map(|row| Point {
-            partition: partitions.value(row),
-            offset: offsets.value(row),
+            partition: partitions.map(|partitions| partitions.value(row)),
+            offset: offsets.map(|offsets| offsets.value(row)),
             values: features.iter().map(|column| column.value(row)).collect(),
             imputed: imputed(row),
             cluster: clusters.value(row),

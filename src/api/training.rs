@@ -127,7 +127,7 @@ async fn run(state: Arc<State>, mut job: Job) {
             job.state = JobState::Done;
             job.trained = outcomes.iter().filter(|o| o.fresh).count() as u64;
             job.unchanged = outcomes.iter().filter(|o| !o.fresh && o.refused.is_none()).count() as u64;
-            job.refused = outcomes.into_iter().filter_map(|o| o.refused).collect();
+            job.refused = outcomes.iter().filter_map(|o| o.public_refusal().cloned()).collect();
             if let Err(error) = state.live.reload().await {
                 tracing::warn!("the new models are not in service yet: {error:#}");
             }

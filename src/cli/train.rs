@@ -65,7 +65,7 @@ impl Train {
         let fitting: f64 = outcomes.iter().map(|outcome| outcome.seconds.train).sum();
         tracing::info!("{sql:.2} s of SQL, {fitting:.2} s of training");
         tell_changes(&outcomes);
-        for why in refusals(&outcomes) {
+        for why in refusals(&outcomes, |outcome| outcome.refused.as_ref()) {
             tracing::warn!("no new model: {why}");
         }
         let nothing = outcomes.iter().all(|outcome| outcome.model.is_none()) && !outcomes.is_empty();
@@ -91,8 +91,8 @@ fn message(progress: Progress<'_>) -> String {
 }
 
 /// The distinct reasons why there are no new models: an unusable file is one reason for all slices.
-pub(super) fn refusals(outcomes: &[Outcome]) -> Vec<&String> {
-    let mut all: Vec<&String> = outcomes.iter().filter_map(|outcome| outcome.refused.as_ref()).collect();
+pub(super) fn refusals(outcomes: &[Outcome], of: impl Fn(&Outcome) -> Option<&String>) -> Vec<&String> {
+    let mut all: Vec<&String> = outcomes.iter().filter_map(of).collect();
     all.dedup();
     all
 }
@@ -102,7 +102,11 @@ pub(super) fn tell_changes(outcomes: &[Outcome]) {
     for model in outcomes.iter().filter(|outcome| outcome.fresh).filter_map(|outcome| outcome.model.as_ref()) {
         let name = format!("{}@{}@{}", model.segmentation, model.slice, model.version);
         for Cluster { cluster, description, size, .. } in model.clusters.iter().filter(|cluster| cluster.new) {
-            let records = count(*size, "record");
+            let records = match (model.entity.is_empty(), size) {
+                (true, _) => count(*size, "record"),
+                (false, 1) => "1 entity".to_owned(),
+                (false, _) => format!("{} entities", thousands(*size)),
+            };
             tracing::info!(
                 "{name}: segment {cluster} is new ({description}, {records}), unlike what had its number before"
             );

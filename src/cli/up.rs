@@ -319,7 +319,8 @@ impl Up {
                     let fresh = new.iter().filter(|outcome| outcome.fresh).count() as u64;
                     tracing::info!("trained {} on {}", count(fresh, "new model"), count(n, "record"));
                     tables::tell_changes(&new);
-                    if tables::refusals(&new) != tables::refusals(&outcomes) {
+                    let refusals = |outcomes| tables::refusals(outcomes, train::Outcome::public_refusal);
+                    if refusals(&new) != refusals(&outcomes) {
                         warn_refused(&new);
                     }
                     outcomes = new;
@@ -481,7 +482,7 @@ async fn flush(control: &Control) {
 }
 
 fn warn_refused(outcomes: &[train::Outcome]) {
-    for why in tables::refusals(outcomes) {
+    for why in tables::refusals(outcomes, train::Outcome::public_refusal) {
         tracing::warn!("no new model: {why}");
     }
 }

@@ -4,12 +4,14 @@
 //! modules do not depend on how queries are executed.
 
 pub mod cluster;
+mod entity;
 mod leading_zeros;
 #[cfg(all(test, feature = "object-stores"))]
 mod over_objects;
 mod pruned_table;
 mod records;
 pub mod segment;
+mod segmentations;
 mod sized_store;
 mod slice_cuts;
 mod spill;
@@ -19,11 +21,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cluster::Engine;
-use datafusion::arrow::array::{AsArray as _, RecordBatch};
+use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch};
+#[cfg(feature = "distributed")]
 use datafusion::arrow::compute::cast;
 #[cfg(feature = "distributed")]
-use datafusion::arrow::datatypes::UInt64Type;
-use datafusion::arrow::datatypes::{DataType, Field};
+use datafusion::arrow::datatypes::{DataType, UInt64Type};
+use datafusion::arrow::datatypes::{Int32Type, Int64Type};
 use datafusion::common::TableReference;
 use datafusion::config::ConfigNonZeroUsize;
 #[cfg(feature = "distributed")]
@@ -39,23 +42,17 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionConfig, SessionContext};
-use slice_cuts::SliceCuts;
-use tercile_kmeans::MAX_FEATURES;
+pub use segmentations::segmentations;
+pub use slice_cuts::UpTo;
 use tercile_store::record::Fields;
 use tercile_store::{Snapshot, Store, scheme};
 use url::Url;
 
 use crate::file_format;
-use crate::missing;
-use crate::model::imputed;
+use crate::slices::Cut;
 use crate::sql::fault::Fault;
 pub use crate::sql::fault::explain;
-use crate::sql::header;
-use crate::sql::script::Place;
-use crate::sql::{self, Files, RECORDS, RECURSION, Segmentation, View, quote};
-
-/// The columns of a segmentation that are not features.
-const KEYS: [&str; 4] = ["_partition", "_offset", "_timestamp", "_slice"];
+use crate::sql::{self, Files, RECORDS, RECURSION, View};
 
 /// The table functions that read only the store.
 const TABLE_FUNCTIONS: [&str; 3] = ["generate_series", "range", slice_cuts::NAME];
@@ -101,6 +98,8 @@ pub struct Limits {
     pub confined: bool,
     /// The engine that runs the queries.
     pub engine: Engine,
+    /// The slice whose records are visible; `None` for all records.
+    pub up_to: Option<UpTo>,
 }
 
 /// A session on these files of the store.
@@ -155,7 +154,7 @@ pub fn open_without_views(snapshot: &Snapshot, files: &Files, limits: Limits) ->
 /// Replaces the table `records` of a session after the store has changed. The old views must have been removed.
 pub fn renew(ctx: &SessionContext, snapshot: &Snapshot, files: &Files) -> Result<(), Error> {
     ctx.deregister_table(RECORDS).map_err(|e| Error::Query(explain(&e)))?;
-    add_records(ctx, snapshot, &files.fields)
+    add_records(ctx, snapshot, &files.fields, None)
 }
 
 /// Adds views to a session in the order of their files. Views that do not plan are omitted and returned with the
@@ -278,17 +277,23 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
         Engine::Local => SessionContext::new_with_config_rt(config, runtime),
         Engine::Cluster(address) => cluster::session(config, runtime, address).map_err(query)?,
     };
-    add_records(&ctx, snapshot, &files.fields)?;
+    add_records(&ctx, snapshot, &files.fields, limits.up_to.as_ref())?;
     for function in segment::functions(limits.models.as_ref(), !limits.confined) {
         ctx.register_udf(function);
     }
     Ok(ctx)
 }
 
-fn add_records(ctx: &SessionContext, snapshot: &Snapshot, fields: &Fields) -> Result<(), Error> {
+fn add_records(ctx: &SessionContext, snapshot: &Snapshot, fields: &Fields, up_to: Option<&UpTo>) -> Result<(), Error> {
     let query = |e: DataFusionError| Error::Query(explain(&e));
-    ctx.register_table(RECORDS, records::table(ctx, snapshot, fields)?).map_err(query)?;
-    ctx.register_udtf(slice_cuts::NAME, Arc::new(SliceCuts::of(snapshot)));
+    let mut table = records::table(ctx, snapshot, fields)?;
+    if let Some(end) = up_to.and_then(UpTo::end).filter(|end| end.place < snapshot.rows()) {
+        table = records::until(ctx, table, end).map_err(query)?;
+    }
+    ctx.register_table(RECORDS, table).map_err(query)?;
+    let (cuts, slice_end) = slice_cuts::functions(snapshot, up_to);
+    ctx.register_udtf(slice_cuts::NAME, Arc::new(cuts));
+    ctx.register_udf(slice_end);
     Ok(())
 }
 
@@ -331,6 +336,23 @@ pub async fn collect(ctx: &SessionContext, sql: &str) -> Result<RecordBatch, Err
     datafusion::arrow::compute::concat_batches(&schema, &batches).map_err(|e| Error::Query(e.to_string()))
 }
 
+/// The last record of each slice that a session knows; none of an empty stream.
+pub async fn cuts(ctx: &SessionContext) -> Result<Vec<Cut>, Error> {
+    let sql =
+        format!("SELECT slice, place, CAST(_timestamp AS BIGINT), _partition, _offset FROM {}()", slice_cuts::NAME);
+    let batch = collect(ctx, &sql).await?;
+    let int = |column: usize| batch.column(column).as_primitive::<Int32Type>();
+    let long = |column: usize| batch.column(column).as_primitive::<Int64Type>();
+    let cut = |row: usize| Cut {
+        slice: int(0).value(row) as u8,
+        place: long(1).value(row) as u64,
+        timestamp: long(2).is_valid(row).then(|| long(2).value(row)),
+        partition: int(3).value(row),
+        offset: long(4).value(row),
+    };
+    Ok((0..batch.num_rows()).map(cut).collect())
+}
+
 /// Writes the rows of an internal statement to a Parquet file, in order, on the engine that runs the queries. Returns
 /// the number of rows. A repeated call writes an identical file.
 #[cfg(feature = "distributed")]
@@ -357,83 +379,6 @@ pub async fn read_in_order(ctx: &SessionContext, path: &Path) -> Result<Sendable
     let here = SessionContext::new_with_config_rt(config, ctx.runtime_env());
     add_file(&here, "rows", path).await?;
     stream(&here, "SELECT * FROM rows").await
-}
-
-/// The segmentations of these files, with the features of their views.
-pub async fn segmentations(ctx: &SessionContext, files: &Files) -> Result<Vec<Segmentation>, Error> {
-    let mut all = Vec::new();
-    for (view, k) in files.segmentations() {
-        let fault = |why: String| Error::View { file: view.file.clone(), why };
-        let table = ctx.table(view.name.as_str()).await.map_err(|e| fault(explain(&e)))?;
-        let kind = |field: &Field| KEYS.contains(&field.name().as_str()) || !field.data_type().is_string();
-        if let Some(text) = table.schema().fields().iter().find(|field| !kind(field)) {
-            return Err(fault(textual(ctx, view, text.name()).await));
-        }
-        let features = features(&table).map_err(fault)?;
-        check_labels(view, &features).map_err(Error::Sql)?;
-        all.push(Segmentation {
-            name: view.name.clone(),
-            file: view.file.clone(),
-            k,
-            labels: view.header.labels.clone(),
-            sql_hash: files.hash(&view.name),
-            features,
-        });
-    }
-    Ok(all)
-}
-
-/// The message for a text column that cannot be a feature, with an example value and SQL that converts it to numbers.
-async fn textual(ctx: &SessionContext, view: &View, name: &str) -> String {
-    let (column, view) = (quote(name), quote(&view.name));
-    let sql = format!("SELECT CAST({column} AS VARCHAR) FROM {view} WHERE {column} IS NOT NULL LIMIT 1");
-    // The message is given without an example if none can be read.
-    let found = collect(ctx, &sql).await.ok().filter(|found| found.num_rows() > 0);
-    let text = found.and_then(|found| cast(found.column(0), &DataType::Utf8).ok());
-    let text = text.map(|text| text.as_string::<i32>().value(0).to_owned());
-    let example = text.as_ref().map_or(String::new(), |text| format!(", such as `{}`", missing::shortened(text)));
-    let number =
-        text.and_then(|text| missing::cleaning(name, &text)).unwrap_or_else(|| format!("TRY_CAST({column} AS DOUBLE)"));
-    format!(
-        "the feature {name} is text{example}, and must be a number: select {number}, which is NULL where the text is no \
-         number (and a NULL takes the mean and is counted), or leave the column out"
-    )
-}
-
-fn features(table: &DataFrame) -> Result<Vec<String>, String> {
-    let schema = table.schema();
-    for key in KEYS {
-        if !schema.fields().iter().any(|field| field.name() == key) {
-            return Err(format!("a segmentation must give {}; {key} is missing", KEYS.join(", ")));
-        }
-    }
-    let mut features = Vec::new();
-    for field in schema.fields().iter().filter(|field| !KEYS.contains(&field.name().as_str())) {
-        let name = field.name();
-        if !(field.data_type().is_numeric() || *field.data_type() == DataType::Null) {
-            return Err(format!("the feature {name} must be a number, and is {}", field.data_type()));
-        }
-        if matches!(name.as_str(), "cluster" | "prediction" | imputed::COLUMN) {
-            return Err(format!(
-                "a feature may not be called {name}, which is a column of the answers or of the sample"
-            ));
-        }
-        features.push(name.clone());
-    }
-    if features.is_empty() || features.len() > MAX_FEATURES {
-        return Err(format!("a segmentation has 1 to {MAX_FEATURES} features; this one has {}", features.len()));
-    }
-    Ok(features)
-}
-
-/// Checks that labels refer to features of the view.
-fn check_labels(view: &View, features: &[String]) -> Result<(), Fault> {
-    let Some(label) = view.header.labels.keys().find(|label| !features.contains(label)) else { return Ok(()) };
-    let why = format!("the header labels {label}, which is none of the view's features {}", features.join(", "));
-    Err(match header::label_line(&view.text, label) {
-        Some(line) => view.source().fault(Place { line, column: 1 }, why),
-        None => view.source().fault_somewhere(why),
-    })
 }
 
 /// A table reference by its literal name, including dots.

@@ -28,6 +28,7 @@ use tercile_store::{DataFile, Snapshot};
 use super::cluster::Engine;
 use super::pruned_table::PrunedTable;
 use super::{Error, FOOTERS, explain, sized_store};
+use crate::slices::Cut;
 
 /// The column with the undeclared fields of a record.
 const EXTRA: &str = "_extra";
@@ -64,6 +65,27 @@ pub fn table(ctx: &SessionContext, snapshot: &Snapshot, fields: &Fields) -> Resu
         });
     }
     all.map(DataFrame::into_view).ok_or_else(|| Error::Query("there are no files".to_owned()))
+}
+
+/// The records up to this one, in stream order.
+pub(super) fn until(
+    ctx: &SessionContext,
+    records: Arc<dyn TableProvider>,
+    end: Cut,
+) -> DataFusionResult<Arc<dyn TableProvider>> {
+    let (time, partition, offset) = (ident("_timestamp"), ident("_partition"), ident("_offset"));
+    let within = partition
+        .clone()
+        .lt(lit(end.partition))
+        .or(partition.eq(lit(end.partition)).and(offset.lt_eq(lit(end.offset))));
+    let visible = match end.timestamp {
+        None => time.is_null().and(within),
+        Some(at) => {
+            let at = lit(ScalarValue::TimestampMillisecond(Some(at), Some("UTC".into())));
+            time.clone().is_null().or(time.clone().lt(at.clone())).or(time.eq(at).and(within))
+        }
+    };
+    Ok(ctx.read_table(records)?.filter(visible)?.into_view())
 }
 
 /// Files that were written with the same fields.

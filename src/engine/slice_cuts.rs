@@ -1,37 +1,91 @@
-//! The table function `slice_cuts()`: the last record of slices 1, 2 and 3.
+//! The table function `slice_cuts()`: the last record of slices 1, 2 and 3. The function `slice_end()`: the timestamp of the
+//! last record of the session's slice.
 //!
-//! Input: the snapshot of a session. Output: rows of `slice`, `place` (the number of records in the slice),
-//! `_timestamp`, `_partition` and `_offset`. They are computed at the first read and cached for later queries.
+//! Input: the snapshot of a session, and the slice that it is limited to, if any. Output: rows of `slice`, `place` (the
+//! number of records in the slice), `_timestamp`, `_partition` and `_offset`. They are computed at the first use and cached
+//! for later queries.
 
-use std::sync::Arc;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMillisecondArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::common::ScalarValue;
 use datafusion::datasource::TableType;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, lit,
+};
 use datafusion::physical_plan::ExecutionPlan;
 use tercile_store::Snapshot;
-use tokio::sync::OnceCell;
 
 use crate::slices::{self, Cut, Thirds};
 
-/// The name of the function.
+/// The name of the table function.
 pub const NAME: &str = "slice_cuts";
 
-/// The function. Each session has its own instance.
+/// The name of the function of a slice's end.
+pub const SLICE_END: &str = "slice_end";
+
+/// Limits a session to the records of slices 1 to `slice`.
+#[derive(Debug, Clone)]
+pub struct UpTo {
+    /// The cuts of the whole stream.
+    pub cuts: Arc<Vec<Cut>>,
+    pub slice: u8,
+}
+
+impl UpTo {
+    /// The last record of the slice; `None` of an empty stream.
+    pub fn end(&self) -> Option<Cut> {
+        self.cuts.iter().find(|cut| cut.slice == self.slice).copied()
+    }
+
+    /// The cuts that the session knows: later slices end where this one ends, so nothing depends on later records.
+    fn known(&self) -> Vec<Cut> {
+        let end = self.end();
+        let known = |cut: &Cut| match end {
+            Some(end) if cut.slice > self.slice => Cut { slice: cut.slice, ..end },
+            _ => *cut,
+        };
+        self.cuts.iter().map(known).collect()
+    }
+}
+
+/// The cuts of a session. They are computed at the first use.
+#[derive(Debug)]
+struct Cuts {
+    snapshot: Snapshot,
+    found: Mutex<Option<Arc<Vec<Cut>>>>,
+}
+
+impl Cuts {
+    /// Reads files, and so blocks.
+    fn get(&self) -> Result<Arc<Vec<Cut>>> {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cuts) = &*found {
+            return Ok(Arc::clone(cuts));
+        }
+        let cuts = slices::cuts(&self.snapshot, &Thirds).map_err(|e| DataFusionError::Execution(e.to_string()))?;
+        Ok(Arc::clone(found.insert(Arc::new(cuts))))
+    }
+}
+
+/// The table function and the function, which share the cuts. Each session has its own instances.
+pub fn functions(snapshot: &Snapshot, up_to: Option<&UpTo>) -> (SliceCuts, ScalarUDF) {
+    let found = Mutex::new(up_to.map(|up_to| Arc::new(up_to.known())));
+    let cuts = Arc::new(Cuts { snapshot: snapshot.clone(), found });
+    let table = Arc::new(CutTable { cuts: Arc::clone(&cuts) });
+    (SliceCuts { table }, ScalarUDF::from(SliceEnd { cuts, signature: Signature::nullary(Volatility::Stable) }))
+}
+
 #[derive(Debug)]
 pub struct SliceCuts {
     table: Arc<CutTable>,
-}
-
-impl SliceCuts {
-    pub fn of(snapshot: &Snapshot) -> Self {
-        Self { table: Arc::new(CutTable { snapshot: snapshot.clone(), rows: OnceCell::new() }) }
-    }
 }
 
 impl TableFunctionImpl for SliceCuts {
@@ -45,16 +99,19 @@ impl TableFunctionImpl for SliceCuts {
 
 #[derive(Debug)]
 struct CutTable {
-    snapshot: Snapshot,
-    rows: OnceCell<RecordBatch>,
+    cuts: Arc<Cuts>,
+}
+
+/// The type of `_timestamp`.
+fn timestamp() -> DataType {
+    DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))
 }
 
 fn schema() -> SchemaRef {
-    let timestamp = DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
     Arc::new(Schema::new(vec![
         Field::new("slice", DataType::Int32, false),
         Field::new("place", DataType::Int64, false),
-        Field::new("_timestamp", timestamp, true),
+        Field::new("_timestamp", timestamp(), true),
         Field::new("_partition", DataType::Int32, false),
         Field::new("_offset", DataType::Int64, false),
     ]))
@@ -89,15 +146,65 @@ impl TableProvider for CutTable {
         _: &[Expr],
         _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let found = self.rows.get_or_try_init(async || {
-            let snapshot = self.snapshot.clone();
-            // It reads files, and that blocks.
-            let cuts = tokio::task::spawn_blocking(move || slices::cuts(&snapshot, &Thirds)).await;
-            let cuts = cuts.map_err(|e| DataFusionError::Execution(format!("the cuts were not found: {e}")))?;
-            batch(&cuts.map_err(|e| DataFusionError::Execution(e.to_string()))?)
-        });
-        let rows = found.await?.clone();
+        let cuts = Arc::clone(&self.cuts);
+        let found = tokio::task::spawn_blocking(move || cuts.get()).await;
+        let found = found.map_err(|e| DataFusionError::Execution(format!("the cuts were not found: {e}")))?;
+        let rows = batch(&found?)?;
         let plan = MemorySourceConfig::try_new_exec(&[vec![rows]], schema(), projection.cloned())?;
         Ok(plan)
+    }
+}
+
+/// `slice_end()`. The optimizer replaces it by its value.
+#[derive(Debug)]
+struct SliceEnd {
+    cuts: Arc<Cuts>,
+    signature: Signature,
+}
+
+impl PartialEq for SliceEnd {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.cuts, &other.cuts)
+    }
+}
+
+impl Eq for SliceEnd {}
+
+impl Hash for SliceEnd {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        SLICE_END.hash(state);
+    }
+}
+
+impl SliceEnd {
+    fn value(&self) -> Result<ScalarValue> {
+        let cuts = Arc::clone(&self.cuts);
+        // A thread of its own: readers of object stores may block only outside the runtime's threads.
+        let found = std::thread::spawn(move || cuts.get()).join();
+        let found = found.map_err(|_| DataFusionError::Execution("the cuts were not found".to_owned()))??;
+        let end = found.iter().max_by_key(|cut| cut.slice).and_then(|cut| cut.timestamp);
+        Ok(ScalarValue::TimestampMillisecond(end, Some("UTC".into())))
+    }
+}
+
+impl ScalarUDFImpl for SliceEnd {
+    fn name(&self) -> &str {
+        SLICE_END
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(timestamp())
+    }
+
+    fn simplify(&self, _: Vec<Expr>, _: &SimplifyContext) -> Result<ExprSimplifyResult> {
+        Ok(ExprSimplifyResult::Simplified(lit(self.value()?)))
+    }
+
+    fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        Ok(ColumnarValue::Scalar(self.value()?))
     }
 }

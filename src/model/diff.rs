@@ -57,7 +57,7 @@ pub struct Moved {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Counted {
-    /// All records of the first model's slice, at the time of the second training.
+    /// All records of the first model's slice, at the time of the second training; of entities, those that both slices have.
     Training,
     /// The second model's sample, counted now.
     Sample,
@@ -106,7 +106,12 @@ fn counted_at_training(a: &Model, b: &Model) -> Option<Moved> {
     let matrix = b.moved.as_ref().filter(|_| follows)?;
     // The rows of the matrix are the first model's clusters.
     let sizes: Vec<u64> = matrix.iter().map(|row| row.iter().sum()).collect();
-    let is = a.clusters.iter().map(|cluster| cluster.size).eq(sizes);
+    // Of entities only those are counted that both slices have.
+    let fits = |(cluster, counted): (&Cluster, &u64)| match a.entity.is_empty() {
+        true => cluster.size == *counted,
+        false => cluster.size >= *counted,
+    };
+    let is = a.clusters.len() == sizes.len() && a.clusters.iter().zip(&sizes).all(fits);
     is.then(|| moved(Counted::Training, matrix.clone()))
 }
 

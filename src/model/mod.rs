@@ -33,6 +33,8 @@ use tercile_kmeans as kmeans;
 use tercile_kmeans::features::Scale;
 use tercile_store as store;
 
+use crate::sql::Segmentation;
+
 /// The version of the training method. It is increased whenever the same rows can produce a different model: seeding,
 /// passes, cluster numbers, descriptions, samples, or the treatment of missing values. Receipts name it.
 ///
@@ -65,6 +67,10 @@ pub struct Model {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     pub imputed: Option<BTreeMap<String, u64>>,
+    /// The key columns of its entities; its rows are entities then. Not given for a segmentation of records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[oai(default, skip_serializing_if = "Vec::is_empty")]
+    pub entity: Vec<String>,
     /// The features' names; all lists by feature are in this order.
     pub features: Vec<String>,
     /// Mean of each feature, in its own units.
@@ -87,14 +93,28 @@ pub struct Model {
     pub iterations: u64,
     /// When it was trained, RFC 3339, UTC.
     pub trained_at: String,
-    /// From slice 2 on: rows of the previous slice, by their cluster there (outer) and here (inner).
+    /// From slice 2 on: rows of the previous slice, by their cluster there (outer) and here (inner). Of entities: those that
+    /// both slices have.
     pub moved: Option<Vec<Vec<u64>>>,
+    /// Of entities: why they moved. Not given for a segmentation of records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    pub moved_by: Option<MovedBy>,
     pub clusters: Vec<Cluster>,
     /// Words that differ from the predecessor's for a cluster that continues; empty in models of earlier versions.
     #[serde(default)]
     #[oai(default)]
     pub words_changed: Vec<WordChange>,
     pub receipt: Receipt,
+}
+
+/// The entities that two slices have, in two steps. A missing feature takes the mean of the model in question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Object)]
+pub struct MovedBy {
+    /// By their cluster in the older model: with the features that they had (outer) and with those that they have now (inner).
+    pub features: Vec<Vec<u64>>,
+    /// With the features that they have now, by their cluster in the older model (outer) and in the newer one (inner).
+    pub model: Vec<Vec<u64>>,
 }
 
 /// One cluster of a model.
@@ -253,6 +273,10 @@ impl Model {
             Err("a word changed of a cluster that it has not")
         } else if self.moved.iter().flatten().any(|row| row.len() != k) {
             Err("its matrix of what moved has not k columns")
+        } else if self.moved_by.iter().flat_map(|by| &by.model).any(|row| row.len() != k) {
+            Err("its matrix of what the model moved has not k columns")
+        } else if self.entity.iter().any(known) {
+            Err("an entity column is a feature")
         } else {
             Ok(())
         }
@@ -270,6 +294,16 @@ impl Model {
             *drawn.get_mut(label as usize)? += 1.0;
         }
         Some(labels.iter().map(|&label| self.clusters[label as usize].size as f64 / drawn[label as usize]).collect())
+    }
+
+    /// True if a model of this segmentation continues this one: k, features and entity are the same.
+    pub fn is_continued_by(&self, segmentation: &Segmentation) -> bool {
+        self.is_about(segmentation) && self.k as usize == segmentation.k
+    }
+
+    /// True if this model has the features and the entity of a segmentation.
+    pub fn is_about(&self, segmentation: &Segmentation) -> bool {
+        self.features == segmentation.features && self.entity == segmentation.entity
     }
 
     /// The scale that standardises rows for this model.
@@ -391,7 +425,7 @@ impl Predictor {
 /// A model that is ready to be stored in the registry, with its sample.
 pub struct Trained {
     pub model: Model,
-    /// `_partition`, `_offset`, the features in original units, `cluster`, `_imputed` ([`imputed`]). kmeans/sample.rs selects
+    /// `_partition`, `_offset` (not of entities), the features in original units, `cluster`, `_imputed` ([`imputed`]). kmeans/sample.rs selects
     /// the rows.
     pub sample: RecordBatch,
 }

@@ -33,6 +33,16 @@ pub struct ServingState {
     /// The reason why the last training produced no model; an older version may still serve.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// The same without the key of an entity; absent if `refused` contains none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused_without_key: Option<String>,
+}
+
+impl ServingState {
+    /// The reason of the refusal for readers who may not see keys of entities.
+    pub fn public_refusal(&self) -> Option<&String> {
+        self.refused_without_key.as_ref().or(self.refused.as_ref())
+    }
 }
 
 /// The content of `slices.json`, by slice.
@@ -352,8 +362,10 @@ fn check_sample(sample: &RecordBatch, model: &Model) -> Result<(), (Reason, Stri
     let lacks = |name: &str| (Reason::Damaged, format!("it lacks the column {name}"));
     let column = |name: &str| sample.column_by_name(name);
     let key = |name: &str| column(name).ok_or_else(|| lacks(name));
-    key("_partition")?.as_primitive_opt::<Int32Type>().ok_or_else(|| lacks("_partition"))?;
-    key("_offset")?.as_primitive_opt::<Int64Type>().ok_or_else(|| lacks("_offset"))?;
+    if model.entity.is_empty() {
+        key("_partition")?.as_primitive_opt::<Int32Type>().ok_or_else(|| lacks("_partition"))?;
+        key("_offset")?.as_primitive_opt::<Int64Type>().ok_or_else(|| lacks("_offset"))?;
+    }
     let clusters = key("cluster")?.as_primitive_opt::<UInt32Type>().ok_or_else(|| lacks("cluster"))?;
     let mut columns = Vec::new();
     for feature in &model.features {

@@ -37,6 +37,11 @@ impl Source<'_> {
         Fault { file: self.name.map(str::to_owned), place: None, why: why.into(), excerpt: None }
     }
 
+    /// The first position of a word outside comments and quotes.
+    pub fn place_of(&self, word: &str) -> Option<Place> {
+        find_word(self.text, word)
+    }
+
     /// An engine error in a piece of this text. `tables` are candidates for a misspelt table name.
     pub fn blame(&self, piece: &Piece<'_>, error: &DataFusionError, tables: &[String]) -> Fault {
         let place = locate(piece.text, error).or_else(|| {

@@ -18,6 +18,8 @@ pub struct Header {
     pub k: Option<usize>,
     /// Per feature and language: words from low to high, three of them or k.
     pub labels: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+    /// The key columns of a segmentation of entities; empty for a segmentation of records.
+    pub entity: Vec<String>,
 }
 
 /// A fault and its line, counted from 1.
@@ -33,7 +35,7 @@ pub struct Fault {
 /// At the first invalid header line.
 pub fn parse(text: &str) -> Result<Header, Fault> {
     let mut header = Header::default();
-    let mut label_lines = Vec::new();
+    let (mut label_lines, mut entity_line) = (Vec::new(), None);
     for (i, line) in text.lines().enumerate() {
         if line.trim().is_empty() {
             break;
@@ -49,6 +51,11 @@ pub fn parse(text: &str) -> Result<Header, Fault> {
             if header.k.replace(k).is_some() {
                 return Err(fault("k stands twice".to_owned()));
             }
+        } else if key == "entity" {
+            if entity_line.replace(i + 1).is_some() {
+                return Err(fault("entity stands twice".to_owned()));
+            }
+            header.entity = entity(value).map_err(fault)?;
         } else if let Some((feature, language)) = key.strip_prefix("label.").and_then(|rest| rest.rsplit_once('.')) {
             if !LANGUAGES.contains(&language) {
                 return Err(fault(format!("the language must be one of {}, found {language}", LANGUAGES.join(", "))));
@@ -66,10 +73,16 @@ pub fn parse(text: &str) -> Result<Header, Fault> {
                 return Err(fault(format!("{key} stands twice")));
             }
         } else {
-            return Err(fault(format!("unknown key {key}; known are k and label.<feature>.<{}>", LANGUAGES.join("|"))));
+            return Err(fault(format!(
+                "unknown key {key}; known are k, entity and label.<feature>.<{}>",
+                LANGUAGES.join("|")
+            )));
         }
     }
     check_strays(text)?;
+    if let (None, Some(line)) = (header.k, entity_line) {
+        return Err(Fault { line, why: "an entity without k: only a segmentation has one".to_owned() });
+    }
     for (line, words) in label_lines {
         match header.k {
             None => return Err(Fault { line, why: "a label without k: only a segmentation has labels".to_owned() }),
@@ -80,6 +93,25 @@ pub fn parse(text: &str) -> Result<Header, Fault> {
         }
     }
     Ok(header)
+}
+
+/// The columns of `-- entity: a, b`, spelled like the columns of the view.
+fn entity(value: &str) -> Result<Vec<String>, String> {
+    let columns: Vec<String> = value.split(',').map(|name| name.trim().to_owned()).collect();
+    if columns.iter().any(String::is_empty) {
+        return Err("entity has an empty column name; write it as -- entity: a, b".to_owned());
+    }
+    match columns.iter().enumerate().find(|(i, name)| columns[..*i].contains(name)) {
+        Some((_, name)) => Err(format!("entity names the column {name} twice")),
+        None => Ok(columns),
+    }
+}
+
+/// The line of the entity, counted from 1.
+pub fn entity_line(text: &str) -> Option<usize> {
+    let header = text.lines().take_while(|line| !line.trim().is_empty());
+    let is_entity = |line: &str| key_value(line).is_some_and(|(key, _)| key == "entity");
+    header.map(is_entity).position(|found| found).map(|line| line + 1)
 }
 
 /// The line of a feature's first label, counted from 1.
@@ -102,7 +134,7 @@ fn check_strays(text: &str) -> Result<(), Fault> {
             continue;
         };
         let plain = key.trim().to_lowercase();
-        let known = plain == "k" || is_label(&plain);
+        let known = plain == "k" || plain == "entity" || is_label(&plain);
         if known && header && key_value(line).is_none() {
             return Err(Fault { line: i + 1, why: format!("write it as -- {plain}: with nothing before the colon") });
         }
@@ -158,6 +190,15 @@ mod tests {
     }
 
     #[test]
+    fn an_entity_has_one_or_more_columns() {
+        let of = |text: &str| parse(text).unwrap().entity;
+        assert_eq!(of("-- k: 3\n-- entity: shop_id ,  Customer Id\n\nSELECT 1"), ["shop_id", "Customer Id"]);
+        assert!(of("-- k: 3\n").is_empty());
+        assert_eq!(entity_line("-- k: 3\n-- Prose.\n-- entity: a\n"), Some(3));
+        assert_eq!(entity_line("-- k: 3\n\n-- entity: a\n"), None);
+    }
+
+    #[test]
     fn faults_name_the_line() {
         let fault = |text: &str| parse(text).map_err(|f| format!("{}: {}", f.line, f.why)).unwrap_err();
         assert_eq!(fault("-- k: many"), "1: k must be a whole number from 1 to 64, found many");
@@ -168,11 +209,19 @@ mod tests {
         assert_eq!(fault("-- k : 3"), "1: write it as -- k: with nothing before the colon");
         assert_eq!(fault("-- Label.a.en: x|y|z"), "1: write it as -- label.a.en: with nothing before the colon");
         assert_eq!(fault("-- k:"), "1: k has no value");
-        assert_eq!(fault("-- K's\n-- kk: 3"), "2: unknown key kk; known are k and label.<feature>.<en|id>");
+        assert_eq!(fault("-- K's\n-- kk: 3"), "2: unknown key kk; known are k, entity and label.<feature>.<en|id>");
         assert_eq!(fault("-- label.a.en: x|y|z"), "1: a label without k: only a segmentation has labels");
         assert_eq!(fault("-- k: 3\n-- label.a.fr: x|y|z"), "2: the language must be one of en, id, found fr");
         assert_eq!(fault("-- k: 4\n-- label.a.en: x|y"), "2: a label needs three words, or k = 4; found 2");
         assert_eq!(fault("-- k: 3\n-- label.a.en: x||z"), "2: label.a.en has an empty word");
+        assert_eq!(fault("-- entity: a"), "1: an entity without k: only a segmentation has one");
+        assert_eq!(
+            fault("-- k: 3\n-- entity: a, , b"),
+            "2: entity has an empty column name; write it as -- entity: a, b"
+        );
+        assert_eq!(fault("-- k: 3\n-- entity: a, b, a"), "2: entity names the column a twice");
+        assert_eq!(fault("-- k: 3\n-- entity: a\n-- entity: b"), "3: entity stands twice");
+        assert_eq!(fault("-- k: 3\n-- Entity: a"), "2: write it as -- entity: with nothing before the colon");
         let twice = fault("-- k: 3\n-- label.a.en: x|y|z\n-- label.a.id: x|y| x");
         assert_eq!(twice, "3: label.a.id has the word x twice; each must tell clusters apart");
         assert_eq!(fault("-- k: 3\n-- label.a.en: x|y|z\n-- label.a.en: x|y|z"), "3: label.a.en stands twice");

@@ -96,6 +96,8 @@ pub struct Segmentation {
     pub file: String,
     /// The number of clusters.
     pub k: usize,
+    /// The key columns of its entities; empty for a segmentation of records.
+    pub entity: Vec<String>,
     /// Its columns except the keys, in order.
     pub features: Vec<String>,
     /// Per feature and language: words from low to high.

@@ -5,6 +5,7 @@
 //! hashes of pieces. A slice is a prefix, so no slice is copied. On a cluster the rows are a file (distributed.rs).
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::{Array, AsArray, Float64Array, Int32Array, Int64Array, RecordBatch};
@@ -17,14 +18,14 @@ use tercile_kmeans::column_buffer::{self, Growing, Space, done_with};
 use tercile_kmeans::features::Scale;
 use tercile_kmeans::parallel::{CHUNK, by_chunk, processors};
 use tercile_kmeans::{self as kmeans, Chosen, Fit, Init, Points, Profile, Settings, Step};
-use tercile_store::Store;
+use tercile_store::{Snapshot, Store};
 
-use super::{Options, Progress, Refusal};
+use super::{Options, Progress, Refusal, entities};
 use crate::engine;
+use crate::model::MovedBy;
 use crate::rows::hex;
-use crate::slices::SLICES;
-use crate::sql::Segmentation;
-use crate::sql::quote;
+use crate::slices::{Cut, SLICES};
+use crate::sql::{Files, Segmentation, quote};
 
 pub(super) type Digested = [u8; 32];
 
@@ -32,15 +33,26 @@ pub(super) type Digested = [u8; 32];
 pub(super) trait Rows: Send {
     /// Rows of slices 1 to `slice`. Fails if a record occurs twice.
     fn up_to(&self, slice: u8) -> Result<Box<dyn Prefix + '_>, Refusal>;
-    /// The same without that check.
-    fn first(&self, slice: u8) -> Box<dyn Prefix + '_>;
+    /// The rows that slices `slice - 1` and `slice` have in common, by their cluster in the former's model and in the latter's.
+    fn moved(&self, slice: u8, old: Placed<'_>, new: Placed<'_>) -> Result<Option<Moved>, Refusal>;
     /// Duration of the SQL.
     fn took(&self) -> Duration;
+}
+
+/// Rows by their cluster in an older model (outer) and in a newer one (inner).
+pub(super) struct Moved {
+    pub all: Vec<Vec<u64>>,
+    /// Of entities: the two steps.
+    pub by: Option<MovedBy>,
 }
 
 /// The rows of one slice.
 pub(super) trait Prefix {
     fn rows(&self) -> usize;
+    /// Of entities: the number of rows of the view without a key, which are left out.
+    fn without_key(&self) -> Option<u64> {
+        None
+    }
     /// The number of rows in which each feature is missing.
     fn missing(&self) -> Vec<u64>;
     /// SHA-256, in hex, of the SHA-256s of pieces of 65,536 rows.
@@ -66,19 +78,32 @@ pub(super) type Placed<'a> = (&'a Scale, &'a Array2<f64>);
 
 /// A sample of the rows.
 pub(super) struct Sample {
-    pub partitions: Int32Array,
-    pub offsets: Int64Array,
+    /// Partitions and offsets of the records; `None` for entities.
+    pub places: Option<(Int32Array, Int64Array)>,
     pub features: Vec<Float64Array>,
     /// The chosen rows, their clusters, and the number of rows that each represents.
     pub chosen: Chosen,
 }
 
+/// What a training reads: a session on the whole stream, and what a session on one slice needs.
+#[derive(Clone)]
+pub(super) struct Input {
+    pub ctx: SessionContext,
+    pub snapshot: Snapshot,
+    pub files: Files,
+    pub cuts: Arc<Vec<Cut>>,
+}
+
 /// Runs a segmentation's SQL on the engine that runs the queries.
 pub(super) async fn rows(
-    ctx: &SessionContext,
+    input: &Input,
     segmentation: &Segmentation,
-    (most, options, store): (usize, &Options, &Store),
+    (options, store): (&Options, &Store),
 ) -> Result<Box<dyn Rows>, engine::Error> {
+    if !segmentation.entity.is_empty() {
+        return Ok(Box::new(entities::rows(input, segmentation, (options, store)).await?));
+    }
+    let (ctx, most) = (&input.ctx, input.snapshot.rows() as usize);
     #[cfg(feature = "distributed")]
     if options.engine != engine::cluster::Engine::Local {
         return Ok(Box::new(super::distributed::rows(ctx, segmentation, (options, store)).await?));
@@ -87,7 +112,7 @@ pub(super) async fn rows(
 }
 
 /// Rows in this process.
-struct Here {
+pub(super) struct Here {
     partitions: Int32Array,
     offsets: Int64Array,
     timestamps: Int64Array,
@@ -132,7 +157,7 @@ async fn here(
 }
 
 /// Adds advice if a CAST failed on text: CAST fails the view, TRY_CAST returns NULL.
-fn advised(why: String) -> String {
+pub(super) fn advised(why: String) -> String {
     match why.contains("Cannot cast string") {
         true => format!("{why}; with TRY_CAST such a text is NULL, which takes the mean and is counted"),
         false => why,
@@ -325,7 +350,7 @@ impl Here {
 
     fn slice(&self, rows: usize) -> Box<dyn Prefix + '_> {
         let features = self.features.iter().map(|column| column.slice(0, rows)).collect();
-        Box::new(HereUpTo { all: self, features, rows })
+        Box::new(HereUpTo { all: Keys::Records(self), features, rows })
     }
 }
 
@@ -365,8 +390,9 @@ impl Rows for Here {
         Ok(self.slice(self.order.end(slice)?))
     }
 
-    fn first(&self, slice: u8) -> Box<dyn Prefix + '_> {
-        self.slice(self.order.ends[usize::from(slice) - 1])
+    fn moved(&self, slice: u8, old: Placed<'_>, new: Placed<'_>) -> Result<Option<Moved>, Refusal> {
+        let all = self.slice(self.order.ends[usize::from(slice) - 2]).cross(old, new)?;
+        Ok(Some(Moved { all, by: None }))
     }
 
     fn took(&self) -> Duration {
@@ -374,11 +400,18 @@ impl Rows for Here {
     }
 }
 
-/// The rows of one slice.
-struct HereUpTo<'a> {
-    all: &'a Here,
-    features: Vec<Float64Array>,
-    rows: usize,
+/// The rows of one slice, and where their keys are.
+pub(super) struct HereUpTo<'a> {
+    pub all: Keys<'a>,
+    pub features: Vec<Float64Array>,
+    pub rows: usize,
+}
+
+/// What identifies the rows of a slice.
+#[derive(Clone, Copy)]
+pub(super) enum Keys<'a> {
+    Records(&'a Here),
+    Entities(&'a entities::Slice),
 }
 
 impl Prefix for HereUpTo<'_> {
@@ -390,11 +423,22 @@ impl Prefix for HereUpTo<'_> {
         self.features.iter().map(|column| column.null_count() as u64).collect()
     }
 
+    fn without_key(&self) -> Option<u64> {
+        match self.all {
+            Keys::Records(_) => None,
+            Keys::Entities(slice) => Some(slice.without_key),
+        }
+    }
+
     fn hash(&self) -> String {
+        let all = match self.all {
+            Keys::Records(all) => all,
+            Keys::Entities(slice) => return slice.hash(),
+        };
         // Whole chunks are hashed once for all slices.
         let whole = self.rows / CHUNK;
-        let rest = (whole * CHUNK < self.rows).then(|| self.all.digest(whole * CHUNK..self.rows));
-        hash_of(self.all.pieces[..whole].iter().chain(&rest))
+        let rest = (whole * CHUNK < self.rows).then(|| all.digest(whole * CHUNK..self.rows));
+        hash_of(all.pieces[..whole].iter().chain(&rest))
     }
 
     fn scale(&self, names: &[String]) -> Result<Scale, Refusal> {
@@ -423,9 +467,15 @@ impl Prefix for HereUpTo<'_> {
     fn sample(&self, scale: &Scale, fit: &Fit) -> Result<Sample, Refusal> {
         let points = Points::new(scale, &self.features);
         let chosen = kmeans::sample(&points, &fit.centroids, &fit.sizes, processors());
+        let places = match self.all {
+            Keys::Entities(_) => None,
+            Keys::Records(all) => {
+                let partitions = column_buffer::take(&all.partitions, &chosen.rows);
+                Some((partitions, column_buffer::take(&all.offsets, &chosen.rows)))
+            }
+        };
         Ok(Sample {
-            partitions: column_buffer::take(&self.all.partitions, &chosen.rows),
-            offsets: column_buffer::take(&self.all.offsets, &chosen.rows),
+            places,
             features: self.features.iter().map(|column| column_buffer::take(column, &chosen.rows)).collect(),
             chosen,
         })

@@ -26,7 +26,7 @@ use tercile_kmeans::{
 use tercile_store::{self as store, Store};
 use tokio::runtime::Handle;
 
-use super::dataset::{Digested, Order, Placed, Prefix, Rows, Sample, digest, hash_of, keys, named, query};
+use super::dataset::{Digested, Moved, Order, Placed, Prefix, Rows, Sample, digest, hash_of, keys, named, query};
 use super::distributed_sql::Over;
 use super::{Options, Progress, Refusal, SEED};
 use crate::engine;
@@ -307,8 +307,10 @@ impl Rows for Far {
         Ok(self.first(slice))
     }
 
-    fn first(&self, slice: u8) -> Box<dyn Prefix + '_> {
-        Box::new(FarUpTo { all: self, slice, known: &self.slices[usize::from(slice) - 1] })
+    fn moved(&self, slice: u8, old: Placed<'_>, new: Placed<'_>) -> Result<Option<Moved>, Refusal> {
+        let slice = slice - 1;
+        let rows = FarUpTo { all: self, slice, known: &self.slices[usize::from(slice) - 1] };
+        Ok(Some(Moved { all: rows.cross(old, new)?, by: None }))
     }
 
     fn took(&self) -> Duration {
@@ -518,8 +520,10 @@ impl Prefix for FarUpTo<'_> {
             &fit.sizes,
         );
         Ok(Sample {
-            partitions: rows.iter().map(|row| Some(row.partition)).collect(),
-            offsets: rows.iter().map(|row| Some(row.offset)).collect(),
+            places: Some((
+                rows.iter().map(|row| Some(row.partition)).collect(),
+                rows.iter().map(|row| Some(row.offset)).collect(),
+            )),
             features: (0..features.len()).map(column).collect(),
             chosen,
         })

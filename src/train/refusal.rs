@@ -21,9 +21,35 @@ pub(super) enum Refusal {
     KMeans(#[from] kmeans::Error),
     #[error("{0}")]
     Arrow(#[from] ArrowError),
+    /// The view could not be evaluated for this slice.
+    #[error("{0}")]
+    View(String),
+    #[error("the entity {key} occurs {count} times in the view{others}; a segmentation of entities gives each once, so group by its key", others = more(.others))]
+    EntityTwice { key: String, count: u64, others: u64 },
     /// Not a refusal of these rows: the training cannot continue.
     #[error(transparent)]
     Engine(#[from] engine::Error),
+}
+
+fn more(others: &u64) -> String {
+    if *others == 0 { String::new() } else { format!(", and {others} more occur more than once") }
+}
+
+impl Refusal {
+    /// The same without the key of an entity, if it contains one.
+    pub fn without_key(&self) -> Option<String> {
+        match self {
+            Self::EntityTwice { count, others, .. } => Some(
+                Self::EntityTwice {
+                    key: "(its key is shown by tercile train)".to_owned(),
+                    count: *count,
+                    others: *others,
+                }
+                .to_string(),
+            ),
+            _ => None,
+        }
+    }
 }
 
 /// The next step after an error of the feature columns, in terms of the SQL file; empty where the error states it.

@@ -8,7 +8,7 @@ use std::fmt::Debug;
 
 use tercile_store::{self as store, Store};
 
-use super::dataset::{Rows, rows};
+use super::dataset::{Input, Rows, rows};
 use super::{Job, Options, Refusal, SEED, Stream, stream};
 use crate::engine::{self, cluster::Engine};
 use crate::model::{METHOD, Model, ModelRegistry, Predecessor, Receipt};
@@ -126,9 +126,14 @@ async fn check(store: &Store, files: &Files, model: Model, options: &Options) ->
     let segmentations = engine::segmentations(&ctx, files).await?;
     let segmentation = segmentations.into_iter().find(|segmentation| segmentation.name == model.segmentation);
     let segmentation = segmentation.ok_or_else(|| Error::NoSql(model.segmentation.clone()))?;
-    let stream = stream(&ctx, &prefix.snapshot).await.map_err(|e| Error::Refused(e.to_string()))?;
-    let rows = rows(&ctx, &segmentation, (stream.n as usize, options, store)).await?;
-    let (registry, options) = (ModelRegistry::new(store, &model.segmentation), options.clone());
+    let (stream, cuts) = stream(&ctx, &prefix.snapshot).await.map_err(|e| Error::Refused(e.to_string()))?;
+    let input = Input { ctx, snapshot: prefix.snapshot.clone(), files: files.clone(), cuts };
+    let rows = rows(&input, &segmentation, (options, store)).await?;
+    let (registry, mut options) = (ModelRegistry::new(store, &model.segmentation), options.clone());
+    if !segmentation.entity.is_empty() {
+        // Entities are always trained in this process.
+        options.engine = Engine::Local;
+    }
     let work = move || {
         let again = Again { registry: &registry, model: &model, stream: &stream, options: &options };
         again.compare(&segmentation, rows.as_ref())
@@ -197,7 +202,8 @@ impl Again<'_> {
         let Some(Predecessor { version, .. }) = self.model.receipt.replaced else { return Ok(None) };
         let role = "which it replaced";
         let replaced = self.registry.model(version).map_err(|why| Error::Earlier { version, role, why })?;
-        let same = replaced.features == self.model.features && replaced.k == self.model.k;
+        let same = (&replaced.features, &replaced.entity, replaced.k)
+            == (&self.model.features, &self.model.entity, self.model.k);
         Ok((!same && replaced.slice == self.model.slice).then(|| Predecessor::of(&replaced)))
     }
 
@@ -248,6 +254,7 @@ impl Again<'_> {
             ("rows".to_owned(), shown(&was.rows), shown(&again.rows)),
             ("rows_left_out".to_owned(), shown(&was.rows_left_out), shown(&again.rows_left_out)),
             ("imputed".to_owned(), shown(&was.imputed.as_ref()), shown(&imputed)),
+            ("entity".to_owned(), shown(&was.entity), shown(&again.entity)),
             ("features".to_owned(), shown(&was.features), shown(&again.features)),
             ("mean".to_owned(), shown(&was.mean), shown(&again.mean)),
             ("std".to_owned(), shown(&was.std), shown(&again.std)),
@@ -276,6 +283,7 @@ impl Again<'_> {
         // If the previous slice was refused, the comparison used an older model that the receipt does not name.
         if again.moved.is_some() {
             fields.push(("moved".to_owned(), shown(&was.moved), shown(&again.moved)));
+            fields.push(("moved_by".to_owned(), shown(&was.moved_by), shown(&again.moved_by)));
         }
         let differ = |was: &str, again: &str| if exact { was != again } else { !near(was, again) };
         match fields.into_iter().find(|(_, was, again)| differ(was, again)) {

@@ -6,6 +6,7 @@
 mod common;
 
 mod damaged_models;
+mod entities;
 mod fit;
 mod missing;
 mod plot;

@@ -248,7 +248,8 @@ export class Plane {
       event.clientY,
       described(model.clusters[point.cluster]),
       ...model.features.map((feature, i) => `${pretty(feature)}: ${number(point.values[i])}${isHollow(point, feature) ? ` (${t('was_missing')})` : ''}`),
-      t('place', { partition: point.partition, offset: count(point.offset) }),
+      // A point of a segmentation of entities names none.
+      ...(point.partition === undefined ? [] : [t('place', { partition: point.partition, offset: count(point.offset) })]),
     );
     this.ring(found);
     return undefined;

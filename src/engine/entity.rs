@@ -1,0 +1,130 @@
+//! Checks of the views of entities: key columns, and functions whose result depends on more than the records.
+//!
+//! A view of entities is evaluated once per slice, at any number of partitions, and must return the same rows each time.
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+use datafusion::dataframe::DataFrame;
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+
+use super::segmentations::KEYS;
+use super::slice_cuts::SLICE_END;
+use crate::sql::fault::Fault;
+use crate::sql::header;
+use crate::sql::script::Place;
+use crate::sql::{Files, View, quote};
+
+/// Names of columns of the members of a segmentation, which keys and features may not have.
+const MEMBER_COLUMNS: [&str; 4] = ["cluster", "description", "distance", "previous"];
+
+/// Checks a view with `-- entity:`.
+///
+/// # Errors
+/// The first fault, with file and line.
+pub fn check(files: &Files, view: &View, table: &DataFrame) -> Result<(), Fault> {
+    let in_header = |why: String| match header::entity_line(&view.text) {
+        Some(line) => view.source().fault(Place { line, column: 1 }, why),
+        None => view.source().fault_somewhere(why),
+    };
+    keys(view, table).map_err(in_header)?;
+    repeatable(files, view, table.logical_plan())
+}
+
+fn keys(view: &View, table: &DataFrame) -> Result<(), String> {
+    let (schema, entity) = (table.schema(), &view.header.entity);
+    for name in entity {
+        let Some(field) = schema.fields().iter().find(|field| field.name() == name) else {
+            let there: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+            return Err(format!("the entity {name} is no column of the view, which gives {}", there.join(", ")));
+        };
+        let kind = field.data_type();
+        if !is_key(kind) {
+            let column = quote(name);
+            return Err(format!(
+                "the entity {name} is {kind}, and must be text, an integer, a boolean or a date: select CAST({column} AS VARCHAR) AS {column}"
+            ));
+        }
+    }
+    for field in schema.fields() {
+        let name = field.name().as_str();
+        if KEYS.contains(&name) {
+            return Err(format!(
+                "a segmentation of entities may not give {name}: its rows are entities, not records; leave the column out or rename it"
+            ));
+        }
+        if MEMBER_COLUMNS.contains(&name) {
+            return Err(format!("a column may not be called {name}, which is a column of the members; rename it"));
+        }
+    }
+    Ok(())
+}
+
+/// True for the types of keys: text, integers, booleans and dates.
+fn is_key(kind: &DataType) -> bool {
+    kind.is_integer() || matches!(kind, DataType::Boolean | DataType::Date32 | DataType::Date64) || kind.is_string()
+}
+
+/// Checks the functions in a view's plan, in which the views that it reads are contained.
+fn repeatable(files: &Files, view: &View, plan: &LogicalPlan) -> Result<(), Fault> {
+    let mut found = None;
+    let walked = each_node(plan, &mut |node| {
+        if found.is_none() {
+            found = node.expressions().iter().find_map(unrepeatable);
+        }
+    });
+    walked.map_err(|e| view.source().fault_somewhere(super::explain(&e)))?;
+    match found {
+        Some((names, why)) => Err(blame(files, view, &names, &why)),
+        None => Ok(()),
+    }
+}
+
+/// Visits the nodes of a plan, those of subqueries, and those of views that it scans.
+fn each_node(plan: &LogicalPlan, visit: &mut dyn FnMut(&LogicalPlan)) -> Result<(), DataFusionError> {
+    let walked = plan.apply_with_subqueries(|node| {
+        visit(node);
+        if let LogicalPlan::TableScan(scan) = node
+            && let Some(view) = scan.source.get_logical_plan()
+        {
+            each_node(&view, visit)?;
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    walked.map(drop)
+}
+
+/// The fault at a function's call, in the view or in one that it reads, under the name that it has there.
+fn blame(files: &Files, view: &View, names: &[String], why: &str) -> Fault {
+    let mut below = vec![view];
+    let mut next = 0;
+    while let Some(view) = below.get(next) {
+        if let Some((name, place)) = names.iter().find_map(|name| Some((name, view.source().place_of(name)?))) {
+            return view.source().fault(place, format!("{name} {why}"));
+        }
+        below.extend(view.reads().iter().filter_map(|name| files.view(name)));
+        next += 1;
+    }
+    view.source().fault_somewhere(format!("{} {why}", names[0]))
+}
+
+/// The names of the first function in an expression that is not allowed, its usual one first, and the reason.
+fn unrepeatable(expr: &Expr) -> Option<(Vec<String>, String)> {
+    let mut found = None;
+    let _ = expr.apply(|expr| {
+        if let Expr::ScalarFunction(call) = expr
+            && call.func.signature().volatility != Volatility::Immutable
+            && call.func.name() != SLICE_END
+        {
+            let why = format!(
+                "does not depend on the records alone, so the model could not be reproduced; {SLICE_END}() is the time of \
+                 the slice's last record"
+            );
+            let names = std::iter::once(call.func.name()).chain(call.func.aliases().iter().map(String::as_str));
+            found = Some((names.map(str::to_owned).collect(), why));
+            return Ok(TreeNodeRecursion::Stop);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
+}

@@ -1,0 +1,175 @@
+//! The training of one slice of one segmentation: from rows to a model.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, Float64Array, RecordBatch, UInt32Array};
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use tercile_kmeans::features::Scale;
+use tercile_kmeans::parallel::processors;
+use tercile_kmeans::{self as kmeans, Fit, Settings};
+
+use super::dataset::{Moved, Prefix, Rows, Sample};
+use super::refusal::Refusal;
+use super::{LIMITS, Options, Progress, SEED, Stream};
+use crate::fit::Sampled;
+use crate::model::cluster_ids::{newcomers, numbers, renumbered};
+use crate::model::describe::{Before, Shortage, describe, short_of_words, words_changed};
+use crate::model::parts::Shapes;
+use crate::model::{METHOD, Model, Predecessor, Receipt, Trained, clusters, imputed};
+use crate::slices::{Slicing as _, Thirds};
+use crate::sql::Segmentation;
+
+/// The training of one slice of one segmentation.
+pub(super) struct Job<'a> {
+    pub segmentation: &'a Segmentation,
+    pub slice: u8,
+    pub stream: &'a Stream,
+    pub options: &'a Options,
+    /// The model whose cluster numbers are kept.
+    pub predecessor: Option<&'a Model>,
+    /// The model that serves this slice, if its features or k differ.
+    pub replaced: Option<Predecessor>,
+    /// The previous slice's model of these records; if that slice was refused, its serving model.
+    pub before: Option<&'a Model>,
+    /// The model that serves this slice.
+    pub earlier: Option<&'a Model>,
+    /// A newer model of this slice that does not serve: after a rollback, or after an interrupted training.
+    pub newest: Option<&'a Model>,
+    /// The previous slice's model trained on these same records; it seeds one additional restart.
+    pub warm: Option<&'a Model>,
+}
+
+/// The result of a job.
+pub(super) enum JobOutcome {
+    New(Box<Trained>),
+    Known(Box<Model>),
+}
+
+impl Job<'_> {
+    /// Trains a model, unless one with the same receipt exists.
+    pub fn run(&self, all: &dyn Rows) -> Result<JobOutcome, Refusal> {
+        let rows = all.up_to(self.slice)?;
+        let rows = rows.as_ref();
+        let receipt = self.receipt(rows);
+        let known = [self.earlier, self.newest].into_iter().flatten();
+        if let Some(known) = known.into_iter().find(|model| model.receipt.same_but_predecessor(&receipt)) {
+            return Ok(JobOutcome::Known(Box::new(known.clone())));
+        }
+        Ok(JobOutcome::New(Box::new(self.fit(all, rows, receipt)?)))
+    }
+
+    /// The inputs that determine a model of these rows.
+    pub fn receipt(&self, rows: &dyn Prefix) -> Receipt {
+        Receipt {
+            topic: self.stream.topic.clone(),
+            next_offsets: self.stream.next_offsets.clone(),
+            n: self.stream.n,
+            cut: self.stream.cuts[usize::from(self.slice) - 1].clone(),
+            rows_hash: rows.hash(),
+            sql_hash: self.segmentation.sql_hash.clone(),
+            starts: kmeans::starts_for(rows.rows()) as u64,
+            predecessor: self.predecessor.map(Predecessor::of),
+            replaced: self.replaced.clone(),
+            tercile: env!("CARGO_PKG_VERSION").to_owned(),
+            method: METHOD,
+        }
+    }
+
+    /// Trains the model.
+    pub fn fit(&self, all: &dyn Rows, rows: &dyn Prefix, receipt: Receipt) -> Result<Trained, Refusal> {
+        let Segmentation { features, k, labels, .. } = self.segmentation;
+        let scale = rows.scale(features)?;
+        let warm = self.warm.map(Model::centroids);
+        let tell = |step| {
+            (self.options.tell)(Progress::Pass { segmentation: &self.segmentation.name, slice: self.slice, step });
+        };
+        kmeans::check_rows(rows.rows())?;
+        let fit = rows.fit(&scale, &settings(*k, receipt.starts as usize), warm.as_ref(), &tell)?;
+        let number = numbers(&scale, &fit.centroids, self.predecessor);
+        let fit = renumbered(fit, &number);
+        let new = newcomers(&scale, &fit.centroids, self.predecessor);
+        let profile = rows.profile(&scale, &fit.centroids)?;
+        let before = self.predecessor.map(|model| Before::new(model, &new));
+        let shapes = Shapes { centroids: fit.centroids.view(), spread: profile.spread.view(), sizes: &fit.sizes };
+        let described = describe(&shapes, features, labels, before.as_ref());
+        for Shortage { feature, parts, words } in short_of_words(&described, features, labels) {
+            tracing::warn!(
+                "{}: slice {} has {parts} levels of {feature} and {words} words for them, so its descriptions count them, as \
+                 in \"{feature} 1 of {parts}\"; give it {k} words in the header, or choose a smaller k",
+                self.segmentation.file,
+                self.slice
+            );
+        }
+        // After a model with another k or other features there is nothing to compare.
+        let before = before.filter(|_| self.replaced.is_none());
+        let changed = before.map(|before| words_changed(&described, features, &before)).unwrap_or_default();
+        // A cluster may continue one of the previous slice but none of the model that served this slice.
+        let new: Vec<bool> = new.into_iter().map(|new| new || self.replaced.is_some()).collect();
+        let clusters = clusters(features, &fit, &profile, described, &new);
+        let moved = self.moved(all, (&scale, &fit))?;
+        let (sample, silhouette) = sample(rows, features, (&scale, &fit))?;
+        let model = Model {
+            segmentation: self.segmentation.name.clone(),
+            slice: self.slice,
+            version: 0,
+            rows: rows.rows() as u64,
+            rows_left_out: rows
+                .without_key()
+                .unwrap_or_else(|| Thirds.end(self.stream.n, self.slice).saturating_sub(rows.rows() as u64)),
+            imputed: Some(features.iter().cloned().zip(rows.missing()).collect()),
+            entity: self.segmentation.entity.clone(),
+            features: features.clone(),
+            mean: scale.mean,
+            std: scale.std,
+            k: *k as u32,
+            seed: SEED,
+            inertia: fit.inertia,
+            silhouette,
+            iterations: fit.iterations as u64,
+            trained_at: tercile_store::times::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+            moved: moved.as_ref().map(|moved| moved.all.clone()),
+            moved_by: moved.and_then(|moved| moved.by),
+            clusters,
+            words_changed: changed,
+            receipt,
+        };
+        Ok(Trained { model, sample })
+    }
+
+    /// The previous slice's rows, by their cluster in its model and in this model.
+    fn moved(&self, all: &dyn Rows, (scale, fit): (&Scale, &Fit)) -> Result<Option<Moved>, Refusal> {
+        let Some(before) = self.before.filter(|model| model.is_about(self.segmentation)) else {
+            return Ok(None);
+        };
+        all.moved(self.slice, (&before.scale(), &before.centroids()), (scale, &fit.centroids))
+    }
+}
+
+pub(super) fn settings(k: usize, starts: usize) -> Settings {
+    Settings { k, seed: SEED, starts, limits: LIMITS, threads: processors() }
+}
+
+/// A sample of the rows with their clusters, and its silhouette.
+fn sample(
+    rows: &dyn Prefix,
+    features: &[String],
+    (scale, fit): (&Scale, &Fit),
+) -> Result<(RecordBatch, Option<f64>), Refusal> {
+    let Sample { places, features: columns, chosen } = rows.sample(scale, fit)?;
+    let (mut fields, mut all): (Vec<Field>, Vec<ArrayRef>) = Default::default();
+    if let Some((partitions, offsets)) = places {
+        fields.extend([Field::new("_partition", DataType::Int32, true), Field::new("_offset", DataType::Int64, true)]);
+        all.extend([Arc::new(partitions) as ArrayRef, Arc::new(offsets)]);
+    }
+    for ((name, column), mean) in features.iter().zip(&columns).zip(&scale.mean) {
+        fields.push(Field::new(name, DataType::Float64, false));
+        let imputed: Float64Array = column.iter().map(|v| v.or(Some(*mean))).collect();
+        all.push(Arc::new(imputed));
+    }
+    fields.push(Field::new("cluster", DataType::UInt32, false));
+    all.push(Arc::new(chosen.labels.iter().map(|&label| Some(u32::from(label))).collect::<UInt32Array>()));
+    fields.push(Field::new(imputed::COLUMN, DataType::UInt32, false));
+    all.push(Arc::new(imputed::masks(&columns)));
+    let silhouette = Sampled { columns, chosen }.silhouette(scale, fit.sizes.len(), processors());
+    Ok((RecordBatch::try_new(Arc::new(Schema::new(fields)), all)?, silhouette))
+}
