@@ -166,6 +166,9 @@ pub async fn train(store: &Store, files: &Files, options: &Options) -> Result<Tr
     let snapshot = store.snapshot()?;
     let ctx = engine::open_within(&snapshot, files, options.limits(snapshot.rows())).await?;
     let segmentations = engine::segmentations(&ctx, files).await?;
+    for warning in segmentations.iter().flat_map(|segmentation| &segmentation.warnings) {
+        tracing::warn!("{warning}");
+    }
     let (stream, cuts) = stream(&ctx, &snapshot).await?;
     let stream = Arc::new(stream);
     let input = Input { ctx, snapshot, files: files.clone(), cuts };

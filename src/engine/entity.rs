@@ -2,14 +2,16 @@
 //!
 //! A view of entities is evaluated once per slice, at any number of partitions, and must return the same rows each time.
 
+use std::collections::BTreeSet;
+
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::dataframe::DataFrame;
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::logical_expr::LogicalPlan;
 
+use super::repeatable::{self, Unrepeatable};
 use super::segmentations::KEYS;
-use super::slice_cuts::SLICE_END;
 use crate::sql::fault::Fault;
 use crate::sql::header;
 use crate::sql::script::Place;
@@ -20,15 +22,17 @@ const MEMBER_COLUMNS: [&str; 4] = ["cluster", "description", "distance", "previo
 
 /// Checks a view with `-- entity:`.
 ///
+/// Returns warnings about orders that may have ties.
+///
 /// # Errors
 /// The first fault, with file and line.
-pub fn check(files: &Files, view: &View, table: &DataFrame) -> Result<(), Fault> {
+pub fn check(files: &Files, view: &View, table: &DataFrame) -> Result<Vec<String>, Fault> {
     let in_header = |why: String| match header::entity_line(&view.text) {
         Some(line) => view.source().fault(Place { line, column: 1 }, why),
         None => view.source().fault_somewhere(why),
     };
     keys(view, table).map_err(in_header)?;
-    repeatable(files, view, table.logical_plan())
+    plan(files, view, table.logical_plan())
 }
 
 fn keys(view: &View, table: &DataFrame) -> Result<(), String> {
@@ -66,18 +70,26 @@ fn is_key(kind: &DataType) -> bool {
 }
 
 /// Checks the functions in a view's plan, in which the views that it reads are contained.
-fn repeatable(files: &Files, view: &View, plan: &LogicalPlan) -> Result<(), Fault> {
-    let mut found = None;
-    let walked = each_node(plan, &mut |node| {
+fn plan(files: &Files, view: &View, whole: &LogicalPlan) -> Result<Vec<String>, Fault> {
+    let (mut found, mut orders) = (None, BTreeSet::new());
+    let walked = each_node(whole, &mut |node| {
         if found.is_none() {
-            found = node.expressions().iter().find_map(unrepeatable);
+            found = repeatable::first_fault(node);
         }
+        repeatable::add_open_orders(node, &mut orders);
     });
     walked.map_err(|e| view.source().fault_somewhere(super::explain(&e)))?;
-    match found {
-        Some((names, why)) => Err(blame(files, view, &names, &why)),
-        None => Ok(()),
+    if let Some(Unrepeatable { names, why }) = found {
+        return Err(blame(files, view, &names, &why));
     }
+    let warning = |order: &String| {
+        format!(
+            "{}: ORDER BY {order} does not end with _partition, _offset: if rows have equal values, their order is not \
+             determined, and models may not be reproducible",
+            view.file
+        )
+    };
+    Ok(orders.iter().map(warning).collect())
 }
 
 /// Visits the nodes of a plan, those of subqueries, and those of views that it scans.
@@ -106,25 +118,4 @@ fn blame(files: &Files, view: &View, names: &[String], why: &str) -> Fault {
         next += 1;
     }
     view.source().fault_somewhere(format!("{} {why}", names[0]))
-}
-
-/// The names of the first function in an expression that is not allowed, its usual one first, and the reason.
-fn unrepeatable(expr: &Expr) -> Option<(Vec<String>, String)> {
-    let mut found = None;
-    let _ = expr.apply(|expr| {
-        if let Expr::ScalarFunction(call) = expr
-            && call.func.signature().volatility != Volatility::Immutable
-            && call.func.name() != SLICE_END
-        {
-            let why = format!(
-                "does not depend on the records alone, so the model could not be reproduced; {SLICE_END}() is the time of \
-                 the slice's last record"
-            );
-            let names = std::iter::once(call.func.name()).chain(call.func.aliases().iter().map(String::as_str));
-            found = Some((names.map(str::to_owned).collect(), why));
-            return Ok(TreeNodeRecursion::Stop);
-        }
-        Ok(TreeNodeRecursion::Continue)
-    });
-    found
 }

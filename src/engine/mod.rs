@@ -5,11 +5,14 @@
 
 pub mod cluster;
 mod entity;
+mod exact_aggregates;
+mod exact_sum;
 mod leading_zeros;
 #[cfg(all(test, feature = "object-stores"))]
 mod over_objects;
 mod pruned_table;
 mod records;
+mod repeatable;
 pub mod segment;
 mod segmentations;
 mod sized_store;
@@ -98,7 +101,7 @@ pub struct Limits {
     pub confined: bool,
     /// The engine that runs the queries.
     pub engine: Engine,
-    /// The slice whose records are visible; `None` for all records.
+    /// The slice whose records are visible, for views of entities: sums are exact then. `None` for all records.
     pub up_to: Option<UpTo>,
 }
 
@@ -278,6 +281,9 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
         Engine::Cluster(address) => cluster::session(config, runtime, address).map_err(query)?,
     };
     add_records(&ctx, snapshot, &files.fields, limits.up_to.as_ref())?;
+    if limits.up_to.is_some() {
+        exact_aggregates::register(&ctx);
+    }
     for function in segment::functions(limits.models.as_ref(), !limits.confined) {
         ctx.register_udf(function);
     }

@@ -27,9 +27,10 @@ pub async fn segmentations(ctx: &SessionContext, files: &Files) -> Result<Vec<Se
         let entity = &view.header.entity;
         let key = |name: &String| KEYS.contains(&name.as_str()) || entity.contains(name);
         let kind = |field: &Field| key(field.name()) || !field.data_type().is_string();
-        if !entity.is_empty() {
-            entity::check(files, view, &table).map_err(Error::Sql)?;
-        }
+        let warnings = match entity.is_empty() {
+            true => Vec::new(),
+            false => entity::check(files, view, &table).map_err(Error::Sql)?,
+        };
         if let Some(text) = table.schema().fields().iter().find(|field| !kind(field)) {
             return Err(fault(textual(ctx, view, text.name()).await));
         }
@@ -42,6 +43,7 @@ pub async fn segmentations(ctx: &SessionContext, files: &Files) -> Result<Vec<Se
             labels: view.header.labels.clone(),
             sql_hash: files.hash(&view.name),
             entity: entity.clone(),
+            warnings,
             features,
         });
     }

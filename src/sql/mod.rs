@@ -102,6 +102,8 @@ pub struct Segmentation {
     pub features: Vec<String>,
     /// Per feature and language: words from low to high.
     pub labels: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+    /// Properties of its SQL that may make models of entities irreproducible.
+    pub warnings: Vec<String>,
     /// SHA-256 of the SQL that determines its rows.
     pub sql_hash: String,
 }

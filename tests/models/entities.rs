@@ -213,6 +213,32 @@ fn views_of_entities_are_checked_where_they_are_written() {
         ("customer_id", "SELECT customer_id, 1 AS r FROM orders WHERE EXISTS (SELECT uuid())", "uuid does not depend"),
         (
             "customer_id",
+            "SELECT customer_id, stddev(amount) AS x FROM orders GROUP BY 1",
+            "line 4, column 21: stddev cannot be exact at any number of partitions; use sqrt(greatest(",
+        ),
+        (
+            "customer_id",
+            "SELECT customer_id, approx_distinct(amount) AS x FROM orders GROUP BY 1",
+            "use count(DISTINCT …)",
+        ),
+        ("customer_id", "SELECT customer_id, corr(amount, amount) AS x FROM orders GROUP BY 1", "corr cannot be exact"),
+        (
+            "customer_id",
+            "SELECT customer_id, first_value(amount) AS x FROM orders GROUP BY 1",
+            "first_value needs an order: first_value(… ORDER BY _timestamp, _partition, _offset)",
+        ),
+        (
+            "customer_id",
+            "SELECT customer_id, sum(DISTINCT amount) AS x FROM orders GROUP BY 1",
+            "sum of DISTINCT doubles cannot be exact",
+        ),
+        (
+            "customer_id",
+            "SELECT customer_id, amount FROM (SELECT *, row_number() OVER (PARTITION BY customer_id) AS n FROM orders) WHERE n = 1",
+            "row_number needs an order",
+        ),
+        (
+            "customer_id",
             "SELECT customer_id, amount FROM noisy",
             "11_noisy.sql, line 1, column 46: random does not depend",
         ),
@@ -224,6 +250,25 @@ fn views_of_entities_are_checked_where_they_are_written() {
         assert!(error.contains(said), "{entity}: {sql}: {error}");
         assert!(error.contains(".sql"), "{error}");
     }
+}
+
+#[test]
+fn an_order_that_may_have_ties_is_warned_about() {
+    let latest = |order: &str| {
+        format!(
+            "-- k: 2\n-- entity: customer_id\n\nSELECT customer_id, amount FROM (SELECT *, row_number() OVER (PARTITION BY customer_id ORDER BY {order}) AS n FROM orders) WHERE n = 1"
+        )
+    };
+    let place = place(&[("30_latest.sql", &latest("_timestamp DESC, _partition DESC, _offset DESC"))]);
+    let trained = place.run(&["train"]);
+    assert!(!trained.stderr.contains("ORDER BY"), "{}", trained.stderr);
+    // The latest amount of each customer, as known at the slice.
+    assert_eq!(model(&place, "latest", 1)["rows"], customers(100).len());
+    place.write("sql/30_latest.sql", latest("_timestamp DESC"));
+    let trained = place.run(&["train"]);
+    assert_eq!(trained.code, Some(0));
+    assert!(trained.stderr.contains("30_latest.sql: ORDER BY orders._timestamp DESC"), "{}", trained.stderr);
+    assert!(trained.stderr.contains("does not end with _partition, _offset"), "{}", trained.stderr);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod broker;
 mod damaged_store;
 mod drift;
 mod encoding;
+mod entities;
 mod faults;
 mod golden;
 mod kafka;
