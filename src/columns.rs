@@ -1,28 +1,34 @@
-//! Reader of numeric columns from any Parquet or CSV file.
+//! Reader of numeric columns from Parquet, Arrow, CSV and JSON files.
 //!
 //! Input: a path, column names, and the policy for values that are not finite numbers ([`Policy`]). Output: one Arrow column of
 //! doubles per name, in file order; values to impute are null. Parquet is read by all threads, one column of one row group at a
 //! time, and only the requested columns; text columns are parsed like CSV cells. Columns that exceed the memory limit are
 //! written to spool files (out of core).
 
+mod sequential;
+
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _};
+use std::io::{self, Read, Seek as _};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use datafusion::arrow::array::{Array, AsArray, BooleanArray, BooleanBufferBuilder, Float64Array};
 use datafusion::arrow::buffer::{BooleanBuffer, Buffer, MutableBuffer, NullBuffer};
 use datafusion::arrow::compute::{cast, filter};
-use datafusion::arrow::datatypes::{DataType, Float64Type};
+use datafusion::arrow::datatypes::{DataType, Fields, Float64Type};
 use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::ipc::reader::{FileReader, StreamReader};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
 use tercile_kmeans::column_buffer::{self, Growing, Space};
 use tercile_kmeans::parallel::in_parallel;
 
+use crate::file_format::Format;
+use crate::files::{self, Options, Source};
 use crate::missing::{Gaps, Missing, Place, Policy, Value, cleaning, shortened};
-use crate::rows::{line_fault, lines_behind};
+use crate::spool::unnamed_file;
 
 /// Rows per decoded batch.
 const BATCH: usize = 65_536;
@@ -56,12 +62,27 @@ pub enum Error {
     NoRows { path: PathBuf },
     #[error("no row of {path} has a number in each of {names}, so --missing skip leaves none", path = path.display())]
     AllSkipped { path: PathBuf, names: String },
-    #[error("cannot read {path} as CSV: {why}", path = path.display())]
-    Csv { path: PathBuf, why: String },
+    #[error(transparent)]
+    File(#[from] files::Error),
+    #[error("{path}: more than one column is named {name}; rename them in the header", path = path.display())]
+    Ambiguous { path: PathBuf, name: String },
     #[error(
         "the columns of {path} are more than --memory-limit, and cannot be kept in a file instead: {source}; see TMPDIR", path = path.display()
     )]
     Spool { path: PathBuf, source: io::Error },
+}
+
+/// A file and how it is written. The source can be read more than once ([`Source::rereadable`]).
+#[derive(Debug, Clone)]
+pub struct Input {
+    pub source: Source,
+    pub options: Options,
+}
+
+impl From<&Path> for Input {
+    fn from(path: &Path) -> Self {
+        Self { source: Source::File(path.to_owned()), options: Options::default() }
+    }
 }
 
 #[derive(Debug)]
@@ -79,8 +100,9 @@ pub struct Columns {
 ///
 /// # Errors
 /// If the file cannot be read, lacks a column, contains a value that the policy refuses, or has no numbers.
-pub fn read(path: &Path, names: &[String], policy: Policy, threads: usize, space: &Space) -> Result<Columns, Error> {
-    let mut found = every_row(path, names, policy, threads, space)?;
+pub fn read(input: &Input, names: &[String], policy: Policy, threads: usize, space: &Space) -> Result<Columns, Error> {
+    let path = &input.source.name();
+    let mut found = every_row(input, names, policy, threads, space)?;
     if found.rows == 0 {
         return Err(Error::NoRows { path: path.to_owned() });
     }
@@ -160,6 +182,31 @@ impl Watch<'_> {
     }
 }
 
+impl Watch<'_> {
+    /// The numbers of an Arrow column whose first value is in row `start`, and their validity (`None` if all are valid).
+    fn numbers(&mut self, column: &dyn Array, start: usize) -> Result<(Float64Array, Option<BooleanBuffer>), Error> {
+        let fault = |source| Error::Arrow { path: self.path.to_owned(), name: self.name.to_owned(), source };
+        let place = |row: usize| Place::Row((start + row) as u64);
+        if is_text(column.data_type()) {
+            let texts = cast(column, &DataType::Utf8).map_err(fault)?;
+            let texts = texts.as_string::<i32>().iter().enumerate();
+            let values = texts.map(|(row, text)| self.see(text.map_or(Value::Missing, Value::of_text), place(row)));
+            let numbers = values.collect::<Result<Float64Array, Error>>()?;
+            let present = numbers.nulls().map(|nulls| nulls.inner().clone());
+            return Ok((numbers, present));
+        }
+        let numbers = cast(column, &DataType::Float64).map_err(fault)?;
+        let numbers = numbers.as_primitive::<Float64Type>().clone();
+        let present = present(&numbers);
+        for row in present.iter().flat_map(|there| (0..there.len()).filter(|row| !there.value(*row))) {
+            let text = numbers.value(row).to_string();
+            let missing = numbers.is_null(row) || numbers.value(row).is_nan();
+            self.see(if missing { Value::Missing } else { Value::Invalid(&text) }, place(row))?;
+        }
+        Ok((numbers, present))
+    }
+}
+
 /// Hint for an error message: how to convert a text column to numbers.
 fn remedy(path: &Path, name: &str, text: &str) -> String {
     let Some(expression) = cleaning(name, text) else { return "clean it with tercile sql".to_owned() };
@@ -170,16 +217,49 @@ fn remedy(path: &Path, name: &str, text: &str) -> String {
     format!("clean it with tercile sql --table t={file} -f csv -c \"{sql}\"")
 }
 
-fn every_row(path: &Path, names: &[String], policy: Policy, threads: usize, space: &Space) -> Result<Columns, Error> {
-    let io = |source| Error::Io { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(io)?;
-    let mut magic = Vec::with_capacity(4);
-    file.by_ref().take(4).read_to_end(&mut magic).map_err(io)?;
-    file.rewind().map_err(io)?;
-    match magic == b"PAR1" {
-        true => parquet(path, &file, names, policy, (threads, space)),
-        false => csv(path, file, names, policy, space),
+fn every_row(input: &Input, names: &[String], policy: Policy, threads: usize, space: &Space) -> Result<Columns, Error> {
+    let opened = files::open(&input.source, &input.options)?;
+    let io = |source| Error::Io { path: opened.path.clone(), source };
+    if !matches!(opened.format, Format::Csv | Format::Tsv) {
+        files::report(&opened.path, opened.format, &opened.dialect, None);
     }
+    match opened.format {
+        Format::Parquet if opened.dialect.compression.is_none() => match &input.source {
+            // A path that each thread can open for itself.
+            Source::Copied { file, .. } => {
+                let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+                parquet((&opened.path, &path), names, policy, (threads, space))
+            }
+            _ => parquet((&opened.path, &opened.path), names, policy, (threads, space)),
+        },
+        Format::Parquet => {
+            let copy = copied(opened.input).map_err(io)?;
+            let path = PathBuf::from(format!("/proc/self/fd/{}", copy.as_raw_fd()));
+            parquet((&opened.path, &path), names, policy, (threads, space))
+        }
+        Format::Feather => {
+            let (path, copy) = (opened.path.clone(), copied(opened.input).map_err(io)?);
+            let arrow = |source| Error::Arrow { path: path.clone(), name: "the schema".to_owned(), source };
+            let reader = FileReader::try_new(copy, None).map_err(arrow)?;
+            sequential::arrow((&path, &reader.schema()), reader, names, policy, space)
+        }
+        Format::Arrow => {
+            let path = opened.path.clone();
+            let arrow = |source| Error::Arrow { path: path.clone(), name: "the schema".to_owned(), source };
+            let reader = StreamReader::try_new(opened.input, None).map_err(arrow)?;
+            sequential::arrow((&path, &reader.schema()), reader, names, policy, space)
+        }
+        Format::Csv | Format::Tsv => sequential::csv(opened, names, policy, space),
+        Format::Json | Format::Ndjson => sequential::json(opened, names, policy, space),
+    }
+}
+
+/// Copies a stream to an unnamed temporary file, for formats whose metadata is at the end.
+fn copied(mut input: impl Read) -> io::Result<File> {
+    let mut file = unnamed_file()?;
+    io::copy(&mut input, &mut file)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// One column of one row group, and the destination of its values.
@@ -211,28 +291,17 @@ impl To<'_> {
     }
 }
 
+/// `path` is the name for messages, `place` the path that can be opened.
 fn parquet(
-    path: &Path,
-    file: &File,
+    (path, place): (&Path, &Path),
     names: &[String],
     policy: Policy,
     (threads, space): (usize, &Space),
 ) -> Result<Columns, Error> {
     let fault = |source| Error::Parquet { path: path.to_owned(), source };
-    let metadata = ArrowReaderMetadata::load(file, Default::default()).map_err(fault)?;
-    let fields = metadata.schema().fields();
-    let mut roots = Vec::new();
-    for name in names {
-        let Some((root, field)) = fields.find(name) else {
-            let has: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
-            return Err(Error::NoColumn { path: path.to_owned(), name: name.clone(), has: has.join(", ") });
-        };
-        let kind = field.data_type();
-        if !(kind.is_numeric() || matches!(kind, DataType::Boolean | DataType::Null) || is_text(kind)) {
-            return Err(Error::NoNumber { path: path.to_owned(), name: name.clone(), kind: field.data_type().clone() });
-        }
-        roots.push(root);
-    }
+    let file = File::open(place).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let metadata = ArrowReaderMetadata::load(&file, Default::default()).map_err(fault)?;
+    let roots = find(path, metadata.schema().fields(), names)?;
     let sizes: Vec<usize> = metadata.metadata().row_groups().iter().map(|group| group.num_rows() as usize).collect();
     let rows: usize = sizes.iter().sum();
     let spooled = |source| Error::Spool { path: path.to_owned(), source };
@@ -258,7 +327,7 @@ fn parquet(
     parts.sort_by_key(|part| (part.group, part.column));
     let read = in_parallel(parts.len(), threads, |i| {
         let part = &parts[i];
-        decode(&metadata, roots[part.column], part, Watch::new(path, &names[part.column], policy))
+        decode((&metadata, place), roots[part.column], part, Watch::new(path, &names[part.column], policy))
     });
     let mut valid: Vec<Vec<(usize, BooleanBuffer)>> = vec![Vec::new(); names.len()];
     let mut gaps = vec![Gaps::default(); names.len()];
@@ -283,6 +352,22 @@ fn parquet(
     Ok(Columns { columns: columns.collect::<io::Result<_>>().map_err(spooled)?, rows, gaps, rows_left_out: 0 })
 }
 
+/// Positions of the named columns.
+fn find(path: &Path, fields: &Fields, names: &[String]) -> Result<Vec<usize>, Error> {
+    let find = |name: &String| {
+        let Some((place, field)) = fields.find(name) else {
+            let has: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+            return Err(Error::NoColumn { path: path.to_owned(), name: name.clone(), has: has.join(", ") });
+        };
+        let kind = field.data_type();
+        if !(kind.is_numeric() || matches!(kind, DataType::Boolean | DataType::Null) || is_text(kind)) {
+            return Err(Error::NoNumber { path: path.to_owned(), name: name.clone(), kind: kind.clone() });
+        }
+        Ok(place)
+    };
+    names.iter().map(find).collect()
+}
+
 /// Whether a Parquet column holds text, possibly dictionary-encoded.
 fn is_text(kind: &DataType) -> bool {
     match kind {
@@ -295,7 +380,7 @@ fn is_text(kind: &DataType) -> bool {
 /// Decodes one column of one row group to its destination. Returns the validity (finite numbers) and the counts of the other
 /// values.
 fn decode(
-    metadata: &ArrowReaderMetadata,
+    (metadata, place): (&ArrowReaderMetadata, &Path),
     root: usize,
     part: &Part<'_>,
     mut watch: Watch<'_>,
@@ -304,7 +389,7 @@ fn decode(
     let fault = |source| Error::Parquet { path: path.to_owned(), source };
     let arrow = |source| Error::Arrow { path: path.to_owned(), name: name.to_owned(), source };
     // Opened anew: cloned handles share one file position.
-    let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let file = File::open(place).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     let mask = ProjectionMask::roots(metadata.parquet_schema(), [root]);
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
         .with_projection(mask)
@@ -316,25 +401,7 @@ fn decode(
     let mut at = 0;
     for batch in reader {
         let batch = batch.map_err(arrow)?;
-        let place = |row: usize| Place::Row((part.start + at + row) as u64);
-        let (numbers, present) = if is_text(batch.column(0).data_type()) {
-            let texts = cast(batch.column(0), &DataType::Utf8).map_err(arrow)?;
-            let texts = texts.as_string::<i32>().iter().enumerate();
-            let values = texts.map(|(row, text)| watch.see(text.map_or(Value::Missing, Value::of_text), place(row)));
-            let numbers = values.collect::<Result<Float64Array, Error>>()?;
-            let present = numbers.nulls().map(|nulls| nulls.inner().clone());
-            (numbers, present)
-        } else {
-            let numbers = cast(batch.column(0), &DataType::Float64).map_err(arrow)?;
-            let numbers = numbers.as_primitive::<Float64Type>().clone();
-            let present = present(&numbers);
-            for row in present.iter().flat_map(|there| (0..there.len()).filter(|row| !there.value(*row))) {
-                let text = numbers.value(row).to_string();
-                let missing = numbers.is_null(row) || numbers.value(row).is_nan();
-                watch.see(if missing { Value::Missing } else { Value::Invalid(&text) }, place(row))?;
-            }
-            (numbers, present)
-        };
+        let (numbers, present) = watch.numbers(batch.column(0), part.start + at)?;
         part.to.put(at, numbers.values()).map_err(|source| Error::Spool { path: path.to_owned(), source })?;
         at += numbers.len();
         match present {
@@ -353,58 +420,6 @@ fn present(numbers: &Float64Array) -> Option<BooleanBuffer> {
         Some(nulls) if finite => Some(nulls.inner().clone()),
         _ => Some(BooleanBuffer::collect_bool(numbers.len(), |i| !numbers.is_null(i) && numbers.value(i).is_finite())),
     }
-}
-
-fn csv(path: &Path, file: File, names: &[String], policy: Policy, space: &Space) -> Result<Columns, Error> {
-    let fault = |error: csv::Error| Error::Csv { path: path.to_owned(), why: error.to_string() };
-    let delimiter = if path.extension().is_some_and(|extension| extension == "tsv") { b'\t' } else { b',' };
-    let mut file = BufReader::with_capacity(1 << 18, file);
-    let io = |source| Error::Io { path: path.to_owned(), source };
-    let behind = lines_behind(file.fill_buf().map_err(io)?);
-    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).buffer_capacity(1 << 18).from_reader(file);
-    let header = reader.byte_headers().map_err(fault)?.clone();
-    let titles: Vec<String> = header.iter().map(|title| String::from_utf8_lossy(title).into_owned()).collect();
-    let titles: Vec<&str> = titles.iter().map(|title| title.trim_start_matches('\u{feff}')).collect();
-    let mut places = Vec::new();
-    for name in names {
-        let Some(place) = titles.iter().position(|title| title == name) else {
-            return Err(Error::NoColumn { path: path.to_owned(), name: name.clone(), has: titles.join(", ") });
-        };
-        places.push(place);
-    }
-    let spooled = |source| Error::Spool { path: path.to_owned(), source };
-    let mut columns: Vec<Growing<Float64Type>> = names.iter().map(|_| Growing::new(0)).collect();
-    let mut some: Vec<Vec<Option<f64>>> = vec![Vec::with_capacity(BATCH); names.len()];
-    let mut watches: Vec<Watch<'_>> = names.iter().map(|name| Watch::new(path, name, policy)).collect();
-    let mut record = csv::ByteRecord::new();
-    let mut rows = 0;
-    loop {
-        let more = reader.read_byte_record(&mut record).map_err(|error| match line_fault(&error, behind) {
-            Some(why) => Error::Csv { path: path.to_owned(), why },
-            None => fault(error),
-        })?;
-        if !more || rows % BATCH == 0 {
-            for (column, some) in columns.iter_mut().zip(&mut some) {
-                column.append(&some.drain(..).collect()).map_err(spooled)?;
-            }
-            if !space.holds(columns.iter().map(Growing::held).sum()) {
-                columns.iter_mut().try_for_each(|column| column.spill(space)).map_err(spooled)?;
-            }
-        }
-        if !more {
-            break;
-        }
-        let line = Place::Line(record.position().map_or(0, csv::Position::line) + behind);
-        for ((column, &place), watch) in some.iter_mut().zip(&places).zip(&mut watches) {
-            // Bytes that are not UTF-8 are an invalid value, which an error message may quote.
-            let text = String::from_utf8_lossy(record.get(place).unwrap_or_default());
-            column.push(watch.see(Value::of_text(&text), line)?);
-        }
-        rows += 1;
-    }
-    let columns: io::Result<_> = columns.into_iter().map(Growing::finish).collect();
-    let gaps = watches.into_iter().map(|watch| watch.gaps).collect();
-    Ok(Columns { columns: columns.map_err(spooled)?, rows, gaps, rows_left_out: 0 })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Settings shared by several commands, each with a flag and an environment variable.
 
 mod guard;
+mod input;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::TypedValueParser as _;
 pub use guard::GuardArgs;
+pub use input::InputArgs;
 use tercile_kafka::broker::{self, Cluster, Plugins, Settings};
 use tercile_store::batch::Limits;
 use tercile_store::{self as store, Policy, RetentionPolicy, Store};

@@ -6,6 +6,21 @@ use std::path::Path;
 
 use clap::ValueEnum;
 
+/// How rows are written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Csv,
+    /// Separated by tabs, else as CSV.
+    Tsv,
+    Json,
+    Ndjson,
+    /// Arrow's streaming format
+    Arrow,
+    /// Arrow's file format, which is Feather version 2
+    Feather,
+    Parquet,
+}
+
 /// Extensions and their formats, named as in `--format`. The first format is the default; the others are also in use under that
 /// extension and do not contradict it. Formats that this program cannot write are listed too, so that an output file never gets
 /// the extension of another format.

@@ -20,7 +20,7 @@ use crate::model::cluster_ids::{by_features, renumbered};
 use crate::model::describe::{Labels, describe};
 use crate::model::parts::Shapes;
 use crate::model::{Cluster, METHOD, clusters};
-use crate::rows::hex;
+use crate::printable::hex;
 
 /// Implementation of KMeans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

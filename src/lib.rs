@@ -14,8 +14,10 @@
 pub mod file_format;
 pub mod printable;
 
-// Rows of CSV and NDJSON files.
-pub mod rows;
+// The user's files: CSV, JSON, and what they are compressed with.
+pub mod spool;
+
+pub mod files;
 
 // SQL files and their errors.
 pub mod sql;

@@ -12,7 +12,7 @@ use tercile_kafka::broker::embedded::Backlog;
 use tercile_kafka::broker::{self, Acknowledged, Producer, Row};
 use tercile_store::row_set::RowSet;
 
-use crate::rows::{self, Rows};
+use crate::files::{self, Rows};
 
 /// Maximum time of one wait for a pipe.
 const IDLE: Duration = Duration::from_millis(100);
@@ -22,7 +22,7 @@ const IDLE: Duration = Duration::from_millis(100);
 pub enum Error {
     /// The file cannot be read or is malformed.
     #[error("{source}; {}", Progress(acknowledged, None))]
-    Rows { source: rows::Error, acknowledged: Box<Acknowledged> },
+    Rows { source: files::Error, acknowledged: Box<Acknowledged> },
     /// A row was not delivered.
     #[error("{path}, line {line}: {source}; {}", Progress(acknowledged, Some(*line)), path = path.display())]
     Row { path: PathBuf, line: u64, source: Box<broker::Error>, acknowledged: Box<Acknowledged> },
@@ -64,7 +64,7 @@ pub trait Feed {
     ///
     /// # Errors
     /// If the row is malformed or the input cannot be read.
-    fn next(&mut self, json: &mut String) -> Result<Next, rows::Error>;
+    fn next(&mut self, json: &mut String) -> Result<Next, files::Error>;
 
     /// Bytes read so far.
     fn position(&self) -> u64;
@@ -95,7 +95,7 @@ pub enum Rest {
 }
 
 impl Feed for Rows {
-    fn next(&mut self, json: &mut String) -> Result<Next, rows::Error> {
+    fn next(&mut self, json: &mut String) -> Result<Next, files::Error> {
         Ok(self.next_row(json)?.map_or(Next::End, Next::Row))
     }
 
@@ -162,7 +162,7 @@ pub fn send(
 
 /// The reason why the rows end early.
 enum Fault {
-    Rows(rows::Error),
+    Rows(files::Error),
     Row { line: u64, source: broker::Error },
 }
 

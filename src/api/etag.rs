@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::delivery::Shared;
 use crate::model::Model;
-use crate::rows::hex;
+use crate::printable::hex;
 
 const MODEL_VERSION: HeaderName = HeaderName::from_static("model-version");
 

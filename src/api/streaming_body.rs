@@ -16,7 +16,8 @@ use poem::Body;
 use tokio::sync::{Notify, mpsc};
 
 use super::memory_charge::MemoryCharge;
-use crate::bulk::{Error, unnamed_file};
+use crate::bulk::Error;
+use crate::spool::unnamed_file;
 
 /// Capacity of the channel of body chunks.
 const CHUNKS: usize = 8;

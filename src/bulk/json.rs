@@ -1,16 +1,12 @@
 //! Parser of one JSON object into features and other fields; the latter are kept verbatim.
 
-use std::borrow::Cow;
-use std::fmt;
-
-use serde::Deserializer as _;
-use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 use tercile_kmeans::MAX_FEATURES;
-use tercile_store::record::{Text, object_of, too_deep};
+use tercile_store::record::{object_of, too_deep};
 
 use super::Wanted;
 use super::{At, Error, Keep, gives_way};
+use crate::files::fields;
 use crate::missing::Value;
 
 /// Parses the row at `at`. Appends its features to the columns, with NaN for a gap, and returns the kept fields as a JSON
@@ -32,9 +28,7 @@ pub fn row(json: &[u8], at: At, wanted: &mut Wanted, columns: &mut [Vec<f64>]) -
         serde_json::from_str::<&RawValue>(text).map_err(syntax)?;
         return Err(Error::Row { at, what: format!("expected a JSON object, found {}", shortened(text)) });
     }
-    let mut json = serde_json::Deserializer::from_str(text);
-    let fields: Vec<(Cow<'_, str>, &RawValue)> =
-        json.deserialize_map(Fields).and_then(|fields| json.end().map(|()| fields)).map_err(syntax)?;
+    let fields = fields(text).map_err(syntax)?;
     if fields.len() > limits.fields {
         return Err(Error::Row { at, what: format!("at most {} fields go into one row", limits.fields) });
     }
@@ -132,24 +126,6 @@ fn number_length(text: &[u8]) -> usize {
 fn shortened(text: &str) -> String {
     let start: String = text.chars().take(20).collect();
     if start.len() < text.len() { format!("{start}…") } else { start }
-}
-
-struct Fields;
-
-impl<'de> Visitor<'de> for Fields {
-    type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut fields = Vec::new();
-        while let Some(key) = map.next_key::<Text<'de>>()? {
-            fields.push((key.0, map.next_value()?));
-        }
-        Ok(fields)
-    }
 }
 
 /// Parses a JSON value as a finite number. The error says why it is none.

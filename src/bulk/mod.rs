@@ -9,8 +9,6 @@ mod explain;
 mod json;
 mod lines;
 mod read;
-mod split;
-mod spool;
 mod write;
 
 use std::fmt;
@@ -22,9 +20,9 @@ pub use explain::{Explainer, Opinion, TooFar};
 pub use json::number;
 pub use lines::Lines;
 pub use read::Reader;
-pub use spool::unnamed_file;
 pub use write::{Answers, Writer};
 
+pub use crate::file_format::Format;
 use crate::missing::{Gaps, Missing, Place, Value};
 use crate::model::{self, Model, Predictor};
 
@@ -36,21 +34,6 @@ pub const IMPUTED: &str = "imputed";
 /// Whether an added column replaces an input column of this name.
 fn gives_way(name: &str, missing: Missing) -> bool {
     ADDED.contains(&name) || (missing == Missing::Impute && name == IMPUTED)
-}
-
-/// How rows are written down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    Csv,
-    /// Separated by tabs, else as CSV.
-    Tsv,
-    Json,
-    Ndjson,
-    /// Arrow's streaming format
-    Arrow,
-    /// Arrow's file format, which is Feather version 2
-    Feather,
-    Parquet,
 }
 
 /// Limits on input rows.
@@ -283,6 +266,8 @@ pub struct Wanted {
     pub missing: Missing,
     /// Gaps by feature.
     pub gaps: Vec<Gaps>,
+    /// The decimal mark of numbers in text.
+    pub decimal: char,
 }
 
 impl Wanted {

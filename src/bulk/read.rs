@@ -1,7 +1,7 @@
 //! Reader that splits bytes of any supported format into blocks of rows.
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Cursor, Read, Seek as _, SeekFrom};
+use std::io::{self, Cursor, Read, Seek as _, SeekFrom};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,10 +12,10 @@ use datafusion::arrow::ipc::reader::FileReader;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::arrow::Batches;
-use super::split::Splitter;
-use super::{At, Block, Carried, Error, Format, Keep, Limits, Meter, Unmetered, Wanted, json, unnamed_file};
+use super::{At, Block, Carried, Error, Format, Keep, Limits, Meter, Unmetered, Wanted, json};
+use crate::files::{self, CsvRecords, Fault, Opened, Splitter, decimal_point};
 use crate::missing::{Gaps, Missing, Value};
-use crate::rows::{QuoteFault, Quotes, line_fault, lines_behind};
+use crate::spool::unnamed_file;
 
 /// Maximum rows of a block of JSON objects.
 const ROWS: usize = 8192;
@@ -99,21 +99,46 @@ impl Reader {
         let format = format.unwrap_or_else(|| recognise(&head));
         let file = head.starts_with(b"ARROW1");
         let whole: Box<dyn Read + Send> = Box::new(Cursor::new(head).chain(input));
+        let opened = match format {
+            Format::Arrow | Format::Feather if file => Opened::of_request(Format::Feather, whole),
+            Format::Feather => Opened::of_request(Format::Arrow, whole),
+            format => Opened::of_request(format, whole),
+        };
+        Ok(Self { format, ..Self::of(opened, features, (limits, keep), meter)? })
+    }
+
+    /// Reads a file of the user's own, in its dialect.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn of_file(opened: Opened, features: &[String]) -> Result<Self, Error> {
+        if !matches!(opened.format, Format::Csv | Format::Tsv) {
+            files::report(&opened.path, opened.format, &opened.dialect, None);
+        }
+        Self::of(opened, features, (Limits::NONE, Keep::Row), Arc::new(Unmetered))
+    }
+
+    fn of(
+        opened: Opened,
+        features: &[String],
+        (limits, keep): (Limits, Keep),
+        meter: Arc<dyn Meter>,
+    ) -> Result<Self, Error> {
+        let (format, decimal) = (opened.format, opened.dialect.decimal);
         let source = match format {
-            Format::Json | Format::Ndjson => Source::Json(Splitter::new(whole, limits.piece)),
-            Format::Csv => Source::columns(csv_rows(whole, b',', limits)?),
-            Format::Tsv => Source::columns(csv_rows(whole, b'\t', limits)?),
+            Format::Json | Format::Ndjson => Source::Json(Splitter::new(opened.input, limits.piece)),
+            Format::Csv | Format::Tsv => Source::columns(csv_rows(opened, features, limits)?),
             // The file format's reader trusts the lengths in the file, which is acceptable only for the user's own files.
-            Format::Arrow | Format::Feather if file && limits.piece != Limits::NONE.piece => {
+            Format::Feather if limits.piece != Limits::NONE.piece => {
                 return Err(Error::Read("they are in Arrow's file format; send its streaming format".to_owned()));
             }
-            Format::Arrow | Format::Feather if file => {
-                let reader = FileReader::try_new(spooled(whole)?, None).map_err(read)?;
+            Format::Feather => {
+                let reader = FileReader::try_new(spooled(opened.input)?, None).map_err(read)?;
                 let empty = RecordBatch::new_empty(reader.schema());
                 Source::columns(reader.map(|batch| batch.map(Table::from).map_err(read)).chain([Ok(empty.into())]))
             }
-            Format::Arrow | Format::Feather => {
-                let mut batches = Some(Batches::new(whole, limits, meter));
+            Format::Arrow => {
+                let mut batches = Some(Batches::new(opened.input, limits, meter));
                 Source::columns(std::iter::from_fn(move || {
                     let table = batches.as_mut()?.next().transpose();
                     let last = || Some(Ok(RecordBatch::new_empty(batches.take()?.schema()?)));
@@ -121,14 +146,14 @@ impl Reader {
                 }))
             }
             Format::Parquet => {
-                let reader = ParquetRecordBatchReaderBuilder::try_new(spooled(whole)?).map_err(read)?;
+                let reader = ParquetRecordBatchReaderBuilder::try_new(spooled(opened.input)?).map_err(read)?;
                 let empty = RecordBatch::new_empty(Arc::clone(reader.schema()));
                 let reader = reader.with_batch_size(ROWS).build().map_err(read)?;
                 Source::columns(reader.map(|batch| batch.map(Table::from).map_err(read)).chain([Ok(empty.into())]))
             }
         };
         let gaps = vec![Gaps::default(); features.len()];
-        let wanted = Wanted { features: features.to_vec(), keep, limits, missing: Missing::Refuse, gaps };
+        let wanted = Wanted { features: features.to_vec(), keep, limits, missing: Missing::Refuse, gaps, decimal };
         Ok(Self { format, source, wanted, rows: 0, begun: false })
     }
 
@@ -245,34 +270,23 @@ const TOO_LONG: &str = "a row is too long";
 
 /// Reads CSV rows with all columns as text, unchanged.
 fn csv_rows(
-    input: Box<dyn Read + Send>,
-    delimiter: u8,
+    Opened { path, format, dialect, input, .. }: Opened,
+    features: &[String],
     limits: Limits,
-) -> Result<impl Iterator<Item = Result<Table, Error>> + Send, Error> {
+) -> Result<impl Iterator<Item = Result<Table, Error>> + Send + use<>, Error> {
     let unused = Arc::new(AtomicUsize::new(0));
     let metered = Metered { inner: input, unused: Arc::clone(&unused), limit: limits.piece };
-    let mut input = BufReader::with_capacity(256 * 1024, metered);
-    // The csv crate would skip a second byte-order mark together with a quote that follows it.
-    for already in [false, true] {
-        if input.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
-            if already {
-                return Err(Error::Read("they begin with two byte-order marks; send plain UTF-8".to_owned()));
-            }
-            input.consume(3);
-        }
+    let mut rows = CsvRecords::open(Box::new(metered), &dialect).map_err(fault)?;
+    if dialect.advice {
+        files::report(&path, format, &dialect, Some(&rows));
     }
-    let behind = lines_behind(input.fill_buf()?);
-    let input = Quotes::around(input, delimiter);
-    let mut rows = csv::ReaderBuilder::new();
-    let mut rows = rows.has_headers(false).delimiter(delimiter).buffer_capacity(64 * 1024).from_reader(input);
-    let mut header = csv::StringRecord::new();
-    if !rows.read_record(&mut header).map_err(csv_fault)? {
-        return Err(Error::Read("expected a header line with the columns' names, there is nothing".to_owned()));
+    if let Some(name) = features.iter().find(|name| rows.is_ambiguous(name)) {
+        return Err(Error::Column { field: name.clone(), what: "stands twice".to_owned() });
     }
-    if header.len() > limits.fields {
+    if rows.names().len() > limits.fields {
         return Err(Error::TooMuch(format!("rows may have {} columns at most", limits.fields)));
     }
-    let fields: Vec<Field> = header.iter().map(|name| Field::new(name, DataType::Utf8, true)).collect();
+    let fields: Vec<Field> = rows.names().iter().map(|name| Field::new(name, DataType::Utf8, true)).collect();
     let schema = Arc::new(Schema::new(fields));
     let empty = Table::from(RecordBatch::new_empty(Arc::clone(&schema)));
     let mut record = csv::StringRecord::new();
@@ -282,21 +296,20 @@ fn csv_rows(
         let mut lines = Vec::with_capacity(ROWS);
         let (mut count, mut bytes) = (0, 0);
         while !ended && count < ROWS && bytes < BYTES {
-            match rows.read_record(&mut record) {
-                Ok(true) => {
+            match rows.next(&mut record) {
+                Ok(Some(line)) => {
                     unused.store(0, Ordering::Relaxed);
-                    lines.push(record.position().map_or(0, csv::Position::line) + behind);
+                    lines.push(line);
                     for (column, text) in columns.iter_mut().zip(record.iter()) {
                         column.append_value(text);
                     }
                     count += 1;
                     bytes += record.as_slice().len();
                 }
-                Ok(false) => ended = true,
+                Ok(None) => ended = true,
                 Err(error) => {
                     ended = true;
-                    let fault = line_fault(&error, behind).map(Error::Read);
-                    return Some(Err(fault.unwrap_or_else(|| csv_fault(error))));
+                    return Some(Err(fault(error)));
                 }
             }
         }
@@ -310,15 +323,15 @@ fn csv_rows(
     Ok(tables.chain([Ok(empty)]))
 }
 
-fn csv_fault(error: csv::Error) -> Error {
-    let text = error.to_string();
-    match error.into_kind() {
-        csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::InvalidData && text.contains(TOO_LONG) => {
+fn fault(fault: Fault) -> Error {
+    match fault {
+        Fault::Io(error) if error.kind() == io::ErrorKind::InvalidData && error.to_string().contains(TOO_LONG) => {
             Error::TooMuch(TOO_LONG.to_owned())
         }
-        csv::ErrorKind::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<QuoteFault>()) => read(error),
-        csv::ErrorKind::Io(error) => Error::Io(error),
-        _ => read(text),
+        Fault::Io(error) => Error::Io(error),
+        fault @ (Fault::Line { remedy, .. } | Fault::Whole { remedy, .. }) => {
+            read(remedy.map_or_else(|| fault.to_string(), |remedy| format!("{fault}; {remedy}")))
+        }
     }
 }
 
@@ -378,7 +391,7 @@ fn numbers(
     wanted: &mut Wanted,
     at: &dyn Fn(usize) -> At,
 ) -> Result<Float64Array, Error> {
-    let name = wanted.features[feature].clone();
+    let (name, decimal) = (wanted.features[feature].clone(), wanted.decimal);
     let schema = batch.schema_ref();
     let mut found = schema.fields().iter().zip(batch.columns()).filter(|(field, _)| *field.name() == name);
     let Some((_, column)) = found.next() else {
@@ -391,9 +404,9 @@ fn numbers(
     let mut gap = |value: Value<'_>, row: usize, what: &str| wanted.gap(feature, value, at(row), what);
     let column: Float64Array = match column.data_type() {
         // Parsed without a copy: string views may refer to one long text many times.
-        DataType::Utf8 => parsed(column.as_string::<i32>().iter(), gap)?,
-        DataType::LargeUtf8 => parsed(column.as_string::<i64>().iter(), gap)?,
-        DataType::Utf8View => parsed(column.as_string_view().iter(), gap)?,
+        DataType::Utf8 => parsed(column.as_string::<i32>().iter(), decimal, gap)?,
+        DataType::LargeUtf8 => parsed(column.as_string::<i64>().iter(), decimal, gap)?,
+        DataType::Utf8View => parsed(column.as_string_view().iter(), decimal, gap)?,
         kind if kind.is_numeric() || *kind == DataType::Null => {
             let column = cast(column, &DataType::Float64).map_err(read)?.as_primitive().clone();
             // One branch-free pass determines whether there are any gaps.
@@ -421,11 +434,12 @@ const NOT_FINITE: &str = "must be a finite number";
 
 fn parsed<'t>(
     texts: impl Iterator<Item = Option<&'t str>>,
+    decimal: char,
     mut gap: impl FnMut(Value<'_>, usize, &str) -> Result<f64, Error>,
 ) -> Result<Float64Array, Error> {
     let value = |(row, text): (usize, Option<&str>)| {
         let Some(text) = text.map(str::trim) else { return gap(Value::Missing, row, "must be a number, is null") };
-        match Value::of_text(text) {
+        match Value::of_text(&decimal_point(text, decimal)) {
             Value::Number(number) => Ok(number),
             value if text.is_empty() => gap(value, row, "must be a number, is empty"),
             value if text.parse::<f64>().is_ok() => gap(value, row, NOT_FINITE),

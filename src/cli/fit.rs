@@ -20,7 +20,8 @@ use super::output_file::OutputFile;
 use super::table::short;
 use super::{Done, Terminal, imputed, quartiles, table, thousands};
 use crate::columns::{self, Columns};
-use crate::config::bytes;
+use crate::config::{InputArgs, bytes};
+use crate::files::Source;
 use crate::fit::{self, Job, Receipt, Report};
 use crate::missing::{self, Missing, NotNumbers, Policy};
 use crate::sql::header::MAX_K;
@@ -83,7 +84,7 @@ pub struct Fit {
 /// Which rows, and what starts are drawn on them.
 #[derive(Args)]
 pub(super) struct FileArgs {
-    /// The file; Parquet is known by its first bytes, and a .tsv has tabs
+    /// The file: Parquet, Arrow, CSV or JSON; a directory or a quoted pattern of CSV or NDJSON files; - is stdin
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// The columns to cluster by, separated by commas
@@ -106,6 +107,8 @@ pub(super) struct FileArgs {
     /// [default: half of the memory]
     #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", value_parser = bytes)]
     memory_limit: Option<usize>,
+    #[command(flatten)]
+    input: InputArgs,
 }
 
 impl FileArgs {
@@ -123,7 +126,8 @@ impl FileArgs {
     /// Reads the features.
     pub fn read(&self) -> Result<Columns, columns::Error> {
         let policy = self.missing.map_or(Policy::FIT, Policy::all);
-        columns::read(&self.file, &self.features, policy, self.threads(), &self.space())
+        let file = columns::Input { source: Source::named(&self.file)?.rereadable()?, options: self.input.options() };
+        columns::read(&file, &self.features, policy, self.threads(), &self.space())
     }
 
     fn space(&self) -> Space {

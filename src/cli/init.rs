@@ -11,9 +11,9 @@ use tercile_kafka::broker::{Bound, Consumer, Event, Item, Reading, Start};
 
 use super::staged_file::StagedFile;
 use super::{Done, blocking, count};
-use crate::config::MaybeKafkaArgs;
+use crate::config::{InputArgs, MaybeKafkaArgs};
+use crate::files::{Rows, Source};
 use crate::printable::printable;
-use crate::rows::{Rows, Source};
 use crate::sql::infer::{Inference, view_name};
 
 /// Number of sampled records that determine the files.
@@ -33,6 +33,8 @@ pub struct Init {
     /// The directory to write to
     #[arg(long, env = "TERCILE_SQL", value_name = "DIR", default_value = "sql")]
     sql: PathBuf,
+    #[command(flatten)]
+    input: InputArgs,
     #[command(flatten)]
     kafka: MaybeKafkaArgs,
 }
@@ -83,9 +85,11 @@ impl Init {
 
     /// Infers the fields from the first records.
     fn look(&self) -> anyhow::Result<Inference> {
-        if Path::new(&self.from).is_file() {
+        let source = Source::named(Path::new(&self.from))?;
+        if !matches!(&source, Source::File(path) if !path.exists()) {
             let mut sketch = Inference::default();
-            let (mut rows, mut json) = (Rows::open(&Source::File(self.from.clone().into()))?, String::new());
+            let (mut rows, mut json) = (Rows::open(&source, &self.input.options())?, String::new());
+            rows.report();
             while sketch.records < RECORDS && rows.next_row(&mut json)?.is_some() {
                 sketch.see(json.as_bytes());
             }

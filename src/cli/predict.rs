@@ -1,7 +1,6 @@
 //! `tercile predict`: adds clusters to the rows of a file.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Read};
+use std::io::BufWriter;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -10,8 +9,8 @@ use clap::Args;
 use super::output_file::{Output, OutputFile};
 use super::{Done, count, imputed, thousands};
 use crate::bulk::{self, Format, Reader, Scorer, Writer};
-use crate::config::StoreArgs;
-use crate::file_format;
+use crate::config::{InputArgs, StoreArgs};
+use crate::files::{self, Source};
 use crate::missing::Missing;
 use crate::model::{ModelRegistry, model_ref};
 use crate::slices::SLICES;
@@ -26,7 +25,7 @@ use crate::slices::SLICES;
 pub struct Predict {
     /// The segmentation whose model answers: price_rating, ...
     segmentation: String,
-    /// The file of rows; - is stdin
+    /// The file of rows, a directory, or a quoted pattern of files; - is stdin
     #[arg(value_name = "FILE", default_value = "-")]
     file: PathBuf,
     /// The slice whose model answers: 1, 2 or 3, the whole stream
@@ -43,15 +42,14 @@ pub struct Predict {
     /// features that took the model's mean
     #[arg(long, env = "TERCILE_MISSING", value_name = "CHOICE", default_value = "refuse")]
     missing: Missing,
-    /// How the rows are written down [default: as the file's name or its first bytes say]
-    #[arg(long, env = "TERCILE_INPUT_FORMAT", value_name = "FORMAT")]
-    input_format: Option<Format>,
     /// How they go out [default: as the ending of the output's name says, else as they came]
     #[arg(long, env = "TERCILE_FORMAT", value_name = "FORMAT")]
     format: Option<Format>,
     /// The file to write to, once all rows are clustered; it may be FILE itself [default: stdout]
     #[arg(short, long, env = "TERCILE_OUTPUT", value_name = "FILE")]
     output: Option<OutputFile>,
+    #[command(flatten)]
+    input: InputArgs,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -64,14 +62,10 @@ impl Predict {
         };
         let out = Output::open(self.output.as_ref())?;
         let scorer = self.scorer()?.with_missing(self.missing);
-        let stdin = self.file.as_os_str() == "-";
-        let name = if stdin { "stdin".to_owned() } else { self.file.display().to_string() };
-        let input: Box<dyn Read + Send> = match stdin {
-            true => Box::new(io::stdin()),
-            false => Box::new(File::open(&self.file).with_context(|| format!("cannot read {name}"))?),
-        };
-        let said = self.input_format.or_else(|| file_format::of(&self.file));
-        let reader = Reader::open(input, said, &scorer.features).with_context(|| name.clone())?;
+        let source = Source::named(&self.file)?;
+        let name = source.name().display().to_string();
+        let opened = files::open(&source, &self.input.options())?;
+        let reader = Reader::of_file(opened, &scorer.features).with_context(|| name.clone())?;
         let mut reader = reader.with_missing(self.missing);
         let format = asked.unwrap_or(reader.format);
         let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, &out), format);

@@ -1,6 +1,6 @@
 //! `tercile produce`: sends the rows of a file or of a pipe to a topic.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -11,23 +11,25 @@ use tercile_kafka::broker::embedded::PARTITION_LIMIT;
 use tercile_kafka::broker::{Acknowledged, Cluster, Producer};
 
 use super::{Done, Stop, Terminal, count, thousands};
-use crate::config::{KafkaArgs, TopicArgs};
+use crate::config::{InputArgs, KafkaArgs, TopicArgs};
+use crate::files::{self, Options as Dialects, Rows, Source};
 use crate::produce::{self, Options, Pipe};
-use crate::rows::{self, Rows, Source};
 
-/// Send a CSV or NDJSON file to a topic, one JSON object per row
+/// Send a CSV or JSON file to a topic, one JSON object per row
 ///
 /// Values go as they are. A file is read to its end first, and nothing of it is sent if there is a fault in it; rows from a
 /// pipe are sent as they come. Every row is acknowledged by all replicas, or the first that is not is named. Ctrl-C sends
 /// what was read, and says how many rows were acknowledged.
 #[derive(Args)]
 pub struct Produce {
-    /// The file; - is stdin
+    /// The file, a directory, or a quoted pattern of files; - is stdin
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Rows a second [default: as fast as it goes]
     #[arg(long, env = "TERCILE_RATE", value_name = "N", value_parser = rate)]
     rate: Option<f64>,
+    #[command(flatten)]
+    input: InputArgs,
     #[command(flatten)]
     kafka: KafkaArgs,
     #[command(flatten)]
@@ -47,14 +49,14 @@ impl Produce {
         let bar = terminal.bar(source.size());
         let start = Instant::now();
         let (name, drawn) = (source.name(), bar.clone());
-        let (halt, rate) = (Arc::new(AtomicBool::new(false)), self.rate);
+        let (halt, rate, dialects) = (Arc::new(AtomicBool::new(false)), self.rate, self.input.options());
         let halted = Arc::clone(&halt);
         let sending = super::blocking(move || {
             let tick = |rows: u64, bytes: u64| {
                 drawn.set_position(bytes);
                 drawn.set_message(format!("{} rows", thousands(rows)));
             };
-            send(&cluster, &topic, source, rate, &halted, tick)
+            send(&cluster, &topic, (source, &dialects), rate, &halted, tick)
         });
         let mut sending = std::pin::pin!(sending);
         let acknowledged = tokio::select! {
@@ -97,13 +99,13 @@ impl Produce {
     /// Checks the file and finds or creates the topic. Returns the source, its number of rows if counted, the cluster
     /// and the topic.
     async fn prepare(&self) -> anyhow::Result<(Source, Option<u64>, Cluster, String)> {
-        let source = if self.file == Path::new("-") { Source::Stdin } else { Source::File(self.file.clone()) };
+        let source = Source::named(&self.file)?;
         // Data from a pipe can be read only once.
-        let total = if source == Source::Stdin {
+        let total = if source.is_pipe() {
             None
         } else {
-            let source = source.clone();
-            Some(super::blocking(move || Ok(rows::check(&source)?)).await?.rows)
+            let (source, dialects) = (source.clone(), self.input.options());
+            Some(super::blocking(move || Ok(files::check(&source, &dialects)?)).await?.rows)
         };
         if total == Some(0) {
             anyhow::bail!("{}: expected rows, found none", source.name().display());
@@ -129,17 +131,21 @@ impl Produce {
 fn send(
     cluster: &Cluster,
     topic: &str,
-    source: Source,
+    (source, dialects): (Source, &Dialects),
     rate: Option<f64>,
     halt: &AtomicBool,
     tick: impl FnMut(u64, u64),
 ) -> anyhow::Result<Acknowledged> {
     let producer = Producer::new(cluster, topic)?;
     let options = Options { rate, replay: None };
-    Ok(if source == Source::Stdin {
-        let mut pipe = Pipe::open(source).context("cannot start the thread that reads stdin")?;
+    Ok(if source.is_pipe() {
+        let name = source.name();
+        let mut pipe = Pipe::open(source, dialects.clone())
+            .with_context(|| format!("cannot start the thread that reads {}", name.display()))?;
         produce::send(producer, &mut pipe, &options, halt, tick)?
     } else {
-        produce::send(producer, &mut Rows::open(&source)?, &options, halt, tick)?
+        let mut rows = Rows::open(&source, dialects)?;
+        rows.report();
+        produce::send(producer, &mut rows, &options, halt, tick)?
     })
 }

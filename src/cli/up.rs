@@ -1,29 +1,31 @@
 //! `tercile up`: runs the complete pipeline: broker, ingest, training and API.
 
+mod replayed_file;
+
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
+use replayed_file::File;
 use tercile_kafka::broker::embedded::Backlog;
 use tercile_kafka::broker::{Acknowledged, Cluster, Embedded, Producer};
 use tercile_kafka::ingest::{Control, Job};
 use tercile_store::record::Json;
-use tercile_store::row_set::RowSet;
-use tercile_store::{EMBEDDED, Replayed, Source, Store};
+use tercile_store::{EMBEDDED, Source, Store};
 
 use super::{Done, Stop, Terminal, count, ingest, serve, thousands, train as tables};
 use crate::api::{self, State, budget::Budget, live::ModelCache};
 use crate::config::{
-    BatchArgs, BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, MaybeKafkaArgs, RollArgs, SqlArgs, StoreArgs, TopicArgs,
-    TrainingArgs, seconds,
+    BatchArgs, BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, InputArgs, MaybeKafkaArgs, RollArgs, SqlArgs, StoreArgs,
+    TopicArgs, TrainingArgs, seconds,
 };
+use crate::files::Rows;
 use crate::produce::{self, Options, Replay};
-use crate::rows::{self, Checked, Rows};
-use crate::{engine, replay, train};
+use crate::train;
 
 /// The whole job: broker, replay, ingest, train, serve
 ///
@@ -32,16 +34,18 @@ use crate::{engine, replay, train};
 /// store goes on where the first stopped, and stores nothing twice.
 #[derive(Args)]
 pub struct Up {
-    /// A CSV or NDJSON file to replay [default: the shipped sample, with the embedded broker and a store of its own]
+    /// A CSV or JSON file to replay, a directory or a quoted pattern of files, or - for stdin [default: the shipped sample, with the embedded broker and a store of its own]
     #[arg(long, env = "TERCILE_DATA", value_name = "FILE")]
     data: Option<PathBuf>,
-    /// Replay another file into a store that was fed from one
+    /// Replay another file into a store that was fed from one; of a file that has grown, only its new rows are sent
     #[arg(long, env = "TERCILE_APPEND", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     append: bool,
     /// Seconds between two trainings, at least
     #[arg(long, env = "TERCILE_RETRAIN_EVERY", value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     retrain_every: Duration,
+    #[command(flatten)]
+    input: InputArgs,
     #[command(flatten)]
     bind: BindArgs,
     #[command(flatten)]
@@ -80,12 +84,6 @@ struct Stream {
     embedded: Option<Embedded>,
 }
 
-/// A file to replay, checked completely.
-struct File {
-    source: rows::Source,
-    checked: Checked,
-}
-
 impl Up {
     pub async fn run(self, terminal: &Terminal, mut stop: Stop) -> anyhow::Result<Done> {
         let files = self.sql.load()?;
@@ -98,7 +96,7 @@ impl Up {
             let file = self.file(&store, files.fields.names()).await?;
             let stream = self.stream(&store).await?;
             if let Some(file) = &file {
-                self.admit(&store, &stream.source, file)?;
+                self.admit(&store, &stream.source, file).await?;
             }
             Ok((live, listener, file, stream))
         });
@@ -170,46 +168,6 @@ impl Up {
         Ok(if summary?.gaps.is_empty() { Done::Well } else { Done::With(4) })
     }
 
-    /// The file to replay, if any, checked to be free of errors.
-    async fn file(&self, store: &Store, fields: &[String]) -> anyhow::Result<Option<File>> {
-        let source = match &self.data {
-            Some(path) => rows::Source::File(path.clone()),
-            None if self.kafka.bootstrap_servers.is_some() => return Ok(None),
-            None => rows::Source::Sample,
-        };
-        let given = self.data.is_some();
-        let checking = source.clone();
-        let checked = super::blocking(move || Ok(rows::check(&checking)?)).await?;
-        if let Some(header) = Rows::open(&source)?.header() {
-            let names: Vec<String> = header.filter_map(|name| serde_json::from_str(name).ok()).collect();
-            if !names.iter().any(|name| fields.contains(name)) {
-                bail!(
-                    "{}, line 1: expected a header line with some of the fields {}; found {}",
-                    source.name().display(),
-                    fields.join(", "),
-                    names.join(", ")
-                );
-            }
-        }
-        if checked.rows == 0 {
-            bail!("{}: expected rows after the header, found none", source.name().display());
-        }
-        if !given && !self.only_sample(store, &checked)? {
-            return Ok(None);
-        }
-        Ok(Some(File { source, checked }))
-    }
-
-    /// True if the sample is the store's only source.
-    fn only_sample(&self, store: &Store, sample: &Checked) -> anyhow::Result<bool> {
-        Ok(match store.source()? {
-            None => true,
-            Some(source) if source.id != EMBEDDED => false,
-            Some(source) if source.files.is_empty() => store.snapshot()?.rows() == 0,
-            Some(source) => source.files.iter().all(|file| file.hash == sample.hash),
-        })
-    }
-
     async fn stream(&self, store: &Store) -> anyhow::Result<Stream> {
         let topic = &self.topic.topic;
         if let Some(cluster) = self.kafka.cluster()? {
@@ -227,24 +185,6 @@ impl Up {
         tracing::info!("embedded broker at {}, topic {topic}", cluster.servers);
         let (partitions, backlog) = (source.partitions, Some(Arc::default()));
         Ok(Stream { cluster, source, partitions, backlog, embedded: Some(embedded) })
-    }
-
-    /// Records the file in the store before any of its rows is sent, or rejects it.
-    fn admit(&self, store: &Store, source: &Source, file: &File) -> anyhow::Result<()> {
-        let name = file.source.name().display().to_string();
-        let known = source.files.iter().any(|known| known.hash == file.checked.hash);
-        if let Some(last) = source.files.last()
-            && !known
-            && !self.append
-        {
-            bail!(
-                "the store {} was fed from {}; to add {name} to it say --append, or choose another --store",
-                store.root().display(),
-                last.name
-            );
-        }
-        let (hash, rows) = (file.checked.hash.clone(), Some(file.checked.rows));
-        Ok(store.add_file(&Replayed { name, hash, rows, ..Replayed::default() })?)
     }
 
     /// The work of `up` until a shutdown is requested.
@@ -366,20 +306,6 @@ impl Up {
         Ok(training)
     }
 
-    /// The rows of a file that are stored. If a file expires during the read, the read is repeated.
-    async fn stored_rows(&self, store: &Store, checked: &Checked) -> anyhow::Result<RowSet> {
-        let mut tries = 0;
-        loop {
-            let ctx = engine::open(&store.snapshot()?, &self.sql.load()?).await?;
-            tries += 1;
-            match replay::stored_rows(&ctx, &checked.hash, checked.rows).await {
-                Err(error) if tries < 10 => tracing::debug!("the stored rows are read again: {error}"),
-                read => return Ok(read?),
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
     async fn replay(
         &self,
         store: &Store,
@@ -390,12 +316,7 @@ impl Up {
         terminal: &Terminal,
     ) -> anyhow::Result<()> {
         let File { source, checked } = file;
-        let mut stored = self.stored_rows(store, &checked).await?;
-        // Read after the records were listed: a record that expires in between is in at least one of the two.
-        let source_now = store.source()?;
-        for file in source_now.iter().flat_map(|source| &source.files).filter(|file| file.hash == checked.hash) {
-            stored.add(&file.expired);
-        }
+        let stored = self.stored_rows(store, &checked).await?;
         let name = source.name().display().to_string();
         if stored.len() >= checked.rows {
             tracing::info!("all {} of {name} were stored already", count(checked.rows, "row"));
@@ -407,9 +328,9 @@ impl Up {
         let bar = terminal.bar(source.size());
         let (cluster, topic, cut) = (stream.cluster.clone(), self.topic.topic.clone(), Arc::clone(cut));
         let (backlog, drawn) = (stream.backlog.clone(), bar.clone());
-        let start = Instant::now();
+        let (start, options) = (Instant::now(), self.input.options());
         let sent: Acknowledged = super::blocking(move || {
-            let mut rows = Rows::open(&source)?;
+            let mut rows = Rows::open(&source, &options)?;
             let producer = Producer::new(&cluster, &topic)?;
             let replay = Replay { hash: &checked.hash, stored: &stored, backlog: backlog.as_deref() };
             let tick = |rows: u64, bytes: u64| {

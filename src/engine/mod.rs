@@ -7,6 +7,7 @@ pub mod cluster;
 mod entity;
 mod exact_aggregates;
 mod exact_sum;
+mod file_table;
 mod leading_zeros;
 #[cfg(all(test, feature = "object-stores"))]
 mod over_objects;
@@ -51,7 +52,8 @@ use tercile_store::record::Fields;
 use tercile_store::{Snapshot, Store, scheme};
 use url::Url;
 
-use crate::file_format;
+use crate::file_format::{self, Format};
+use crate::files;
 use crate::slices::Cut;
 use crate::sql::fault::Fault;
 pub use crate::sql::fault::explain;
@@ -84,6 +86,8 @@ pub enum Error {
     Table { path: PathBuf, why: String },
     #[error("cannot read the store's file {path}: {why}", path = path.display())]
     File { path: PathBuf, why: String },
+    #[error(transparent)]
+    Input(#[from] files::Error),
 }
 
 /// Resources and capabilities of a session.
@@ -180,8 +184,46 @@ pub async fn add_what_plans<'v>(
     }
 }
 
+/// Registers a file of this machine as a table of this process. Its format is determined by its first bytes and its name.
+///
+/// # Errors
+/// If the file cannot be read, or if there is a table or view of this name.
+pub async fn add_local_file(
+    ctx: &SessionContext,
+    name: &str,
+    path: &Path,
+    options: &files::Options,
+) -> Result<(), Error> {
+    if tables(ctx).iter().any(|known| known == name) {
+        let why = format!("there is a table or view {name} already; choose another name");
+        return Err(Error::Table { path: path.to_owned(), why });
+    }
+    let (path, options) = (path.to_owned(), options.clone());
+    let table = move || -> Result<_, files::Error> {
+        let source = files::Source::named(&path)?.rereadable()?;
+        let opened = files::open(&source, &options)?;
+        let format = opened.format;
+        drop(opened);
+        Ok(match (format, source) {
+            (Format::Parquet, files::Source::File(path)) => Err(path),
+            (Format::Parquet, source) => {
+                return Err(files::Fault::whole("Parquet must be one file with a name").at(&source.name()));
+            }
+            (_, source) => Ok(file_table::table(source, options)?),
+        })
+    };
+    let table = tokio::task::spawn_blocking(table).await.map_err(|e| Error::Query(e.to_string()))??;
+    match table {
+        Ok(table) => {
+            let name = TableReference::bare(name);
+            ctx.register_table(name, Arc::new(table)).map(drop).map_err(|e| Error::Query(explain(&e)))
+        }
+        Err(path) => add_file(ctx, name, &path).await,
+    }
+}
+
 /// Registers a file as a table: Parquet, CSV, TSV or NDJSON, determined by its extension. Types of CSV columns are
-/// inferred; columns with leading zeros are text.
+/// inferred; columns with leading zeros are text. The file may be in an object store, or read by executors.
 pub async fn add_file(ctx: &SessionContext, name: &str, path: &Path) -> Result<(), Error> {
     let fault = |why: String| Error::Table { path: path.to_owned(), why };
     if scheme(path).is_none() {

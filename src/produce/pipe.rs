@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 
 use super::{Feed, IDLE, Next, Rest};
-use crate::rows::{self, Rows, Source};
+use crate::files::{self, Options, Rows, Source};
 
 /// Capacity of the channel in rows.
 const WAITING: usize = 256;
@@ -24,7 +24,7 @@ struct Line {
 /// The rows of a pipe.
 pub struct Pipe {
     name: PathBuf,
-    rows: Receiver<Result<Line, rows::Error>>,
+    rows: Receiver<Result<Line, files::Error>>,
     position: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     stopped: bool,
@@ -35,13 +35,13 @@ impl Pipe {
     ///
     /// # Errors
     /// If no thread can be started.
-    pub fn open(source: Source) -> std::io::Result<Self> {
+    pub fn open(source: Source, options: Options) -> std::io::Result<Self> {
         let (sender, rows) = sync_channel(WAITING);
         let (position, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let name = source.name();
         let (read, ended) = (Arc::clone(&position), Arc::clone(&stop));
         thread::Builder::new().name("pipe".to_owned()).spawn(move || {
-            if let Err(error) = read_all(&source, &sender, &read, &ended) {
+            if let Err(error) = read_all((&source, &options), &sender, &read, &ended) {
                 // The receiver is gone when sending has ended.
                 let _ = sender.send(Err(error));
             }
@@ -51,12 +51,13 @@ impl Pipe {
 }
 
 fn read_all(
-    source: &Source,
-    sender: &SyncSender<Result<Line, rows::Error>>,
+    (source, options): (&Source, &Options),
+    sender: &SyncSender<Result<Line, files::Error>>,
     position: &AtomicU64,
     stop: &AtomicBool,
-) -> Result<(), rows::Error> {
-    let mut rows = Rows::open(source)?;
+) -> Result<(), files::Error> {
+    let mut rows = Rows::open(source, options)?;
+    rows.report();
     let mut json = String::new();
     while !stop.load(Ordering::SeqCst) {
         let Some(number) = rows.next_row(&mut json)? else { break };
@@ -69,7 +70,7 @@ fn read_all(
 }
 
 impl Feed for Pipe {
-    fn next(&mut self, json: &mut String) -> Result<Next, rows::Error> {
+    fn next(&mut self, json: &mut String) -> Result<Next, files::Error> {
         match self.rows.recv_timeout(IDLE) {
             Ok(line) => {
                 let line = line?;

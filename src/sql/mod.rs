@@ -24,7 +24,7 @@ use script::{Piece, Place};
 use sha2::{Digest, Sha256};
 use tercile_store::record::Fields;
 
-use crate::rows::hex;
+use crate::printable::hex;
 
 /// The files of `sql/`, included in the binary.
 const SHIPPED: [(&str, &str); 7] = [

@@ -23,7 +23,7 @@ use tercile_store::{Snapshot, Store};
 use super::{Options, Progress, Refusal, entities};
 use crate::engine;
 use crate::model::MovedBy;
-use crate::rows::hex;
+use crate::printable::hex;
 use crate::slices::{Cut, SLICES};
 use crate::sql::{Files, Segmentation, quote};
 

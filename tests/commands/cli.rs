@@ -105,7 +105,7 @@ fn a_file_with_a_fault_is_named_with_its_line() {
         ("empty.csv", &b""[..], "empty.csv: expected a header line"),
         ("none.csv", b"B07,4.2,3\nB08,1,2\n", "none.csv, line 1: expected a header line"),
         ("few.csv", b"product_id,rating\na,1\nb\n", "few.csv, line 3: expected 2 fields as in the header, found 1"),
-        ("latin.csv", b"product_id,rating\na,\xe9\n", "latin.csv, line 2: expected UTF-8"),
+        ("zero.csv", b"product_id,rating\na,\x00\x00\n", "zero.csv: it has bytes that are zero, so it is no text"),
         (
             "other.csv",
             b"alpha,beta\n1,2\n",
@@ -113,8 +113,12 @@ fn a_file_with_a_fault_is_named_with_its_line() {
         ),
         ("bare.csv", b"product_id,rating\n", "bare.csv: expected rows after the header, found none"),
         ("open.csv", b"product_id,rating\na,\"4\nb,3\n", "open.csv, line 2: the quote that opens here is never closed"),
-        ("array.json", b"[{\"rating\":1}]", "array.json, line 1: expected one JSON object a line, found an array"),
-        ("broken.ndjson", b"{\"rating\":1}\n{\"rating\":}\n", "broken.ndjson, line 2: expected one JSON object a line"),
+        ("array.json", b"[{\"rating\":1},2]", "array.json, line 1: expected a JSON object, found something else"),
+        (
+            "broken.ndjson",
+            b"{\"rating\":1}\n{\"rating\":}\n",
+            "broken.ndjson, line 2: expected a JSON object, found an error",
+        ),
     ];
     for (name, content, expected) in cases {
         place.write(name, content);

@@ -9,3 +9,4 @@ mod cancellation;
 mod cli;
 mod output_files;
 mod sql;
+mod your_files;

@@ -110,12 +110,12 @@ fn any_file_is_a_table() {
     let rows = |table: &str, sql: &str| place.ok(&["sql", "-f", "csv", "--table", table, "-c", sql]);
     assert_eq!(rows("c=dir 1/a*b.csv", "SELECT sum(n) AS n FROM c"), "n\n3.5\n");
     assert_eq!(rows("T=a.tsv", "SELECT length(n) AS n FROM \"T\""), "n\n3\n");
-    assert_eq!(rows("j=a.ndjson", "SELECT deep['n'] AS n FROM j"), "n\n1\n\"\"\n");
+    assert_eq!(rows("j=a.ndjson", "SELECT deep FROM j"), "deep\n\"{\"\"n\"\":1}\"\n\"\"\n");
     let wrong = |table: &str| place.fails(1, &["sql", "--table", table, "-c", "SELECT 1"]);
     assert!(wrong("a=nowhere.csv").contains("--table a: cannot read nowhere.csv: No such file"));
     assert!(wrong("products=a.tsv").contains("there is a table or view products already"));
     place.write("a.txt", "");
-    assert!(wrong("a=a.txt").contains("expected a name that ends in .parquet, .csv"));
+    assert!(wrong("a=a.txt").contains("a.txt: expected a header line with the columns' names, the file is empty"));
     assert_eq!(place.run(&["sql", "--table", "a", "-c", "SELECT 1"]).code, Some(2));
 }
 

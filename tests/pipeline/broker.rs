@@ -13,8 +13,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tercile::files::{self, Rows, Source};
 use tercile::produce::{self, Options, Replay};
-use tercile::rows::{Rows, Source};
 use tercile::sql::Files;
 use tercile_kafka::broker::embedded::{Backlog, PARTITION_LIMIT, UNREAD_LIMIT};
 use tercile_kafka::broker::{Embedded, Producer};
@@ -62,7 +62,7 @@ fn a_replay_never_has_more_unread_than_its_limit() {
     };
     let replay = Replay { hash: "abc", stored: &RowSet::default(), backlog: Some(&backlog) };
     let options = Options { rate: None, replay: Some(replay) };
-    let mut rows = Rows::open(&source).unwrap();
+    let mut rows = Rows::open(&source, &files::Options::default()).unwrap();
     let producer = Producer::new(&cluster, "products").unwrap();
     let sent = produce::send(producer, &mut rows, &options, &AtomicBool::new(false), |_, _| {}).unwrap();
     assert_eq!(sent.records, 8000);
@@ -175,7 +175,7 @@ fn a_bad_row_of_a_pipe_tells_what_was_acknowledged_before_it() {
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("stdin, line 3: expected one JSON object a line"), "{said}");
+    assert!(said.contains("stdin, line 3: expected a JSON object, but the object does not end on its line"), "{said}");
     assert!(said.contains("2 rows were acknowledged, the last is line 2"), "{said}");
     place.write("large.ndjson", format!("{{\"a\":1}}\n{{\"a\":\"{}\"}}\n", "x".repeat(PARTITION_LIMIT)));
     let error = place.fails(1, &["produce", "large.ndjson", "--bootstrap-servers", &address]);

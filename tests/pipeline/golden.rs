@@ -12,7 +12,7 @@ use sqllogictest::{
     AsyncDB, DBOutput, DefaultColumnType, Runner, default_normalizer, default_validator, strict_column_validator,
 };
 use tercile::engine;
-use tercile::rows::{Rows, Source};
+use tercile::files::{self, Rows, Source};
 use tercile::sql::Files;
 use tercile_store::batch::{Batch, Record};
 use tercile_store::record;
@@ -77,7 +77,7 @@ fn store(dir: &Path, payloads: &[Vec<u8>], fields: &record::Fields) -> Store {
 
 fn rows(path: &Path) -> Vec<Vec<u8>> {
     let (mut rows, mut json, mut all) =
-        (Rows::open(&Source::File(path.to_owned())).unwrap(), String::new(), Vec::new());
+        (Rows::open(&Source::File(path.to_owned()), &files::Options::default()).unwrap(), String::new(), Vec::new());
     while rows.next_row(&mut json).unwrap().is_some() {
         all.push(json.clone().into_bytes());
     }

@@ -143,6 +143,40 @@ fn two_ups_and_other_files_are_refused() {
 }
 
 #[test]
+fn of_a_file_that_grew_the_new_rows_are_sent() {
+    let place = Place::new();
+    let rows = |from: usize, to: usize| {
+        let row = |i| format!("P{i},{},{}\r\n", 100 + i % 7 * 10, 3 + i % 2);
+        (from..to).map(row).collect::<String>()
+    };
+    let header = "\u{feff}product_id,discounted_price,rating\r\n".to_owned();
+    // The last line has no line end.
+    place.write("rows.csv", (header.clone() + &rows(0, 40)).trim_end());
+    place.up(&["--data", "rows.csv"]).interrupt();
+    place.write("rows.csv", header.clone() + &rows(0, 55));
+    let error = place.fails(1, &["up", "--bind", "127.0.0.1:0", "--data", "rows.csv"]);
+    assert!(error.contains("rows.csv has 15 rows more; to send them say --append"), "{error}");
+    let up = place.up(&["--data", "rows.csv", "--append"]);
+    assert_eq!(place.records(), (55, 55));
+    let said = up.interrupt().stderr;
+    assert!(said.contains("the 40 rows of rows.csv and 15 new rows") && said.contains("sent 15 records"), "{said}");
+    // Grown twice, under another name; and the same file again.
+    place.write("later.csv", header.clone() + &rows(0, 60));
+    for _ in 0..2 {
+        place.up(&["--data", "later.csv", "--append"]).interrupt();
+        assert_eq!(place.records(), (60, 60));
+    }
+    place.up(&[]).interrupt();
+    assert_eq!(place.records(), (60, 60));
+    place.write("rows.csv", header.clone() + &rows(0, 1) + "changed,1,1\r\n" + &rows(2, 70));
+    let error = place.fails(1, &["up", "--bind", "127.0.0.1:0", "--data", "rows.csv", "--append"]);
+    assert!(error.contains("other rows of that file have changed or are missing"), "{error}");
+    place.write("rows.csv", header + &rows(60, 64));
+    place.up(&["--data", "rows.csv", "--append"]).interrupt();
+    assert_eq!(place.records(), (64, 64));
+}
+
+#[test]
 fn a_record_that_anybody_sends_is_stored_and_trained_on() {
     let place = Place::new();
     let up = place.up(&["--batch-age", "1", "--retrain-every", "1"]);

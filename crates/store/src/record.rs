@@ -177,7 +177,7 @@ impl<'de> Visitor<'de> for Object<'_> {
 }
 
 /// A value as text: strings without their quotes, other values verbatim, null as `None`.
-fn text_of(json: &str) -> Result<Option<Cow<'_, str>>, serde_json::Error> {
+pub fn text_of(json: &str) -> Result<Option<Cow<'_, str>>, serde_json::Error> {
     match json.as_bytes() {
         b"null" => Ok(None),
         [b'"', inner @ .., b'"'] => {

@@ -35,6 +35,12 @@ pub struct Replayed {
     /// Number of its rows; missing in stores of earlier builds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
+    /// SHA-256 of the first row, in hex; missing in stores of earlier builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<String>,
+    /// The hash of the file whose rows are the first rows of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<String>,
     /// Stored rows whose records have expired.
     #[serde(default, skip_serializing_if = "RowSet::is_empty")]
     pub expired: RowSet,

@@ -26,7 +26,7 @@ use runner::{Runner, Settings};
 
 use super::output_file::OutputFile;
 use super::{Done, Terminal, Usage, job, within};
-use crate::config::{EngineArgs, SqlArgs, StoreArgs, bytes, seconds};
+use crate::config::{EngineArgs, InputArgs, SqlArgs, StoreArgs, bytes, seconds};
 use crate::engine::Limits;
 use crate::engine::cluster::Engine;
 use crate::file_format;
@@ -58,7 +58,7 @@ pub struct Sql {
     /// A value for $NAME in the SQL: a number, true, false, null, or text; may be said more than once
     #[arg(long = "param", env = "TERCILE_PARAM", value_name = "NAME=VALUE", value_parser = Param::parse)]
     params: Vec<Param>,
-    /// A Parquet, CSV, TSV or NDJSON file as a table; may be said more than once
+    /// A Parquet, Arrow, CSV or JSON file as a table; may be given more than once
     #[arg(long = "table", env = "TERCILE_TABLE", value_name = "NAME=FILE", value_parser = TableFile::parse)]
     tables: Vec<TableFile>,
     /// Rows of a table, at most; 0: all of them [default: 50 at a terminal, else 0]
@@ -75,6 +75,8 @@ pub struct Sql {
     /// executors' to say
     #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", value_parser = bytes)]
     memory_limit: Option<usize>,
+    #[command(flatten)]
+    input: InputArgs,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -127,6 +129,7 @@ impl Sql {
         let settings = Settings {
             format: self.format,
             output: self.output.as_ref().map(OutputFile::open).transpose()?,
+            input: self.input.options(),
             params: self.params.iter().cloned().map(|Param(name, value)| (name, value)).collect(),
             max_rows: self.max_rows.unwrap_or(if for_people { ROWS_FOR_PEOPLE } else { 0 }),
             timer: self.timer || at_prompt,

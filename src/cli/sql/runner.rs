@@ -30,6 +30,7 @@ use crate::config::{SqlArgs, StoreArgs};
 use crate::engine::cluster::Engine;
 use crate::engine::{self, Limits};
 use crate::file_format;
+use crate::files;
 use crate::sql::fault::{Fault, Source};
 use crate::sql::script::{self, Piece};
 use crate::sql::{self, Files, View};
@@ -44,6 +45,8 @@ pub struct Settings {
     /// `None` is stdout.
     pub output: Option<Output>,
     pub params: BTreeMap<String, ScalarValue>,
+    /// How the files of `--table` are written.
+    pub input: files::Options,
     /// Maximum number of table rows; 0 means unlimited.
     pub max_rows: usize,
     pub timer: bool,
@@ -185,7 +188,12 @@ impl Runner {
         if self.files.view(&table.name).is_some() {
             anyhow::bail!("--table {0}: there is a table or view {0} already; choose another name", table.name);
         }
-        engine::add_file(&self.ctx, &table.name, &table.path).await.with_context(|| format!("--table {}", table.name))
+        // Executors open files by themselves, and object stores have no local path.
+        let added = match self.here && tercile_store::scheme(&table.path).is_none() {
+            true => engine::add_local_file(&self.ctx, &table.name, &table.path, &self.settings.input).await,
+            false => engine::add_file(&self.ctx, &table.name, &table.path).await,
+        };
+        added.with_context(|| format!("--table {}", table.name))
     }
 
     /// Prints the effect of an edited SQL file.

@@ -263,9 +263,8 @@ fn user() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::super::flaky::Flaky;
-    use crate::backend::contract::{Two, test_contract};
-
     use super::*;
+    use crate::backend::contract::{Two, test_contract};
 
     /// The same prefix of a service as seen by two processes.
     fn two(service: impl ObjectStore + Clone) -> (Two, ()) {

@@ -2,7 +2,14 @@
 //!
 //! The splitter only finds the end of each value; the parser validates it.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::io::{self, Read};
+
+use serde::Deserializer as _;
+use serde::de::{MapAccess, Visitor};
+use serde_json::value::RawValue;
+use tercile_store::record::Text;
 
 /// Upper bound on the length of a value, whatever the configured limit.
 const MAX_VALUE: usize = 64 * 1024 * 1024;
@@ -14,6 +21,8 @@ pub struct Splitter<R> {
     buffer: Vec<u8>,
     /// Buffer position at or before the start of the next value.
     at: usize,
+    /// Bytes of the stream before the buffer.
+    before: u64,
     /// Line of that position, counted from 1.
     pub line: u64,
     /// In an array: whether a comma must precede the next value. `None` outside an array.
@@ -21,6 +30,10 @@ pub struct Splitter<R> {
     begun: bool,
     ended: bool,
     longest: usize,
+    /// Whether values that follow one on a line of its own must end on their line, too.
+    by_lines: bool,
+    /// Whether the last value was on a line of its own.
+    lines: bool,
 }
 
 /// One value.
@@ -33,7 +46,41 @@ pub struct Piece<'a> {
 impl<R: Read> Splitter<R> {
     pub fn new(input: R, longest: usize) -> Self {
         let longest = longest.min(MAX_VALUE);
-        Self { input, buffer: Vec::new(), at: 0, line: 1, array: None, begun: false, ended: false, longest }
+        Self {
+            input,
+            buffer: Vec::new(),
+            at: 0,
+            before: 0,
+            line: 1,
+            array: None,
+            begun: false,
+            ended: false,
+            longest,
+            by_lines: false,
+            lines: false,
+        }
+    }
+
+    /// Rejects a value that spans lines after one that did not. Without it, a value that is cut off in the middle of a pipe is
+    /// noticed only at the end of the stream.
+    #[must_use]
+    pub fn by_lines(mut self) -> Self {
+        self.by_lines = true;
+        self
+    }
+
+    /// End of the last value: bytes of the stream.
+    pub fn position(&self) -> u64 {
+        self.before + self.at as u64
+    }
+
+    /// Line of the next value, counted from 1.
+    ///
+    /// # Errors
+    /// If the input cannot be read.
+    pub fn next_line(&mut self) -> io::Result<u64> {
+        self.peek()?;
+        Ok(self.line)
     }
 
     /// Next value; `None` at the end.
@@ -81,6 +128,7 @@ impl<R: Read> Splitter<R> {
         let start = std::mem::replace(&mut self.at, end);
         let (line, bytes) = (self.line, &self.buffer[start..end]);
         self.line += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.lines = self.by_lines && self.array.is_none() && self.line == line;
         Ok(Some(Piece { line, bytes }))
     }
 
@@ -103,6 +151,7 @@ impl<R: Read> Splitter<R> {
     fn fill_to(&mut self, bytes: usize) -> io::Result<bool> {
         while self.buffer.len() < self.at + bytes {
             self.buffer.drain(..self.at);
+            self.before += self.at as u64;
             self.at = 0;
             if self.buffer.len() > self.longest {
                 let what = format!("a value may have {} bytes at most", self.longest);
@@ -133,6 +182,7 @@ impl<R: Read> Splitter<R> {
                 match byte {
                     _ if escaped => escaped = false,
                     b'\\' if quoted => escaped = true,
+                    b'\n' if self.lines => return Err(bad("the object does not end on its line")),
                     b'"' => quoted = !quoted,
                     _ if quoted => {}
                     b'{' | b'[' => depth += 1,
@@ -179,6 +229,33 @@ impl<R: Read> Splitter<R> {
 
 fn bad(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
+}
+
+/// The fields of a JSON object in order, with their values verbatim.
+///
+/// # Errors
+/// If the text is no JSON object.
+pub fn fields(text: &str) -> serde_json::Result<Vec<(Cow<'_, str>, &RawValue)>> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    json.deserialize_map(Fields).and_then(|fields| json.end().map(|()| fields))
+}
+
+struct Fields;
+
+impl<'de> Visitor<'de> for Fields {
+    type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields = Vec::new();
+        while let Some(key) = map.next_key::<Text<'de>>()? {
+            fields.push((key.0, map.next_value()?));
+        }
+        Ok(fields)
+    }
 }
 
 #[cfg(test)]
