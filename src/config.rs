@@ -20,6 +20,7 @@ use crate::api::budget::Budget;
 use crate::api::sandbox::{self, Sandbox};
 use crate::engine::cluster::Engine;
 use crate::sql;
+use crate::train;
 
 /// Where the store is.
 #[derive(Debug, Clone, Args)]
@@ -270,6 +271,16 @@ pub struct TrainingArgs {
     /// Seconds that a training may take; one that takes longer is stopped, and older models go on serving [default: no limit]
     #[arg(long, env = "TERCILE_TRAIN_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
     pub train_timeout: Option<Duration>,
+    #[command(flatten)]
+    pub members: MembersArgs,
+}
+
+/// Which members of segmentations of entities are kept.
+#[derive(Debug, Clone, Args)]
+pub struct MembersArgs {
+    /// Versions of each slice of a segmentation of entities that keep their members, beside those that serve
+    #[arg(long, env = "TERCILE_KEEP_MEMBERS", value_name = "N", default_value_t = train::KEEP_MEMBERS)]
+    pub keep_members: usize,
 }
 
 /// Where the API listens.

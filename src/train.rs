@@ -45,6 +45,8 @@ const LIMITS: Limits = Limits { iterations: 10_000, tolerance: 0.0 };
 const LEAST_MEMORY: usize = 256_000_000;
 /// The part of it for the program and for reading the store's files, in bytes.
 const READING: usize = 160 << 20;
+/// Default of [`Options::keep_members`].
+pub const KEEP_MEMBERS: usize = 3;
 /// Upper bound of a sort's memory per record in bytes.
 const SORTED: u64 = 128;
 
@@ -114,13 +116,20 @@ pub struct Options {
     pub memory: usize,
     /// The engine that runs the SQL and the passes over its rows.
     pub engine: Engine,
+    /// Versions of each slice that keep their members, beside those that serve.
+    pub keep_members: usize,
     /// Callback for progress.
     pub tell: Arc<dyn Fn(Progress<'_>) + Send + Sync>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { memory: column_buffer::half_of_memory(), engine: Engine::Local, tell: Arc::new(|_| {}) }
+        Self {
+            memory: column_buffer::half_of_memory(),
+            engine: Engine::Local,
+            keep_members: KEEP_MEMBERS,
+            tell: Arc::new(|_| {}),
+        }
     }
 }
 
@@ -288,6 +297,7 @@ fn train_segmentation(
             segmentation,
             slice,
             stream,
+            store,
             options,
             predecessor,
             replaced: earlier.as_ref().filter(|model| !fits(model)).map(Predecessor::of),
@@ -338,5 +348,8 @@ fn train_segmentation(
         outcomes.push(Outcome { segmentation, slice, model, fresh, refused, refused_without_key, seconds });
     }
     registry.serve(&standings, &read, PromotedBy::Training)?;
+    if !segmentation.entity.is_empty() {
+        registry.expire_members(options.keep_members, &[])?;
+    }
     Ok(outcomes)
 }

@@ -13,7 +13,7 @@ use poem_openapi::payload::{Binary, Payload as _, PlainText};
 use poem_openapi::registry::{MetaMediaType, MetaRequest, MetaSchemaRef, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::State;
 use super::budget::Exhausted;
@@ -61,6 +61,15 @@ impl Bodies {
     pub fn new(bytes: u64, rows: u64, fields: usize, depth: usize, running: usize) -> Self {
         let limits = Limits { rows, fields, depth, piece: posted::MAX_BODY };
         Self { bytes, limits, running: Arc::new(Semaphore::new(running)) }
+    }
+
+    /// A place among the bodies that are streamed.
+    ///
+    /// # Errors
+    /// 503 if all are taken.
+    pub fn enter(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let permit = Arc::clone(&self.running).try_acquire_owned();
+        permit.map_err(|_| Problem::unavailable("as many bodies as may are being answered; try again in a moment"))
     }
 }
 
@@ -126,9 +135,7 @@ where
 {
     let bodies = &state.bodies;
     begins_well(order.from, &head.bytes, rest.is_none())?;
-    let permit = Arc::clone(&bodies.running).try_acquire_owned();
-    let permit =
-        permit.map_err(|_| Problem::unavailable("as many bodies as may are being answered; try again in a moment"))?;
+    let permit = bodies.enter()?;
     let charge = MemoryCharge::begin(&state.budget)?;
     let shared = Shared::new(&charge);
     let left = bodies.bytes.saturating_sub(head.bytes.len() as u64);

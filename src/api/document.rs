@@ -9,7 +9,7 @@ use poem::http::{HeaderValue, Method};
 use serde_json::{Map, Value, json};
 
 use super::guard::{is_probe, needed};
-use super::posted;
+use super::{member_rows, named_schemas, posted};
 use crate::slices::SLICES;
 
 /// Recorded requests to a server with the shipped sample, and its responses. `tests/http/document.rs` repeats them.
@@ -38,7 +38,7 @@ const ANSWERS: [(&str, &str, &str, bool); 8] = [
 ];
 
 /// Limits of requests: name, flag, default as in `tercile serve --help`, and the consequence of exceeding it.
-const LIMITS: [(&str, &str, &str, &str); 20] = [
+const LIMITS: [(&str, &str, &str, &str); 21] = [
     ("Bytes of path, query and headers", "--max-header-bytes", "16384", "431"),
     ("Bytes of a body of `…/predict`", "--max-body-bytes", "1GiB", "413"),
     ("Rows of it", "--max-body-rows", "10000000", "413"),
@@ -54,6 +54,7 @@ const LIMITS: [(&str, &str, &str, &str); 20] = [
     ("Rows of it, if `--max-body-rows` is not less", "", "100000", "413"),
     ("Bytes of a row, or of a record batch of Arrow's", "", "64MiB", "413"),
     ("Bytes of a body of `/api/sql`", "", "256KiB", "413"),
+    ("Keys of a request for members", "", "10000", "413"),
     ("Seconds of a statement", "--sql-timeout", "10", "422"),
     ("Memory of a statement", "--sql-memory", "256MB", "422"),
     ("Bytes of its rows", "--sql-bytes", "10MB", "422"),
@@ -71,8 +72,8 @@ const RULES: &str = "\
 ## Keys
 
 Where the server asks for keys, send one as `Authorization: Bearer KEY` or `X-API-Key: KEY`; `tercile keys create NAME --scope \
-read` makes one. `read` is for predictions, segments and metrics, `train` for trainings as well, `admin` for everything. The \
-greeting, this document and `/health` need none. Without a valid key: 401; with one of a lesser scope: 403.
+read` makes one. `read` is for predictions, segments and metrics, `members` for the members of entities as well, `train` for trainings \
+as well, but not for members, `admin` for everything. The greeting, this document and `/health` need none. Without a valid key: 401; with one of a lesser scope: 403.
 
 ## Requests and answers
 
@@ -89,9 +90,11 @@ greeting, this document and `/health` need none. Without a valid key: 401; with 
 ";
 
 /// Properties that are always present and may be null; the framework declares them optional.
-const NULLABLE: [(&str, &str); 6] = [
+const NULLABLE: [(&str, &str); 8] = [
     ("Candidate", "silhouette"),
     ("Cut", "timestamp"),
+    ("Member", "previous"),
+    ("MemberPage", "next"),
     ("Model", "moved"),
     ("Model", "silhouette"),
     ("Receipt", "cut"),
@@ -105,6 +108,9 @@ const TIMES: [(&str, &str); 4] =
 /// Example values of parameters.
 const IN_USE: [(&str, &str); 5] =
     [("version", "1"), ("job", "1"), ("name", "\"price_rating\""), ("slice", "3"), ("limit", "50")];
+
+/// The same of operations on members, as in the test of the examples.
+const MEMBERS_IN_USE: [(&str, &str); 3] = [("name", "\"latest\""), ("key", "\"B0YG9IDWN7\""), ("cluster", "1")];
 
 /// Headers that a response always has where the document names them.
 const ALWAYS: [&str; 2] = ["Location", "Retry-After"];
@@ -144,8 +150,10 @@ pub fn complete(spec: &str, required: bool) -> String {
     for (schema, property) in TIMES {
         components["schemas"][schema]["properties"][property]["format"] = "date-time".into();
     }
+    components["schemas"]["Member"]["properties"]["features"]["additionalProperties"]["type"] =
+        json!(["number", "null"]);
     components["schemas"]["Health"]["properties"]["status"]["enum"] = json!(["live", "ready"]);
-    for (name, schema) in named() {
+    for (name, schema) in named_schemas::all() {
         components["schemas"][name] = schema;
     }
     for (name, schema) in components["schemas"].as_object_mut().into_iter().flatten() {
@@ -259,12 +267,15 @@ fn describe(path: &str, method: &str, operation: &mut Value, required: bool) {
             None => operation["parameters"] = json!([known]),
         }
     }
+    let operation_id = operation["operationId"].as_str().unwrap_or_default().to_owned();
     for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some((_, least, most)) = BOUNDS.iter().find(|(name, ..)| parameter["name"] == *name) {
             parameter["schema"]["minimum"] = (*least).into();
             parameter["schema"]["maximum"] = (*most).into();
         }
-        if let Some((_, example)) = IN_USE.iter().find(|(name, _)| parameter["name"] == *name) {
+        let of_members =
+            MEMBERS_IN_USE.iter().filter(|_| operation_id.ends_with("Member") || operation_id.ends_with("Members"));
+        if let Some((_, example)) = of_members.chain(&IN_USE).find(|(name, _)| parameter["name"] == *name) {
             parameter["example"] = serde_json::from_str(example).unwrap_or_default();
         }
     }
@@ -276,6 +287,9 @@ fn describe(path: &str, method: &str, operation: &mut Value, required: bool) {
                 schema["minItems"] = 1.into();
                 if schema["items"]["additionalProperties"].is_object() {
                     schema["items"] = reference("Row");
+                } else if schema["items"].get("$ref").is_none() {
+                    schema["items"] = reference("MemberKey");
+                    schema["maxItems"] = member_rows::MAX_KEYS.into();
                 }
                 if let Some(most) = most {
                     schema["maxItems"] = most.into();
@@ -304,6 +318,9 @@ fn describe(path: &str, method: &str, operation: &mut Value, required: bool) {
         for schema in content.values_mut().map(|content| &mut content["schema"]) {
             if schema["items"]["additionalProperties"].is_object() {
                 schema["items"] = reference("ResultRow");
+            }
+            if schema["items"] == reference("Member") {
+                schema["items"] = reference("MemberOrNull");
             }
         }
     }
@@ -377,25 +394,8 @@ fn limits() -> String {
     LIMITS.iter().map(row).collect()
 }
 
-fn reference(name: &str) -> Value {
+pub(super) fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
-}
-
-/// Schemas that the framework cannot name.
-fn named() -> [(&'static str, Value); 3] {
-    let open = |description: &str| json!({ "type": "object", "description": description, "additionalProperties": {} });
-    let row =
-        "A row: a finite number for each feature of the segmentation, and other fields, which come back as `other`.";
-    let event = json!({
-        "type": "object",
-        "description": "One event of the stream.",
-        "required": ["event", "data"],
-        "properties": {
-            "event": { "type": "string", "const": "status" },
-            "data": { "type": "string", "contentMediaType": "application/json", "contentSchema": reference("Status") },
-        },
-    });
-    [("ResultRow", open("A row of a result: its columns by their names.")), ("Row", open(row)), ("StatusEvent", event)]
 }
 
 /// The framework wraps a reference that has a description in `allOf`; since 3.1 the two may be siblings.

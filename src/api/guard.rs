@@ -32,6 +32,9 @@ pub fn needed(method: &Method, path: &str) -> Option<Scope> {
         [""] | ["docs" | "dashboard", ..] | ["openapi.json"] | ["health", _] if reads => None,
         ["api", "train", ..] => Some(Scope::Train),
         ["api", "sql"] => Some(Scope::Admin),
+        ["api", "segments", _, "members", ..] | ["api", "segments", _, "clusters", _, "members"] => {
+            Some(Scope::Members)
+        }
         ["api", "segments", _, "predict"] => Some(Scope::Read),
         ["api", name] if name.starts_with("cluster_products_by_") => Some(Scope::Read),
         _ if reads => Some(Scope::Read),
@@ -229,7 +232,7 @@ fn allowed(key: Option<&Key>, scope: Scope) -> Result<(), Response> {
         let challenge = HeaderValue::from_static("Bearer realm=\"tercile\"");
         return Err(with_header(problem.into_response(), header::WWW_AUTHENTICATE, challenge));
     };
-    if key.scope < scope {
+    if !key.scope.includes(scope) {
         let detail = format!("the scope of this key does not allow that: it takes a key of the scope {}", scope.word());
         return Err(Problem::forbidden(detail).into_response());
     }
@@ -297,6 +300,10 @@ mod tests {
         }
         assert_eq!(needed(&post, "/api/train"), Some(Scope::Train));
         assert_eq!(needed(&get, "/api/train/1"), Some(Scope::Train));
+        for members in ["/api/segments/x/members", "/api/segments/x/members/a", "/api/segments/x/clusters/0/members"] {
+            assert_eq!(needed(&get, members), Some(Scope::Members), "{members}");
+            assert_eq!(needed(&post, members), Some(Scope::Members), "{members}");
+        }
         for admin in
             ["/api/sql", "/api/%73ql", "/api/segments/x/pin", "/api/sql/x/predict", "/api/segments/a/b/predict"]
         {

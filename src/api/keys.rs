@@ -25,22 +25,30 @@ const PREFIX: &str = "tercile_";
 /// Polling interval of a running server for new and revoked keys, which take effect within a second.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// What a key allows; each scope includes those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+/// What a key allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// Predictions, segments, models, metrics
     Read,
-    /// Trainings as well
+    /// The keys and features of entities, and what read allows
+    Members,
+    /// Trainings, and what read allows
     Train,
     /// Everything: pins, rollbacks, SQL
     Admin,
 }
 
 impl Scope {
+    /// True if a key of this scope may do what needs the other.
+    pub fn includes(self, other: Self) -> bool {
+        self == other || self == Self::Admin || other == Self::Read
+    }
+
     pub fn word(self) -> &'static str {
         match self {
             Self::Read => "read",
+            Self::Members => "members",
             Self::Train => "train",
             Self::Admin => "admin",
         }
@@ -264,6 +272,12 @@ mod tests {
 
     #[test]
     fn a_scope_includes_those_before_it() {
-        assert!(Scope::Read < Scope::Train && Scope::Train < Scope::Admin);
+        use Scope::{Admin, Members, Read, Train};
+        let includes = [(Read, vec![Read]), (Members, vec![Read, Members]), (Train, vec![Read, Train])];
+        for (scope, allowed) in includes.into_iter().chain([(Admin, vec![Read, Members, Train, Admin])]) {
+            for other in [Read, Members, Train, Admin] {
+                assert_eq!(scope.includes(other), allowed.contains(&other), "{scope:?}, {other:?}");
+            }
+        }
     }
 }

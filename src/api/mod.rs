@@ -25,10 +25,13 @@ pub mod keys;
 mod language;
 pub mod limits;
 pub mod live;
+mod member_rows;
+mod members;
 mod memory;
 mod memory_charge;
 mod metrics;
 mod middleware;
+mod named_schemas;
 mod negotiation;
 pub mod posted;
 mod predict;
@@ -83,6 +86,8 @@ enum Tags {
     Predictions,
     /// Which segmentations, models and records are there?
     Segments,
+    /// Which segment is an entity in?
+    Members,
     /// Make new models.
     Training,
     /// Ask in SQL.
@@ -107,6 +112,8 @@ pub struct State {
     pub bodies: Bodies,
     /// Timeout of a training on request.
     pub train_timeout: Option<Duration>,
+    /// Versions of each slice that keep their members.
+    pub keep_members: usize,
     /// Memory of requests and responses.
     pub budget: Budget,
     /// Set when unbounded responses must end.
@@ -118,6 +125,7 @@ pub struct State {
     shown: Coalesced<Option<Shown>>,
     /// Serialised metrics.
     rendered: Coalesced<String>,
+    members: members::MemberCache,
     points: ReadyAnswers,
     reports: ReadyAnswers,
     clients: Connections,
@@ -144,12 +152,14 @@ impl State {
             sql,
             bodies,
             train_timeout: None,
+            keep_members: crate::train::KEEP_MEMBERS,
             budget,
             stopping: watch::Sender::new(false),
             turns: ComputePermits::default(),
             watched: Watched::default(),
             shown: Coalesced::default(),
             rendered: Coalesced::default(),
+            members: members::MemberCache::default(),
             points: ReadyAnswers::default(),
             reports: ReadyAnswers::default(),
             clients: Connections::default(),
@@ -167,7 +177,7 @@ type Apis = (
     training::TrainingApi,
     sql::SqlApi,
     promotion::ServingApi,
-    (status::StatusApi, events::EventsApi, health::HealthApi),
+    (members::MembersApi, status::StatusApi, events::EventsApi, health::HealthApi),
 );
 
 fn service() -> OpenApiService<Apis, ()> {
@@ -179,7 +189,7 @@ fn service() -> OpenApiService<Apis, ()> {
         training::TrainingApi,
         sql::SqlApi,
         promotion::ServingApi,
-        (status::StatusApi, events::EventsApi, health::HealthApi),
+        (members::MembersApi, status::StatusApi, events::EventsApi, health::HealthApi),
     );
     OpenApiService::new(apis, "tercile", env!("CARGO_PKG_VERSION"))
         .summary("Live segments out of a Kafka stream")
@@ -200,8 +210,16 @@ pub fn spec() -> String {
 async fn known_parameters(request: Request) -> poem::Result<Request> {
     let Some(query) = request.uri().query() else { return Ok(request) };
     let path = request.uri().path();
+    let parts: Vec<&str> = path.split('/').skip(1).collect();
     let known: &[&str] = match path.rsplit('/').next() {
         _ if !path.starts_with("/api/") => return Ok(request),
+        // A key may be any word.
+        _ if matches!(parts[..], ["api", "segments", _, "members"] | ["api", "segments", _, "members", _]) => {
+            &["model", "lang", "as_of"]
+        }
+        _ if matches!(parts[..], ["api", "segments", _, "clusters", _, "members"]) => {
+            &["after", "limit", "model", "lang", "as_of"]
+        }
         Some("predict") => &["model", "lang", "fit", "as_of", "explain"],
         Some(name) if name.starts_with("cluster_products_by_") => &["model", "lang", "fit", "as_of"],
         Some("points" | "k-report") => &["model"],

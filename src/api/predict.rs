@@ -436,6 +436,16 @@ fn opinions(served: &Served, language: &str) -> Vec<Opinion> {
     served.slots.iter().map(opinion).collect()
 }
 
+/// The model that a request names, in service or not.
+pub(super) fn asked_model(
+    live: &ModelCache,
+    name: &str,
+    model: Option<u8>,
+    as_of: Option<u64>,
+) -> Result<Arc<Serving>, Problem> {
+    asked((model, as_of), None, None).serving(live, &live.now(), name)
+}
+
 /// The model in service of a slice, or a problem that tells why there is none.
 pub(super) fn serving(served: &Served, slice: u8) -> Result<&Arc<Serving>, Problem> {
     let slot = served.slots.iter().find(|slot| slot.slice == slice);

@@ -133,7 +133,7 @@ pub async fn from_framework(error: poem::Error) -> Response {
             "fit" => "request, or not given",
             "as_of" => "a version, such as 1",
             "explain" => "true or false",
-            "limit" => "a number from 1 to 500",
+            "limit" => "a number within the limits that /docs names",
             _ => "another value",
         };
         let detail = format!("the query parameter {} must be {choices}", param.name);

@@ -122,7 +122,7 @@ impl TrainingApi {
 }
 
 async fn run(state: Arc<State>, mut job: Job) {
-    match worker::train(&state.store, state.live.sql(), state.train_timeout).await {
+    match worker::train(&state.store, state.live.sql(), (state.train_timeout, state.keep_members)).await {
         Ok(train::Training { outcomes, .. }) => {
             job.state = JobState::Done;
             job.trained = outcomes.iter().filter(|o| o.fresh).count() as u64;

@@ -13,6 +13,7 @@ mod imputed;
 mod ingest;
 mod init;
 mod keys;
+mod members;
 mod model;
 mod models;
 mod openapi;
@@ -87,6 +88,7 @@ enum Command {
     Model(model::Model),
     Plot(plot::Plot),
     Models(models::Models),
+    Members(members::Members),
     Verify(verify::Verify),
     Predict(predict::Predict),
     Fit(fit::Fit),
@@ -270,6 +272,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Model(model) => model.run(),
         Command::Plot(plot) => plot.run(),
         Command::Models(models) => job(blocking(move || models.run())).await,
+        Command::Members(members) => job(blocking(move || members.run())).await,
         Command::Keys(keys) => job(blocking(move || keys.run())).await,
         Command::Openapi(openapi) => openapi.run(),
     }

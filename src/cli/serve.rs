@@ -49,6 +49,7 @@ impl Serve {
         let (bodies, budget) = (self.bodies.bodies(), self.memory.budget());
         let mut state = State::new(&store, live, None, false, sql, bodies, budget)?;
         state.train_timeout = self.training.train_timeout;
+        state.keep_members = self.training.members.keep_members;
         let state = Arc::new(state);
         let scheme = self.guard.scheme();
         let shown = store.root().display();

@@ -10,7 +10,7 @@ use tercile_kmeans::{self as kmeans, Step};
 use tercile_store::Store;
 
 use super::{Done, Terminal, count, imputed, table, thousands, within};
-use crate::config::{EngineArgs, SqlArgs, StoreArgs, bytes, seconds};
+use crate::config::{EngineArgs, MembersArgs, SqlArgs, StoreArgs, bytes, seconds};
 use crate::model::{Cluster, Model};
 use crate::train::{self, Options, Outcome, Progress};
 
@@ -31,6 +31,8 @@ pub struct Train {
     #[arg(long, env = "TERCILE_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
     #[command(flatten)]
+    members: MembersArgs,
+    #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
     store: StoreArgs,
@@ -50,7 +52,8 @@ impl Train {
         let shown = bar.clone();
         let tell = Arc::new(move |progress: Progress<'_>| shown.set_message(message(progress)));
         let memory = self.memory_limit.unwrap_or_else(column_buffer::half_of_memory);
-        let options = Options { memory, engine: self.engine.engine, tell };
+        let keep_members = self.members.keep_members;
+        let options = Options { memory, engine: self.engine.engine, keep_members, tell };
         let training = async { Ok(train::train(&store, &files, &options).await?) };
         let trained = within(self.timeout, "--timeout", "the training", training).await;
         bar.finish_and_clear();

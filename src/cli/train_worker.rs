@@ -42,5 +42,5 @@ impl TrainWorker {
 async fn work(order: &Order) -> anyhow::Result<train::Training> {
     let files = Files::load(order.sql.as_deref())?;
     let store = Store::open(&order.store)?;
-    Ok(train::train(&store, &files, &Options::default()).await?)
+    Ok(train::train(&store, &files, &Options { keep_members: order.keep_members, ..Options::default() }).await?)
 }

@@ -126,6 +126,7 @@ impl Up {
         let (bodies, budget) = (self.bodies.bodies(), Budget::new(self.batch.http_memory()));
         let mut state = State::new(&store, live, Some(Arc::clone(&control)), true, sql, bodies, budget)?;
         state.train_timeout = self.training.train_timeout;
+        state.keep_members = self.training.members.keep_members;
         let state = Arc::new(state);
         let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();
         let serving = tokio::spawn(api::serve(listener, Arc::clone(&state), guard, async {
@@ -301,7 +302,7 @@ impl Up {
 
     /// Trains in a child process: a view that computes forever must not block serving or shutdown.
     async fn train(store: &Store, state: &State) -> anyhow::Result<train::Training> {
-        let training = train::worker::train(store, state.live.sql(), state.train_timeout).await?;
+        let training = train::worker::train(store, state.live.sql(), (state.train_timeout, state.keep_members)).await?;
         state.live.reload().await?;
         Ok(training)
     }

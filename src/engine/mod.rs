@@ -9,6 +9,7 @@ mod exact_aggregates;
 mod exact_sum;
 mod file_table;
 mod leading_zeros;
+mod members;
 #[cfg(all(test, feature = "object-stores"))]
 mod over_objects;
 mod pruned_table;
@@ -60,7 +61,7 @@ pub use crate::sql::fault::explain;
 use crate::sql::{self, Files, RECORDS, RECURSION, View};
 
 /// The table functions that read only the store.
-const TABLE_FUNCTIONS: [&str; 3] = ["generate_series", "range", slice_cuts::NAME];
+const TABLE_FUNCTIONS: [&str; 4] = ["generate_series", "range", slice_cuts::NAME, members::NAME];
 
 /// Number of rows of a text file used to infer column types.
 const INFERRED: usize = 1_000_000;
@@ -329,6 +330,8 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
     for function in segment::functions(limits.models.as_ref(), !limits.confined) {
         ctx.register_udf(function);
     }
+    let members = members::MembersFunction::of(limits.models.as_ref(), !limits.confined);
+    ctx.register_udtf(members::NAME, Arc::new(members));
     Ok(ctx)
 }
 

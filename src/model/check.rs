@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tercile_store::{Error, FileFault, Reason, Store};
 
-use super::ModelRegistry;
+use super::{Model, ModelRegistry};
 use crate::slices::all_slices;
 
 /// A kind of file below `models/<segmentation>/`.
@@ -15,6 +15,8 @@ pub enum Kind {
     Model,
     /// `<version>.sample.parquet`
     Sample,
+    /// `<version>.members.parquet`
+    Members,
     /// `slices.json`
     Slices,
     /// `served.ndjson`
@@ -29,6 +31,7 @@ impl Kind {
         match self {
             Self::Model => "the model file",
             Self::Sample => "the sample",
+            Self::Members => "the file of members",
             Self::Slices => "the list of serving versions",
             Self::History => "the list of when versions served",
             Self::Directory => "the directory of models",
@@ -47,6 +50,9 @@ impl Kind {
                 "bring it back from a copy, or run tercile train, which makes a new version, or let an older one serve with tercile models rollback"
             }
             (Self::Sample, _) => {
+                "predictions do not need it; bring it back from a copy, or run tercile train, which makes a new version with its own"
+            }
+            (Self::Members, _) => {
                 "predictions do not need it; bring it back from a copy, or run tercile train, which makes a new version with its own"
             }
             (Self::Slices, _) => {
@@ -89,6 +95,14 @@ pub fn faults(store: &Store) -> Result<Vec<FileFault>, Error> {
         check(&ModelRegistry::new(store, &segmentation), &mut found)?;
     }
     Ok(found.into_values().collect())
+}
+
+/// Checks the file of a model's members. Those of a version that does not serve may have been deleted.
+fn members(registry: &ModelRegistry, model: &Model, serves: bool) -> Result<(), Error> {
+    if model.entity.is_empty() || registry.members(model)?.is_some() || !serves {
+        return Ok(());
+    }
+    Err(Kind::Members.fault(&registry.members_file(model.version), Reason::Missing, ""))
 }
 
 fn check(registry: &ModelRegistry, found: &mut BTreeMap<PathBuf, FileFault>) -> Result<(), Error> {
@@ -140,7 +154,10 @@ fn check(registry: &ModelRegistry, found: &mut BTreeMap<PathBuf, FileFault>) -> 
     versions.extend(served);
     for version in versions {
         let sample = match registry.model(version) {
-            Ok(model) => registry.sample_of(&model).map(drop),
+            Ok(model) => {
+                members(registry, &model, serving.contains(&version)).or_else(&mut keep)?;
+                registry.sample_of(&model).map(drop)
+            }
             Err(error) => Err(error),
         };
         let sample = sample.map_err(|error| match error {

@@ -10,6 +10,7 @@ pub mod diff;
 mod exact;
 pub mod history;
 pub mod imputed;
+pub mod members;
 pub mod model_ref;
 pub mod parts;
 pub mod plain_sql;
@@ -428,4 +429,6 @@ pub struct Trained {
     /// `_partition`, `_offset` (not of entities), the features in original units, `cluster`, `_imputed` ([`imputed`]). kmeans/sample.rs selects
     /// the rows.
     pub sample: RecordBatch,
+    /// Of entities: the rows of the members file.
+    pub members: Option<RecordBatch>,
 }

@@ -13,7 +13,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 use tercile_store::{Error, FileFault, Reason, Revision, Store};
 
-use super::{Kind, Model, Predictor, PromotedBy, Trained};
+use super::{Kind, Model, Predictor, PromotedBy, Trained, members};
 
 /// The serving state of one slice of a segmentation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -252,7 +252,7 @@ impl ModelRegistry {
         Ok(sample)
     }
 
-    /// Writes a model under the next free version. The sample is written first, so that every visible model has its sample.
+    /// Writes a model under the next free version. Sample and members are written first, so that every visible model has them.
     pub fn put(&self, trained: &mut Trained) -> Result<u64, Error> {
         self.make_dir()?;
         let mut version = self.last_version()? + 1;
@@ -263,7 +263,14 @@ impl ModelRegistry {
                 .map_err(|e| Error::Damaged { path: path.clone(), why: e.to_string() })?;
             json.push('\n');
             let sample = self.sample_file(version);
-            if self.put_sample(&trained.sample, &sample)? && self.store.publish_bytes(json.as_bytes(), &path)? {
+            let with_members = || match &trained.members {
+                Some(members) => self.put_members(members, version),
+                None => Ok(true),
+            };
+            if self.put_sample(&trained.sample, &sample)?
+                && with_members()?
+                && self.store.publish_bytes(json.as_bytes(), &path)?
+            {
                 return Ok(version);
             }
             // Another trainer took this version, or died between the two writes.
@@ -336,7 +343,8 @@ impl ModelRegistry {
     pub fn last_version(&self) -> Result<u64, Error> {
         let names = self.names()?;
         let versions = names.iter().filter_map(|name| {
-            let stem = name.strip_suffix(".json").or(name.strip_suffix(".sample.parquet"))?;
+            let endings = [".json", ".sample.parquet", members::ENDING];
+            let stem = endings.iter().find_map(|ending| name.strip_suffix(ending))?;
             stem.parse::<u64>().ok()
         });
         // A version that served keeps its number even if its files are gone.
@@ -345,7 +353,7 @@ impl ModelRegistry {
         Ok(versions.chain(served).max().unwrap_or(0))
     }
 
-    fn names(&self) -> Result<Vec<String>, Error> {
+    pub(super) fn names(&self) -> Result<Vec<String>, Error> {
         let entries = self.store.place().list(&self.dir).map_err(|error| match error.kind() {
             io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied => Kind::Directory.unread(&self.dir)(error),
             _ => Error::io("list", &self.dir)(error),

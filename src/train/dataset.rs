@@ -69,6 +69,10 @@ pub(super) trait Prefix {
     fn profile(&self, scale: &Scale, centroids: &Array2<f64>) -> Result<Profile, Refusal>;
     /// The number of rows in each pair of clusters of one model (outer) and another (inner).
     fn cross(&self, old: Placed<'_>, new: Placed<'_>) -> Result<Vec<Vec<u64>>, Refusal>;
+    /// Of entities: keys, features, cluster and distance. `placed` are the model's centroids.
+    fn members(&self, _: &Segmentation, _placed: Placed<'_>) -> Result<Option<RecordBatch>, Refusal> {
+        Ok(None)
+    }
     /// The sample stored with the model, after clustering (kmeans/sample.rs).
     fn sample(&self, scale: &Scale, fit: &Fit) -> Result<Sample, Refusal>;
 }
@@ -427,6 +431,13 @@ impl Prefix for HereUpTo<'_> {
         match self.all {
             Keys::Records(_) => None,
             Keys::Entities(slice) => Some(slice.without_key),
+        }
+    }
+
+    fn members(&self, segmentation: &Segmentation, placed: Placed<'_>) -> Result<Option<RecordBatch>, Refusal> {
+        match self.all {
+            Keys::Records(_) => Ok(None),
+            Keys::Entities(slice) => Ok(Some(slice.members(segmentation, placed)?)),
         }
     }
 

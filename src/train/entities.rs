@@ -7,13 +7,12 @@
 use std::cmp::Ordering;
 use std::fmt::Write as _;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, DynComparator, Float64Array, RecordBatch, make_comparator,
-};
-use datafusion::arrow::compute::{SortOptions, cast, concat, filter_record_batch};
-use datafusion::arrow::datatypes::{DataType, Float64Type, Int64Type};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, UInt32Array};
+use datafusion::arrow::compute::{cast, concat, filter_record_batch};
+use datafusion::arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::prelude::SessionContext;
@@ -30,7 +29,8 @@ use super::{Options, Progress, Refusal};
 use crate::engine::cluster::Engine;
 use crate::engine::{self, UpTo};
 use crate::missing::shortened;
-use crate::model::MovedBy;
+use crate::model::members::Order;
+use crate::model::{MovedBy, Predictor};
 use crate::slices::all_slices;
 use crate::sql::{Segmentation, quote};
 
@@ -153,7 +153,7 @@ impl Columns {
         self.rows += batch.num_rows();
         // A view of text would keep the buffers of the rows that it was taken from.
         let compact = |key: &ArrayRef| match key.as_string_view_opt() {
-            Some(text) => std::sync::Arc::new(text.gc()) as ArrayRef,
+            Some(text) => Arc::new(text.gc()) as ArrayRef,
             None => key.clone(),
         };
         let keys: Vec<ArrayRef> = batch.columns()[..self.key_columns].iter().map(compact).collect();
@@ -246,7 +246,7 @@ impl Slice {
 
     /// The first key that occurs more than once. Rows are sorted, so equal keys are neighbours.
     fn find_twice(&self, entity: &[String]) -> Result<Option<Twice>, ArrowError> {
-        let order = Order::of(self, self)?;
+        let order = Order::of(&self.keys, &self.keys)?;
         let (mut first, mut count, mut others, mut before) = (None, 0, 0, false);
         for row in 1..self.rows() {
             let same = order.compare(row - 1, row) == Ordering::Equal;
@@ -280,7 +280,7 @@ impl Slice {
         if self.rows() == 0 || other.rows() == 0 {
             return Ok((here, there));
         }
-        let order = Order::of(self, other)?;
+        let order = Order::of(&self.keys, &other.keys)?;
         let (mut a, mut b) = (0, 0);
         while a < self.rows() && b < other.rows() {
             match order.compare(a, b) {
@@ -300,22 +300,52 @@ impl Slice {
         self.features.iter().map(|column| column_buffer::take(column, rows)).collect()
     }
 
+    /// Keys, features, cluster and distance of all rows. Keys and features are shared, not copied.
+    pub fn members(&self, of: &Segmentation, (scale, centroids): Placed<'_>) -> Result<RecordBatch, ArrowError> {
+        let labels = kmeans::assign(&Points::new(scale, &self.features), centroids, processors());
+        let distances = by_chunk(self.rows(), processors(), |rows| self.distances(rows, &labels, (scale, centroids)));
+        let (mut fields, mut columns) = (Vec::new(), Vec::new());
+        for (name, key) in of.entity.iter().zip(&self.keys) {
+            fields.push(Field::new(name, key.data_type().clone(), false));
+            columns.push(key.clone());
+        }
+        for (name, feature) in of.features.iter().zip(&self.features) {
+            fields.push(Field::new(name, DataType::Float64, true));
+            columns.push(Arc::new(feature.clone()) as ArrayRef);
+        }
+        fields.push(Field::new("cluster", DataType::UInt32, false));
+        columns.push(Arc::new(labels.iter().map(|&label| Some(u32::from(label))).collect::<UInt32Array>()));
+        fields.push(Field::new("distance", DataType::Float64, false));
+        columns.push(Arc::new(Float64Array::from(distances.concat())));
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+    }
+
+    /// The distances of rows to the centroids of their clusters, in standardised units. A missing feature takes the mean.
+    fn distances(&self, rows: std::ops::Range<usize>, labels: &[u8], (scale, centroids): Placed<'_>) -> Vec<f64> {
+        let predictor = Predictor::new(scale.clone(), centroids);
+        let filled: Vec<Vec<f64>> = self
+            .features
+            .iter()
+            .zip(&scale.mean)
+            .map(|(column, mean)| {
+                rows.clone().map(|row| if column.is_valid(row) { column.value(row) } else { *mean }).collect()
+            })
+            .collect();
+        let columns: Vec<&[f64]> = filled.iter().map(Vec::as_slice).collect();
+        let (nearest, mut distances) = predictor.predict_columns(&columns);
+        for (i, (distance, nearest)) in distances.iter_mut().zip(nearest).enumerate() {
+            let label = labels[rows.start + i];
+            // On a border the training may have rounded to the other side.
+            if nearest != u32::from(label) {
+                let values: Vec<f64> = columns.iter().map(|column| column[i]).collect();
+                *distance = predictor.squares(&values).row(usize::from(label)).sum().sqrt();
+            }
+        }
+        distances
+    }
+
     fn prefix(&self) -> Box<dyn Prefix + '_> {
         Box::new(HereUpTo { all: Keys::Entities(self), features: self.features.clone(), rows: self.rows() })
-    }
-}
-
-/// Compares the keys of two slices.
-struct Order(Vec<DynComparator>);
-
-impl Order {
-    fn of(a: &Slice, b: &Slice) -> Result<Self, ArrowError> {
-        let columns = a.keys.iter().zip(&b.keys);
-        columns.map(|(a, b)| make_comparator(a, b, SortOptions::default())).collect::<Result<_, _>>().map(Self)
-    }
-
-    fn compare(&self, a: usize, b: usize) -> Ordering {
-        self.0.iter().fold(Ordering::Equal, |order, compare| order.then_with(|| compare(a, b)))
     }
 }
 

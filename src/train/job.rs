@@ -1,5 +1,6 @@
 //! The training of one slice of one segmentation: from rows to a model.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, Float64Array, RecordBatch, UInt32Array};
@@ -7,6 +8,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use tercile_kmeans::features::Scale;
 use tercile_kmeans::parallel::processors;
 use tercile_kmeans::{self as kmeans, Fit, Settings};
+use tercile_store::Store;
 
 use super::dataset::{Moved, Prefix, Rows, Sample};
 use super::refusal::Refusal;
@@ -14,8 +16,9 @@ use super::{LIMITS, Options, Progress, SEED, Stream};
 use crate::fit::Sampled;
 use crate::model::cluster_ids::{newcomers, numbers, renumbered};
 use crate::model::describe::{Before, Shortage, describe, short_of_words, words_changed};
+use crate::model::members::{Order, clusters as clusters_of};
 use crate::model::parts::Shapes;
-use crate::model::{METHOD, Model, Predecessor, Receipt, Trained, clusters, imputed};
+use crate::model::{METHOD, Model, ModelRegistry, Predecessor, Receipt, Trained, clusters, imputed};
 use crate::slices::{Slicing as _, Thirds};
 use crate::sql::Segmentation;
 
@@ -24,6 +27,7 @@ pub(super) struct Job<'a> {
     pub segmentation: &'a Segmentation,
     pub slice: u8,
     pub stream: &'a Stream,
+    pub store: &'a Store,
     pub options: &'a Options,
     /// The model whose cluster numbers are kept.
     pub predecessor: Option<&'a Model>,
@@ -108,6 +112,8 @@ impl Job<'_> {
         let clusters = clusters(features, &fit, &profile, described, &new);
         let moved = self.moved(all, (&scale, &fit))?;
         let (sample, silhouette) = sample(rows, features, (&scale, &fit))?;
+        let members = rows.members(self.segmentation, (&scale, &fit.centroids))?;
+        let members = members.map(|members| self.with_previous(members)).transpose()?;
         let model = Model {
             segmentation: self.segmentation.name.clone(),
             slice: self.slice,
@@ -133,7 +139,62 @@ impl Job<'_> {
             words_changed: changed,
             receipt,
         };
-        Ok(Trained { model, sample })
+        Ok(Trained { model, sample, members })
+    }
+
+    /// The members with the cluster that each had in the predecessor: NULL for a new entity, without a predecessor, and if the
+    /// predecessor's members cannot be read.
+    fn with_previous(&self, members: RecordBatch) -> Result<RecordBatch, Refusal> {
+        let mut previous: Vec<Option<u32>> = vec![None; members.num_rows()];
+        if let Some(model) = self.predecessor {
+            let why = match self.find_previous(&members, model, &mut previous) {
+                Ok(true) => None,
+                Ok(false) => Some("they are deleted".to_owned()),
+                Err(Refusal::Store(error)) => Some(error.to_string()),
+                Err(other) => return Err(other),
+            };
+            if let Some(why) = why {
+                previous.fill(None);
+                let (name, slice, version) = (&self.segmentation.name, self.slice, model.version);
+                tracing::warn!(
+                    "{name}: `previous` is unknown in slice {slice}, because the members of version {version} cannot be read: {why}"
+                );
+            }
+        }
+        let mut fields: Vec<Arc<Field>> = members.schema().fields().iter().cloned().collect();
+        fields.push(Arc::new(Field::new("previous", DataType::UInt32, true)));
+        let mut columns = members.columns().to_vec();
+        columns.push(Arc::new(UInt32Array::from(previous)));
+        Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+    }
+
+    /// Fills in the clusters of the members in an older model. `false` if its members are deleted.
+    fn find_previous(
+        &self,
+        members: &RecordBatch,
+        model: &Model,
+        previous: &mut [Option<u32>],
+    ) -> Result<bool, Refusal> {
+        let keys = self.segmentation.entity.len();
+        let Some(known) = ModelRegistry::new(self.store, &self.segmentation.name).members(model)? else {
+            return Ok(false);
+        };
+        // Both are sorted by key.
+        let mut row = 0;
+        for batch in known.read(0)? {
+            let batch = batch?;
+            let Some(clusters) = clusters_of(&batch) else { continue };
+            let order = Order::of(&members.columns()[..keys], &batch.columns()[..keys])?;
+            for at in 0..batch.num_rows() {
+                while row < previous.len() && order.compare(row, at) == Ordering::Less {
+                    row += 1;
+                }
+                if row < previous.len() && order.compare(row, at) == Ordering::Equal {
+                    previous[row] = Some(clusters.value(at));
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// The previous slice's rows, by their cluster in its model and in this model.

@@ -45,7 +45,7 @@ impl ServingModels {
     }
 }
 
-/// The model, if its sample exists. Without a sample the model is trained again as a new version with a sample. On an object
+/// The model, if its sample and its members exist. Without them the model is trained again as a new version with both. On an object
 /// store each check costs a request, so the check is skipped.
 pub(super) fn with_sample<'m>(
     store: &Store,
@@ -57,10 +57,16 @@ pub(super) fn with_sample<'m>(
     if !store.place().is_disk() {
         return Some(model);
     }
-    match registry.sample_of(model) {
+    let members = match registry.members(model) {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) if model.entity.is_empty() => Ok(()),
+        Ok(None) => return None,
+        Err(error) => Err(error),
+    };
+    match members.and_then(|()| registry.sample_of(model)) {
         Err(store::Error::File(fault)) if fault.reason != store::Reason::Unreadable => {
             if reported.insert(fault.path.clone()) {
-                tracing::warn!("{}; a new version is made, with a sample of its own", fault.found());
+                tracing::warn!("{}; a new version is made, with its own", fault.found());
             }
             None
         }

@@ -134,8 +134,9 @@ async fn check(store: &Store, files: &Files, model: Model, options: &Options) ->
         // Entities are always trained in this process.
         options.engine = Engine::Local;
     }
+    let store = store.clone();
     let work = move || {
-        let again = Again { registry: &registry, model: &model, stream: &stream, options: &options };
+        let again = Again { registry: &registry, store: &store, model: &model, stream: &stream, options: &options };
         again.compare(&segmentation, rows.as_ref())
     };
     let compared = tokio::task::spawn_blocking(work).await.map_err(|e| Error::Cut(e.to_string()))?;
@@ -155,6 +156,7 @@ fn gone(store: &Store, found: u64, wanted: u64) -> Result<Error, store::Error> {
 
 struct Again<'a> {
     registry: &'a ModelRegistry,
+    store: &'a Store,
     model: &'a Model,
     stream: &'a Stream,
     options: &'a Options,
@@ -175,6 +177,7 @@ impl Again<'_> {
             segmentation,
             slice: model.slice,
             stream: self.stream,
+            store: self.store,
             options: self.options,
             predecessor: predecessor.as_ref(),
             replaced,

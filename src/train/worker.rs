@@ -29,6 +29,8 @@ pub struct Order {
     pub store: PathBuf,
     /// The directory of SQL files; `None` means `sql` if it exists, otherwise the built-in files.
     pub sql: Option<PathBuf>,
+    /// [`super::Options::keep_members`].
+    pub keep_members: usize,
 }
 
 /// The output of the child process.
@@ -58,9 +60,13 @@ pub enum Error {
 ///
 /// # Errors
 /// The error of the training as text, the time limit, or a child process that could not be started or was killed.
-pub async fn train(store: &Store, sql: Option<&Path>, limit: Option<Duration>) -> Result<Training, Error> {
+pub async fn train(
+    store: &Store,
+    sql: Option<&Path>,
+    (limit, keep_members): (Option<Duration>, usize),
+) -> Result<Training, Error> {
     let absolute = |path: &Path| process::absolute(path).map_err(Error::Start);
-    let order = Order { store: absolute(store.root())?, sql: sql.map(absolute).transpose()? };
+    let order = Order { store: absolute(store.root())?, sql: sql.map(absolute).transpose()?, keep_members };
     let mut line = serde_json::to_vec(&order).map_err(|e| Error::Start(e.into()))?;
     line.push(b'\n');
     let mut command = process::worker(COMMAND).map_err(Error::Start)?;

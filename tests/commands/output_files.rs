@@ -34,7 +34,7 @@ struct Case {
     large: &'static [&'static str],
 }
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 8] = [
     Case {
         command: "sql",
         flag: "--output",
@@ -82,6 +82,29 @@ const CASES: [Case; 6] = [
         large: &["plot", "price_rating"],
     },
     Case {
+        command: "members",
+        flag: "--output",
+        name: "out.csv",
+        ok: &["members", "latest", "-f", "csv"],
+        same_as_stdout: true,
+        fails: &["members", "latest", "--cluster", "9"],
+        // They end immediately.
+        endless: None,
+        in_place: None,
+        large: &["members", "latest", "-f", "csv"],
+    },
+    Case {
+        command: "members diff",
+        flag: "--output",
+        name: "out.csv",
+        ok: &["members", "diff", "latest", "1", "3", "-f", "csv"],
+        same_as_stdout: true,
+        fails: &["members", "diff", "latest", "1", "99"],
+        endless: None,
+        in_place: None,
+        large: &["members", "diff", "latest", "1", "3", "-f", "csv"],
+    },
+    Case {
         command: "fit",
         flag: "--output",
         name: "out.json",
@@ -120,6 +143,18 @@ fn place() -> Place {
     place.write("bad.csv", format!("{rows}oops,4\n"));
     place.write("rows.csv", &rows);
     place.write("rows", &rows);
+    // A segmentation of entities, for the commands on members.
+    let sql = concat!(env!("CARGO_MANIFEST_DIR"), "/sql");
+    for file in ["00_records.sql", "10_products.sql"] {
+        place.write(&format!("of-entities/{file}"), fs::read(Path::new(sql).join(file)).unwrap());
+    }
+    let latest =
+        "-- k: 2\n-- entity: id\n\nSELECT _partition * 1000000 + _offset AS id, discounted_price FROM products";
+    place.write(
+        "of-entities/30_latest.sql",
+        latest.replace("_partition * 1000000 + _offset", "CAST(_partition AS BIGINT) * 1000000 + _offset"),
+    );
+    place.ok(&["train", "--sql", "of-entities"]);
     fs::create_dir(place.path("work")).unwrap();
     place
 }

@@ -11,7 +11,18 @@ use crate::common;
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi/examples.json");
 
 /// Operations with special tests or without any: all messages of the sample are valid, and the event stream is endless.
-const APART: [&str; 7] = ["getMetrics", "listUnreadable", "pin", "rollBack", "startTraining", "unpin", "watchStatus"];
+const APART: [&str; 10] = [
+    "getMember",
+    "getMetrics",
+    "listClusterMembers",
+    "listUnreadable",
+    "lookUpMembers",
+    "pin",
+    "rollBack",
+    "startTraining",
+    "unpin",
+    "watchStatus",
+];
 
 /// Fields that differ between runs; only their types are compared.
 const OF_THE_MOMENT: [&str; 10] =
@@ -229,12 +240,48 @@ fn answers_are_those_of_the_sample() {
     }
 }
 
+/// The sample with a segmentation of entities: the latest record of each product.
+fn place_of_entities() -> Place {
+    let place = Place::new();
+    for file in common::files(concat!(env!("CARGO_MANIFEST_DIR"), "/sql").as_ref()) {
+        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+        place.write(&format!("sql/{name}"), std::fs::read(&file).unwrap());
+    }
+    let sql = "-- k: 3\n-- entity: product_id\n\nSELECT product_id, discounted_price, rating FROM (SELECT *, row_number() OVER (PARTITION BY product_id ORDER BY _timestamp DESC, _partition DESC, _offset DESC) AS nth FROM products) WHERE nth = 1";
+    place.write("sql/33_latest.sql", sql);
+    assert_eq!(place.up(&[]).interrupt().code, Some(0));
+    std::fs::remove_file(place.path("store/models/latest/1.members.parquet")).unwrap();
+    place
+}
+
+#[test]
+fn answers_about_members_are_those_of_the_sample() {
+    let examples = examples();
+    let place = place_of_entities();
+    let running = place.serve(&[]);
+    let found = running.get("/api/segments/latest/members/B0YG9IDWN7").json();
+    hold("/operations/getMember/response/application~1json", found);
+    let keys = examples["operations"]["lookUpMembers"]["request"]["application/json"].to_string();
+    hold(
+        "/operations/lookUpMembers/response/application~1json",
+        running.post("/api/segments/latest/members", &keys).json(),
+    );
+    let list = "/api/segments/latest/clusters/1/members";
+    let page = running.get(&format!("{list}?limit=2")).json();
+    hold("/operations/listClusterMembers/response/application~1json", page);
+    let csv = running.call("GET", list, &[("accept", "text/csv")]).text;
+    let first: Vec<&str> = csv.lines().take(3).collect();
+    hold("/operations/listClusterMembers/response/text~1csv", (first.join("\n") + "\n").into());
+}
+
 #[test]
 fn problems_are_those_that_a_server_has() {
     let examples = examples();
     let place = Place::new();
     let sample = place.up(&["--enable-sql"]);
     let empty = place.serve(&["--store", "empty"]);
+    let of_entities = place_of_entities();
+    let entities = of_entities.serve(&[]);
     let key = place.ok(&["keys", "create", "shop", "--scope", "read", "--store", "keyed"]);
     let keyed = || place.serve(&["--store", "keyed", "--require-keys", "--rate-limit", "1"]);
     for (i, example) in examples["problems"].as_array().unwrap().iter().enumerate() {
@@ -246,6 +293,7 @@ fn problems_are_those_that_a_server_has() {
         let fresh;
         let running = match asked["server"].as_str().unwrap() {
             "empty" => &empty,
+            "entities" => &entities,
             "keyed" => {
                 // A server without previous requests.
                 fresh = keyed();

@@ -14,6 +14,7 @@ mod dashboard;
 mod decoders;
 mod document;
 mod guard;
+mod members;
 mod overload;
 mod slow;
 mod swaps;

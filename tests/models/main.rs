@@ -8,6 +8,7 @@ mod common;
 mod damaged_models;
 mod entities;
 mod fit;
+mod members;
 mod missing;
 mod plot;
 mod predict;

@@ -5,7 +5,7 @@ mod copy;
 mod diff;
 #[cfg(target_os = "linux")]
 mod landlock;
-mod output;
+pub(super) mod output;
 mod params;
 mod progress;
 mod query;
