@@ -28,7 +28,9 @@ use tercile_kmeans::parallel::in_parallel;
 use crate::file_format::Format;
 use crate::files::{self, Options, Source};
 use crate::missing::{Gaps, Missing, Place, Policy, Value, cleaning, shortened};
+use crate::printable::shell_word;
 use crate::spool::unnamed_file;
+use crate::sql::identifier;
 
 /// Rows per decoded batch.
 const BATCH: usize = 65_536;
@@ -210,11 +212,9 @@ impl Watch<'_> {
 /// Hint for an error message: how to convert a text column to numbers.
 fn remedy(path: &Path, name: &str, text: &str) -> String {
     let Some(expression) = cleaning(name, text) else { return "clean it with tercile sql".to_owned() };
-    let column = if expression.contains('"') { format!("\"{name}\"") } else { name.to_owned() };
-    let sql = format!("SELECT * REPLACE ({expression} AS {column}) FROM t").replace('"', "\\\"");
-    let file = path.display().to_string();
-    let file = if file.contains([' ', '\'', '"', '$', '&', '(', ';']) { format!("{file:?}") } else { file };
-    format!("clean it with tercile sql --table t={file} -f csv -c \"{sql}\"")
+    let sql = format!("SELECT * REPLACE ({expression} AS {}) FROM t", identifier(name));
+    let table = format!("t={}", path.display());
+    format!("clean it with tercile sql --table {} -f csv -c {}", shell_word(&table), shell_word(&sql))
 }
 
 fn every_row(input: &Input, names: &[String], policy: Policy, threads: usize, space: &Space) -> Result<Columns, Error> {

@@ -2,6 +2,7 @@
 
 mod guard;
 mod input;
+mod kafka;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use clap::Args;
 use clap::builder::TypedValueParser as _;
 pub use guard::GuardArgs;
 pub use input::InputArgs;
-use tercile_kafka::broker::{self, Cluster, Plugins, Settings};
+pub use kafka::{KafkaArgs, MaybeKafkaArgs};
 use tercile_store::batch::Limits;
 use tercile_store::{self as store, Policy, RetentionPolicy, Store};
 
@@ -128,73 +129,6 @@ fn topic(name: &str) -> Result<String, String> {
         return Err("a topic's name has 1 to 249 of the characters a-z A-Z 0-9 . _ -".to_owned());
     }
     Ok(name.to_owned())
-}
-
-/// Which Kafka, for commands that must have one.
-#[derive(Debug, Clone, Args)]
-pub struct KafkaArgs {
-    /// Addresses of Kafka brokers, host:port, separated by commas
-    #[arg(long, env = "TERCILE_BOOTSTRAP_SERVERS", value_name = "ADDRESSES")]
-    pub bootstrap_servers: String,
-    #[command(flatten)]
-    pub client: ClientArgs,
-}
-
-impl KafkaArgs {
-    pub fn cluster(&self) -> Result<Cluster, broker::Error> {
-        self.client.cluster(&self.bootstrap_servers)
-    }
-}
-
-/// Which Kafka, for commands that can do without.
-#[derive(Debug, Clone, Args)]
-pub struct MaybeKafkaArgs {
-    /// Addresses of Kafka brokers, host:port, separated by commas [default: an embedded broker]
-    #[arg(long, env = "TERCILE_BOOTSTRAP_SERVERS", value_name = "ADDRESSES")]
-    pub bootstrap_servers: Option<String>,
-    #[command(flatten)]
-    pub client: ClientArgs,
-}
-
-impl MaybeKafkaArgs {
-    pub fn cluster(&self) -> Result<Option<Cluster>, broker::Error> {
-        self.bootstrap_servers.as_ref().map(|servers| self.client.cluster(servers)).transpose()
-    }
-}
-
-/// How to talk to a Kafka.
-#[derive(Debug, Clone, Args)]
-pub struct ClientArgs {
-    /// A file of librdkafka settings, key=value: security.protocol, sasl.username, ssl.ca.location, ...
-    #[arg(long, env = "TERCILE_KAFKA_CONFIG", value_name = "FILE")]
-    pub kafka_config: Option<PathBuf>,
-    /// One librdkafka setting; may be said more than once, and wins over the file
-    #[arg(short = 'X', value_name = "KEY=VALUE", value_parser = key_value)]
-    pub settings: Vec<(String, String)>,
-    /// Let these settings load libraries and run commands: plugin.library.paths, ssl.engine.*, ssl.providers,
-    /// sasl.kerberos.kinit.cmd
-    #[arg(long, env = "TERCILE_ALLOW_PLUGINS")]
-    pub allow_plugins: bool,
-    /// Seconds to wait for a broker's first answer
-    #[arg(long, env = "TERCILE_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
-    pub timeout: Duration,
-}
-
-impl ClientArgs {
-    fn cluster(&self, servers: &str) -> Result<Cluster, broker::Error> {
-        let plugins = if self.allow_plugins { Plugins::Allowed } else { Plugins::Refused };
-        let read = |path: &PathBuf| Settings::read(path, plugins);
-        let mut settings = self.kafka_config.as_ref().map_or_else(|| Ok(Settings::new(plugins)), read)?;
-        for (key, value) in &self.settings {
-            settings.add(key, value)?;
-        }
-        Ok(Cluster::new(servers, self.timeout, settings))
-    }
-}
-
-fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
-    Ok((key.trim().to_owned(), value.to_owned()))
 }
 
 /// When a file of the store is written, whichever comes first, and what else an ingest does meanwhile.

@@ -14,6 +14,11 @@
 pub mod file_format;
 pub mod printable;
 
+pub mod hints;
+
+// What a text means: numbers and times.
+pub mod value;
+
 // The user's files: CSV, JSON, and what they are compressed with.
 pub mod spool;
 

@@ -15,7 +15,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::panics;
+use crate::{hints, panics};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -96,6 +96,7 @@ where
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut message = Message(String::new());
         event.record(&mut message);
+        let message = hints::complete(&message.0);
         let ours = event.metadata().target().starts_with("tercile");
         let (word, colour) = match *event.metadata().level() {
             Level::ERROR => ("error: ", "\x1b[31m"),
@@ -104,9 +105,9 @@ where
             _ => return Ok(()),
         };
         if out.has_ansi_escapes() && !word.is_empty() {
-            writeln!(out, "{colour}{word}\x1b[0m{}", message.0)
+            writeln!(out, "{colour}{word}\x1b[0m{message}")
         } else {
-            writeln!(out, "{word}{}", message.0)
+            writeln!(out, "{word}{message}")
         }
     }
 }

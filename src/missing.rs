@@ -10,7 +10,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::sql::quote;
+use crate::sql::identifier;
 
 /// What to do with a row whose feature is missing or invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -149,9 +149,7 @@ fn escaped(c: char) -> Vec<char> {
 /// SQL expression that converts the texts of a column to numbers, inferred from one sample `text`; `column` is the column's
 /// name. `None` if `text` does not determine a conversion.
 pub fn cleaning(column: &str, text: &str) -> Option<String> {
-    let plain = column.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-        && column.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    let name = if plain { column.to_owned() } else { quote(column) };
+    let name = identifier(column);
     let double = |expression: String| Some(format!("TRY_CAST({expression} AS DOUBLE)"));
     let bare = text.trim_matches(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | ',' | '-' | '+'));
     let stripped = match bare.len() < text.len() {

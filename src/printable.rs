@@ -1,4 +1,5 @@
-//! Escapes text from records, files and file names for output to a terminal, a log line or a SQL comment.
+//! Escapes text from records, files and file names for output to a terminal, a log line or a SQL comment, and words of a
+//! command line for a shell.
 
 use std::borrow::Cow;
 
@@ -26,9 +27,32 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A word of a command line, quoted for a POSIX shell if necessary.
+pub fn shell_word(text: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_alphanumeric() || "_-./:,=@%+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!("'{}'", text.replace('\'', "'\\''")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shell_reads_the_word_that_was_meant() {
+        for word in
+            ["a.csv", "our file.csv", "it's", "", "$HOME", "a\"b", "SELECT * FROM \"user\"", "naïve", "~", "a\\b"]
+        {
+            let said = std::process::Command::new("sh")
+                .args(["-c", &format!("printf %s {}", shell_word(word))])
+                .output()
+                .unwrap();
+            assert_eq!(String::from_utf8(said.stdout).unwrap(), word);
+        }
+        assert_eq!(shell_word("shop/a-1.csv"), "shop/a-1.csv");
+    }
 
     #[test]
     fn nothing_reaches_the_terminal_but_glyphs() {

@@ -81,7 +81,7 @@ fn fed(kafka: &MaybeKafkaArgs, topic: &TopicArgs, store: &StoreArgs) -> anyhow::
         }
         if let Some(&low) = lows.get(&partition).filter(|low| next < **low) {
             let gap = Gap { topic: topic.name, partition, expected: next, found: low };
-            anyhow::bail!("{gap}; ingest --accept-gap goes on after them");
+            anyhow::bail!("{gap}; tercile ingest --accept-gap goes on after them");
         }
     }
     Ok(format!("the topic {} goes on where the store ends; {} to read", topic.name, count(behind, "record")))
@@ -90,7 +90,7 @@ fn fed(kafka: &MaybeKafkaArgs, topic: &TopicArgs, store: &StoreArgs) -> anyhow::
 impl Doctor {
     pub async fn run(self) -> anyhow::Result<Done> {
         let mut findings = vec![("broker", self.broker_in_background().await)];
-        if self.kafka.bootstrap_servers.is_some() {
+        if self.kafka.is_given().unwrap_or(true) {
             findings.push(("topic", self.fed_in_background().await));
         }
         findings.extend([

@@ -12,7 +12,7 @@ use tercile_kafka::broker::Group;
 use tercile_kafka::ingest::{self, Control, Job, Progress, Summary};
 use tercile_store::record::Json;
 
-use super::{Done, Stop, Terminal, count, thousands};
+use super::{Done, Stop, Terminal, Usage, count, thousands};
 use crate::api;
 use crate::config::{BatchArgs, KafkaArgs, RollArgs, SqlArgs, StoreArgs, TopicArgs, seconds};
 use crate::log::PROGRESS;
@@ -38,12 +38,12 @@ pub struct Ingest {
     /// This worker's name in the group, which makes it static: it comes back to its partitions without a rebalance
     #[arg(long, env = "TERCILE_INSTANCE_ID", value_name = "NAME", requires = "group")]
     instance_id: Option<String>,
-    /// Seconds without a sign of life after which the others of the group take a worker's partitions
-    #[arg(long, env = "TERCILE_SESSION_TIMEOUT", value_name = "SECONDS", default_value = "45", value_parser = seconds)]
-    session_timeout: Duration,
-    /// Seconds without looking up from its work after which they do so as well
-    #[arg(long, env = "TERCILE_MAX_POLL_INTERVAL", value_name = "SECONDS", default_value = "300", value_parser = seconds)]
-    max_poll_interval: Duration,
+    /// Seconds without a sign of life after which the others of the group take a worker's partitions [default: 45]
+    #[arg(long, env = "TERCILE_SESSION_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
+    session_timeout: Option<Duration>,
+    /// Seconds without looking up from its work after which they do so as well [default: 300]
+    #[arg(long, env = "TERCILE_MAX_POLL_INTERVAL", value_name = "SECONDS", value_parser = seconds)]
+    max_poll_interval: Option<Duration>,
     /// Where records were gone before they could be read, go on after them
     #[arg(long, env = "TERCILE_ACCEPT_GAP", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
@@ -67,6 +67,15 @@ pub struct Ingest {
 
 impl Ingest {
     pub async fn run(self, terminal: &Terminal, mut stop: Stop) -> anyhow::Result<Done> {
+        let twice = [
+            ("session.timeout.ms", "--session-timeout", self.session_timeout),
+            ("max.poll.interval.ms", "--max-poll-interval", self.max_poll_interval),
+        ];
+        for (key, flag, given) in twice {
+            if given.is_some() && self.kafka.client.settings.iter().any(|(known, _)| known == key) {
+                return Err(Usage(format!("{flag} and -X {key} say the same; leave one out")).into());
+            }
+        }
         let fields = self.sql.load()?.fields;
         let cluster = self.kafka.cluster()?;
         let store = self.store.open()?;
@@ -96,7 +105,7 @@ impl Ingest {
                 name,
                 instance: self.instance_id,
                 session_timeout: self.session_timeout,
-                max_poll_interval: self.max_poll_interval.max(self.session_timeout),
+                max_poll_interval: self.max_poll_interval,
             }),
             accept_gap: self.accept_gap,
             roll: self.roll.policy(false),

@@ -13,18 +13,21 @@ use super::staged_file::StagedFile;
 use super::{Done, blocking, count};
 use crate::config::{InputArgs, MaybeKafkaArgs};
 use crate::files::{Rows, Source};
-use crate::printable::printable;
-use crate::sql::infer::{Inference, view_name};
+use crate::printable::{printable, shell_word};
+use crate::sql::identifier;
+use crate::sql::infer::{Inference, segmentation_file, view_name};
 
-/// Number of sampled records that determine the files.
-const RECORDS: usize = 1_000;
+/// Number of sampled records that determine the files: of a file, and of a topic.
+const FILE_RECORDS: usize = 100_000;
+const TOPIC_RECORDS: usize = 10_000;
 /// Limit of the consumer queue in bytes.
 const QUEUE_BYTES: usize = 1 << 22;
 
 /// Write first SQL files for records of another kind
 ///
-/// Looks at the first 1,000 records of a CSV or NDJSON file, or of a topic, and writes 00_records.sql, which declares their
-/// fields, 10_….sql, which types them, and 20_slices.sql. Edit them, and add a segmentation. Nothing is overwritten.
+/// Looks at the first 100,000 records of a CSV or NDJSON file, or the first 10,000 of a topic, and writes 00_records.sql,
+/// which declares their fields, 10_….sql, which types them, 20_slices.sql, and a segmentation as a comment. Tells why a
+/// column is text, and which texts it takes for missing values. Edit the files. Nothing is overwritten.
 #[derive(Args)]
 pub struct Init {
     /// A file; or a topic, with --bootstrap-servers
@@ -33,6 +36,10 @@ pub struct Init {
     /// The directory to write to
     #[arg(long, env = "TERCILE_SQL", value_name = "DIR", default_value = "sql")]
     sql: PathBuf,
+    /// Texts that stand for a missing value, separated by commas, in columns of any type [default: NA, N/A, NaN, NULL, None,
+    /// nil, ?, - and . in any case, in columns of numbers and times]
+    #[arg(long, env = "TERCILE_NA", value_name = "TEXTS", value_delimiter = ',', allow_hyphen_values = true)]
+    na: Option<Vec<String>>,
     #[command(flatten)]
     input: InputArgs,
     #[command(flatten)]
@@ -42,6 +49,10 @@ pub struct Init {
 impl Init {
     pub async fn run(self) -> anyhow::Result<Done> {
         let (from, sql) = (self.from.clone(), self.sql.clone());
+        let (flags, secrets) = self.kafka.flags();
+        let kafka = (!self.is_file()?).then_some(flags);
+        let secrets: Vec<String> = secrets.iter().map(|key| format!("-X {key}=…")).collect();
+        let next = Next { from: from.clone(), sql: sql.clone(), input: self.input.flags(), kafka };
         let sketch = blocking(move || self.look()).await?;
         if sketch.is_empty() {
             anyhow::bail!(
@@ -57,7 +68,6 @@ impl Init {
         }
         fs::create_dir_all(&sql).with_context(|| format!("cannot make {}", sql.display()))?;
         write_new(&sql, &files)?;
-        let view = view_name(&from);
         let mut out = std::io::stdout().lock();
         writeln!(
             out,
@@ -67,30 +77,47 @@ impl Init {
             count(sketch.len() as u64, "field")
         )?;
         for (name, _) in &files {
-            writeln!(out, "wrote {}", sql.join(name).display())?;
+            writeln!(out, "wrote {}", printable(&sql.join(name).display().to_string()))?;
         }
         for (name, why) in sketch.left_in_extra() {
             writeln!(out, "field \"{name}\" stays in _extra: {why}")?;
         }
-        let numbers = sketch.numbers();
-        let features = if numbers.is_empty() { "your numbers".to_owned() } else { numbers.join(", ") };
-        writeln!(
-            out,
-            "next: see `tercile sql -c 'SELECT * FROM {view}'`; then write {}/30_….sql with a first line `-- k: 3`, a blank\n\
-             line, and SELECT _partition, _offset, _timestamp, _slice, and features FROM slices. Features can be: {features}",
-            sql.display()
-        )?;
+        for (name, note) in sketch.notes() {
+            writeln!(out, "`{name}`: {note}")?;
+        }
+        let (features, others) = sketch.features();
+        let others: Vec<String> = others.iter().map(|(name, why)| format!("{} ({why})", printable(name))).collect();
+        if !others.is_empty() {
+            writeln!(out, "numbers that are no features: {}", others.join(", "))?;
+        }
+        match features.is_empty() {
+            true => writeln!(out, "no column is a feature yet: a segmentation needs numbers")?,
+            false => writeln!(out, "Features can be: {}", printable(&features.join(", ")))?,
+        }
+        match secrets.is_empty() || next.kafka.is_none() {
+            true => writeln!(out, "next:")?,
+            false => writeln!(out, "next, adding {}:", secrets.join(" "))?,
+        }
+        for line in next.lines(&view_name(&from), !features.is_empty()) {
+            writeln!(out, "  {line}")?;
+        }
         Ok(Done::Well)
+    }
+
+    /// Whether the records are in a file, and not in a topic.
+    fn is_file(&self) -> anyhow::Result<bool> {
+        let source = Source::named(Path::new(&self.from))?;
+        Ok(!matches!(&source, Source::File(path) if !path.exists()))
     }
 
     /// Infers the fields from the first records.
     fn look(&self) -> anyhow::Result<Inference> {
         let source = Source::named(Path::new(&self.from))?;
-        if !matches!(&source, Source::File(path) if !path.exists()) {
-            let mut sketch = Inference::default();
+        if self.is_file()? {
+            let mut sketch = Inference::new(self.na.clone());
             let (mut rows, mut json) = (Rows::open(&source, &self.input.options())?, String::new());
             rows.report();
-            while sketch.records < RECORDS && rows.next_row(&mut json)?.is_some() {
+            while sketch.records < FILE_RECORDS && rows.next_row(&mut json)?.is_some() {
                 sketch.see(json.as_bytes());
             }
             return Ok(sketch);
@@ -107,9 +134,9 @@ impl Init {
         let consumer = Consumer::assign(&cluster, &topic.name, &starts, reading)?;
         let queues: Result<Vec<_>, _> = starts.iter().map(|start| consumer.queue(*start)).collect();
         let queues = queues?;
-        let mut sketch = Inference::default();
+        let mut sketch = Inference::new(self.na.clone());
         let (mut ended, mut heard) = (vec![false; queues.len()], Instant::now());
-        while sketch.records < RECORDS && ended.contains(&false) && heard.elapsed() < self.kafka.client.timeout {
+        while sketch.records < TOPIC_RECORDS && ended.contains(&false) && heard.elapsed() < self.kafka.client.timeout {
             match consumer.poll(Duration::ZERO) {
                 Some(Event::Fatal(why)) => anyhow::bail!("cannot read the topic {}: {why}", topic.name),
                 Some(Event::Refused(error)) => return Err(error.into()),
@@ -129,7 +156,7 @@ impl Init {
                 }
             }
         }
-        if sketch.records < RECORDS && ended.contains(&false) {
+        if sketch.records < TOPIC_RECORDS && ended.contains(&false) {
             let why = consumer.failure().map_or_else(String::new, |why| format!(": {why}"));
             let silent = format!("{} gave no more of the topic {} in time{why}", cluster.servers, topic.name);
             if sketch.records == 0 {
@@ -138,6 +165,49 @@ impl Init {
             tracing::warn!("{silent}; going on with {}", count(sketch.records as u64, "record"));
         }
         Ok(sketch)
+    }
+}
+
+/// The commands that follow.
+struct Next {
+    from: String,
+    sql: PathBuf,
+    /// The flags that say how the file is written.
+    input: Vec<String>,
+    /// The flags that name the Kafka cluster; `None` for a file.
+    kafka: Option<Vec<String>>,
+}
+
+impl Next {
+    /// Command lines that a shell runs as they are.
+    fn lines(&self, view: &str, has_features: bool) -> Vec<String> {
+        let line = |words: &[&str]| words.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ");
+        let sql = self.sql.display().to_string();
+        // A store of its own: the default one may have been fed from something else.
+        let store = (1..).map(|n: u32| if n == 1 { format!("{view}-store") } else { format!("{view}-store-{n}") });
+        let store = store.into_iter().find(|name| !Path::new(name).exists()).unwrap_or_default();
+        let mut lines = Vec::new();
+        if has_features {
+            let file = self.sql.join(segmentation_file(view)).display().to_string();
+            lines.push(line(&["sed", "-i.off", r"s/^-- \{0,1\}//", &file]));
+        }
+        let mut up = vec!["tercile", "up"];
+        match &self.kafka {
+            Some(flags) => {
+                up.extend(flags.iter().map(String::as_str));
+                up.extend(["--topic", &self.from]);
+            }
+            None => {
+                up.extend(["--data", &self.from]);
+                up.extend(self.input.iter().map(String::as_str));
+                up.extend(["--topic", view]);
+            }
+        }
+        up.extend(["--sql", &sql, "--store", &store]);
+        lines.push(line(&up));
+        let select = format!("SELECT * FROM {} LIMIT 10", identifier(view));
+        lines.push(line(&["tercile", "sql", "--sql", &sql, "--store", &store, "-c", &select]));
+        lines
     }
 }
 

@@ -4,11 +4,13 @@ mod alive;
 mod broker;
 mod compact;
 mod doctor;
+mod example_request;
 #[cfg(feature = "distributed")]
 mod executor;
 mod files;
 mod fit;
 mod generate;
+mod hint_flags;
 mod imputed;
 mod ingest;
 mod init;
@@ -42,7 +44,7 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use output_file::OutputFile;
 use tercile_kafka::broker::{self as kafka, Gap};
@@ -51,6 +53,7 @@ use tercile_store::{self as store, cleanup, times};
 use tokio::sync::watch;
 use watchdog::{Mode, Signalled};
 
+use crate::hints;
 use crate::log::{self, LogArgs};
 use crate::sql::fault::Fault;
 
@@ -183,7 +186,9 @@ impl Terminal {
 
 /// Runs the whole program, from the arguments to the exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    hints::set(hint_flags::of(&matches, &Cli::command()));
     let Some(command) = cli.command else {
         let printed = Cli::command().print_help();
         return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };

@@ -17,13 +17,14 @@ use tercile_kafka::ingest::{Control, Job};
 use tercile_store::record::Json;
 use tercile_store::{EMBEDDED, Source, Store};
 
-use super::{Done, Stop, Terminal, count, ingest, serve, thousands, train as tables};
-use crate::api::{self, State, budget::Budget, live::ModelCache};
+use super::{Done, Stop, Terminal, count, example_request, ingest, serve, thousands, train as tables};
+use crate::api::{self, State, budget::Budget, live::ModelCache, live::Models};
 use crate::config::{
     BatchArgs, BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, InputArgs, MaybeKafkaArgs, RollArgs, SqlArgs, StoreArgs,
     TopicArgs, TrainingArgs, seconds,
 };
 use crate::files::Rows;
+use crate::printable::shell_word;
 use crate::produce::{self, Options, Replay};
 use crate::train;
 
@@ -221,7 +222,7 @@ impl Up {
         }
         tables::tell_changes(&outcomes);
         warn_refused(&outcomes);
-        if let Err(error) = self.greet(address) {
+        if let Err(error) = self.greet(address, &state.live.now()) {
             // A closed stdout is not a reason to stop.
             tracing::debug!("{error:#}");
         }
@@ -372,17 +373,21 @@ impl Up {
     }
 
     /// Prints the next steps for the user.
-    fn greet(&self, address: std::net::SocketAddr) -> anyhow::Result<()> {
+    fn greet(&self, address: std::net::SocketAddr, models: &Models) -> anyhow::Result<()> {
         let mut out = std::io::stdout();
         let scheme = self.guard.scheme();
         writeln!(out, "ready at {scheme}://{address}")?;
         writeln!(out, "docs  at {scheme}://{address}/docs")?;
         writeln!(out, "look  at {scheme}://{address}/dashboard")?;
-        writeln!(
-            out,
-            "try: curl -H 'Content-Type: application/json' -d '[{{\"discounted_price\": 300, \"rating\": 4.5}}]' \
-             {scheme}://{address}/api/cluster_products_by_price_rating"
-        )?;
+        if let Some(request) = example_request::of(models) {
+            let key = if self.guard.asks_for_keys(self.bind.bind) { " -H \"X-API-Key: $KEY\"" } else { "" };
+            let body = shell_word(&request.body).into_owned();
+            writeln!(
+                out,
+                "try: curl{key} -H 'Content-Type: application/json' -d {body} {scheme}://{address}{}",
+                request.path
+            )?;
+        }
         out.flush().context("cannot write to stdout")
     }
 }

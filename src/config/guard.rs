@@ -17,6 +17,7 @@ use crate::api::guard::Guard;
 use crate::api::keys::Keys;
 use crate::api::limits::Limiter;
 use crate::api::tls::Tls;
+use crate::printable::shell_word;
 
 /// Default requests per second of one caller, if the API is reachable from other hosts.
 const RATE: u32 = 1000;
@@ -85,13 +86,13 @@ impl GuardArgs {
     /// The guard of an API that listens on `bind`.
     pub fn guard(&self, bind: SocketAddr, store: &Store) -> anyhow::Result<Guard> {
         let loopback = bind.ip().is_loopback();
-        let keys = if self.require_keys || !(loopback || self.open) {
+        let keys = if self.asks_for_keys(bind) {
             let keys = Keys::open(store)?;
             ensure!(
                 !keys.is_empty(),
                 "nobody could use the API at {bind}: it asks for keys, and there is none; make one with `tercile keys \
                  create NAME --scope read --store {}`, or serve everybody with --open",
-                store.root().display()
+                shell_word(&store.root().display().to_string())
             );
             Some(Arc::new(keys))
         } else {
@@ -137,6 +138,11 @@ impl GuardArgs {
             notice: self.drain_notice,
             drain: self.drain,
         })
+    }
+
+    /// Whether an API that listens on `bind` asks for keys.
+    pub fn asks_for_keys(&self, bind: SocketAddr) -> bool {
+        self.require_keys || !(bind.ip().is_loopback() || self.open)
     }
 
     /// The URL scheme of the API.

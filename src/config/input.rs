@@ -43,6 +43,28 @@ impl InputArgs {
     }
 }
 
+impl InputArgs {
+    /// The flags that were given, for a printed command line.
+    pub fn flags(&self) -> Vec<String> {
+        let mark =
+            |delimiter: u8| if delimiter == b'\t' { "tab".to_owned() } else { char::from(delimiter).to_string() };
+        let given = [
+            ("--input-format", self.input_format.and_then(|format| value_name(&format))),
+            ("--delimiter", self.delimiter.map(mark)),
+            ("--encoding", self.encoding.map(|encoding| encoding.name().to_lowercase())),
+            ("--decimal", self.decimal.map(String::from)),
+            ("--skip", self.skip.map(|skip| skip.to_string())),
+            ("--header", value_name(&self.header).filter(|choice| choice != "auto")),
+        ];
+        given.into_iter().filter_map(|(flag, value)| Some([flag.to_owned(), value?])).flatten().collect()
+    }
+}
+
+/// The name of a value on the command line.
+fn value_name(value: &impl clap::ValueEnum) -> Option<String> {
+    value.to_possible_value().map(|value| value.get_name().to_owned())
+}
+
 fn delimiter(text: &str) -> Result<u8, String> {
     match text.as_bytes() {
         b"tab" | b"\\t" => Ok(b'\t'),

@@ -4,10 +4,13 @@
 //! modules do not depend on how queries are executed.
 
 pub mod cluster;
+pub mod conversions;
 mod entity;
 mod exact_aggregates;
 mod exact_sum;
 mod file_table;
+#[cfg(test)]
+mod inferred_tests;
 mod leading_zeros;
 mod members;
 #[cfg(all(test, feature = "object-stores"))]
@@ -324,6 +327,7 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
         Engine::Cluster(address) => cluster::session(config, runtime, address).map_err(query)?,
     };
     add_records(&ctx, snapshot, &files.fields, limits.up_to.as_ref())?;
+    conversions::register(&ctx).map_err(query)?;
     if limits.up_to.is_some() {
         exact_aggregates::register(&ctx);
     }

@@ -11,8 +11,8 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use unicode_width::UnicodeWidthStr as _;
 
-use super::one_line;
 use super::script::{Piece, Place};
+use super::{identifier, one_line};
 
 /// Maximum width of an excerpt: a line may be a megabyte long.
 const EXCERPT_WIDTH: usize = 110;
@@ -173,7 +173,13 @@ fn words(error: &DataFusionError, tables: &[String]) -> String {
 
 /// `did you mean rating?`, or the known names, at most 20 of them.
 fn nearest_of(name: &str, known: &[String], what: &str) -> String {
-    match nearest(name, known.iter().map(String::as_str)) {
+    // A column is spelled as it has to be written: `"Age"`.
+    let spelled: Vec<String> =
+        known.iter().map(|name| if what == "columns" { identifier(name) } else { name.clone() }).collect();
+    let near = nearest(name, known.iter().map(String::as_str));
+    let near = near.and_then(|near| spelled.get(known.iter().position(|known| known == near)?));
+    let known = &spelled;
+    match near {
         Some(near) => format!("did you mean {near}?"),
         None if known.is_empty() => format!("there are no {what} here"),
         None if known.len() <= 20 => format!("there are {}", known.join(", ")),

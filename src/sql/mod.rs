@@ -18,6 +18,9 @@ use datafusion::common::TableReference;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
+use datafusion::sql::sqlparser::parser::Parser;
 use fault::{Fault, Source};
 use header::Header;
 use script::{Piece, Place};
@@ -172,6 +175,9 @@ impl Files {
             let source = Source { name: Some(&shown), text: &text };
             let header =
                 header::parse(&text).map_err(|f| Error::Sql(source.fault(Place { line: f.line, column: 1 }, f.why)))?;
+            if view != RECORDS && header == Header::default() && is_comment(&text) {
+                continue;
+            }
             let piece = one_piece(&source).map_err(Error::Sql)?;
             let statement = parse(&source, &piece).map_err(Error::Sql)?;
             if view == RECORDS {
@@ -264,6 +270,12 @@ fn view_name(file: &str) -> Option<&str> {
     (digits && fine).then_some(name)
 }
 
+/// Whether a text is a comment and nothing else. Such a file without a header is not used: `init` writes a segmentation in this form.
+fn is_comment(text: &str) -> bool {
+    let script = script::split(text);
+    script.pieces.is_empty() && !script.open && !text.trim().is_empty()
+}
+
 /// The single statement of one of these files.
 fn one_piece<'a>(source: &Source<'a>) -> Result<Piece<'a>, Fault> {
     let pieces = script::split(source.text).pieces;
@@ -348,6 +360,30 @@ pub fn tables_of(statement: &Statement) -> Result<BTreeSet<String>, String> {
 /// A message on one line.
 pub fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// An SQL identifier for any name, quoted only if necessary.
+pub fn identifier(name: &str) -> String {
+    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    let keyword = || ALL_KEYWORDS.contains(&name.to_ascii_uppercase().as_str());
+    if plain && (!keyword() || is_name(name)) { name.to_owned() } else { quote(name) }
+}
+
+/// Whether a keyword is read as a name without quotes, wherever a name can stand: most keywords are.
+fn is_name(keyword: &str) -> bool {
+    let sql = format!("SELECT {keyword}, {keyword} AS {keyword}, {keyword}.* FROM {keyword} CROSS JOIN {keyword}");
+    let table = format!("CREATE TABLE t (a TEXT, {keyword} TEXT)");
+    let parsed = |sql: &str| Parser::parse_sql(&GenericDialect {}, sql).ok().and_then(|mut all| all.pop());
+    let Some(ast::Statement::Query(query)) = parsed(&sql) else { return false };
+    let ast::SetExpr::Select(select) = query.body.as_ref() else { return false };
+    let read = matches!(select.projection.first(), Some(ast::SelectItem::UnnamedExpr(ast::Expr::Identifier(_))));
+    read && parsed(&table).is_some()
+}
+
+/// An SQL string.
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// A quoted SQL identifier for any name.

@@ -16,6 +16,7 @@ mod encoding;
 mod entities;
 mod faults;
 mod golden;
+mod init;
 mod kafka;
 mod mixed_ingest;
 mod objects;

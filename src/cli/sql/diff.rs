@@ -15,6 +15,7 @@ use tercile_store::Snapshot;
 
 use super::runner::Runner;
 use crate::engine::{self, Limits};
+use crate::printable::shell_word;
 use crate::sql::Files;
 use crate::sql::quote;
 
@@ -33,7 +34,10 @@ pub async fn run(runner: &Runner, snapshot: &Snapshot, path: &Path) -> anyhow::R
     }
     let shown = path.display();
     let Some(against) = before.view(&name) else {
-        anyhow::bail!("{shown}: there is no view {name} yet to compare it with; tercile sql --sql DIR shows its rows");
+        anyhow::bail!(
+            "{shown}: there is no view {name} yet to compare it with; `tercile sql {}` shows its rows",
+            shell_word(&shown.to_string())
+        );
     };
     if let Some(fault) = old_broken.get(&name) {
         anyhow::bail!("{shown}: the view it would replace does not run: {fault}");

@@ -22,7 +22,7 @@ impl Up {
     pub(super) async fn file(&self, store: &Store, fields: &[String]) -> anyhow::Result<Option<File>> {
         let source = match &self.data {
             Some(path) => files::Source::named(path)?.rereadable()?,
-            None if self.kafka.bootstrap_servers.is_some() => return Ok(None),
+            None if self.kafka.is_given()? => return Ok(None),
             None => files::Source::Sample,
         };
         let given = self.data.is_some();

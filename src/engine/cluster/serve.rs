@@ -25,7 +25,7 @@ use ballista_scheduler::scheduler_process::create_scheduler;
 use datafusion::execution::{FunctionRegistry as _, SessionStateBuilder};
 use tonic::transport::Endpoint;
 
-use super::super::records;
+use super::super::{conversions, records};
 use super::Address;
 use super::client_pool::Pool;
 use super::enabled::MESSAGE;
@@ -94,6 +94,7 @@ pub async fn scheduler(address: SocketAddr, host: String) -> Result<(), Error> {
             .with_runtime_env(Arc::new(runtime().build()?))
             .build();
         state.register_udf(Arc::new(records::function()))?;
+        conversions::register_with(&mut state)?;
         Ok(state)
     };
     let config = SchedulerConfig { override_session_builder: Some(Arc::new(session)), ..config };
@@ -205,7 +206,8 @@ async fn leave(scheduler: &str, executor_id: String) {
 /// The functions that a session of ours has, but for those that answer from models.
 fn functions() -> BallistaFunctionRegistry {
     let mut known = BallistaFunctionRegistry::from(&SessionStateBuilder::new().with_default_features().build());
-    let ours = records::function();
-    known.scalar_functions.insert(ours.name().to_owned(), Arc::new(ours));
+    for ours in std::iter::once(Arc::new(records::function())).chain(conversions::functions()) {
+        known.scalar_functions.insert(ours.name().to_owned(), ours);
+    }
     known
 }

@@ -85,6 +85,10 @@ pub struct Trouble {
     pub message: String,
 }
 
+/// Session timeout and maximum poll interval of group members, unless they are given.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
+
 /// A consumer group whose members share a topic.
 #[derive(Debug, Clone)]
 pub struct Group {
@@ -92,10 +96,10 @@ pub struct Group {
     pub name: String,
     /// Instance id of a static member, which gets its partitions back without a rebalance.
     pub instance: Option<String>,
-    /// Without a heartbeat for this time, a member loses its partitions.
-    pub session_timeout: Duration,
-    /// Without a poll for this time, a member loses its partitions.
-    pub max_poll_interval: Duration,
+    /// Without a heartbeat for this time, a member loses its partitions; `None`: as the settings say, or 45 seconds.
+    pub session_timeout: Option<Duration>,
+    /// Without a poll for this time, a member loses its partitions; `None`: as the settings say, or 5 minutes.
+    pub max_poll_interval: Option<Duration>,
 }
 
 /// Returns the start positions of newly assigned partitions.
@@ -258,15 +262,23 @@ impl Consumer {
     ) -> Result<Self, Error> {
         let mut config = Self::config(cluster, reading);
         config.set("group.id", &group.name).set("partition.assignment.strategy", "cooperative-sticky");
-        let session = group.session_timeout.as_millis();
+        // A flag wins over a setting, and a setting over the default.
+        let mut timing = |key: &str, flag: Option<Duration>, default: Duration| {
+            if let Some(flag) = flag {
+                config.set(key, flag.as_millis().to_string());
+            }
+            set_missing(&mut config, &[(key, &default.as_millis().to_string())]);
+            config.get(key).and_then(|millis| millis.parse().ok()).map_or(default, Duration::from_millis)
+        };
+        let session = timing("session.timeout.ms", group.session_timeout, SESSION_TIMEOUT);
+        timing(
+            "max.poll.interval.ms",
+            group.max_poll_interval.map(|poll| poll.max(session)),
+            MAX_POLL_INTERVAL.max(session),
+        );
         // Members notice a rebalance by their heartbeats, and the rebalance waits for the slowest member.
-        let heartbeat = (session / 12).clamp(100, 500).to_string();
-        let timing = [
-            ("session.timeout.ms", &*session.to_string()),
-            ("heartbeat.interval.ms", &heartbeat),
-            ("max.poll.interval.ms", &group.max_poll_interval.as_millis().to_string()),
-        ];
-        set_missing(&mut config, &timing);
+        let heartbeat = (session.as_millis() / 12).clamp(100, 500).to_string();
+        set_missing(&mut config, &[("heartbeat.interval.ms", &heartbeat)]);
         if let Some(instance) = &group.instance {
             config.set("group.instance.id", instance);
         }

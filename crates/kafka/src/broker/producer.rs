@@ -173,10 +173,12 @@ impl Producer {
         ];
         set_missing(&mut config, &tuning);
         // The embedded broker and its backlog count uncompressed bytes.
-        if embedded || config.get("compression.type").is_none() {
-            config.set("compression.type", if embedded { "none" } else { "lz4" });
+        match embedded {
+            true => _ = config.set("compression.type", "none"),
+            false => set_missing(&mut config, &[("compression.type", "lz4")]),
         }
-        let millis = config.get("message.timeout.ms").and_then(|millis| millis.parse().ok());
+        let millis = config.get("message.timeout.ms").or_else(|| config.get("delivery.timeout.ms"));
+        let millis = millis.and_then(|millis| millis.parse().ok());
         let context = Deliveries { context: Context::new(&cluster.failures), ..Deliveries::default() };
         let inner = config
             .set("enable.idempotence", "true")

@@ -5,22 +5,60 @@ use std::path::Path;
 
 use super::Error;
 
-/// Settings on which the store's guarantees depend, or that have a flag of their own.
-const OURS: [&str; 14] = [
-    "acks",
-    "allow.auto.create.topics",
-    "auto.offset.reset",
-    "bootstrap.servers",
-    "enable.auto.commit",
-    "enable.auto.offset.store",
-    "enable.idempotence",
-    "enable.partition.eof",
-    "group.id",
-    "group.instance.id",
-    "group.protocol",
-    "isolation.level",
-    "metadata.broker.list",
-    "partition.assignment.strategy",
+/// Settings on which the store's guarantees depend, or that have a flag of their own, and what applies instead.
+const OURS: [(&str, &str); 17] = [
+    ("acks", "a record counts as sent once all replicas have it"),
+    ("allow.auto.create.topics", "a topic is made with --partitions"),
+    ("auto.offset.reset", "reading goes on where the store ends"),
+    ("bootstrap.servers", "say --bootstrap-servers"),
+    ("enable.auto.commit", "the store decides where reading goes on, and a commit is a hint"),
+    ("enable.auto.offset.store", "the store decides where reading goes on, and a commit is a hint"),
+    ("enable.idempotence", "the broker always drops what a retry sends twice"),
+    ("enable.partition.eof", "the end of a partition is always asked for"),
+    ("group.id", "say --group to share a topic"),
+    ("group.instance.id", "say --instance-id"),
+    ("group.protocol", "groups use the classic protocol"),
+    ("isolation.level", "only committed records are read"),
+    ("log_level", "say -v, and -X debug=… for more"),
+    ("metadata.broker.list", "say --bootstrap-servers"),
+    ("partition.assignment.strategy", "partitions are assigned cooperatively (cooperative-sticky)"),
+    ("request.required.acks", "a record counts as sent once all replicas have it"),
+    ("topic.blacklist", "the topic is named by --topic"),
+];
+
+/// Values of these settings that are what tercile does anyway.
+const SAME: [(&str, &[&str]); 6] = [
+    ("acks", &["all", "-1"]),
+    ("request.required.acks", &["all", "-1"]),
+    ("enable.auto.commit", &["false"]),
+    ("enable.auto.offset.store", &["false"]),
+    ("enable.idempotence", &["true"]),
+    ("isolation.level", &["read_committed"]),
+];
+
+/// Settings of the Java clients, and of a schema registry, that mean nothing here. A name that ends with a point stands for all
+/// that begin with it.
+const JAVA: [&str; 20] = [
+    "auto.include.jmx.reporter",
+    "basic.auth.",
+    "bearer.auth.",
+    "buffer.memory",
+    "default.api.timeout.ms",
+    "fetch.max.wait.ms",
+    "interceptor.classes",
+    "key.deserializer",
+    "key.serializer",
+    "max.block.ms",
+    "max.poll.records",
+    "max.request.size",
+    "metric.reporters",
+    "partitioner.class",
+    "receive.buffer.bytes",
+    "sasl.client.callback.handler.class",
+    "schema.registry.",
+    "send.buffer.bytes",
+    "value.deserializer",
+    "value.serializer",
 ];
 
 /// Settings that make librdkafka load a library or run a command, and so allow arbitrary code to run as this process.
@@ -42,6 +80,10 @@ pub enum Plugins {
 pub struct Settings {
     pairs: Vec<(String, String)>,
     plugins: Plugins,
+    /// `bootstrap.servers` of a file.
+    servers: Option<String>,
+    /// Settings of a file that are not used, each with the reason.
+    unused: Vec<String>,
 }
 
 /// Shows keys only: values may be secrets.
@@ -54,10 +96,14 @@ impl fmt::Debug for Settings {
 impl Settings {
     /// No settings.
     pub fn new(plugins: Plugins) -> Self {
-        Self { pairs: Vec::new(), plugins }
+        Self { plugins, ..Self::default() }
     }
 
-    /// Reads a file of `key=value` lines; lines that begin with `#` or `!` are comments. `${NAME}` is not expanded.
+    /// Reads a file of `key=value` lines, such as the `client.properties` of the Java clients; lines that begin with `#` or `!` are
+    /// comments, and a backslash at the end of a line continues it. `${NAME}` is not expanded.
+    ///
+    /// `bootstrap.servers` is kept, user and password are taken out of a `sasl.jaas.config` of PLAIN or SCRAM, and a truststore of
+    /// the type PEM is `ssl.ca.location`. Settings that tercile makes itself are in [`Settings::unused`].
     ///
     /// # Errors
     /// If the file cannot be read, a line is not `key=value`, or a setting is refused by [`Settings::add`].
@@ -65,17 +111,71 @@ impl Settings {
         let fault = |why: String| Error::SettingsFile { path: path.to_owned(), why };
         let text = std::fs::read_to_string(path).map_err(|e| fault(e.to_string()))?;
         let mut settings = Self::new(plugins);
-        for (i, line) in text.lines().enumerate() {
-            let line = line.trim();
+        let (mut lines, mut pem) = (text.lines().enumerate(), false);
+        let mut truststore = None;
+        while let Some((i, line)) = lines.next() {
+            let mut line = line.trim().to_owned();
             if line.is_empty() || line.starts_with(['#', '!']) {
                 continue;
+            }
+            while let Some(open) = line.strip_suffix('\\') {
+                line = format!("{open}{}", lines.next().map_or("", |(_, next)| next.trim()));
             }
             let Some((key, value)) = line.split_once('=') else {
                 return Err(fault(format!("line {} is no key=value", i + 1)));
             };
-            settings.add(key.trim(), value.trim())?;
+            let (key, value) = (key.trim(), value.trim());
+            let same = SAME.iter().any(|(name, values)| *name == key && values.contains(&value));
+            let java = |name: &&'static str| *name == key || name.ends_with('.') && key.starts_with(name);
+            match key {
+                "bootstrap.servers" | "metadata.broker.list" => settings.servers = Some(value.to_owned()),
+                "sasl.jaas.config" => settings.add_login(value)?,
+                "ssl.truststore.type" => pem = value.eq_ignore_ascii_case("PEM"),
+                "ssl.truststore.location" => truststore = Some(value.to_owned()),
+                _ if same => {}
+                _ if JAVA.iter().any(java) => {
+                    settings.unused.push(format!("{key} in {} is not used: it is Java's", path.display()));
+                }
+                _ => match OURS.iter().find(|(name, _)| *name == key) {
+                    Some((_, instead)) => {
+                        settings.unused.push(format!("{key} in {} is not used: {instead}", path.display()));
+                    }
+                    None => settings.add(key, value)?,
+                },
+            }
+        }
+        match truststore {
+            Some(location) if pem => settings.add("ssl.ca.location", &location)?,
+            Some(location) => settings.add("ssl.truststore.location", &location)?,
+            None => {}
         }
         Ok(settings)
+    }
+
+    /// Adds user and password of a `sasl.jaas.config`, unless they were given by their own settings.
+    fn add_login(&mut self, value: &str) -> Result<(), Error> {
+        let module = value.split_whitespace().next().unwrap_or_default();
+        let known = module.ends_with(".PlainLoginModule") || module.ends_with(".ScramLoginModule");
+        let (user, password) = (option(value, "username"), option(value, "password"));
+        let (true, Some(user), Some(password)) = (known, user, password) else {
+            return self.add("sasl.jaas.config", value);
+        };
+        for (key, value) in [("sasl.username", user), ("sasl.password", password)] {
+            if !self.pairs.iter().any(|(known, _)| known == key) {
+                self.add(key, &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The value of `bootstrap.servers` in the file, if there is one.
+    pub fn servers(&self) -> Option<&str> {
+        self.servers.as_deref()
+    }
+
+    /// The settings of the file that are not used, each as a sentence with the reason. It has no value, which may be a secret.
+    pub fn unused(&self) -> &[String] {
+        &self.unused
     }
 
     /// Adds a setting.
@@ -90,16 +190,44 @@ impl Settings {
             _ if LOAD_CODE.contains(&key) && self.plugins == Plugins::Refused => {
                 refused("has librdkafka load or run code; give --allow-plugins if that is meant")
             }
-            _ if OURS.contains(&key) => refused("is tercile's own: it has a flag, or the store rests on it"),
-            _ => {
-                self.pairs.push((key.to_owned(), value.to_owned()));
-                Ok(())
-            }
+            _ => match OURS.iter().find(|(name, _)| *name == key) {
+                Some((_, instead)) => refused(&format!("is tercile's own: {instead}")),
+                None => {
+                    self.pairs.push((key.to_owned(), value.to_owned()));
+                    Ok(())
+                }
+            },
         }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &(String, String)> {
         self.pairs.iter()
+    }
+}
+
+/// The value of an option of a JAAS entry: `username="x"`. Within quotes a backslash stands before a quote or a backslash.
+fn option(entry: &str, name: &str) -> Option<String> {
+    let mut rest = entry;
+    loop {
+        let (before, after) = rest.split_once(name)?;
+        let value = after.trim_start().strip_prefix('=').map(str::trim_start);
+        let quote = value.and_then(|value| value.chars().next()).filter(|c| matches!(c, '"' | '\''));
+        let (true, Some(value), Some(quote)) = (before.ends_with(char::is_whitespace), value, quote) else {
+            rest = after;
+            continue;
+        };
+        let (mut text, mut escaped) = (String::new(), false);
+        for c in value.chars().skip(1) {
+            match c {
+                '\\' if !escaped => escaped = true,
+                c if c == quote && !escaped => return Some(text),
+                c => {
+                    text.push(c);
+                    escaped = false;
+                }
+            }
+        }
+        return None;
     }
 }
 
@@ -121,10 +249,51 @@ mod tests {
         assert_eq!(pairs, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
         assert_eq!(format!("{settings:?}"), r#"["security.protocol", "sasl.password"]"#);
         assert!(read("secret").unwrap_err().to_string().ends_with("line 1 is no key=value"));
-        let error = read("auto.offset.reset=earliest").unwrap_err().to_string();
-        assert!(error.starts_with("the Kafka setting auto.offset.reset is tercile's own"), "{error}");
+        let unused = read("auto.offset.reset=earliest").unwrap().unused().join("; ");
+        assert!(
+            unused.contains("auto.offset.reset in ") && unused.ends_with("reading goes on where the store ends"),
+            "{unused}"
+        );
         let error = read("sasl.jaas.config=org.x required password=\"hush\";").unwrap_err().to_string();
         assert!(!error.contains("hush"), "{error}");
+    }
+
+    #[test]
+    fn the_file_of_a_java_client_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("client.properties");
+        let text = "bootstrap.servers=a:9092,b:9092\nsecurity.protocol=SASL_SSL\nsasl.mechanism=PLAIN\n\
+                    sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \\\n  \
+                    username='K' password=\"a\\\\b=\\\"c\";\n\
+                    acks=all\ngroup.id=orders\nsession.timeout.ms=45000\nkey.serializer=org.x.Y\nschema.registry.url=https://x\n\
+                    ssl.truststore.location=/etc/ca.pem\nssl.truststore.type=PEM\n";
+        std::fs::write(&path, text).unwrap();
+        let settings = Settings::read(&path, Plugins::Refused).unwrap();
+        assert_eq!(settings.servers(), Some("a:9092,b:9092"));
+        let pairs: Vec<_> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let expected = [
+            ("security.protocol", "SASL_SSL"),
+            ("sasl.mechanism", "PLAIN"),
+            ("sasl.username", "K"),
+            ("sasl.password", "a\\b=\"c"),
+            ("session.timeout.ms", "45000"),
+            ("ssl.ca.location", "/etc/ca.pem"),
+        ];
+        assert_eq!(pairs, expected);
+        let unused = settings.unused();
+        assert_eq!(unused.len(), 3, "{unused:?}");
+        assert!(unused[0].starts_with("group.id in ") && unused[0].ends_with("say --group to share a topic"));
+        std::fs::write(&path, "ssl.truststore.location=/a.jks\nacks=1\n").unwrap();
+        let error = Settings::read(&path, Plugins::Refused).unwrap_err().to_string();
+        assert!(error.contains("ssl.ca.location, a PEM file"), "{error}");
+    }
+
+    #[test]
+    fn a_setting_with_a_flag_is_refused_by_name() {
+        for (key, instead) in OURS {
+            let error = Settings::default().add(key, "1").unwrap_err().to_string();
+            assert_eq!(error, format!("the Kafka setting {key} is tercile's own: {instead}"));
+        }
     }
 
     #[test]
