@@ -148,6 +148,9 @@ pub struct Training {
     pub n: u64,
     /// By segmentation, then by slice.
     pub outcomes: Vec<Outcome>,
+    /// Damaged files of records, because of which segmentations were refused: one message per column chunk.
+    #[serde(default)]
+    pub damage: Vec<String>,
 }
 
 impl Options {
@@ -180,12 +183,13 @@ pub async fn train(store: &Store, files: &Files, options: &Options) -> Result<Tr
     }
     let (stream, cuts) = stream(&ctx, &snapshot).await?;
     let stream = Arc::new(stream);
+    let damage = engine::damage(&ctx);
     let input = Input { ctx, snapshot, files: files.clone(), cuts };
     let mut preparing = JoinSet::new();
     let outcomes = train_all((input, store), segmentations, (&stream, options), &mut preparing).await;
     // Cancelling the preparation of further segmentations deletes their temporary files.
     preparing.shutdown().await;
-    Ok(Training { n: stream.n, outcomes: outcomes? })
+    Ok(Training { n: stream.n, outcomes: outcomes?, damage: damage.messages() })
 }
 
 type Prepared = (Segmentation, Result<Box<dyn Rows>, engine::Error>);

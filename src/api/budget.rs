@@ -60,7 +60,7 @@ impl Budget {
         self.take(REQUEST, self.0.limit).then(|| Hold { budget: self.clone(), bytes: REQUEST })
     }
 
-    /// Holds `bytes` even beyond the limit, for probes, which are always answered.
+    /// Holds `bytes` even beyond the limit, for probes and metrics, which are always answered.
     pub fn hold_always(&self, bytes: usize) -> Hold {
         self.0.used.fetch_add(bytes, Relaxed);
         Hold { budget: self.clone(), bytes }
@@ -124,6 +124,12 @@ impl Hold {
         Ok(())
     }
 
+    /// Holds `more` bytes in addition, even beyond the limit.
+    pub fn grow_always(&mut self, more: usize) {
+        self.budget.0.used.fetch_add(more, Relaxed);
+        self.bytes += more;
+    }
+
     /// Size of the hold.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -172,7 +178,10 @@ mod tests {
         assert_eq!(small.len(), ((1 << 20) / 8 - (1 << 20) / 64) / REQUEST);
         let (one, two) = (budget.hold_refusal(), budget.hold_refusal());
         assert!(one.is_some() && two.is_some() && budget.hold_refusal().is_none());
-        let _probe = budget.hold_always(REQUEST);
-        assert_eq!(budget.used(), (1 << 20) + REQUEST);
+        let mut metrics = budget.hold_always(REQUEST);
+        metrics.grow_always(2 * SMALL);
+        assert_eq!(budget.used(), (1 << 20) + REQUEST + 2 * SMALL);
+        drop(metrics);
+        assert_eq!(budget.used(), 1 << 20);
     }
 }

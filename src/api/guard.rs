@@ -47,6 +47,11 @@ pub fn is_probe(path: &str) -> bool {
     path.starts_with("/health/")
 }
 
+/// Whether the path is requested by monitoring: probes, and metrics. The memory budget never refuses these.
+pub fn is_monitoring(path: &str) -> bool {
+    is_probe(path) || path == "/metrics"
+}
+
 /// Admission settings of a server.
 pub struct Guard {
     /// The keys, if keys are required.

@@ -38,6 +38,7 @@ impl<E: Endpoint> Endpoint for Front<E> {
         let mut record = Record::start(&self.state, &request);
         let (id, origin) = (record.id.clone(), self.guard.allowed_origin(&request));
         let (keeps_alive, old) = (request.version() < Version::HTTP_2, request.version() < Version::HTTP_11);
+        let monitoring = guard::is_monitoring(request.uri().path());
         let late = body_limit::hasten(&mut request, self.guard.body_timeout, record.busy.as_ref());
         let charged = self.charge(&request, &mut record);
         let admitted = charged.and_then(|()| self.guard.admit(&request, || self.exists(request.uri().path())));
@@ -63,9 +64,13 @@ impl<E: Endpoint> Endpoint for Front<E> {
         if let (Some(length), Some(hold)) = (length, &mut record.hold)
             && length > (REQUEST / 2) as u64
             && response.extensions().get::<Shared>().is_none()
-            && hold.grow(usize::try_from(length).unwrap_or(usize::MAX)).is_err()
         {
-            response = Problem::from(Exhausted).into_response();
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            if monitoring {
+                hold.grow_always(length);
+            } else if hold.grow(length).is_err() {
+                response = Problem::from(Exhausted).into_response();
+            }
         }
         record.status = Some(response.status());
         let unavailable = response.status() == StatusCode::SERVICE_UNAVAILABLE;
@@ -90,7 +95,7 @@ impl<E: Endpoint> Front<E> {
     /// A refusal; if there is no memory even for that, the connection is shut down.
     fn charge(&self, request: &Request, record: &mut Record) -> Result<(), Response> {
         let budget = &self.state.budget;
-        if guard::is_probe(request.uri().path()) {
+        if guard::is_monitoring(request.uri().path()) {
             record.hold = Some(budget.hold_always(REQUEST));
             return Ok(());
         }

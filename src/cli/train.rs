@@ -57,7 +57,7 @@ impl Train {
         let training = async { Ok(train::train(&store, &files, &options).await?) };
         let trained = within(self.timeout, "--timeout", "the training", training).await;
         bar.finish_and_clear();
-        let outcomes = trained?.outcomes;
+        let train::Training { outcomes, damage, .. } = trained?;
         let mut out = std::io::stdout();
         if self.json {
             writeln!(out, "{}", serde_json::to_string_pretty(&outcomes)?)?;
@@ -72,10 +72,13 @@ impl Train {
             tracing::warn!("no new model: {why}");
         }
         let nothing = outcomes.iter().all(|outcome| outcome.model.is_none()) && !outcomes.is_empty();
-        if nothing {
-            tracing::error!("there is no model at all");
+        match damage.as_slice() {
+            [] if nothing => tracing::error!("there is no model at all"),
+            [] => {}
+            [file] => tracing::error!("the training is incomplete: {file}"),
+            [file, more @ ..] => tracing::error!("the training is incomplete: {file} ({} more)", more.len()),
         }
-        Ok(if nothing { Done::With(1) } else { Done::Well })
+        Ok(if nothing || !damage.is_empty() { Done::With(1) } else { Done::Well })
     }
 }
 

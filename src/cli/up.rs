@@ -215,7 +215,7 @@ impl Up {
         if let Ok(snapshot) = store.snapshot() {
             tracing::info!("{} in the store {}; training", count(snapshot.rows(), "record"), store.root().display());
         }
-        let train::Training { n: mut known, mut outcomes } = self.first_training(store, state).await;
+        let train::Training { n: mut known, mut outcomes, .. } = self.first_training(store, state).await;
         state.warming.store(false, Ordering::SeqCst);
         for line in tables::models(&outcomes).lines() {
             tracing::info!("{line}");
@@ -257,7 +257,7 @@ impl Up {
                 continue;
             }
             match Self::train(store, state).await {
-                Ok(train::Training { n, outcomes: new }) => {
+                Ok(train::Training { n, outcomes: new, .. }) => {
                     let fresh = new.iter().filter(|outcome| outcome.fresh).count() as u64;
                     tracing::info!("trained {} on {}", count(fresh, "new model"), count(n, "record"));
                     tables::tell_changes(&new);

@@ -51,6 +51,7 @@ use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionConfig, SessionContext};
 pub use segmentations::segmentations;
+pub use sized_store::Damage;
 pub use slice_cuts::UpTo;
 use tercile_store::record::Fields;
 use tercile_store::{Snapshot, Store, scheme};
@@ -111,6 +112,8 @@ pub struct Limits {
     pub engine: Engine,
     /// The slice whose records are visible, for views of entities: sums are exact then. `None` for all records.
     pub up_to: Option<UpTo>,
+    /// Collects the damaged files that the queries come upon.
+    pub damage: Arc<Damage>,
 }
 
 /// A session on these files of the store.
@@ -298,7 +301,8 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
     let mut config = SessionConfig::new()
         .with_information_schema(!limits.confined)
         .with_collect_statistics(snapshot.files.len() <= FOOTERS)
-        .with_extension(Arc::new(limits.engine.clone()));
+        .with_extension(Arc::new(limits.engine.clone()))
+        .with_extension(Arc::clone(&limits.damage));
     if limits.confined || limits.serial {
         config = config.with_target_partitions(1);
     }
@@ -374,6 +378,11 @@ pub fn tables(ctx: &SessionContext) -> Vec<String> {
 /// Plans one statement.
 pub async fn plan(ctx: &SessionContext, sql: &str) -> Result<DataFrame, Error> {
     ctx.sql(sql).await.map_err(|e| Error::Query(explain(&e)))
+}
+
+/// The damaged files of the store that the queries of a session came upon.
+pub fn damage(ctx: &SessionContext) -> Arc<Damage> {
+    ctx.state().config().get_extension().unwrap_or_default()
 }
 
 /// Runs an internal statement and streams its rows.

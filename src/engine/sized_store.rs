@@ -4,10 +4,10 @@
 //! would open all files at once, more than a process may open. A missing file is an error: if the store reported it
 //! as not found, DataFusion would omit its records silently.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use chrono::DateTime;
@@ -31,12 +31,16 @@ const AT_ONCE: usize = 64;
 /// Registers the locations of a snapshot's files in a session.
 pub(super) fn register(ctx: &SessionContext, files: &[DataFile]) -> std::result::Result<(), String> {
     let mut places: HashMap<Url, SizedStore> = HashMap::new();
+    let damage = super::damage(ctx);
     for file in files {
         let url = url(file)?;
         let mut root = url.clone();
         root.set_path("");
-        let known =
-            places.entry(root).or_insert_with(|| SizedStore { inner: inner(&file.place), ..SizedStore::default() });
+        let known = places.entry(root).or_insert_with(|| SizedStore {
+            inner: inner(&file.place),
+            damage: Arc::clone(&damage),
+            ..SizedStore::default()
+        });
         let key = Key::from_url_path(url.path()).map_err(|e| e.to_string())?;
         if let Some(checksums) = &file.checksums {
             known.checksums.insert(key.clone(), Arc::clone(checksums));
@@ -73,10 +77,26 @@ pub(super) fn named(inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
     Arc::new(SizedStore { inner, turns: Some(Semaphore::new(AT_ONCE)), ..SizedStore::default() })
 }
 
+/// The damaged files that the queries of one or several sessions came upon.
+#[derive(Debug, Default)]
+pub struct Damage(Mutex<BTreeSet<String>>);
+
+impl Damage {
+    fn add(&self, message: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(message.to_owned());
+    }
+
+    /// One message per column chunk.
+    pub fn messages(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
 #[derive(Debug)]
 struct SizedStore {
     inner: Arc<dyn ObjectStore>,
     sizes: HashMap<Key, u64>,
+    damage: Arc<Damage>,
     /// Checksums that complete column chunks are compared with.
     checksums: HashMap<Key, Arc<Checksums>>,
     /// Limits concurrent size requests, if sizes are requested at all.
@@ -85,7 +105,13 @@ struct SizedStore {
 
 impl Default for SizedStore {
     fn default() -> Self {
-        Self { inner: Arc::new(LocalFileSystem::new()), sizes: HashMap::new(), checksums: HashMap::new(), turns: None }
+        Self {
+            inner: Arc::new(LocalFileSystem::new()),
+            sizes: HashMap::new(),
+            damage: Arc::default(),
+            checksums: HashMap::new(),
+            turns: None,
+        }
     }
 }
 
@@ -168,7 +194,9 @@ impl ObjectStore for SizedStore {
         if let Some(checksums) = self.checksums.get(key) {
             let mut read = ranges.iter().zip(&found);
             if let Some((range, _)) = read.find(|(range, bytes)| checksums.contradicts(range, bytes)) {
-                return Err(failed(damaged(key, range.start).into()));
+                let message = damaged(key, range.start);
+                self.damage.add(&message);
+                return Err(failed(message.into()));
             }
         }
         Ok(found)

@@ -75,7 +75,12 @@ pub(super) async fn rows(
     let mut slices = Vec::new();
     for slice in all_slices() {
         let up_to = Some(UpTo { cuts: input.cuts.clone(), slice });
-        let limits = engine::Limits { up_to, engine: Engine::Local, ..options.limits(input.snapshot.rows()) };
+        let limits = engine::Limits {
+            up_to,
+            engine: Engine::Local,
+            damage: engine::damage(&input.ctx),
+            ..options.limits(input.snapshot.rows())
+        };
         let ctx = engine::open_within(&input.snapshot, &input.files, limits).await?;
         let read = read(&ctx, segmentation, (options, &options.space(store))).await;
         slices.push(read.map_err(|error| named(segmentation, error).to_string()));

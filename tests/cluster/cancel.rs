@@ -19,7 +19,7 @@ const ENDLESS: [&str; 5] = [
 ];
 /// Reads all rows.
 const COUNT: &str = "SELECT count(*) AS n FROM t WHERE coalesce(length(about_product), 0) >= 0";
-/// How long after a query has ended the next one may take.
+/// How long executors may be busy after a query was cancelled. The next query takes its usual time, too.
 const FREE: Duration = Duration::from_secs(5);
 
 /// Arguments that run SQL on a cluster.
@@ -76,7 +76,7 @@ fn executors_are_free_again_after_a_query_was_cancelled_timed_out_or_killed() {
         let again = count(&place, &address);
         accepted += 1;
         eprintln!("{end} {query}: free after {free:.1?}; the next query took {again:.1?}, usually {usual:.1?}");
-        assert!(free < FREE, "{end} {query}: {free:?}\n{}", scheduler.stderr());
+        assert!(free < usual + FREE, "{end} {query}: {free:?}, usually {usual:?}\n{}", scheduler.stderr());
         assert!(again < usual + FREE, "{end} {query}: {again:?}, usually {usual:?}");
     }
     let said = scheduler.stderr();

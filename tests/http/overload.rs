@@ -136,6 +136,46 @@ fn answers_that_nobody_takes_share_the_memory_budget() {
     eventually("the budget's end", || metric(&running, "tercile_http_memory_bytes") < 100_000);
 }
 
+/// Answers that nobody takes fill the budget: monitoring goes on, over HTTP/1.1 and HTTP/2.
+#[test]
+fn probes_and_metrics_do_not_depend_on_the_memory_budget() {
+    let place = trained();
+    let running = place.serve(&["--memory-limit", "16MB", "--idle-timeout", "60"]);
+    let body = format!("[{}]", vec![ROW; 220].join(","));
+    let mut clients = Vec::new();
+    // First large answers, then small ones in what is left.
+    for body in [body, format!("[{ROW}]")] {
+        loop {
+            let mut client = Http2::connect(&running, 0);
+            for asked in 1..=50 {
+                client.ask("POST", PRICE, body.as_bytes());
+                if client.statuses(asked).contains(&503) {
+                    break;
+                }
+            }
+            let full = client.statuses.values().any(|status| *status == 503);
+            clients.push(client);
+            if full {
+                break;
+            }
+        }
+    }
+    assert_eq!(predict(&running), (503, true));
+    for path in ["/health/live", "/health/ready", "/metrics"] {
+        for _ in 0..20 {
+            assert_eq!(running.get(path).status, 200, "{path}");
+        }
+        let mut client = Http2::connect(&running, 1_000_000);
+        client.ask("GET", path, b"");
+        assert_eq!(client.statuses(1), [200], "{path} over HTTP/2");
+    }
+    let used = metric(&running, "tercile_http_memory_bytes");
+    assert!(used > 15_000_000, "{used}");
+    drop(clients);
+    eventually("the budget's end", || metric(&running, "tercile_http_memory_bytes") < 100_000);
+    assert_eq!(predict(&running), (200, false));
+}
+
 #[test]
 fn bodies_share_the_memory_budget_as_they_arrive() {
     let place = trained();

@@ -22,4 +22,5 @@ mod mixed_ingest;
 mod objects;
 mod slices;
 mod store_sources;
+mod topic_restored;
 mod up;

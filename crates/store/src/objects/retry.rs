@@ -96,7 +96,7 @@ pub(super) fn passes(fault: &Fault) -> bool {
 /// Whether the service answered that the bucket does not exist.
 fn no_bucket(fault: &Fault) -> bool {
     let text = fault.to_string();
-    matches!(fault, Fault::Generic { .. }) && NO_BUCKET.iter().any(|code| text.contains(code))
+    matches!(fault, Fault::Generic { .. } | Fault::NotFound { .. }) && NO_BUCKET.iter().any(|code| text.contains(code))
 }
 
 pub(super) fn gone() -> io::Error {
@@ -106,6 +106,7 @@ pub(super) fn gone() -> io::Error {
 /// Converts a fault to an `io::Error`.
 pub(super) fn plain(fault: Fault) -> io::Error {
     let (kind, hint) = match &fault {
+        fault if no_bucket(fault) => (io::ErrorKind::Other, "; create the bucket, or correct the store's URL"),
         Fault::NotFound { .. } => (io::ErrorKind::NotFound, ""),
         Fault::AlreadyExists { .. } => (io::ErrorKind::AlreadyExists, ""),
         Fault::PermissionDenied { .. } | Fault::Unauthenticated { .. } => {
@@ -114,7 +115,6 @@ pub(super) fn plain(fault: Fault) -> io::Error {
         Fault::Generic { .. } if fault.to_string().contains(METADATA_SERVICE) => {
             (io::ErrorKind::PermissionDenied, "; set the variables of its service: AWS_…, GOOGLE_… or AZURE_…")
         }
-        fault if no_bucket(fault) => (io::ErrorKind::Other, "; create the bucket, or correct the store's URL"),
         Fault::Generic { .. } => (io::ErrorKind::Other, "; check that the service can be reached, or try again later"),
         _ => (io::ErrorKind::Other, ""),
     };
@@ -123,7 +123,7 @@ pub(super) fn plain(fault: Fault) -> io::Error {
 
 /// The innermost reason, on one line.
 pub(super) fn short(fault: &Fault) -> String {
-    if let Fault::NotFound { .. } = fault {
+    if matches!(fault, Fault::NotFound { .. }) && !no_bucket(fault) {
         return "it is not there; does the bucket exist?".to_owned();
     }
     // Without credentials in the environment, the client requests them from the metadata service.
@@ -195,8 +195,12 @@ mod tests {
         assert_eq!(answer.await.unwrap(), 3);
         let missing = || Fault::Generic { store: "test", source: "404: <Code>NoSuchBucket</Code>".into() };
         assert!(!passes(&missing()));
-        let error = plain(missing());
-        assert!(error.kind() == io::ErrorKind::Other && error.to_string().contains("create the bucket"), "{error}");
+        // A put into a bucket that does not exist is "not found".
+        let put = Fault::NotFound { path: "a".to_owned(), source: "404: <Code>NoSuchBucket</Code>".into() };
+        for fault in [missing(), put] {
+            let error = plain(fault);
+            assert!(error.kind() == io::ErrorKind::Other && error.to_string().contains("create the bucket"), "{error}");
+        }
         let mut asked = 0;
         let answer: Result<(), Fault> = again(|| {
             asked += 1;
