@@ -8,7 +8,7 @@ import argparse, json, math, pathlib, sys
 
 PAGE, BEGIN, END = pathlib.Path(__file__).with_name("scale.md"), "<!-- scale.py: begin -->", "<!-- scale.py: end -->"
 DAY, SMALL, LARGE, SLICES = 86_400, 190, 3_500, 2  # a third, two thirds and all of the rows: twice as many
-# In the source: crates/store/src/compact.rs, objects.rs and objects/lease.rs; src/train.rs and cli/up.rs; src/engine/cluster/enabled.rs.
+# In the source: crates/store/src/compact.rs, objects.rs and objects/lease.rs; src/train.rs and cli/up.rs; crates/cluster/src/session.rs.
 ROLL_FILES, PAGE_NAMES, BEAT, SORT_BYTES, MOST_ROWS, TENTH, PLAN_FILES = 16, 900, 3, 128, 2**32, 0.1, 2**28 / 200
 UNITS = [  # name, value, of what, kind, where it is from
     ("small_rate", 627_000, "records/s of 190 bytes, one partition", "measured", "`benches/ingest`"),

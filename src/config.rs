@@ -19,7 +19,7 @@ use tercile_store::{self as store, Policy, RetentionPolicy, Store};
 use crate::api::Bodies;
 use crate::api::budget::Budget;
 use crate::api::sandbox::{self, Sandbox};
-use crate::engine::cluster::Engine;
+use crate::engine::cluster::{self, Engine};
 use crate::sql;
 use crate::train;
 
@@ -106,7 +106,7 @@ pub struct EngineArgs {
     /// What runs the SQL: local, or the cluster of a scheduler, as in df://scheduler:50050 or, for more than 16 cores,
     /// df://scheduler:50050?parts=64
     #[arg(long, env = "TERCILE_ENGINE", value_name = "ENGINE", default_value = "local",
-          hide = !cfg!(feature = "distributed"))]
+          hide = !cluster::ENABLED)]
     pub engine: Engine,
 }
 

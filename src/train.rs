@@ -6,8 +6,6 @@
 mod dataset;
 #[cfg(feature = "distributed")]
 mod distributed;
-#[cfg(feature = "distributed")]
-mod distributed_sql;
 mod entities;
 mod job;
 mod refusal;

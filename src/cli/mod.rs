@@ -2,11 +2,11 @@
 
 mod alive;
 mod broker;
+#[cfg(feature = "distributed")]
+mod cluster;
 mod compact;
 mod doctor;
 mod example_request;
-#[cfg(feature = "distributed")]
-mod executor;
 mod files;
 mod fit;
 mod generate;
@@ -25,8 +25,6 @@ mod predict;
 mod produce;
 mod quartiles;
 mod reprocess;
-#[cfg(feature = "distributed")]
-mod scheduler;
 mod serve;
 mod sql;
 mod staged_file;
@@ -100,9 +98,8 @@ enum Command {
     Keys(keys::Keys),
     Broker(broker::Broker),
     #[cfg(feature = "distributed")]
-    Scheduler(scheduler::Scheduler),
-    #[cfg(feature = "distributed")]
-    Executor(executor::Executor),
+    #[command(flatten)]
+    Cluster(cluster::Cluster),
     Generate(generate::Generate),
     Openapi(openapi::Openapi),
     Doctor(doctor::Doctor),
@@ -254,10 +251,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Serve(serve) => serve.run(Stop::listen()).await,
         Command::Broker(broker) => broker.run(Stop::listen()).await,
         #[cfg(feature = "distributed")]
-        Command::Scheduler(scheduler) => scheduler.run(Stop::listen()).await,
-        // Performs its own graceful shutdown and returns its work.
-        #[cfg(feature = "distributed")]
-        Command::Executor(executor) => executor.run(Stop::listen()).await,
+        Command::Cluster(cluster) => cluster.run(Stop::listen()).await,
         Command::Produce(produce) => produce.run(&terminal, Stop::listen()).await,
         Command::Init(init) => job(init.run()).await,
         Command::Sql(sql) => sql.run(&terminal).await,

@@ -30,18 +30,10 @@ use std::sync::Arc;
 
 use cluster::Engine;
 use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch};
-#[cfg(feature = "distributed")]
-use datafusion::arrow::compute::cast;
-#[cfg(feature = "distributed")]
-use datafusion::arrow::datatypes::{DataType, UInt64Type};
 use datafusion::arrow::datatypes::{Int32Type, Int64Type};
 use datafusion::common::TableReference;
 use datafusion::config::ConfigNonZeroUsize;
-#[cfg(feature = "distributed")]
-use datafusion::config::TableParquetOptions;
 use datafusion::dataframe::DataFrame;
-#[cfg(feature = "distributed")]
-use datafusion::dataframe::DataFrameWriteOptions;
 use datafusion::datasource::file_format::options::ReadOptions as _;
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::error::DataFusionError;
@@ -73,10 +65,6 @@ const INFERRED: usize = 1_000_000;
 /// Maximum number of files whose Parquet footers are read before a query runs. Footers improve the plan, but each
 /// must be read. With more files, pruning uses only the snapshot.
 const FOOTERS: usize = 1_000;
-
-/// Rows per row group of intermediate files between queries. A task reads one or several row groups.
-#[cfg(feature = "distributed")]
-const ROW_GROUP: usize = 131_072;
 
 /// An error of a query.
 #[derive(Debug, thiserror::Error)]
@@ -415,34 +403,6 @@ pub async fn cuts(ctx: &SessionContext) -> Result<Vec<Cut>, Error> {
         offset: long(4).value(row),
     };
     Ok((0..batch.num_rows()).map(cut).collect())
-}
-
-/// Writes the rows of an internal statement to a Parquet file, in order, on the engine that runs the queries. Returns
-/// the number of rows. A repeated call writes an identical file.
-#[cfg(feature = "distributed")]
-pub async fn write(ctx: &SessionContext, sql: &str, path: &Path) -> Result<u64, Error> {
-    let query = |e: DataFusionError| Error::Query(explain(&e));
-    let url = listing_url(path).map_err(|why| Error::Table { path: path.to_owned(), why })?;
-    // Options of a COPY are lost on the way to a scheduler, these are not. The file is read a few times and then
-    // deleted.
-    let mut options = TableParquetOptions::default();
-    options.global.compression = Some("lz4_raw".to_owned());
-    options.global.dictionary_enabled = Some(false);
-    options.global.max_row_group_size = ROW_GROUP;
-    let one = DataFrameWriteOptions::new().with_single_file_output(true);
-    let written = plan(ctx, sql).await?.write_parquet(url.as_str(), one, Some(options)).await.map_err(query)?;
-    let counts = written.iter().map(|batch| cast(batch.column(0), &DataType::UInt64));
-    let counts = counts.collect::<Result<Vec<_>, _>>().map_err(|e| Error::Query(e.to_string()))?;
-    Ok(counts.iter().flat_map(|counts| counts.as_primitive::<UInt64Type>().iter().flatten()).sum())
-}
-
-/// Reads a Parquet file in order, in this process.
-#[cfg(feature = "distributed")]
-pub async fn read_in_order(ctx: &SessionContext, path: &Path) -> Result<SendableRecordBatchStream, Error> {
-    let config = SessionConfig::new().with_target_partitions(1);
-    let here = SessionContext::new_with_config_rt(config, ctx.runtime_env());
-    add_file(&here, "rows", path).await?;
-    stream(&here, "SELECT * FROM rows").await
 }
 
 /// A table reference by its literal name, including dots.

@@ -22,6 +22,9 @@ use tercile_store::Store;
 use crate::model::model_ref::{self, Name};
 use crate::model::{self, Model, Predictor};
 
+/// Names of the functions: the number of a cluster, and its description.
+pub const NAMES: [&str; 2] = ["segment", "segment_name"];
+
 /// Both functions for the models of a store, if there is one.
 ///
 /// Without `paths`, error messages contain no local paths.
@@ -93,8 +96,8 @@ impl Hash for Segment {
 impl ScalarUDFImpl for Segment {
     fn name(&self) -> &str {
         match self.answer {
-            Answer::Cluster => "segment",
-            Answer::Name => "segment_name",
+            Answer::Cluster => NAMES[0],
+            Answer::Name => NAMES[1],
         }
     }
 

@@ -24,10 +24,6 @@ use tercile_store::{Checksums, DataFile, Place};
 use tokio::sync::Semaphore;
 use url::Url;
 
-/// Maximum number of concurrent size requests.
-#[cfg(feature = "distributed")]
-const AT_ONCE: usize = 64;
-
 /// Registers the locations of a snapshot's files in a session.
 pub(super) fn register(ctx: &SessionContext, files: &[DataFile]) -> std::result::Result<(), String> {
     let mut places: HashMap<Url, SizedStore> = HashMap::new();
@@ -53,13 +49,8 @@ pub(super) fn register(ctx: &SessionContext, files: &[DataFile]) -> std::result:
     Ok(())
 }
 
-#[cfg_attr(not(feature = "object-stores"), allow(unused_variables, reason = "the disk has no client"))]
 fn inner(place: &Place) -> Arc<dyn ObjectStore> {
-    #[cfg(feature = "object-stores")]
-    if let Some(client) = place.client() {
-        return client;
-    }
-    Arc::new(LocalFileSystem::new())
+    place.client().unwrap_or_else(|| Arc::new(LocalFileSystem::new()))
 }
 
 /// The URL of a file in queries.
@@ -68,13 +59,6 @@ pub(super) fn url(file: &DataFile) -> std::result::Result<Url, String> {
         return super::file_url(&file.path);
     }
     Url::parse(&file.path.to_string_lossy()).map_err(|e| e.to_string())
-}
-
-/// A store for a process that runs plans of other processes and knows only the files that they name. Missing files of
-/// a tercile store are errors here too.
-#[cfg(feature = "distributed")]
-pub(super) fn named(inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
-    Arc::new(SizedStore { inner, turns: Some(Semaphore::new(AT_ONCE)), ..SizedStore::default() })
 }
 
 /// The damaged files that the queries of one or several sessions came upon.
@@ -227,27 +211,44 @@ impl ObjectStore for SizedStore {
     }
 }
 
-#[cfg(all(test, feature = "distributed"))]
-mod tests {
-    use object_store::ObjectStoreExt as _;
-
+/// Files of plans that other processes made.
+#[cfg(feature = "distributed")]
+pub(super) mod of_plans {
     use super::*;
 
-    #[tokio::test]
-    async fn a_file_of_a_plan_is_there_or_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("00000000000000000001.parquet");
-        std::fs::write(&path, "12345").unwrap();
-        let place = named(Arc::new(LocalFileSystem::new()));
-        let key = Key::from_filesystem_path(&path).unwrap();
-        assert_eq!(place.head(&key).await.unwrap().size, 5);
-        assert_eq!(place.get(&key).await.unwrap().bytes().await.unwrap(), "12345");
-        std::fs::remove_file(&path).unwrap();
-        let error = place.head(&key).await.unwrap_err();
-        // DataFusion would list a missing file as an empty directory.
-        assert!(matches!(error, Error::Generic { .. }) && error.to_string().contains("1.parquet is gone"), "{error}");
-        let table = Key::from_absolute_path(dir.path().join("table.parquet")).unwrap();
-        std::fs::create_dir(dir.path().join("table.parquet")).unwrap();
-        assert!(matches!(place.head(&table).await, Err(Error::NotFound { .. })));
+    /// Maximum number of concurrent size requests.
+    const AT_ONCE: usize = 64;
+
+    /// A store for a process that knows only the files that plans name. Missing files of a tercile store are errors here too.
+    pub fn named(inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        Arc::new(SizedStore { inner, turns: Some(Semaphore::new(AT_ONCE)), ..SizedStore::default() })
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use object_store::ObjectStoreExt as _;
+
+        use super::*;
+
+        #[tokio::test]
+        async fn a_file_of_a_plan_is_there_or_an_error() {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("00000000000000000001.parquet");
+            std::fs::write(&path, "12345").unwrap();
+            let place = named(Arc::new(LocalFileSystem::new()));
+            let key = Key::from_filesystem_path(&path).unwrap();
+            assert_eq!(place.head(&key).await.unwrap().size, 5);
+            assert_eq!(place.get(&key).await.unwrap().bytes().await.unwrap(), "12345");
+            std::fs::remove_file(&path).unwrap();
+            let error = place.head(&key).await.unwrap_err();
+            // DataFusion would list a missing file as an empty directory.
+            assert!(
+                matches!(error, Error::Generic { .. }) && error.to_string().contains("1.parquet is gone"),
+                "{error}"
+            );
+            let table = Key::from_absolute_path(dir.path().join("table.parquet")).unwrap();
+            std::fs::create_dir(dir.path().join("table.parquet")).unwrap();
+            assert!(matches!(place.head(&table).await, Err(Error::NotFound { .. })));
+        }
     }
 }

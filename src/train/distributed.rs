@@ -4,41 +4,44 @@
 //! executors, which write one Parquet file in slice order to the store's `tmp/`. The file is deleted after the training. This
 //! process reads the file once in order, for the results that depend on the order: the hashes, the sample, and a uniform sample
 //! for the first guide, together with mean and standard deviation. It reads the file again if the sample lacks rows of rare
-//! clusters. All other results are queries over the file (distributed_sql.rs): one per coreset, and a GROUP BY per pass. If
+//! clusters. All other results are queries over the file (`tercile_cluster::solver`): one per coreset, and a GROUP BY per pass. If
 //! there are few rows, the uniform sample contains all of them, and this process clusters them.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::{Array, AsArray, Float64Array, Int32Array, Int64Array, RecordBatch};
-use datafusion::arrow::compute::{cast, concat, concat_batches};
-use datafusion::arrow::datatypes::{DataType, Float64Type, Int64Type};
+use datafusion::arrow::compute::{concat, concat_batches};
+use datafusion::arrow::datatypes::Float64Type;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt as _;
 use ndarray::Array2;
-use tercile_kmeans::column_buffer;
 use tercile_kmeans::features::moments::{Extent, Part};
 use tercile_kmeans::features::{self, Scale};
 use tercile_kmeans::parallel::{CHUNK, processors};
-use tercile_kmeans::{
-    self as kmeans, Chosen, Coreset, Elsewhere, Fit, Init, Points, Profile, Rates, Settings, Step, Totals, Worst,
-};
+use tercile_kmeans::{self as kmeans, Chosen, Fit, Init, Points, Profile, Settings, Step, column_buffer};
 use tercile_store::{self as store, Store};
 use tokio::runtime::Handle;
 
 use super::dataset::{Digested, Moved, Order, Placed, Prefix, Rows, Sample, digest, hash_of, keys, named, query};
-use super::distributed_sql::Over;
 use super::{Options, Progress, Refusal, SEED};
-use crate::engine;
+use crate::engine::cluster::solver;
+use crate::engine::{self, cluster};
 use crate::slices::SLICES;
-use crate::sql::Segmentation;
-use crate::sql::quote;
+use crate::sql::{Segmentation, quote};
+
+impl From<solver::Error> for Refusal {
+    fn from(error: solver::Error) -> Self {
+        match error {
+            solver::Error::KMeans(error) => error.into(),
+            solver::Error::Query(error) => engine::Error::Query(engine::explain(&error)).into(),
+        }
+    }
+}
 
 /// Rows on a cluster.
 pub(super) struct Far {
     ctx: SessionContext,
-    /// The quoted name of the table of prepared rows.
-    table: String,
     runtime: Handle,
     features: usize,
     slices: Vec<Known>,
@@ -49,6 +52,8 @@ pub(super) struct Far {
 
 /// The results for one slice that are kept in this process.
 struct Known {
+    /// The rows in queries, as the text after FROM.
+    from: String,
     hash: String,
     /// The part of the sample that does not depend on the clusters.
     sample: Base,
@@ -114,21 +119,20 @@ pub(super) async fn rows(
     let table = format!("_prepared_{}", segmentation.name);
     let scratch = Scratch::new(store).map_err(|e| at(store.root(), &e))?;
     let file = scratch.file.clone();
-    let tell = |rows| (options.tell)(Progress::Rows { segmentation: &segmentation.name, rows });
-    let written = engine::write(ctx, &query(segmentation), &file).await.map_err(|e| named(segmentation, e))?;
+    let written = cluster::write(ctx, &query(segmentation), &file).await.map_err(|e| named(segmentation, e))?;
     let mut order = Order::default();
     let mut slices = Vec::new();
     if written > 0 {
-        tell(written as usize);
+        (options.tell)(Progress::Rows { segmentation: &segmentation.name, rows: written as usize });
         engine::add_file(ctx, &table, &file).await?;
         let mut reader = Reader::new(features, ends(ctx, &quote(&table)).await?);
-        let mut batches = engine::read_in_order(ctx, &file).await?;
+        let mut batches = cluster::read_in_order(ctx, &file).await?;
         while let Some(batch) = batches.next().await {
             let batch = batch.map_err(|e| at(&file, &engine::explain(&e)))?;
             order.see(&batch);
             reader.see(batch).map_err(|e| at(&file, &e))?;
         }
-        slices = reader.finish().map_err(|e| at(&file, &e))?;
+        slices = reader.finish(&quote(&table)).map_err(|e| at(&file, &e))?;
         if order.rows() as u64 != written {
             return Err(at(&file, &format!("it holds {} rows of {written}", order.rows())));
         }
@@ -137,14 +141,15 @@ pub(super) async fn rows(
         }
         order.look_everywhere(ctx, segmentation).await?;
     }
-    let (ctx, table, runtime) = (ctx.clone(), quote(&table), Handle::current());
-    Ok(Far { ctx, table, runtime, features, slices, order, took: began.elapsed(), scratch })
+    let (ctx, runtime) = (ctx.clone(), Handle::current());
+    Ok(Far { ctx, runtime, features, slices, order, took: began.elapsed(), scratch })
 }
 
 /// Number of rows of slices 1 to 1, 1 to 2, and 1 to 3.
 async fn ends(ctx: &SessionContext, table: &str) -> Result<[usize; SLICES as usize], engine::Error> {
     let found = engine::collect(ctx, &format!("SELECT _slice, count(*) FROM {table} GROUP BY _slice")).await?;
-    let (slices, counts) = (longs(&found, 0)?, longs(&found, 1)?);
+    let integers = |column| solver::integers(&found, column).map_err(|e| engine::Error::Query(engine::explain(&e)));
+    let (slices, counts) = (integers(0)?, integers(1)?);
     let mut ends = [0; SLICES as usize];
     for (end, slice) in ends.iter_mut().zip(1..) {
         *end = slices.iter().zip(&counts).filter(|(of, _)| **of <= slice).map(|(_, count)| *count as usize).sum();
@@ -152,15 +157,9 @@ async fn ends(ctx: &SessionContext, table: &str) -> Result<[usize; SLICES as usi
     Ok(ends)
 }
 
-pub(super) fn longs(batch: &RecordBatch, column: usize) -> Result<Vec<i64>, engine::Error> {
-    let column = cast(batch.column(column), &DataType::Int64).map_err(|e| engine::Error::Query(e.to_string()))?;
-    Ok(column.as_primitive::<Int64Type>().iter().flatten().collect())
-}
-
 /// Processes the prepared rows in order, chunk by chunk.
 struct Reader {
     ends: [usize; SLICES as usize],
-    features: usize,
     /// Number of rows in earlier chunks.
     done: usize,
     waiting: Vec<RecordBatch>,
@@ -207,7 +206,7 @@ impl Reader {
             moments: Vec::new(),
         };
         let slices = ends.iter().map(gathering).collect();
-        Self { ends, features, done: 0, waiting: Vec::new(), held: 0, pieces: Vec::new(), slices }
+        Self { ends, done: 0, waiting: Vec::new(), held: 0, pieces: Vec::new(), slices }
     }
 
     fn see(&mut self, mut batch: RecordBatch) -> Result<(), datafusion::arrow::error::ArrowError> {
@@ -272,11 +271,11 @@ impl Reader {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Vec<Known>, datafusion::arrow::error::ArrowError> {
+    fn finish(mut self, table: &str) -> Result<Vec<Known>, datafusion::arrow::error::ArrowError> {
         self.chunk()?;
         debug_assert_eq!(self.done, self.ends[SLICES as usize - 1], "all rows are in one of the slices");
-        let features = self.features;
-        let known = |slice: Gathering| {
+        let known = |(slice, number): (Gathering, usize)| {
+            let from = format!("{table} WHERE _slice <= {number}");
             let partitions: Vec<&dyn Array> = slice.partitions.iter().map(|part| part as &dyn Array).collect();
             let offsets: Vec<&dyn Array> = slice.offsets.iter().map(|part| part as &dyn Array).collect();
             let sample = Base {
@@ -284,12 +283,11 @@ impl Reader {
                 offsets: concat(&offsets)?.as_primitive().clone(),
                 features: joined(&slice.sampled)?,
             };
-            debug_assert_eq!(sample.features.len(), features);
             let Gathering { rows, hash, moments, odd, .. } = slice;
             let missing = moments.iter().map(|(extent, _)| extent.known < rows).collect();
-            Ok(Known { hash, sample, starts: joined(&slice.started)?, moments, missing, odd })
+            Ok(Known { from, hash, sample, starts: joined(&slice.started)?, moments, missing, odd })
         };
-        self.slices.into_iter().map(known).collect()
+        self.slices.into_iter().zip(1..).map(known).collect()
     }
 }
 
@@ -301,16 +299,20 @@ fn joined(columns: &[Vec<Float64Array>]) -> Result<Vec<Float64Array>, datafusion
     columns.iter().map(one).collect()
 }
 
+impl Far {
+    fn slice(&self, slice: u8) -> FarUpTo<'_> {
+        FarUpTo { all: self, slice, known: &self.slices[usize::from(slice) - 1] }
+    }
+}
+
 impl Rows for Far {
     fn up_to(&self, slice: u8) -> Result<Box<dyn Prefix + '_>, Refusal> {
         self.order.end(slice)?;
-        Ok(self.first(slice))
+        Ok(Box::new(self.slice(slice)))
     }
 
     fn moved(&self, slice: u8, old: Placed<'_>, new: Placed<'_>) -> Result<Option<Moved>, Refusal> {
-        let slice = slice - 1;
-        let rows = FarUpTo { all: self, slice, known: &self.slices[usize::from(slice) - 1] };
-        Ok(Some(Moved { all: rows.cross(old, new)?, by: None }))
+        Ok(Some(Moved { all: self.slice(slice - 1).cross(old, new)?, by: None }))
     }
 
     fn took(&self) -> Duration {
@@ -331,43 +333,18 @@ impl FarUpTo<'_> {
         self.known.starts.first().is_some_and(|column| column.len() == self.rows())
     }
 
-    fn ask(&self, sql: &str) -> Result<RecordBatch, Refusal> {
-        Ok(self.all.runtime.block_on(engine::collect(&self.all.ctx, sql))?)
-    }
-
-    /// The values of the only feature, and the number of rows with each value.
-    fn counted(&self) -> Result<([Float64Array; 1], Vec<f64>), Refusal> {
-        let counted = self.ask(&super::distributed_sql::counted(&self.all.table, self.slice))?;
-        let weights = longs(&counted, 1)?.into_iter().map(|count| count as f64).collect();
-        Ok(([counted.column(0).as_primitive::<Float64Type>().clone()], weights))
-    }
-
-    /// The population standard deviation of the rows nearest to each centroid, k by features, in original units.
-    fn spread(&self, scale: &Scale, centroids: &Array2<f64>) -> Result<Array2<f64>, Refusal> {
-        let features = self.all.features;
-        let place = |((_, feature), &value): ((usize, usize), &f64)| scale.standardise(feature, value);
-        let at: Vec<f64> = centroids.indexed_iter().map(place).collect();
-        let found = self.ask(&self.over(scale).spread(&at))?;
-        let (clusters, rows) = (longs(&found, 0)?, longs(&found, 1)?);
-        let mut spread = Array2::zeros(centroids.dim());
-        for (row, (cluster, rows)) in clusters.into_iter().zip(rows).enumerate() {
-            for feature in 0..features {
-                let column = |i: usize| found.column(2 + 4 * feature + i).as_primitive::<Float64Type>().value(row);
-                let (off, squared, least, greatest) = (column(0), column(1), column(2), column(3));
-                if least < greatest {
-                    let squares = (squared - off * off / rows as f64).max(0.0);
-                    spread[[cluster as usize, feature]] = (squares / rows as f64).sqrt() / scale.inverse[feature];
-                }
-            }
-        }
-        Ok(spread)
+    /// The rows as queries see them.
+    fn queries(&self) -> solver::Rows<'_> {
+        let Far { ctx, runtime, .. } = self.all;
+        let Known { from, missing, .. } = self.known;
+        solver::Rows { ctx, runtime, from, rows: self.rows(), missing }
     }
 
     /// The rows of these clusters, in order within each cluster.
     async fn rows_of(&self, rare: &[usize], scale: &Scale, fit: &Fit) -> Result<Vec<Vec<SampleRow>>, engine::Error> {
         let file = &self.all.scratch.file;
         let mut found: Vec<Vec<SampleRow>> = vec![Vec::new(); rare.len()];
-        let mut batches = engine::read_in_order(&self.all.ctx, file).await?;
+        let mut batches = cluster::read_in_order(&self.all.ctx, file).await?;
         let mut place = 0;
         while let Some(batch) = batches.next().await {
             let batch = batch.map_err(|e| engine::Error::Table { path: file.clone(), why: engine::explain(&e) })?;
@@ -393,10 +370,6 @@ impl FarUpTo<'_> {
             }
         }
         Ok(found)
-    }
-
-    fn over<'s>(&'s self, scale: &'s Scale) -> Over<'s> {
-        Over { table: &self.all.table, slice: self.slice, scale, missing: &self.known.missing }
     }
 }
 
@@ -454,12 +427,12 @@ impl Prefix for FarUpTo<'_> {
             return Ok(kmeans::fit(&points, settings, Init::Drawn(warm), watch)?);
         }
         if self.all.features == 1 {
-            let (columns, weights) = self.counted()?;
+            let (columns, weights) = self.queries().counted()?;
             let points = Points::new(scale, &columns).with_weights(weights);
             return Ok(kmeans::fit(&points, settings, Init::Drawn(warm), watch)?);
         }
         let sample = Points::new(scale, &self.known.starts);
-        kmeans::fit_elsewhere(&Passes { rows: self, scale }, &sample, settings, warm, watch)
+        Ok(self.queries().fit(&sample, scale, (settings, warm), watch)?)
     }
 
     fn profile(&self, scale: &Scale, centroids: &Array2<f64>) -> Result<Profile, Refusal> {
@@ -467,13 +440,13 @@ impl Prefix for FarUpTo<'_> {
             return Ok(kmeans::profile(&Points::new(scale, &self.known.starts), centroids, processors()));
         }
         if self.all.features == 1 {
-            let (columns, weights) = self.counted()?;
+            let (columns, weights) = self.queries().counted()?;
             return Ok(kmeans::profile(&Points::new(scale, &columns).with_weights(weights), centroids, processors()));
         }
         // Quartiles are those of the sample. The spread, which determines descriptions, is computed from all rows.
         let sample = Points::new(scale, &self.known.sample.features);
         let mut profile = kmeans::profile(&sample, centroids, processors());
-        profile.spread = self.spread(scale, centroids)?;
+        profile.spread = self.queries().spread(scale, centroids)?;
         Ok(profile)
     }
 
@@ -482,13 +455,7 @@ impl Prefix for FarUpTo<'_> {
             let (old, new) = (Points::new(old, &self.known.starts), Points::new(new, &self.known.starts));
             return Ok(kmeans::cross((&old, from), (&new, to), processors()));
         }
-        let mut all = vec![vec![0; to.nrows()]; from.nrows()];
-        let found = self.ask(&super::distributed_sql::cross(self.over(old), from, self.over(new), to))?;
-        let (old, new, counts) = (longs(&found, 0)?, longs(&found, 1)?, longs(&found, 2)?);
-        for ((old, new), count) in old.into_iter().zip(new).zip(counts) {
-            all[old as usize][new as usize] = count as u64;
-        }
-        Ok(all)
+        Ok(self.queries().cross((old, from), (new, to))?)
     }
 
     fn sample(&self, scale: &Scale, fit: &Fit) -> Result<Sample, Refusal> {
@@ -527,80 +494,5 @@ impl Prefix for FarUpTo<'_> {
             features: (0..features.len()).map(column).collect(),
             chosen,
         })
-    }
-}
-
-/// Passes over the rows of a slice, one query each.
-struct Passes<'a> {
-    rows: &'a FarUpTo<'a>,
-    scale: &'a Scale,
-}
-
-impl Elsewhere for Passes<'_> {
-    type Error = Refusal;
-
-    fn distinct(&self, most: usize) -> Result<usize, Refusal> {
-        Ok(self.rows.ask(&self.rows.over(self.scale).distinct(most))?.num_rows())
-    }
-
-    fn rows(&self) -> usize {
-        self.rows.rows()
-    }
-
-    fn draw(&self, centroids: &[f64], rates: &Rates, seed: u64) -> Result<Coreset, Refusal> {
-        let features = self.rows.all.features;
-        let found = self.rows.ask(&self.rows.over(self.scale).draw(centroids, rates, seed))?;
-        let list = found.column(0).as_list::<i32>();
-        let drawn = (list.len() == 1 && list.is_valid(0)).then(|| list.value(0));
-        let column = |i: usize| match &drawn {
-            Some(rows) => rows.as_struct().column(i).as_primitive::<Float64Type>().values().to_vec(),
-            None => Vec::new(),
-        };
-        // The last column is the expected number of draws.
-        let weights = column(features).into_iter().map(|draws| 1.0 / draws.min(1.0)).collect();
-        Ok(Coreset { columns: (0..features).map(column).collect(), weights })
-    }
-
-    fn pass(&self, centroids: &[f64], others: &[Vec<f64>]) -> Result<(Totals, Vec<f64>), Refusal> {
-        let features = self.rows.all.features;
-        let k = centroids.len() / features;
-        let found = self.rows.ask(&self.rows.over(self.scale).pass(centroids, others))?;
-        let clusters = longs(&found, 0)?;
-        let mut totals = Totals { sums: vec![0.0; k * features], weights: vec![0.0; k], inertia: 0.0 };
-        let double = |column: usize, row: usize| found.column(column).as_primitive::<Float64Type>().value(row);
-        let counts = longs(&found, 1)?;
-        for (row, (cluster, count)) in clusters.into_iter().zip(counts).enumerate() {
-            let cluster = cluster as usize;
-            totals.weights[cluster] = count as f64;
-            totals.inertia += double(2, row);
-            for feature in 0..features {
-                totals.sums[cluster * features + feature] = double(3 + feature, row);
-            }
-        }
-        let worth = |other| (0..found.num_rows()).map(|row| double(3 + features + other, row)).sum();
-        Ok((totals, (0..others.len()).map(worth).collect()))
-    }
-
-    fn near(&self, centroids: &[f64], margin: f64) -> Result<Vec<Vec<f64>>, Refusal> {
-        let found = self.rows.ask(&self.rows.over(self.scale).near(centroids, margin))?;
-        let list = found.column(0).as_list::<i32>();
-        let near = (list.len() == 1 && list.is_valid(0)).then(|| list.value(0));
-        let column = |f| match &near {
-            Some(rows) => rows.as_struct().column(f).as_primitive::<Float64Type>().values().to_vec(),
-            None => Vec::new(),
-        };
-        Ok((0..self.rows.all.features).map(column).collect())
-    }
-
-    fn worst(&self, centroids: &[f64], many: usize) -> Result<Vec<Worst>, Refusal> {
-        let features = self.rows.all.features;
-        let found = self.rows.ask(&self.rows.over(self.scale).worst(centroids, many))?;
-        let clusters = longs(&found, 0)?;
-        let value = |row: usize, feature: usize| found.column(1 + feature).as_primitive::<Float64Type>().value(row);
-        let worst = |(row, cluster): (usize, i64)| Worst {
-            values: (0..features).map(|feature| value(row, feature)).collect(),
-            cluster: cluster as usize,
-        };
-        Ok(clusters.into_iter().enumerate().map(worst).collect())
     }
 }

@@ -143,7 +143,6 @@ pub trait Backend: Debug + Send + Sync {
     fn log_cache(&self) -> Arc<dyn LogCache>;
 
     /// The client for a query engine; `None` for a disk.
-    #[cfg(feature = "object-stores")]
     fn client(&self) -> Option<Arc<dyn object_store::ObjectStore>> {
         None
     }

@@ -37,6 +37,9 @@ mod lock;
 mod log;
 mod log_cache;
 mod marks;
+#[cfg(not(feature = "object-stores"))]
+#[path = "no_objects.rs"]
+mod objects;
 #[cfg(feature = "object-stores")]
 mod objects;
 mod parallel;
@@ -69,8 +72,9 @@ pub use file_fault::{FileFault, Reason};
 pub use footer::{Bounds, DataFile};
 pub use location::scheme;
 pub use log::{Changed, Log, Prepared, Published};
+pub use objects::client_of as client;
 #[cfg(feature = "object-stores")]
-pub use objects::{client_of as client, flaky};
+pub use objects::flaky;
 pub use place::Place;
 pub use publish::LEFTOVER;
 pub use replayed::{FILE_HEADER, ROW_HEADER, row_of};

@@ -54,6 +54,9 @@ const ATTEMPT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// Minimum upload rate in bytes per second: an upload's timeout grows with its size.
 const SLOWEST: u64 = 1 << 20;
 
+/// Whether this build supports object stores.
+pub(super) const ENABLED: bool = true;
+
 /// Names per part of a split list; less than a page, so that one page reaches the end of a part.
 pub(super) const PAGE: usize = 900;
 /// Parts of a list that are requested concurrently.
@@ -329,6 +332,14 @@ async fn whole(store: &dyn ObjectStore, key: &Key) -> Result<(Bytes, Version), F
         Ok::<_, Fault>((found.bytes().await?, version))
     })
     .await
+}
+
+/// Opens the store at a URL.
+///
+/// # Errors
+/// [`Error::Url`] if the URL or the environment is invalid.
+pub(super) fn open(root: &Path) -> Result<ObjectBackend, Error> {
+    ObjectBackend::open(root)
 }
 
 /// A client of a URL's bucket, for callers other than the store.

@@ -4,13 +4,10 @@ use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Error;
 use super::backend::Backend;
 use super::disk::Disk;
 use super::location::{SCHEMES, scheme};
-
-/// Whether this build supports object stores.
-const WITH_OBJECTS: bool = cfg!(feature = "object-stores");
+use super::{Error, objects};
 
 /// A shared backend. The default reads files of the local disk that belong to no store.
 #[derive(Debug, Clone)]
@@ -50,7 +47,7 @@ impl Place {
     /// [`Error::Url`] if it does not.
     pub fn check(root: &Path) -> Result<(), Error> {
         let known = scheme(root).is_none_or(|scheme| SCHEMES.contains(&scheme));
-        if known && (WITH_OBJECTS || scheme(root).is_none()) {
+        if known && (objects::ENABLED || scheme(root).is_none()) {
             return Ok(());
         }
         Self::of(root).map(drop)
@@ -63,28 +60,15 @@ impl Place {
     pub fn of(root: &Path) -> Result<Self, Error> {
         match scheme(root) {
             None => Ok(Self::new(Disk::new(root))),
-            Some(scheme) if SCHEMES.contains(&scheme) => Self::objects(root),
+            Some(scheme) if SCHEMES.contains(&scheme) => objects::open(root).map(Self::new),
             Some(_) => Err(Error::Url {
                 url: root.to_owned(),
-                why: if WITH_OBJECTS {
+                why: if objects::ENABLED {
                     "expected a directory, s3://bucket/prefix, gs://, az:// or file://".to_owned()
                 } else {
                     "expected a directory, or file:///a/directory".to_owned()
                 },
             }),
         }
-    }
-
-    #[cfg(feature = "object-stores")]
-    fn objects(root: &Path) -> Result<Self, Error> {
-        super::objects::ObjectBackend::open(root).map(Self::new)
-    }
-
-    #[cfg(not(feature = "object-stores"))]
-    fn objects(root: &Path) -> Result<Self, Error> {
-        Err(Error::Url {
-            url: root.to_owned(),
-            why: "this tercile was built without object stores; build it with --features object-stores".to_owned(),
-        })
     }
 }

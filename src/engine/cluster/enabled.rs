@@ -1,41 +1,65 @@
-//! A session whose queries run on a Ballista cluster.
-//!
-//! Input: a session's settings and the address of a scheduler. Output: a session of the same type as a local one. What it
-//! plans goes to the scheduler as it comes out of the optimizer, and rows come back from the executors.
+//! Adapts the crate `tercile-cluster`: which functions and files of this program its processes know, and errors of this crate.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use ballista_core::config::BALLISTA_SHUFFLE_COMPRESSION_CODEC;
-use ballista_core::extension::{SessionConfigExt, SessionStateExt};
-use datafusion::error::Result;
-use datafusion::execution::SessionStateBuilder;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{FunctionRegistry, SendableRecordBatchStream};
 use datafusion::prelude::{SessionConfig, SessionContext};
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+pub use tercile_cluster::{Address, serve, solver};
+use tercile_cluster::{Environment, LocalFunctions};
+use url::Url;
 
-use super::Address;
-use super::plan::Planner;
+use super::super::{Error, add_file, conversions, explain, listing_url, records, segment, sized_store, stream};
 
-/// Bytes of a message: a plan names every file of the store, some 200 bytes each.
-pub(super) const MESSAGE: u32 = 256 << 20;
-/// How what stages hand to each other is compressed. Numbers gain little by it, and a network that is slower than the
-/// compression is rare where many machines stand together.
-const SHUFFLED: (&str, &str) = (BALLISTA_SHUFFLE_COMPRESSION_CODEC, "none");
+/// Whether this build can use a cluster.
+pub const ENABLED: bool = true;
 
+/// The functions of `segment.rs`.
+const MODELS: LocalFunctions = LocalFunctions {
+    names: &segment::NAMES,
+    reason: "answers from models that executors don't have; use --engine local, or the SQL that tercile model show NAME --format sql \
+             prints",
+};
+
+/// A session whose queries run on the cluster of this scheduler.
 pub fn session(config: SessionConfig, runtime: Arc<RuntimeEnv>, address: &Address) -> Result<SessionContext> {
-    let config = config
-        .upgrade_for_ballista()
-        .with_target_partitions(address.parts.get())
-        .set_str(SHUFFLED.0, SHUFFLED.1)
-        // With it Ballista 55 writes files whose rows are out of order, whatever the query says.
-        .with_ballista_adaptive_query_planner(false)
-        .with_ballista_grpc_client_max_message_size(MESSAGE as usize);
-    let state = SessionStateBuilder::new()
-        .with_default_features()
-        .with_config(config)
-        .with_runtime_env(runtime)
-        .build()
-        .upgrade_for_ballista(format!("http://{}:{}", address.host, address.port))?;
-    let planner = Planner::new(Arc::clone(state.query_planner()), address.clone());
-    let state = SessionStateBuilder::new_from_existing(state).with_query_planner(Arc::new(planner)).build();
-    Ok(SessionContext::new_with_state(state))
+    tercile_cluster::session(config, runtime, address, MODELS)
+}
+
+/// The functions and files that a scheduler and executors know.
+pub fn environment() -> Environment {
+    let own = std::iter::once(Arc::new(records::function()));
+    Environment { client: Arc::new(client), functions: own.chain(conversions::functions()).collect(), register }
+}
+
+fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
+    registry.register_udf(Arc::new(records::function()))?;
+    conversions::register_with(registry)
+}
+
+fn client(url: &Url) -> Result<Arc<dyn ObjectStore>> {
+    let client: Arc<dyn ObjectStore> = match url.scheme() {
+        "file" => Arc::new(LocalFileSystem::new()),
+        _ => tercile_store::client(url).map_err(|why| DataFusionError::Execution(format!("{url}: {why}")))?,
+    };
+    Ok(sized_store::of_plans::named(client))
+}
+
+/// Writes the rows of an internal statement to a Parquet file, in order, on the engine that runs the queries. Returns
+/// the number of rows. A repeated call writes an identical file.
+pub async fn write(ctx: &SessionContext, sql: &str, path: &Path) -> std::result::Result<u64, Error> {
+    let url = listing_url(path).map_err(|why| Error::Table { path: path.to_owned(), why })?;
+    tercile_cluster::write(ctx, sql, url.as_str()).await.map_err(|e| Error::Query(explain(&e)))
+}
+
+/// Reads a Parquet file in order, in this process.
+pub async fn read_in_order(ctx: &SessionContext, path: &Path) -> std::result::Result<SendableRecordBatchStream, Error> {
+    let config = SessionConfig::new().with_target_partitions(1);
+    let here = SessionContext::new_with_config_rt(config, ctx.runtime_env());
+    add_file(&here, "rows", path).await?;
+    stream(&here, "SELECT * FROM rows").await
 }

@@ -2,7 +2,7 @@
 //!
 //! Input: a plan as it comes out of the optimizer. Output: a plan that runs. Files are read by the executors, from the same
 //! paths; the few rows that only this process has (where slices end, tables made in a shell) go along as literals; what
-//! reads no file at all runs here. Functions that answer from models stay here as well, and are refused in one line.
+//! reads no file at all runs here. Functions that only this process has are refused in one line.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -31,18 +31,25 @@ use super::watch::Watched;
 /// Rows that may go along as literals.
 const LITERAL_ROWS: usize = 10_000;
 
-/// The functions of `segment.rs`, which need the models of a store.
-const MODELS: [&str; 2] = ["segment", "segment_name"];
+/// Functions that only the client has, so that no query on a cluster may call them.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalFunctions {
+    /// Their names.
+    pub names: &'static [&'static str],
+    /// The reason and the alternative, as the end of a sentence that begins with the function.
+    pub reason: &'static str,
+}
 
 /// Plans for a cluster.
 pub struct Planner {
     ballista: Arc<dyn QueryPlanner + Send + Sync>,
     address: Address,
+    local: LocalFunctions,
 }
 
 impl Planner {
-    pub fn new(ballista: Arc<dyn QueryPlanner + Send + Sync>, address: Address) -> Self {
-        Self { ballista, address }
+    pub fn new(ballista: Arc<dyn QueryPlanner + Send + Sync>, address: Address, local: LocalFunctions) -> Self {
+        Self { ballista, address, local }
     }
 }
 
@@ -59,7 +66,7 @@ impl QueryPlanner for Planner {
         if !scans.iter().any(|scan| is_listing(scan).unwrap_or(false)) {
             return DefaultPhysicalPlanner::default().create_physical_plan(plan, session).await;
         }
-        check_functions(plan)?;
+        check_functions(plan, self.local)?;
         let mut known = HashMap::new();
         for scan in scans {
             if !is_listing(&scan)? {
@@ -92,25 +99,22 @@ fn pointer(source: &Arc<dyn TableSource>) -> usize {
     Arc::as_ptr(source).cast::<()>() as usize
 }
 
-/// Executors know no models.
-fn check_functions(plan: &LogicalPlan) -> Result<()> {
+/// Refuses functions that executors do not have.
+fn check_functions(plan: &LogicalPlan, local: LocalFunctions) -> Result<()> {
     let mut ours = None;
     plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {
             expr.apply(|expr| {
                 if let Expr::ScalarFunction(call) = expr {
                     let name = call.func.name();
-                    ours = ours.take().or(MODELS.contains(&name).then(|| name.to_owned()));
+                    ours = ours.take().or(local.names.contains(&name).then(|| name.to_owned()));
                 }
                 Ok(TreeNodeRecursion::Continue)
             })
         })
     })?;
     let Some(name) = ours else { return Ok(()) };
-    let why = format!(
-        "{name}() answers from models that executors don't have; use --engine local, or the SQL that tercile model show NAME --format sql prints"
-    );
-    Err(DataFusionError::Plan(why))
+    Err(DataFusionError::Plan(format!("{name}() {}", local.reason)))
 }
 
 /// All rows of a table that only this process has.

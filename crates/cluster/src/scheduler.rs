@@ -35,9 +35,9 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-use super::enabled::MESSAGE;
 use super::error_message::plain;
 use super::jobs::{Jobs, numbered};
+use super::session::MESSAGE;
 
 /// Interval of HTTP/2 pings, and timeout of their answers.
 const PING: Duration = Duration::from_secs(10);

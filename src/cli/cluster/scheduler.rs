@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use clap::Args;
 
 use super::{Done, Stop};
-use crate::engine::cluster::serve;
+use crate::engine::cluster::{environment, serve};
 
 /// Run the scheduler of a cluster
 ///
@@ -31,8 +31,9 @@ impl Scheduler {
         writeln!(out, "df://{host}:{}", address.port())?;
         out.flush()?;
         tracing::info!("executors join with tercile executor --scheduler df://{host}:{}", address.port());
+        let environment = environment();
         tokio::select! {
-            ended = serve::scheduler(address, host) => ended.map(|()| Done::Well).map_err(Into::into),
+            ended = serve::scheduler(address, host, &environment) => ended.map(|()| Done::Well).map_err(Into::into),
             () = stop.wished() => Ok(Done::Well),
         }
     }

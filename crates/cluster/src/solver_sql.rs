@@ -1,6 +1,6 @@
-//! The queries of a training on a cluster: plain SQL with numbers as literals.
+//! The queries of KMeans on a cluster: plain SQL with numbers as literals.
 //!
-//! Input: the table of prepared rows, a slice, and centroids. Output: SQL texts. Distances are summed as in the passes of this
+//! Input: a FROM clause and centroids. Output: SQL texts. Distances are summed as in the passes of this
 //! process, feature by feature starting from 0, so that a row on a border gets the same cluster. Of equal distances the first
 //! wins.
 
@@ -13,11 +13,11 @@ use tercile_kmeans::{Rates, SURELY};
 /// A prime (2³¹ - 1): the product of two smaller numbers fits into 64 bits.
 const PRIME: u64 = 2_147_483_647;
 
-/// The rows of a slice, and the scale that standardises them.
+/// Rows, and the scale that standardises them.
 #[derive(Clone, Copy)]
 pub(super) struct Over<'a> {
-    pub table: &'a str,
-    pub slice: u8,
+    /// The rows as the text after FROM, which may end with a WHERE clause.
+    pub rows: &'a str,
     pub scale: &'a Scale,
     /// Per feature: true if it is missing in some rows.
     pub missing: &'a [bool],
@@ -33,10 +33,8 @@ fn list(many: usize, text: impl Fn(usize) -> String) -> String {
 }
 
 /// The values of the first feature, and the number of rows with each value.
-pub(super) fn counted(table: &str, slice: u8) -> String {
-    format!(
-        "SELECT feature_0, count(*) AS rows FROM {table} WHERE _slice <= {slice} GROUP BY feature_0 ORDER BY feature_0"
-    )
+pub(super) fn counted(rows: &str) -> String {
+    format!("SELECT feature_0, count(*) AS rows FROM {rows} GROUP BY feature_0 ORDER BY feature_0")
 }
 
 impl Over<'_> {
@@ -85,13 +83,12 @@ impl Over<'_> {
     fn distant_with(&self, centroids: &[f64], more: &str) -> String {
         let k = centroids.len() / self.features();
         format!(
-            "SELECT *, {} AS least FROM (SELECT *, {} FROM (SELECT {}, {}{more} FROM {} WHERE _slice <= {}))",
+            "SELECT *, {} AS least FROM (SELECT *, {} FROM (SELECT {}, {}{more} FROM {}))",
             least("", k),
             self.distances("", centroids),
             self.offsets(""),
             list(self.features(), |f| format!("{} AS value_{f}", self.value(f))),
-            self.table,
-            self.slice
+            self.rows
         )
     }
 
@@ -191,8 +188,7 @@ impl Over<'_> {
 
     /// At most `most` distinct rows.
     pub fn distinct(&self, most: usize) -> String {
-        let Self { table, slice, .. } = self;
-        format!("SELECT DISTINCT {} FROM {table} WHERE _slice <= {slice} LIMIT {most}", self.offsets(""))
+        format!("SELECT DISTINCT {} FROM {} LIMIT {most}", self.offsets(""), self.rows)
     }
 }
 
@@ -221,7 +217,7 @@ pub(super) fn cross(old: Over<'_>, from: &Array2<f64>, new: Over<'_>, to: &Array
         "SELECT cluster_old, cluster_new, count(*) AS rows FROM (
            SELECT {} AS cluster_old, {} AS cluster_new FROM (
              SELECT *, {} AS least_old, {} AS least_new FROM (
-               SELECT {}, {} FROM (SELECT {}, {} FROM {} WHERE _slice <= {}))))
+               SELECT {}, {} FROM (SELECT {}, {} FROM {}))))
          GROUP BY cluster_old, cluster_new ORDER BY cluster_old, cluster_new",
         first("_old", k_old),
         first("_new", k_new),
@@ -231,7 +227,6 @@ pub(super) fn cross(old: Over<'_>, from: &Array2<f64>, new: Over<'_>, to: &Array
         placed(new, to, "_new"),
         old.offsets("_old"),
         new.offsets("_new"),
-        old.table,
-        new.slice
+        new.rows
     )
 }

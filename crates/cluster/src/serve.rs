@@ -22,17 +22,16 @@ use ballista_executor::health::ExecutorHealth;
 use ballista_scheduler::cluster::BallistaCluster;
 use ballista_scheduler::config::SchedulerConfig;
 use ballista_scheduler::scheduler_process::create_scheduler;
-use datafusion::execution::{FunctionRegistry as _, SessionStateBuilder};
+use datafusion::execution::SessionStateBuilder;
 use tonic::transport::Endpoint;
 
-use super::super::{conversions, records};
 use super::Address;
 use super::client_pool::Pool;
-use super::enabled::MESSAGE;
 use super::error_message::plain;
+use super::files::{Environment, runtimes};
 use super::jobs::JobIds;
-use super::places::runtimes;
 use super::scheduler as service;
+use super::session::MESSAGE;
 use super::tasks::{Engine, Tasks};
 
 /// Seconds between two signs of life, and after how many without one an executor is gone.
@@ -50,10 +49,23 @@ const LEFTOVERS: u64 = 60;
 /// Why a scheduler or an executor stopped, or did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The address cannot be used.
     #[error("cannot listen at {address}: {why}")]
-    Bind { address: SocketAddr, why: std::io::Error },
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        why: std::io::Error,
+    },
+    /// The directory of an executor cannot be used.
     #[error("cannot use {path} for what queries leave on the way: {why}", path = path.display())]
-    Work { path: PathBuf, why: std::io::Error },
+    Work {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        why: std::io::Error,
+    },
+    /// An error of Ballista, in one line.
     #[error("{0}")]
     Ballista(String),
 }
@@ -65,13 +77,19 @@ impl From<BallistaError> for Error {
 }
 
 /// An address whose port is known, a free one where 0 was asked for. Ballista tells others the port that it was told.
+///
+/// # Errors
+/// [`Error::Bind`] if the address cannot be used.
 pub fn with_port(address: SocketAddr) -> Result<SocketAddr, Error> {
     let bind = |why| Error::Bind { address, why };
     TcpListener::bind(address).and_then(|listener| listener.local_addr()).map_err(bind)
 }
 
 /// Runs a scheduler, whose port must be known. `host` is what executors call it by.
-pub async fn scheduler(address: SocketAddr, host: String) -> Result<(), Error> {
+///
+/// # Errors
+/// If it cannot use its address.
+pub async fn scheduler(address: SocketAddr, host: String, environment: &Environment) -> Result<(), Error> {
     let config = SchedulerConfig {
         external_host: host,
         bind_host: address.ip().to_string(),
@@ -88,13 +106,13 @@ pub async fn scheduler(address: SocketAddr, host: String) -> Result<(), Error> {
         job_id_generator: Some(Arc::new(JobIds::default())),
         ..SchedulerConfig::default()
     };
-    let runtime = runtimes().map_err(BallistaError::from)?;
+    let runtime = runtimes(environment).map_err(BallistaError::from)?;
+    let register = environment.register;
     let session = move |config| {
         let mut state = SessionStateBuilder::new_from_existing(default_session_builder(config)?)
             .with_runtime_env(Arc::new(runtime().build()?))
             .build();
-        state.register_udf(Arc::new(records::function()))?;
-        conversions::register_with(&mut state)?;
+        register(&mut state)?;
         Ok(state)
     };
     let config = SchedulerConfig { override_session_builder: Some(Arc::new(session)), ..config };
@@ -107,9 +125,11 @@ pub async fn scheduler(address: SocketAddr, host: String) -> Result<(), Error> {
 /// What an executor is.
 #[derive(Debug, Clone)]
 pub struct Executor {
+    /// The scheduler that it joins.
     pub scheduler: Address,
-    /// Where it listens for tasks, and gives rows; both ports must be known.
+    /// Where it listens for tasks. This port and that of `rows` must be known.
     pub tasks: SocketAddr,
+    /// Where it gives rows.
     pub rows: SocketAddr,
     /// What others call it by.
     pub host: String,
@@ -147,7 +167,7 @@ impl Joined {
 ///
 /// # Errors
 /// It cannot use its directory or its addresses, or cannot register.
-pub async fn executor(executor: Executor, joined: &Joined) -> Result<Ended, Error> {
+pub async fn executor(executor: Executor, environment: &Environment, joined: &Joined) -> Result<Ended, Error> {
     let work = |why| Error::Work { path: executor.work.clone(), why };
     std::fs::create_dir_all(&executor.work).map_err(work)?;
     let config = ExecutorProcessConfig {
@@ -170,7 +190,7 @@ pub async fn executor(executor: Executor, joined: &Joined) -> Result<Ended, Erro
         memory_pool_size: executor.memory.map(|bytes| bytes as u64),
         ..ExecutorProcessConfig::default()
     };
-    let (runtime, spilled) = (runtimes().map_err(BallistaError::from)?, executor.work);
+    let (runtime, spilled) = (runtimes(environment).map_err(BallistaError::from)?, executor.work);
     let runtime = move |_: &_| Ok(Arc::new(runtime().with_temp_file_path(spilled.clone()).build()?));
     let tasks = Arc::new(Tasks::default());
     let ballista = DefaultExecutionEngine::with_client_pool(Arc::new(Pool::default()));
@@ -178,7 +198,7 @@ pub async fn executor(executor: Executor, joined: &Joined) -> Result<Ended, Erro
     let scheduler = format!("http://{}:{}", config.scheduler_host, config.scheduler_port);
     let config = ExecutorProcessConfig {
         override_runtime_producer: Some(Arc::new(runtime)),
-        override_function_registry: Some(Arc::new(functions())),
+        override_function_registry: Some(Arc::new(functions(environment))),
         override_execution_engine: Some(Arc::new(engine)),
         health: joined.0.clone(),
         ..config
@@ -203,11 +223,11 @@ async fn leave(scheduler: &str, executor_id: String) {
     }
 }
 
-/// The functions that a session of ours has, but for those that answer from models.
-fn functions() -> BallistaFunctionRegistry {
+/// DataFusion's own functions, and those of the environment.
+fn functions(environment: &Environment) -> BallistaFunctionRegistry {
     let mut known = BallistaFunctionRegistry::from(&SessionStateBuilder::new().with_default_features().build());
-    for ours in std::iter::once(Arc::new(records::function())).chain(conversions::functions()) {
-        known.scalar_functions.insert(ours.name().to_owned(), ours);
+    for function in &environment.functions {
+        known.scalar_functions.insert(function.name().to_owned(), Arc::clone(function));
     }
     known
 }

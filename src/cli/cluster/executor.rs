@@ -14,7 +14,7 @@ use clap::Args;
 
 use super::{Done, Stop, scheduler};
 use crate::config::bytes;
-use crate::engine::cluster::{Address, serve};
+use crate::engine::cluster::{Address, environment, serve};
 
 /// An executor that ends sooner, unasked, had no scheduler to lose: it misses one for longer before it gives up.
 const LASTING: Duration = Duration::from_secs(5);
@@ -87,7 +87,8 @@ impl Executor {
             work: work.unwrap_or_default(),
         };
         let joined = serve::Joined::default();
-        let running = serve::executor(executor, &joined);
+        let environment = environment();
+        let running = serve::executor(executor, &environment, &joined);
         tokio::pin!(running);
         let ended = tokio::select! {
             ended = &mut running => ended,
