@@ -33,6 +33,10 @@ pub fn shell_word(text: &str) -> Cow<'_, str> {
     if !text.is_empty() && text.chars().all(plain) {
         return Cow::Borrowed(text);
     }
+    // Double quotes are easier to read around SQL with strings.
+    if text.contains('\'') && !text.contains(['"', '$', '`', '\\', '!']) {
+        return Cow::Owned(format!("\"{text}\""));
+    }
     Cow::Owned(format!("'{}'", text.replace('\'', "'\\''")))
 }
 
