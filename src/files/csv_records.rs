@@ -128,7 +128,10 @@ impl CsvRecords {
             record.truncate(columns);
             return Ok(());
         }
-        let fault = Fault::line(line, format!("expected {columns} fields as in the header, found {found}"));
+        let fault = Fault::line(
+            line,
+            format!("expected {columns} field{} as in the header, found {found}", if columns == 1 { "" } else { "s" }),
+        );
         // A table has more columns than its title.
         Err(if columns == 1 && self.advice { fault.with_remedy(TITLES) } else { fault })
     }

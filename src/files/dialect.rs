@@ -186,16 +186,14 @@ fn records(sample: &str, delimiter: u8) -> Vec<StringRecord> {
     reader.records().take(RECORDS).flatten().collect()
 }
 
-/// Number of lines before the header: lines with one value before a table whose rows all have the same number of values, at
+/// Number of lines before the header: lines with at most one value before a table whose rows all have the same number of values, at
 /// least two.
 fn title_lines(sample: &str, records: &[StringRecord]) -> u64 {
     let values = |record: &StringRecord| record.iter().filter(|field| !field.trim().is_empty()).count();
     let titles = records.iter().take_while(|record| values(record) <= 1).count();
     let Some(header) = records.get(titles).filter(|_| titles > 0 && records.len() > titles + 1) else { return 0 };
-    // A title may be padded with delimiters to the width of the table.
-    let narrow = records[..titles].iter().all(|record| record.len() == 1 || values(record) == 1);
     let uniform = records[titles..].iter().all(|record| record.len() == header.len());
-    if !(narrow && uniform && values(header) >= 2 && values(header) + 1 >= header.len()) {
+    if !(uniform && values(header) >= 2 && values(header) + 1 >= header.len()) {
         return 0;
     }
     // The csv crate skips blank lines when it reads the record behind them.
@@ -237,7 +235,7 @@ mod tests {
             detected("Sales of May\n\na,b,c\n1,2,3\n4,5,6\n"),
             "comma-separated, UTF-8, 2 lines before the header"
         );
-        assert_eq!(detected("Sales,,\na,b,c\n1,2,3\n"), "comma-separated, UTF-8, 1 line before the header");
+        assert_eq!(detected("Sales,,\n,,\na,b,c\n1,2,3\n"), "comma-separated, UTF-8, 2 lines before the header");
         assert_eq!(detected("a;b,c\n1;2,3\n"), "the fields may be comma-separated or semicolon-separated");
         assert_eq!(detected("a,b;c,d\n1,2,3\n4,5,6\n"), "comma-separated, UTF-8");
         assert_eq!(
