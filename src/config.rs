@@ -84,7 +84,7 @@ fn place(root: PathBuf) -> Result<PathBuf, String> {
 /// Where the SQL files are.
 #[derive(Debug, Clone, Args)]
 pub struct SqlArgs {
-    /// The directory of SQL files [default: sql if it is there, else the files inside the binary]
+    /// Directory of SQL files [default: sql if it exists, else the files built into the binary]
     #[arg(long, env = "TERCILE_SQL", value_name = "DIR",
           value_parser = clap::builder::PathBufValueParser::new().try_map(readable_path))]
     pub sql: Option<PathBuf>,
@@ -103,7 +103,7 @@ impl SqlArgs {
 /// What runs the queries.
 #[derive(Debug, Clone, Args)]
 pub struct EngineArgs {
-    /// What runs the SQL: local, or the cluster of a scheduler, as in df://scheduler:50050 or, for more than 16 cores,
+    /// Query engine: local, or the scheduler of a cluster, as in df://scheduler:50050 or, for more than 16 cores,
     /// df://scheduler:50050?parts=64
     #[arg(long, env = "TERCILE_ENGINE", value_name = "ENGINE", default_value = "local",
           hide = !cluster::ENABLED)]
@@ -113,10 +113,10 @@ pub struct EngineArgs {
 /// Which topic.
 #[derive(Debug, Clone, Args)]
 pub struct TopicArgs {
-    /// The topic
+    /// Name of the topic
     #[arg(long, env = "TERCILE_TOPIC", value_name = "NAME", default_value = "products", value_parser = topic)]
     pub topic: String,
-    /// Partitions of a topic that has to be made
+    /// Number of partitions of a topic that is created
     #[arg(long, env = "TERCILE_PARTITIONS", value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(i32).range(1..=10_000))]
     pub partitions: i32,
@@ -134,22 +134,22 @@ fn topic(name: &str) -> Result<String, String> {
 /// When a file of the store is written, whichever comes first, and what else an ingest does meanwhile.
 #[derive(Debug, Clone, Args)]
 pub struct BatchArgs {
-    /// Records in a file of the store, at most
+    /// Maximum number of records in a file of the store
     #[arg(long, env = "TERCILE_BATCH_ROWS", value_name = "N", default_value_t = 100_000,
           value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub batch_rows: u32,
-    /// Bytes of records in a file of the store, more or less
+    /// Approximate number of bytes of records in a file of the store
     #[arg(long, env = "TERCILE_BATCH_BYTES", value_name = "BYTES", default_value_t = 67_108_864,
           value_parser = clap::value_parser!(u32).range(1..=1_073_741_824))]
     pub batch_bytes: u32,
-    /// Seconds until a record is stored, at most
+    /// Maximum number of seconds until a record is stored
     #[arg(long, env = "TERCILE_BATCH_AGE", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub batch_age: Duration,
-    /// Memory for records on their way, as in 512MB or 2GiB, shared by the partitions: more of them make smaller files. Of
-    /// `up` a quarter of it is for requests and answers that are not complete
+    /// Memory limit for buffered records, as in 512MB or 2GiB, shared by all partitions. `up` reserves a quarter of it for HTTP
+    /// requests and responses
     #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", default_value = "1GiB", value_parser = bytes)]
     pub memory_limit: usize,
-    /// Seconds between two looks for small files to roll, and for new partitions of the topic
+    /// Interval in seconds between checks for small files to compact and for new partitions of the topic
     #[arg(long, env = "TERCILE_UPKEEP", value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub upkeep: Duration,
 }
@@ -169,17 +169,17 @@ impl BatchArgs {
 /// How small files become large ones.
 #[derive(Debug, Clone, Args)]
 pub struct RollArgs {
-    /// Bytes of a file that small ones are rolled into
+    /// Target size in bytes of compacted files
     #[arg(long, env = "TERCILE_ROLL_BYTES", value_name = "BYTES", default_value_t = 134_217_728,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub roll_bytes: u64,
-    /// How long files stay after a larger one replaced them, or after their records expired: seconds, or as in 30m or 1d
+    /// Time for which files are kept after a larger one replaced them or their records expired: seconds, or as in 30m or 1d
     #[arg(long, env = "TERCILE_GRACE", value_name = "DURATION", default_value = "86400", value_parser = seconds_or_none)]
     pub grace: Duration,
-    /// Let records expire that are older, as in 90d or 12h: whole files, but never the newest of a partition
+    /// Maximum age of records, as in 90d or 12h; whole files expire, never the newest of a partition
     #[arg(long, env = "TERCILE_KEEP_FOR", value_name = "AGE", value_parser = age)]
     pub keep_for: Option<Duration>,
-    /// Let the oldest records of a partition expire while its files have more bytes, as in 100GB
+    /// Maximum size of a partition, as in 100GB; its oldest files expire
     #[arg(long, env = "TERCILE_KEEP_BYTES", value_name = "SIZE", value_parser = bytes)]
     pub keep_bytes: Option<usize>,
 }
@@ -202,7 +202,7 @@ pub fn seconds_or_none(text: &str) -> Result<Duration, String> {
 /// How a server trains.
 #[derive(Debug, Clone, Args)]
 pub struct TrainingArgs {
-    /// Seconds that a training may take; one that takes longer is stopped, and older models go on serving [default: no limit]
+    /// Timeout of a training in seconds; after it the older models continue to serve [default: none]
     #[arg(long, env = "TERCILE_TRAIN_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
     pub train_timeout: Option<Duration>,
     #[command(flatten)]
@@ -228,22 +228,22 @@ pub struct BindArgs {
 /// What bodies of rows may be at most.
 #[derive(Debug, Clone, Args)]
 pub struct BodyArgs {
-    /// Bytes of a body of rows, as in 64MiB; one that is not streamed may have 64MiB at most all the same
+    /// Maximum size of a request body of rows, as in 64MiB; never more than 64MiB if it is not streamed
     #[arg(long, env = "TERCILE_MAX_BODY_BYTES", value_name = "SIZE", default_value = "1GiB", value_parser = bytes)]
     pub max_body_bytes: usize,
-    /// Rows of a body; one that is not streamed may have 100,000 at most all the same
+    /// Maximum number of rows in a request body; never more than 100,000 if it is not streamed
     #[arg(long, env = "TERCILE_MAX_BODY_ROWS", value_name = "N", default_value_t = 10_000_000,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub max_body_rows: u64,
-    /// Fields of a row
+    /// Maximum number of fields in a row
     #[arg(long, env = "TERCILE_MAX_BODY_FIELDS", value_name = "N", default_value_t = 1000,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_body_fields: u32,
-    /// Levels of objects and arrays in a row, itself among them
+    /// Maximum nesting depth of a row, including the row itself
     #[arg(long, env = "TERCILE_MAX_BODY_DEPTH", value_name = "N", default_value_t = 127,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_body_depth: u32,
-    /// Bodies that are streamed at the same time
+    /// Maximum number of request bodies that are streamed at the same time
     #[arg(long, env = "TERCILE_BULK_CONCURRENCY", value_name = "N", default_value_t = 16,
           value_parser = clap::value_parser!(u16).range(1..=400))]
     pub bulk_concurrency: u16,
@@ -259,7 +259,7 @@ impl BodyArgs {
 /// The memory of the API, for commands that have no other use for it.
 #[derive(Debug, Clone, Args)]
 pub struct HttpMemoryArgs {
-    /// Memory of all requests and answers that are not complete, as in 512MB or 2GiB; beyond it requests get a 503
+    /// Memory limit for all open requests and responses, as in 512MB or 2GiB; beyond it requests are answered with 503
     #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", default_value = "512MiB", value_parser = http_memory)]
     pub memory_limit: usize,
 }
@@ -281,20 +281,20 @@ fn http_memory(text: &str) -> Result<usize, String> {
 /// SQL over HTTP, and what it may use.
 #[derive(Debug, Clone, Args)]
 pub struct HttpSqlArgs {
-    /// Answer POST /api/sql: read-only SQL over the views, each statement in a process of its own
+    /// Enable POST /api/sql: read-only SQL over the views; each statement runs in its own process
     #[arg(long, env = "TERCILE_ENABLE_SQL", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     pub enable_sql: bool,
-    /// Seconds that such a statement may take
+    /// Timeout of such a statement in seconds
     #[arg(long, env = "TERCILE_SQL_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub sql_timeout: Duration,
-    /// Memory of its process, as in 256MB or 1GiB
+    /// Memory limit of its process, as in 256MB or 1GiB
     #[arg(long, env = "TERCILE_SQL_MEMORY", value_name = "SIZE", default_value = "256MB", value_parser = process_memory)]
     pub sql_memory: usize,
-    /// Bytes of its result, as in 10MB
+    /// Maximum size of its result, as in 10MB
     #[arg(long, env = "TERCILE_SQL_BYTES", value_name = "SIZE", default_value = "10MB", value_parser = bytes)]
     pub sql_bytes: usize,
-    /// Such statements at the same time
+    /// Maximum number of such statements at the same time
     #[arg(long, env = "TERCILE_SQL_CONCURRENCY", value_name = "N", default_value_t = 2,
           value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub sql_concurrency: u16,

@@ -17,7 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::{hints, panics};
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     Text,
@@ -27,15 +27,15 @@ pub enum LogFormat {
 /// What goes to stderr.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
-    /// Say only what went wrong
+    /// Print warnings and errors only
     #[arg(short, long, global = true, env = "TERCILE_QUIET", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     pub quiet: bool,
-    /// Say more, with times and origins
+    /// Print more messages, with timestamps and modules
     #[arg(short, long, global = true, env = "TERCILE_VERBOSE", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     pub verbose: bool,
-    /// How log lines look
+    /// Format of log lines
     #[arg(long, global = true, env = "TERCILE_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 }

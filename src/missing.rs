@@ -15,11 +15,11 @@ use crate::sql::identifier;
 /// What to do with a row whose feature is missing or invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Missing {
-    /// End at the first one, naming line and column
+    /// Fail at the first such row, naming line and column
     Refuse,
-    /// Go on without the row: fit and suggest-k leave it out, predict gives it back with empty cluster, description and distance
+    /// Skip the row: fit and suggest-k leave it out, predict returns it with empty cluster, description and distance
     Skip,
-    /// Put the mean in its place: the file's in fit and suggest-k, the model's in predict
+    /// Impute the mean: that of the file in fit and suggest-k, that of the model in predict
     Impute,
 }
 

@@ -9,11 +9,11 @@ use tercile_kafka::broker::embedded::PARTITION_LIMIT;
 use super::{Done, Stop};
 use crate::config::TopicArgs;
 
-/// Run the embedded broker alone, to try things out
+/// Run the embedded broker alone, for tests
 ///
-/// It speaks Kafka's protocol on a free loopback port; its address is the first line on stdout. It keeps 5 MiB of unread
-/// records per partition and then forgets the oldest, forgets all when it stops, and holds just the topic it was
-/// started with. For more, run a real Kafka.
+/// It implements Kafka's protocol on a free loopback port; its address is the first line on stdout. It keeps at most 5 MiB of
+/// records per partition in memory and drops the oldest beyond that. It has only the topic that it was started with. For
+/// anything else, run Apache Kafka.
 #[derive(Args)]
 pub struct Broker {
     #[command(flatten)]

@@ -6,11 +6,11 @@ use tercile_store::Rolled;
 use super::{Done, count};
 use crate::config::{RollArgs, StoreArgs};
 
-/// Roll runs of small files into larger ones, and let old records expire
+/// Compact small files into larger ones, and expire old records
 ///
-/// ingest and up do so by themselves while they run; this does it at once, however short a run is. Records are kept for ever, but
-/// for what --keep-for and --keep-bytes say. Small files stay for a day after a larger one replaced them, and so do files whose
-/// records expired (--grace): `tercile files` lists what counts. Writers and readers may go on.
+/// ingest and up compact while they run; this command does it at once, also for few files. Without --keep-for and --keep-bytes
+/// records are kept forever. Files that were replaced or expired are deleted after a day (--grace); `tercile files` lists the live
+/// files. Writers and readers can continue meanwhile.
 #[derive(Args)]
 pub struct Compact {
     #[command(flatten)]

@@ -15,12 +15,12 @@ use crate::config::{BindArgs, MaybeKafkaArgs, SqlArgs, StoreArgs, TopicArgs};
 use crate::engine;
 use crate::model::check;
 
-/// Check broker, store, SQL files, port and models, and say what to do
+/// Check broker, store, SQL files, port and models, and print remedies
 ///
-/// Exits with 1 if anything needs doing.
+/// Exits with 1 if a check fails.
 #[derive(Args)]
 pub struct Doctor {
-    /// Read every file of records, and compare its bytes with its checksums
+    /// Read every file of records and compare its bytes with its checksums
     #[arg(long, env = "TERCILE_DEEP", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     deep: bool,

@@ -7,10 +7,10 @@ use clap::Args;
 use super::Done;
 use crate::config::StoreArgs;
 
-/// List the store's files that count, one a line
+/// List the live files of the store, one per line
 ///
-/// For readers that take a list of files: those that a larger file replaced, and those whose records expired, are left
-/// out, so that each record is counted once.
+/// For programs that read a list of Parquet files: files that were replaced by a larger one or have expired are left out, so
+/// that each record is contained once.
 #[derive(Args)]
 pub struct Files {
     #[command(flatten)]

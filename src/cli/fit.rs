@@ -45,37 +45,38 @@ enum Solver {
     Linfa,
 }
 
-/// KMeans on any Parquet or CSV file
+/// Run KMeans on a Parquet, Arrow, CSV or JSON file
 ///
-/// Features are standardised with their mean and population deviation. A missing value (NULL, an empty cell, NaN) takes the
-/// mean and is counted; other text and infinities end the run, unless --missing says otherwise. The sum of squared distances to the nearest of k centroids is then made small by
-/// Lloyd's algorithm, from greedy k-means++ starts and crossings of what they find: on all different rows up to 65,536 rows, on
-/// a weighted sample that keeps rare and distant rows otherwise; the best ends are polished on all rows until assignments stop
-/// changing. A single feature is solved exactly. The same file and settings give the same bits on any number of threads.
+/// Features are standardised with their mean and population deviation. Missing values (NULL, an empty cell, NaN) are replaced by
+/// the mean and counted; other text and infinities are errors, unless --missing says otherwise. Lloyd's algorithm then minimises
+/// the sum of squared distances to the nearest of k centroids, from greedy k-means++ starts and crossings of their results: on
+/// all distinct rows up to 65,536 rows, otherwise on a weighted sample that keeps rare and distant rows. The best results are
+/// refined on all rows until assignments stop changing. A single feature is solved exactly. The same file and settings give the
+/// same bits for any number of threads.
 #[derive(Args)]
 pub struct Fit {
     #[command(flatten)]
     from: FileArgs,
-    /// Clusters, or as 2..10 a fit for each number from 2 to 10 [default: 3, or as many as --init has]
+    /// Number of clusters, or a range: 2..10 fits each number from 2 to 10 [default: 3, or the number in --init]
     #[arg(long, env = "TERCILE_K", value_name = "N", value_parser = ks)]
     k: Option<Ks>,
-    /// Begin at these centroids and nowhere else: a JSON array of k arrays, in original units, by feature as named
+    /// File with the initial centroids: a JSON array of k arrays, in original units, in the order of --features
     #[arg(long, env = "TERCILE_INIT", value_name = "FILE", conflicts_with = "n_init")]
     init: Option<PathBuf>,
-    /// Passes over all rows, at most
+    /// Maximum number of iterations over all rows
     #[arg(long, env = "TERCILE_MAX_ITER", value_name = "N", default_value = "300")]
     max_iter: NonZero<u32>,
-    /// Stop when the squared shift of all centroids is at most this share of the features' mean variance; 0: when assignments
-    /// stop changing
+    /// Relative tolerance: stop when the squared shift of all centroids is at most this fraction of the features' mean variance;
+    /// 0: when assignments stop changing
     #[arg(long, env = "TERCILE_TOL", value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     tol: f64,
-    /// Who does the work: our own passes, or linfa-clustering as the reference
+    /// Implementation: tercile, or linfa-clustering as a reference
     #[arg(long, env = "TERCILE_SOLVER", default_value = "tercile")]
     solver: Solver,
-    /// The file to write the result to as well, as JSON
+    /// File for the result as JSON, in addition to stdout
     #[arg(long, short, env = "TERCILE_OUTPUT", value_name = "FILE")]
     output: Option<OutputFile>,
-    /// Print the result as JSON: the fields of a model, scores, and where the seconds went
+    /// Print the result as JSON: the fields of a model, scores, and durations
     #[arg(long, env = "TERCILE_JSON", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     json: bool,
@@ -87,23 +88,23 @@ pub(super) struct FileArgs {
     /// The file: Parquet, Arrow, CSV or JSON; a directory or a quoted pattern of CSV or NDJSON files; - is stdin
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// The columns to cluster by, separated by commas
+    /// Columns to cluster by, separated by commas
     #[arg(long, env = "TERCILE_FEATURES", value_name = "NAMES", value_delimiter = ',', required = true)]
     pub features: Vec<String>,
-    /// What to do with a row in which a feature is missing or no number [default: impute missing values, refuse text and
+    /// Policy for rows in which a feature is missing or not a number [default: impute missing values, refuse text and
     /// infinities]
     #[arg(long, env = "TERCILE_MISSING", value_name = "CHOICE")]
     missing: Option<Missing>,
-    /// Starts to draw [default: 10, or 2,000,000 / rows if that is more, at most 1,000]
+    /// Number of restarts [default: 10, or 2,000,000 / rows if that is more, at most 1,000]
     #[arg(long, env = "TERCILE_N_INIT", value_name = "N")]
     n_init: Option<NonZero<u32>>,
-    /// What the starts are drawn with
+    /// Seed of the random number generator
     #[arg(long, env = "TERCILE_SEED", value_name = "N", default_value_t = SEED)]
     pub seed: u64,
-    /// Threads to work with [default: one a processor]
+    /// Number of threads [default: one per processor]
     #[arg(long, env = "TERCILE_THREADS", value_name = "N")]
     threads: Option<NonZero<u16>>,
-    /// Memory to keep within, as in 512MB or 2GiB: columns that need more wait in files (in TMPDIR) and are passed over there
+    /// Memory limit, as in 512MB or 2GiB: larger columns are kept in files in TMPDIR (out of core)
     /// [default: half of the memory]
     #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", value_parser = bytes)]
     memory_limit: Option<usize>,

@@ -26,21 +26,21 @@ enum Format {
     Parquet,
 }
 
-/// Make up product rows, as messy as a real shop's
+/// Generate sample product rows, as untidy as those of a real shop
 ///
 /// The same seed gives the same bytes on any machine. data/products.csv is `tercile generate 1465`.
 #[derive(Args)]
 pub struct Generate {
-    /// How many rows
+    /// Number of rows
     #[arg(value_name = "N")]
     rows: u64,
-    /// What the rows follow from
+    /// Seed of the random number generator
     #[arg(long, env = "TERCILE_SEED", value_name = "N", default_value_t = 42)]
     seed: u64,
-    /// The format of the rows [default: as the ending of the output's name says, else csv]
+    /// Output format [default: by the file extension of the output, else csv]
     #[arg(long, env = "TERCILE_FORMAT", value_name = "FORMAT")]
     format: Option<Format>,
-    /// The file to write, once all rows are made [default: stdout]
+    /// Output file, written after all rows were generated [default: stdout]
     #[arg(long, short, env = "TERCILE_OUTPUT", value_name = "FILE")]
     output: Option<OutputFile>,
 }

@@ -24,31 +24,31 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Read a topic into the store
 ///
-/// Goes on where the store ends, and runs until Ctrl-C, or with --until-end to the end of the topic as it was at start.
-/// Each record is stored once; what can't be read as a JSON object is stored with its bytes and the reason.
+/// Resumes where the store ends and runs until Ctrl-C; with --until-end, to the end of the topic as it was at the start. Each
+/// record is stored exactly once. Records that are not JSON objects are stored with their bytes and the reason.
 #[derive(Args)]
 pub struct Ingest {
-    /// Stop at the end of the topic as it was at start
+    /// Stop at the end of the topic as it was at the start
     #[arg(long, env = "TERCILE_UNTIL_END", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     until_end: bool,
-    /// Share the topic with the other workers of this group [default: read all of it alone]
+    /// Consumer group that shares the topic among its workers [default: none, this worker reads all partitions]
     #[arg(long, env = "TERCILE_GROUP", value_name = "NAME", conflicts_with = "until_end")]
     group: Option<String>,
-    /// This worker's name in the group, which makes it static: it comes back to its partitions without a rebalance
+    /// Static member id of this worker in the group; a restart keeps its partitions without a rebalance
     #[arg(long, env = "TERCILE_INSTANCE_ID", value_name = "NAME", requires = "group")]
     instance_id: Option<String>,
-    /// Seconds without a sign of life after which the others of the group take a worker's partitions [default: 45]
+    /// Session timeout of the group in seconds: without heartbeats for that long, a worker loses its partitions [default: 45]
     #[arg(long, env = "TERCILE_SESSION_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
     session_timeout: Option<Duration>,
-    /// Seconds without looking up from its work after which they do so as well [default: 300]
+    /// Maximum number of seconds between two polls before a worker loses its partitions [default: 300]
     #[arg(long, env = "TERCILE_MAX_POLL_INTERVAL", value_name = "SECONDS", value_parser = seconds)]
     max_poll_interval: Option<Duration>,
-    /// Where records were gone before they could be read, go on after them
+    /// Continue after a gap: records that were deleted from the topic before they could be read
     #[arg(long, env = "TERCILE_ACCEPT_GAP", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     accept_gap: bool,
-    /// Serve Prometheus metrics at this address, under /metrics [default: nowhere]
+    /// Address at which Prometheus metrics are served, under /metrics [default: none]
     #[arg(long, env = "TERCILE_METRICS", value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
     #[command(flatten)]

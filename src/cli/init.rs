@@ -23,7 +23,7 @@ const TOPIC_RECORDS: usize = 10_000;
 /// Limit of the consumer queue in bytes.
 const QUEUE_BYTES: usize = 1 << 22;
 
-/// Write first SQL files for records of another kind
+/// Write initial SQL files for a file or a topic
 ///
 /// Looks at the first 100,000 records of a CSV or NDJSON file, or the first 10,000 of a topic, and writes 00_records.sql,
 /// which declares their fields, 10_….sql, which types them, 20_slices.sql, and a segmentation as a comment. Tells why a

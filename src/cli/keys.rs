@@ -9,9 +9,9 @@ use super::{Done, table};
 use crate::api::keys::{self, Scope};
 use crate::config::StoreArgs;
 
-/// Make, list and revoke the keys of the API
+/// Create, list and revoke API keys
 ///
-/// Keys live in the store, as hashes. A serve or up that runs notices a change within a second.
+/// The store keeps hashes of the keys. A running serve or up applies changes within a second.
 #[derive(Args)]
 pub struct Keys {
     #[command(subcommand)]
@@ -25,19 +25,19 @@ enum Action {
     Revoke(Revoke),
 }
 
-/// Make a key and print it, this once
+/// Create a key and print it; it cannot be printed again
 #[derive(Args)]
 struct Create {
-    /// What it is called, in lists and in the log
+    /// Name of the key, in lists and in the log
     #[arg(value_name = "NAME")]
     name: String,
-    /// What it allows; each scope includes those before it
+    /// Scope of the key; each scope includes those before it
     #[arg(long, env = "TERCILE_SCOPE", value_name = "SCOPE")]
     scope: Scope,
-    /// Days after which it is worth nothing [default: it lasts until it is revoked]
+    /// Number of days until the key expires [default: none, it is valid until it is revoked]
     #[arg(long, env = "TERCILE_DAYS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     days: Option<u16>,
-    /// Do nothing if there is a key of this name
+    /// Do nothing if a key of this name exists
     #[arg(long, env = "TERCILE_IF_MISSING", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     if_missing: bool,
@@ -45,17 +45,17 @@ struct Create {
     store: StoreArgs,
 }
 
-/// List all keys, not the secrets
+/// List all keys, without the secrets
 #[derive(Args)]
 struct List {
     #[command(flatten)]
     store: StoreArgs,
 }
 
-/// Make a key worthless
+/// Revoke a key
 #[derive(Args)]
 struct Revoke {
-    /// What it is called
+    /// Name of the key
     #[arg(value_name = "NAME")]
     name: String,
     #[command(flatten)]

@@ -55,7 +55,7 @@ use crate::hints;
 use crate::log::{self, LogArgs};
 use crate::sql::fault::Fault;
 
-/// Live segments out of a Kafka stream.
+/// Live segments from a Kafka stream.
 ///
 /// tercile consumes records from a topic, keeps them as Parquet, cleans and slices them with SQL files, trains KMeans on
 /// growing thirds of the stream, and serves predictions over HTTP. Start with `tercile up`.

@@ -8,7 +8,7 @@ use super::{Done, imputed, quartiles, table, thousands};
 use crate::config::StoreArgs;
 use crate::model::{model_ref, plain_sql};
 
-/// Look at the models that serve
+/// Show the serving models
 #[derive(Args)]
 pub struct Model {
     #[command(subcommand)]
@@ -34,7 +34,7 @@ struct Show {
     /// A segmentation, one of its slices, or a version: price_rating, price_rating@2, price_rating@2@5
     #[arg(value_name = "NAME")]
     name: String,
-    /// How to print it
+    /// Output format
     #[arg(short, long, env = "TERCILE_FORMAT", default_value = "table")]
     format: Format,
     #[command(flatten)]

@@ -15,11 +15,11 @@ use crate::model::history::{Period, PromotedBy, Promotion, RollbackError, period
 use crate::model::{Model, ModelRegistry, Until, model_ref};
 use crate::slices::all_slices;
 
-/// List models, compare two, let an older one serve again, or pin one
+/// List models, compare two, roll back to an older one, or pin one
 ///
-/// Without a segmentation: what serves. With one: all its versions, and when each of them served. A rollback holds until a
-/// training finds other records or other SQL than the newest model was made of; its model serves then. A pin holds until it is
-/// taken away. A serve or up that runs notices within a second.
+/// Without a segmentation: the serving models. With one: all of its versions, and when each of them served. A rollback holds
+/// until a training with other records or other SQL than those of the newest model. A pin holds until it is removed. A running
+/// serve or up applies changes within a second.
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Models {
@@ -35,24 +35,23 @@ pub struct Models {
 #[derive(Subcommand)]
 enum Action {
     Diff(DiffArgs),
-    /// Let an older version serve its slice again
+    /// Serve an older version again (rollback)
     Rollback(Version),
-    /// Let a version serve its slice, whatever trainings find, until it is unpinned
+    /// Serve a version of a slice, also after further trainings, until it is unpinned
     Pin(Version),
-    /// Let the newest version serve again in place of a pinned one
+    /// Remove a pin: the newest version serves again
     Unpin(Version),
 }
 
-/// Compare two models: centroids, sizes, and how many records are in another segment
+/// Compare two models: centroids, sizes, and the number of records in another segment
 ///
-/// Between a slice and the next of the same training all records were counted when the model was made; otherwise its sample
-/// is, which has up to 5,000 records.
+/// Between a slice and the next slice of the same training, all records are counted; otherwise the sample of up to 5,000 records.
 #[derive(Args)]
 struct DiffArgs {
     /// A model: price_rating@1, price_rating@3@2 for a version, or a model file
     #[arg(value_name = "A")]
     a: String,
-    /// Another one
+    /// Another model
     #[arg(value_name = "B")]
     b: String,
     #[command(flatten)]
@@ -64,7 +63,7 @@ struct Version {
     /// The segmentation: price_rating, ...
     #[arg(value_name = "SEGMENTATION")]
     segmentation: String,
-    /// The version; its slice is the one that it was trained on
+    /// The version; it serves the slice that it was trained on
     #[arg(value_name = "VERSION")]
     version: u64,
     #[command(flatten)]

@@ -10,18 +10,18 @@ use crate::config::StoreArgs;
 use crate::model::{ModelRegistry, model_ref};
 use crate::plot;
 
-/// Draw a segmentation: a sample of its records coloured by cluster, as SVG
+/// Plot a segmentation as SVG: a sample of its records, coloured by cluster
 ///
-/// Two features make a scatter with the centroids, one makes a histogram. A heavy-tailed feature gets a logarithmic axis.
+/// Two features give a scatter plot with the centroids, one gives a histogram. A heavy-tailed feature gets a logarithmic axis.
 #[derive(Args)]
 pub struct Plot {
     /// A segmentation, one of its slices, or a version: price_rating, price_rating@2, price_rating@2@5
     #[arg(value_name = "NAME")]
     name: String,
-    /// The file to write the picture to [default: stdout]
+    /// File for the plot [default: stdout]
     #[arg(short, long, env = "TERCILE_OUT", value_name = "FILE")]
     out: Option<OutputFile>,
-    /// One feature or two, for the axes [default: the first two]
+    /// One or two features for the axes [default: the first two]
     #[arg(long, env = "TERCILE_AXES", value_name = "X,Y", value_delimiter = ',', num_args = 1..=2)]
     axes: Vec<String>,
     /// The language of the clusters' names: en, id

@@ -15,37 +15,36 @@ use crate::missing::Missing;
 use crate::model::{ModelRegistry, model_ref};
 use crate::slices::SLICES;
 
-/// Tell the segment of each row
+/// Predict the segment of each row
 ///
-/// Rows come from a file or from stdin, as CSV, TSV, JSON, NDJSON, Arrow or Parquet, and go out the same way with three more
-/// columns: cluster, description, and distance, which is to the centroid in standardised units. Features must be finite
-/// numbers: --missing says what becomes of a row in which one is missing or no number. Any number of rows goes through in
-/// constant memory.
+/// Reads rows from a file or stdin (CSV, TSV, JSON, NDJSON, Arrow or Parquet) and writes them in the same format with three more
+/// columns: cluster, description, and distance to the centroid in standardised units. Features must be finite numbers; --missing
+/// decides about rows in which one is not. Memory is constant, whatever the number of rows.
 #[derive(Args)]
 pub struct Predict {
-    /// The segmentation whose model answers: price_rating, ...
+    /// Segmentation, as in price_rating
     segmentation: String,
     /// The file of rows, a directory, or a quoted pattern of files; - is stdin
     #[arg(value_name = "FILE", default_value = "-")]
     file: PathBuf,
-    /// The slice whose model answers: 1, 2 or 3, the whole stream
+    /// Slice of the model: 1, 2, or 3 (the whole stream)
     #[arg(long, env = "TERCILE_MODEL", value_name = "SLICE", default_value_t = SLICES,
           value_parser = clap::value_parser!(u8).range(1..=i64::from(SLICES)))]
     model: u8,
-    /// The version that answers, whatever serves now, as that model would have
+    /// Version of the model [default: the serving version]
     #[arg(long, env = "TERCILE_AS_OF", value_name = "VERSION", conflicts_with = "model")]
     as_of: Option<u64>,
-    /// The language of descriptions
+    /// Language of the descriptions
     #[arg(long, env = "TERCILE_LANG", value_name = "LANGUAGE", default_value = "en", value_parser = ["en", "id"])]
     lang: String,
-    /// What to do with a row in which a feature is missing or no number; with impute, a fourth column `imputed` names the
-    /// features that took the model's mean
+    /// Policy for rows in which a feature is missing or not a number; with impute, a fourth column `imputed` names the features
+    /// that were replaced by the model's mean
     #[arg(long, env = "TERCILE_MISSING", value_name = "CHOICE", default_value = "refuse")]
     missing: Missing,
-    /// How they go out [default: as the ending of the output's name says, else as they came]
+    /// Output format [default: by the file extension of the output, else the input format]
     #[arg(long, env = "TERCILE_FORMAT", value_name = "FORMAT")]
     format: Option<Format>,
-    /// The file to write to, once all rows are clustered; it may be FILE itself [default: stdout]
+    /// Output file, written after all rows were read; it may be FILE itself [default: stdout]
     #[arg(short, long, env = "TERCILE_OUTPUT", value_name = "FILE")]
     output: Option<OutputFile>,
     #[command(flatten)]

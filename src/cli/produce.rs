@@ -17,15 +17,15 @@ use crate::produce::{self, Options, Pipe};
 
 /// Send a CSV or JSON file to a topic, one JSON object per row
 ///
-/// Values go as they are. A file is read to its end first, and nothing of it is sent if there is a fault in it; rows from a
-/// pipe are sent as they come. Every row is acknowledged by all replicas, or the first that is not is named. Ctrl-C sends
-/// what was read, and says how many rows were acknowledged.
+/// Values are sent unchanged. A file is checked completely before its first row is sent; rows of a pipe are sent as they arrive.
+/// Every row is acknowledged by all replicas, or the error names the first row that was not. After Ctrl-C the rows that were
+/// read are sent, and the number of acknowledged rows is printed.
 #[derive(Args)]
 pub struct Produce {
     /// The file, a directory, or a quoted pattern of files; - is stdin
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Rows a second [default: as fast as it goes]
+    /// Maximum rows per second [default: no limit]
     #[arg(long, env = "TERCILE_RATE", value_name = "N", value_parser = rate)]
     rate: Option<f64>,
     #[command(flatten)]

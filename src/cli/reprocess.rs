@@ -10,8 +10,8 @@ use crate::config::StoreArgs;
 
 /// Parse the unreadable records (dead letters) again
 ///
-/// They are in the store with their bytes and the reason (the columns _raw and _error). After an upgrade that reads more,
-/// this fills in their fields: nothing is lost, no record changes its place, and ingest may go on meanwhile.
+/// The store keeps them with their bytes and the reason (columns _raw and _error). After an upgrade whose parser accepts more,
+/// this command fills in their fields. No record is lost or moved, and ingest can run meanwhile.
 #[derive(Args)]
 pub struct Reprocess {
     #[command(flatten)]

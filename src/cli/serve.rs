@@ -12,7 +12,7 @@ use crate::config::{BindArgs, BodyArgs, GuardArgs, HttpMemoryArgs, HttpSqlArgs, 
 
 /// Serve the API over a store
 ///
-/// Starts on an empty store as well; new models are noticed within a second, whoever trained them.
+/// Also starts on an empty store. New models are loaded within a second, whichever process trained them.
 #[derive(Args)]
 pub struct Serve {
     #[command(flatten)]

@@ -20,24 +20,23 @@ use crate::missing::{self, NotNumbers};
 use crate::sql::header::MAX_K;
 use crate::suggest::{self, Candidate, Suggestion};
 
-/// Try several numbers of clusters on any Parquet or CSV file, and say which fits
+/// Suggest a number of clusters for a Parquet, Arrow, CSV or JSON file
 ///
-/// For each number: the inertia of the best clusters, their silhouette, and their stability, which is how alike the clusters
-/// are that eight seeds find in random halves (mean adjusted Rand index, 1 is always the same). Of more than 5,000 rows,
-/// silhouette and stability are those of a sample, which includes rare clusters and says so. The elbow of
-/// the inertia, the greatest silhouette, and the greatest number within 0.05 of the best stability each pick one; the
-/// recommendation is what two of them pick, and says so where they don't agree.
+/// For each number of clusters: inertia, silhouette, and stability (mean adjusted Rand index between the clusters that eight seeds
+/// find in random halves; 1 means equal). For more than 5,000 rows, silhouette and stability are measured on a sample that
+/// includes rare clusters. The elbow of the inertia, the greatest silhouette, and the greatest number within 0.05 of the best
+/// stability each suggest a number; the recommendation is the one that two of them suggest, and the output says if they disagree.
 #[derive(Args)]
 pub struct SuggestK {
     #[command(flatten)]
     from: FileArgs,
-    /// The fewest clusters to try
+    /// Smallest number of clusters
     #[arg(long, env = "TERCILE_MIN_K", value_name = "N", default_value_t = 2)]
     min_k: usize,
-    /// The most clusters to try
+    /// Largest number of clusters
     #[arg(long, env = "TERCILE_MAX_K", value_name = "N", default_value_t = 10)]
     max_k: usize,
-    /// The file to draw the three curves in, as SVG
+    /// File for a plot of the three curves, as SVG
     #[arg(long, env = "TERCILE_SVG", value_name = "FILE")]
     svg: Option<OutputFile>,
     /// Print the result as JSON

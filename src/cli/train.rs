@@ -16,18 +16,18 @@ use crate::train::{self, Options, Outcome, Progress};
 
 /// Train every segmentation on growing thirds of the stream
 ///
-/// Prints a table of the models that serve now. A model that was trained on just the same before stays as it is.
+/// Prints a table of the serving models. A model is not replaced if it would be trained on the same records and SQL.
 #[derive(Args)]
 pub struct Train {
     /// Print the models as JSON
     #[arg(long, env = "TERCILE_JSON", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     json: bool,
-    /// Memory to keep within, as in 512MB or 2GiB, 256MB or more: rows that need more wait in files (in the store's tmp/) and
-    /// are passed over there [default: half of the memory]
+    /// Memory limit, as in 512MB or 2GiB, at least 256MB: larger data is kept in files in the store's tmp/ (out of core)
+    /// [default: half of the memory]
     #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", value_parser = memory)]
     memory_limit: Option<usize>,
-    /// Seconds that the training may take. Models that were made before it is stopped stay, and serve
+    /// Timeout of the training in seconds; models that were completed before it are kept
     #[arg(long, env = "TERCILE_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
     #[command(flatten)]

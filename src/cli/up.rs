@@ -28,11 +28,11 @@ use crate::printable::shell_word;
 use crate::produce::{self, Options, Replay};
 use crate::train;
 
-/// The whole job: broker, replay, ingest, train, serve
+/// Run the complete pipeline: broker, replay, ingest, training, API
 ///
-/// Starts an embedded broker (or reads from --bootstrap-servers), replays a file into it, stores what arrives, trains,
-/// and serves predictions. Goes on consuming, and trains again as the store grows, until Ctrl-C. A second run on the same
-/// store goes on where the first stopped, and stores nothing twice.
+/// Starts an embedded broker (or reads from --bootstrap-servers), replays a file into it, stores the records, trains models,
+/// and serves predictions. Continues to consume, and trains again as the store grows, until Ctrl-C. A second run on the same
+/// store resumes where the first stopped, and stores no record twice.
 #[derive(Args)]
 pub struct Up {
     /// A CSV or JSON file to replay, a directory or a quoted pattern of files, or - for stdin [default: the shipped sample, with the embedded broker and a store of its own]
@@ -42,7 +42,7 @@ pub struct Up {
     #[arg(long, env = "TERCILE_APPEND", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     append: bool,
-    /// Seconds between two trainings, at least
+    /// Minimum number of seconds between two trainings
     #[arg(long, env = "TERCILE_RETRAIN_EVERY", value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     retrain_every: Duration,
     #[command(flatten)]

@@ -14,16 +14,16 @@ use crate::train::{Options, verify};
 
 /// Train a model again from its receipt, and compare bit for bit
 ///
-/// Reads the records up to the offsets in the receipt, holds the SQL files and the rows against their hashes, trains, and
-/// compares centroids, sizes, inertia and all else that follows from them. Equal is exit 0; else one line says what differs.
-/// On a cluster, or for a model that one trained, numbers are equal to nine digits: verify it with that --engine.
-/// A model of another training method (`method` in its receipt) can't be compared: its rows are checked, and the exit is 1.
+/// Reads the records up to the offsets in the receipt, compares the hashes of the SQL files and of the rows, trains, and compares
+/// centroids, sizes, inertia and the fields derived from them. Exits with 0 if they are equal; otherwise one line names the
+/// difference. A model that was trained on a cluster is equal to nine digits and is verified with the same --engine. Of a model of
+/// another training method (`method` in its receipt) only the rows are compared, and the exit code is 1.
 #[derive(Args)]
 pub struct Verify {
     /// A model file, a segmentation, one of its slices, or a version: price_rating, price_rating@2, price_rating@2@5
     #[arg(value_name = "MODEL")]
     model: String,
-    /// Seconds that it may take
+    /// Timeout in seconds
     #[arg(long, env = "TERCILE_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
     #[command(flatten)]

@@ -27,57 +27,57 @@ const CONCURRENT: u32 = 256;
 /// Keys and limits of the API.
 #[derive(Debug, Clone, Args)]
 pub struct GuardArgs {
-    /// Serve without keys at an address that others can reach
+    /// Serve without API keys at an address that other machines can reach
     #[arg(long, env = "TERCILE_OPEN", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue, conflicts_with = "require_keys")]
     pub open: bool,
-    /// Ask for keys on loopback as well; elsewhere they are asked for anyway
+    /// Require API keys on loopback, too; at other addresses they are always required
     #[arg(long, env = "TERCILE_REQUIRE_KEYS", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     pub require_keys: bool,
-    /// A name in the Host header that is ours, beside loopback's; may be said more than once [default elsewhere: any]
+    /// Accepted value of the Host header, in addition to loopback names; may be repeated [default at other addresses: any]
     #[arg(long, env = "TERCILE_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',')]
     pub allowed_host: Vec<String>,
     #[allow(rustdoc::bare_urls, reason = "it is read at a terminal")]
-    /// An origin whose pages may use the API, as in https://shop.example, or *; may be said more than once [default: none]
+    /// Origin whose pages may use the API (CORS), as in https://shop.example, or *; may be repeated [default: none]
     #[arg(long, env = "TERCILE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub cors_origin: Vec<String>,
-    /// Requests a second for each key, or each address without keys; 0: no limit [default: 1000, on loopback 0]
+    /// Maximum requests per second for each key, or for each address without keys; 0: no limit [default: 1000, on loopback 0]
     #[arg(long, env = "TERCILE_RATE_LIMIT", value_name = "N")]
     pub rate_limit: Option<u32>,
-    /// Requests at the same time for each key, or each address without keys; 0: no limit [default: 256, on loopback 0]
+    /// Maximum concurrent requests for each key, or for each address without keys; 0: no limit [default: 256, on loopback 0]
     #[arg(long, env = "TERCILE_MAX_CONCURRENT", value_name = "N")]
     pub max_concurrent: Option<u32>,
-    /// Bytes of a request's line and headers, at most
+    /// Maximum size in bytes of the request line and headers
     #[arg(long, env = "TERCILE_MAX_HEADER_BYTES", value_name = "N", default_value_t = 16_384,
           value_parser = clap::value_parser!(u32).range(256..=262_144))]
     pub max_header_bytes: u32,
-    /// Seconds that the head of a request may take
+    /// Timeout in seconds for the request line and headers
     #[arg(long, env = "TERCILE_HEADER_TIMEOUT", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub header_timeout: Duration,
-    /// Seconds of waiting for a body in which less than 4 KB a second come
+    /// Timeout in seconds for a request body that arrives at less than 4 KB per second
     #[arg(long, env = "TERCILE_BODY_TIMEOUT", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub body_timeout: Duration,
-    /// Seconds that a connection may be silent between requests, or leave an answer unread
+    /// Idle timeout of a connection in seconds, between requests or while a response is not read
     #[arg(long, env = "TERCILE_IDLE_TIMEOUT", value_name = "SECONDS", default_value = "8", value_parser = seconds)]
     pub idle_timeout: Duration,
-    /// Connections at the same time; beyond that those that were silent for longest are closed
+    /// Maximum number of connections; beyond it the longest-idle connections are closed
     #[arg(long, env = "TERCILE_MAX_CONNECTIONS", value_name = "N", default_value_t = 8192,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
-    /// Seconds after SIGTERM in which readiness is 503 and requests are still taken, for load balancers to notice
+    /// Seconds after SIGTERM during which readiness is 503 and requests are still accepted, so that load balancers notice
     #[arg(long, env = "TERCILE_DRAIN_NOTICE", value_name = "SECONDS", default_value = "0", value_parser = seconds_or_none)]
     pub drain_notice: Duration,
-    /// Seconds that running requests may go on after that
+    /// Grace period in seconds for running requests after that
     #[arg(long, env = "TERCILE_DRAIN", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub drain: Duration,
-    /// A certificate chain in PEM: serve HTTPS; it is read again when it changes
+    /// Certificate chain in PEM, for HTTPS; it is read again when it changes
     #[arg(long, env = "TERCILE_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
-    /// Its private key in PEM
+    /// Private key in PEM
     #[arg(long, env = "TERCILE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// Seconds that a TLS handshake may take
+    /// Timeout of a TLS handshake in seconds
     #[arg(long, env = "TERCILE_HANDSHAKE_TIMEOUT", value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub handshake_timeout: Duration,
 }

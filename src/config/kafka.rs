@@ -78,10 +78,10 @@ pub struct ClientArgs {
     /// A file of settings, key=value: librdkafka's, or the client.properties of a Java client
     #[arg(long, env = "TERCILE_KAFKA_CONFIG", value_name = "FILE")]
     pub kafka_config: Option<PathBuf>,
-    /// One librdkafka setting; may be said more than once, and wins over the file
+    /// One librdkafka setting; may be repeated, and overrides the file
     #[arg(short = 'X', value_name = "KEY=VALUE", value_parser = key_value)]
     pub settings: Vec<(String, String)>,
-    /// Let these settings load libraries and run commands: plugin.library.paths, ssl.engine.*, ssl.providers,
+    /// Accept settings that load libraries or run commands: plugin.library.paths, ssl.engine.*, ssl.providers,
     /// sasl.kerberos.kinit.cmd
     #[arg(long, env = "TERCILE_ALLOW_PLUGINS")]
     pub allow_plugins: bool,

@@ -29,31 +29,31 @@ const BEGINNING: Duration = Duration::from_secs(60);
 
 /// Run an executor of a cluster
 ///
-/// It does what a scheduler deals out to it, until Ctrl-C. It reads and writes the store under the same paths as
-/// whoever asks: a directory that all machines share. Its address is the first line on stdout. A scheduler that goes away is
-/// waited for and joined again, by a port that may be another one and is told again.
+/// It runs the tasks of a scheduler until Ctrl-C. It reads and writes the store under the same paths as its clients: a directory
+/// that all machines share. Its address is the first line on stdout. If the scheduler is unreachable, the executor waits and joins
+/// it again, possibly at another port, which it prints.
 #[derive(Args)]
 pub struct Executor {
     /// The scheduler, as in df://scheduler:50050
     #[arg(long, env = "TERCILE_SCHEDULER", value_name = "ADDRESS")]
     scheduler: Address,
-    /// The address and port to listen at for tasks; port 0 takes a free one
+    /// Address and port for tasks; port 0 selects a free one
     #[arg(long, env = "TERCILE_BIND", value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     bind: SocketAddr,
-    /// The port at which others fetch rows, at the same address; 0 takes a free one
+    /// Port at the same address from which others fetch rows; 0 selects a free one
     #[arg(long, env = "TERCILE_ROWS_PORT", value_name = "PORT", default_value_t = 0)]
     rows_port: u16,
-    /// The name or address that others reach it by [default: that of --bind]
+    /// Name or address at which others reach it [default: that of --bind]
     #[arg(long, env = "TERCILE_ADVERTISE", value_name = "HOST")]
     advertise: Option<String>,
-    /// Tasks at a time [default: as many as there are processors]
+    /// Number of concurrent tasks [default: the number of processors]
     #[arg(long, env = "TERCILE_THREADS", value_name = "N")]
     threads: Option<NonZero<usize>>,
-    /// Memory for what queries keep, as in 512MB or 2GiB, shared by the tasks; beyond it they spill to disk
+    /// Memory limit of queries, as in 512MB or 2GiB, shared by the tasks; beyond it they spill to disk
     /// [default: 0.7 of the memory]
     #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", value_parser = bytes)]
     memory_limit: Option<usize>,
-    /// Where to keep what the stages of a query hand to each other [default: a directory of its own in TMPDIR]
+    /// Directory for intermediate results of queries [default: a new directory in TMPDIR]
     #[arg(long, env = "TERCILE_WORK_DIR", value_name = "DIR")]
     work_dir: Option<PathBuf>,
 }

@@ -10,15 +10,14 @@ use crate::engine::cluster::{environment, serve};
 
 /// Run the scheduler of a cluster
 ///
-/// It takes queries and deals their parts out to executors; it is Apache DataFusion Ballista's, with settings of ours. Its
-/// address for --engine and for executors is the first line on stdout. Who reaches it can run any query that the executors
-/// can: keep it on a network of your own.
+/// It distributes queries to executors (Apache DataFusion Ballista). Its address for --engine and for executors is the first line
+/// on stdout. Anyone who can reach it can run any query that the executors can run: keep it on a private network.
 #[derive(Args)]
 pub struct Scheduler {
-    /// The address and port to listen at; port 0 takes a free one
+    /// Address and port to listen on; port 0 selects a free one
     #[arg(long, env = "TERCILE_BIND", value_name = "ADDRESS", default_value = "127.0.0.1:50050")]
     bind: SocketAddr,
-    /// The name or address that executors reach it by [default: that of --bind]
+    /// Name or address at which executors reach it [default: that of --bind]
     #[arg(long, env = "TERCILE_ADVERTISE", value_name = "HOST")]
     advertise: Option<String>,
 }

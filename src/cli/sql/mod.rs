@@ -34,45 +34,44 @@ use crate::sql::fault::Source;
 
 /// Run SQL over the store, or open a shell
 ///
-/// The tables are records, as they came, and every view of the SQL files: products, slices, the segmentations, the
-/// reports. Without FILE and -c, statements are read from stdin, which at a terminal is a shell. The first statement that
-/// fails ends the run.
+/// The tables are `records` (the raw records) and the views of the SQL files: products, slices, segmentations, reports. Without
+/// FILE and -c, statements are read from stdin; at a terminal, a shell is opened. The first statement that fails ends the run.
 #[derive(Args)]
 #[command(group(ArgGroup::new("what").args(["files", "command", "diff"])))]
 pub struct Sql {
     /// Files of SQL statements and dot commands; - is stdin
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Statements
+    /// SQL statements to run
     #[arg(short, long, env = "TERCILE_COMMAND", value_name = "SQL")]
     command: Option<String>,
-    /// Show what an edited SQL file would change: rows, columns, values, and the views that stand on it
+    /// Show the effect of an edited SQL file: changed rows, columns and values, and the views that depend on it
     #[arg(long, env = "TERCILE_DIFF", value_name = "FILE")]
     diff: Option<PathBuf>,
-    /// The format of results [default: as the ending of the output's name says, else table]
+    /// Format of results [default: by the file extension of the output, else table]
     #[arg(short, long, env = "TERCILE_FORMAT", value_name = "FORMAT")]
     format: Option<Format>,
-    /// The file to write results to, once all statements succeeded [default: stdout]
+    /// Output file, written after all statements succeeded [default: stdout]
     #[arg(short, long, env = "TERCILE_OUTPUT", value_name = "FILE")]
     output: Option<OutputFile>,
-    /// A value for $NAME in the SQL: a number, true, false, null, or text; may be said more than once
+    /// Value for $NAME in the SQL: a number, true, false, null, or text; may be repeated
     #[arg(long = "param", env = "TERCILE_PARAM", value_name = "NAME=VALUE", value_parser = Param::parse)]
     params: Vec<Param>,
-    /// A Parquet, Arrow, CSV or JSON file as a table; may be given more than once
+    /// A Parquet, Arrow, CSV or JSON file as a table; may be repeated
     #[arg(long = "table", env = "TERCILE_TABLE", value_name = "NAME=FILE", value_parser = TableFile::parse)]
     tables: Vec<TableFile>,
-    /// Rows of a table, at most; 0: all of them [default: 50 at a terminal, else 0]
+    /// Maximum number of printed rows; 0: no limit [default: 50 at a terminal, else 0]
     #[arg(long, env = "TERCILE_MAX_ROWS", value_name = "N")]
     max_rows: Option<usize>,
-    /// Say on stderr how long each statement took
+    /// Print the duration of each statement on stderr
     #[arg(long, env = "TERCILE_TIMER", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     timer: bool,
-    /// Seconds that a statement may take
+    /// Timeout of a statement in seconds
     #[arg(long, env = "TERCILE_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
-    /// Memory for what queries keep, as in 512MB or 2GiB; beyond it they spill to disk, or fail. On a cluster it is the
-    /// executors' to say
+    /// Memory limit of queries, as in 512MB or 2GiB; beyond it they spill to disk, or fail. On a cluster, the executors have the
+    /// limit
     #[arg(long, env = "TERCILE_MEMORY_LIMIT", value_name = "SIZE", value_parser = bytes)]
     memory_limit: Option<usize>,
     #[command(flatten)]
