@@ -15,7 +15,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use tercile::sql::Files;
-use tercile_sample::{Generator, ndjson_row};
+use tercile_sample::{COLUMNS, Generator, ndjson_row};
 use tercile_store::batch::{Batch, Record};
 use tercile_store::record;
 use tercile_store::{Published, Store};
@@ -58,7 +58,7 @@ fn ready(rows: usize, small: bool) -> Result<RecordBatch, Box<dyn Error>> {
             )
         } else {
             let mut line = Vec::new();
-            ndjson_row(&generator.next_row(), &mut line);
+            ndjson_row(&COLUMNS, &generator.next_row(), &mut line);
             String::from_utf8(line)?
         };
         let record = Record {

@@ -23,6 +23,7 @@ mod segmentations;
 mod sized_store;
 mod slice_cuts;
 mod spill;
+mod tombstones;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -326,6 +327,7 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
     for function in segment::functions(limits.models.as_ref(), !limits.confined) {
         ctx.register_udf(function);
     }
+    tombstones::functions().into_iter().for_each(|function| ctx.register_udf(function));
     let members = members::MembersFunction::of(limits.models.as_ref(), !limits.confined);
     ctx.register_udtf(members::NAME, Arc::new(members));
     Ok(ctx)

@@ -8,7 +8,7 @@ use common::Place;
 use crate::common;
 
 /// The fenced blocks of a page with a mark `<!-- … -->` on the previous line: mark and content, in order.
-fn blocks(page: &str) -> Vec<(String, String)> {
+pub fn blocks(page: &str) -> Vec<(String, String)> {
     let lines: Vec<&str> = page.lines().collect();
     let mut found = Vec::new();
     for (i, line) in lines.iter().enumerate() {
@@ -21,7 +21,7 @@ fn blocks(page: &str) -> Vec<(String, String)> {
 }
 
 /// Splits a command into words like a shell, including single quotes.
-fn words(command: &str) -> Vec<String> {
+pub fn words(command: &str) -> Vec<String> {
     command
         .trim()
         .split('\'')

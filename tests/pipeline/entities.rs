@@ -145,3 +145,67 @@ async fn a_slice_knows_what_was_known_then() {
         }
     }
 }
+
+/// The query of `docs/entities.md` for the latest state of each key, with late records, deletions and keys of any bytes.
+#[tokio::test]
+async fn the_latest_state_of_each_key_has_deletions_applied() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/entities.md")).unwrap();
+    let blocks = super::another_shop::blocks(&page);
+    let (_, sql) = blocks.iter().find(|(mark, _)| mark == "file: latest.sql").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("00_records.sql"), "CREATE TABLE records (spent TEXT)").unwrap();
+    std::fs::write(dir.path().join("30_latest.sql"), format!("-- k: 1\n-- entity: customer_id\n\n{sql}")).unwrap();
+    let files = Files::load(Some(dir.path())).unwrap();
+    for seed in 0..20 {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let mut below = |n: u64| rng.next_u64() % n;
+        let store_dir = tempfile::tempdir().unwrap();
+        let store = Store::open(store_dir.path()).unwrap();
+        store.claim("t", "id", 2).unwrap();
+        let mut all = Vec::new();
+        for partition in 0..2 {
+            let log = store.log("t", partition);
+            log.begin(0).unwrap();
+            let mut batch = Batch::new(partition, &files.fields);
+            for offset in 0..40 {
+                let timestamp = (below(8) > 0).then(|| below(30) as i64);
+                let key = format!("k{}", below(12));
+                let value = match below(4) {
+                    0 => None,
+                    1 => Some("garbage".to_owned()),
+                    _ => Some(serde_json::json!({ "spent": offset.to_string() }).to_string()),
+                };
+                let payload = value.as_deref().map(str::as_bytes);
+                let record = Record { offset, timestamp, key: Some(key.as_bytes()), payload };
+                let decoded = record::decode(payload, &files.fields);
+                batch.push(&record, std::iter::empty(), &decoded, Instant::now());
+                all.push((timestamp, partition, offset, key, value));
+            }
+            let ready = batch.take().unwrap().unwrap();
+            assert!(matches!(log.publish(&ready.records, 0, ready.next).unwrap(), Published::File(_)));
+        }
+        all.sort();
+        let mut expected: BTreeMap<String, f64> = BTreeMap::new();
+        for (_, _, offset, key, value) in all {
+            match value.as_deref() {
+                None => drop(expected.remove(&key)),
+                // What cannot be read changes nothing.
+                Some("garbage") => {}
+                Some(_) => drop(expected.insert(key, offset as f64)),
+            }
+        }
+        let ctx = engine::open(&store.snapshot().unwrap(), &files).await.unwrap();
+        assert_eq!(engine::segmentations(&ctx, &files).await.unwrap()[0].warnings, Vec::<String>::new());
+        let batch = engine::collect(&ctx, "SELECT * FROM latest").await.unwrap();
+        let keys =
+            datafusion::arrow::compute::cast(batch.column(0), &datafusion::arrow::datatypes::DataType::Utf8).unwrap();
+        let spent = batch.column(1).as_primitive::<Float64Type>();
+        let found: BTreeMap<String, f64> = (0..batch.num_rows())
+            .map(|row| (keys.as_string::<i32>().value(row).to_owned(), spent.value(row)))
+            .collect();
+        assert_eq!(found, expected, "seed {seed}");
+        let told = "SELECT is_tombstone('a tombstone: x') AND is_tombstone('tombstone: x') AND NOT is_tombstone('bad') AND NOT is_tombstone(NULL) AS told, key_text(decode('ff', 'hex')) IS NULL AS none";
+        let told = engine::collect(&ctx, told).await.unwrap();
+        assert!(told.column(0).as_boolean().value(0) && told.column(1).as_boolean().value(0));
+    }
+}

@@ -175,7 +175,7 @@ async fn every_message_that_cannot_be_read_is_accounted_for() {
     let (place, topic) = (Place::new(), topic("unreadable"));
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(200), "]".repeat(200));
     let kinds: [(Option<&[u8]>, &str); 8] = [
-        (None, "a tombstone"),
+        (None, "tombstone"),
         (Some(b""), "empty"),
         (Some(b"{\"product_id\":\"\xff\"}"), "bad UTF-8 at byte 15"),
         (Some(b"[{}]"), "not a JSON object but an array"),

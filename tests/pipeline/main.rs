@@ -20,6 +20,7 @@ mod init;
 mod kafka;
 mod mixed_ingest;
 mod objects;
+mod orders;
 mod slices;
 mod store_sources;
 mod topic_restored;

@@ -207,7 +207,7 @@ _offset,_key,product_id,_extra,_error,bytes
 1467,,,,bad UTF-8 at byte 15,18
 1468,,,,nested deeper than 127,406
 1469,,,,empty: the message has a value of no bytes,0
-1470,,,,a tombstone: the message has no value,
+1470,,,,tombstone: the message has no value,
 ";
     assert_eq!(csv, expected);
     // Less than ten percent new records: no training. With ten percent, all models are trained again and served immediately.

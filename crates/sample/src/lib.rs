@@ -10,8 +10,11 @@
 
 #![warn(missing_docs)]
 
+mod orders;
 #[rustfmt::skip]
 mod words;
+
+pub use orders::{ORDER_COLUMNS, Orders};
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
@@ -327,7 +330,7 @@ pub fn csv_header(out: &mut Vec<u8>) {
 }
 
 /// Appends one CSV record (RFC 4180, terminated by `\n`), quoted only where needed.
-pub fn csv_row(fields: &[&str; 16], out: &mut Vec<u8>) {
+pub fn csv_row(fields: &[&str], out: &mut Vec<u8>) {
     for (i, field) in fields.iter().enumerate() {
         if i > 0 {
             out.push(b',');
@@ -350,8 +353,8 @@ pub fn csv_row(fields: &[&str; 16], out: &mut Vec<u8>) {
 }
 
 /// Appends one JSON object whose values are all strings, and a newline.
-pub fn ndjson_row(fields: &[&str; 16], out: &mut Vec<u8>) {
-    for (i, (name, field)) in COLUMNS.iter().zip(fields).enumerate() {
+pub fn ndjson_row(columns: &[&str], fields: &[&str], out: &mut Vec<u8>) {
+    for (i, (name, field)) in columns.iter().zip(fields).enumerate() {
         out.extend_from_slice(if i == 0 { b"{\"" } else { b",\"" });
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(b"\":\"");
@@ -491,7 +494,7 @@ mod tests {
         for row in &rows {
             assert_eq!(records.next().unwrap().unwrap(), row[..]);
             let mut json = Vec::new();
-            ndjson_row(&row.each_ref().map(String::as_str), &mut json);
+            ndjson_row(&COLUMNS, &row.each_ref().map(String::as_str), &mut json);
             assert_eq!(json.iter().position(|&b| b == b'\n'), Some(json.len() - 1));
             let object: serde_json::Value = serde_json::from_slice(&json).unwrap();
             assert_eq!(COLUMNS.map(|name| object[name].as_str().unwrap()), *row);

@@ -60,7 +60,7 @@ pub struct Decoded<'a> {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
     /// The message has no value.
-    #[error("a tombstone: the message has no value")]
+    #[error("tombstone: the message has no value")]
     Tombstone,
     /// The value has no bytes.
     #[error("empty: the message has a value of no bytes")]
