@@ -10,7 +10,7 @@ use common::{Ended, Place, Running, files};
 use crate::common;
 
 /// Number of records in the topic.
-pub(super) const ROWS: i64 = 1_500;
+pub(super) const ROWS: i64 = 1_000;
 
 /// A broker with a topic of two partitions, and a store with all its records.
 pub(super) struct Fed {
