@@ -8,7 +8,7 @@
 mod sequential;
 
 use std::fs::File;
-use std::io::{self, Read, Seek as _};
+use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -29,7 +29,7 @@ use crate::file_format::Format;
 use crate::files::{self, Options, Source};
 use crate::missing::{Gaps, Missing, Place, Policy, Value, cleaning, shortened};
 use crate::printable::shell_word;
-use crate::spool::unnamed_file;
+use crate::spool::spooled;
 use crate::sql::identifier;
 
 /// Rows per decoded batch.
@@ -233,12 +233,12 @@ fn every_row(input: &Input, names: &[String], policy: Policy, threads: usize, sp
             _ => parquet((&opened.path, &opened.path), names, policy, (threads, space)),
         },
         Format::Parquet => {
-            let copy = copied(opened.input).map_err(io)?;
+            let copy = spooled(opened.input).map_err(io)?;
             let path = PathBuf::from(format!("/proc/self/fd/{}", copy.as_raw_fd()));
             parquet((&opened.path, &path), names, policy, (threads, space))
         }
         Format::Feather => {
-            let (path, copy) = (opened.path.clone(), copied(opened.input).map_err(io)?);
+            let (path, copy) = (opened.path.clone(), spooled(opened.input).map_err(io)?);
             let arrow = |source| Error::Arrow { path: path.clone(), name: "the schema".to_owned(), source };
             let reader = FileReader::try_new(copy, None).map_err(arrow)?;
             sequential::arrow((&path, &reader.schema()), reader, names, policy, space)
@@ -252,14 +252,6 @@ fn every_row(input: &Input, names: &[String], policy: Policy, threads: usize, sp
         Format::Csv | Format::Tsv => sequential::csv(opened, names, policy, space),
         Format::Json | Format::Ndjson => sequential::json(opened, names, policy, space),
     }
-}
-
-/// Copies a stream to an unnamed temporary file, for formats whose metadata is at the end.
-fn copied(mut input: impl Read) -> io::Result<File> {
-    let mut file = unnamed_file()?;
-    io::copy(&mut input, &mut file)?;
-    file.rewind()?;
-    Ok(file)
 }
 
 /// One column of one row group, and the destination of its values.

@@ -1,7 +1,7 @@
 //! Unnamed temporary files, for data that exceeds memory.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Creates a temporary file that is deleted when closed.
@@ -14,5 +14,16 @@ pub fn unnamed_file() -> io::Result<File> {
     let path = std::env::temp_dir().join(format!("tercile-{}-{number}", std::process::id()));
     let file = File::options().read(true).write(true).create_new(true).open(&path)?;
     std::fs::remove_file(&path)?;
+    Ok(file)
+}
+
+/// Copies a stream to an unnamed temporary file, for formats whose metadata is at the end. The file is at its start.
+///
+/// # Errors
+/// If the stream cannot be read or the file cannot be written.
+pub fn spooled(mut input: impl Read) -> io::Result<File> {
+    let mut file = unnamed_file()?;
+    io::copy(&mut input, &mut file)?;
+    file.rewind()?;
     Ok(file)
 }

@@ -109,7 +109,7 @@ const TIMES: [(&str, &str); 4] =
 const IN_USE: [(&str, &str); 5] =
     [("version", "1"), ("job", "1"), ("name", "\"price_rating\""), ("slice", "3"), ("limit", "50")];
 
-/// The same of operations on members, as in the test of the examples.
+/// Parameters of operations on members, in the examples and in their test.
 const MEMBERS_IN_USE: [(&str, &str); 3] = [("name", "\"latest\""), ("key", "\"B0YG9IDWN7\""), ("cluster", "1")];
 
 /// Headers that a response always has where the document names them.

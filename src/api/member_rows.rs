@@ -124,7 +124,7 @@ pub fn keys_of(body: &[u8], entity: &[String]) -> Result<Vec<Vec<String>>, Probl
     keys.into_iter().enumerate().map(row).collect()
 }
 
-/// What is needed to show members of a model.
+/// The parts of a model that the representation of its members needs.
 pub struct Shape<'a> {
     model: &'a Model,
     descriptions: Vec<&'a str>,

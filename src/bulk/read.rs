@@ -1,7 +1,6 @@
 //! Reader that splits bytes of any supported format into blocks of rows.
 
-use std::fs::File;
-use std::io::{self, Cursor, Read, Seek as _, SeekFrom};
+use std::io::{self, Cursor, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,7 +14,7 @@ use super::arrow::Batches;
 use super::{At, Block, Carried, Error, Format, Keep, Limits, Meter, Unmetered, Wanted, json};
 use crate::files::{self, CsvRecords, Fault, Opened, Splitter, decimal_point};
 use crate::missing::{Gaps, Missing, Value};
-use crate::spool::unnamed_file;
+use crate::spool::spooled;
 
 /// Maximum rows of a block of JSON objects.
 const ROWS: usize = 8192;
@@ -239,14 +238,6 @@ fn recognise(head: &[u8]) -> Format {
         _ if header.contains(&b'\t') && !header.contains(&b',') => Format::Tsv,
         _ => Format::Csv,
     }
-}
-
-/// Copies the input to an unnamed temporary file, for formats whose metadata is at the end.
-fn spooled(mut input: impl Read) -> Result<File, Error> {
-    let mut file = unnamed_file()?;
-    io::copy(&mut input, &mut file)?;
-    file.seek(SeekFrom::Start(0))?;
-    Ok(file)
 }
 
 /// Reader that fails when more than `limit` bytes were read since `unused` was last reset.

@@ -76,7 +76,7 @@ struct DiffArgs {
 
 #[derive(Args)]
 struct Out {
-    /// How to print them [default: as the ending of the output's name says, else a table]
+    /// Output format [default: by the file extension of the output, else a table]
     #[arg(short, long, env = "TERCILE_FORMAT", value_name = "FORMAT")]
     format: Option<Format>,
     /// The file to write to, once all are written [default: stdout]

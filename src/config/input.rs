@@ -6,7 +6,7 @@ use encoding_rs::Encoding;
 use crate::file_format::Format;
 use crate::files::{Header, Options};
 
-/// How input files are written. What is not given is detected, and reported in one line if it is not plain CSV.
+/// Format and dialect of input files. Settings that are not given are detected; a dialect other than plain CSV is reported.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Input files")]
 pub struct InputArgs {

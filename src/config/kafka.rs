@@ -72,7 +72,7 @@ impl MaybeKafkaArgs {
     }
 }
 
-/// How to talk to a Kafka.
+/// Connection settings of Kafka clients.
 #[derive(Debug, Clone, Args)]
 pub struct ClientArgs {
     /// A file of settings, key=value: librdkafka's, or the client.properties of a Java client

@@ -21,7 +21,7 @@ use tokio::sync::mpsc::Sender;
 
 use crate::file_format::Format;
 use crate::files::{self, CsvRecords, Error, Fault, Opened, Options, Seen, Source, Splitter, Type, decimal_point};
-use crate::spool::unnamed_file;
+use crate::spool::spooled;
 
 /// Rows per batch.
 const ROWS: usize = 8192;
@@ -121,13 +121,7 @@ fn arrow_batches(opened: Opened) -> std::result::Result<(SchemaRef, Batches), Er
         let reader = StreamReader::try_new(opened.input, None).map_err(|error| fault(error.to_string()))?;
         return Ok((reader.schema(), Box::new(reader)));
     }
-    let copy = || {
-        let mut file = unnamed_file()?;
-        std::io::copy(&mut { opened.input }, &mut file)?;
-        std::io::Seek::rewind(&mut file)?;
-        Ok(file)
-    };
-    let file = copy().map_err(|error| Fault::Io(error).at(&path))?;
+    let file = spooled(opened.input).map_err(|error| Fault::Io(error).at(&path))?;
     let reader = FileReader::try_new(file, None).map_err(|error| fault(error.to_string()))?;
     Ok((reader.schema(), Box::new(reader)))
 }

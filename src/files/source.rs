@@ -10,7 +10,7 @@ use tercile_sample as generate;
 
 use super::{Error, Fault};
 use crate::file_format;
-use crate::spool::unnamed_file;
+use crate::spool::spooled;
 
 /// The source of the rows.
 #[derive(Debug, Clone)]
@@ -108,12 +108,7 @@ impl Source {
             return Ok(self);
         }
         let name = self.name();
-        let copy = || {
-            let mut file = unnamed_file()?;
-            io::copy(&mut self.bytes()?, &mut file)?;
-            Ok(file)
-        };
-        let file = copy().map_err(|error| Fault::Io(error).at(&name))?;
+        let file = self.bytes().and_then(spooled).map_err(|error| Fault::Io(error).at(&name))?;
         Ok(Self::Copied { name, file: Arc::new(file) })
     }
 

@@ -17,8 +17,8 @@ use super::plan::{LocalFunctions, Planner};
 
 /// Bytes of a message: a plan names every file of the store, some 200 bytes each.
 pub(super) const MESSAGE: u32 = 256 << 20;
-/// How what stages hand to each other is compressed. Numbers gain little by it, and a network that is slower than the
-/// compression is rare where many machines stand together.
+/// Compression of data that is exchanged between stages. Columns of numbers compress badly, and networks within a cluster are
+/// usually faster than the compression.
 const SHUFFLED: (&str, &str) = (BALLISTA_SHUFFLE_COMPRESSION_CODEC, "none");
 
 /// A session whose queries run on the cluster of this scheduler.

@@ -336,7 +336,7 @@ mod tests {
             let cut = lines(&whole[..length], path.clone());
             assert!(cut.is_err() || whole[..length].ends_with(b"\n"), "{length}");
         }
-        // Compaction restores what is damaged from the mark, and the grace period begins again.
+        // Compaction restores the damaged file from the mark, and the grace period begins again.
         std::fs::write(&path, &whole[..whole.len() - 5]).unwrap();
         assert_eq!(log.compact(&policy(None, None, DAY)).unwrap().deleted, 0);
         assert_eq!(log.read_expired().unwrap(), Some(20));

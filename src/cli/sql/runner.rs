@@ -45,7 +45,7 @@ pub struct Settings {
     /// `None` is stdout.
     pub output: Option<Output>,
     pub params: BTreeMap<String, ScalarValue>,
-    /// How the files of `--table` are written.
+    /// Format and dialect of the files of `--table`.
     pub input: files::Options,
     /// Maximum number of table rows; 0 means unlimited.
     pub max_rows: usize,
