@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
-use tercile_kafka::broker::Group;
+use tercile_kafka::broker::{Bound, Group};
 use tercile_kafka::ingest::{self, Control, Job, Progress, Summary};
 use tercile_store::record::Json;
 
@@ -44,6 +44,10 @@ pub struct Ingest {
     /// Maximum number of seconds between two polls before a worker loses its partitions [default: 300]
     #[arg(long, env = "TERCILE_MAX_POLL_INTERVAL", value_name = "SECONDS", value_parser = seconds)]
     max_poll_interval: Option<Duration>,
+    /// Where a store without records begins to read: earliest, latest, or a time such as 2024-05-01T10:00:00+02:00 (UTC where no
+    /// zone is given), compared with the timestamps of Kafka [default: earliest]
+    #[arg(long, env = "TERCILE_FROM", value_name = "WHERE", value_parser = from)]
+    from: Option<Bound>,
     /// Continue after a gap: records that were deleted from the topic before they could be read
     #[arg(long, env = "TERCILE_ACCEPT_GAP", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
@@ -107,6 +111,7 @@ impl Ingest {
                 session_timeout: self.session_timeout,
                 max_poll_interval: self.max_poll_interval,
             }),
+            from: self.from,
             accept_gap: self.accept_gap,
             roll: self.roll.policy(false),
             upkeep: self.batch.upkeep,
@@ -135,6 +140,18 @@ impl Ingest {
         let summary = ended?;
         report(&summary);
         Ok(if summary.gaps.is_empty() { Done::Well } else { Done::With(4) })
+    }
+}
+
+/// A position in a topic: a word, or a time by the rules of `to_datetime`.
+pub(super) fn from(text: &str) -> Result<Bound, String> {
+    match text {
+        "earliest" => Ok(Bound::Earliest),
+        "latest" => Ok(Bound::Latest),
+        // Kafka takes negative times for words.
+        time => crate::value::time::time(time, None)
+            .map(|micros| Bound::At(micros.div_euclid(1_000).max(0)))
+            .ok_or_else(|| "expected earliest, latest, or a time such as 2024-05-01T10:00:00+02:00".to_owned()),
     }
 }
 

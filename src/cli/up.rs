@@ -12,16 +12,16 @@ use anyhow::Context as _;
 use clap::Args;
 use replayed_file::File;
 use tercile_kafka::broker::embedded::Backlog;
-use tercile_kafka::broker::{Acknowledged, Cluster, Embedded, Producer};
+use tercile_kafka::broker::{Acknowledged, Bound, Cluster, Embedded, Producer};
 use tercile_kafka::ingest::{Control, Job};
 use tercile_store::record::Json;
 use tercile_store::{EMBEDDED, Source, Store};
 
-use super::{Done, Stop, Terminal, count, example_request, ingest, serve, thousands, train as tables};
+use super::{Done, Stop, Terminal, Usage, count, example_request, ingest, serve, thousands, train as tables};
 use crate::api::{self, State, budget::Budget, live::ModelCache, live::Models};
 use crate::config::{
-    BatchArgs, BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, InputArgs, MaybeKafkaArgs, RollArgs, SqlArgs, StoreArgs,
-    TopicArgs, TrainingArgs, seconds,
+    BatchArgs, BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, InputArgs, MaybeKafkaArgs, RollArgs, SqlArgs,
+    StoreArgs, TopicArgs, TrainingArgs, seconds,
 };
 use crate::files::Rows;
 use crate::printable::shell_word;
@@ -42,6 +42,10 @@ pub struct Up {
     #[arg(long, env = "TERCILE_APPEND", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     append: bool,
+    /// Where a store without records begins to read a topic of --bootstrap-servers: earliest, latest, or a time such as
+    /// 2024-05-01T10:00:00+02:00 (UTC where no zone is given), compared with the timestamps of Kafka [default: earliest]
+    #[arg(long, env = "TERCILE_FROM", value_name = "WHERE", value_parser = ingest::from)]
+    from: Option<Bound>,
     /// Minimum number of seconds between two trainings
     #[arg(long, env = "TERCILE_RETRAIN_EVERY", value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     retrain_every: Duration,
@@ -87,6 +91,11 @@ struct Stream {
 
 impl Up {
     pub async fn run(self, terminal: &Terminal, mut stop: Stop) -> anyhow::Result<Done> {
+        if self.from.is_some() && !self.kafka.is_given()? {
+            return Err(
+                Usage("--from is for a topic of a Kafka; add --bootstrap-servers, or leave it out".to_owned()).into()
+            );
+        }
         let files = self.sql.load()?;
         let store = self.store.open()?;
         let guard = self.guard.guard(self.bind.bind, &store)?;
@@ -116,6 +125,7 @@ impl Up {
             memory: self.batch.memory_limit.saturating_sub(self.batch.http_memory()).max(1),
             until_end: false,
             group: None,
+            from: self.from,
             accept_gap: false,
             roll: self.roll.policy(false),
             upkeep: self.batch.upkeep,

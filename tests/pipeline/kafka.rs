@@ -13,7 +13,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use crate::common;
 
 /// An unused topic name.
-fn topic(what: &str) -> String {
+pub(super) fn topic(what: &str) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     format!("{what}-{}-{}", std::process::id(), now.as_nanos())
 }
@@ -154,11 +154,11 @@ fn a_row_over_5_mib_is_stored_and_an_aborted_transaction_is_not() {
     assert_eq!(csv, "_offset,product_id,n\n0,a,\n1,,6291456\n4,committed,\n");
 }
 
-fn producer(servers: &str) -> BaseProducer {
+pub(super) fn producer(servers: &str) -> BaseProducer {
     ClientConfig::new().set("bootstrap.servers", servers).create().unwrap()
 }
 
-fn admin(servers: &str) -> AdminClient<DefaultClientContext> {
+pub(super) fn admin(servers: &str) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", servers).create().unwrap()
 }
 

@@ -24,4 +24,5 @@ mod orders;
 mod slices;
 mod store_sources;
 mod topic_restored;
+mod topics;
 mod up;

@@ -92,6 +92,8 @@ pub struct Job {
     pub until_end: bool,
     /// Share the topic with the other members of a group instead of reading all of it.
     pub group: Option<Group>,
+    /// Where a store without records begins to read; the earliest record if `None`.
+    pub from: Option<Bound>,
     /// Continue after a gap instead of halting the partition.
     pub accept_gap: bool,
     /// Compaction and retention policy during the ingest.
@@ -113,6 +115,9 @@ type Skips = BTreeMap<i32, i64>;
 /// # Errors
 /// On a permanent error of the broker, or an error of the store that a retry cannot fix.
 pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
+    if let Some(from) = job.from {
+        begin(job, from)?;
+    }
     let mut skips = Skips::new();
     let mut partitions = job.partitions;
     let mut begun = false;
@@ -158,6 +163,38 @@ pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
         }
     };
     Ok(control.progress.summary(gaps))
+}
+
+/// Begins the logs of a store without records at this position. Logs that have begun stay as they are: of several workers the first
+/// decides.
+fn begin(job: &Job, from: Bound) -> Result<(), Error> {
+    let Job { store, cluster, topic, partitions, .. } = job;
+    // The last partition first. Where it has begun, a lower one without a start was left by a worker that began at the same time
+    // or was interrupted. A higher one is new, and its records are wanted from the first.
+    let (mut missing, mut stored) = (Vec::new(), false);
+    for partition in (0..*partitions).rev() {
+        let log = store.log(topic, partition);
+        match log.first()? {
+            None => missing.push(partition),
+            // A damaged file has records, too, and is reported by the reader.
+            Some(first) => stored |= !matches!(log.next(), Ok(Some(next)) if next == first),
+        }
+    }
+    let highest = (0..*partitions).rev().find(|partition| !missing.contains(partition));
+    if let Some(highest) = highest {
+        missing.retain(|partition| !stored && *partition < highest);
+        if missing.is_empty() {
+            let root = store.root().display();
+            tracing::info!("the store {root} has begun: reading goes on where it ends, and --from is not used");
+        }
+    }
+    let offsets = if missing.is_empty() { BTreeMap::new() } else { cluster.offsets(topic, &missing, from)? };
+    for partition in missing {
+        if let Some(&offset) = offsets.get(&partition) {
+            store.log(topic, partition).begin(offset)?;
+        }
+    }
+    Ok(())
 }
 
 /// Warns, once in ten minutes, that another process stores the same partition.

@@ -18,13 +18,16 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
-/// An end of a partition.
+/// A position in a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
     /// The offset of the first record that the broker holds.
     Earliest,
     /// The offset that the next record will get; with open transactions, the offset of the first undecided record.
     Latest,
+    /// The offset of the first record with this timestamp or a later one, in milliseconds since 1970; the latest offset if there is
+    /// none.
+    At(i64),
 }
 
 /// Per partition its offset, or the broker's error code.
@@ -71,8 +74,29 @@ unsafe fn request<C: ClientContext>(
     }
 }
 
-/// The earliest or latest offsets of all `partitions`, in one request per broker.
+/// The offsets of all `partitions` at this position, in one request per broker; two for [`Bound::At`].
 pub(super) fn offsets<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    partitions: &[i32],
+    bound: Bound,
+    timeout: Duration,
+) -> Result<Offsets, KafkaError> {
+    let Bound::At(_) = bound else { return list_offsets(client, topic, partitions, bound, timeout) };
+    // The ends first: a record that arrives between the requests must not be passed over.
+    let ends = list_offsets(client, topic, partitions, Bound::Latest, timeout)?;
+    let mut found = list_offsets(client, topic, partitions, bound, timeout)?;
+    for (partition, answer) in &mut found {
+        if *answer == Err(RDKafkaErrorCode::OffsetNotAvailable)
+            && let Some(end) = ends.get(partition)
+        {
+            answer.clone_from(end);
+        }
+    }
+    Ok(found)
+}
+
+fn list_offsets<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
     partitions: &[i32],
@@ -86,6 +110,8 @@ pub(super) fn offsets<C: ClientContext>(
     let wanted = match bound {
         Bound::Earliest => Offset::Beginning,
         Bound::Latest => Offset::End,
+        // The request has a timestamp in this place.
+        Bound::At(millis) => Offset::Offset(millis),
     };
     for &partition in partitions {
         list.add_partition_offset(topic, partition, wanted)?;

@@ -224,7 +224,7 @@ impl Cluster {
         Ok(id.is_some_and(|id| id.starts_with(EMBEDDED_CLUSTER)))
     }
 
-    /// The earliest or latest offset of each partition, in one request per broker, over a new connection.
+    /// The offset of each partition at this position, over a new connection.
     ///
     /// # Errors
     /// Transient errors are retried within the timeout.
