@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::TypedValueParser as _;
 pub use guard::GuardArgs;
-pub use input::InputArgs;
+pub use input::{InputArgs, KeyArgs};
 pub use kafka::{KafkaArgs, MaybeKafkaArgs};
 use tercile_store::batch::Limits;
 use tercile_store::{self as store, Policy, RetentionPolicy, Store};

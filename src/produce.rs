@@ -1,5 +1,6 @@
 //! Sends the rows of a file or of a pipe to a topic, in order.
 
+mod key;
 mod pipe;
 
 use std::fmt;
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+pub use key::Key;
 pub use pipe::Pipe;
 use tercile_kafka::broker::embedded::Backlog;
 use tercile_kafka::broker::{self, Acknowledged, Producer, Row};
@@ -128,6 +130,8 @@ pub struct Replay<'a> {
 pub struct Options<'a> {
     /// Rows per second; unlimited if `None`.
     pub rate: Option<f64>,
+    /// The field whose text is the key; `None` for records without a key.
+    pub key: Option<&'a Key>,
     pub replay: Option<Replay<'a>>,
 }
 
@@ -196,13 +200,20 @@ fn feed_all(
         };
         let number = row;
         row += 1;
+        if let Some(key) = options.key
+            && number == 0
+        {
+            key.admit_first(&json, line).map_err(|fault| Fault::Rows(fault.at(&feed.name())))?;
+        }
         let mut mark = None;
+        let skipped = options.replay.as_ref().is_some_and(|replay| replay.stored.contains(number));
+        if skipped {
+            continue;
+        }
+        let key = options.key.and_then(|key| key.of(&json));
         if let Some(replay) = &options.replay {
-            if replay.stored.contains(number) {
-                continue;
-            }
             if let Some(backlog) = replay.backlog
-                && !backlog.enter(json.len())
+                && !backlog.enter(json.len() + key.as_ref().map_or(0, String::len))
             {
                 break;
             }
@@ -213,7 +224,7 @@ fn feed_all(
         {
             break;
         }
-        let record = Row { payload: json.as_bytes(), line, replay: mark };
+        let record = Row { payload: json.as_bytes(), key: key.as_ref().map(String::as_bytes), line, replay: mark };
         if !producer.send(record, stop).map_err(|source| Fault::Row { line, source })? {
             break;
         }

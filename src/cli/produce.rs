@@ -11,9 +11,9 @@ use tercile_kafka::broker::embedded::PARTITION_LIMIT;
 use tercile_kafka::broker::{Acknowledged, Cluster, Producer};
 
 use super::{Done, Stop, Terminal, count, thousands};
-use crate::config::{InputArgs, KafkaArgs, TopicArgs};
+use crate::config::{InputArgs, KafkaArgs, KeyArgs, TopicArgs};
 use crate::files::{self, Options as Dialects, Rows, Source};
-use crate::produce::{self, Options, Pipe};
+use crate::produce::{self, Key, Options, Pipe};
 
 /// Send a CSV or JSON file to a topic, one JSON object per row
 ///
@@ -29,6 +29,8 @@ pub struct Produce {
     #[arg(long, env = "TERCILE_RATE", value_name = "N", value_parser = rate)]
     rate: Option<f64>,
     #[command(flatten)]
+    key: KeyArgs,
+    #[command(flatten)]
     input: InputArgs,
     #[command(flatten)]
     kafka: KafkaArgs,
@@ -43,20 +45,21 @@ fn rate(text: &str) -> Result<f64, String> {
 
 impl Produce {
     pub async fn run(self, terminal: &Terminal, mut stop: Stop) -> anyhow::Result<Done> {
-        let Some((source, total, cluster, topic)) = stop.unless(self.prepare()).await? else {
+        let Some((source, key, total, cluster, topic)) = stop.unless(self.prepare()).await? else {
             return Ok(Done::With(stop.exit_code()));
         };
         let bar = terminal.bar(source.size());
         let start = Instant::now();
         let (name, drawn) = (source.name(), bar.clone());
         let (halt, rate, dialects) = (Arc::new(AtomicBool::new(false)), self.rate, self.input.options());
-        let halted = Arc::clone(&halt);
+        let (halted, sent_key) = (Arc::clone(&halt), key.clone());
         let sending = super::blocking(move || {
             let tick = |rows: u64, bytes: u64| {
                 drawn.set_position(bytes);
                 drawn.set_message(format!("{} rows", thousands(rows)));
             };
-            send(&cluster, &topic, (source, &dialects), rate, &halted, tick)
+            let options = Options { rate, key: sent_key.as_deref(), replay: None };
+            send(&cluster, &topic, (source, &dialects), &options, &halted, tick)
         });
         let mut sending = std::pin::pin!(sending);
         let acknowledged = tokio::select! {
@@ -69,6 +72,9 @@ impl Produce {
         bar.finish_and_clear();
         let Acknowledged { records: sent, unknown, .. } = acknowledged?;
         let seconds = start.elapsed().as_secs_f64();
+        if let Some(keyless) = key.and_then(|key| key.keyless()) {
+            tracing::warn!("{}: {keyless}", name.display());
+        }
         if halt.load(Ordering::SeqCst) {
             tracing::warn!(
                 rows = sent,
@@ -96,9 +102,9 @@ impl Produce {
         Ok(Done::Well)
     }
 
-    /// Checks the file and finds or creates the topic. Returns the source, its number of rows if counted, the cluster
-    /// and the topic.
-    async fn prepare(&self) -> anyhow::Result<(Source, Option<u64>, Cluster, String)> {
+    /// Checks the file and finds or creates the topic. Returns the source, the key, the number of rows if counted, the
+    /// cluster and the topic.
+    async fn prepare(&self) -> anyhow::Result<(Source, Option<Arc<Key>>, Option<u64>, Cluster, String)> {
         let source = Source::named(&self.file)?;
         // Data from a pipe can be read only once.
         let total = if source.is_pipe() {
@@ -110,6 +116,8 @@ impl Produce {
         if total == Some(0) {
             anyhow::bail!("{}: expected rows, found none", source.name().display());
         }
+        let (asked, given, dialects) = (source.clone(), self.key.clone(), self.input.options());
+        let key = super::blocking(move || Ok(given.of(&asked, &dialects)?)).await?.map(Arc::new);
         let cluster = self.kafka.cluster()?;
         let (topic, made) = cluster.topic_or_create(&self.topic.topic, self.topic.partitions).await?;
         if made {
@@ -123,7 +131,7 @@ impl Produce {
                 PARTITION_LIMIT >> 20
             );
         }
-        Ok((source, total, cluster, topic.name))
+        Ok((source, key, total, cluster, topic.name))
     }
 }
 
@@ -132,20 +140,19 @@ fn send(
     cluster: &Cluster,
     topic: &str,
     (source, dialects): (Source, &Dialects),
-    rate: Option<f64>,
+    options: &Options<'_>,
     halt: &AtomicBool,
     tick: impl FnMut(u64, u64),
 ) -> anyhow::Result<Acknowledged> {
     let producer = Producer::new(cluster, topic)?;
-    let options = Options { rate, replay: None };
     Ok(if source.is_pipe() {
         let name = source.name();
         let mut pipe = Pipe::open(source, dialects.clone())
             .with_context(|| format!("cannot start the thread that reads {}", name.display()))?;
-        produce::send(producer, &mut pipe, &options, halt, tick)?
+        produce::send(producer, &mut pipe, options, halt, tick)?
     } else {
         let mut rows = Rows::open(&source, dialects)?;
         rows.report();
-        produce::send(producer, &mut rows, &options, halt, tick)?
+        produce::send(producer, &mut rows, options, halt, tick)?
     })
 }

@@ -20,7 +20,7 @@ use tercile_store::{EMBEDDED, Source, Store};
 use super::{Done, Stop, Terminal, Usage, count, example_request, ingest, serve, thousands, train as tables};
 use crate::api::{self, State, budget::Budget, live::ModelCache, live::Models};
 use crate::config::{
-    BatchArgs, BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, InputArgs, MaybeKafkaArgs, RollArgs, SqlArgs,
+    BatchArgs, BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, InputArgs, KeyArgs, MaybeKafkaArgs, RollArgs, SqlArgs,
     StoreArgs, TopicArgs, TrainingArgs, seconds,
 };
 use crate::files::Rows;
@@ -49,6 +49,8 @@ pub struct Up {
     /// Minimum number of seconds between two trainings
     #[arg(long, env = "TERCILE_RETRAIN_EVERY", value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     retrain_every: Duration,
+    #[command(flatten)]
+    key: KeyArgs,
     #[command(flatten)]
     input: InputArgs,
     #[command(flatten)]
@@ -327,7 +329,7 @@ impl Up {
         cut: &Arc<AtomicBool>,
         terminal: &Terminal,
     ) -> anyhow::Result<()> {
-        let File { source, checked } = file;
+        let File { source, checked, key } = file;
         let stored = self.stored_rows(store, &checked).await?;
         let name = source.name().display().to_string();
         if stored.len() >= checked.rows {
@@ -349,7 +351,16 @@ impl Up {
                 drawn.set_position(bytes);
                 drawn.set_message(format!("{} rows", thousands(rows)));
             };
-            let sent = produce::send(producer, &mut rows, &Options { rate: None, replay: Some(replay) }, &cut, tick)?;
+            let sent = produce::send(
+                producer,
+                &mut rows,
+                &Options { rate: None, key: key.as_ref(), replay: Some(replay) },
+                &cut,
+                tick,
+            )?;
+            if let Some(keyless) = key.and_then(|key| key.keyless()) {
+                tracing::warn!("{}: {keyless}", rows.path().display());
+            }
             if let Some(backlog) = backlog {
                 tracing::debug!(peak = backlog.peak(), "the most bytes that stood unread in the broker");
             }

@@ -4,7 +4,8 @@ use clap::Args;
 use encoding_rs::Encoding;
 
 use crate::file_format::Format;
-use crate::files::{Header, Options};
+use crate::files::{self, Header, Options, Source};
+use crate::produce::Key;
 
 /// Format and dialect of input files. Settings that are not given are detected; a dialect other than plain CSV is reported.
 #[derive(Debug, Clone, Default, Args)]
@@ -28,6 +29,22 @@ pub struct InputArgs {
     /// Whether the first line of a CSV file has the names of the columns
     #[arg(long, env = "TERCILE_HEADER", value_name = "CHOICE", default_value = "auto")]
     header: Header,
+}
+
+/// The key of the records that are sent.
+#[derive(Debug, Clone, Default, Args)]
+pub struct KeyArgs {
+    /// Field whose text is the Kafka key of each row; rows with the same key go to the same partition [default: no key]
+    #[arg(long, env = "TERCILE_KEY", value_name = "FIELD")]
+    pub key: Option<String>,
+}
+
+impl KeyArgs {
+    /// The key, if a row of the source has a value in its field. Rows of a pipe are checked as they come.
+    pub fn of(&self, source: &Source, options: &Options) -> Result<Option<Key>, files::Error> {
+        let Some(key) = self.key.as_deref().map(Key::new) else { return Ok(None) };
+        Ok(Some(if source.is_pipe() { key } else { key.checked(source, options)? }))
+    }
 }
 
 impl InputArgs {

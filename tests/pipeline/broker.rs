@@ -62,7 +62,7 @@ fn a_replay_never_has_more_unread_than_its_limit() {
         std::thread::spawn(move || ingest::run(&job, &control))
     };
     let replay = Replay { hash: "abc", stored: &RowSet::default(), backlog: Some(&backlog) };
-    let options = Options { rate: None, replay: Some(replay) };
+    let options = Options { rate: None, key: None, replay: Some(replay) };
     let mut rows = Rows::open(&source, &files::Options::default()).unwrap();
     let producer = Producer::new(&cluster, "products").unwrap();
     let sent = produce::send(producer, &mut rows, &options, &AtomicBool::new(false), |_, _| {}).unwrap();

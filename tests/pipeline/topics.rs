@@ -111,3 +111,110 @@ async fn a_new_store_begins_where_from_says() {
     eventually("the new record", || records("up") == "n\n1\n");
     assert_eq!(up.interrupt().code, Some(0));
 }
+
+/// The partition that the Java clients choose for a key (murmur2), written from their source.
+fn java_partition(key: &[u8], partitions: u32) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let length = u32::try_from(key.len()).unwrap();
+    let mut h = 0x9747_b28c ^ length;
+    let mut chunks = key.chunks_exact(4);
+    for chunk in &mut chunks {
+        let mut k = u32::from_le_bytes(chunk.try_into().unwrap()).wrapping_mul(M);
+        k ^= k >> 24;
+        h = h.wrapping_mul(M) ^ k.wrapping_mul(M);
+    }
+    let rest = chunks.remainder();
+    for (i, byte) in rest.iter().enumerate() {
+        h ^= u32::from(*byte) << (8 * i);
+    }
+    if !rest.is_empty() {
+        h = h.wrapping_mul(M);
+    }
+    h ^= h >> 13;
+    h = h.wrapping_mul(M);
+    h ^= h >> 15;
+    (h & 0x7fff_ffff) % partitions
+}
+
+/// `--key`: the text of a field, in the partition that a Java client chooses; rows without a value have no key.
+#[test]
+fn rows_are_keyed_by_a_field() {
+    // Values of Kafka's own test (UtilsTest).
+    for (key, hash) in [("21", -973_932_308_i32), ("foobar", -790_332_482), ("abc", 479_470_107)] {
+        assert_eq!(java_partition(key.as_bytes(), 1 << 31), hash.cast_unsigned() & 0x7fff_ffff, "{key}");
+    }
+    let Some(servers) = kafka() else { return };
+    let (place, topic) = (Place::new(), topic("keys"));
+    let to = ["--bootstrap-servers", &servers, "--topic", &topic];
+    let rows: String =
+        (0..300).map(|i| format!("{{\"product_id\":\"p{}\",\"rating\":{}.50}}\n", i % 40, i % 7)).collect();
+    place.write("rows.ndjson", rows + "{\"product_id\":null}\n{\"rating\":1}\n{\"product_id\":\"\"}\n");
+    place.write("rows.csv", "product_id,rating\nc1,4\n,5\n");
+    let produce = |args: &[&str]| place.run(&[&["produce"][..], args, &to].concat());
+    // Nothing is sent, and no topic is made, if no row has the field.
+    for (file, names) in [("rows.ndjson", "product_id, rating"), ("rows.csv", "product_id, rating")] {
+        let error = place.fails(1, &[&["produce", file, "--key", "Product_id"][..], &to].concat());
+        let words = "no row has a value in the field Product_id, which --key names; the fields are";
+        assert_eq!(error, format!("error: {file}: {words} {names}"));
+    }
+    let ended = produce(&["rows.ndjson", "--key", "product_id", "--partitions", "6"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains("sent 303 rows"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("3 rows are without a key: no value in the field product_id"), "{}", ended.stderr);
+    let ended = produce(&["rows.csv", "--key", "product_id"]);
+    assert!(ended.stderr.contains("1 row is without a key"), "{}", ended.stderr);
+    // Numbers are keys as they are written.
+    assert_eq!(produce(&["rows.ndjson", "--key", "rating"]).code, Some(0));
+    place.ok(&[&["ingest", "--until-end"][..], &to].concat());
+    let keys = "SELECT DISTINCT key_text(_key) AS k, _partition FROM records WHERE _key IS NOT NULL ORDER BY k";
+    let csv = place.ok(&["sql", "-f", "csv", "-c", keys]);
+    let found: Vec<(&str, u32)> =
+        csv.lines().skip(1).map(|line| line.split_once(',').unwrap()).map(|(k, p)| (k, p.parse().unwrap())).collect();
+    assert_eq!(found.len(), 40 + 1 + 7 + 1, "one partition for each key: {csv}");
+    for (key, partition) in &found {
+        assert_eq!(java_partition(key.as_bytes(), 6), *partition, "{key}");
+    }
+    assert!(found.iter().any(|(key, _)| *key == "3.50"));
+    let keyless = place.number("SELECT count(*) FROM records WHERE _key IS NULL");
+    assert_eq!(keyless, 3 + 1 + 2, "three and one, and of --key rating two");
+    // A pipe cannot be read twice: its first row must have the field.
+    let piped = |field: &str| {
+        let command = place.command(&[&["produce", "-", "--key", field][..], &to].concat());
+        let mut child =
+            { command }.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let rows = b"{\"product_id\":\"piped\"}\n{\"rating\":1}\n";
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), rows).unwrap();
+        let ended = child.wait_with_output().unwrap();
+        (ended.status.code(), String::from_utf8(ended.stderr).unwrap())
+    };
+    let (code, said) = piped("id");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("line 1: expected the field id, which --key names; the fields are product_id; no row was"),
+        "{said}"
+    );
+    let (code, said) = piped("product_id");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("1 row is without a key"), "{said}");
+}
+
+/// A replay with keys resumes like one without.
+#[test]
+fn a_replay_with_keys_is_stored_once() {
+    let place = Place::new();
+    place.write("rows.csv", place.ok(&["generate", "3000"]));
+    let args = ["--data", "rows.csv", "--partitions", "3", "--key", "product_id"];
+    let error = place.fails(1, &["up", "--bind", "127.0.0.1:0", "--data", "rows.csv", "--key", "id"]);
+    assert!(
+        error.contains("no row has a value in the field id, which --key names; the fields are product_id,"),
+        "{error}"
+    );
+    for _ in 0..2 {
+        assert_eq!(place.up(&args).interrupt().code, Some(0));
+        assert_eq!(place.records(), (3000, 3000));
+    }
+    assert_eq!(place.number("SELECT count(*) FROM records WHERE key_text(_key) = product_id"), 3000);
+    let spread =
+        "SELECT count(*) FROM (SELECT product_id FROM records GROUP BY 1 HAVING count(DISTINCT _partition) > 1)";
+    assert_eq!(place.number(spread), 0);
+}

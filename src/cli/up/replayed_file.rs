@@ -2,19 +2,21 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use tercile_store::row_set::RowSet;
 use tercile_store::{EMBEDDED, Replayed, Source, Store};
 
 use super::Up;
 use crate::cli::{blocking, count};
 use crate::files::{self, Checked, Rows};
+use crate::produce::Key;
 use crate::{engine, replay};
 
 /// A file to replay, checked completely.
 pub(super) struct File {
     pub source: files::Source,
     pub checked: Checked,
+    pub key: Option<Key>,
 }
 
 impl Up {
@@ -22,7 +24,10 @@ impl Up {
     pub(super) async fn file(&self, store: &Store, fields: &[String]) -> anyhow::Result<Option<File>> {
         let source = match &self.data {
             Some(path) => files::Source::named(path)?.rereadable()?,
-            None if self.kafka.is_given()? => return Ok(None),
+            None if self.kafka.is_given()? => {
+                ensure!(self.key.key.is_none(), "--key names a field of --data; say --data, or leave it out");
+                return Ok(None);
+            }
             None => files::Source::Sample,
         };
         let given = self.data.is_some();
@@ -46,7 +51,9 @@ impl Up {
         if !given && !self.only_sample(store, &checked)? {
             return Ok(None);
         }
-        Ok(Some(File { source, checked }))
+        let (asked, named, options) = (source.clone(), self.key.clone(), self.input.options());
+        let key = blocking(move || Ok(named.of(&asked, &options)?)).await?;
+        Ok(Some(File { source, checked, key }))
     }
 
     /// True if the sample is the store's only source.

@@ -18,7 +18,7 @@ pub const PARTITION_LIMIT: usize = 5 * 1024 * 1024;
 /// Maximum unread bytes that [`Backlog`] admits.
 pub const UNREAD_LIMIT: usize = 2 * 1000 * 1000;
 
-/// Upper estimate of a record's size in bytes without its payload: headers, key and protocol framing.
+/// Upper estimate of a record's size in bytes without its key and payload: headers and protocol framing.
 pub const RECORD_OVERHEAD: usize = 256;
 
 /// A running embedded broker; dropping it stops it.
@@ -68,10 +68,10 @@ impl Backlog {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until a record with a payload of this many bytes fits; a record larger than the limit waits until it is alone.
+    /// Waits until a record with a key and payload of this many bytes fits; a record larger than the limit waits until it is alone.
     /// Returns `false` if the backlog was closed.
-    pub fn enter(&self, payload: usize) -> bool {
-        let size = payload + RECORD_OVERHEAD;
+    pub fn enter(&self, bytes: usize) -> bool {
+        let size = bytes + RECORD_OVERHEAD;
         let mut state = self.state();
         while !state.closed && state.unread > 0 && state.unread + size > UNREAD_LIMIT {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -81,10 +81,10 @@ impl Backlog {
         !state.closed
     }
 
-    /// Releases a record with a payload of this many bytes, after it was read.
-    pub fn leave(&self, payload: usize) {
+    /// Releases a record with a key and payload of this many bytes, after it was read.
+    pub fn leave(&self, bytes: usize) {
         let mut state = self.state();
-        state.unread = state.unread.saturating_sub(payload + RECORD_OVERHEAD);
+        state.unread = state.unread.saturating_sub(bytes + RECORD_OVERHEAD);
         self.changed.notify_all();
     }
 

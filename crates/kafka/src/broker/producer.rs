@@ -145,6 +145,8 @@ pub struct Producer {
 pub struct Row<'a> {
     /// Value of the record.
     pub payload: &'a [u8],
+    /// Key of the record. Records with the same key go to the same partition.
+    pub key: Option<&'a [u8]>,
     /// The row's line in its file.
     pub line: u64,
     /// For a replay: the file's hash and the row's number in it.
@@ -163,6 +165,8 @@ impl Producer {
         let message_timeout = MESSAGE_TIMEOUT.as_millis().to_string();
         let mut config = cluster.config();
         let tuning = [
+            // The partitions that the Java clients choose for the same keys; records without a key go anywhere.
+            ("partitioner", "murmur2_random"),
             ("linger.ms", if embedded { "1" } else { "5" }),
             // The broker's limit on a record applies, not the client's.
             ("message.max.bytes", "1000000000"),
@@ -219,7 +223,7 @@ impl Producer {
     /// # Errors
     /// If the row cannot be sent. `Ok(false)`: not enqueued, because an earlier row failed or `stop` is set.
     pub fn send(&mut self, row: Row<'_>, stop: &AtomicBool) -> Result<bool, Error> {
-        let size = row.payload.len() + RECORD_OVERHEAD;
+        let size = row.payload.len() + row.key.map_or(0, <[u8]>::len) + RECORD_OVERHEAD;
         if self.embedded && size > PARTITION_LIMIT {
             return Err(Error::RowTooLarge { size, limit: PARTITION_LIMIT });
         }
@@ -245,7 +249,8 @@ impl Producer {
     fn enqueue(&mut self, row: Row<'_>, stop: &AtomicBool) -> Result<bool, Error> {
         let topic = self.topic.clone();
         let opaque = usize::try_from(row.line).unwrap_or(usize::MAX);
-        let mut record = BaseRecord::<(), [u8], usize>::with_opaque_to(&topic, opaque).payload(row.payload);
+        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&topic, opaque).payload(row.payload);
+        record.key = row.key;
         if let Some((hash, number)) = row.replay {
             let number = number.to_string();
             record = record.headers(

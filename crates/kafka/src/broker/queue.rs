@@ -169,11 +169,6 @@ impl Message<'_> {
         self.raw().len + self.raw().key_len
     }
 
-    /// Bytes of the value.
-    pub fn payload_len(&self) -> usize {
-        self.raw().len
-    }
-
     /// Whether `up` replayed this record from a file.
     pub fn is_replayed(&self) -> bool {
         self.headers().any(|(name, _)| name == FILE_HEADER)

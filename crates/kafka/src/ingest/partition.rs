@@ -254,7 +254,7 @@ impl<'c> PartitionWorker<'c> {
             && message.is_replayed()
             && shared.own.is_first_read(self.start.partition, record.offset - self.start.base)
         {
-            backlog.leave(message.payload_len());
+            backlog.leave(message.size());
         }
     }
 
