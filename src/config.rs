@@ -12,7 +12,7 @@ use clap::Args;
 use clap::builder::TypedValueParser as _;
 pub use guard::GuardArgs;
 pub use input::{InputArgs, KeyArgs};
-pub use kafka::{KafkaArgs, MaybeKafkaArgs};
+pub use kafka::{KafkaArgs, MaybeKafkaArgs, TargetKafkaArgs};
 use tercile_store::batch::Limits;
 use tercile_store::{self as store, Policy, RetentionPolicy, Store};
 
@@ -123,7 +123,7 @@ pub struct TopicArgs {
 }
 
 /// Kafka's rule for topic names. The name is also a directory of the store.
-fn topic(name: &str) -> Result<String, String> {
+pub fn topic(name: &str) -> Result<String, String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if name.is_empty() || name.len() > 249 || name == "." || name == ".." || !name.chars().all(fine) {
         return Err("a topic's name has 1 to 249 of the characters a-z A-Z 0-9 . _ -".to_owned());

@@ -224,7 +224,8 @@ fn feed_all(
         {
             break;
         }
-        let record = Row { payload: json.as_bytes(), key: key.as_ref().map(String::as_bytes), line, replay: mark };
+        let record =
+            Row { key: key.as_ref().map(String::as_bytes), payload: Some(json.as_bytes()), line, replay: mark };
         if !producer.send(record, stop).map_err(|source| Fault::Row { line, source })? {
             break;
         }

@@ -351,7 +351,7 @@ fn train_segmentation(
     }
     registry.serve(&standings, &read, PromotedBy::Training)?;
     if !segmentation.entity.is_empty() {
-        registry.expire_members(options.keep_members, &[])?;
+        registry.expire_members(options.keep_members)?;
     }
     Ok(outcomes)
 }

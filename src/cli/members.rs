@@ -1,5 +1,7 @@
 //! `tercile members`: which entity is in which cluster.
 
+mod topic;
+
 use std::io::{BufWriter, IsTerminal as _, Write as _};
 use std::sync::Arc;
 
@@ -12,7 +14,7 @@ use tercile_store::Store;
 
 use super::output_file::{Output, OutputFile};
 use super::sql::output::{self, Format};
-use super::{Done, Usage, thousands};
+use super::{Done, Stop, Terminal, Usage, blocking, job, thousands};
 use crate::config::StoreArgs;
 use crate::file_format;
 use crate::model::members::{self, Found, GroupCache, Members as MembersFile, Order};
@@ -22,10 +24,10 @@ use crate::slices::SLICES;
 /// Bytes of a file of members that a look-up keeps in memory.
 const CACHE: usize = 256 << 20;
 
-/// List the members of a segmentation of entities, look keys up, or compare two versions
+/// List the members of a segmentation of entities, look keys up, compare two versions, or send members to a topic
 ///
 /// Gives the key columns, the features, cluster, description, distance, and the cluster in the model before. Without keys: all
-/// members, sorted by key.
+/// members, sorted by key. With --to they are sent to a topic of Kafka.
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Members {
@@ -49,6 +51,8 @@ pub struct Members {
     /// The language of the descriptions
     #[arg(long, env = "TERCILE_LANG", value_name = "LANGUAGE", default_value = "en", value_parser = ["en", "id"])]
     lang: String,
+    #[command(flatten)]
+    topic: topic::ToTopic,
     #[command(flatten)]
     out: Out,
 }
@@ -87,15 +91,33 @@ struct Out {
 }
 
 impl Members {
-    pub fn run(self) -> anyhow::Result<Done> {
+    pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Done> {
+        if self.topic.to.is_none() {
+            return job(blocking(move || self.print())).await;
+        }
+        let prepared = blocking(move || {
+            let store = self.out.store.look()?;
+            let model = self.model(&store, self.name()?)?;
+            open(&store, &model)?;
+            Ok((self.topic, (store, model, self.lang)))
+        });
+        let mut stop = Stop::listen();
+        match stop.unless(prepared).await? {
+            Some((topic, of)) => topic.run(of, terminal, stop).await,
+            None => Ok(Done::With(stop.exit_code())),
+        }
+    }
+
+    fn name(&self) -> anyhow::Result<&str> {
+        let missing = || Usage("name a segmentation of entities; tercile models lists all segmentations".to_owned());
+        Ok(self.segmentation.as_deref().ok_or_else(missing)?)
+    }
+
+    fn print(self) -> anyhow::Result<Done> {
         if let Some(Action::Diff(diff)) = self.action {
             return diff.run();
         }
-        let Some(name) = &self.segmentation else {
-            return Err(
-                Usage("name a segmentation of entities; tercile models lists all segmentations".to_owned()).into()
-            );
-        };
+        let name = self.name()?;
         let format = self.out.format()?;
         let out = Output::open(self.out.output.as_ref())?;
         let store = self.out.store.look()?;
@@ -165,7 +187,8 @@ fn open(store: &Store, model: &Model) -> anyhow::Result<MembersFile> {
     );
     let Some(members) = ModelRegistry::new(store, name).members(model)? else {
         bail!(
-            "the members of {} are deleted: they are kept for versions that serve and for the last ones (--keep-members)",
+            "the members of {} are deleted: they are kept for versions that serve and for the last ones (--keep-members); if this \
+             version serves, tercile train makes a new one with its own",
             title(model)
         );
     };

@@ -271,7 +271,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Model(model) => model.run(),
         Command::Plot(plot) => plot.run(),
         Command::Models(models) => job(blocking(move || models.run())).await,
-        Command::Members(members) => job(blocking(move || members.run())).await,
+        Command::Members(members) => members.run(&terminal).await,
         Command::Keys(keys) => job(blocking(move || keys.run())).await,
         Command::Openapi(openapi) => openapi.run(),
     }

@@ -119,7 +119,7 @@ impl Produce {
         let (asked, given, dialects) = (source.clone(), self.key.clone(), self.input.options());
         let key = super::blocking(move || Ok(given.of(&asked, &dialects)?)).await?.map(Arc::new);
         let cluster = self.kafka.cluster()?;
-        let (topic, made) = cluster.topic_or_create(&self.topic.topic, self.topic.partitions).await?;
+        let (topic, made) = cluster.topic_or_create(&self.topic.topic, self.topic.partitions, &[]).await?;
         if made {
             let partitions = count(u64::from(topic.partitions.unsigned_abs()), "partition");
             tracing::info!("made the topic {} with {partitions}", topic.name);

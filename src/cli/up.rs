@@ -185,7 +185,7 @@ impl Up {
     async fn stream(&self, store: &Store) -> anyhow::Result<Stream> {
         let topic = &self.topic.topic;
         if let Some(cluster) = self.kafka.cluster()? {
-            let (found, made) = cluster.topic_or_create(topic, self.topic.partitions).await?;
+            let (found, made) = cluster.topic_or_create(topic, self.topic.partitions, &[]).await?;
             let source = store.claim(topic, &found.id, found.partitions)?;
             let partitions = count(u64::from(found.partitions.unsigned_abs()), "partition");
             let made = if made { ", made just now" } else { "" };

@@ -25,6 +25,25 @@ impl KafkaArgs {
     }
 }
 
+/// Which Kafka, for commands that write to a topic if asked to.
+#[derive(Debug, Clone, Args)]
+pub struct TargetKafkaArgs {
+    /// With --to: addresses of Kafka brokers, host:port, separated by commas [default: bootstrap.servers of --kafka-config]
+    #[arg(long, env = "TERCILE_BOOTSTRAP_SERVERS", value_name = "ADDRESSES")]
+    pub bootstrap_servers: Option<String>,
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+impl TargetKafkaArgs {
+    pub fn cluster(&self) -> anyhow::Result<Cluster> {
+        let cluster = self.client.cluster(self.bootstrap_servers.as_deref())?;
+        cluster.ok_or_else(|| {
+            anyhow::anyhow!("say which Kafka: --bootstrap-servers, or bootstrap.servers in --kafka-config")
+        })
+    }
+}
+
 /// Which Kafka, for commands that can do without.
 #[derive(Debug, Clone, Args)]
 pub struct MaybeKafkaArgs {

@@ -21,6 +21,8 @@ pub enum Kind {
     Slices,
     /// `served.ndjson`
     History,
+    /// `published.json`
+    Published,
     /// The directory `models/<segmentation>`.
     Directory,
 }
@@ -34,6 +36,7 @@ impl Kind {
             Self::Members => "the file of members",
             Self::Slices => "the list of serving versions",
             Self::History => "the list of when versions served",
+            Self::Published => "the list of what was sent to topics",
             Self::Directory => "the directory of models",
         }
     }
@@ -60,6 +63,9 @@ impl Kind {
             }
             (Self::History, _) => {
                 "predictions do not need it; bring it back from a copy, or run tercile train, which begins a new one"
+            }
+            (Self::Published, _) => {
+                "bring it back from a copy, or move it away: tercile members NAME --to TOPIC then sends all members"
             }
         }
     }
@@ -97,9 +103,10 @@ pub fn faults(store: &Store) -> Result<Vec<FileFault>, Error> {
     Ok(found.into_values().collect())
 }
 
-/// Checks the file of a model's members. Those of a version that does not serve may have been deleted.
-fn members(registry: &ModelRegistry, model: &Model, serves: bool) -> Result<(), Error> {
-    if model.entity.is_empty() || registry.members(model)?.is_some() || !serves {
+/// Checks the file of a model's members. Those of a version that neither serves nor was last sent to a topic may have been
+/// deleted.
+fn members(registry: &ModelRegistry, model: &Model, is_kept: bool) -> Result<(), Error> {
+    if model.entity.is_empty() || registry.members(model)?.is_some() || !is_kept {
         return Ok(());
     }
     Err(Kind::Members.fault(&registry.members_file(model.version), Reason::Missing, ""))
@@ -150,12 +157,20 @@ fn check(registry: &ModelRegistry, found: &mut BTreeMap<PathBuf, FileFault>) -> 
         }
     };
     let serving: Vec<u64> = slices.values().filter_map(|standing| standing.version).collect();
+    let sent = match registry.published() {
+        Ok((published, _)) => published.versions(),
+        Err(error) => {
+            keep(error)?;
+            Vec::new()
+        }
+    };
     let mut versions = listed;
     versions.extend(served);
     for version in versions {
         let sample = match registry.model(version) {
             Ok(model) => {
-                members(registry, &model, serving.contains(&version)).or_else(&mut keep)?;
+                let is_kept = serving.contains(&version) || sent.contains(&version);
+                members(registry, &model, is_kept).or_else(&mut keep)?;
                 registry.sample_of(&model).map(drop)
             }
             Err(error) => Err(error),

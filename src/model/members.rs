@@ -73,9 +73,17 @@ impl ModelRegistry {
         self.store.place().modified(&self.members_file(version)).is_ok()
     }
 
-    /// Deletes members files, except those of versions that serve, of `sent` versions, and of the last `keep` of each slice.
-    /// A version whose model file cannot be read keeps its members.
-    pub fn expire_members(&self, keep: usize, sent: &[u64]) -> Result<(), Error> {
+    /// Deletes members files, except those of versions that serve or were last sent to a topic, and of the last `keep` of each
+    /// slice. A version whose model file cannot be read keeps its members, and so do all while `published.json` cannot be read.
+    pub fn expire_members(&self, keep: usize) -> Result<(), Error> {
+        let sent = match self.published() {
+            Ok((published, _)) => published.versions(),
+            Err(Error::File(fault)) => {
+                tracing::warn!("{fault}; until then no members are deleted");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         let mut with: Vec<u64> = Vec::new();
         for name in self.names()? {
             with.extend(name.strip_suffix(ENDING).and_then(|version| version.parse::<u64>().ok()));

@@ -14,6 +14,7 @@ pub mod members;
 pub mod model_ref;
 pub mod parts;
 pub mod plain_sql;
+pub mod published;
 pub mod registry;
 
 use std::collections::BTreeMap;

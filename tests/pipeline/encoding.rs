@@ -41,7 +41,7 @@ fn a_topic_in_another_encoding_is_stored_and_its_unreadable_records_keep_the_rea
     let stop = AtomicBool::new(false);
     let mut producer = Producer::new(&cluster, "products").unwrap();
     for (line, payload) in ["rating=4.5;product_name=A", "garbage", "product_name=B"].into_iter().enumerate() {
-        let row = Row { payload: payload.as_bytes(), key: None, line: line as u64 + 1, replay: None };
+        let row = Row { key: None, payload: Some(payload.as_bytes()), line: line as u64 + 1, replay: None };
         assert!(producer.send(row, &stop).unwrap());
     }
     assert!(producer.finish(&stop).1.is_none());

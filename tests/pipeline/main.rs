@@ -18,6 +18,7 @@ mod faults;
 mod golden;
 mod init;
 mod kafka;
+mod members_topic;
 mod mixed_ingest;
 mod objects;
 mod orders;

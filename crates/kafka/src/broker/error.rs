@@ -197,6 +197,11 @@ pub(super) fn is_permanent(code: Code) -> bool {
     )
 }
 
+/// Whether a broker rejects a record for its own sake: others may be accepted.
+pub(super) fn is_about_a_record(code: Code) -> bool {
+    matches!(code, Code::MessageSizeTooLarge | Code::InvalidRecord | Code::InvalidTimestamp | Code::PolicyViolation)
+}
+
 /// Whether only the group is affected. A worker without a group commits offsets for information only and can ignore the error.
 pub(super) fn is_about_groups(code: Code) -> bool {
     matches!(

@@ -60,6 +60,8 @@ pub struct Topic {
     pub name: String,
     /// Kafka's topic id, else the cluster's id; empty if the broker is too old for either.
     pub id: String,
+    /// The cluster's id; empty if the broker is too old for one.
+    pub cluster: String,
     /// Number of partitions.
     pub partitions: i32,
     /// Whether the broker is an embedded one, of this or another process.
@@ -165,15 +167,21 @@ impl Cluster {
         self.describe(topic)?.ok_or_else(|| Error::NoTopic { topic: topic.to_owned(), servers: self.servers.clone() })
     }
 
-    /// The topic, created with this number of partitions if it does not exist. The flag is `true` if it was created.
+    /// The topic, created with this number of partitions and these settings if it does not exist. The flag is `true` if it was
+    /// created.
     ///
     /// # Errors
     /// If the broker does not answer, or refuses.
-    pub async fn topic_or_create(&self, topic: &str, partitions: i32) -> Result<(Topic, bool), Error> {
+    pub async fn topic_or_create(
+        &self,
+        topic: &str,
+        partitions: i32,
+        settings: &[(&str, &str)],
+    ) -> Result<(Topic, bool), Error> {
         if let Some(found) = self.describe_in_background(topic).await? {
             return Ok((found, false));
         }
-        self.create(topic, partitions).await?;
+        self.create(topic, partitions, settings).await?;
         // A broker may acknowledge a new topic shortly before it can describe it.
         for _ in 0..50 {
             if let Some(made) = self.describe_in_background(topic).await? {
@@ -191,7 +199,7 @@ impl Cluster {
         described.unwrap_or_else(|error| Err(Error::Client(format!("the question for a topic was cut off: {error}"))))
     }
 
-    async fn create(&self, topic: &str, partitions: i32) -> Result<(), Error> {
+    async fn create(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) -> Result<(), Error> {
         let cannot = |why: String| Error::CannotCreate { topic: topic.to_owned(), servers: self.servers.clone(), why };
         let cluster = self.clone();
         let embedded = tokio::task::spawn_blocking(move || cluster.is_embedded()).await;
@@ -203,7 +211,8 @@ impl Cluster {
         let context = Context::new(&self.failures);
         let admin: AdminClient<Context> =
             self.config().create_with_context(context).map_err(self.kafka("make a client"))?;
-        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
+        new.config.extend(settings);
         let options = AdminOptions::new().operation_timeout(Some(self.timeout)).request_timeout(Some(self.timeout));
         let results = admin.create_topics([&new], &options).await.map_err(|e| cannot(e.to_string()))?;
         match results.into_iter().next() {
@@ -369,18 +378,20 @@ impl Asker {
         // A broker without topic ids at least has a cluster id. The embedded broker does not answer the request for topic ids.
         let cluster = client.client().fetch_cluster_id(to.timeout);
         let embedded = cluster.as_ref().is_some_and(|cluster| cluster.starts_with(EMBEDDED_CLUSTER));
-        let id = match cluster {
-            Some(cluster) if embedded => cluster,
-            cluster => match topic_id::fetch(client.client(), topic, to.timeout) {
+        let cluster = cluster.unwrap_or_default();
+        let id = if embedded {
+            cluster.clone()
+        } else {
+            match topic_id::fetch(client.client(), topic, to.timeout) {
                 topic_id::Id::Known(id) => id,
-                topic_id::Id::None => cluster.unwrap_or_default(),
+                topic_id::Id::None => cluster.clone(),
                 topic_id::Id::NoAnswer => {
                     drain(client);
                     let late = KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
                     return Err(to.kafka(action())(late));
                 }
-            },
+            }
         };
-        Ok(Some(Topic { name: topic.to_owned(), id, partitions, embedded }))
+        Ok(Some(Topic { name: topic.to_owned(), id, cluster, partitions, embedded }))
     }
 }

@@ -15,7 +15,7 @@ use tercile_store::{FILE_HEADER, ROW_HEADER};
 
 use super::context::Context;
 use super::embedded::{PARTITION_LIMIT, RECORD_OVERHEAD};
-use super::error::{advised, is_about_a_connection, is_permanent, meaning};
+use super::error::{advised, is_about_a_connection, is_about_a_record, is_permanent, meaning};
 use super::{Bound, Cluster, Error, admin, set_missing};
 
 /// Maximum time of one wait for acknowledgements.
@@ -47,6 +47,8 @@ pub struct Failure {
     pub refused: u64,
     /// The error of that row.
     pub error: Error,
+    /// True if every other row was acknowledged.
+    pub others_arrived: bool,
 }
 
 /// Collects librdkafka's delivery reports.
@@ -61,6 +63,8 @@ struct Tally {
     acknowledged: Acknowledged,
     refused: u64,
     first_refused: Option<Refused>,
+    /// The first row that was refused for a reason that concerns other rows too.
+    first_ending: Option<Refused>,
     /// Size and line of the largest row that was refused for its size.
     largest: Option<(usize, u64)>,
     /// First line of the rows that were never sent.
@@ -68,6 +72,7 @@ struct Tally {
     last_progress: Option<Instant>,
 }
 
+#[derive(Clone, Copy)]
 struct Refused {
     line: u64,
     code: RDKafkaErrorCode,
@@ -115,8 +120,12 @@ impl ProducerContext for Deliveries {
             RDKafkaErrorCode::PurgeInflight => tally.acknowledged.unknown += 1,
             code => {
                 tally.refused += 1;
-                if tally.first_refused.as_ref().is_none_or(|first| line < first.line) {
+                let is_first = |first: &Option<Refused>| first.as_ref().is_none_or(|first| line < first.line);
+                if is_first(&tally.first_refused) {
                     tally.first_refused = Some(Refused { line, code });
+                }
+                if !is_about_a_record(code) && is_first(&tally.first_ending) {
+                    tally.first_ending = Some(Refused { line, code });
                 }
                 if code == RDKafkaErrorCode::MessageSizeTooLarge {
                     tally.largest = tally.largest.max(Some((message.payload_len(), line)));
@@ -138,15 +147,17 @@ pub struct Producer {
     sent: u64,
     began: Instant,
     warned: bool,
+    /// Whether rows that the broker rejects are only counted.
+    counts_rejected: bool,
 }
 
 /// A record to send.
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a> {
-    /// Value of the record.
-    pub payload: &'a [u8],
     /// Key of the record. Records with the same key go to the same partition.
     pub key: Option<&'a [u8]>,
+    /// Value of the record; `None` is a tombstone.
+    pub payload: Option<&'a [u8]>,
     /// The row's line in its file.
     pub line: u64,
     /// For a replay: the file's hash and the row's number in it.
@@ -199,7 +210,14 @@ impl Producer {
             sent: 0,
             began: Instant::now(),
             warned: false,
+            counts_rejected: false,
         })
+    }
+
+    /// Counts rows that the broker rejects for their own sake (too large, invalid) and goes on. Other failures still end it.
+    #[must_use]
+    pub fn counting_rejected(self) -> Self {
+        Self { counts_rejected: true, ..self }
     }
 
     /// Checks that leaders of the topic's partitions are reachable; librdkafka would retry for two minutes. Returns the maximum
@@ -223,7 +241,7 @@ impl Producer {
     /// # Errors
     /// If the row cannot be sent. `Ok(false)`: not enqueued, because an earlier row failed or `stop` is set.
     pub fn send(&mut self, row: Row<'_>, stop: &AtomicBool) -> Result<bool, Error> {
-        let size = row.payload.len() + row.key.map_or(0, <[u8]>::len) + RECORD_OVERHEAD;
+        let size = [row.key, row.payload].into_iter().flatten().map(<[u8]>::len).sum::<usize>() + RECORD_OVERHEAD;
         if self.embedded && size > PARTITION_LIMIT {
             return Err(Error::RowTooLarge { size, limit: PARTITION_LIMIT });
         }
@@ -249,8 +267,8 @@ impl Producer {
     fn enqueue(&mut self, row: Row<'_>, stop: &AtomicBool) -> Result<bool, Error> {
         let topic = self.topic.clone();
         let opaque = usize::try_from(row.line).unwrap_or(usize::MAX);
-        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&topic, opaque).payload(row.payload);
-        record.key = row.key;
+        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&topic, opaque);
+        (record.key, record.payload) = (row.key, row.payload);
         if let Some((hash, number)) = row.replay {
             let number = number.to_string();
             record = record.headers(
@@ -313,9 +331,14 @@ impl Producer {
         }
     }
 
-    /// Whether a record is known to have failed.
+    /// Whether a record is known to have failed, so that no others are sent.
     pub fn has_failed(&self) -> bool {
-        self.inner.context().tally().first_refused.is_some() || self.inner.client().fatal_error().is_some()
+        self.ending(&self.inner.context().tally()).is_some() || self.inner.client().fatal_error().is_some()
+    }
+
+    /// The refused row that ends the sending.
+    fn ending(&self, tally: &Tally) -> Option<Refused> {
+        if self.counts_rejected { tally.first_ending } else { tally.first_refused }
     }
 
     /// Waits until every record is acknowledged or failed. After a failure, unsent records are dropped; then, and once `stop`
@@ -352,7 +375,8 @@ impl Producer {
     fn failure(&self) -> Option<Failure> {
         let fatal = self.inner.client().fatal_error();
         let tally = self.inner.context().tally();
-        let first = tally.first_refused.as_ref();
+        let first = self.ending(&tally).or(tally.first_refused);
+        let others_arrived = tally.acknowledged.records + tally.refused == self.sent;
         let (servers, action) = (self.cluster.servers.clone(), self.action());
         if let Some((code, reason)) = fatal {
             let line = first.map(|first| first.line).into_iter().chain(tally.first_unsent).min();
@@ -362,9 +386,10 @@ impl Producer {
                 line: line.unwrap_or(tally.acknowledged.last_line + 1),
                 refused: tally.refused,
                 error,
+                others_arrived,
             });
         }
-        let &Refused { line, code } = first?;
+        let Refused { line, code } = first?;
         let refused = |reason| Error::Refused { action, servers, code, reason };
         let error = match (code, tally.largest) {
             (RDKafkaErrorCode::MessageSizeTooLarge, Some((size, largest))) => {
@@ -384,6 +409,6 @@ impl Producer {
             _ if is_permanent(code) => refused(meaning(code)),
             _ => Error::Client(format!("{} did not take it: {}{}", self.cluster.servers, meaning(code), advised(code))),
         };
-        Some(Failure { line, refused: tally.refused, error })
+        Some(Failure { line, refused: tally.refused, error, others_arrived })
     }
 }
