@@ -27,7 +27,8 @@ const QUEUE_BYTES: usize = 1 << 22;
 ///
 /// Looks at the first 100,000 records of a CSV or NDJSON file, or the first 10,000 of a topic, and writes 00_records.sql,
 /// which declares their fields, 10_….sql, which types them, 20_slices.sql, and a segmentation as a comment. Tells why a
-/// column is text, and which texts it takes for missing values. Edit the files. Nothing is overwritten.
+/// column is text, and which texts it takes for missing values. With --entity it writes a segmentation of entities, which is
+/// trained at once. Edit the files. Nothing is overwritten.
 #[derive(Args)]
 pub struct Init {
     /// A file; or a topic, with --bootstrap-servers
@@ -40,6 +41,10 @@ pub struct Init {
     /// nil, ?, - and . in any case, in columns of numbers and times]
     #[arg(long, env = "TERCILE_NA", value_name = "TEXTS", value_delimiter = ',', allow_hyphen_values = true)]
     na: Option<Vec<String>>,
+    /// Write a segmentation of entities: the fields that name one, separated by commas. Its rows are the latest record of each
+    /// entity, or number of records, sums and recency if there are 1.5 records or more for each
+    #[arg(long, env = "TERCILE_ENTITY", value_name = "FIELDS", value_delimiter = ',')]
+    entity: Vec<String>,
     #[command(flatten)]
     input: InputArgs,
     #[command(flatten)]
@@ -61,6 +66,7 @@ impl Init {
                 sketch.unreadable
             );
         }
+        let observed = sketch.observed(&from).map_err(anyhow::Error::msg)?;
         let files = sketch.files(&from);
         // All files or none: a directory with half of them would not run.
         if let Some((name, _)) = files.iter().find(|(name, _)| sql.join(name).exists()) {
@@ -90,7 +96,12 @@ impl Init {
         if !others.is_empty() {
             writeln!(out, "numbers that are no features: {}", others.join(", "))?;
         }
-        match features.is_empty() {
+        if let Some(observed) = observed {
+            let names = sketch.entity_names();
+            writeln!(out, "{}: {}: {}", printable(&names), observed.words(), observed.rule())?;
+        }
+        let counted = observed.is_some_and(|observed| !observed.is_latest());
+        match features.is_empty() && !counted {
             true => writeln!(out, "no column is a feature yet: a segmentation needs numbers")?,
             false => writeln!(out, "Features can be: {}", printable(&features.join(", ")))?,
         }
@@ -98,7 +109,8 @@ impl Init {
             true => writeln!(out, "next:")?,
             false => writeln!(out, "next, adding {}:", secrets.join(" "))?,
         }
-        for line in next.lines(&view_name(&from), !features.is_empty()) {
+        // A segmentation of entities is active as it is.
+        for line in next.lines(&view_name(&from), observed.is_none() && !features.is_empty()) {
             writeln!(out, "  {line}")?;
         }
         Ok(Done::Well)
@@ -110,11 +122,15 @@ impl Init {
         Ok(!matches!(&source, Source::File(path) if !path.exists()))
     }
 
+    fn entity_names(&self) -> Vec<String> {
+        self.entity.iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+    }
+
     /// Infers the fields from the first records.
     fn look(&self) -> anyhow::Result<Inference> {
         let source = Source::named(Path::new(&self.from))?;
         if self.is_file()? {
-            let mut sketch = Inference::new(self.na.clone());
+            let mut sketch = Inference::new(self.na.clone()).with_entity(self.entity_names());
             let (mut rows, mut json) = (Rows::open(&source, &self.input.options())?, String::new());
             rows.report();
             while sketch.records < FILE_RECORDS && rows.next_row(&mut json)?.is_some() {
@@ -134,7 +150,7 @@ impl Init {
         let consumer = Consumer::assign(&cluster, &topic.name, &starts, reading)?;
         let queues: Result<Vec<_>, _> = starts.iter().map(|start| consumer.queue(*start)).collect();
         let queues = queues?;
-        let mut sketch = Inference::new(self.na.clone());
+        let mut sketch = Inference::new(self.na.clone()).with_entity(self.entity_names());
         let (mut ended, mut heard) = (vec![false; queues.len()], Instant::now());
         while sketch.records < TOPIC_RECORDS && ended.contains(&false) && heard.elapsed() < self.kafka.client.timeout {
             match consumer.poll(Duration::ZERO) {

@@ -134,3 +134,68 @@ fn the_example_of_json_in_the_manual_is_true() {
     let rows = place.ok(&[&["sql", "-f", "csv", "-c", exact][..], &shop].concat());
     assert_eq!(rows, "b,c,s\n9007199254740993,x,false\n");
 }
+
+/// Runs `init --entity` and the `up` that it prints. Returns what `init` said, the SQL, and the model of the whole stream.
+fn entities(place: &Place, file: &str, by: &str) -> (String, String, serde_json::Value) {
+    let dir = format!("{}-sql", by.replace(',', "-"));
+    let said = place.ok(&["init", file, "--entity", by, "--sql", &dir]);
+    let lines = next(&said);
+    assert_eq!(lines.len(), 2, "{said}");
+    let wrote = said.lines().find(|line| line.contains("/30_")).unwrap().strip_prefix("wrote ").unwrap();
+    let sql = std::fs::read_to_string(place.path(wrote)).unwrap();
+    let name = Path::new(wrote).file_stem().unwrap().to_str().unwrap().strip_prefix("30_").unwrap();
+    let up = words(lines[0].strip_prefix("tercile up ").unwrap());
+    let up: Running = place.up(&up.iter().map(String::as_str).collect::<Vec<_>>());
+    let model = up.get(&format!("/api/segments/{name}/models/3")).json();
+    assert_eq!(model["receipt"]["n"].as_u64().map(|n| n > 0), Some(true), "{model}");
+    assert!(up.get(&format!("/api/segments/{name}/models/1")).json()["clusters"].is_array());
+    (said, sql, model)
+}
+
+#[test]
+fn a_segmentation_of_entities_is_trained_at_once() {
+    let place = Place::new();
+    place.ok(&["generate", "orders", "3000", "-o", "orders.csv"]);
+    let (said, sql, model) = entities(&place, "orders.csv", "customer_id");
+    assert!(said.contains("in 3000 records, ") && said.contains("from 1.5 records each on"), "{said}");
+    assert!(sql.starts_with("-- k: 3\n-- entity: customer_id\n") && sql.contains("GROUP BY customer_id"), "{sql}");
+    let features: Vec<&str> = model["features"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    assert_eq!((features[0], *features.last().unwrap()), ("record_count", "days_since_last"));
+    assert!(features.contains(&"quantity_sum") && !features.iter().any(|name| name.contains("_id")), "{features:?}");
+    let counted = said.split("customer_id: ").nth(1).unwrap().split(' ').next().unwrap();
+    let distinct = "SELECT count(DISTINCT customer_id) FROM t";
+    let distinct = place.ok(&["sql", "--table", "t=orders.csv", "-f", "csv", "-c", distinct]);
+    let distinct = distinct.lines().nth(1).unwrap();
+    assert_eq!((counted, model["rows"].to_string().as_str()), (distinct, distinct));
+
+    // Several columns; codes keep their zeros.
+    let rows = |i: u32| format!("00{},{},{},{}\n", i % 7, i % 3, i * 37 % 100, i * i % 89);
+    place.write("visits.csv", "shop,desk,guests,spent\n".to_owned() + &(0..400).map(rows).collect::<String>());
+    let (_, sql, model) = entities(&place, "visits.csv", "shop,desk");
+    assert!(sql.contains("-- entity: shop, desk\n") && sql.contains("slice_end() - max(_timestamp)"), "{sql}");
+    assert_eq!((&model["rows"], &model["features"][1]), (&21.into(), &"guests_sum".into()));
+
+    // About as many entities as records.
+    let file = match common::amazon() {
+        Some(file) => std::fs::copy(file, place.path("products.csv")).map(|_| "products.csv").unwrap(),
+        None => {
+            place.write("products.csv", place.ok(&["generate", "1500"]));
+            "products.csv"
+        }
+    };
+    let (said, sql, model) = entities(&place, file, "product_id");
+    assert!(said.contains("below 1.5 records each a row is the latest record"), "{said}");
+    assert!(sql.contains("PARTITION BY product_id ORDER BY _timestamp DESC NULLS LAST"), "{sql}");
+    let features: Vec<&str> = model["features"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    assert!(features.contains(&"discounted_price") && !features.contains(&"product_id"), "{features:?}");
+
+    for (by, said) in [
+        ("custmer_id", "orders.csv has no field custmer_id; did you mean customer_id?"),
+        ("customer_id,xyz", "orders.csv has no field xyz; it has order_id, customer_id,"),
+        ("customer_id,customer_id", "--entity names the field customer_id twice"),
+    ] {
+        let error = place.fails(1, &["init", "orders.csv", "--entity", by, "--sql", "none"]);
+        assert!(error.contains(said), "{error}");
+        assert!(!place.path("none").exists());
+    }
+}

@@ -4,6 +4,7 @@
 //! each field inferred from its values, `20_slices.sql`, and a segmentation as a comment. The user edits them further.
 
 mod column;
+mod entity;
 mod features;
 
 use std::borrow::Cow;
@@ -11,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 
 pub use column::MISSING;
 use column::{Column, Kind};
+pub use entity::Observed;
 use serde_json::value::RawValue;
 use tercile_kmeans::MAX_FEATURES;
 use tercile_store::record;
@@ -40,6 +42,7 @@ pub struct Inference {
     at: HashMap<Vec<String>, usize>,
     /// The user's texts for missing values, if there are some.
     missing: Option<Vec<String>>,
+    entity: entity::Entity,
     pub records: usize,
     pub unreadable: usize,
 }
@@ -61,13 +64,20 @@ impl Inference {
         Self { missing, ..Self::default() }
     }
 
+    /// Names the fields of an entity's key, for a segmentation of entities.
+    pub fn with_entity(self, names: Vec<String>) -> Self {
+        Self { entity: entity::Entity::new(names), ..self }
+    }
+
     /// Adds a record.
     pub fn see(&mut self, payload: &[u8]) {
         self.records += 1;
+        self.entity.begin();
         match std::str::from_utf8(payload).ok().and_then(members) {
             Some(members) => self.see_object(&[], members),
             None => self.unreadable += 1,
         }
+        self.entity.end();
     }
 
     fn see_object(&mut self, path: &[String], members: Vec<(Cow<'_, str>, &RawValue)>) {
@@ -91,6 +101,9 @@ impl Inference {
                 _ => json.to_owned(),
             };
             self.fields[at].values.see(&text, self.missing.as_deref());
+            if !self.missing.iter().flatten().any(|missing| *missing == text) {
+                self.entity.see(&path, &text);
+            }
             if json.starts_with('{')
                 && path.len() < DEPTH
                 && let Ok(members) = fields(json)
@@ -127,7 +140,12 @@ impl Inference {
         let mut columns = Vec::new();
         for field in self.columns() {
             let outer = identifier(&field.path[0]);
-            let kind = field.values.kind(comma);
+            // A key stays text: as a DOUBLE it would be no key, and a code would lose its zeros.
+            let kind_of = |name: &str, values: &Column| match self.entity.has(name) {
+                true => Kind::Text,
+                false => values.kind(comma),
+            };
+            let kind = kind_of(&field.path[0], &field.values);
             columns.push(Typed {
                 name: field.path[0].clone(),
                 text: outer,
@@ -148,7 +166,7 @@ impl Inference {
                     }
                     name = format!("{base}_{number}");
                 }
-                let kind = nested.values.kind(comma);
+                let kind = kind_of(&name, &nested.values);
                 columns.push(Typed { name, text: path(&nested.path), kind, values: &nested.values, nested: true });
             }
         }
@@ -173,6 +191,9 @@ impl Inference {
     pub fn notes(&self) -> Vec<(String, String)> {
         let mut notes = Vec::new();
         for Typed { name, text, kind, values, .. } in self.typed_columns() {
+            if self.entity.has(&name) {
+                continue;
+            }
             let about = values.notes(&kind, self.records, &text, self.missing.is_some());
             notes.extend(about.into_iter().map(|note| (printable(&name).into_owned(), printable(&note).into_owned())));
         }
@@ -188,7 +209,10 @@ impl Inference {
             (format!("10_{view}.sql"), self.typed(from)),
             ("20_slices.sql".to_owned(), slices.replace("products", &identifier(&view))),
         ];
-        files.extend(self.segmentation(&view));
+        match self.entity_names().is_empty() {
+            true => files.extend(self.segmentation(&view)),
+            false => files.extend(self.segmentation_of_entities(from)),
+        }
         files
     }
 
