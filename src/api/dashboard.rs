@@ -44,6 +44,7 @@ files! {
     "transitions.js": SCRIPT,
     "quality.js": SCRIPT,
     "receipt.js": SCRIPT,
+    "members.js": SCRIPT,
     "try_it.js": SCRIPT,
     "unreadable.js": SCRIPT,
     "vendor/d3.min.js": SCRIPT,

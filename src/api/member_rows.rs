@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, AsArray as _, RecordBatch, UInt32Array};
-use datafusion::arrow::compute::{filter_record_batch, kernels::cmp::eq};
+use datafusion::arrow::array::{Array, AsArray as _, BooleanArray, RecordBatch};
+use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::csv::WriterBuilder as CsvBuilder;
 use datafusion::arrow::datatypes::{Float64Type, UInt32Type};
 use datafusion::arrow::ipc::writer::StreamWriter;
@@ -167,11 +167,30 @@ impl<'a> Shape<'a> {
     }
 }
 
+/// Which members of a version a list has.
+#[derive(Debug, Clone, Copy)]
+pub struct Listed {
+    pub cluster: u32,
+    /// Only those that were in another cluster before.
+    pub moved: bool,
+}
+
+impl Listed {
+    /// The rows of a batch; `None` if it lacks a column.
+    fn rows(self, batch: &RecordBatch) -> Option<BooleanArray> {
+        let [_, _, previous] = members::COLUMNS;
+        let previous = batch.column_by_name(previous)?.as_primitive_opt::<UInt32Type>()?;
+        let moved = |row| previous.is_valid(row) && previous.value(row) != self.cluster;
+        let clusters = members::clusters(batch)?.values().iter().enumerate();
+        Some(clusters.map(|(row, of)| Some(*of == self.cluster && (!self.moved || moved(row)))).collect())
+    }
+}
+
 /// A page of the members of a cluster.
 pub fn page(
     members: &Members,
     shape: &Shape<'_>,
-    cluster: u32,
+    listed: Listed,
     (after, limit): (Option<String>, usize),
 ) -> Result<MemberPage, Problem> {
     let entity = &shape.model.entity;
@@ -196,8 +215,8 @@ pub fn page(
     for batch in members.read(from).map_err(failed)? {
         let batch = batch.map_err(failed)?;
         let first = after.as_ref().map_or(Ok(0), |key| members.first_after(&batch, key)).map_err(failed)?;
-        let clusters = members::clusters(&batch).ok_or_else(wrong)?;
-        for row in (first..batch.num_rows()).filter(|&row| clusters.value(row) == cluster) {
+        let rows = listed.rows(&batch).ok_or_else(wrong)?;
+        for row in (first..batch.num_rows()).filter(|&row| rows.value(row)) {
             if page.members.len() == limit {
                 page.next = page.members.last().map(|last| next(&last.key, entity));
                 return Ok(page);
@@ -222,7 +241,7 @@ pub async fn list(
     state: &State,
     members: Arc<Members>,
     (serving, language): (Arc<Serving>, Option<Language>),
-    cluster: u32,
+    listed: Listed,
     format: Format,
 ) -> Result<Answer<MemberPage>, Problem> {
     let permit = state.bodies.enter()?;
@@ -233,7 +252,7 @@ pub async fn list(
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
         let mut out = out;
-        let written = write_list(&members, &Shape::of(&serving, language), cluster, format, &mut out);
+        let written = write_list(&members, &Shape::of(&serving, language), listed, format, &mut out);
         out.end(written.map_err(|error| match error {
             ListError::Io(error) => Error::Io(error),
             ListError::Other(why) => Error::Write(why),
@@ -265,15 +284,14 @@ fn other(error: impl std::fmt::Display) -> ListError {
 fn write_list(
     members: &Members,
     shape: &Shape<'_>,
-    cluster: u32,
+    listed: Listed,
     format: Format,
     out: &mut Outgoing,
 ) -> Result<(), ListError> {
-    let wanted = UInt32Array::new_scalar(cluster);
     let batches = members.read(0).map_err(other)?.map(|batch| {
         let batch = batch.map_err(other)?;
-        let clusters = members::clusters(&batch).ok_or_else(|| other("the members have no clusters"))?;
-        filter_record_batch(&batch, &eq(clusters, &wanted).map_err(other)?).map_err(other)
+        let rows = listed.rows(&batch).ok_or_else(|| other("the members have no clusters"))?;
+        filter_record_batch(&batch, &rows).map_err(other)
     });
     let schema = members::shown_schema(&members.schema());
     let shown = |batch: &RecordBatch| members::shown(batch, &shape.descriptions).map_err(other);

@@ -20,7 +20,7 @@ use tercile_store as store;
 use super::bulk::{FORMS, content, kind};
 use super::etag::{self, EntityTag};
 use super::language::Language;
-use super::member_rows::{Member, MemberPage, Shape, keys_of, list, page, unreadable};
+use super::member_rows::{Listed, Member, MemberPage, Shape, keys_of, list, page, unreadable};
 use super::negotiation;
 use super::posted::Posted;
 use super::predict::asked_model;
@@ -115,7 +115,8 @@ impl MemberCache {
         let registry = ModelRegistry::new(store, name);
         let gone = || {
             let detail = format!(
-                "the members of version {} of {name} are deleted; those of the last versions are kept (--keep-members)",
+                "the members of version {} of {name} are deleted; those of the last versions are kept (--keep-members), and \
+                 tercile train makes those of a version that serves anew",
                 model.version
             );
             Problem::new(StatusCode::GONE, detail)
@@ -319,6 +320,8 @@ impl MembersApi {
         /// Members of a page (1,000 if not given).
         #[oai(validator(minimum(value = "1"), maximum(value = "10000")))]
         limit: Query<Option<u64>>,
+        /// Only members that were in another cluster in the model before (`previous`).
+        moved: Query<Option<bool>>,
         /// The slice whose model answers: 1, 2 or 3, the whole stream (3 if not given).
         #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
         model: Query<Option<u8>>,
@@ -338,11 +341,12 @@ impl MembersApi {
             return Err(Problem::unprocessable(detail).field(field).into());
         }
         let limit = limit.0.unwrap_or(PAGE).min(MAX_PAGE) as usize;
-        let (cluster, lang, model) = (cluster.0, lang.0, Arc::clone(&serving));
+        let (listed, lang) = (Listed { cluster: cluster.0, moved: moved.0.unwrap_or_default() }, lang.0);
+        let model = Arc::clone(&serving);
         let checked = move |state: &State| {
             let members = state.members.open(&state.store, &serving.model)?;
-            if cluster >= serving.model.k {
-                let Model { segmentation, k, .. } = &serving.model;
+            if listed.cluster >= serving.model.k {
+                let (Model { segmentation, k, .. }, cluster) = (&serving.model, listed.cluster);
                 let detail = format!("{segmentation} has no cluster {cluster}; its clusters are 0 to {}", k - 1);
                 return Err(Problem::not_found(detail).field("cluster"));
             }
@@ -350,12 +354,12 @@ impl MembersApi {
                 return Ok(Err(members));
             }
             let _hold = state.budget.hold(limit * MEMBER_JSON)?;
-            let page = page(&members, &Shape::of(&serving, lang), cluster, (after.0, limit))?;
+            let page = page(&members, &Shape::of(&serving, lang), listed, (after.0, limit))?;
             Ok(Ok(Answer::json(&page, &serving.model)))
         };
         match run(&state, checked).await? {
             Ok(page) => Ok(page),
-            Err(members) => Ok(list(&state, members, (model, lang), cluster, format).await?),
+            Err(members) => Ok(list(&state, members, (model, lang), listed, format).await?),
         }
     }
 }

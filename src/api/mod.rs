@@ -218,7 +218,7 @@ async fn known_parameters(request: Request) -> poem::Result<Request> {
             &["model", "lang", "as_of"]
         }
         _ if matches!(parts[..], ["api", "segments", _, "clusters", _, "members"]) => {
-            &["after", "limit", "model", "lang", "as_of"]
+            &["after", "limit", "moved", "model", "lang", "as_of"]
         }
         Some("predict") => &["model", "lang", "fit", "as_of", "explain"],
         Some(name) if name.starts_with("cluster_products_by_") => &["model", "lang", "fit", "as_of"],

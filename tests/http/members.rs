@@ -109,6 +109,7 @@ fn members_are_found_by_key_and_listed_by_cluster() {
     // A missing feature is null.
     assert!(found.iter().any(|member| member["features"]["n"].is_null() && !member.is_null()));
 
+    let mut any_moved = false;
     // Pages put together are the list, in the order of the keys, in each format.
     for (cluster, size) in clusters {
         let path = format!("/api/segments/latest/clusters/{cluster}/members");
@@ -127,6 +128,14 @@ fn members_are_found_by_key_and_listed_by_cluster() {
         }
         assert_eq!(all.len(), size);
         assert!(all.is_sorted_by_key(|member| member["key"]["customer"].as_str().unwrap().as_bytes().to_vec()));
+        let is_moved = |member: &&Value| member["previous"].as_u64().is_some_and(|before| before != cluster);
+        let moved: Vec<&Value> = all.iter().filter(is_moved).collect();
+        let page = running.get(&format!("{path}?moved=true&limit=10000")).json();
+        assert!(page["members"].as_array().unwrap().iter().eq(moved.iter().copied()) && page["next"].is_null());
+        let csv = running.call("GET", &format!("{path}?moved=true"), &[("accept", "text/csv")]);
+        let mut csv = csv::Reader::from_reader(csv.bytes.as_slice());
+        assert_eq!(csv.records().count(), moved.len());
+        any_moved |= !moved.is_empty();
         let as_form = |form: &str| running.call("GET", &path, &[("accept", form)]);
         let lines = as_form("application/x-ndjson").text;
         let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -145,6 +154,7 @@ fn members_are_found_by_key_and_listed_by_cluster() {
         let arrow = datafusion::arrow::ipc::reader::StreamReader::try_new(file, None).unwrap();
         assert_eq!(arrow.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), size);
     }
+    assert!(any_moved);
     // Keys of several columns.
     let pairs = running
         .post(
@@ -233,7 +243,7 @@ fn members_need_their_scope() {
     }
 }
 
-/// A thousand promotions under look-ups: each answer is of one version.
+/// Promotions under look-ups: each answer is of one version. `TERCILE_TEST_SWAPS` is the number of promotions.
 #[test]
 fn no_answer_mixes_versions() {
     let place = place();

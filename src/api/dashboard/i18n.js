@@ -66,6 +66,20 @@ const WORDS = {
     no_model_possible: 'No model could be made',
     not_loaded: 'This segmentation could not be loaded', answered: 'The server answered {status}.',
     key_title: 'This server asks for a key', key_why: 'It is kept until this tab is closed, and sent to this server alone.', key_refused: 'That key was not accepted. It must have the scope “read”.', key: 'API key', key_go: 'Continue',
+    members: 'Members', members_lead: 'Every {what} is in one segment of each slice. Keys are shown when you ask for them.', member_title: 'One member', look_up: 'Look up', look_up_first: 'Its segment in each slice appears here.', empty_key: '(the empty key)', not_there: 'not a member then', distance_short: 'Distance',
+    moved_title: 'Members that moved', moved_lead: 'Those that were in another segment in the model before.', show_moved: 'Show their keys', moved_shown: '{n} shown. {of}.', more: 'More',
+    members_denied: 'The key of this page does not have the scope “members”, so it may not see keys.',
+    segments_lead_entity: 'Each dot is a member, one for each {what}; the ground shows which segment a new one would join. The three slices have the same axes: what grew or moved between them can be seen.',
+    segments_lead_one_entity: 'Each bar counts members of the sample, one for each {what}; dashed lines are the cuts between the segments. The three slices have the same axis.',
+    imputed_entity: '{feature} was missing in {n} of {all} members and took the mean', rows_version_entity: '{n} members · version {version}', rows_n_entity: '{n} members',
+    scatter_of_entity: 'Scatter of {n} members.', histogram_of_entity: 'Histogram of {n} members.', scatter_of_sample_entity: 'Scatter of a sample of {n} of {of} members.', histogram_of_sample_entity: 'Histogram of a sample of {n} of {of} members.', rows_of_sample_entity: 'members of the sample',
+    typical_key_entity: 'Three numbers are quartiles: a quarter of the members is at or below the first, half at or below the second, three quarters at or below the third.',
+    moved_2_entity: 'From the first third to the first two, {n} of {all} members that both have ({share}) changed their segment.', moved_3_entity: 'From there to the whole stream, {n} of {all} ({share}) did.',
+    flow_lead_entity: 'Each column is a slice, as high as it has members. Ribbons are members that both slices have.', records_entity: 'Members', nobody_moved_entity: 'No member changed its segment.',
+    try_lead_entity: 'Type what a member is like, see which segment it falls into; the star marks it in the plots above.',
+    good_lead_entity: 'Silhouette tells how well the segments keep apart, from −1 to 1; inertia, how far members lie from their centroids.',
+    inertia_row_entity: 'Inertia per member', rows_entity: 'Members', left_out_entity: 'Rows left out', silhouette_sample_entity: 'Of a sample of {n} of {of} members, which includes rare segments',
+    k_nothing_entity: 'There are too few different members to try several numbers of clusters.', k_sample_entity: 'Tried on a sample of {n} of {of} members.', k_rows_entity: 'Tried on {n} members.', rows_hash_entity: 'Hash of the members',
   },
   id: {
     skip: 'Langsung ke segmen', connecting: 'Menghubungkan', live: 'Langsung', language: 'Bahasa', theme: 'Tema gelap',
@@ -130,6 +144,20 @@ const WORDS = {
     no_model_possible: 'Tidak ada model yang dapat dibuat',
     not_loaded: 'Segmentasi ini tidak dapat dimuat', answered: 'Server menjawab {status}.',
     key_title: 'Server ini meminta kunci', key_why: 'Kunci disimpan sampai tab ini ditutup, dan hanya dikirim ke server ini.', key_refused: 'Kunci itu tidak diterima. Kunci harus punya cakupan “read”.', key: 'Kunci API', key_go: 'Lanjut',
+    members: 'Anggota', members_lead: 'Setiap {what} berada di satu segmen pada tiap irisan. Kunci ditampilkan bila diminta.', member_title: 'Satu anggota', look_up: 'Cari', look_up_first: 'Segmennya di setiap irisan muncul di sini.', empty_key: '(kunci kosong)', not_there: 'belum menjadi anggota', distance_short: 'Jarak',
+    moved_title: 'Anggota yang berpindah', moved_lead: 'Yang berada di segmen lain pada model sebelumnya.', show_moved: 'Tampilkan kuncinya', moved_shown: '{n} ditampilkan. {of}.', more: 'Lagi',
+    members_denied: 'Kunci halaman ini tidak punya cakupan “members”, sehingga tidak boleh melihat kunci anggota.',
+    segments_lead_entity: 'Setiap titik adalah satu anggota, satu untuk setiap {what}; warna dasar menunjukkan segmen bagi anggota baru. Ketiga irisan memakai sumbu yang sama, sehingga pergeserannya terlihat.',
+    segments_lead_one_entity: 'Setiap batang menghitung anggota sampel, satu untuk setiap {what}; garis putus-putus adalah batas antarsegmen. Ketiga irisan memakai sumbu yang sama.',
+    imputed_entity: '{feature} tidak ada pada {n} dari {all} anggota dan memakai rata-rata', rows_version_entity: '{n} anggota · versi {version}', rows_n_entity: '{n} anggota',
+    scatter_of_entity: 'Sebaran {n} anggota.', histogram_of_entity: 'Histogram {n} anggota.', scatter_of_sample_entity: 'Sebaran sampel {n} dari {of} anggota.', histogram_of_sample_entity: 'Histogram sampel {n} dari {of} anggota.', rows_of_sample_entity: 'anggota sampel',
+    typical_key_entity: 'Tiga angka adalah kuartil: seperempat anggota berada pada atau di bawah yang pertama, separuh pada atau di bawah yang kedua, tiga perempat pada atau di bawah yang ketiga.',
+    moved_2_entity: 'Dari sepertiga pertama ke dua pertiga pertama, {n} dari {all} anggota yang ada di keduanya ({share}) berpindah segmen.', moved_3_entity: 'Dari sana ke seluruh aliran, {n} dari {all} ({share}).',
+    flow_lead_entity: 'Setiap kolom adalah satu irisan, setinggi jumlah anggotanya. Pita adalah anggota yang ada di kedua irisan.', records_entity: 'Anggota', nobody_moved_entity: 'Tidak ada anggota yang berpindah segmen.',
+    try_lead_entity: 'Ketik ciri seorang anggota, lihat segmennya; bintang menandainya pada plot di atas.',
+    good_lead_entity: 'Silhouette menunjukkan seberapa terpisah segmen, dari −1 sampai 1; inersia, seberapa jauh anggota dari pusatnya.',
+    inertia_row_entity: 'Inersia per anggota', rows_entity: 'Anggota', left_out_entity: 'Baris tidak diikutkan', silhouette_sample_entity: 'Dari sampel {n} dari {of} anggota, termasuk segmen langka',
+    k_nothing_entity: 'Anggota yang berbeda terlalu sedikit untuk mencoba beberapa jumlah klaster.', k_sample_entity: 'Dicoba pada sampel {n} dari {of} anggota.', k_rows_entity: 'Dicoba pada {n} anggota.', rows_hash_entity: 'Hash anggota',
   },
 };
 
@@ -154,11 +182,20 @@ export function setLanguage(language) {
   }
 }
 
+/** The key columns of the segmentation shown, if it is by entity: texts then speak of members instead of records. */
+let entity = [];
+
+export function about(columns) {
+  const other = columns.join() !== entity.join();
+  entity = columns;
+  if (other) apply();
+}
+
 /** Text with its {placeholders} filled; `one` selects the singular if the language has one. */
 export function t(key, values = {}) {
   const words = WORDS[chosen];
-  const text = (values.one && words[`${key}_one`]) || words[key] || WORDS.en[key] || key;
-  return text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+  const text = (entity.length > 0 && words[`${key}_entity`]) || (values.one && words[`${key}_one`]) || words[key] || WORDS.en[key] || key;
+  return text.replace(/\{(\w+)\}/g, (_, name) => (name === 'what' ? entity.join(' + ') : values[name]));
 }
 
 /** Sets the texts and labels of all elements that name them. */

@@ -6,10 +6,11 @@ import * as transitions from './transitions.js';
 import * as quality from './quality.js';
 import * as live from './live.js';
 import { byId, el, pretty } from './page.js';
+import * as members from './members.js';
 import * as receipt from './receipt.js';
 import * as segments from './segments.js';
 import * as unreadable from './unreadable.js';
-import { apply, language, setLanguage, t } from './i18n.js';
+import { about, apply, language, setLanguage, t } from './i18n.js';
 
 /** The segmentation shown: {info, models, points, probe}. */
 let shown = null;
@@ -56,6 +57,9 @@ async function load() {
 
 function draw() {
   for (const id of ['changed', 'try', 'good']) byId(id).hidden = !shown;
+  // Texts speak of records, or of members and their keys.
+  about((shown?.models.at(-1)?.entity ?? []).map(pretty));
+  members.show(shown);
   if (!shown) return;
   segments.show(shown);
   changes();
