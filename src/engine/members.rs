@@ -56,10 +56,17 @@ impl MembersFunction {
             _ => "the members cannot be read".to_owned(),
         };
         let members = registry.members(&model).map_err(shown)?;
-        let members = members.ok_or_else(|| format!("the members of version {} are deleted", model.version))?;
+        let members = members.ok_or_else(|| deleted(&model))?;
         let schema = members::shown_schema(&members.schema());
         Ok(MembersTable { part: Arc::new(Part { store: store.clone(), model, schema, paths: self.paths }) })
     }
+}
+
+fn deleted(model: &Model) -> String {
+    format!(
+        "the members of version {} are deleted; if it serves, tercile train makes a new one with its own",
+        model.version
+    )
 }
 
 impl TableFunctionImpl for MembersFunction {
@@ -133,10 +140,9 @@ impl PartitionStream for Part {
                 let why = if paths { error.to_string() } else { "the members cannot be read".to_owned() };
                 DataFusionError::Execution(why)
             };
-            let deleted =
-                || DataFusionError::Execution(format!("the members of version {} are deleted", model.version));
             let registry = ModelRegistry::new(&store, &model.segmentation);
-            let members = registry.members(&model).map_err(failed)?.ok_or_else(deleted)?;
+            let members = registry.members(&model).map_err(failed)?;
+            let members = members.ok_or_else(|| DataFusionError::Execution(deleted(&model)))?;
             let descriptions = model.descriptions("en");
             for batch in members.read(0).map_err(failed)? {
                 let shown = members::shown(&batch.map_err(failed)?, &descriptions)?;

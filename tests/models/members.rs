@@ -209,6 +209,87 @@ fn damaged_members_are_reported_and_made_again() {
     }
 }
 
+/// Trainings that are killed as soon as a file appears: a scratch file, members, or a model.
+#[test]
+fn a_training_that_is_killed_while_it_writes_members_never_mixes_versions() {
+    let place = place(&[("30_customers.sql", CUSTOMERS)]);
+    let running = place.serve(&[]);
+    let kills: u64 = std::env::var("TERCILE_TEST_MEMBER_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(9);
+    let expected = customers(300);
+    let dir = place.path("store/models/customers");
+    let names = || -> Vec<String> {
+        let entries = std::fs::read_dir(&dir).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let version = |name: &String, ending: &str| name.strip_suffix(ending)?.parse::<u64>().ok();
+    // What each version adds to the totals.
+    let mut added: BTreeMap<u64, u64> = (1..=3).map(|version| (version, 0)).collect();
+    let check = |added: &BTreeMap<u64, u64>| -> u64 {
+        let slices: Value = serde_json::from_slice(&std::fs::read(dir.join("slices.json")).unwrap()).unwrap();
+        let serving = slices["3"]["version"].as_u64().unwrap();
+        let of_model = model(&place, "customers", serving);
+        let mut sizes = vec![0_u64; 3];
+        let found = members(&place, &[]);
+        assert!(found.keys().eq(expected.keys()), "version {serving}");
+        for (key, row) in &found {
+            let total: f64 = row[2].parse().unwrap();
+            assert!(
+                (total - expected[key].1 - added[&serving] as f64).abs() < 1e-6,
+                "{key} of version {serving}: {total}"
+            );
+            sizes[row[3].parse::<usize>().unwrap()] += 1;
+        }
+        assert!(of_model["clusters"].as_array().unwrap().iter().map(|one| one["size"].as_u64().unwrap()).eq(sizes));
+        // A server answers with one version, the one that serves or the one before.
+        let answer = running.get("/api/segments/customers/members/C001").json();
+        let (version, total) = (answer["version"].as_u64().unwrap(), answer["features"]["total"].as_f64().unwrap());
+        assert!((total - expected["C001"].1 - added[&version] as f64).abs() < 1e-6, "{answer}");
+        serving
+    };
+    let mut caught = [0; 3];
+    for round in 1..=kills {
+        place.write("sql/30_customers.sql", CUSTOMERS.replace("sum(amount)", &format!("sum(amount) + {round}")));
+        let last = names().iter().filter_map(|name| version(name, ".json")).max().unwrap();
+        let stage = (round % 3) as usize;
+        let reached = || match stage {
+            0 => !common::files(&place.path("store/tmp")).is_empty(),
+            1 => names().iter().any(|name| version(name, ".members.parquet").is_some_and(|found| found > last)),
+            _ => names().iter().any(|name| version(name, ".json").is_some_and(|found| found > last)),
+        };
+        for left in common::files(&place.path("store/tmp")) {
+            std::fs::remove_file(left).unwrap();
+        }
+        let mut command = place.command(&["train", "-q"]);
+        let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+        while child.try_wait().unwrap().is_none() {
+            if reached() {
+                child.kill().unwrap();
+                caught[stage] += 1;
+                break;
+            }
+        }
+        child.wait().unwrap();
+        for name in names() {
+            // A version that has any file takes its number.
+            for ending in [".json", ".members.parquet", ".sample.parquet"] {
+                if let Some(found) = version(&name, ending).filter(|found| *found > last) {
+                    added.entry(found).or_insert(round);
+                }
+            }
+        }
+        check(&added);
+    }
+    println!("killed at a scratch file, members, a model: {caught:?}");
+    assert!(kills < 3 || caught.iter().all(|times| *times > 0), "{caught:?}");
+    place.write("sql/30_customers.sql", CUSTOMERS.replace("sum(amount)", "sum(amount) + 1000"));
+    place.ok(&["train"]);
+    let newest = names().iter().filter_map(|name| version(name, ".json")).max().unwrap();
+    added.extend((newest - 2..=newest).map(|version| (version, 1000)));
+    assert_eq!(check(&added), newest);
+    let doctor = place.run(&["doctor", "--bind", "127.0.0.1:0"]);
+    assert!(!doctor.stdout.contains("members"), "{}", doctor.stdout);
+}
+
 fn copy(from: &Path, to: &Path) {
     for path in common::files(from) {
         let target = to.join(path.strip_prefix(from).unwrap());
