@@ -53,9 +53,12 @@ pub(super) async fn numbered<T>(submit: impl Future<Output = T>) -> (T, Option<S
 struct Job {
     session: String,
     accepted: Instant,
-    /// Tasks that have ended.
-    tasks: usize,
+    /// When its last task ended; `None` if none has.
+    moved: Option<Instant>,
 }
+
+/// A query of which no task has ended for this time, after the first one, counts as waiting.
+const STILL: Duration = Duration::from_secs(15);
 
 /// The queries of a scheduler, by ID.
 #[derive(Default)]
@@ -67,14 +70,14 @@ impl Jobs {
     }
 
     pub fn accept(&self, number: &str, session: &str) {
-        let job = Job { session: session.to_owned(), accepted: Instant::now(), tasks: 0 };
+        let job = Job { session: session.to_owned(), accepted: Instant::now(), moved: None };
         self.all().insert(number.to_owned(), job);
     }
 
     /// A task of a query has ended.
     pub fn task_ended(&self, number: &str) {
         if let Some(job) = self.all().get_mut(number) {
-            job.tasks += 1;
+            job.moved = Some(Instant::now());
         }
     }
 
@@ -83,7 +86,7 @@ impl Jobs {
         self.all().remove(number).map(|job| job.accepted.elapsed())
     }
 
-    /// What the oldest query of a session waits for; empty if one of its tasks has ended, or no older query runs.
+    /// What the oldest query of a session waits for; empty if one of its tasks has just ended, or no older query runs.
     pub fn waiting(&self, session: &str) -> String {
         let all = self.all();
         let Some(own) = all.values().filter(|job| job.session == session).min_by_key(|job| job.accepted) else {
@@ -91,7 +94,7 @@ impl Jobs {
         };
         let others = all.values().filter(|job| job.session != session && job.accepted < own.accepted);
         let (many, oldest) = others.fold((0, own.accepted), |(n, oldest), job| (n + 1, oldest.min(job.accepted)));
-        if own.tasks > 0 || many == 0 {
+        if many == 0 || own.moved.is_some_and(|moved| moved.elapsed() < STILL) {
             return String::new();
         }
         let seconds = |since: Instant| since.elapsed().as_secs();
@@ -100,7 +103,12 @@ impl Jobs {
         } else {
             format!("{many} other queries, the oldest of which")
         };
-        format!("has waited {} s for {others} was accepted {} s ago", seconds(own.accepted), seconds(oldest))
+        let waits = match own.moved {
+            None => format!("has waited {} s for", seconds(own.accepted)),
+            // Its tasks may run, or wait for slots that tasks of other queries hold.
+            Some(moved) => format!("has ended no task for {} s beside", seconds(moved)),
+        };
+        format!("{waits} {others} was accepted {} s ago", seconds(oldest))
     }
 }
 
@@ -125,6 +133,10 @@ mod tests {
         assert_eq!(jobs.waiting("three"), "");
         jobs.task_ended(&other);
         assert_eq!(jobs.waiting("two"), "");
+        if let (Some(job), Some(before)) = (jobs.all().get_mut(&other), Instant::now().checked_sub(2 * STILL)) {
+            job.moved = Some(before);
+        }
+        assert_eq!(jobs.waiting("two"), "has ended no task for 30 s beside 1 other query, which was accepted 0 s ago");
         assert!(jobs.end(&given).is_some() && jobs.end(&given).is_none());
     }
 }
