@@ -62,6 +62,7 @@ pub mod train;
 
 // From models to users.
 pub mod bulk;
+pub mod scoring;
 
 pub mod api;
 

@@ -4,7 +4,7 @@
 //! within the first mebibyte of the response becomes a problem with a status; a later one aborts the response, so that it
 //! cannot be mistaken for a complete one.
 
-use std::io::{self, Cursor, Read};
+use std::io::{self, Cursor, Read, Write};
 use std::sync::Arc;
 
 use futures::Stream;
@@ -26,6 +26,7 @@ use super::rows::AnyRow;
 use super::streaming_body::{self, Outgoing, Shared};
 use crate::bulk::{Answers, At, Error, Format, Keep, Limits, Meter, Reader, Scorer, Writer};
 use crate::panics;
+use crate::scoring::RecordScorer;
 
 /// Media types of rows, for requests and responses.
 pub const FORMS: [(Format, &str); 4] = [
@@ -121,6 +122,8 @@ pub struct Order {
     pub tally: Tally,
     /// Prediction objects, for JSON and NDJSON.
     pub answers: Answers,
+    /// The rows are raw records, which the SQL files clean.
+    pub records: Option<Arc<RecordScorer>>,
 }
 
 /// Responds to a body whose first bytes are `head`; without `rest` they are the whole body.
@@ -159,6 +162,20 @@ where
     Ok(shared.body())
 }
 
+/// Responds to a short body, all of whose bytes are `body`.
+///
+/// # Errors
+/// A problem, as for [`answer`].
+pub fn at_once(state: &State, order: Order, body: BufferedBody) -> Result<Vec<u8>, Problem> {
+    begins_well(order.from, &body.bytes, true)?;
+    let charge = MemoryCharge::begin(&state.budget)?;
+    let mut out = Vec::new();
+    let limits = state.bodies.limits;
+    let ran = panics::decoding("a body of rows", || run(order, Box::new(Cursor::new(body)), &mut out, limits, &charge));
+    ran.unwrap_or_else(|| Err(Error::Read("they are damaged".to_owned()))).map_err(problem)?;
+    Ok(out)
+}
+
 /// Rejects a body that does not start as its Content-Type requires. An empty body is valid NDJSON without rows.
 fn begins_well(format: Format, head: &[u8], whole: bool) -> Result<(), Problem> {
     let text = head.strip_prefix(b"\xef\xbb\xbf").filter(|_| format != Format::Arrow).unwrap_or(head);
@@ -179,19 +196,28 @@ fn begins_well(format: Format, head: &[u8], whole: bool) -> Result<(), Problem> 
 fn run(
     order: Order,
     input: Box<dyn Read + Send>,
-    out: &mut Outgoing,
+    out: impl Write + Send,
     limits: Limits,
     charge: &Arc<MemoryCharge>,
 ) -> Result<(), Error> {
-    let Order { from, to, scorer, tally, answers } = order;
+    let Order { from, to, scorer, tally, answers, records } = order;
     // Columnar output keeps all columns; JSON output becomes prediction objects with the other fields.
     let keep = if matches!(to, Format::Json | Format::Ndjson) { Keep::Other } else { Keep::Row };
     let meter: Arc<dyn Meter> = Arc::clone(charge) as _;
-    let mut reader = Reader::open_metered(input, Some(from), &scorer.features, (limits, keep), meter)?;
+    let mut reader = match &records {
+        Some(_) => Reader::raw(input, from, (limits, keep), meter)?,
+        None => Reader::open_metered(input, Some(from), &scorer.features, (limits, keep), meter)?,
+    };
     let mut writer = Writer::new(out, to).with_answers(answers, limits);
     while let Some(block) = reader.block()? {
-        let found = scorer.score(&block)?;
-        tally.add(&found.clusters);
+        let (block, found) = match &records {
+            Some(records) => records.score(block, &scorer, limits.piece)?,
+            None => {
+                let found = scorer.score(&block)?;
+                (block, found)
+            }
+        };
+        tally.add(found.assigned());
         writer.write(block, found, &scorer)?;
         charge.answered();
     }

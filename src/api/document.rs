@@ -90,7 +90,7 @@ as well, but not for members, `admin` for everything. The greeting, this documen
 ";
 
 /// Properties that are always present and may be null; the framework declares them optional.
-const NULLABLE: [(&str, &str); 8] = [
+const NULLABLE: [(&str, &str); 9] = [
     ("Candidate", "silhouette"),
     ("Cut", "timestamp"),
     ("Member", "previous"),
@@ -99,6 +99,7 @@ const NULLABLE: [(&str, &str); 8] = [
     ("Model", "silhouette"),
     ("Receipt", "cut"),
     ("Receipt", "predecessor"),
+    ("RecordScore", "cluster"),
 ];
 
 /// String properties that are timestamps.

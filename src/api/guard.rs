@@ -35,7 +35,7 @@ pub fn needed(method: &Method, path: &str) -> Option<Scope> {
         ["api", "segments", _, "members", ..] | ["api", "segments", _, "clusters", _, "members"] => {
             Some(Scope::Members)
         }
-        ["api", "segments", _, "predict"] => Some(Scope::Read),
+        ["api", "segments", _, "predict" | "score"] => Some(Scope::Read),
         ["api", name] if name.starts_with("cluster_products_by_") => Some(Scope::Read),
         _ if reads => Some(Scope::Read),
         _ => Some(Scope::Admin),

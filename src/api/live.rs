@@ -7,13 +7,16 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use tercile_store::{self as store, Snapshot, Store};
+use tokio::sync::OnceCell;
 
 use super::etag;
 use super::language::{LANGUAGES, Language};
 use super::metrics::{Metrics, Tally};
 use crate::bulk::Lines;
 use crate::engine;
+use crate::engine::row_by_row::NotRowByRow;
 use crate::model::{Model, ModelRegistry, Predictor, Slices};
+use crate::scoring::RecordScorer;
 use crate::slices::all_slices;
 use crate::sql::{Files, Segmentation};
 
@@ -70,9 +73,21 @@ pub struct Slot {
 pub struct Served {
     pub segmentation: Segmentation,
     pub slots: Vec<Slot>,
+    files: Arc<Files>,
+    /// Prepared by the first request that needs it, for as long as the SQL stays the same.
+    records: Arc<OnceCell<Result<Arc<RecordScorer>, NotRowByRow>>>,
 }
 
 impl Served {
+    /// Cleans raw records with the SQL files.
+    ///
+    /// # Errors
+    /// If a record alone does not determine its features.
+    pub async fn record_scorer(&self) -> Result<Arc<RecordScorer>, NotRowByRow> {
+        let prepare = async || RecordScorer::new(&self.files, &self.segmentation).await.map(Arc::new);
+        self.records.get_or_init(prepare).await.clone()
+    }
+
     /// Whether every slice has a model, or a recorded reason why not.
     pub fn ready(&self) -> bool {
         self.slots.iter().all(|slot| slot.serving.is_some() || (slot.refused.is_some() && slot.fault.is_none()))
@@ -177,12 +192,12 @@ impl ModelCache {
     /// # Errors
     /// If a SQL file is invalid; the models in service are unchanged then.
     pub async fn reload(&self) -> Result<(), anyhow::Error> {
-        let files = self.files()?;
+        let files = Arc::new(self.files()?);
         // The schemas of the views do not depend on records.
         let ctx = engine::open(&Snapshot::default(), &files).await?;
         let (mut segmentations, mut faults) = (Vec::new(), BTreeSet::new());
         for segmentation in engine::segmentations(&ctx, &files).await? {
-            segmentations.push(self.read(segmentation, &mut faults));
+            segmentations.push(self.read(segmentation, &files, &mut faults));
         }
         self.log(faults);
         *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Models { segmentations });
@@ -200,7 +215,7 @@ impl ModelCache {
 
     /// Models of one segmentation. An unusable file affects only its own slice or segmentation: the previous version stays in
     /// service.
-    fn read(&self, segmentation: Segmentation, faults: &mut BTreeSet<String>) -> Served {
+    fn read(&self, segmentation: Segmentation, files: &Arc<Files>, faults: &mut BTreeSet<String>) -> Served {
         let registry = ModelRegistry::new(&self.store, &segmentation.name);
         let mut note = |error: store::Error| {
             let class = match &error {
@@ -238,7 +253,9 @@ impl ModelCache {
             let refused = standing.public_refusal().cloned();
             slots.push(Slot { slice, serving, pinned: standing.pinned, refused, fault });
         }
-        Served { segmentation, slots }
+        let same = before.get(&segmentation.name).filter(|served| served.segmentation == segmentation);
+        let records = same.map(|served| Arc::clone(&served.records)).unwrap_or_default();
+        Served { segmentation, slots, files: Arc::clone(files), records }
     }
 
     fn stamp(&self) -> EntityTag {

@@ -171,9 +171,9 @@ impl Metrics {
 pub struct Tally(Vec<IntCounter>);
 
 impl Tally {
-    pub fn add(&self, clusters: &[u32]) {
+    pub fn add(&self, clusters: impl IntoIterator<Item = u32>) {
         let mut counts = vec![0; self.0.len()];
-        for &cluster in clusters {
+        for cluster in clusters {
             counts[cluster as usize] += 1;
         }
         for (counter, count) in self.0.iter().zip(counts).filter(|(_, count)| *count > 0) {

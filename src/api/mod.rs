@@ -40,6 +40,7 @@ mod problem;
 mod promotion;
 mod rows;
 pub mod sandbox;
+mod score;
 mod segments;
 mod sql;
 mod status;
@@ -170,7 +171,7 @@ impl State {
 }
 
 type Apis = (
-    predict::PredictApi,
+    (predict::PredictApi, score::ScoreApi),
     segments::SegmentsApi,
     k_report::KReportApi,
     unreadable::UnreadableApi,
@@ -182,7 +183,7 @@ type Apis = (
 
 fn service() -> OpenApiService<Apis, ()> {
     let apis: Apis = (
-        predict::PredictApi,
+        (predict::PredictApi, score::ScoreApi),
         segments::SegmentsApi,
         k_report::KReportApi,
         unreadable::UnreadableApi,
@@ -221,6 +222,7 @@ async fn known_parameters(request: Request) -> poem::Result<Request> {
             &["after", "limit", "moved", "model", "lang", "as_of"]
         }
         Some("predict") => &["model", "lang", "fit", "as_of", "explain"],
+        Some("score") => &["model", "lang", "as_of", "explain"],
         Some(name) if name.starts_with("cluster_products_by_") => &["model", "lang", "fit", "as_of"],
         Some("points" | "k-report") => &["model"],
         Some("unreadable") => &["limit"],

@@ -1,9 +1,12 @@
 //! Prediction endpoints: three typed ones, and one for any segmentation.
 
+use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use datafusion::arrow::array::Float64Array;
+use futures::Stream;
 use poem::web::Data;
 use poem::{Body, IntoResponse, Request, Response};
 use poem_openapi::param::{Path, Query};
@@ -123,9 +126,9 @@ fn stamped(kind: &str, body: Body, stamp: Option<&EntityTag>) -> Response {
 
 /// Prediction response in the negotiated format.
 pub struct Predicted {
-    format: Format,
-    body: Body,
-    stamp: Option<EntityTag>,
+    pub(super) format: Format,
+    pub(super) body: Body,
+    pub(super) stamp: Option<EntityTag>,
 }
 
 impl IntoResponse for Predicted {
@@ -160,7 +163,7 @@ impl ApiResponse for Predicted {
 
 /// Query parameters of a request.
 #[derive(Clone, Copy)]
-struct Asked {
+pub(super) struct Asked {
     model: Option<u8>,
     as_of: Option<u64>,
     language: Language,
@@ -277,7 +280,11 @@ impl PredictApi {
     }
 }
 
-fn asked((model, as_of): (Option<u8>, Option<u64>), language: Option<Language>, fit: Option<FitMode>) -> Asked {
+pub(super) fn asked(
+    (model, as_of): (Option<u8>, Option<u64>),
+    language: Option<Language>,
+    fit: Option<FitMode>,
+) -> Asked {
     Asked { model, as_of, language: language.unwrap_or_default(), fit }
 }
 
@@ -294,7 +301,7 @@ impl Asked {
     }
 
     /// The model that predicts.
-    fn serving(&self, live: &ModelCache, models: &Models, name: &str) -> Result<Arc<Serving>, Problem> {
+    pub(super) fn serving(&self, live: &ModelCache, models: &Models, name: &str) -> Result<Arc<Serving>, Problem> {
         let served = find(models, name)?;
         match self.as_of {
             Some(version) => recalled(live, name, version, self.model),
@@ -303,7 +310,7 @@ impl Asked {
     }
 }
 
-fn find<'m>(models: &'m Models, name: &str) -> Result<&'m Served, Problem> {
+pub(super) fn find<'m>(models: &'m Models, name: &str) -> Result<&'m Served, Problem> {
     models.get(name).ok_or_else(|| Problem::not_found(format!("there is no segmentation {name}")))
 }
 
@@ -377,30 +384,17 @@ async fn answer_any(
     }
     let models = state.live.now();
     find(&models, name)?;
-    let mut body = Box::pin(rows.body.into_bytes_stream());
-    let whole_up_to = if asked.fit.is_some() { posted::MAX_BODY } else { INLINE_BYTES };
-    let limit = state.bodies.bytes.min(if asked.fit.is_some() { posted::MAX_BODY as u64 } else { u64::MAX });
-    let said = claimed(request);
-    if said.is_some_and(|length| length > limit) {
-        return Err(bulk::arrived(&streaming_body::too_long(limit)));
-    }
-    // Longer bodies are streamed and never held whole.
-    let mut head = BufferedBody::begin(&state.budget, said.filter(|_| asked.fit.is_some()))?;
-    let all = head.read(&mut body, whole_up_to).await.map_err(|error| bulk::arrived(&error))?;
-    if head.bytes.len() as u64 > limit || (asked.fit.is_some() && !all) {
-        return Err(bulk::arrived(&streaming_body::too_long(limit)));
-    }
-    if all && (from, to, explain) == (Format::Json, Format::Json, false) {
+    let whole_up_to = if asked.fit.is_some() { Whole::Required } else { Whole::UpTo(INLINE_BYTES) };
+    let (head, rest) = begin(state, request, rows.body, whole_up_to).await?;
+    if rest.is_none() && (from, to, explain) == (Format::Json, Format::Json, false) {
         let (json, stamp) = whole(state, name, head, asked, true).await?;
         return Ok(Predicted { format: to, body: Body::from(json), stamp });
     }
     let serving = asked.serving(&state.live, &models, name)?;
     let language = asked.language.code();
     let Model { features, slice, version, .. } = &serving.model;
-    let explainer = explain.then(|| {
-        let opinions = find(&models, name).map(|served| opinions(served, language)).unwrap_or_default();
-        Explainer::new(features, &serving.predictor, opinions)
-    });
+    let served = find(&models, name)?;
+    let explainer = explain.then(|| explainer(served, &serving, language));
     let lines = Lines::new(features, &serving.model.descriptions(language), Some((*slice, *version)));
     let order = bulk::Order {
         from,
@@ -408,14 +402,51 @@ async fn answer_any(
         scorer: Scorer::new(&serving.model, language),
         tally: state.metrics.tally(&serving.model),
         answers: Answers { lines, explainer },
+        records: None,
     };
-    let rest = if all { None } else { Some(body) };
     let body = bulk::answer(state, order, head, rest).await?;
     Ok(Predicted { format: to, body, stamp: Some(serving.stamp.clone()) })
 }
 
+/// How much of a body is held before its rows are read.
+pub(super) enum Whole {
+    /// All of it.
+    Required,
+    /// All of it if it is not longer; longer bodies are streamed and never held whole.
+    UpTo(usize),
+}
+
+/// The first bytes of a body; all of them if there is no rest.
+pub(super) async fn begin(
+    state: &State,
+    request: &Request,
+    body: Body,
+    whole: Whole,
+) -> Result<(BufferedBody, Option<impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static>), Problem> {
+    let mut body = Box::pin(body.into_bytes_stream());
+    let (held, limit, required) = match whole {
+        Whole::Required => (posted::MAX_BODY, state.bodies.bytes.min(posted::MAX_BODY as u64), true),
+        Whole::UpTo(bytes) => (bytes, state.bodies.bytes, false),
+    };
+    let said = claimed(request);
+    if said.is_some_and(|length| length > limit) {
+        return Err(bulk::arrived(&streaming_body::too_long(limit)));
+    }
+    let mut head = BufferedBody::begin(&state.budget, said.filter(|_| required))?;
+    let all = head.read(&mut body, held).await.map_err(|error| bulk::arrived(&error))?;
+    if head.bytes.len() as u64 > limit || (required && !all) {
+        return Err(bulk::arrived(&streaming_body::too_long(limit)));
+    }
+    Ok((head, if all { None } else { Some(body) }))
+}
+
+/// Explains the answers of a model.
+pub(super) fn explainer(served: &Served, serving: &Serving, language: &str) -> Explainer {
+    Explainer::new(&serving.model.features, &serving.predictor, opinions(served, language))
+}
+
 /// Format of the response.
-fn form(request: &Request, from: Format, explain: bool) -> Result<Format, Problem> {
+pub(super) fn form(request: &Request, from: Format, explain: bool) -> Result<Format, Problem> {
     let can = |format: Format| !explain || matches!(format, Format::Json | Format::Ndjson);
     // Without a preference the response has the format of the request, where possible.
     let mut forms: Vec<(Format, &str)> = bulk::FORMS.into_iter().filter(|(format, _)| can(*format)).collect();
@@ -490,7 +521,7 @@ fn recalled(live: &ModelCache, name: &str, version: u64, slice: Option<u8>) -> R
 
 fn predict(serving: &Serving, rows: &Rows, language: Language, tally: &Tally) -> Result<Vec<u8>, Problem> {
     let (json, clusters) = write(&serving.model.features, rows, &serving.predictor, serving.lines(language))?;
-    tally.add(&clusters);
+    tally.add(clusters);
     Ok(json)
 }
 

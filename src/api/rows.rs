@@ -107,6 +107,34 @@ pub struct Prediction {
     pub explanation: Option<Explanation>,
 }
 
+/// The answer for one raw record: its cluster, or the reason why it has none.
+#[derive(Debug, Clone, Object)]
+pub struct RecordScore {
+    /// The cluster's number, from 0; null if the record has no cluster.
+    pub cluster: Option<u32>,
+    /// What the cluster's centroid is like.
+    #[oai(skip_serializing_if_is_none)]
+    pub description: Option<String>,
+    /// The features that the SQL gives for the record.
+    #[oai(skip_serializing_if_is_none)]
+    pub features: Option<BTreeMap<String, f64>>,
+    /// Distance to the centroid, in standardised units.
+    #[oai(skip_serializing_if_is_none)]
+    pub distance: Option<f64>,
+    /// The slice whose model answered.
+    #[oai(skip_serializing_if_is_none)]
+    pub model: Option<u8>,
+    /// The version of that model.
+    #[oai(skip_serializing_if_is_none)]
+    pub version: Option<u64>,
+    /// Why the record has no cluster: it cannot be parsed, the SQL leaves it out, or a feature is missing.
+    #[oai(skip_serializing_if_is_none)]
+    pub reason: Option<String>,
+    /// Why this cluster; only with `explain=true`.
+    #[oai(skip_serializing_if_is_none)]
+    pub explanation: Option<Explanation>,
+}
+
 /// Why a row is in its cluster. All distances are in standardised units of the model that they belong to.
 #[derive(Debug, Clone, Object)]
 pub struct Explanation {

@@ -8,7 +8,7 @@ use super::explain::{Explainer, TooFar};
 pub struct Lines {
     /// By cluster: the text up to the name of the first feature.
     heads: Vec<String>,
-    /// Feature names as JSON, each with its colon.
+    /// Feature names as JSON, each with its colon and, except for the first, a comma before it.
     names: Vec<String>,
     /// By cluster: the text from the last feature's value to the distance.
     middles: Vec<String>,
@@ -19,20 +19,32 @@ pub struct Lines {
 impl Lines {
     /// `model` is slice and version, or `None` if the request's own rows were clustered.
     pub fn new(features: &[String], descriptions: &[impl AsRef<str>], model: Option<(u8, u64)>) -> Self {
+        Self::with(features, descriptions, model, true)
+    }
+
+    /// Predictions of records, whose features do not contain `prediction`, the cluster's number.
+    pub fn of_records(features: &[String], descriptions: &[impl AsRef<str>], model: (u8, u64)) -> Self {
+        Self::with(features, descriptions, Some(model), false)
+    }
+
+    fn with(features: &[String], descriptions: &[impl AsRef<str>], model: Option<(u8, u64)>, prediction: bool) -> Self {
         let head = |(cluster, description): (usize, &_)| {
             let mut head = format!("{{\"cluster\":{cluster},\"description\":");
             push_json_string(&mut head, AsRef::as_ref(description));
             head + ",\"features\":{"
         };
-        let name = |name: &String| {
-            let mut text = String::new();
+        let name = |(i, name): (usize, &String)| {
+            let mut text = if i == 0 { String::new() } else { ",".to_owned() };
             push_json_string(&mut text, name);
             text + ":"
         };
-        let middle = |cluster: usize| format!("\"prediction\":{cluster}}},\"distance\":");
+        let middle = |cluster: usize| match prediction {
+            true => format!(",\"prediction\":{cluster}}},\"distance\":"),
+            false => "},\"distance\":".to_owned(),
+        };
         Self {
             heads: descriptions.iter().enumerate().map(head).collect(),
-            names: features.iter().map(name).collect(),
+            names: features.iter().enumerate().map(name).collect(),
             middles: (0..descriptions.len()).map(middle).collect(),
             tail: model
                 .map_or_else(String::new, |(slice, version)| format!(",\"model\":{slice},\"version\":{version}")),
@@ -55,7 +67,6 @@ impl Lines {
         for (name, value) in self.names.iter().zip(values) {
             out.extend_from_slice(name.as_bytes());
             push_number(out, *value);
-            out.push(b',');
         }
         out.extend_from_slice(self.middles[cluster].as_bytes());
         push_number(out, distance);

@@ -20,7 +20,7 @@ pub use explain::{Explainer, Opinion, TooFar};
 pub use json::number;
 pub use lines::Lines;
 pub use read::Reader;
-pub use write::{Answers, Writer};
+pub use write::{Answers, Writer, as_objects};
 
 pub use crate::file_format::Format;
 use crate::missing::{Gaps, Missing, Place, Value};
@@ -30,6 +30,9 @@ use crate::model::{self, Model, Predictor};
 pub const ADDED: [&str; 3] = ["cluster", "description", "distance"];
 /// Column that is added when missing values are imputed: the names of a row's imputed features.
 pub const IMPUTED: &str = "imputed";
+
+/// Column that is added when raw records are scored: why a record has no cluster.
+pub const REASON: &str = "reason";
 
 /// Whether an added column replaces an input column of this name.
 fn gives_way(name: &str, missing: Missing) -> bool {
@@ -139,7 +142,7 @@ pub enum Error {
 }
 
 /// Block of rows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Block {
     /// One column per feature, in the model's order and units; finite values, or null for accepted gaps.
     pub features: Vec<Float64Array>,
@@ -149,6 +152,8 @@ pub struct Block {
     pub first: u64,
     /// Line of each row, in formats whose rows are lines; else empty.
     pub lines: Vec<u64>,
+    /// Of raw records: the rows whose bytes are no text, and why.
+    pub faults: Vec<(usize, String)>,
 }
 
 impl Block {
@@ -173,6 +178,12 @@ pub enum Carried {
     Objects(Vec<String>),
 }
 
+impl Default for Carried {
+    fn default() -> Self {
+        Self::Objects(Vec::new())
+    }
+}
+
 /// Predictions for the rows of a block.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -181,9 +192,16 @@ pub struct Found {
     pub distances: Vec<f64>,
     /// Validity: null for a row without a cluster because a feature is missing; `None` if all rows have one.
     pub present: Option<NullBuffer>,
+    /// Of raw records: why a row has no cluster.
+    pub reasons: Option<Vec<Option<String>>>,
 }
 
 impl Found {
+    /// The clusters of the rows that have one.
+    pub fn assigned(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.clusters.len()).filter_map(|row| self.of(row)).map(|(cluster, _)| cluster)
+    }
+
     /// Cluster and distance of a row, if it has a cluster.
     fn of(&self, row: usize) -> Option<(u32, f64)> {
         let present = self.present.as_ref().is_none_or(|present| present.is_valid(row));
@@ -222,25 +240,34 @@ impl Scorer {
     /// # Errors
     /// If a row is too far from every cluster ([`TOO_FAR`]).
     pub fn score(&self, block: &Block) -> Result<Found, Error> {
-        let filled: Vec<Option<Vec<f64>>> = block.features.iter().zip(&self.mean).map(filled).collect();
-        let columns: Vec<&[f64]> = filled
-            .iter()
-            .zip(&block.features)
-            .map(|(filled, column)| filled.as_deref().unwrap_or(column.values()))
-            .collect();
-        let (clusters, distances) = self.predictor.predict_columns(&columns);
-        let nulls = block.features.iter().fold(None, |all, column| NullBuffer::union(all.as_ref(), column.nulls()));
-        let present = nulls.filter(|_| self.missing != Missing::Impute);
-        let found = Found { clusters, distances, present };
-        let far = |row: &usize| found.of(*row).is_some_and(|(_, distance)| !model::tells(distance));
-        if found.distances.iter().any(|&distance| !model::tells(distance))
-            && let Some(row) = (0..found.distances.len()).find(far)
-        {
-            let values: Vec<f64> = columns.iter().map(|column| column[row]).collect();
-            let field = self.features[self.predictor.farthest(&values)].clone();
-            return Err(Error::Field { at: block.at(row), field, what: TOO_FAR.to_owned() });
+        let found = self.nearest(&block.features);
+        match self.first_too_far(&block.features, &found) {
+            Some((row, field)) => {
+                Err(Error::Field { at: block.at(row), field: field.to_owned(), what: TOO_FAR.to_owned() })
+            }
+            None => Ok(found),
         }
-        Ok(found)
+    }
+
+    /// The nearest cluster of each row. A NULL is replaced by the mean; such a row has a cluster only if missing values are imputed.
+    pub fn nearest(&self, features: &[Float64Array]) -> Found {
+        let filled: Vec<Option<Vec<f64>>> = features.iter().zip(&self.mean).map(filled).collect();
+        let (clusters, distances) = self.predictor.predict_columns(&columns(&filled, features));
+        let nulls = features.iter().fold(None, |all, column| NullBuffer::union(all.as_ref(), column.nulls()));
+        let present = nulls.filter(|_| self.missing != Missing::Impute);
+        Found { clusters, distances, present, reasons: None }
+    }
+
+    /// The first row that is too far from every cluster, and the feature in which it is farthest.
+    pub fn first_too_far(&self, features: &[Float64Array], found: &Found) -> Option<(usize, &str)> {
+        if found.distances.iter().all(|&distance| model::tells(distance)) {
+            return None;
+        }
+        let far = |row: &usize| found.of(*row).is_some_and(|(_, distance)| !model::tells(distance));
+        let row = (0..found.distances.len()).find(far)?;
+        let filled: Vec<Option<Vec<f64>>> = features.iter().zip(&self.mean).map(filled).collect();
+        let values: Vec<f64> = columns(&filled, features).iter().map(|column| column[row]).collect();
+        Some((row, &self.features[self.predictor.farthest(&values)]))
     }
 
     /// Names of a row's imputed features.
@@ -248,6 +275,11 @@ impl Scorer {
         let gaps = self.features.iter().zip(&block.features).filter(move |(_, column)| column.is_null(row));
         gaps.map(|(name, _)| name.as_str())
     }
+}
+
+/// The values of each column, those with nulls replaced.
+fn columns<'a>(filled: &'a [Option<Vec<f64>>], features: &'a [Float64Array]) -> Vec<&'a [f64]> {
+    filled.iter().zip(features).map(|(filled, column)| filled.as_deref().unwrap_or(column.values())).collect()
 }
 
 /// Values of a column with nulls replaced by the mean; `None` if there are no nulls.
@@ -268,6 +300,8 @@ pub struct Wanted {
     pub gaps: Vec<Gaps>,
     /// The decimal mark of numbers in text.
     pub decimal: char,
+    /// Whether the rows are raw records, which are not parsed here.
+    pub raw: bool,
 }
 
 impl Wanted {

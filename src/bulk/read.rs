@@ -1,6 +1,6 @@
 //! Reader that splits bytes of any supported format into blocks of rows.
 
-use std::io::{self, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,6 +12,8 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::arrow::Batches;
 use super::{At, Block, Carried, Error, Format, Keep, Limits, Meter, Unmetered, Wanted, json};
+use tercile_store::record::Unreadable;
+
 use crate::files::{self, CsvRecords, Fault, Opened, Splitter, decimal_point};
 use crate::missing::{Gaps, Missing, Value};
 use crate::spool::spooled;
@@ -35,7 +37,15 @@ pub struct Reader {
 
 enum Source {
     Json(Splitter<Box<dyn Read + Send>>),
+    /// Raw records, one per line.
+    Lines(Lines),
     Columns(Columns),
+}
+
+struct Lines {
+    input: BufReader<Box<dyn Read + Send>>,
+    /// Line of the last record, counted from 1.
+    line: u64,
 }
 
 struct Columns {
@@ -106,6 +116,43 @@ impl Reader {
         Ok(Self { format, ..Self::of(opened, features, (limits, keep), meter)? })
     }
 
+    /// Opens a stream of raw records, which are not parsed: a record that is no object is a row too.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn raw(
+        input: Box<dyn Read + Send>,
+        format: Format,
+        (limits, keep): (Limits, Keep),
+        meter: Arc<dyn Meter>,
+    ) -> Result<Self, Error> {
+        Self::open_metered(input, Some(format), &[], (limits, keep), meter)?.of_records()
+    }
+
+    /// Makes the rows raw records.
+    ///
+    /// # Errors
+    /// If the first bytes cannot be read.
+    pub fn of_records(mut self) -> Result<Self, Error> {
+        self.wanted.raw = true;
+        self.source = match self.source {
+            Source::Json(values) if self.format == Format::Ndjson => {
+                let mut input = BufReader::with_capacity(BYTES, values.into_input());
+                // Objects that span lines are a sequence of values; otherwise a line that is cut off is one record.
+                let head = input.fill_buf()?;
+                let first = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).find(|line| !line.is_empty());
+                let whole = first.is_none_or(|line| line.ends_with(b"}") || line.len() + 2 > head.len());
+                if whole || self.wanted.limits.piece != Limits::NONE.piece {
+                    Source::Lines(Lines { input, line: 0 })
+                } else {
+                    Source::Json(Splitter::new(Box::new(input), self.wanted.limits.piece))
+                }
+            }
+            source => source,
+        };
+        Ok(self)
+    }
+
     /// Reads a file of the user's own, in its dialect.
     ///
     /// # Errors
@@ -152,7 +199,8 @@ impl Reader {
             }
         };
         let gaps = vec![Gaps::default(); features.len()];
-        let wanted = Wanted { features: features.to_vec(), keep, limits, missing: Missing::Refuse, gaps, decimal };
+        let wanted =
+            Wanted { features: features.to_vec(), keep, limits, missing: Missing::Refuse, gaps, decimal, raw: false };
         Ok(Self { format, source, wanted, rows: 0, begun: false })
     }
 
@@ -176,6 +224,7 @@ impl Reader {
         let first = self.rows;
         let block = match &mut self.source {
             Source::Json(values) => objects(values, self.format, &mut self.wanted, first)?,
+            Source::Lines(lines) => lines.records(self.wanted.limits, first)?,
             Source::Columns(columns) => match columns.next(!self.begun)? {
                 Some(table) => Some(block_of(table, &mut self.wanted, first)?),
                 None => None,
@@ -333,7 +382,7 @@ fn objects<R: Read>(
     first: u64,
 ) -> Result<Option<Block>, Error> {
     let mut columns: Vec<Vec<f64>> = wanted.features.iter().map(|_| Vec::with_capacity(ROWS)).collect();
-    let (mut rows, mut lines) = (Vec::with_capacity(ROWS), Vec::new());
+    let (mut rows, mut lines, mut faults) = (Vec::with_capacity(ROWS), Vec::new(), Vec::new());
     let mut bytes = 0;
     while rows.len() < ROWS && bytes < BYTES {
         // Elements of a JSON array are identified by index, not by line.
@@ -352,10 +401,51 @@ fn objects<R: Read>(
         bytes += value.bytes.len();
         let at = at(value.line);
         lines.extend(at.line);
-        rows.push(json::row(value.bytes, at, wanted, &mut columns)?);
+        if wanted.raw {
+            rows.push(record_text(value.bytes, rows.len(), &mut faults));
+        } else {
+            rows.push(json::row(value.bytes, at, wanted, &mut columns)?);
+        }
     }
     let features = columns.into_iter().map(with_gaps).collect();
-    Ok(Some(Block { features, carried: Carried::Objects(rows), first, lines }))
+    Ok(Some(Block { features, carried: Carried::Objects(rows), first, lines, faults }))
+}
+
+/// The text of a record. Bytes that are no text are a fault of the row, as in the store.
+fn record_text(bytes: &[u8], row: usize, faults: &mut Vec<(usize, String)>) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(error) => {
+            faults.push((row, Unreadable::Utf8(error.valid_up_to()).to_string()));
+            String::new()
+        }
+    }
+}
+
+impl Lines {
+    /// Next block of lines that are not blank.
+    fn records(&mut self, limits: Limits, first: u64) -> Result<Option<Block>, Error> {
+        let (mut rows, mut lines, mut faults, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        let mut line = Vec::new();
+        while rows.len() < ROWS && bytes < BYTES {
+            line.clear();
+            let most = limits.piece.saturating_add(1) as u64;
+            if self.input.by_ref().take(most).read_until(b'\n', &mut line)? == 0 {
+                break;
+            }
+            if line.len() > limits.piece {
+                return Err(Error::TooMuch(format!("a record may have {} bytes at most", limits.piece)));
+            }
+            self.line += 1;
+            let text = line.strip_prefix(b"\xef\xbb\xbf").filter(|_| self.line == 1).unwrap_or(&line).trim_ascii();
+            if !text.is_empty() {
+                rows.push(record_text(text, rows.len(), &mut faults));
+                lines.push(self.line);
+                bytes += line.len();
+            }
+        }
+        Ok(Some(Block { features: Vec::new(), carried: Carried::Objects(rows), first, lines, faults }))
+    }
 }
 
 /// Column with NaN converted to null.
@@ -367,7 +457,8 @@ fn with_gaps(values: Vec<f64>) -> Float64Array {
 /// Extracts the features from columns of numbers or text.
 fn block_of(table: Table, wanted: &mut Wanted, first: u64) -> Result<Block, Error> {
     let Table { batch, lines } = table;
-    let mut block = Block { features: Vec::new(), carried: Carried::Columns(batch.clone()), first, lines };
+    let mut block =
+        Block { features: Vec::new(), carried: Carried::Columns(batch.clone()), first, lines, faults: Vec::new() };
     for feature in 0..wanted.features.len() {
         let column = numbers(&batch, feature, wanted, &|row| block.at(row))?;
         block.features.push(column);

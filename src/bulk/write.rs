@@ -15,7 +15,7 @@ use tercile_store::record::push_json_string;
 
 use super::lines::push_number;
 use super::{
-    ADDED, Block, Carried, Error, Explainer, Format, Found, IMPUTED, Limits, Lines, Scorer, TOO_FAR, gives_way,
+    ADDED, Block, Carried, Error, Explainer, Format, Found, IMPUTED, Limits, Lines, REASON, Scorer, TOO_FAR, gives_way,
 };
 use crate::missing::Missing;
 use crate::readable_times::readable;
@@ -159,7 +159,7 @@ fn as_rows(block: &Block, found: &Found, scorer: &Scorer, (array, any): (bool, b
     let objects = match &block.carried {
         Carried::Objects(objects) => objects,
         Carried::Columns(batch) => {
-            let kept: Vec<usize> = kept(batch.schema_ref(), scorer.missing).collect();
+            let kept: Vec<usize> = kept(batch.schema_ref(), scorer.missing, found.reasons.is_some()).collect();
             converted = as_objects(&batch.project(&kept).map_err(wrote)?, usize::MAX)?;
             &converted
         }
@@ -177,6 +177,14 @@ fn as_rows(block: &Block, found: &Found, scorer: &Scorer, (array, any): (bool, b
                 push_number(&mut text, distance);
             }
             None => text.extend_from_slice(b"null,\"description\":null,\"distance\":null"),
+        }
+        if let Some(reasons) = &found.reasons {
+            let mut reason = "null".to_owned();
+            if let Some(why) = &reasons[i] {
+                reason.clear();
+                push_json_string(&mut reason, why);
+            }
+            text.extend_from_slice(format!(",\"{REASON}\":{reason}").as_bytes());
         }
         if scorer.missing == Missing::Impute {
             let mut names: Vec<String> = Vec::new();
@@ -203,6 +211,10 @@ impl Answers {
         let converted;
         let others = match &block.carried {
             Carried::Objects(others) => others,
+            Carried::Columns(batch) if found.reasons.is_some() => {
+                converted = vec![String::new(); batch.num_rows()];
+                &converted
+            }
             Carried::Columns(batch) => {
                 converted = others(batch, &scorer.features, limits.piece)?;
                 &converted
@@ -218,7 +230,20 @@ impl Answers {
             }
             text.extend_from_slice(before(array, any || i > 0));
             let nearest = (cluster as usize, distance);
-            let pushed = self.lines.push(&mut text, &values, nearest, Some(other), self.explainer.as_ref());
+            let other = match &found.reasons {
+                None => Some(other.as_str()),
+                Some(reasons) => match &reasons[i] {
+                    None => None,
+                    Some(why) => {
+                        let mut reason = String::new();
+                        push_json_string(&mut reason, why);
+                        let end = if array { "" } else { "\n" };
+                        text.extend_from_slice(format!("{{\"cluster\":null,\"{REASON}\":{reason}}}{end}").as_bytes());
+                        continue;
+                    }
+                },
+            };
+            let pushed = self.lines.push(&mut text, &values, nearest, other, self.explainer.as_ref());
             pushed.map_err(|far| Error::Field {
                 at: block.at(i),
                 field: scorer.features[far.0].clone(),
@@ -250,7 +275,7 @@ fn others(batch: &RecordBatch, features: &[String], limit: usize) -> Result<Vec<
 
 /// Rows of a batch as JSON objects, at most `limit` bytes in total. The limit is needed because dictionaries and views can
 /// repeat one long value in many rows.
-fn as_objects(batch: &RecordBatch, limit: usize) -> Result<Vec<String>, Error> {
+pub fn as_objects(batch: &RecordBatch, limit: usize) -> Result<Vec<String>, Error> {
     let mut text = Bounded { text: Vec::new(), limit };
     let mut writer = LineDelimitedWriter::new(&mut text);
     let batch = readable(batch).map_err(wrote)?;
@@ -280,16 +305,17 @@ impl Write for Bounded {
     }
 }
 
-fn kept(schema: &Schema, missing: Missing) -> impl Iterator<Item = usize> + '_ {
+fn kept(schema: &Schema, missing: Missing, raw: bool) -> impl Iterator<Item = usize> + '_ {
     let fields = schema.fields().iter().enumerate();
-    fields.filter(move |(_, field)| !gives_way(field.name(), missing)).map(|(i, _)| i)
+    let stays = move |name: &str| !(gives_way(name, missing) || raw && name == REASON);
+    fields.filter(move |(_, field)| stays(field.name())).map(|(i, _)| i)
 }
 
 fn with_clusters(block: Block, found: Found, scorer: &Scorer) -> Result<RecordBatch, Error> {
     let imputed = (scorer.missing == Missing::Impute).then(|| imputed(&block, scorer));
     let (mut fields, mut columns): (Vec<Field>, Vec<ArrayRef>) = match block.carried {
         Carried::Columns(batch) => {
-            let kept = kept(batch.schema_ref(), scorer.missing);
+            let kept = kept(batch.schema_ref(), scorer.missing, found.reasons.is_some());
             kept.map(|i| (batch.schema_ref().field(i).clone(), Arc::clone(batch.column(i)))).unzip()
         }
         Carried::Objects(objects) => {
@@ -311,6 +337,10 @@ fn with_clusters(block: Block, found: Found, scorer: &Scorer) -> Result<RecordBa
     for (name, column) in ADDED.into_iter().zip(added) {
         fields.push(Field::new(name, column.data_type().clone(), scorer.missing == Missing::Skip));
         columns.push(column);
+    }
+    if let Some(reasons) = found.reasons {
+        fields.push(Field::new(REASON, DataType::Utf8, true));
+        columns.push(Arc::new(StringArray::from(reasons)));
     }
     if let Some(imputed) = imputed {
         fields.push(Field::new(IMPUTED, DataType::Utf8, true));

@@ -1,8 +1,24 @@
-//! The request that `up` suggests to try.
+//! The requests that `up` suggests to try.
 //!
-//! Input: the models that serve. Output: a request for a prediction with values that occur.
+//! Input: the models that serve, and the store. Output: a request for a prediction with values that occur, and one that scores a
+//! stored record as it came.
 
-use crate::api::live::Models;
+use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::DataType;
+use tercile_store::Store;
+
+use crate::api::live::{Models, Served};
+use crate::bulk::{Block, Carried, Scorer};
+use crate::engine::{self, Limits};
+use crate::missing::Missing;
+use crate::sql::{Files, RECORDS, quote};
+
+/// Maximum bytes of a value in a request on one line.
+const VALUE_BYTES: usize = 100;
+
+/// Number of stored records among which one is chosen.
+const CANDIDATES: usize = 100;
 
 /// A request for a prediction.
 pub struct Example {
@@ -12,10 +28,11 @@ pub struct Example {
 
 /// A request to the first segmentation that has a model of all records: the medians of its largest cluster.
 pub fn of(models: &Models) -> Option<Example> {
-    let (segmentation, serving) = models.segmentations.iter().find_map(|served| {
+    let (served, serving) = models.segmentations.iter().find_map(|served| {
         let slot = served.slots.iter().rev().find_map(|slot| slot.serving.as_ref());
-        Some((&served.segmentation, slot?))
+        Some((served, slot?))
     })?;
+    let segmentation = &served.segmentation;
     let cluster = serving.model.clusters.iter().max_by_key(|cluster| cluster.size)?;
     let mut row = serde_json::Map::new();
     for feature in &serving.model.features {
@@ -25,4 +42,41 @@ pub fn of(models: &Models) -> Option<Example> {
     }
     let path = format!("/api/segments/{}/predict", segmentation.name);
     Some(Example { path, body: serde_json::json!([row]).to_string() })
+}
+
+/// A request that scores a stored record as it came, with the fields that the SQL reads; `None` if no segmentation can score records.
+pub async fn raw(models: &Models, store: &Store, files: &Files) -> Option<Example> {
+    for served in models.segmentations.iter().filter(|served| served.slots.iter().any(|slot| slot.serving.is_some())) {
+        if let Some(example) = raw_of(served, store, files).await {
+            return Some(example);
+        }
+    }
+    None
+}
+
+async fn raw_of(served: &Served, store: &Store, files: &Files) -> Option<Example> {
+    let serving = served.slots.iter().rev().find_map(|slot| slot.serving.as_ref())?;
+    let records = served.record_scorer().await.ok()?;
+    let fields = records.fields().filter(|fields| !fields.is_empty())?;
+    let ctx = engine::open_without_views(&store.snapshot().ok()?, files, Limits::default()).ok()?;
+    let columns: Vec<String> = fields.iter().map(|field| quote(field)).collect();
+    let sql = format!("SELECT {} FROM {RECORDS} WHERE _error IS NULL LIMIT {CANDIDATES}", columns.join(", "));
+    let found = engine::collect(&ctx, &sql).await.ok()?;
+    let columns: Vec<_> =
+        found.columns().iter().map(|column| cast(column, &DataType::Utf8)).collect::<Result<_, _>>().ok()?;
+    let object = |row: usize| {
+        let value = |(field, column): (&&str, &ArrayRef)| {
+            let texts = column.as_string::<i32>();
+            let text = texts.is_valid(row).then(|| texts.value(row)).filter(|text| text.len() <= VALUE_BYTES)?;
+            Some(((*field).to_owned(), serde_json::Value::from(text)))
+        };
+        serde_json::Value::Object(fields.iter().zip(&columns).filter_map(value).collect()).to_string()
+    };
+    let objects: Vec<String> = (0..found.num_rows()).map(object).collect();
+    let block = Block { carried: Carried::Objects(objects.clone()), ..Block::default() };
+    let scorer = Scorer::new(&serving.model, "en").with_missing(Missing::Skip);
+    let (_, scores) = records.score(block, &scorer, usize::MAX).ok()?;
+    let row = scores.reasons?.iter().position(Option::is_none)?;
+    let path = format!("/api/segments/{}/score", served.segmentation.name);
+    Some(Example { path, body: format!("[{}]", objects[row]) })
 }

@@ -263,7 +263,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::SuggestK(suggest) => job(blocking(move || suggest.run(&terminal))).await,
         Command::Doctor(doctor) => job(doctor.run()).await,
         Command::Compact(compact) => job(blocking(move || compact.run())).await,
-        Command::Predict(predict) => job(blocking(move || predict.run())).await,
+        Command::Predict(predict) => job(predict.run()).await,
         Command::Reprocess(reprocess) => job(blocking(move || reprocess.run())).await,
         Command::Files(files) => job(blocking(move || files.run())).await,
         Command::Generate(generate) => job(blocking(move || generate.run())).await,

@@ -1,5 +1,6 @@
 //! `tercile predict`: adds clusters to the rows of a file.
 
+use std::collections::BTreeMap;
 use std::io::BufWriter;
 use std::path::PathBuf;
 
@@ -7,13 +8,15 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::output_file::{Output, OutputFile};
-use super::{Done, count, imputed, thousands};
+use super::{Done, blocking, count, imputed, thousands};
 use crate::bulk::{self, Format, Reader, Scorer, Writer};
-use crate::config::{InputArgs, StoreArgs};
+use crate::config::{InputArgs, SqlArgs, StoreArgs};
 use crate::files::{self, Source};
 use crate::missing::Missing;
 use crate::model::{ModelRegistry, model_ref};
+use crate::scoring::RecordScorer;
 use crate::slices::SLICES;
+use crate::sql::Segmentation;
 
 /// Predict the segment of each row
 ///
@@ -37,6 +40,9 @@ pub struct Predict {
     /// Language of the descriptions
     #[arg(long, env = "TERCILE_LANG", value_name = "LANGUAGE", default_value = "en", value_parser = ["en", "id"])]
     lang: String,
+    /// The rows are raw records, as on the topic: the SQL files clean them first. A record without a cluster has the column reason
+    #[arg(long, env = "TERCILE_RAW", conflicts_with = "missing")]
+    raw: bool,
     /// Policy for rows in which a feature is missing or not a number; with impute, a fourth column `imputed` names the features
     /// that were replaced by the model's mean
     #[arg(long, env = "TERCILE_MISSING", value_name = "CHOICE", default_value = "refuse")]
@@ -51,32 +57,65 @@ pub struct Predict {
     input: InputArgs,
     #[command(flatten)]
     store: StoreArgs,
+    #[command(flatten)]
+    sql: SqlArgs,
 }
 
 impl Predict {
-    pub fn run(self) -> anyhow::Result<Done> {
+    pub async fn run(self) -> anyhow::Result<Done> {
+        let records = match self.raw {
+            true => Some(RecordScorer::of(&self.sql.load()?, &self.segmentation).await?),
+            false => None,
+        };
+        blocking(move || self.predict(records)).await
+    }
+
+    fn predict(self, records: Option<(RecordScorer, Segmentation)>) -> anyhow::Result<Done> {
         let asked = match &self.output {
             Some(output) => output.format(self.format)?,
             None => self.format,
         };
         let out = Output::open(self.output.as_ref())?;
-        let scorer = self.scorer()?.with_missing(self.missing);
+        let missing = if self.raw { Missing::Skip } else { self.missing };
+        let scorer = self.scorer()?.with_missing(missing);
+        if let Some((_, now)) = &records
+            && now.features != scorer.features
+        {
+            let (now, then) = (now.features.join(", "), scorer.features.join(", "));
+            anyhow::bail!(
+                "the model has the features {then}, and the SQL files give {now}; run tercile train, or check --sql"
+            );
+        }
         let source = Source::named(&self.file)?;
         let name = source.name().display().to_string();
         let opened = files::open(&source, &self.input.options())?;
-        let reader = Reader::of_file(opened, &scorer.features).with_context(|| name.clone())?;
-        let mut reader = reader.with_missing(self.missing);
+        let mut reader = match self.raw {
+            true => Reader::of_file(opened, &[]).and_then(Reader::of_records).with_context(|| name.clone())?,
+            false => Reader::of_file(opened, &scorer.features).with_context(|| name.clone())?.with_missing(missing),
+        };
         let format = asked.unwrap_or(reader.format);
         let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, &out), format);
-        // Rows without a cluster.
-        let mut skipped = 0;
+        // Rows without a cluster, and the reasons of raw records.
+        let (mut skipped, mut reasons) = (0, BTreeMap::new());
         while let Some(block) = reader.block().map_err(|error| refused(error, &name))? {
-            let found = scorer.score(&block).with_context(|| name.clone())?;
+            let (block, found) = match &records {
+                None => {
+                    let found = scorer.score(&block).with_context(|| name.clone())?;
+                    (block, found)
+                }
+                Some((records, _)) => records.score(block, &scorer, usize::MAX).with_context(|| name.clone())?,
+            };
+            for reason in found.reasons.iter().flatten().flatten() {
+                *reasons.entry(kind_of(reason)).or_insert(0_u64) += 1;
+            }
             skipped += found.present.as_ref().map_or(0, |present| present.null_count() as u64);
             writer.write(block, found, &scorer)?;
         }
         writer.finish()?;
         out.commit()?;
+        for (reason, n) in &reasons {
+            tracing::warn!("{name}: {} without a cluster: {reason}", count(*n, "record"));
+        }
         self.tell_gaps(&name, &scorer.features, &reader, skipped);
         tracing::debug!("{} of {name} clustered", count(reader.rows, "row"));
         Ok(Done::Well)
@@ -90,7 +129,7 @@ impl Predict {
             let took = if self.missing == Missing::Impute { " and took the model's mean" } else { "" };
             tracing::warn!("{name}: {feature} was missing in {n} of {rows} rows{took}{}", imputed::not_numbers(gaps));
         }
-        if skipped > 0 {
+        if skipped > 0 && !self.raw {
             tracing::warn!("{name}: {} of {rows} rows have no cluster", thousands(skipped));
         }
     }
@@ -118,6 +157,11 @@ impl Predict {
         };
         Ok(Scorer::new(&model, &self.lang))
     }
+}
+
+/// A reason without the details of one record, for counts.
+fn kind_of(reason: &str) -> String {
+    reason.split([':', '\'', '"']).next().unwrap_or(reason).trim_end().to_owned()
 }
 
 /// Converts an error in a file's rows; if a value was refused, the message names the alternatives.

@@ -18,7 +18,7 @@ use tercile_store::record::Json;
 use tercile_store::{EMBEDDED, Source, Store};
 
 use super::{Done, Stop, Terminal, Usage, count, example_request, ingest, serve, thousands, train as tables};
-use crate::api::{self, State, budget::Budget, live::ModelCache, live::Models};
+use crate::api::{self, State, budget::Budget, live::ModelCache};
 use crate::config::{
     BatchArgs, BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, InputArgs, KeyArgs, MaybeKafkaArgs, RollArgs, SqlArgs,
     StoreArgs, TopicArgs, TrainingArgs, seconds,
@@ -234,7 +234,7 @@ impl Up {
         }
         tables::tell_changes(&outcomes);
         warn_refused(&outcomes);
-        if let Err(error) = self.greet(address, &state.live.now()) {
+        if let Err(error) = self.greet(address, store, &state.live).await {
             // A closed stdout is not a reason to stop.
             tracing::debug!("{error:#}");
         }
@@ -394,18 +394,24 @@ impl Up {
     }
 
     /// Prints the next steps for the user.
-    fn greet(&self, address: std::net::SocketAddr, models: &Models) -> anyhow::Result<()> {
+    async fn greet(&self, address: std::net::SocketAddr, store: &Store, live: &ModelCache) -> anyhow::Result<()> {
+        let models = live.now();
+        let raw = match live.files() {
+            Ok(files) => example_request::raw(&models, store, &files).await,
+            Err(_) => None,
+        };
         let mut out = std::io::stdout();
         let scheme = self.guard.scheme();
         writeln!(out, "ready at {scheme}://{address}")?;
         writeln!(out, "docs  at {scheme}://{address}/docs")?;
         writeln!(out, "look  at {scheme}://{address}/dashboard")?;
-        if let Some(request) = example_request::of(models) {
+        for (word, request) in [("try", example_request::of(&models)), ("raw", raw)] {
+            let Some(request) = request else { continue };
             let key = if self.guard.asks_for_keys(self.bind.bind) { " -H \"X-API-Key: $KEY\"" } else { "" };
             let body = shell_word(&request.body).into_owned();
             writeln!(
                 out,
-                "try: curl{key} -H 'Content-Type: application/json' -d {body} {scheme}://{address}{}",
+                "{word}: curl{key} -H 'Content-Type: application/json' -d {body} {scheme}://{address}{}",
                 request.path
             )?;
         }

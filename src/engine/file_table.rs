@@ -17,8 +17,8 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::PartitionStream;
 use tercile_store::record::text_of;
-use tokio::sync::mpsc::Sender;
 
+use super::explain;
 use crate::file_format::Format;
 use crate::files::{self, CsvRecords, Error, Fault, Opened, Options, Seen, Source, Splitter, Type, decimal_point};
 use crate::spool::spooled;
@@ -40,14 +40,35 @@ pub struct FileTable {
 /// If the file cannot be read or a row is malformed.
 pub fn table(source: Source, options: Options) -> std::result::Result<StreamingTable, Error> {
     let name = source.name();
-    let opened = files::open(&source, &options)?;
-    let schema = match opened.format {
-        Format::Csv | Format::Tsv => csv_schema(opened)?,
-        Format::Json | Format::Ndjson => json_schema(opened)?,
-        _ => arrow_batches(opened)?.0,
-    };
+    let schema = schema_of(&source, &options)?;
     let table = Arc::new(FileTable { source, options, schema: Arc::clone(&schema) });
     StreamingTable::try_new(schema, vec![table]).map_err(|error| Fault::whole(error.to_string()).at(&name))
+}
+
+fn schema_of(source: &Source, options: &Options) -> std::result::Result<SchemaRef, Error> {
+    let opened = files::open(source, options)?;
+    match opened.format {
+        Format::Csv | Format::Tsv => csv_schema(opened),
+        Format::Json | Format::Ndjson => json_schema(opened),
+        _ => Ok(arrow_batches(opened)?.0),
+    }
+}
+
+/// Reads a file to the end, for tables that stay in memory.
+///
+/// # Errors
+/// If the file cannot be read or a row is malformed.
+pub fn read(source: Source, options: Options) -> std::result::Result<(SchemaRef, Vec<RecordBatch>), Error> {
+    let name = source.name();
+    let schema = schema_of(&source, &options)?;
+    let table = FileTable { source, options, schema: Arc::clone(&schema) };
+    let mut all = Vec::new();
+    let mut keep = |batch| {
+        all.push(batch?);
+        Ok(true)
+    };
+    table.scan(&mut keep).map_err(|error| Fault::whole(explain(&error)).at(&name))?;
+    Ok((schema, all))
 }
 
 fn csv_schema(opened: Opened) -> std::result::Result<SchemaRef, Error> {
@@ -134,7 +155,7 @@ impl PartitionStream for FileTable {
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let mut builder = RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.schema), 2);
         let (batches, scan) = (builder.tx(), Self::clone(self));
-        builder.spawn_blocking(move || scan.scan(&batches));
+        builder.spawn_blocking(move || scan.scan(&mut |batch| Ok(batches.blocking_send(batch).is_ok())));
         builder.build()
     }
 }
@@ -146,8 +167,8 @@ impl Clone for FileTable {
 }
 
 impl FileTable {
-    /// Sends the rows of the file as batches, until the receiver is gone.
-    fn scan(&self, batches: &Sender<Result<RecordBatch>>) -> Result<()> {
+    /// Hands on the rows of the file as batches, until the receiver is gone.
+    fn scan(&self, batches: Receiver<'_>) -> Result<()> {
         let external = |error: Error| DataFusionError::External(error.into());
         let opened = files::open(&self.source, &self.options).map_err(external)?;
         let path = opened.path.clone();
@@ -192,7 +213,7 @@ impl FileTable {
             }
             _ => {
                 for batch in arrow_batches(opened).map_err(external)?.1 {
-                    if batches.blocking_send(batch.map_err(Into::into)).is_err() {
+                    if !batches(batch.map_err(Into::into))? {
                         return Ok(());
                     }
                 }
@@ -203,6 +224,9 @@ impl FileTable {
         Ok(())
     }
 }
+
+/// Takes a batch; `false` if no more is wanted.
+type Receiver<'a> = &'a mut dyn FnMut(Result<RecordBatch>) -> Result<bool>;
 
 /// Rows of one batch, as text until the batch is complete.
 struct Columns {
@@ -230,12 +254,12 @@ impl Columns {
     }
 
     /// Ends a row; a complete batch is sent. `false` if the receiver is gone.
-    fn end_row(&mut self, batches: &Sender<Result<RecordBatch>>) -> Result<bool> {
+    fn end_row(&mut self, batches: Receiver<'_>) -> Result<bool> {
         self.rows += 1;
         if self.rows < ROWS { Ok(true) } else { self.send(batches) }
     }
 
-    fn send(&mut self, batches: &Sender<Result<RecordBatch>>) -> Result<bool> {
+    fn send(&mut self, batches: Receiver<'_>) -> Result<bool> {
         if self.rows == 0 {
             return Ok(true);
         }
@@ -246,6 +270,6 @@ impl Columns {
         };
         let columns = self.texts.iter_mut().zip(self.schema.fields()).map(typed).collect::<Result<Vec<_>>>()?;
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
-        Ok(batches.blocking_send(Ok(batch)).is_ok())
+        batches(Ok(batch))
     }
 }

@@ -12,12 +12,15 @@ mod file_table;
 #[cfg(test)]
 mod inferred_tests;
 mod leading_zeros;
+mod lookup;
 mod members;
 #[cfg(all(test, feature = "object-stores"))]
 mod over_objects;
 mod pruned_table;
 mod records;
+mod reference;
 mod repeatable;
+pub mod row_by_row;
 pub mod segment;
 mod segmentations;
 mod sized_store;
@@ -132,14 +135,17 @@ pub async fn open_what_plans(
     let (ctx, mut broken) = (session(snapshot, files, limits)?, BTreeMap::new());
     add_what_plans(&ctx, files.views().iter(), &mut broken).await;
     if confined {
-        confine(&ctx).map_err(|e| Error::Query(explain(&e)))?;
+        confine(&ctx, files).map_err(|e| Error::Query(explain(&e)))?;
     }
     Ok((ctx, broken))
 }
 
 /// Removes everything except views and harmless functions from a session. The views keep their sources.
-fn confine(ctx: &SessionContext) -> Result<(), DataFusionError> {
+fn confine(ctx: &SessionContext, files: &Files) -> Result<(), DataFusionError> {
     ctx.deregister_table(RECORDS)?;
+    for reference in &files.references {
+        ctx.deregister_table(reference.name.as_str())?;
+    }
     let functions: Vec<String> = ctx.state().table_functions().keys().cloned().collect();
     for function in functions.iter().filter(|name| !TABLE_FUNCTIONS.contains(&name.as_str())) {
         ctx.deregister_udtf(function);
@@ -154,10 +160,16 @@ pub fn open_without_views(snapshot: &Snapshot, files: &Files, limits: Limits) ->
     session(snapshot, files, limits)
 }
 
-/// Replaces the table `records` of a session after the store has changed. The old views must have been removed.
-pub fn renew(ctx: &SessionContext, snapshot: &Snapshot, files: &Files) -> Result<(), Error> {
-    ctx.deregister_table(RECORDS).map_err(|e| Error::Query(explain(&e)))?;
-    add_records(ctx, snapshot, &files.fields, None)
+/// Replaces the table `records` and the reference tables of a session after the store or the SQL files have changed. The old views
+/// must have been removed.
+pub fn renew(ctx: &SessionContext, snapshot: &Snapshot, (before, files): (&Files, &Files)) -> Result<(), Error> {
+    let old = before.references.iter().map(|reference| reference.name.as_str());
+    for name in old.chain([RECORDS]) {
+        ctx.deregister_table(name).map_err(|e| Error::Query(explain(&e)))?;
+    }
+    add_records(ctx, snapshot, &files.fields, None)?;
+    let engine = ctx.state().config().get_extension::<Engine>();
+    reference::register(ctx, files, &engine.as_deref().cloned().unwrap_or_default())
 }
 
 /// Adds views to a session in the order of their files. Views that do not plan are omitted and returned with the
@@ -320,6 +332,7 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
         Engine::Cluster(address) => cluster::session(config, runtime, address).map_err(query)?,
     };
     add_records(&ctx, snapshot, &files.fields, limits.up_to.as_ref())?;
+    reference::register(&ctx, files, &limits.engine)?;
     conversions::register(&ctx).map_err(query)?;
     if limits.up_to.is_some() {
         exact_aggregates::register(&ctx);

@@ -69,6 +69,11 @@ impl<R: Read> Splitter<R> {
         self
     }
 
+    /// The stream, from the first byte on, if no value has been read.
+    pub fn into_input(self) -> R {
+        self.input
+    }
+
     /// End of the last value: bytes of the stream.
     pub fn position(&self) -> u64 {
         self.before + self.at as u64

@@ -8,7 +8,7 @@ use std::fmt;
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::script::{Piece, Place};
@@ -40,6 +40,26 @@ impl Source<'_> {
     /// The first position of a word outside comments and quotes.
     pub fn place_of(&self, word: &str) -> Option<Place> {
         find_word(self.text, word)
+    }
+
+    /// The first subquery in an expression: `(SELECT` that is neither a table nor the body of a WITH.
+    pub fn place_of_subquery(&self) -> Option<Place> {
+        let mut tokens = Vec::new();
+        let _ = Tokenizer::new(&GenericDialect {}, self.text).tokenize_with_location_into_buf(&mut tokens);
+        tokens.retain(|token| !matches!(token.token, Token::Whitespace(_)));
+        let is = |token: &Token, words: &[&str]| match token {
+            Token::Word(word) => words.iter().any(|name| word.value.eq_ignore_ascii_case(name)),
+            _ => false,
+        };
+        let subquery = |three: &&[TokenWithSpan]| {
+            let table = is(&three[0].token, &["as", "from", "join", "lateral", "materialized"]);
+            !table
+                && three[0].token != Token::Comma
+                && three[1].token == Token::LParen
+                && is(&three[2].token, &["select"])
+        };
+        let start = tokens.windows(3).find(subquery)?[1].span.start;
+        Some(Place { line: start.line as usize, column: start.column as usize })
     }
 
     /// An engine error in a piece of this text. `tables` are candidates for a misspelt table name.

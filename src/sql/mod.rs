@@ -7,6 +7,7 @@ pub mod depth;
 pub mod fault;
 pub mod header;
 pub mod infer;
+pub mod reference;
 pub mod script;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,7 @@ use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
 use datafusion::sql::sqlparser::parser::Parser;
 use fault::{Fault, Source};
 use header::Header;
+use reference::Reference;
 use script::{Piece, Place};
 use sha2::{Digest, Sha256};
 use tercile_store::record::Fields;
@@ -57,6 +59,13 @@ pub enum Error {
     Name { file: String },
     #[error("{file}: the view {view} is there already")]
     Twice { file: String, view: String },
+    #[error(
+        "{file}: a reference table is called name.csv or name.parquet, with a name of a-z, 0-9 and _; rename the file, or move it \
+         elsewhere"
+    )]
+    ReferenceName { file: String },
+    #[error("{file}: there is a view or table {name} already; rename the file")]
+    ReferenceTwice { file: String, name: String },
     #[error("{0}")]
     Sql(#[source] Fault),
 }
@@ -119,6 +128,8 @@ pub struct Files {
     views: Vec<View>,
     /// All files, unparsed.
     read: Vec<File>,
+    /// The reference tables, in the order of their names.
+    pub references: Vec<Reference>,
 }
 
 impl Files {
@@ -146,9 +157,13 @@ impl Files {
 
     fn read(dir: &Path) -> Result<Self, Error> {
         let io = |source| Error::Io { path: dir.to_owned(), source };
-        let mut files = Vec::new();
+        let (mut files, mut references) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(dir).map_err(io)? {
             let path = entry.map_err(io)?.path();
+            if reference::is_reference(&path) {
+                references.push(path);
+                continue;
+            }
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
             if name.ends_with(".sql") && !name.starts_with('.') {
                 let text = fs::read_to_string(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
@@ -156,7 +171,9 @@ impl Files {
             }
         }
         files.sort_by(|a, b| a.name.cmp(&b.name));
-        Self::parse(files.into_iter())?.ok_or_else(|| Error::NoRecords { dir: dir.to_owned() })
+        let files = Self::parse(files.into_iter())?.ok_or_else(|| Error::NoRecords { dir: dir.to_owned() })?;
+        let references = reference::read(references, |name| name == RECORDS || files.view(name).is_some())?;
+        Ok(Self { references, ..files })
     }
 
     fn parse(files: impl Iterator<Item = File>) -> Result<Option<Self>, Error> {
@@ -188,7 +205,7 @@ impl Files {
             let reads = reads(&statement).map_err(|why| Error::Sql(source.fault(piece.place, why)))?;
             views.push(View { name: view, file: shown, text, header, reads });
         }
-        Ok(declared.map(|(fields, records)| Self { fields, records, views, read }))
+        Ok(declared.map(|(fields, records)| Self { fields, records, views, read, references: Vec::new() }))
     }
 
     /// The views, in the order of their names.
@@ -234,10 +251,11 @@ impl Files {
         let mut files: Vec<File> = self.read.iter().filter(|read| read.name != file.name).cloned().collect();
         files.push(file);
         files.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Self::parse(files.into_iter())?.unwrap_or_else(|| self.clone()))
+        let files = Self::parse(files.into_iter())?.unwrap_or_else(|| self.clone());
+        Ok(Self { references: self.references.clone(), ..files })
     }
 
-    /// SHA-256, in hex, of a view's text and of all its dependencies. The hash determines the view's rows.
+    /// SHA-256, in hex, of a view's text and of all its dependencies, reference tables included. The hash determines the view's rows.
     pub fn hash(&self, view: &str) -> String {
         let mut wanted = BTreeSet::from([view.to_owned()]);
         let mut hasher = Sha256::new();
@@ -250,6 +268,12 @@ impl Files {
             }
         }
         hasher.update(&self.records);
+        for reference in self.references.iter().filter(|reference| wanted.contains(&reference.name)) {
+            hasher.update([0]);
+            hasher.update(&reference.name);
+            hasher.update([0]);
+            hasher.update(&reference.hash);
+        }
         hex(&hasher.finalize())
     }
 }
@@ -265,9 +289,13 @@ struct File {
 fn view_name(file: &str) -> Option<&str> {
     let (number, name) = file.strip_suffix(".sql")?.split_once('_')?;
     let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    (digits && is_view_name(name)).then_some(name)
+}
+
+/// Whether a name can be that of a view or of a reference table.
+fn is_view_name(name: &str) -> bool {
     let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    let fine = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase()) && name.bytes().all(word);
-    (digits && fine).then_some(name)
+    name.bytes().next().is_some_and(|b| b.is_ascii_lowercase()) && name.bytes().all(word)
 }
 
 /// Whether a text is a comment and nothing else. Such a file without a header is not used: `init` writes a segmentation in this form.

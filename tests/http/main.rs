@@ -16,5 +16,6 @@ mod document;
 mod guard;
 mod members;
 mod overload;
+mod score;
 mod slow;
 mod swaps;

@@ -143,7 +143,7 @@ impl Runner {
             for view in self.files.views() {
                 self.ctx.deregister_table(view.name.as_str())?;
             }
-            engine::renew(&self.ctx, &snapshot, &files)?;
+            engine::renew(&self.ctx, &snapshot, (&self.files, &files))?;
             (self.files, self.snapshot) = (files, snapshot);
             (self.made, self.broken) = (BTreeSet::new(), BTreeMap::new());
             self.make_views().await;
