@@ -49,6 +49,7 @@ impl Ingesting {
         self.records.with_label_values(&["received"]).set(count(&progress.received));
         self.records.with_label_values(&["stored"]).set(count(&progress.stored));
         self.records.with_label_values(&["unreadable"]).set(count(&progress.unreadable));
+        self.records.with_label_values(&["tombstone"]).set(count(&progress.tombstones));
         self.bytes.set(count(&progress.received_bytes));
         self.files.set(count(&progress.files));
         // Partitions reassigned to another worker must disappear.

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use poem::web::Data;
 use poem_openapi::types::ToJSON as _;
 use poem_openapi::{Object, OpenApi};
+use tercile_store::record::WithoutFields;
 use tercile_store::{self as store, Changed, Store};
 
 use super::cached_response::Written;
@@ -36,10 +37,12 @@ pub struct Status {
     pub tercile: String,
     /// Whether every segmentation has its models, or a reason why not.
     pub ready: bool,
-    /// Records in the store, the unreadable ones among them.
+    /// Records in the store, unreadable ones and tombstones among them.
     pub records: u64,
     /// Messages in the store that could not be read as records.
     pub unreadable: u64,
+    /// Messages in the store without a value, which delete their keys.
+    pub tombstones: u64,
     /// Files that count.
     pub files: u64,
     /// Their bytes on disk.
@@ -91,8 +94,8 @@ pub struct Watched(Mutex<Kept>);
 struct Kept {
     stamp: Option<Vec<Changed>>,
     stored: Stored,
-    /// Number of unreadable records by live file.
-    counted: HashMap<PathBuf, u64>,
+    /// Numbers of records without fields by live file.
+    counted: HashMap<PathBuf, WithoutFields>,
     stale: Option<String>,
     /// Recent samples of the record count, oldest first.
     counts: VecDeque<(Instant, u64)>,
@@ -101,7 +104,7 @@ struct Kept {
 #[derive(Default, Clone)]
 struct Stored {
     records: u64,
-    unreadable: u64,
+    without_fields: WithoutFields,
     files: u64,
     bytes: u64,
 }
@@ -130,16 +133,16 @@ impl Kept {
         let snapshot = store.snapshot()?;
         let mut counted = HashMap::with_capacity(snapshot.files.len());
         for file in &snapshot.files {
-            let unreadable = match self.counted.get(&file.path) {
+            let without_fields = match self.counted.get(&file.path) {
                 Some(known) => *known,
-                None => file.unreadable()?,
+                None => file.without_fields()?,
             };
-            counted.insert(file.path.clone(), unreadable);
+            counted.insert(file.path.clone(), without_fields);
         }
         self.counted = counted;
-        let unreadable = self.counted.values().sum();
+        let without_fields = self.counted.values().copied().sum();
         let (records, files, bytes) = (snapshot.rows(), snapshot.files.len() as u64, snapshot.bytes());
-        Ok(Stored { records, unreadable, files, bytes })
+        Ok(Stored { records, without_fields, files, bytes })
     }
 
     /// Records per second over the recent samples.
@@ -170,7 +173,7 @@ impl State {
         let ingest = self.ingest.as_ref().map(|control| ingesting(&control.progress));
         let count = ingest.as_ref().map_or(kept.stored.records, |ingest| ingest.received);
         let rate = kept.rate(Instant::now(), count);
-        let Stored { records, unreadable, files, bytes } = kept.stored.clone();
+        let Stored { records, without_fields, files, bytes } = kept.stored.clone();
         let slots = models.segmentations.iter().flat_map(|served| &served.slots);
         let trained_at = slots.filter_map(|slot| Some(slot.serving.as_ref()?.model.trained_at.clone())).max();
         Status {
@@ -178,7 +181,8 @@ impl State {
             tercile: env!("CARGO_PKG_VERSION").to_owned(),
             ready: models.ready() && !self.warming.load(Ordering::SeqCst),
             records,
-            unreadable,
+            unreadable: without_fields.unreadable,
+            tombstones: without_fields.tombstones,
             files,
             bytes,
             rate,

@@ -5,11 +5,12 @@ use std::io::Write as _;
 
 use clap::Args;
 use tercile_kafka::broker::{Bound, Embedded, Gap};
+use tercile_store::record::WithoutFields;
 use tercile_store::{self as store, DataFile, EMBEDDED, Examined, Snapshot, Store};
 use tokio::net::TcpListener;
 
 use super::alive::alive;
-use super::{Done, count, table, timestamps};
+use super::{Done, count, table, thousands, timestamps};
 use crate::api::live::ModelCache;
 use crate::config::{BindArgs, MaybeKafkaArgs, SqlArgs, StoreArgs, TopicArgs};
 use crate::engine;
@@ -35,6 +36,9 @@ pub struct Doctor {
     #[command(flatten)]
     bind: BindArgs,
 }
+
+/// The reasons of unreadable records, as an argument of `tercile sql -c`.
+const LIST: &str = "\"SELECT _error, count(*) FROM records WHERE _error IS NOT NULL GROUP BY 1\"";
 
 /// The result of a check: the state found, or the problem and its remedy.
 type Finding = Result<String, String>;
@@ -146,6 +150,16 @@ impl Doctor {
         let broker = if source.id == EMBEDDED { "the embedded broker's topic" } else { "the topic" };
         let (records, files) = (count(snapshot.rows(), "record"), count(snapshot.files.len() as u64, "file"));
         let drift = self.drift(&snapshot);
+        let counted = snapshot.files.iter().map(DataFile::without_fields).sum::<Result<WithoutFields, _>>();
+        let WithoutFields { unreadable, tombstones } = counted.map_err(|e| e.to_string())?;
+        let mut without_fields = String::new();
+        if unreadable > 0 {
+            without_fields +=
+                &format!("; {} unreadable, `tercile sql -c {LIST}` lists the reasons", thousands(unreadable));
+        }
+        if tombstones > 0 {
+            without_fields += &format!("; {} (messages without a value)", count(tombstones, "tombstone"));
+        }
         let mut deep = String::new();
         if self.deep {
             deep = format!("; {} as their checksums say", count(compared, "file"));
@@ -154,7 +168,7 @@ impl Doctor {
             }
         }
         Ok(format!(
-            "{shown} holds {records} in {files}, an unbroken chain, fed from {broker} {}{drift}{deep}",
+            "{shown} holds {records} in {files}, an unbroken chain, fed from {broker} {}{without_fields}{drift}{deep}",
             source.topic
         ))
     }

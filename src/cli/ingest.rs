@@ -187,17 +187,24 @@ pub(super) async fn ended(
     }
 }
 
+/// `, 3 tombstones`; nothing if there are none.
+pub(super) fn tombstones(tombstones: u64) -> String {
+    if tombstones == 0 { String::new() } else { format!(", {}", count(tombstones, "tombstone")) }
+}
+
 pub(super) fn report(summary: &Summary) {
     tracing::info!(
         received = summary.received,
         stored = summary.stored,
         unreadable = summary.unreadable,
+        tombstones = summary.tombstones,
         files = summary.files,
-        "received {}, stored {} in {} ({} unreadable)",
+        "received {}, stored {} in {} ({} unreadable{})",
         count(summary.received, "record"),
         thousands(summary.stored),
         count(summary.files, "file"),
         thousands(summary.unreadable),
+        tombstones(summary.tombstones),
     );
     for gap in &summary.gaps {
         tracing::error!("{gap}");
@@ -223,6 +230,7 @@ async fn watch(terminal: Terminal, control: Arc<Control>) {
                 received = logged.records,
                 stored,
                 unreadable = progress.unreadable.load(Ordering::Relaxed),
+                tombstones = progress.tombstones.load(Ordering::Relaxed),
                 records_per_second,
                 bytes_per_second,
                 lag = lags.values().sum::<i64>(),

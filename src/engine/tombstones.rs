@@ -12,9 +12,7 @@ use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, lit, try_cast,
 };
-
-/// How the reason begins for which a message without a value is unreadable; the second one was used by earlier versions.
-const REASONS: [&str; 2] = ["tombstone", "a tombstone"];
+use tercile_store::record::{TOMBSTONE_REASONS, is_tombstone};
 
 /// Both functions.
 pub fn functions() -> [ScalarUDF; 2] {
@@ -46,16 +44,14 @@ impl ScalarUDFImpl for IsTombstone {
     fn simplify(&self, mut arguments: Vec<Expr>, _: &SimplifyContext) -> Result<ExprSimplifyResult> {
         let error =
             arguments.pop().ok_or_else(|| DataFusionError::Internal("is_tombstone without _error".to_owned()))?;
-        let [now, before] = REASONS.map(|reason| error.clone().like(lit(format!("{reason}%"))));
+        let [now, before] = TOMBSTONE_REASONS.map(|reason| error.clone().like(lit(format!("{reason}%"))));
         Ok(ExprSimplifyResult::Simplified(now.or(before).is_true()))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let errors = args.args[0].to_array(args.number_rows)?;
         let errors = cast(&errors, &DataType::Utf8)?;
-        let is = |error: Option<&str>| {
-            Some(error.is_some_and(|error| REASONS.iter().any(|reason| error.starts_with(reason))))
-        };
+        let is = |error: Option<&str>| Some(error.is_some_and(is_tombstone));
         let found: BooleanArray = errors.as_string::<i32>().iter().map(is).collect();
         Ok(ColumnarValue::Array(Arc::new(found)))
     }

@@ -218,3 +218,39 @@ fn a_replay_with_keys_is_stored_once() {
         "SELECT count(*) FROM (SELECT product_id FROM records GROUP BY 1 HAVING count(DISTINCT _partition) > 1)";
     assert_eq!(place.number(spread), 0);
 }
+
+/// Tombstones are counted by themselves.
+#[test]
+fn tombstones_have_their_own_counter() {
+    let Some(servers) = kafka() else { return };
+    let (place, topic) = (Place::new(), topic("tombstones"));
+    let to = ["--bootstrap-servers", &servers, "--topic", &topic];
+    place.write("rows.ndjson", "{\"product_id\":\"a\"}\n{\"product_id\":\"b\"}\n");
+    place.ok(&[&["produce", "rows.ndjson", "--key", "product_id"][..], &to].concat());
+    let producer = producer(&servers);
+    for payload in [None, Some("garbage"), None] {
+        let mut record = BaseRecord::<str, str>::to(&topic).key("a");
+        record.payload = payload;
+        producer.send(record).map_err(|(e, _)| e).unwrap();
+    }
+    producer.flush(Duration::from_secs(30)).unwrap();
+    let ended = place.run(&[&["ingest", "--until-end"][..], &to].concat());
+    assert!(ended.stderr.contains("stored 5 in 1 file (1 unreadable, 2 tombstones)"), "{}", ended.stderr);
+    let doctor = place.run(&["doctor", "--bind", "127.0.0.1:0"]).stdout;
+    let list = "`tercile sql -c \"SELECT _error, count(*) FROM records WHERE _error IS NOT NULL GROUP BY 1\"`";
+    assert!(
+        doctor.contains(&format!("; 1 unreadable, {list} lists the reasons; 2 tombstones (messages without a value)")),
+        "{doctor}"
+    );
+    let reprocess = place.run(&["reprocess"]).stderr;
+    assert!(reprocess.contains("; 1 still can't be"), "{reprocess}");
+    let up = place.up(&to);
+    let status = up.get("/api/status").json();
+    assert_eq!((&status["unreadable"], &status["tombstones"]), (&1.into(), &2.into()));
+    assert_eq!(up.get("/api/unreadable").json().as_array().unwrap().len(), 1);
+    producer.send(BaseRecord::<str, str>::to(&topic).key("b")).map_err(|(e, _)| e).unwrap();
+    producer.flush(Duration::from_secs(30)).unwrap();
+    eventually("the tombstone", || up.get("/metrics").text.contains("tercile_records{state=\"tombstone\"} 1"));
+    assert!(up.get("/metrics").text.contains("tercile_records{state=\"unreadable\"} 0"));
+    assert_eq!(up.interrupt().code, Some(0));
+}

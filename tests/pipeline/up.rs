@@ -222,7 +222,7 @@ _offset,_key,product_id,_extra,_error,bytes
     send(&broker, &[(None, Some(row))]);
     let ended = up.interrupt();
     assert_eq!(ended.code, Some(0));
-    assert!(ended.stderr.contains("(5 unreadable)"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("(4 unreadable, 1 tombstone)"), "{}", ended.stderr);
     assert_eq!(place.records(), (1619, 1619));
 }
 

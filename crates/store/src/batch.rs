@@ -16,7 +16,7 @@ use arrow::error::ArrowError;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::record::{self, Decoded, Fields, Unreadable};
+use crate::record::{self, Decoded, Fields, Unreadable, WithoutFields};
 
 /// A batch is full as soon as it reaches one of these limits.
 #[derive(Debug, Clone, Copy)]
@@ -71,7 +71,7 @@ pub struct Batch {
     errors: Sparse<Utf8Type>,
     raw: Sparse<BinaryType>,
     rows: usize,
-    unreadable: usize,
+    without_fields: WithoutFields,
     bytes: usize,
     /// When the first record came, and the offset after the last one.
     span: Option<(Instant, i64)>,
@@ -110,8 +110,8 @@ pub struct Ready {
     pub records: RecordBatch,
     /// The position after the last record.
     pub next: i64,
-    /// Number of records that could not be parsed.
-    pub unreadable: usize,
+    /// Numbers of records without fields.
+    pub without_fields: WithoutFields,
     /// Bytes of keys, headers and values.
     pub bytes: usize,
 }
@@ -131,7 +131,7 @@ impl Batch {
             errors: Sparse::new(),
             raw: Sparse::new(),
             rows: 0,
-            unreadable: 0,
+            without_fields: WithoutFields::default(),
             bytes: 0,
             span: None,
         }
@@ -163,7 +163,10 @@ impl Batch {
             Err(reason) => {
                 self.errors.set(row, Some(reason.to_string()));
                 self.raw.set(row, record.payload);
-                self.unreadable += 1;
+                match reason {
+                    Unreadable::Tombstone => self.without_fields.tombstones += 1,
+                    _ => self.without_fields.unreadable += 1,
+                }
             }
         }
         self.rows += 1;
@@ -210,7 +213,7 @@ impl Batch {
         let ready = Ready {
             records: RecordBatch::try_new(Arc::clone(&self.schema), columns)?,
             next,
-            unreadable: std::mem::take(&mut self.unreadable),
+            without_fields: std::mem::take(&mut self.without_fields),
             bytes: std::mem::take(&mut self.bytes),
         };
         self.rows = 0;
@@ -278,7 +281,8 @@ mod tests {
         let headers = [(Cow::from("h"), Some(&b"v"[..])), (Cow::from("n\""), None)];
         batch.push(&record, headers.into_iter(), &record::decode(record.payload, &fields), now);
         let ready = batch.take().unwrap().unwrap();
-        assert_eq!((ready.next, ready.unreadable, ready.records.num_rows()), (21, 1, 2));
+        let one = WithoutFields { unreadable: 1, tombstones: 0 };
+        assert_eq!((ready.next, ready.without_fields, ready.records.num_rows()), (21, one, 2));
         assert_eq!(ready.records.schema(), schema(&fields));
         let text = |name: &str| ready.records.column_by_name(name).unwrap().as_string::<i32>().clone();
         assert_eq!(text("a").value(0), "x");

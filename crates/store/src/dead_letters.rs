@@ -26,7 +26,7 @@ pub struct Reprocessed {
     pub records: u64,
     /// Files that were written for them.
     pub files: u64,
-    /// Records that still cannot be read.
+    /// Records that still cannot be read, without tombstones.
     pub unreadable: u64,
     /// Readable records in a large file that has no neighbour yet.
     pub waiting: u64,
@@ -123,7 +123,8 @@ fn tried(file: &DataFile) -> Result<Option<(u64, u64)>, Error> {
     let (mut readable, mut unreadable) = (0, 0);
     for batch in reader.build().map_err(|e| damaged(&e))? {
         let batch = batch.map_err(|e| damaged(&e))?;
-        let failed = (batch.num_rows() - batch.column(0).null_count()) as u64;
+        let errors = batch.column(0).as_string::<i32>().iter().flatten();
+        let failed = errors.filter(|error| !record::is_tombstone(error)).count() as u64;
         let now = read_again(&batch).map_err(|e| damaged(&e))?.map_or(0, |(_, count)| count);
         readable += now;
         unreadable += failed - now;

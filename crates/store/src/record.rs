@@ -82,6 +82,33 @@ pub enum Unreadable {
     Encoding(String),
 }
 
+/// How the reason of a message without a value begins; the second one was used by earlier builds.
+pub const TOMBSTONE_REASONS: [&str; 2] = ["tombstone", "a tombstone"];
+
+/// Whether a reason, as stored in `_error`, is that of a message without a value. Such a message deletes its key and is not counted
+/// as unreadable.
+pub fn is_tombstone(reason: &str) -> bool {
+    TOMBSTONE_REASONS.iter().any(|tombstone| reason.starts_with(tombstone))
+}
+
+/// Numbers of records without fields.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WithoutFields {
+    /// Messages that could not be parsed.
+    pub unreadable: u64,
+    /// Messages without a value ([`is_tombstone`]).
+    pub tombstones: u64,
+}
+
+impl std::iter::Sum for WithoutFields {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), |sum, one| Self {
+            unreadable: sum.unreadable + one.unreadable,
+            tombstones: sum.tombstones + one.tombstones,
+        })
+    }
+}
+
 /// An encoding of record values. The ingest decodes each record once; what cannot be decoded is stored with the reason.
 pub trait Decoder: fmt::Debug + Send + Sync {
     /// The declared fields of a record as text, and all other fields as a JSON object.

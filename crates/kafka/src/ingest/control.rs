@@ -87,6 +87,8 @@ pub struct Progress {
     pub stored: AtomicU64,
     /// Stored records that could not be parsed.
     pub unreadable: AtomicU64,
+    /// Stored messages without a value.
+    pub tombstones: AtomicU64,
     /// Files published.
     pub files: AtomicU64,
     places: Mutex<Places>,
@@ -153,6 +155,7 @@ impl Progress {
             received: count(&self.received),
             stored: count(&self.stored),
             unreadable: count(&self.unreadable),
+            tombstones: count(&self.tombstones),
             files: count(&self.files),
             gaps,
         }
@@ -168,6 +171,8 @@ pub struct Summary {
     pub stored: u64,
     /// Stored records that could not be parsed.
     pub unreadable: u64,
+    /// Stored messages without a value.
+    pub tombstones: u64,
     /// Files published.
     pub files: u64,
     /// Gaps that halted partitions.

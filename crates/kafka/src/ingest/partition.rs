@@ -10,6 +10,7 @@ use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use tercile_store::batch::{Batch, Limits, Ready};
+use tercile_store::record::WithoutFields;
 use tercile_store::times::likely_unit;
 use tercile_store::{self as store, Log, Prepared, Published};
 
@@ -33,10 +34,10 @@ enum Output<T> {
     Flush(Sender<FlushEvent>),
 }
 
-/// A written batch, with its number of unreadable records.
+/// A written batch, with its numbers of records without fields.
 struct File {
     prepared: Prepared,
-    unreadable: u64,
+    without_fields: WithoutFields,
 }
 
 /// A partition worker, as the supervisor holds it.
@@ -299,7 +300,7 @@ impl<'c> PartitionWorker<'c> {
                     match self.until_it_works(shared, || log.prepare(&ready.records, start, ready.next)) {
                         Ok(Some(prepared)) => {
                             start = ready.next;
-                            Output::File(File { prepared, unreadable: ready.unreadable as u64 }, read)
+                            Output::File(File { prepared, without_fields: ready.without_fields }, read)
                         }
                         Ok(None) => return,
                         Err(error) => return self.fail(shared, Report::Failed(error)),
@@ -400,7 +401,8 @@ impl<'c> PartitionWorker<'c> {
             Published::File(stored) => {
                 let progress = &shared.control.progress;
                 progress.stored.fetch_add(stored.rows, Ordering::Relaxed);
-                progress.unreadable.fetch_add(file.unreadable, Ordering::Relaxed);
+                progress.unreadable.fetch_add(file.without_fields.unreadable, Ordering::Relaxed);
+                progress.tombstones.fetch_add(file.without_fields.tombstones, Ordering::Relaxed);
                 progress.files.fetch_add(1, Ordering::Relaxed);
                 progress.wrote(&stored.path);
                 shared.own.set_stored(stored.partition, stored.next - self.start.base);
