@@ -50,6 +50,7 @@ impl Ingesting {
         self.records.with_label_values(&["stored"]).set(count(&progress.stored));
         self.records.with_label_values(&["unreadable"]).set(count(&progress.unreadable));
         self.records.with_label_values(&["tombstone"]).set(count(&progress.tombstones));
+        self.records.with_label_values(&["without_event_time"]).set(count(&progress.without_event_time));
         self.bytes.set(count(&progress.received_bytes));
         self.files.set(count(&progress.files));
         // Partitions reassigned to another worker must disappear.

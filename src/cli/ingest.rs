@@ -80,7 +80,8 @@ impl Ingest {
                 return Err(Usage(format!("{flag} and -X {key} say the same; leave one out")).into());
             }
         }
-        let fields = self.sql.load()?.fields;
+        let files = self.sql.load()?;
+        let event_time = files.event_time();
         let cluster = self.kafka.cluster()?;
         let store = self.store.open()?;
         let name = self.topic.topic.clone();
@@ -101,7 +102,8 @@ impl Ingest {
             partitions: topic.partitions,
             store,
             decoder: Arc::new(Json),
-            fields,
+            fields: files.fields,
+            event_time,
             limits: self.batch.limits(),
             memory: self.batch.memory_limit,
             until_end: self.until_end,
@@ -192,19 +194,26 @@ pub(super) fn tombstones(tombstones: u64) -> String {
     if tombstones == 0 { String::new() } else { format!(", {}", count(tombstones, "tombstone")) }
 }
 
+/// `, 3 with the timestamp of Kafka`; nothing if there are none.
+fn kafka_timestamps(records: u64) -> String {
+    if records == 0 { String::new() } else { format!(", {} with the timestamp of Kafka", thousands(records)) }
+}
+
 pub(super) fn report(summary: &Summary) {
     tracing::info!(
         received = summary.received,
         stored = summary.stored,
         unreadable = summary.unreadable,
         tombstones = summary.tombstones,
+        without_event_time = summary.without_event_time,
         files = summary.files,
-        "received {}, stored {} in {} ({} unreadable{})",
+        "received {}, stored {} in {} ({} unreadable{}{})",
         count(summary.received, "record"),
         thousands(summary.stored),
         count(summary.files, "file"),
         thousands(summary.unreadable),
         tombstones(summary.tombstones),
+        kafka_timestamps(summary.without_event_time),
     );
     for gap in &summary.gaps {
         tracing::error!("{gap}");
@@ -231,6 +240,7 @@ async fn watch(terminal: Terminal, control: Arc<Control>) {
                 stored,
                 unreadable = progress.unreadable.load(Ordering::Relaxed),
                 tombstones = progress.tombstones.load(Ordering::Relaxed),
+                without_event_time = progress.without_event_time.load(Ordering::Relaxed),
                 records_per_second,
                 bytes_per_second,
                 lag = lags.values().sum::<i64>(),

@@ -123,6 +123,7 @@ impl Up {
             store: store.clone(),
             decoder: Arc::new(Json),
             fields: files.fields.clone(),
+            event_time: files.event_time(),
             limits: self.batch.limits(),
             memory: self.batch.memory_limit.saturating_sub(self.batch.http_memory()).max(1),
             until_end: false,

@@ -22,7 +22,7 @@ use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 
 use crate::value::number::Format;
-use crate::value::time::{self, Order};
+use crate::value::time::Form;
 
 /// Precision of the results of `to_integer`.
 const PRECISION: u8 = 38;
@@ -91,7 +91,7 @@ struct Conversion {
 #[derive(Default)]
 struct Options {
     format: Format,
-    order: Option<Order>,
+    form: Option<Form>,
 }
 
 impl Conversion {
@@ -103,11 +103,12 @@ impl Conversion {
                 return plan_err!("{}: the arguments after the text must be constant texts", self.name());
             };
             match (self.target, text) {
-                (Target::Time, text) => match (Order::of_name(text), options.order) {
-                    (Some(order), None) => options.order = Some(order),
+                (Target::Time, text) => match (Form::of_name(text), options.form) {
+                    (Some(form), None) => options.form = Some(form),
                     _ => {
                         return plan_err!(
-                            "{}: expected 'dmy' (day first) or 'mdy' (month first) after the text, once; found '{text}'",
+                            "{}: expected 'dmy' (day first), 'mdy' (month first), or the unit of numbers since 1970 ('s', 'ms', 'us', \
+                             'ns') after the text, once; found '{text}'",
                             self.name()
                         );
                     }
@@ -183,7 +184,8 @@ impl ScalarUDFImpl for Conversion {
             ColumnarValue::Scalar(constant) => Some(constant),
             ColumnarValue::Array(_) => None,
         });
-        let Options { format, order } = self.options(constants)?;
+        let Options { format, form } = self.options(constants)?;
+        let form = form.unwrap_or(Form::Date(None));
         let texts = cast(&text.to_array(args.number_rows)?, &DataType::Utf8)?;
         let texts = texts.as_string::<i32>().iter();
         let array: ArrayRef = match self.target {
@@ -192,7 +194,7 @@ impl ScalarUDFImpl for Conversion {
                 let whole = texts.map(|text| format.integer(text?)).collect::<Decimal128Array>();
                 Arc::new(whole.with_precision_and_scale(PRECISION, 0)?)
             }
-            Target::Time => Arc::new(texts.map(|text| time::time(text?, order)).collect::<TimestampMicrosecondArray>()),
+            Target::Time => Arc::new(texts.map(|text| form.time(text?)).collect::<TimestampMicrosecondArray>()),
         };
         debug_assert_eq!(array.len(), args.number_rows);
         match text {

@@ -20,6 +20,8 @@ pub struct Header {
     pub labels: BTreeMap<String, BTreeMap<String, Vec<String>>>,
     /// The key columns of a segmentation of entities; empty for a segmentation of records.
     pub entity: Vec<String>,
+    /// The field that gives the time of a record, as written in `00_records.sql`, and its line.
+    pub timestamp: Option<(String, usize)>,
 }
 
 /// A fault and its line, counted from 1.
@@ -29,11 +31,23 @@ pub struct Fault {
     pub why: String,
 }
 
-/// Parses the header of a file.
+/// Parses the header of a view.
 ///
 /// # Errors
 /// At the first invalid header line.
 pub fn parse(text: &str) -> Result<Header, Fault> {
+    parse_as(text, false)
+}
+
+/// Parses the header of `00_records.sql`, which may have a `timestamp`.
+///
+/// # Errors
+/// At the first invalid header line.
+pub fn parse_records(text: &str) -> Result<Header, Fault> {
+    parse_as(text, true)
+}
+
+fn parse_as(text: &str, is_records: bool) -> Result<Header, Fault> {
     let mut header = Header::default();
     let (mut label_lines, mut entity_line) = (Vec::new(), None);
     for (i, line) in text.lines().enumerate() {
@@ -56,6 +70,12 @@ pub fn parse(text: &str) -> Result<Header, Fault> {
                 return Err(fault("entity stands twice".to_owned()));
             }
             header.entity = entity(value).map_err(fault)?;
+        } else if key == "timestamp" && is_records {
+            if header.timestamp.replace((value.to_owned(), i + 1)).is_some() {
+                return Err(fault("timestamp stands twice".to_owned()));
+            }
+        } else if key == "timestamp" {
+            return Err(fault("timestamp is for 00_records.sql; a view returns _timestamp as a column".to_owned()));
         } else if let Some((feature, language)) = key.strip_prefix("label.").and_then(|rest| rest.rsplit_once('.')) {
             if !LANGUAGES.contains(&language) {
                 return Err(fault(format!("the language must be one of {}, found {language}", LANGUAGES.join(", "))));
@@ -74,12 +94,13 @@ pub fn parse(text: &str) -> Result<Header, Fault> {
             }
         } else {
             return Err(fault(format!(
-                "unknown key {key}; known are k, entity and label.<feature>.<{}>",
-                LANGUAGES.join("|")
+                "unknown key {key}; known are k, entity and label.<feature>.<{}>{}",
+                LANGUAGES.join("|"),
+                if is_records { ", and timestamp" } else { "" }
             )));
         }
     }
-    check_strays(text)?;
+    check_strays(text, is_records)?;
     if let (None, Some(line)) = (header.k, entity_line) {
         return Err(Fault { line, why: "an entity without k: only a segmentation has one".to_owned() });
     }
@@ -126,7 +147,7 @@ pub fn label_line(text: &str, feature: &str) -> Option<usize> {
 
 /// Rejects lines that look like header lines but are not because of their case, a blank or their position. They would
 /// be ignored silently.
-fn check_strays(text: &str) -> Result<(), Fault> {
+fn check_strays(text: &str, is_records: bool) -> Result<(), Fault> {
     let mut header = true;
     for (i, line) in text.lines().enumerate() {
         header &= !line.trim().is_empty();
@@ -134,7 +155,7 @@ fn check_strays(text: &str) -> Result<(), Fault> {
             continue;
         };
         let plain = key.trim().to_lowercase();
-        let known = plain == "k" || plain == "entity" || is_label(&plain);
+        let known = plain == "k" || plain == "entity" || is_records && plain == "timestamp" || is_label(&plain);
         if known && header && key_value(line).is_none() {
             return Err(Fault { line: i + 1, why: format!("write it as -- {plain}: with nothing before the colon") });
         }
@@ -214,6 +235,12 @@ mod tests {
         assert_eq!(fault("-- k: 3\n-- label.a.fr: x|y|z"), "2: the language must be one of en, id, found fr");
         assert_eq!(fault("-- k: 4\n-- label.a.en: x|y"), "2: a label needs three words, or k = 4; found 2");
         assert_eq!(fault("-- k: 3\n-- label.a.en: x||z"), "2: label.a.en has an empty word");
+        assert_eq!(
+            fault("-- timestamp: a"),
+            "1: timestamp is for 00_records.sql; a view returns _timestamp as a column"
+        );
+        // Prose in a view.
+        assert_eq!(parse("SELECT 1\n\n-- Timestamp: of the order\n").unwrap(), Header::default());
         assert_eq!(fault("-- entity: a"), "1: an entity without k: only a segmentation has one");
         assert_eq!(
             fault("-- k: 3\n-- entity: a, , b"),
@@ -225,6 +252,20 @@ mod tests {
         let twice = fault("-- k: 3\n-- label.a.en: x|y|z\n-- label.a.id: x|y| x");
         assert_eq!(twice, "3: label.a.id has the word x twice; each must tell clusters apart");
         assert_eq!(fault("-- k: 3\n-- label.a.en: x|y|z\n-- label.a.en: x|y|z"), "3: label.a.en stands twice");
+    }
+
+    #[test]
+    fn the_fields_of_records_may_have_a_timestamp() {
+        let fault = |text: &str| parse_records(text).map_err(|f| format!("{}: {}", f.line, f.why)).unwrap_err();
+        let of = |text: &str| parse_records(text).unwrap().timestamp;
+        assert_eq!(of("-- timestamp: Order Date dmy\n\nCREATE"), Some(("Order Date dmy".to_owned(), 1)));
+        assert_eq!(of("-- Prose.\nCREATE"), None);
+        assert_eq!(fault("-- timestamp: a\n-- timestamp: b"), "2: timestamp stands twice");
+        assert_eq!(
+            fault("CREATE\n\n-- timestamp: a"),
+            "3: timestamp stands after a blank line, where the header has ended"
+        );
+        assert_eq!(fault("-- Timestamp: a"), "1: write it as -- timestamp: with nothing before the colon");
     }
 
     /// For any text, parsing the header ends without a panic.

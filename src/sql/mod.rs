@@ -9,6 +9,7 @@ pub mod header;
 pub mod infer;
 pub mod reference;
 pub mod script;
+mod timestamp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -27,7 +28,9 @@ use header::Header;
 use reference::Reference;
 use script::{Piece, Place};
 use sha2::{Digest, Sha256};
+use tercile_store::event_time::EventTime;
 use tercile_store::record::Fields;
+use timestamp::Timestamp;
 
 use crate::printable::hex;
 
@@ -124,6 +127,7 @@ pub struct Segmentation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
     pub fields: Fields,
+    timestamp: Option<Timestamp>,
     records: String,
     views: Vec<View>,
     /// All files, unparsed.
@@ -190,8 +194,9 @@ impl Files {
                 return Err(Error::Twice { file: shown, view });
             }
             let source = Source { name: Some(&shown), text: &text };
+            let parse_header = if view == RECORDS { header::parse_records } else { header::parse };
             let header =
-                header::parse(&text).map_err(|f| Error::Sql(source.fault(Place { line: f.line, column: 1 }, f.why)))?;
+                parse_header(&text).map_err(|f| Error::Sql(source.fault(Place { line: f.line, column: 1 }, f.why)))?;
             if view != RECORDS && header == Header::default() && is_comment(&text) {
                 continue;
             }
@@ -199,18 +204,33 @@ impl Files {
             let statement = parse(&source, &piece).map_err(Error::Sql)?;
             if view == RECORDS {
                 let fields = fields_of(&source, &piece, &statement).map_err(Error::Sql)?;
-                declared = Some((fields, text));
+                let timestamp = match &header.timestamp {
+                    Some((value, line)) => Some(
+                        Timestamp::of(value, &fields)
+                            .map_err(|why| Error::Sql(source.fault(Place { line: *line, column: 1 }, why)))?,
+                    ),
+                    None => None,
+                };
+                declared = Some((fields, timestamp, text));
                 continue;
             }
             let reads = reads(&statement).map_err(|why| Error::Sql(source.fault(piece.place, why)))?;
             views.push(View { name: view, file: shown, text, header, reads });
         }
-        Ok(declared.map(|(fields, records)| Self { fields, records, views, read, references: Vec::new() }))
+        Ok(declared.map(|(fields, timestamp, records)| {
+            let references = Vec::new();
+            Self { fields, timestamp, records, views, read, references }
+        }))
     }
 
     /// The views, in the order of their names.
     pub fn views(&self) -> &[View] {
         &self.views
+    }
+
+    /// The field that gives the time of a record, if `00_records.sql` names one.
+    pub fn event_time(&self) -> Option<EventTime> {
+        self.timestamp?.event_time(&self.fields)
     }
 
     /// The view with this name.

@@ -30,6 +30,67 @@ impl Order {
     }
 }
 
+/// The unit of a number that counts from 1970-01-01 (UTC).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unit {
+    Seconds,
+    Milliseconds,
+    Microseconds,
+    Nanoseconds,
+}
+
+/// How times are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// As dates, with this order of day and month.
+    Date(Option<Order>),
+    /// As numbers.
+    Since1970(Unit),
+}
+
+impl Form {
+    /// The form with this name in SQL.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "s" => Self::Since1970(Unit::Seconds),
+            "ms" => Self::Since1970(Unit::Milliseconds),
+            "us" => Self::Since1970(Unit::Microseconds),
+            "ns" => Self::Since1970(Unit::Nanoseconds),
+            order => Self::Date(Some(Order::of_name(order)?)),
+        })
+    }
+
+    /// The microseconds since 1970 (UTC) of a text; `None` if it is no time in this form.
+    pub fn time(self, text: &str) -> Option<i64> {
+        match self {
+            Self::Date(order) => time(text, order),
+            Self::Since1970(unit) => since_1970(trimmed(text), unit),
+        }
+    }
+}
+
+/// The microseconds of a number since 1970. Years are 1 to 9999, as in dates.
+fn since_1970(text: &str, unit: Unit) -> Option<i64> {
+    let micros = match (text.parse::<i64>(), unit) {
+        (Ok(whole), Unit::Seconds) => whole.checked_mul(1_000_000)?,
+        (Ok(whole), Unit::Milliseconds) => whole.checked_mul(1_000)?,
+        (Ok(whole), Unit::Microseconds) => whole,
+        (Ok(whole), Unit::Nanoseconds) => whole.div_euclid(1_000),
+        (Err(_), unit) => {
+            // A fraction, as in Python's time.time(), or an exponent.
+            let number = text.parse::<f64>().ok().filter(|_| text.ends_with(|c: char| c.is_ascii_digit()))?;
+            let scale = match unit {
+                Unit::Seconds => 1e6,
+                Unit::Milliseconds => 1e3,
+                Unit::Microseconds => 1.0,
+                Unit::Nanoseconds => 1e-3,
+            };
+            (number * scale).round() as i64
+        }
+    };
+    (-62_135_596_800_000_000..253_402_300_800_000_000).contains(&micros).then_some(micros)
+}
+
 /// The microseconds since 1970 (UTC) of a text; a time without a zone is taken as UTC. `None` if the text is not a
 /// valid time, or if it needs an order and none is given.
 pub fn time(text: &str, order: Option<Order>) -> Option<i64> {
@@ -250,6 +311,29 @@ mod tests {
     fn read(text: &str, order: Option<Order>) -> Option<String> {
         let micros = time(text, order)?;
         Some(chrono::DateTime::from_timestamp_micros(micros)?.naive_utc().to_string())
+    }
+
+    #[test]
+    fn numbers_since_1970_have_a_unit() {
+        let at = |text: &str, unit: &str| Form::of_name(unit).unwrap().time(text);
+        let ten = Some(1_714_557_600_000_000);
+        for (text, unit) in [
+            ("1714557600", "s"),
+            ("1714557600.0", "s"),
+            (" 1714557600000 ", "ms"),
+            ("1.7145576e12", "ms"),
+            ("1714557600000000", "us"),
+            ("1714557600000000999", "ns"),
+        ] {
+            assert_eq!(at(text, unit), ten, "{text} {unit}");
+        }
+        assert_eq!(at("1714557600.123456", "s"), Some(1_714_557_600_123_456));
+        assert_eq!(at("-1", "s"), Some(-1_000_000));
+        for text in ["", "x", "NaN", "inf", "1,5", "9223372036854775807", "1e300", "2024-05-01"] {
+            assert_eq!(at(text, "ms"), None, "{text}");
+        }
+        assert_eq!(at("01/05/2024", "dmy"), at("05/01/2024", "mdy"));
+        assert_eq!(Form::of_name("hours"), None);
     }
 
     #[test]

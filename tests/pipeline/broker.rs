@@ -51,6 +51,7 @@ fn a_replay_never_has_more_unread_than_its_limit() {
         upkeep: Duration::from_secs(30),
         until_end: false,
         group: None,
+        event_time: None,
         from: None,
         accept_gap: false,
         roll: Policy { target: 1 << 27, grace: Duration::from_secs(86_400), eager: false, ..Policy::default() },

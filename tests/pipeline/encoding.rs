@@ -57,6 +57,7 @@ fn a_topic_in_another_encoding_is_stored_and_its_unreadable_records_keep_the_rea
         upkeep: Duration::from_secs(30),
         until_end: true,
         group: None,
+        event_time: None,
         from: None,
         accept_gap: false,
         roll: Policy { target: 1 << 27, grace: Duration::from_secs(86_400), eager: false, ..Policy::default() },

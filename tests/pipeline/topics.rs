@@ -219,6 +219,74 @@ fn a_replay_with_keys_is_stored_once() {
     assert_eq!(place.number(spread), 0);
 }
 
+/// `-- timestamp: field`: the field's time is `_timestamp`, for slices and retention; what has none keeps Kafka's timestamp, counted.
+#[test]
+fn the_time_of_a_record_is_that_of_a_field() {
+    let place = Place::new();
+    let declare = |header: &str| {
+        place.write("shop/00_records.sql", format!("{header}\nCREATE TABLE records (id TEXT, at TEXT)"));
+        place.write("shop/20_slices.sql", include_str!("../../sql/20_slices.sql").replace("products", "records"));
+    };
+    for (header, why) in [
+        (
+            "-- timestamp: when",
+            "00_records.sql, line 1, column 1: timestamp names the field when, which is not declared; declared are id, at",
+        ),
+        ("-- timestamp: at hours", "expected dmy, mdy, s, ms, us or ns after the field at, found hours"),
+        ("\n-- timestamp: at", "timestamp stands after a blank line"),
+    ] {
+        declare(header);
+        let error = place.fails(1, &["sql", "--sql", "shop", "-c", "SELECT 1"]);
+        assert!(error.contains(why), "{error}");
+    }
+    declare("-- timestamp: at dmy");
+    // Event times fall while offsets rise. Three rows have none.
+    let rows: String = (0..27).map(|day| format!("{day},{:02}/05/2024 10:00\n", 28 - day)).collect();
+    place.write("rows.csv", format!("id,at\n{rows}x,\ny,soon\nz,1714557600\n"));
+    let up = place.up(&["--data", "rows.csv", "--sql", "shop"]);
+    let said = up.stderr();
+    assert!(
+        said.contains("offset 27: the field at, the timestamp by 00_records.sql, has no value; this record"),
+        "{said}"
+    );
+    assert!(
+        said.contains("offset 28: the field at, the timestamp by 00_records.sql, has \"soon\", which to_datetime"),
+        "{said}"
+    );
+    assert!(said.contains("offset 29") && said.contains("-- timestamp: at ms, or s, us, ns"), "{said}");
+    assert_eq!(said.matches("the timestamp by 00_records.sql").count(), 3, "once for each kind: {said}");
+    assert!(up.get("/metrics").text.contains("tercile_records{state=\"without_event_time\"} 3"));
+    let ended = up.interrupt();
+    assert!(ended.stderr.contains("(0 unreadable, 3 with the timestamp of Kafka)"), "{}", ended.stderr);
+    let csv = |sql: &str| place.ok(&["sql", "--sql", "shop", "-f", "csv", "-c", sql]);
+    let wrong = "SELECT count(*) AS n FROM records WHERE _offset < 27 AND _timestamp <> to_datetime(at, 'dmy')";
+    assert_eq!(csv(wrong), "n\n0\n");
+    assert_eq!(csv("SELECT count(*) AS n FROM records WHERE _offset >= 27 AND _timestamp > '2026-01-01'"), "n\n3\n");
+    // The first slice has the ten earliest events, whose offsets are the highest.
+    let first = "SELECT min(_offset) AS low, max(_offset) AS high, count(*) AS n FROM slices WHERE _slice = 1";
+    assert_eq!(csv(first), "low,high,n\n17,26,10\n");
+    // Another form applies to new records alone.
+    declare("-- timestamp: at ms");
+    place.write("more.csv", "id,at\nnew,1714557600000\n");
+    let up = place.up(&["--data", "more.csv", "--append", "--sql", "shop"]);
+    assert!(!up.stderr().contains("the timestamp by 00_records.sql"), "{}", up.stderr());
+    assert_eq!(up.interrupt().code, Some(0));
+    assert_eq!(csv("SELECT _timestamp FROM records WHERE id = 'new'"), "_timestamp\n2024-05-01T10:00:00Z\n");
+    assert_eq!(csv(wrong), "n\n0\n");
+    // Retention follows event time: both files came just now, and the older one has three records of today.
+    assert_eq!(common::files(&place.path("store/records")).iter().filter(|file| file.extension().is_some()).count(), 2);
+    place.ok(&["compact", "--keep-for", "30d", "--grace", "0"]);
+    assert_eq!(csv("SELECT count(*) AS n FROM records"), "n\n31\n");
+    place.write("old.csv", "id,at\nold,1714557600000\n");
+    let up = place.up(&["--data", "old.csv", "--store", "old", "--sql", "shop"]);
+    up.interrupt();
+    place.write("old2.csv", "id,at\nolder,1714557500000\n");
+    place.up(&["--data", "old2.csv", "--append", "--store", "old", "--sql", "shop"]).interrupt();
+    place.ok(&["compact", "--store", "old", "--keep-for", "30d", "--grace", "0"]);
+    let left = place.ok(&["sql", "--store", "old", "--sql", "shop", "-f", "csv", "-c", "SELECT id FROM records"]);
+    assert_eq!(left, "id\nolder\n", "never the newest file of a partition");
+}
+
 /// Tombstones are counted by themselves.
 #[test]
 fn tombstones_have_their_own_counter() {

@@ -24,6 +24,7 @@ pub use control::{Control, Flush, Progress, Summary};
 use embedded_offsets::EmbeddedOffsets;
 use identity::Identity;
 use tercile_store::batch::Limits;
+use tercile_store::event_time::EventTime;
 use tercile_store::record::{Decoder, Fields};
 use tercile_store::{self as store, Policy, Rolled, Store};
 use warn_once::WarnOnce;
@@ -84,6 +85,8 @@ pub struct Job {
     pub decoder: Arc<dyn Decoder>,
     /// Declared fields of the records.
     pub fields: Fields,
+    /// The field that gives the time of a record; Kafka's timestamp if `None`.
+    pub event_time: Option<EventTime>,
     /// Limits of a batch, before the memory budget applies.
     pub limits: Limits,
     /// Approximate memory budget for records in flight, in bytes.

@@ -27,6 +27,7 @@ pub mod cleanup;
 mod compact;
 mod dead_letters;
 mod disk;
+pub mod event_time;
 mod examine;
 mod file_fault;
 mod file_name;

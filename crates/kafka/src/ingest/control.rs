@@ -89,6 +89,8 @@ pub struct Progress {
     pub unreadable: AtomicU64,
     /// Stored messages without a value.
     pub tombstones: AtomicU64,
+    /// Received records that keep Kafka's timestamp because they have no event time.
+    pub without_event_time: AtomicU64,
     /// Files published.
     pub files: AtomicU64,
     places: Mutex<Places>,
@@ -156,6 +158,7 @@ impl Progress {
             stored: count(&self.stored),
             unreadable: count(&self.unreadable),
             tombstones: count(&self.tombstones),
+            without_event_time: count(&self.without_event_time),
             files: count(&self.files),
             gaps,
         }
@@ -173,6 +176,8 @@ pub struct Summary {
     pub unreadable: u64,
     /// Stored messages without a value.
     pub tombstones: u64,
+    /// Received records that keep Kafka's timestamp because they have no event time.
+    pub without_event_time: u64,
     /// Files published.
     pub files: u64,
     /// Gaps that halted partitions.

@@ -10,6 +10,7 @@ use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use tercile_store::batch::{Batch, Limits, Ready};
+use tercile_store::event_time::NoEventTime;
 use tercile_store::record::WithoutFields;
 use tercile_store::times::likely_unit;
 use tercile_store::{self as store, Log, Prepared, Published};
@@ -248,14 +249,50 @@ impl<'c> PartitionWorker<'c> {
     }
 
     fn add(&self, shared: &Shared<'_>, batch: &mut Batch, message: &Message<'_>, now: Instant) {
-        let record = message.record();
-        self.check_timestamp(shared, record.offset, record.timestamp);
-        batch.push(&record, message.headers(), &shared.job.decoder.decode(record.payload, &shared.job.fields), now);
+        let mut record = message.record();
+        let decoded = shared.job.decoder.decode(record.payload, &shared.job.fields);
+        // A record without fields has no event time, and is counted as unreadable.
+        let event_time = shared.job.event_time.as_ref().zip(decoded.as_ref().ok());
+        match event_time.map(|(event_time, decoded)| event_time.of(decoded)) {
+            Some(Ok(millis)) => record.timestamp = Some(millis),
+            fallen_back => {
+                if let (Some((event_time, _)), Some(Err(why))) = (event_time, fallen_back) {
+                    self.fall_back(shared, record.offset, &event_time.name, &why);
+                }
+                self.check_timestamp(shared, record.offset, record.timestamp);
+            }
+        }
+        batch.push(&record, message.headers(), &decoded, now);
         if let Some(backlog) = &shared.job.backlog
             && message.is_replayed()
             && shared.own.is_first_read(self.start.partition, record.offset - self.start.base)
         {
             backlog.leave(message.size());
+        }
+    }
+
+    /// Counts a record that keeps Kafka's timestamp because it has no event time, and warns of the first one.
+    fn fall_back(&self, shared: &Shared<'_>, offset: i64, field: &str, why: &NoEventTime) {
+        shared.control.progress.without_event_time.fetch_add(1, Ordering::Relaxed);
+        let (cause, why) = match why {
+            NoEventTime::Missing => ("no event time", "no value".to_owned()),
+            NoEventTime::Unreadable(text) if text.trim().parse::<f64>().is_ok_and(f64::is_finite) => {
+                let unit =
+                    format!("; for a number name its unit in 00_records.sql: -- timestamp: {field} ms, or s, us, ns");
+                ("a number as event time", format!("the number {text}{unit}"))
+            }
+            NoEventTime::Unreadable(text) => {
+                ("unreadable event time", format!("{text:?}, which to_datetime does not read"))
+            }
+        };
+        if shared.told.is_new(cause) {
+            let (partition, topic) = (self.start.partition, &shared.job.topic);
+            tracing::warn!(
+                partition,
+                offset,
+                "partition {partition} of {topic}, offset {offset}: the field {field}, the timestamp by 00_records.sql, has {why}; this \
+                 record and others like it keep Kafka's timestamp, and are counted"
+            );
         }
     }
 
