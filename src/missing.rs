@@ -11,6 +11,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::sql::identifier;
+use crate::value::number::{Format, unit_of};
 
 /// What to do with a row whose feature is missing or invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -150,41 +151,15 @@ fn escaped(c: char) -> Vec<char> {
 /// name. `None` if `text` does not determine a conversion.
 pub fn cleaning(column: &str, text: &str) -> Option<String> {
     let name = identifier(column);
-    let double = |expression: String| Some(format!("TRY_CAST({expression} AS DOUBLE)"));
-    let bare = text.trim_matches(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | ',' | '-' | '+'));
-    let stripped = match bare.len() < text.len() {
-        true => format!("regexp_replace({name}, '[^0-9.,+-]', '', 'g')"),
-        false => name.clone(),
-    };
     match text.to_ascii_lowercase().as_str() {
         "true" | "false" => return Some(format!("CAST({name} AS INT)")),
         "yes" | "no" => return Some(format!("CASE lower({name}) WHEN 'yes' THEN 1 WHEN 'no' THEN 0 END")),
         _ => {}
     }
-    match bare.split_once(',') {
-        _ if bare.parse::<f64>().is_ok_and(f64::is_finite) => double(stripped),
-        Some(_) if grouped(bare) => double(format!("replace({stripped}, ',', '')")),
-        Some((whole, decimals)) if [whole, decimals].iter().all(|part| digits(part)) => {
-            double(format!("replace({stripped}, ',', '.')"))
-        }
-        _ => None,
-    }
-}
-
-fn digits(text: &str) -> bool {
-    let text = text.trim_start_matches(['-', '+']);
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-/// Whether commas group the digits, in the western way (139,900) or the Indian way (1,39,900).
-fn grouped(text: &str) -> bool {
-    let whole = text.split_once('.').map_or(text, |(whole, _)| whole);
-    let groups: Vec<&str> = whole.trim_start_matches(['-', '+']).split(',').collect();
-    let [first, middle @ .., last] = groups.as_slice() else { return false };
-    let all = groups.iter().all(|group| digits(group));
-    all && (1..=3).contains(&first.len())
-        && middle.iter().all(|group| (2..=3).contains(&group.len()))
-        && last.len() == 3
+    let unit = unit_of(text);
+    let formats = ['.', ','].map(|mark| Format { mark, unit: unit.map(str::to_owned) });
+    let format = formats.into_iter().find(|format| format.number(text).is_some())?;
+    Some(format!("to_number({name}{})", format.arguments()))
 }
 
 #[cfg(test)]
@@ -212,11 +187,12 @@ mod tests {
     #[test]
     fn the_suggested_sql_fits_the_text() {
         let of = |text| cleaning("n", text).unwrap_or_default();
-        assert_eq!(of("24,269"), "TRY_CAST(replace(n, ',', '') AS DOUBLE)");
-        assert_eq!(of("1,39,900.50"), "TRY_CAST(replace(n, ',', '') AS DOUBLE)");
-        assert_eq!(of("1,5"), "TRY_CAST(replace(n, ',', '.') AS DOUBLE)");
-        assert_eq!(of("₹1,099"), "TRY_CAST(replace(regexp_replace(n, '[^0-9.,+-]', '', 'g'), ',', '') AS DOUBLE)");
-        assert_eq!(of("64%"), "TRY_CAST(regexp_replace(n, '[^0-9.,+-]', '', 'g') AS DOUBLE)");
+        assert_eq!(of("24,269"), "to_number(n)");
+        assert_eq!(of("1,39,900.50"), "to_number(n)");
+        assert_eq!(of("1,5"), "to_number(n, ',')");
+        assert_eq!(of("1.234,56 €"), "to_number(n, ',', '€')");
+        assert_eq!(of("₹1,099"), "to_number(n, '₹')");
+        assert_eq!(of("64%"), "to_number(n, '%')");
         assert_eq!(of("true"), "CAST(n AS INT)");
         assert_eq!(cleaning("Is It", "Yes").unwrap(), "CASE lower(\"Is It\") WHEN 'yes' THEN 1 WHEN 'no' THEN 0 END");
         for text in ["n/a", "-", "abc", "1.2.3", "", "inf", "1,,2"] {

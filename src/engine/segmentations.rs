@@ -59,8 +59,7 @@ async fn textual(ctx: &SessionContext, view: &View, name: &str) -> String {
     let text = found.and_then(|found| cast(found.column(0), &DataType::Utf8).ok());
     let text = text.map(|text| text.as_string::<i32>().value(0).to_owned());
     let example = text.as_ref().map_or(String::new(), |text| format!(", such as `{}`", missing::shortened(text)));
-    let number =
-        text.and_then(|text| missing::cleaning(name, &text)).unwrap_or_else(|| format!("TRY_CAST({column} AS DOUBLE)"));
+    let number = text.and_then(|text| missing::cleaning(name, &text)).unwrap_or_else(|| format!("to_number({column})"));
     format!(
         "the feature {name} is text{example}, and must be a number: select {number}, which is NULL where the text is no \
          number (and a NULL takes the mean and is counted), or leave the column out"

@@ -25,6 +25,13 @@ impl Default for Format {
 }
 
 impl Format {
+    /// The arguments of `to_number` and `to_integer` after the text, each preceded by a comma.
+    pub fn arguments(&self) -> String {
+        let mark = if self.mark == ',' { ", ','" } else { "" };
+        let unit = self.unit.as_ref().map(|unit| format!(", '{}'", unit.replace('\'', "''")));
+        format!("{mark}{}", unit.unwrap_or_default())
+    }
+
     /// The value of a text; `None` if it is not a finite number in this format.
     pub fn number(&self, text: &str) -> Option<f64> {
         self.plain(text)?.parse().ok().filter(|number: &f64| number.is_finite())

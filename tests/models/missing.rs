@@ -103,8 +103,7 @@ fn a_feature_that_is_no_number_is_refused_with_an_example_and_sql_that_helps() {
     view("b_text");
     let error = place.fails(1, &["train", "--sql", "sql"]);
     assert!(
-        error.contains("30_by_b.sql: the feature b is text, such as `")
-            && error.contains("select TRY_CAST(replace(b, ',', '') AS DOUBLE)"),
+        error.contains("30_by_b.sql: the feature b is text, such as `") && error.contains("select to_number(b)"),
         "{error}"
     );
     view("CAST(b_text AS DOUBLE)");
@@ -124,7 +123,7 @@ fn a_feature_that_is_no_number_is_refused_with_an_example_and_sql_that_helps() {
             train.stderr
         );
     }
-    view("TRY_CAST(replace(b_text, ',', '') AS DOUBLE)");
+    view("to_number(b_text)");
     let table = place.ok(&["train", "--sql", "sql"]);
     assert!(table.contains("by_b") && !table.contains("was missing"), "{table}");
 }
