@@ -125,6 +125,13 @@ pub struct TopicArgs {
 /// Kafka's rule for topic names. The name is also a directory of the store.
 pub fn topic(name: &str) -> Result<String, String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.contains([',', '*', '?', '^', '$', '[', '(', '|']) {
+        return Err(
+            "a store holds one topic: run one command per topic, each with its own --store; tercile sql --table reads \
+                    them together (Several topics in docs/your-data.md)"
+                .to_owned(),
+        );
+    }
     if name.is_empty() || name.len() > 249 || name == "." || name == ".." || !name.chars().all(fine) {
         return Err("a topic's name has 1 to 249 of the characters a-z A-Z 0-9 . _ -".to_owned());
     }
