@@ -14,7 +14,7 @@ use super::arrow::Batches;
 use super::{At, Block, Carried, Error, Format, Keep, Limits, Meter, Unmetered, Wanted, json};
 use tercile_store::record::Unreadable;
 
-use crate::files::{self, CsvRecords, Fault, Opened, Splitter, decimal_point};
+use crate::files::{self, CsvRecords, Dialect, Fault, Opened, Splitter, decimal_point};
 use crate::missing::{Gaps, Missing, Value};
 use crate::spool::spooled;
 
@@ -28,6 +28,7 @@ const BYTES: usize = 4 * 1024 * 1024;
 /// Reads blocks of rows from a stream. The first block is returned even if it has no rows, so that the columns are known.
 pub struct Reader {
     pub format: Format,
+    pub dialect: Dialect,
     source: Source,
     wanted: Wanted,
     /// Number of rows returned so far.
@@ -170,7 +171,7 @@ impl Reader {
         (limits, keep): (Limits, Keep),
         meter: Arc<dyn Meter>,
     ) -> Result<Self, Error> {
-        let (format, decimal) = (opened.format, opened.dialect.decimal);
+        let (format, dialect) = (opened.format, opened.dialect.clone());
         let source = match format {
             Format::Json | Format::Ndjson => Source::Json(Splitter::new(opened.input, limits.piece)),
             Format::Csv | Format::Tsv => Source::columns(csv_rows(opened, features, limits)?),
@@ -199,9 +200,16 @@ impl Reader {
             }
         };
         let gaps = vec![Gaps::default(); features.len()];
-        let wanted =
-            Wanted { features: features.to_vec(), keep, limits, missing: Missing::Refuse, gaps, decimal, raw: false };
-        Ok(Self { format, source, wanted, rows: 0, begun: false })
+        let wanted = Wanted {
+            features: features.to_vec(),
+            keep,
+            limits,
+            missing: Missing::Refuse,
+            gaps,
+            decimal: dialect.decimal,
+            raw: false,
+        };
+        Ok(Self { format, dialect, source, wanted, rows: 0, begun: false })
     }
 
     /// Sets the policy for features that are missing or not finite: refused, or null in the block and counted.

@@ -4,8 +4,10 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    Array as _, ArrayRef, DictionaryArray, Float64Array, Int32Array, RecordBatch, StringArray, UInt32Array,
+    Array as _, ArrayRef, AsArray as _, DictionaryArray, Float64Array, Int32Array, RecordBatch, StringArray,
+    UInt32Array,
 };
+use datafusion::arrow::compute::cast;
 use datafusion::arrow::csv::{Writer as CsvWriter, WriterBuilder};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::ipc::writer::{FileWriter, StreamWriter};
@@ -38,7 +40,11 @@ pub struct Answers {
 }
 
 enum Sink<W: Write + Send> {
-    Csv(Box<CsvWriter<W>>),
+    Csv {
+        csv: Box<CsvWriter<W>>,
+        /// The decimal mark of distances.
+        decimal: char,
+    },
     /// Objects, in an array or one per line.
     Json {
         out: W,
@@ -53,8 +59,8 @@ enum Sink<W: Write + Send> {
 impl<W: Write + Send> Writer<W> {
     pub fn new(out: W, format: Format) -> Self {
         let sink = match format {
-            Format::Csv => Sink::Csv(Box::new(WriterBuilder::new().with_header(true).build(out))),
-            Format::Tsv => Sink::Csv(Box::new(WriterBuilder::new().with_header(true).with_delimiter(b'\t').build(out))),
+            Format::Csv => return Self::csv(out, b',', '.'),
+            Format::Tsv => return Self::csv(out, b'\t', '.'),
             Format::Json => Sink::Json { out, array: true },
             Format::Ndjson => Sink::Json { out, array: false },
             Format::Arrow => Sink::Arrow(Some(out), None),
@@ -62,6 +68,12 @@ impl<W: Write + Send> Writer<W> {
             Format::Parquet => Sink::Parquet(Some(out), None),
         };
         Self { sink, answers: None, limits: Limits::NONE, any: false }
+    }
+
+    /// Writes CSV with this delimiter, and distances with this decimal mark.
+    pub fn csv(out: W, delimiter: u8, decimal: char) -> Self {
+        let csv = Box::new(WriterBuilder::new().with_header(true).with_delimiter(delimiter).build(out));
+        Self { sink: Sink::Csv { csv, decimal }, answers: None, limits: Limits::NONE, any: false }
     }
 
     /// Writes prediction objects instead of rows, in JSON and NDJSON; `limits` bounds the length of their text.
@@ -85,7 +97,11 @@ impl<W: Write + Send> Writer<W> {
                 self.any |= rows > 0;
                 Ok(out.write_all(&text)?)
             }
-            Sink::Csv(csv) => csv.write(&with_clusters(block, found, scorer)?).map_err(wrote),
+            Sink::Csv { csv, decimal: '.' } => csv.write(&with_clusters(block, found, scorer)?).map_err(wrote),
+            Sink::Csv { csv, decimal } => {
+                let batch = with_marks(&with_clusters(block, found, scorer)?, *decimal)?;
+                csv.write(&batch).map_err(wrote)
+            }
             Sink::Arrow(out, writer) => {
                 let batch = with_clusters(block, found, scorer)?;
                 if let Some(out) = out.take() {
@@ -122,7 +138,7 @@ impl<W: Write + Send> Writer<W> {
                 }
                 Ok(out.flush()?)
             }
-            Sink::Csv(csv) => Ok(csv.into_inner().flush()?),
+            Sink::Csv { csv, .. } => Ok(csv.into_inner().flush()?),
             Sink::Arrow(_, Some(mut writer)) => writer.finish().map_err(wrote),
             Sink::Feather(_, Some(mut writer)) => writer.finish().map_err(wrote),
             Sink::Parquet(_, Some(writer)) => writer.close().map(|_| ()).map_err(wrote),
@@ -345,6 +361,19 @@ fn with_clusters(block: Block, found: Found, scorer: &Scorer) -> Result<RecordBa
     if let Some(imputed) = imputed {
         fields.push(Field::new(IMPUTED, DataType::Utf8, true));
         columns.push(Arc::new(imputed));
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(wrote)
+}
+
+/// The batch with its column of distances as text with this decimal mark.
+fn with_marks(batch: &RecordBatch, decimal: char) -> Result<RecordBatch, Error> {
+    let mut fields: Vec<Field> = batch.schema_ref().fields().iter().map(|field| field.as_ref().clone()).collect();
+    let mut columns = batch.columns().to_vec();
+    for (field, column) in fields.iter_mut().zip(&mut columns).filter(|(field, _)| field.name() == ADDED[2]) {
+        let texts = cast(column, &DataType::Utf8).map_err(wrote)?;
+        let marked = texts.as_string::<i32>().iter().map(|text| Some(text?.replace('.', &decimal.to_string())));
+        *column = Arc::new(marked.collect::<StringArray>());
+        *field = Field::new(field.name(), DataType::Utf8, field.is_nullable());
     }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(wrote)
 }

@@ -12,6 +12,7 @@ use tercile_kafka::broker::{Bound, Consumer, Event, Item, Reading, Start};
 use super::staged_file::StagedFile;
 use super::{Done, blocking, count};
 use crate::config::{InputArgs, MaybeKafkaArgs};
+use crate::file_format::Format;
 use crate::files::{Rows, Source};
 use crate::printable::{printable, shell_word};
 use crate::sql::identifier;
@@ -130,9 +131,12 @@ impl Init {
     fn look(&self) -> anyhow::Result<Inference> {
         let source = Source::named(Path::new(&self.from))?;
         if self.is_file()? {
-            let mut sketch = Inference::new(self.na.clone()).with_entity(self.entity_names());
-            let (mut rows, mut json) = (Rows::open(&source, &self.input.options())?, String::new());
+            let options = self.input.options();
+            let (mut rows, mut json) = (Rows::open(&source, &options)?, String::new());
             rows.report();
+            // Numbers of JSON always have a point.
+            let decimal = options.decimal.filter(|_| matches!(rows.format, Format::Csv | Format::Tsv));
+            let mut sketch = Inference::new(self.na.clone()).with_entity(self.entity_names()).with_decimal(decimal);
             while sketch.records < FILE_RECORDS && rows.next_row(&mut json)?.is_some() {
                 sketch.see(json.as_bytes());
             }

@@ -11,7 +11,8 @@ use super::output_file::{Output, OutputFile};
 use super::{Done, blocking, count, imputed, thousands};
 use crate::bulk::{self, Format, Reader, Scorer, Writer};
 use crate::config::{InputArgs, SqlArgs, StoreArgs};
-use crate::files::{self, Source};
+use crate::file_format;
+use crate::files::{self, Dialect, Source};
 use crate::missing::Missing;
 use crate::model::{ModelRegistry, model_ref};
 use crate::scoring::RecordScorer;
@@ -21,7 +22,8 @@ use crate::sql::Segmentation;
 /// Predict the segment of each row
 ///
 /// Reads rows from a file or stdin (CSV, TSV, JSON, NDJSON, Arrow or Parquet) and writes them in the same format with three more
-/// columns: cluster, description, and distance to the centroid in standardised units. Features must be finite numbers; --missing
+/// columns: cluster, description, and distance to the centroid in standardised units. CSV keeps the delimiter and the decimal mark of
+/// the input, in UTF-8. Features must be finite numbers; --missing
 /// decides about rows in which one is not. Memory is constant, whatever the number of rows.
 #[derive(Args)]
 pub struct Predict {
@@ -94,7 +96,11 @@ impl Predict {
             false => Reader::of_file(opened, &scorer.features).with_context(|| name.clone())?.with_missing(missing),
         };
         let format = asked.unwrap_or(reader.format);
-        let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, &out), format);
+        let buffer = BufWriter::with_capacity(1 << 18, &out);
+        let mut writer = match self.answer_dialect(&reader, format) {
+            Some((delimiter, decimal)) => Writer::csv(buffer, delimiter, decimal),
+            None => Writer::new(buffer, format),
+        };
         // Rows without a cluster, and the reasons of raw records.
         let (mut skipped, mut reasons) = (0, BTreeMap::new());
         while let Some(block) = reader.block().map_err(|error| refused(error, &name))? {
@@ -119,6 +125,30 @@ impl Predict {
         self.tell_gaps(&name, &scorer.features, &reader, skipped);
         tracing::debug!("{} of {name} clustered", count(reader.rows, "row"));
         Ok(Done::Well)
+    }
+
+    /// Delimiter and decimal mark of the answer, if it is CSV like the input: those of the input. What else changes is told.
+    fn answer_dialect(&self, reader: &Reader, format: Format) -> Option<(u8, char)> {
+        let is_text = |format| matches!(format, Format::Csv | Format::Tsv);
+        if !is_text(reader.format) || !is_text(format) {
+            return None;
+        }
+        // A file of tabs may be called .csv, and so may its answer.
+        let csv = format == Format::Csv && self.format.is_none() && file_format::name_of(&self.file) == Some("csv");
+        let same = reader.format == format || csv;
+        let dialect = Dialect { encoding: encoding_rs::UTF_8, compression: None, skip: 0, ..reader.dialect.clone() };
+        let dialect = if same {
+            dialect
+        } else {
+            Dialect { delimiter: if format == Format::Tsv { b'\t' } else { b',' }, ..dialect }
+        };
+        if dialect != reader.dialect {
+            let skipped = if reader.dialect.skip > 0 { ", without the lines before the header" } else { "" };
+            let plain = if reader.dialect.compression.is_some() { ", not compressed" } else { "" };
+            let name = self.file.display();
+            tracing::info!("{name}: the answer is {}{skipped}{plain}", dialect.describe(format));
+        }
+        Some((dialect.delimiter, dialect.decimal))
     }
 
     /// Prints a line per feature with missing values and a line for the rows that have no cluster because of them.

@@ -118,7 +118,7 @@ pub fn decimal_point(text: &str, mark: char) -> std::borrow::Cow<'_, str> {
         return format!("{}{point}{fraction}", whole.replace('.', "")).into();
     }
     // A point that is no group: no number in this dialect, and not one with a decimal point either.
-    if trimmed.contains('.') { format!("{text} (decimal comma)").into() } else { text.into() }
+    if trimmed.parse::<f64>().is_ok() { format!("{text} (decimal comma)").into() } else { text.into() }
 }
 
 impl fmt::Display for Header {

@@ -1,15 +1,17 @@
 //! Where the bytes of a file come from.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tercile_sample as generate;
 
 use super::{Error, Fault};
 use crate::file_format;
+use crate::printable::printable;
 use crate::spool::spooled;
 
 /// The source of the rows.
@@ -48,8 +50,10 @@ impl Source {
         let fault = |what: String| Fault::whole(what).at(path);
         let mut paths = if path.is_dir() {
             let entries = path.read_dir().map_err(|error| Fault::Io(error).at(path))?;
-            let files = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file() && is_input(path));
-            files.collect::<Vec<_>>()
+            let (files, others): (Vec<_>, Vec<_>) =
+                entries.flatten().map(|entry| entry.path()).partition(|path| path.is_file() && is_input(path));
+            tell_skipped(path, &files, others);
+            files
         } else if let Some(pattern) = path.to_str().filter(|text| text.contains(PATTERN) && !path.exists()) {
             let hidden = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
             let found =
@@ -125,6 +129,39 @@ impl Source {
             Self::Copied { file, .. } => Box::new(At { file: Arc::clone(file), position: 0 }),
         })
     }
+}
+
+/// Names in the line about skipped files.
+const SKIPPED: usize = 5;
+
+/// Reports, once per process, what is in a directory and not read: files with other endings, and directories.
+fn tell_skipped(dir: &Path, read: &[PathBuf], mut others: Vec<PathBuf>) {
+    static TOLD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    others.sort();
+    if others.is_empty()
+        || read.is_empty()
+        || !TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.to_owned())
+    {
+        return;
+    }
+    let name = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let slash = if path.is_dir() { "/" } else { "" };
+        format!("{}{slash}", printable(&name))
+    };
+    let names: Vec<String> = others.iter().take(SKIPPED).map(name).collect();
+    let more = if others.len() > SKIPPED { ", …" } else { "" };
+    tracing::warn!(
+        "{}: {} read, {} skipped: {}{more}",
+        dir.display(),
+        files(read.len()),
+        files(others.len()),
+        names.join(", ")
+    );
+}
+
+fn files(n: usize) -> String {
+    if n == 1 { "1 file".to_owned() } else { format!("{n} files") }
 }
 
 /// Whether a file of a directory is read, by the ending of its name.

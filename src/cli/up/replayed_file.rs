@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::bail;
 use tercile_store::row_set::RowSet;
 use tercile_store::{EMBEDDED, Replayed, Source, Store};
 
 use super::Up;
-use crate::cli::{blocking, count};
+use crate::cli::{Usage, blocking, count};
 use crate::files::{self, Checked, Rows};
 use crate::produce::Key;
 use crate::{engine, replay};
@@ -25,7 +25,9 @@ impl Up {
         let source = match &self.data {
             Some(path) => files::Source::named(path)?.rereadable()?,
             None if self.kafka.is_given()? => {
-                ensure!(self.key.key.is_none(), "--key names a field of --data; say --data, or leave it out");
+                if self.key.key.is_some() {
+                    return Err(Usage("--key names a field of --data; say --data, or leave it out".to_owned()).into());
+                }
                 return Ok(None);
             }
             None => files::Source::Sample,

@@ -39,6 +39,16 @@ pub enum Kind {
     Integer(Format),
 }
 
+/// What is known of the decimal mark beside a column's own values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    Open,
+    /// Other columns of the source have a decimal comma, which decides what `1.234` means.
+    CommaElsewhere,
+    /// `.` or `,`, by the user.
+    Given(char),
+}
+
 /// Counts of values that are numbers with one decimal mark.
 #[derive(Debug, Default)]
 struct Marked {
@@ -194,9 +204,8 @@ impl Column {
         self.unit().is_ok() && self.all(self.marked[1].numbers) && !self.all(self.marked[0].numbers)
     }
 
-    /// The type that fits all values. `comma`: other columns of the source have a decimal comma, which decides what
-    /// `1.234` means.
-    pub fn kind(&self, comma: bool) -> Kind {
+    /// The type that fits all values.
+    pub fn kind(&self, mark: Mark) -> Kind {
         if self.all(self.booleans) {
             return Kind::Boolean;
         }
@@ -205,12 +214,15 @@ impl Column {
         }
         if let (Ok(unit), None) = (self.unit(), &self.endless) {
             let fits = [0, 1].map(|i| self.all(self.marked[i].numbers));
-            let format = match fits {
-                [true, true] if self.differ && comma => Some(Format { mark: ',', unit }),
-                [true, _] => Some(Format { mark: '.', unit }),
-                [false, true] => Some(Format { mark: ',', unit }),
+            let mark = match (fits, mark) {
+                ([point, _], Mark::Given('.')) => point.then_some('.'),
+                ([_, comma], Mark::Given(mark)) => comma.then_some(mark),
+                ([true, true], Mark::CommaElsewhere) if self.differ => Some(','),
+                ([true, _], _) => Some('.'),
+                ([false, true], _) => Some(','),
                 _ => None,
             };
+            let format = mark.map(|mark| Format { mark, unit });
             match format {
                 Some(format) if self.large > 0 && self.all(self.marked_as(&format).wholes) => {
                     return Kind::Integer(format);
@@ -249,11 +261,7 @@ impl Column {
             false => Some(format!("CASE WHEN btrim({text}) NOT IN ({}) THEN {text} END", values.join(", "))),
         };
         let text = bare.as_deref().unwrap_or(text);
-        let call = |function: &str, format: &Format| {
-            let mark = if format.mark == ',' { ", ','" } else { "" };
-            let unit = format.unit.as_ref().map(|unit| format!(", {}", literal(unit))).unwrap_or_default();
-            Some(format!("{function}({text}{mark}{unit})"))
-        };
+        let call = |function: &str, format: &Format| Some(format!("{function}({text}{})", format.arguments()));
         match kind {
             Kind::Text => bare,
             Kind::Boolean => {
@@ -267,18 +275,19 @@ impl Column {
     }
 
     /// Facts about the column that its user must know. `rows` is the number of records, `sql` the text as SQL.
-    pub fn notes(&self, kind: &Kind, rows: usize, sql: &str, given: bool) -> Vec<String> {
+    pub fn notes(&self, kind: &Kind, rows: usize, sql: &str, given: bool, mark: Mark) -> Vec<String> {
         let of_rows = |count: u64| format!("in {count} of {rows} {}", if rows == 1 { "row" } else { "rows" });
         let quoted = |text: &str| format!("`{}`", shortened(text));
         let mut notes = Vec::new();
         let example = |text: &Option<String>| quoted(text.as_deref().unwrap_or_default());
         match kind {
-            Kind::Text => notes.extend(self.why_text(&of_rows, sql)),
+            Kind::Text => notes.extend(self.why_text(&of_rows, sql, mark)),
             Kind::Number(format) | Kind::Integer(format) => {
                 if format.mark == ',' {
                     let shown = example(&self.marked[0].only_other);
                     notes.push(match self.marked[0].only_other {
                         Some(_) => format!("a decimal comma, as in {shown}"),
+                        None if matches!(mark, Mark::Given(_)) => "a decimal comma, as --decimal says".to_owned(),
                         None => "a decimal comma, as in other columns".to_owned(),
                     });
                 }
@@ -305,7 +314,7 @@ impl Column {
     }
 
     /// Why this is text, if most values are numbers or times.
-    fn why_text(&self, of_rows: &dyn Fn(u64) -> String, sql: &str) -> Option<String> {
+    fn why_text(&self, of_rows: &dyn Fn(u64) -> String, sql: &str, mark: Mark) -> Option<String> {
         let quoted = |text: &str| format!("`{}`", shortened(text));
         let example = |text: &Option<String>| quoted(text.as_deref().unwrap_or_default());
         let most = |count: u64| self.present > 0 && count * 2 >= self.present;
@@ -348,6 +357,13 @@ impl Column {
             None if times > 0 => "text: times beside numbers".to_owned(),
             None if self.zeros.0 > 0 => {
                 format!("text: digits with leading zeros ({}) are a code", example(&self.zeros.1))
+            }
+            None if let Mark::Given(given) = mark => {
+                let index = usize::from(given == ',');
+                format!(
+                    "text: {} is no number with the `{given}` of --decimal",
+                    example(&self.marked[index].only_other)
+                )
             }
             None => format!(
                 "text: two decimal marks, {} and {}",

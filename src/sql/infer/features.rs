@@ -131,7 +131,7 @@ mod tests {
         let why = |name: &str, values: &[&str]| {
             let mut column = Column::default();
             values.iter().for_each(|value| column.see(value, None));
-            let kind = column.kind(false);
+            let kind = column.kind(super::super::column::Mark::Open);
             unsuited(name, &column, &kind, values.len())
         };
         let some = ["3", "5", "9", "3"];

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 pub use column::MISSING;
-use column::{Column, Kind};
+use column::{Column, Kind, Mark};
 pub use entity::Observed;
 use serde_json::value::RawValue;
 use tercile_kmeans::MAX_FEATURES;
@@ -43,6 +43,8 @@ pub struct Inference {
     /// The user's texts for missing values, if there are some.
     missing: Option<Vec<String>>,
     entity: entity::Entity,
+    /// The decimal mark, if the user names it.
+    decimal: Option<char>,
     pub records: usize,
     pub unreadable: usize,
 }
@@ -67,6 +69,20 @@ impl Inference {
     /// Names the fields of an entity's key, for a segmentation of entities.
     pub fn with_entity(self, names: Vec<String>) -> Self {
         Self { entity: entity::Entity::new(names), ..self }
+    }
+
+    /// Sets the decimal mark of numbers in text, which is inferred otherwise.
+    #[must_use]
+    pub fn with_decimal(self, decimal: Option<char>) -> Self {
+        Self { decimal, ..self }
+    }
+
+    fn mark(&self) -> Mark {
+        match self.decimal {
+            Some(mark) => Mark::Given(mark),
+            None if self.fields.iter().any(|field| field.values.shows_comma()) => Mark::CommaElsewhere,
+            None => Mark::Open,
+        }
     }
 
     /// Adds a record.
@@ -135,7 +151,7 @@ impl Inference {
 
     /// The columns of the typed view: each field, followed by the fields within it.
     fn typed_columns(&self) -> Vec<Typed<'_>> {
-        let comma = self.fields.iter().any(|field| field.values.shows_comma());
+        let mark = self.mark();
         let mut taken: HashSet<String> = self.columns().map(|field| field.path[0].clone()).collect();
         let mut columns = Vec::new();
         for field in self.columns() {
@@ -143,7 +159,7 @@ impl Inference {
             // A key stays text: as a DOUBLE it would be no key, and a code would lose its zeros.
             let kind_of = |name: &str, values: &Column| match self.entity.has(name) {
                 true => Kind::Text,
-                false => values.kind(comma),
+                false => values.kind(mark),
             };
             let kind = kind_of(&field.path[0], &field.values);
             columns.push(Typed {
@@ -194,7 +210,7 @@ impl Inference {
             if self.entity.has(&name) {
                 continue;
             }
-            let about = values.notes(&kind, self.records, &text, self.missing.is_some());
+            let about = values.notes(&kind, self.records, &text, self.missing.is_some(), self.mark());
             notes.extend(about.into_iter().map(|note| (printable(&name).into_owned(), printable(&note).into_owned())));
         }
         notes

@@ -98,6 +98,26 @@ fn what_was_decided_is_told() {
 }
 
 #[test]
+fn a_given_decimal_mark_decides_for_all_columns() {
+    let sql = |mark: char, values: [&str; 2]| {
+        let mut sketch = Inference::default().with_decimal(Some(mark));
+        for value in values {
+            sketch.see(serde_json::json!({ "a": value }).to_string().as_bytes());
+        }
+        let text = sketch.typed("x.csv");
+        let line =
+            text.lines().find(|line| line.starts_with("  a") || line.starts_with("  to_")).unwrap().trim().to_owned();
+        (line, sketch.notes().into_iter().map(|(_, note)| note).collect::<Vec<_>>().join("; "))
+    };
+    let of = |line: &str, note: &str| (line.to_owned(), note.to_owned());
+    assert_eq!(sql(',', ["1.234", "5"]), of("to_number(a, ',') AS a", "a decimal comma, as --decimal says"));
+    assert_eq!(sql('.', ["1.234", "5"]), of("to_number(a) AS a", ""));
+    assert_eq!(sql(',', ["1,5", "2"]), of("to_number(a, ',') AS a", "a decimal comma, as in `1,5`"));
+    assert_eq!(sql('.', ["1,5", "2"]), of("a", "text: `1,5` is no number with the `.` of --decimal"));
+    assert_eq!(sql(',', ["1.5", "2"]), of("a", "text: `1.5` is no number with the `,` of --decimal"));
+}
+
+#[test]
 fn listed_texts_are_missing() {
     let (line, told) = notes(Some(&["-999", "?"]), &["1", "-999", "?", "3"]);
     assert_eq!(line, "to_number(CASE WHEN btrim(age) NOT IN ('-999') THEN age END) AS age");
