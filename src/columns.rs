@@ -211,10 +211,10 @@ impl Watch<'_> {
 
 /// Hint for an error message: how to convert a text column to numbers.
 fn remedy(path: &Path, name: &str, text: &str) -> String {
-    let Some(expression) = cleaning(name, text) else { return "clean it with tercile sql".to_owned() };
+    let Some(expression) = cleaning(name, text) else { return "clean it with `tercile sql`".to_owned() };
     let sql = format!("SELECT * REPLACE ({expression} AS {}) FROM t", identifier(name));
     let table = format!("t={}", path.display());
-    format!("clean it with tercile sql --table {} -f csv -c {}", shell_word(&table), shell_word(&sql))
+    format!("clean it with `tercile sql --table {} -f csv -c {}`", shell_word(&table), shell_word(&sql))
 }
 
 fn every_row(input: &Input, names: &[String], policy: Policy, threads: usize, space: &Space) -> Result<Columns, Error> {

@@ -1,8 +1,8 @@
 //! Completes the command lines in messages.
 //!
 //! A module that suggests a command knows neither the store nor the SQL files that the user has chosen: `run tercile
-//! train` would train in the default store. The command line states its `--store` and `--sql` here once, and every message
-//! of the process gets them where the suggested command takes them.
+//! train` would train in the default store. The command line states its `--store`, `--sql` and others here once, and every
+//! message of the process gets them where the suggested command takes them.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;

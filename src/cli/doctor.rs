@@ -13,8 +13,8 @@ use super::alive::alive;
 use super::{Done, count, table, thousands, timestamps};
 use crate::api::live::ModelCache;
 use crate::config::{BindArgs, MaybeKafkaArgs, SqlArgs, StoreArgs, TopicArgs};
-use crate::engine;
 use crate::model::check;
+use crate::{engine, hints};
 
 /// Check broker, store, SQL files, port and models, and print remedies
 ///
@@ -111,7 +111,8 @@ impl Doctor {
                 Err(words) => ("MEND", words),
             };
             // One line per fault.
-            words.lines().map(move |words| vec![state.to_owned(), (*what).to_owned(), words.to_owned()])
+            let complete = |words| hints::complete(words).into_owned();
+            words.lines().map(move |words| vec![state.to_owned(), (*what).to_owned(), complete(words)])
         });
         let rows: Vec<Vec<String>> = rows.collect();
         std::io::stdout().write_all(table::render(&["", "check", "finding"], &rows).as_bytes())?;

@@ -2,16 +2,29 @@
 //!
 //! Input: the parsed command line, and its definition. Output: what [`crate::hints`] needs.
 
-use std::path::PathBuf;
-
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
 use crate::hints::Flags;
 
-/// The flags that printed command lines get: the store and the SQL files of this command, if they were chosen.
+/// Settings that decide which rows a command reads: store, SQL files, the topic, and how files are written. Those that were chosen are
+/// repeated in printed command lines. Single Kafka settings (`-X`) may be secrets and are not.
+const CHOSEN: [(&str, &str); 11] = [
+    ("store", "--store"),
+    ("sql", "--sql"),
+    ("bootstrap_servers", "--bootstrap-servers"),
+    ("kafka_config", "--kafka-config"),
+    ("topic", "--topic"),
+    ("input_format", "--input-format"),
+    ("delimiter", "--delimiter"),
+    ("encoding", "--encoding"),
+    ("decimal", "--decimal"),
+    ("skip", "--skip"),
+    ("header", "--header"),
+];
+
+/// The flags that printed command lines get.
 pub fn of(matches: &ArgMatches, definition: &clap::Command) -> Flags {
-    const CHOSEN: [&str; 2] = ["store", "sql"];
     fn add(command: &clap::Command, path: &str, commands: &mut Vec<(String, Vec<String>)>) {
         for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
             let path = format!("{path} {}", command.get_name()).trim_start().to_owned();
@@ -23,11 +36,13 @@ pub fn of(matches: &ArgMatches, definition: &clap::Command) -> Flags {
     let mut flags = Flags::default();
     let mut level = Some(matches);
     while let Some(matches) = level {
-        for (id, flag) in CHOSEN.into_iter().zip(["--store", "--sql"]) {
+        for (id, flag) in CHOSEN {
             let chosen = matches!(matches.try_contains_id(id), Ok(true))
                 && matches.value_source(id).is_some_and(|source| source != ValueSource::DefaultValue);
-            if let (true, Ok(Some(path))) = (chosen, matches.try_get_one::<PathBuf>(id)) {
-                flags.values.push((flag, path.display().to_string()));
+            // As it was written: a store's path is canonical after parsing, and a delimiter a byte.
+            let written = || matches.try_get_raw(id).ok()??.next_back()?.to_str().map(str::to_owned);
+            if chosen && let Some(value) = written() {
+                flags.values.push((flag, value));
             }
         }
         level = matches.subcommand().map(|(_, matches)| matches);

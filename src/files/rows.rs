@@ -16,7 +16,7 @@ use tercile_store::record;
 use super::input::{Wrap, open_wrapped};
 use super::{CsvRecords, Dialect, Error, Fault, Opened, Options, Source, Splitter};
 use crate::file_format::{self, Format};
-use crate::printable::hex;
+use crate::printable::{hex, shell_word};
 
 enum Kind {
     Csv {
@@ -70,8 +70,12 @@ impl Rows {
             }
             Format::Json | Format::Ndjson => Kind::Json(Splitter::new(input, usize::MAX).by_lines()),
             Format::Parquet | Format::Arrow | Format::Feather => {
-                let what = format!("expected CSV or JSON, found {}", file_format::value_name(&format));
-                return Err(Fault::whole(what).with_remedy("convert it with tercile sql -f ndjson").at(&path));
+                let (found, table) = (file_format::value_name(&format), format!("t={}", path.display()));
+                let what = format!(
+                    "expected CSV or JSON, found {found}; convert it with `tercile sql --table {} -o rows.ndjson -c \"SELECT * FROM t\"`",
+                    shell_word(&table)
+                );
+                return Err(Fault::whole(what).at(&path));
             }
         };
         Ok(Self { path, format, dialect, kind, start, position })
@@ -263,7 +267,10 @@ mod tests {
             fault(b"{}\n\n{\"a\":1\n"),
             "f, line 3: expected a JSON object, but the object does not end on its line"
         );
-        assert_eq!(fault(b"PAR1"), "f: expected CSV or JSON, found parquet; convert it with tercile sql -f ndjson");
+        assert_eq!(
+            fault(b"PAR1"),
+            "f: expected CSV or JSON, found parquet; convert it with `tercile sql --table t=f -o rows.ndjson -c \"SELECT * FROM t\"`"
+        );
         assert!(fault(b"PK\x03\x04").contains("Excel workbook"));
         assert!(fault(b"a,b\n\x00\x01\x02,\x00").contains("bytes that are zero"));
     }

@@ -50,7 +50,7 @@ impl Kind {
                 "move it back to its name or bring the right file back from a copy, or run tercile train, which makes a new version"
             }
             (Self::Model, _) => {
-                "bring it back from a copy, or run tercile train, which makes a new version, or let an older one serve with tercile models rollback"
+                "bring it back from a copy, or run tercile train, which makes a new version, or let an older one serve: tercile models rollback --help tells how"
             }
             (Self::Sample, _) => {
                 "predictions do not need it; bring it back from a copy, or run tercile train, which makes a new version with its own"

@@ -170,6 +170,15 @@ fn pipes_directories_and_patterns_are_files_too() {
     let line = format!("{} fit <(cat whole.csv) --features a --k 2 --json", env!("CARGO_BIN_EXE_tercile"));
     let output = shell.current_dir(place.path("")).args(["-c", &line]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // What is not read is told, once.
+    std::fs::create_dir(place.path("d/older")).unwrap();
+    let said = place.run(&["fit", "d", "--features", "a,b", "--k", "2"]).stderr;
+    assert!(said.contains("d: 2 files read, 3 files skipped: .hidden.csv, notes.txt, older/"), "{said}");
+    place.write("e/1.csv", "a,b\n1,10\n2,20\n");
+    let said = place.run(&["fit", "e", "--features", "a,b", "--k", "2"]).stderr;
+    assert!(!said.contains("skipped"), "{said}");
+    let said = place.run(&["init", "d", "--sql", "d-sql"]).stderr;
+    assert_eq!(said.matches("files skipped").count(), 1, "{said}");
     place.write("d/3.csv", "b,a\n30,3\n");
     let error = place.fails(1, &["fit", "d", "--features", "a"]);
     assert!(error.contains("d/3.csv: its columns or its dialect differ from those of d/1.csv"), "{error}");
@@ -234,4 +243,124 @@ fn values_keep_their_text_unless_a_type_keeps_them_exactly() {
     place.write("t.ndjson", "{\"v\":9007199254740993,\"o\":{\"a\":[1]}}\n{\"v\":\"x\",\"o\":null}\n");
     let rows = place.ok(&["sql", "--store", "none", "--table", "t=t.ndjson", "-f", "csv", "-c", "SELECT * FROM t"]);
     assert_eq!(rows, "v,o\n9007199254740993,\"{\"\"a\"\":[1]}\"\nx,\n");
+}
+
+/// The answer of `predict` is written like its input, and what cannot be is told.
+#[test]
+fn predictions_are_written_like_their_input() {
+    let place = Place::new();
+    place.ok(&["generate", "300", "--seed", "7", "-o", "sample.csv"]);
+    drop(place.up(&["--data", "sample.csv"]).interrupt());
+    let predict = |args: &[&str]| {
+        let ended = place.run(&[&["predict", "price_rating"], args].concat());
+        assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
+        (ended.stdout, ended.stderr)
+    };
+    place.write("german.csv", cp1252(&csv(';', ",", "\r\n", "")));
+    let (rows, said) = predict(&["german.csv"]);
+    assert!(rows.starts_with("name;discounted_price;rating;cluster;description;distance\n"), "{rows}");
+    assert!(rows.contains("Café au lait;3,5;4,1;"), "{rows}");
+    assert!(rows.contains("\"Tea; green, hot | \"\"loose\"\"\";2,2;4,95;"), "{rows}");
+    let distance = rows.lines().nth(1).unwrap().rsplit(';').next().unwrap();
+    assert!(distance.contains(',') && distance.replace(',', ".").parse::<f64>().is_ok(), "{distance}");
+    assert!(said.contains("german.csv: the answer is semicolon-separated, UTF-8, decimal comma"), "{said}");
+    // In place, and read again as it was read first.
+    predict(&["german.csv", "-o", "german.csv"]);
+    assert_eq!(std::fs::read_to_string(place.path("german.csv")).unwrap(), rows);
+    let (again, said) = predict(&["german.csv"]);
+    assert_eq!(again, rows);
+    assert!(!said.contains("the answer is"), "{said}");
+    // Tabs, whatever the file is called; another format, if it is named.
+    place.write("tabs.csv", csv('\t', ".", "\n", ""));
+    predict(&["tabs.csv", "-o", "out.csv"]);
+    assert!(
+        std::fs::read_to_string(place.path("out.csv")).unwrap().starts_with("name\tdiscounted_price\trating\tcluster")
+    );
+    for args in [&["german.csv", "-o", "out.tsv"][..], &["german.csv", "--format", "tsv"]] {
+        let (stdout, said) = predict(args);
+        let out = if args[1] == "-o" { std::fs::read_to_string(place.path("out.tsv")).unwrap() } else { stdout };
+        assert!(out.starts_with("name\tdiscounted_price\t") && out.contains("\t3,5\t4,1\t"), "{out}");
+        assert!(said.contains("the answer is tab-separated, UTF-8, decimal comma"), "{said}");
+    }
+    let (rows, said) = predict(&["tabs.csv", "--format", "csv"]);
+    assert!(rows.starts_with("name,discounted_price,rating,cluster"), "{rows}");
+    assert!(said.contains("the answer is comma-separated, UTF-8"), "{said}");
+    place.write("titled.csv.gz", gzip(format!("Sales of May\n\n{}", csv('|', ".", "\n", "")).as_bytes()));
+    let (rows, said) = predict(&["titled.csv.gz"]);
+    assert!(rows.starts_with("name|discounted_price|rating|cluster"), "{rows}");
+    assert!(said.contains("pipe-separated, UTF-8, without the lines before the header, not compressed"), "{said}");
+}
+
+/// `--decimal` decides for `init`, and the SQL that it writes reads the same numbers.
+#[test]
+fn init_takes_the_decimal_mark_that_is_given() {
+    let place = Place::new();
+    place.write("t.csv", "id;weight\na;1.234\nb;5.678\nc;2.500\n");
+    for (mark, call, sum) in [(",", "to_number(weight, ',')", "9412"), (".", "to_number(weight)", "9")] {
+        let sql = format!("sql{mark}");
+        let said = place.ok(&["init", "t.csv", "--sql", &sql, "--decimal", mark]);
+        let view = std::fs::read_to_string(place.path(&sql).join("10_t.sql")).unwrap();
+        assert!(view.contains(&format!("{call} AS weight")), "{view}");
+        assert!(said.contains("--decimal ") && said.contains("Features can be: weight"), "{said}");
+        let store = format!("store{mark}");
+        drop(place.up(&["--data", "t.csv", "--decimal", mark, "--sql", &sql, "--store", &store]).interrupt());
+        let query = "SELECT CAST(sum(weight) AS BIGINT) AS n FROM t";
+        assert_eq!(
+            place.ok(&["sql", "--sql", &sql, "--store", &store, "-f", "csv", "-c", query]),
+            format!("n\n{sum}\n")
+        );
+    }
+    place.write("mixed.csv", "id;weight\na;1,5\nb;2\n");
+    let said = place.ok(&["init", "mixed.csv", "--sql", "mixed", "--decimal", "."]);
+    assert!(said.contains("`weight`: text: `1,5` is no number with the `.` of --decimal"), "{said}");
+}
+
+/// Command lines in error messages run as printed, with the flags of the command that failed.
+#[test]
+fn command_lines_in_errors_run_as_printed() {
+    let place = Place::new();
+    let run = |line: &str| {
+        let bin = std::path::Path::new(env!("CARGO_BIN_EXE_tercile")).parent().unwrap();
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+        let output =
+            Command::new("sh").args(["-c", line]).current_dir(place.path("")).env("PATH", path).output().unwrap();
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // A column of text: the line that cleans it has the dialect of the command.
+    place.write("our file.csv", "a#b\n1,024#€ 1.234,50\n2,048#€ 2,5\n");
+    let fit = ["fit", "our file.csv", "--delimiter", "#", "--features"];
+    for (column, expected) in [("a", "a,b\n1024.0,"), ("b", ",1234.5\n")] {
+        let error = place.fails(1, &[&fit[..], &[column]].concat());
+        let line = error.split('`').rev().nth(1).unwrap_or_else(|| panic!("{error}"));
+        let cleaned = run(line);
+        assert!(cleaned.contains(expected), "{line}: {cleaned}");
+    }
+    // Parquet is converted for `produce` and `up`.
+    run("tercile sql -c \"SELECT 1 AS product_id\" -o rows.parquet --store none");
+    let error = place.fails(1, &["up", "--data", "rows.parquet"]);
+    run(error.split('`').nth(1).unwrap());
+    assert_eq!(std::fs::read_to_string(place.path("rows.ndjson")).unwrap(), "{\"product_id\":1}\n");
+    // A model that is not there, and another store.
+    place.ok(&["generate", "300", "-o", "sample.csv"]);
+    drop(place.up(&["--data", "sample.csv", "--store", "our store"]).interrupt());
+    std::fs::remove_dir_all(place.path("our store/models")).unwrap();
+    let doctor = place.run(&["doctor", "--store", "our store", "--bind", "127.0.0.1:0"]);
+    let line = doctor.stdout.split("run tercile train").nth(1).unwrap_or_else(|| panic!("{}", doctor.stdout));
+    run(&format!("tercile train{}", line.lines().next().unwrap()));
+    place.write("text.sql/00_records.sql", "CREATE TABLE records (product_id TEXT, discounted_price TEXT)");
+    place.write("text.sql/20_slices.sql", "SELECT *, 1 AS _slice FROM records");
+    let view = "-- k: 2\n\nSELECT _partition, _offset, _timestamp, _slice, discounted_price FROM slices";
+    place.write("text.sql/30_price.sql", view);
+    let error = place.fails(1, &["train", "--store", "our store", "--sql", "text.sql"]);
+    let number = error.split("select ").nth(1).and_then(|rest| rest.split(", which is NULL").next()).unwrap();
+    let sql = format!("SELECT count({number}) AS n FROM records");
+    let counted = place.ok(&["sql", "--store", "our store", "--sql", "text.sql", "-f", "csv", "-c", &sql]);
+    assert_eq!(counted, "n\n300\n", "{error}");
+    // Several topics: the message names the way.
+    let error = place.fails(2, &["ingest", "--bootstrap-servers", "127.0.0.1:1", "--topic", "a,b"]);
+    assert!(error.contains("a store holds one topic") && error.contains("tercile sql --table"), "{error}");
+    for topic in ["^orders-.*", "orders-*"] {
+        place.fails(2, &["up", "--bootstrap-servers", "127.0.0.1:1", "--topic", topic]);
+    }
 }

@@ -226,7 +226,7 @@ fn text_is_refused_with_a_suggestion_that_works() {
             assert!(error.contains(&place_and_text), "{error}");
             assert!(error.contains("or give --missing impute") && error.contains("--missing skip"), "{error}");
             // The suggested command, run by a shell.
-            let clean = error.split("clean it with tercile").nth(1).unwrap().split(", or give").next().unwrap();
+            let clean = error.split("clean it with `tercile").nth(1).unwrap().split('`').next().unwrap();
             let script = format!("'{}' {clean} > clean.csv", env!("CARGO_BIN_EXE_tercile"));
             let mut shell = std::process::Command::new("sh");
             let status = shell.args(["-c", &script]).current_dir(place.dir.path()).status();
@@ -238,7 +238,7 @@ fn text_is_refused_with_a_suggestion_that_works() {
     place.write("na.csv", "a,b\n1,2\n3,n/a\n");
     let error = place.fails(1, &["fit", "na.csv", "--features", "b"]);
     assert!(
-        error.contains("na.csv, line 3: the column b holds `n/a`, which is no number; clean it with tercile sql, or"),
+        error.contains("na.csv, line 3: the column b holds `n/a`, which is no number; clean it with `tercile sql`, or"),
         "{error}"
     );
 }
