@@ -12,22 +12,27 @@ use datafusion::arrow::array::{
     Array as _, ArrayRef, AsArray as _, Float64Array, RecordBatch, UInt32Array, new_null_array,
 };
 use datafusion::arrow::buffer::NullBuffer;
-use datafusion::arrow::datatypes::{Int64Type, UInt32Type};
+use datafusion::arrow::datatypes::{Field, Int64Type, UInt32Type};
 use tercile_store::Snapshot;
 use tercile_store::batch::{Batch, Record};
-use tercile_store::record::{Fields, decode, object_of};
+use tercile_store::record::{Fields, decode, decode_only, object_of};
 
-use crate::bulk::{ADDED, Block, Carried, Error, Found, REASON, Scorer, TOO_FAR, as_objects};
+use crate::bulk::{ADDED, Block, Carried, Error, Found, Keep, REASON, Scorer, TOO_FAR, as_objects};
 use crate::engine;
 use crate::engine::row_by_row::{Kept, NotRowByRow, RowPlan};
 use crate::files;
 use crate::sql::{Files, Segmentation};
 
+/// The column with the undeclared fields of a record.
+const EXTRA: &str = "_extra";
+
 /// Applies the SQL files of one segmentation to raw records.
 #[derive(Debug)]
 pub struct RecordScorer {
     plan: RowPlan,
+    /// The declared fields that the SQL reads; all of them if it reads `_extra`, which has the others.
     fields: Fields,
+    reads_extra: bool,
     /// The segmentation, for reasons.
     name: String,
 }
@@ -47,7 +52,11 @@ impl RecordScorer {
             )));
         }
         let plan = RowPlan::new(files, name, features).await?;
-        Ok(Self { plan, fields: files.fields.clone(), name: name.clone() })
+        let reads = plan.reads();
+        let reads_extra = reads.contains(&EXTRA);
+        let wanted = |field: &&String| reads_extra || reads.contains(&field.as_str());
+        let fields = Fields::new(files.fields.names().iter().filter(wanted).cloned().collect());
+        Ok(Self { plan, fields, reads_extra, name: name.clone() })
     }
 
     /// Prepares the SQL files of the segmentation with this name.
@@ -66,16 +75,15 @@ impl RecordScorer {
 
     /// The declared fields of a record that the SQL reads; `None` if it reads undeclared fields too.
     pub fn fields(&self) -> Option<Vec<&str>> {
-        let reads = self.plan.reads();
-        let declared = |name: &&str| self.fields.names().iter().any(|field| field == name);
-        (!reads.contains(&"_extra")).then(|| reads.into_iter().filter(declared).collect())
+        (!self.reads_extra).then(|| self.fields.names().iter().map(String::as_str).collect())
     }
 
-    /// Features and clusters of the raw records of a block. `limit` bounds the bytes of columns as text.
+    /// Features and clusters of the raw records of a block. `keep` tells whether the records come back with the answers, and `limit`
+    /// bounds the bytes of columns as text.
     ///
     /// # Errors
     /// If the records cannot be read as text.
-    pub fn score(&self, block: Block, scorer: &Scorer, limit: usize) -> Result<(Block, Found), Error> {
+    pub fn score(&self, block: Block, scorer: &Scorer, (keep, limit): (Keep, usize)) -> Result<(Block, Found), Error> {
         let texts;
         let records = match &block.carried {
             Carried::Objects(objects) => objects,
@@ -97,7 +105,10 @@ impl RecordScorer {
         }
         found.present = Some(present(&reasons));
         let carried = match block.carried {
-            Carried::Objects(objects) => Carried::Objects(objects.iter().map(|text| kept_fields(text)).collect()),
+            Carried::Objects(objects) if keep == Keep::Row => {
+                Carried::Objects(objects.iter().map(|text| kept_fields(text)).collect())
+            }
+            Carried::Objects(objects) => Carried::Objects(vec![String::new(); objects.len()]),
             columns => columns,
         };
         found.reasons = Some(reasons);
@@ -113,7 +124,12 @@ impl RecordScorer {
             if reason.is_some() {
                 continue;
             }
-            match decode(Some(text.as_bytes()), &self.fields) {
+            let payload = Some(text.as_bytes());
+            let decoded = match self.reads_extra {
+                true => decode(payload, &self.fields),
+                false => decode_only(payload, &self.fields),
+            };
+            match decoded {
                 Err(unreadable) => *reason = Some(unreadable.to_string()),
                 decoded => {
                     let record = Record { offset: row as i64, timestamp: None, key: None, payload: None };
@@ -128,11 +144,12 @@ impl RecordScorer {
         let rows_of_batch: UInt32Array = rows_of_batch.collect();
         // Records that are not on a topic have no place there.
         let schema = self.plan.schema();
-        let column = |(i, column): (usize, &ArrayRef)| match schema.field(i).name().as_str() {
-            "_partition" | "_offset" => new_null_array(column.data_type(), rows),
-            _ => ArrayRef::clone(column),
+        let (_, stored) = schema.fields().split_last().ok_or_else(|| read(&"the records have no columns"))?;
+        let column = |field: &Arc<Field>| match ready.records.column_by_name(field.name()) {
+            Some(column) if !matches!(field.name().as_str(), "_partition" | "_offset") => ArrayRef::clone(column),
+            _ => new_null_array(field.data_type(), rows),
         };
-        let mut columns: Vec<ArrayRef> = ready.records.columns().iter().enumerate().map(column).collect();
+        let mut columns: Vec<ArrayRef> = stored.iter().map(column).collect();
         columns.push(Arc::new(rows_of_batch));
         RecordBatch::try_new(Arc::clone(schema), columns).map(Some).map_err(|error| read(&error))
     }

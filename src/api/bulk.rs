@@ -211,7 +211,7 @@ fn run(
     let mut writer = Writer::new(out, to).with_answers(answers, limits);
     while let Some(block) = reader.block()? {
         let (block, found) = match &records {
-            Some(records) => records.score(block, &scorer, limits.piece)?,
+            Some(records) => records.score(block, &scorer, (keep, limits.piece))?,
             None => {
                 let found = scorer.score(&block)?;
                 (block, found)

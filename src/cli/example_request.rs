@@ -9,7 +9,7 @@ use datafusion::arrow::datatypes::DataType;
 use tercile_store::Store;
 
 use crate::api::live::{Models, Served};
-use crate::bulk::{Block, Carried, Scorer};
+use crate::bulk::{Block, Carried, Keep, Scorer};
 use crate::engine::{self, Limits};
 use crate::missing::Missing;
 use crate::sql::{Files, RECORDS, quote};
@@ -75,7 +75,7 @@ async fn raw_of(served: &Served, store: &Store, files: &Files) -> Option<Example
     let objects: Vec<String> = (0..found.num_rows()).map(object).collect();
     let block = Block { carried: Carried::Objects(objects.clone()), ..Block::default() };
     let scorer = Scorer::new(&serving.model, "en").with_missing(Missing::Skip);
-    let (_, scores) = records.score(block, &scorer, usize::MAX).ok()?;
+    let (_, scores) = records.score(block, &scorer, (Keep::Other, usize::MAX)).ok()?;
     let row = scores.reasons?.iter().position(Option::is_none)?;
     let path = format!("/api/segments/{}/score", served.segmentation.name);
     Some(Example { path, body: format!("[{}]", objects[row]) })

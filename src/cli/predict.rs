@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::output_file::{Output, OutputFile};
 use super::{Done, blocking, count, imputed, thousands};
-use crate::bulk::{self, Format, Reader, Scorer, Writer};
+use crate::bulk::{self, Format, Keep, Reader, Scorer, Writer};
 use crate::config::{InputArgs, SqlArgs, StoreArgs};
 use crate::file_format;
 use crate::files::{self, Dialect, Source};
@@ -109,7 +109,9 @@ impl Predict {
                     let found = scorer.score(&block).with_context(|| name.clone())?;
                     (block, found)
                 }
-                Some((records, _)) => records.score(block, &scorer, usize::MAX).with_context(|| name.clone())?,
+                Some((records, _)) => {
+                    records.score(block, &scorer, (Keep::Row, usize::MAX)).with_context(|| name.clone())?
+                }
             };
             for reason in found.reasons.iter().flatten().flatten() {
                 *reasons.entry(kind_of(reason)).or_insert(0_u64) += 1;

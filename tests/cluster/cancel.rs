@@ -93,7 +93,7 @@ fn a_query_that_waits_for_another_says_so() {
         .find_map(|_| {
             let mut second = place.start_command(place.command(&sql(&address, &["-c", COUNT])), "second");
             let mut said = None;
-            eventually("a warning or the end", || {
+            within(Duration::from_secs(180), "a warning or the end", || {
                 said = second.stderr().lines().find(|line| line.starts_with("warning: ")).map(str::to_owned);
                 said.is_some() || second.child.try_wait().unwrap().is_some()
             });

@@ -133,6 +133,18 @@ impl Decoder for Json {
 /// # Errors
 /// [`Unreadable`] if the payload is not a JSON object.
 pub fn decode<'a>(payload: Option<&'a [u8]>, fields: &Fields) -> Result<Decoded<'a>, Unreadable> {
+    decode_with(payload, fields, true)
+}
+
+/// Decodes only these fields of a payload. All other fields are checked and dropped: `extra` is `{}`.
+///
+/// # Errors
+/// As for [`decode`].
+pub fn decode_only<'a>(payload: Option<&'a [u8]>, fields: &Fields) -> Result<Decoded<'a>, Unreadable> {
+    decode_with(payload, fields, false)
+}
+
+fn decode_with<'a>(payload: Option<&'a [u8]>, fields: &Fields, others: bool) -> Result<Decoded<'a>, Unreadable> {
     let bytes = payload.ok_or(Unreadable::Tombstone)?;
     if bytes.is_empty() {
         return Err(Unreadable::Empty);
@@ -148,7 +160,7 @@ pub fn decode<'a>(payload: Option<&'a [u8]>, fields: &Fields) -> Result<Decoded<
         _ => return Err(valid_but(text, "something else")),
     }
     let mut json = serde_json::Deserializer::from_str(text);
-    let decoded = json.deserialize_map(Object { fields }).map_err(not_json)?;
+    let decoded = json.deserialize_map(Object { fields, others }).map_err(not_json)?;
     json.end().map_err(not_json)?;
     decoded
 }
@@ -167,6 +179,8 @@ fn valid_but(text: &str, what: &'static str) -> Unreadable {
 
 struct Object<'f> {
     fields: &'f Fields,
+    /// Whether other fields are kept.
+    others: bool,
 }
 
 impl<'de> Visitor<'de> for Object<'_> {
@@ -192,7 +206,8 @@ impl<'de> Visitor<'de> for Object<'_> {
                     // Of duplicate keys the last counts, even if it is null.
                     values[i] = text_of(json).map_err(serde::de::Error::custom)?;
                 }
-                None => others.push((key.0, raw)),
+                None if self.others => others.push((key.0, raw)),
+                None => {}
             }
         }
         if deep {
@@ -337,6 +352,18 @@ mod tests {
         let (values, extra) = read(r#" {"b": 1.50e+2, "a":"₹1,099", "x":[1, {"y":null}], "z":"\u0041"} "#).unwrap();
         assert_eq!(values, [Some("₹1,099".into()), Some("1.50e+2".into())]);
         assert_eq!(extra, r#"{"x":[1, {"y":null}],"z":"\u0041"}"#);
+    }
+
+    #[test]
+    fn fields_that_are_not_wanted_are_checked_and_dropped() {
+        let only = |json: &'static str| decode_only(Some(json.as_bytes()), &fields());
+        let found = only(r#"{"x":{"y":[1]},"b":1.50,"b":2,"z":"\u0041"}"#).unwrap();
+        assert_eq!((found.values, found.extra), (vec![None, Some("2".into())], "{}".into()));
+        for broken in [r#"{"x":}"#, r#"{"x":tru}"#, r#"{"x":1"#] {
+            assert_eq!(only(broken).map(|_| ()), decode(Some(broken.as_bytes()), &fields()).map(|_| ()));
+        }
+        let deep: &'static str = format!("{{\"x\":{}{}}}", "[".repeat(127), "]".repeat(127)).leak();
+        assert_eq!(only(deep), Err(Unreadable::TooDeep));
     }
 
     #[test]
