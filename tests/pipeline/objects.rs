@@ -126,6 +126,70 @@ fn models_are_those_of_a_directory_to_the_bit() {
     assert_eq!(models(&far), models(&near));
 }
 
+/// Members: the same as on a disk, found, listed, sent to a topic, kept as long as they are needed, and missed when they are lost.
+#[test]
+fn members_are_those_of_a_directory() {
+    let Some(bucket) = Bucket::new() else { return };
+    let place = bucket.machine();
+    let (_broker, address) = topic(&place, 400);
+    place.write("sql/00_records.sql", "CREATE TABLE records (product_id TEXT, discounted_price TEXT, rating TEXT)");
+    let view = |times: u32| {
+        format!(
+            "-- k: 3\n-- entity: product_id\n\nSELECT product_id, {times} * sum(to_number(discounted_price)) AS price, \
+             avg(to_number(rating)) AS rating FROM records GROUP BY product_id"
+        )
+    };
+    place.write("sql/30_ratings.sql", view(1));
+    for store in [&[][..], &["--store", "disk"]] {
+        place.ok(&ingest(&address, store));
+        place.ok(&[&["train"][..], store].concat());
+    }
+    let listed = |store: &[&str]| place.ok(&[&["members", "ratings", "-f", "csv"][..], store].concat());
+    let members = listed(&[]);
+    assert_eq!(members.lines().count(), 401);
+    assert_eq!(members, listed(&["--store", "disk"]));
+    assert_eq!(place.number("SELECT count(*) FROM members('ratings@1')"), 134);
+
+    let serve = place.serve(&[]);
+    let one = serve.get("/api/segments/ratings/members/17").json();
+    let row = members.lines().find(|line| line.starts_with("17,")).unwrap();
+    assert!(row.split(',').any(|cell| cell == one["cluster"].to_string()), "{row}: {one}");
+    let list = |cluster: u32| {
+        let path = format!("/api/segments/ratings/clusters/{cluster}/members");
+        serve.call("GET", &path, &[("accept", "text/csv")]).text.lines().count() - 1
+    };
+    assert_eq!((0..3).map(list).sum::<usize>(), 400);
+
+    // To a topic: all, then nothing, then what changed, though only one version is kept for each slice.
+    let mut to = place.start(&["broker", "--topic", "segments"]);
+    let to_address = to.line_with("");
+    let send = || {
+        let args = ["members", "ratings", "--to", "segments", "--only-changes", "--bootstrap-servers", &to_address];
+        let ended = place.run(&args);
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        ended.stderr
+    };
+    assert!(send().contains("sent 400 of 400 members of ratings@3@3"));
+    assert!(send().contains("sent 0 of 400 members"));
+    for times in 2..4 {
+        place.write("sql/30_ratings.sql", view(times));
+        place.ok(&["train", "--keep-members", "1"]);
+    }
+    assert!(place.fails(1, &["members", "ratings", "--as-of", "6"]).contains("are deleted"));
+    place.ok(&["members", "ratings", "--as-of", "3"]);
+    let said = send();
+    assert!(said.contains("members of ratings@3@9") && said.contains("compared with version 3"), "{said}");
+
+    // A lost object.
+    let lost = format!("{}/models/ratings/9.members.parquet", bucket.store.strip_prefix("s3://").unwrap());
+    ureq::delete(&format!("{}/{lost}", bucket.server)).call().unwrap();
+    let serve = place.serve(&[]);
+    assert_eq!(serve.get("/api/segments/ratings/members/17").status, 410);
+    assert_eq!(serve.get("/api/segments/ratings/members/17?model=2").status, 200);
+    let doctor = place.run(&["doctor", "--bind", "127.0.0.1:0"]);
+    assert!(doctor.code == Some(1) && doctor.stdout.contains("9.members.parquet is missing"), "{}", doctor.stdout);
+}
+
 /// Removes the plain values after a field name.
 fn cut_after(text: &str, field: &str) -> String {
     let mut parts = text.split(field);
