@@ -11,6 +11,7 @@ mod api;
 mod api_sql;
 mod bulk;
 mod dashboard;
+mod dashboard_members;
 mod decoders;
 mod document;
 mod guard;

@@ -10,6 +10,7 @@ mod proxy;
 
 mod another_shop;
 mod broker;
+mod damaged_members;
 mod damaged_store;
 mod drift;
 mod encoding;
