@@ -3,16 +3,16 @@
 //! A file is written under a unique name in `tmp/`, synced, and then linked (which fails if the name is taken) or renamed.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, BufReader, Read, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
-use parquet::errors::Result as ParquetResult;
-use parquet::file::reader::{ChunkReader as _, Length as _};
+use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::file::reader::Length as _;
 
 use super::Error;
 use super::backend::{Access, Backend, Entry, Held, Input, Lock, RangeReader, Revision, Staged, StagedFile};
@@ -185,17 +185,38 @@ impl Lock for File {
     }
 }
 
+/// Every read names its position: several threads may read one file, and the position of a descriptor is shared by its
+/// duplicates. (Parquet's own reader of files moves it.)
 impl RangeReader for File {
     fn size(&self) -> u64 {
         self.len()
     }
 
     fn reader(&self, start: u64) -> ParquetResult<Box<dyn Read>> {
-        Ok(Box::new(self.get_read(start)?))
+        Ok(Box::new(BufReader::new(ReadFrom { file: self.try_clone()?, position: start })))
     }
 
     fn bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
-        self.get_bytes(start, length)
+        if start.checked_add(length as u64).is_none_or(|end| end > self.len()) {
+            return Err(ParquetError::EOF(format!("the file ends before {length} bytes from {start} on")));
+        }
+        let mut bytes = vec![0; length];
+        self.read_exact_at(&mut bytes, start)?;
+        Ok(bytes.into())
+    }
+}
+
+/// Reads a file from a position on.
+struct ReadFrom {
+    file: File,
+    position: u64,
+}
+
+impl Read for ReadFrom {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(into, self.position)?;
+        self.position += read as u64;
+        Ok(read)
     }
 }
 

@@ -27,8 +27,8 @@ macro_rules! test_contract {
             a_name_is_taken_once, one_of_many_writers_takes_a_name, published_files_are_read_back,
             temporary_files_are_published_and_stay, staged_records_are_published_once, files_are_listed,
             a_file_is_replaced_if_unchanged, replacements_are_not_lost, files_are_deleted, files_are_set_aside,
-            missing_files_are_not_found, ranges_are_read, stamps_and_times_follow_changes, probes_leave_nothing,
-            lock_files_exclude_each_other, a_lock_is_waited_for, directories_are_locked);
+            missing_files_are_not_found, ranges_are_read, many_threads_read_one_file, stamps_and_times_follow_changes,
+            probes_leave_nothing, lock_files_exclude_each_other, a_lock_is_waited_for, directories_are_locked);
     };
     ($new:expr; $($check:ident),*) => {
         $(
@@ -237,6 +237,27 @@ pub fn ranges_are_read(two: &Two) {
     input.get_read(150_000).unwrap().read_to_end(&mut rest).unwrap();
     assert_eq!(rest, &bytes[150_000..]);
     assert!(input.get_bytes(199_999, 2).is_err());
+}
+
+pub fn many_threads_read_one_file(two: &Two) {
+    let path = two.path("name");
+    let bytes: Vec<u8> = (0..200_000_u32).map(|i| (i % 251) as u8).collect();
+    two.one.publish(&bytes, &path).unwrap();
+    let input = two.other.open(&path).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (input, bytes) = (&input, &bytes);
+            scope.spawn(move || {
+                for i in 0..300 {
+                    let start = (i * 7919 + thread * 24_977) % 190_000;
+                    assert_eq!(&input.get_bytes(start as u64, 5000).unwrap()[..], &bytes[start..start + 5000]);
+                    let mut read = vec![0; 9000];
+                    input.get_read(start as u64).unwrap().read_exact(&mut read).unwrap();
+                    assert_eq!(read, &bytes[start..start + 9000]);
+                }
+            });
+        }
+    });
 }
 
 pub fn stamps_and_times_follow_changes(two: &Two) {
