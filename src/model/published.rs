@@ -62,6 +62,17 @@ impl Target {
         self.begun.push(sent.clone());
     }
 
+    /// Notes that no record of a version arrived: the topic is as it was.
+    pub fn withdraw(&mut self, sent: &Sent) {
+        self.begun.retain(|one| one != sent);
+    }
+
+    /// Notes that every record of a version arrived except for those that the broker rejected. Of versions that were begun before,
+    /// the topic has at most earlier states of these few; keeping the members of all would fill the disk.
+    pub fn partly(&mut self, sent: &Sent, begun: &[Sent]) {
+        self.begun.retain(|one| one == sent || !begun.contains(one));
+    }
+
     /// Notes that the last record of a version was acknowledged. `begun` are the versions that were known when it began: a
     /// process that has lost its lease must not forget what another one sends meanwhile.
     pub fn end(&mut self, sent: Sent, begun: &[Sent]) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use common::acl::{self, Operation, Resource};
 use common::{Place, eventually, kafka};
 use rdkafka::Message as _;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -302,6 +303,32 @@ async fn records_that_are_rejected_are_counted() {
         (&known["targets"][0]["version"], &known["targets"][0]["begun"][0]["version"]),
         (&Value::Null, &json!(3))
     );
+
+    // However often that happens, the members of one version are kept for it.
+    train(&place, &changed("C030", "C031"));
+    place.fails(1, &target.args(&["--only-changes"]));
+    let begun = published(&place)["targets"][0]["begun"].clone();
+    assert_eq!((begun.as_array().unwrap().len(), &begun[0]["version"]), (1, &json!(6)));
+
+    // A user who may not write: nothing arrived, so nothing is noted.
+    let denied = Target::new(&servers);
+    let new = NewTopic::new(&denied.name, 1, TopicReplication::Fixed(1));
+    admin.create_topics([&new], &AdminOptions::new()).await.unwrap();
+    let setting = |name: &str| std::env::var(format!("TERCILE_TEST_KAFKA_{name}")).unwrap();
+    let describe = Operation::RD_KAFKA_ACL_OPERATION_DESCRIBE;
+    acl::allow(&servers, Resource::RD_KAFKA_RESOURCE_TOPIC, &denied.name, describe, &setting("USER"));
+    let settings = [
+        "security.protocol=SASL_PLAINTEXT".to_owned(),
+        "sasl.mechanism=SCRAM-SHA-256".to_owned(),
+        format!("sasl.username={}", setting("USER")),
+        format!("sasl.password={}", setting("PASSWORD")),
+    ];
+    let sasl = setting("SASL");
+    let mut args = vec!["members", "customers", "--to", &denied.name, "--bootstrap-servers", &sasl];
+    settings.iter().for_each(|setting| args.extend(["-X", setting]));
+    let error = place.fails(1, &args);
+    assert!(error.contains("Topic authorization failed"), "{error}");
+    assert_eq!(published(&place)["targets"][1]["begun"], Value::Null);
 }
 
 #[test]

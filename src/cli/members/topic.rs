@@ -11,7 +11,7 @@ use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch};
 use datafusion::arrow::datatypes::{Float64Type, UInt32Type};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
-use tercile_kafka::broker::{Acknowledged, Cluster, Failure, Producer, Row, Topic};
+use tercile_kafka::broker::{Acknowledged, Cluster, Error as BrokerError, Failure, Producer, Row, Topic};
 use tercile_store::{Error as StoreError, Store};
 
 use super::{open, title};
@@ -138,15 +138,27 @@ impl Job {
         let (mut outcome, acknowledged, failure) = self.send(producer, before, halt, tick)?;
         outcome.acknowledged = acknowledged.records;
         outcome.unknown = acknowledged.unknown;
+        let note = |change: &dyn Fn(&mut Target)| -> Result<(), StoreError> {
+            let (mut published, read) = registry.published()?;
+            change(published.target(&self.topic.cluster, &self.topic.name, &self.topic.id));
+            registry.put_published(&published, &read)
+        };
         if let Some(failure) = failure {
+            let was_noted = match &failure.error {
+                BrokerError::Refused { .. } if acknowledged.records + acknowledged.unknown == 0 => {
+                    note(&|target| target.withdraw(&self.sent))
+                }
+                _ if failure.others_arrived => note(&|target| target.partly(&self.sent, &begun)),
+                _ => Ok(()),
+            };
+            if let Err(error) = was_noted {
+                tracing::warn!("{error}");
+            }
             return Err(self.failed(&failure, &outcome));
         }
-        if !outcome.complete {
-            return Ok(outcome);
+        if outcome.complete {
+            note(&|target| target.end(self.sent.clone(), &begun))?;
         }
-        let (mut published, read) = registry.published()?;
-        published.target(&self.topic.cluster, &self.topic.name, &self.topic.id).end(self.sent.clone(), &begun);
-        registry.put_published(&published, &read)?;
         Ok(outcome)
     }
 
