@@ -6,10 +6,10 @@ use std::path::Path;
 use super::Error;
 
 /// Settings on which the store's guarantees depend, or that have a flag of their own, and what applies instead.
-const OURS: [(&str, &str); 17] = [
+const OURS: [(&str, &str); 18] = [
     ("acks", "a record counts as sent once all replicas have it"),
     ("allow.auto.create.topics", "a topic is made with --partitions"),
-    ("auto.offset.reset", "reading goes on where the store ends"),
+    ("auto.offset.reset", "a new store begins where --from says, and reading goes on where the store ends"),
     ("bootstrap.servers", "say --bootstrap-servers"),
     ("enable.auto.commit", "the store decides where reading goes on, and a commit is a hint"),
     ("enable.auto.offset.store", "the store decides where reading goes on, and a commit is a hint"),
@@ -24,6 +24,7 @@ const OURS: [(&str, &str); 17] = [
     ("partition.assignment.strategy", "partitions are assigned cooperatively (cooperative-sticky)"),
     ("request.required.acks", "a record counts as sent once all replicas have it"),
     ("topic.blacklist", "the topic is named by --topic"),
+    ("transactional.id", "records are sent without a transaction"),
 ];
 
 /// Values of these settings that are what tercile does anyway.
@@ -38,12 +39,18 @@ const SAME: [(&str, &[&str]); 6] = [
 
 /// Settings of the Java clients, and of a schema registry, that mean nothing here. A name that ends with a point stands for all
 /// that begin with it.
-const JAVA: [&str; 20] = [
+const JAVA: [&str; 41] = [
     "auto.include.jmx.reporter",
+    "auto.register.schemas",
     "basic.auth.",
     "bearer.auth.",
     "buffer.memory",
+    "compression.gzip.level",
+    "compression.lz4.level",
+    "compression.zstd.level",
+    "confluent.",
     "default.api.timeout.ms",
+    "exclude.internal.topics",
     "fetch.max.wait.ms",
     "interceptor.classes",
     "key.deserializer",
@@ -51,12 +58,27 @@ const JAVA: [&str; 20] = [
     "max.block.ms",
     "max.poll.records",
     "max.request.size",
+    "metadata.max.idle.ms",
     "metric.reporters",
-    "partitioner.class",
+    "metrics.",
+    "partitioner.",
     "receive.buffer.bytes",
     "sasl.client.callback.handler.class",
+    "sasl.kerberos.ticket.",
+    "sasl.login.",
     "schema.registry.",
+    "security.providers",
     "send.buffer.bytes",
+    "socket.connection.setup.timeout.max.ms",
+    "specific.avro.reader",
+    "ssl.enabled.protocols",
+    "ssl.engine.factory.class",
+    "ssl.keymanager.algorithm",
+    "ssl.protocol",
+    "ssl.provider",
+    "ssl.secure.random.implementation",
+    "ssl.trustmanager.algorithm",
+    "use.latest.version",
     "value.deserializer",
     "value.serializer",
 ];
@@ -93,6 +115,14 @@ impl fmt::Debug for Settings {
     }
 }
 
+/// Key and value of a line as Java's `Properties` reads it: `key=value`, `key: value` or `key value`.
+fn key_value(line: &str) -> Option<(&str, &str)> {
+    let is_end = |c: char| c == '=' || c == ':' || c.is_whitespace();
+    let (key, rest) = line.split_at(line.find(is_end)?);
+    let rest = rest.trim_start();
+    Some((key, rest.strip_prefix(['=', ':']).unwrap_or(rest).trim()))
+}
+
 impl Settings {
     /// No settings.
     pub fn new(plugins: Plugins) -> Self {
@@ -121,15 +151,16 @@ impl Settings {
             while let Some(open) = line.strip_suffix('\\') {
                 line = format!("{open}{}", lines.next().map_or("", |(_, next)| next.trim()));
             }
-            let Some((key, value)) = line.split_once('=') else {
+            let Some((key, value)) = key_value(&line) else {
                 return Err(fault(format!("line {} is no key=value", i + 1)));
             };
-            let (key, value) = (key.trim(), value.trim());
             let same = SAME.iter().any(|(name, values)| *name == key && values.contains(&value));
             let java = |name: &&'static str| *name == key || name.ends_with('.') && key.starts_with(name);
             match key {
                 "bootstrap.servers" | "metadata.broker.list" => settings.servers = Some(value.to_owned()),
                 "sasl.jaas.config" => settings.add_login(value)?,
+                // Java's way to switch the check of the host's name off.
+                "ssl.endpoint.identification.algorithm" if value.is_empty() => settings.add(key, "none")?,
                 "ssl.truststore.type" => pem = value.eq_ignore_ascii_case("PEM"),
                 "ssl.truststore.location" => truststore = Some(value.to_owned()),
                 _ if same => {}
@@ -236,6 +267,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn separators_are_those_of_java() {
+        for line in ["a.b=x:1", "a.b = x:1", "a.b: x:1", "a.b :x:1", "a.b x:1", "a.b\t=\tx:1"] {
+            assert_eq!(key_value(line), Some(("a.b", "x:1")), "{line}");
+        }
+        assert_eq!(key_value("a.b="), Some(("a.b", "")));
+        assert_eq!(key_value("a.b"), None);
+    }
+
+    #[test]
     fn a_properties_file_is_read_and_its_faults_name_no_value() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("client.properties");
@@ -283,6 +323,15 @@ mod tests {
         let unused = settings.unused();
         assert_eq!(unused.len(), 3, "{unused:?}");
         assert!(unused[0].starts_with("group.id in ") && unused[0].ends_with("say --group to share a topic"));
+        let text = "ssl.endpoint.identification.algorithm=\nsasl.login.class : x\npartitioner.ignore.keys true\n\
+                    transactional.id = tx\nclient.id: a\n";
+        std::fs::write(&path, text).unwrap();
+        let settings = Settings::read(&path, Plugins::Refused).unwrap();
+        let pairs: Vec<_> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(pairs, [("ssl.endpoint.identification.algorithm", "none"), ("client.id", "a")]);
+        let unused = settings.unused().join("; ");
+        assert!(unused.contains("sasl.login.class in ") && unused.contains("partitioner.ignore.keys in "), "{unused}");
+        assert!(unused.ends_with("is not used: records are sent without a transaction"), "{unused}");
         std::fs::write(&path, "ssl.truststore.location=/a.jks\nacks=1\n").unwrap();
         let error = Settings::read(&path, Plugins::Refused).unwrap_err().to_string();
         assert!(error.contains("ssl.ca.location, a PEM file"), "{error}");
