@@ -13,6 +13,8 @@ use tercile_store::record::Text;
 
 /// Upper bound on the length of a value, whatever the configured limit.
 const MAX_VALUE: usize = 64 * 1024 * 1024;
+/// Bytes of the first read, and of the largest one: short streams do not pay for a large buffer.
+const FIRST_CHUNK: usize = 4 * 1024;
 const CHUNK: usize = 256 * 1024;
 
 /// Values of a stream.
@@ -30,6 +32,8 @@ pub struct Splitter<R> {
     begun: bool,
     ended: bool,
     longest: usize,
+    /// Bytes of the next read.
+    chunk: usize,
     /// Whether values that follow one on a line of its own must end on their line, too.
     by_lines: bool,
     /// Whether the last value was on a line of its own.
@@ -56,6 +60,7 @@ impl<R: Read> Splitter<R> {
             begun: false,
             ended: false,
             longest,
+            chunk: FIRST_CHUNK,
             by_lines: false,
             lines: false,
         }
@@ -163,7 +168,8 @@ impl<R: Read> Splitter<R> {
                 return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
             }
             let before = self.buffer.len();
-            self.buffer.resize(before + CHUNK, 0);
+            self.buffer.resize(before + self.chunk, 0);
+            self.chunk = CHUNK.min(4 * self.chunk);
             let read = self.input.read(&mut self.buffer[before..]);
             self.buffer.truncate(before + *read.as_ref().unwrap_or(&0));
             match read {

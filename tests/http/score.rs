@@ -169,6 +169,20 @@ fn each_record_is_answered_at_its_position_in_every_format() {
     assert_eq!(up.post(&format!("{}?fit=request", path("price_rating")), "[]").status, 422);
 }
 
+/// The request in docs/api.md gets the answer that stands below it.
+#[test]
+fn the_documentation_shows_a_request_and_its_answer() {
+    let text = include_str!("../../docs/api.md");
+    let (_, after) = text.split_once("<!-- score: request -->\n").unwrap();
+    let blocks: Vec<&str> = after.split("```").collect();
+    let (request, answer) = (blocks[1].strip_prefix("sh\n").unwrap(), blocks[3].strip_prefix("json\n").unwrap());
+    let place = Place::new();
+    let up = place.up(&[]);
+    let line = request.replace("http://127.0.0.1:5000", &up.address);
+    let said = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+    assert_eq!(String::from_utf8(said.stdout).unwrap(), answer);
+}
+
 /// Writes the shipped SQL files, one of them replaced, and starts `up`.
 fn edited(place: &Place, file: &str, sql: &str) -> Running {
     for (name, text) in [
