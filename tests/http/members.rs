@@ -243,6 +243,28 @@ fn members_need_their_scope() {
     }
 }
 
+/// Look-ups that read different row groups of one file at the same time, on servers that have read none yet.
+#[test]
+fn many_look_ups_at_once_find_their_own() {
+    let place = place();
+    for _ in 0..3 {
+        let running = place.serve(&[]);
+        std::thread::scope(|scope| {
+            for thread in 0..16 {
+                let running = &running;
+                scope.spawn(move || {
+                    for i in 0..20 {
+                        let key = format!("C{:05}", (thread * 1237 + i * 977) % 5000);
+                        let answer = running.get(&format!("{PATH}/{key}"));
+                        assert_eq!(answer.status, 200, "{key}: {}", answer.text);
+                        assert_eq!(answer.json()["key"]["customer"], key.as_str());
+                    }
+                });
+            }
+        });
+    }
+}
+
 /// Promotions under look-ups: each answer is of one version. `TERCILE_TEST_SWAPS` is the number of promotions.
 #[test]
 fn no_answer_mixes_versions() {
