@@ -188,8 +188,9 @@ impl Inference {
         };
         let text = format!(
             "-- k: 3\n-- entity: {}\n\n\
-             -- Reads {view}. Gives {gives}, as known at the end of the slice; leave out features that should not decide, and\n\
-             -- take logarithms, log10(1 + x), where few have most. `tercile init` saw {}:\n\
+             -- Reads {view}. Gives {gives},\n\
+             -- as known at the end of the slice. Leave out features that should not decide, and take logarithms, log10(1 + x),\n\
+             -- where few have most. `tercile init` saw {}:\n\
              -- {}.\n\n{select}",
             header.join(", "),
             comment(&observed.words()),
