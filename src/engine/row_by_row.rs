@@ -12,12 +12,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::array::{
-    Array as _, ArrayRef, AsArray as _, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch,
-    RecordBatchOptions, UInt32Array,
+    Array as _, ArrayRef, AsArray as _, BooleanArray, Float64Array, RecordBatch, RecordBatchOptions, UInt32Array,
 };
 use datafusion::arrow::compute::{concat_batches, filter_record_batch};
 use datafusion::arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, UInt32Type};
-use datafusion::catalog::{MemTable, TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::catalog::MemTable;
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
@@ -33,7 +32,7 @@ use tercile_store::{Snapshot, batch};
 
 use super::lookup::{Lookup, Shape};
 use super::{Error, Limits, add_view, explain, slice_cuts};
-use crate::slices::{SLICES, all_slices};
+use crate::slices::SLICES;
 use crate::sql::fault::Fault;
 use crate::sql::script::Place;
 use crate::sql::{Files, RECORDS, View};
@@ -194,7 +193,7 @@ async fn session(files: &Files, records: &SchemaRef) -> Result<SessionContext, N
     let ctx = super::open_without_views(&Snapshot::default(), files, limits).map_err(plan)?;
     ctx.deregister_table(RECORDS)?;
     ctx.register_table(RECORDS, Arc::new(MemTable::try_new(Arc::clone(records), vec![Vec::new()])?))?;
-    ctx.register_udtf(slice_cuts::NAME, Arc::new(NoCuts(Arc::new(no_cuts()?))));
+    ctx.register_udtf(slice_cuts::NAME, Arc::new(slice_cuts::NoCuts::new()?));
     for view in files.views() {
         // A view that does not plan is an error of those that read it.
         if let Err(fault) = add_view(&ctx, view).await {
@@ -202,29 +201,6 @@ async fn session(files: &Files, records: &SchemaRef) -> Result<SessionContext, N
         }
     }
     Ok(ctx)
-}
-
-/// `slice_cuts()` of scored records: slices without ends, so that no record is before the end of slice 1 or 2.
-#[derive(Debug)]
-struct NoCuts(Arc<MemTable>);
-
-impl TableFunctionImpl for NoCuts {
-    fn call_with_args(&self, _: TableFunctionArgs<'_, '_>) -> DataFusionResult<Arc<dyn TableProvider>> {
-        Ok(Arc::clone(&self.0) as Arc<dyn TableProvider>)
-    }
-}
-
-fn no_cuts() -> DataFusionResult<MemTable> {
-    let stored = slice_cuts::schema();
-    let nullable = |field: &Arc<Field>| field.as_ref().clone().with_nullable(true);
-    let schema = Arc::new(Schema::new(stored.fields().iter().map(nullable).collect::<Vec<_>>()));
-    let slices: Int32Array = all_slices().map(i32::from).collect();
-    let rows = slices.len();
-    let mut columns: Vec<ArrayRef> = vec![Arc::new(slices), Arc::new(Int64Array::new_null(rows))];
-    for field in schema.fields().iter().skip(columns.len()) {
-        columns.push(datafusion::arrow::array::new_null_array(field.data_type(), rows));
-    }
-    MemTable::try_new(Arc::clone(&schema), vec![vec![RecordBatch::try_new(schema, columns)?]])
 }
 
 /// The column [`ROW`] of a plan.
@@ -295,6 +271,41 @@ impl Rewriter<'_> {
         .boxed()
     }
 
+    /// Whether a plan reads `slice_cuts()`, constants and reference tables alone, and joins no reference tables.
+    fn is_small(&self, plan: &LogicalPlan, view: &View) -> Result<bool, NotRowByRow> {
+        check_expressions(plan, view)?;
+        let inputs = || plan.inputs().into_iter().try_fold(true, |all, input| Ok(all && self.is_small(input, view)?));
+        match plan {
+            LogicalPlan::TableScan(scan) => {
+                let name = scan.table_name.table();
+                match scan.source.get_logical_plan() {
+                    Some(inner) => self.is_small(&inner, self.files.view(name).unwrap_or(view)),
+                    None => Ok(self.is_reference(name) || name.starts_with(slice_cuts::NAME)),
+                }
+            }
+            LogicalPlan::Join(_) => Ok(inputs()? && !self.reads_references(plan)?),
+            LogicalPlan::Projection(_)
+            | LogicalPlan::Filter(_)
+            | LogicalPlan::SubqueryAlias(_)
+            | LogicalPlan::Aggregate(_)
+            | LogicalPlan::Distinct(_)
+            | LogicalPlan::Sort(_)
+            | LogicalPlan::Limit(_)
+            | LogicalPlan::Union(_)
+            | LogicalPlan::Values(_)
+            | LogicalPlan::EmptyRelation(_) => inputs(),
+            _ => Ok(false),
+        }
+    }
+
+    fn is_reference(&self, name: &str) -> bool {
+        self.files.references.iter().any(|reference| reference.name == name)
+    }
+
+    fn reads_references(&self, plan: &LogicalPlan) -> DataFusionResult<bool> {
+        reads(plan, &|name| self.is_reference(name))
+    }
+
     /// An inner join of records with one row becomes a projection, and a filter for its conditions. Other joins stay: once the
     /// optimizer has found their keys, they are looked up.
     async fn join(&self, join: &Join, view: &View) -> Result<LogicalPlan, NotRowByRow> {
@@ -311,6 +322,10 @@ impl Rewriter<'_> {
             JoinType::Left if !right => {}
             JoinType::Right if right => {}
             other => return rejected(&format!("joins records with another table ({other} JOIN)")),
+        }
+        // It is read now, in full, and must not compute for long.
+        if !self.is_small(other, view)? {
+            return rejected("joins records with something else than constants and reference tables");
         }
         let input = self.rewrite(records, view).await?;
         let constants = self.ctx.execute_logical_plan(other.as_ref().clone()).await?.collect().await?;
@@ -342,12 +357,17 @@ impl Rewriter<'_> {
 
 /// Whether a plan scans `records`, itself or in a view.
 fn reads_records(plan: &LogicalPlan) -> DataFusionResult<bool> {
+    reads(plan, &|name| name == RECORDS)
+}
+
+/// Whether a plan scans one of these tables, itself or in a view.
+fn reads(plan: &LogicalPlan, wanted: &dyn Fn(&str) -> bool) -> DataFusionResult<bool> {
     let mut found = false;
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node {
             found |= match scan.source.get_logical_plan() {
-                Some(view) => reads_records(&view)?,
-                None => scan.table_name.table() == RECORDS,
+                Some(view) => reads(&view, wanted)?,
+                None => wanted(scan.table_name.table()),
             };
         }
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })

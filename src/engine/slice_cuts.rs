@@ -9,9 +9,11 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use datafusion::arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMillisecondArray};
+use datafusion::arrow::array::{
+    ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMillisecondArray, new_null_array,
+};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::catalog::{MemTable, Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::ScalarValue;
 use datafusion::datasource::TableType;
 use datafusion::datasource::memory::MemorySourceConfig;
@@ -23,7 +25,7 @@ use datafusion::logical_expr::{
 use datafusion::physical_plan::ExecutionPlan;
 use tercile_store::Snapshot;
 
-use crate::slices::{self, Cut, Thirds};
+use crate::slices::{self, Cut, Thirds, all_slices};
 
 /// The name of the table function.
 pub const NAME: &str = "slice_cuts";
@@ -107,7 +109,7 @@ fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))
 }
 
-pub(super) fn schema() -> SchemaRef {
+fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("slice", DataType::Int32, false),
         Field::new("place", DataType::Int64, false),
@@ -152,6 +154,29 @@ impl TableProvider for CutTable {
         let rows = batch(&found?)?;
         let plan = MemorySourceConfig::try_new_exec(&[vec![rows]], schema(), projection.cloned())?;
         Ok(plan)
+    }
+}
+
+/// `slice_cuts()` of records that are scored: slices without ends, so that no record is before the end of slice 1 or 2.
+#[derive(Debug)]
+pub(super) struct NoCuts(Arc<MemTable>);
+
+impl NoCuts {
+    pub fn new() -> Result<Self> {
+        let nullable = |field: &Arc<Field>| field.as_ref().clone().with_nullable(true);
+        let schema = Arc::new(Schema::new(schema().fields().iter().map(nullable).collect::<Vec<_>>()));
+        let slices: Int32Array = all_slices().map(i32::from).collect();
+        let rows = slices.len();
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(slices)];
+        columns.extend(schema.fields().iter().skip(1).map(|field| new_null_array(field.data_type(), rows)));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), columns)?;
+        Ok(Self(Arc::new(MemTable::try_new(schema, vec![vec![batch]])?)))
+    }
+}
+
+impl TableFunctionImpl for NoCuts {
+    fn call_with_args(&self, _: TableFunctionArgs<'_, '_>) -> Result<Arc<dyn TableProvider>> {
+        Ok(Arc::clone(&self.0) as Arc<dyn TableProvider>)
     }
 }
 

@@ -185,16 +185,20 @@ fn the_documentation_shows_a_request_and_its_answer() {
 
 /// Writes the shipped SQL files, one of them replaced, and starts `up`.
 fn edited(place: &Place, file: &str, sql: &str) -> Running {
+    write_sql(place);
+    place.write(&format!("our/{file}"), sql);
+    place.up(&["--sql", "our"])
+}
+
+fn write_sql(place: &Place) {
     for (name, text) in [
         ("00_records.sql", include_str!("../../sql/00_records.sql")),
         ("10_products.sql", include_str!("../../sql/10_products.sql")),
         ("20_slices.sql", include_str!("../../sql/20_slices.sql")),
         ("30_price_rating.sql", include_str!("../../sql/30_price_rating.sql")),
-        (file, sql),
     ] {
         place.write(&format!("our/{name}"), text);
     }
-    place.up(&["--sql", "our"])
 }
 
 #[test]
@@ -226,6 +230,17 @@ fn sql_that_needs_other_records_is_a_conflict_that_names_the_line() {
         let said = place.fails(1, &["predict", "other", "--raw", "--sql", "our", "-"]);
         assert!(said.contains(what), "{said}");
     }
+}
+
+#[test]
+fn a_join_that_never_ends_is_not_read() {
+    let place = Place::new();
+    write_sql(&place);
+    let join = "CROSS JOIN range(100000) AS a JOIN range(1000000) AS b ON a.value * b.value = -1";
+    let sql = format!("-- k: 3\n\nSELECT _partition, _offset, _timestamp, _slice, rating FROM slices\n{join}\n");
+    place.write("our/33_other.sql", sql);
+    let said = place.fails(1, &["predict", "other", "--raw", "--sql", "our", "-"]);
+    assert!(said.contains("33_other.sql, line 4") && said.contains("constants and reference tables"), "{said}");
 }
 
 #[test]
