@@ -408,7 +408,7 @@ async fn answer_any(
     Ok(Predicted { format: to, body, stamp: Some(serving.stamp.clone()) })
 }
 
-/// How much of a body is held before its rows are read.
+/// The part of a body that is buffered before its rows are parsed.
 pub(super) enum Whole {
     /// All of it.
     Required,

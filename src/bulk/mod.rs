@@ -8,6 +8,7 @@ mod arrow;
 mod explain;
 mod json;
 mod lines;
+mod raw_lines;
 mod read;
 mod write;
 

@@ -11,19 +11,19 @@ use datafusion::arrow::ipc::reader::FileReader;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::arrow::Batches;
+use super::raw_lines::{Lines, record_text};
 use super::{At, Block, Carried, Error, Format, Keep, Limits, Meter, Unmetered, Wanted, json};
-use tercile_store::record::Unreadable;
 
 use crate::files::{self, CsvRecords, Dialect, Fault, Opened, Splitter, decimal_point};
 use crate::missing::{Gaps, Missing, Value};
 use crate::spool::spooled;
 
 /// Maximum rows of a block of JSON objects.
-const ROWS: usize = 8192;
+pub(super) const ROWS: usize = 8192;
 /// Maximum rows of a block of columns: large enough to amortise the work per block, small enough for the CPU cache.
 const COLUMN_ROWS: usize = 16_384;
 /// Approximate bytes of text per block.
-const BYTES: usize = 4 * 1024 * 1024;
+pub(super) const BYTES: usize = 4 * 1024 * 1024;
 
 /// Reads blocks of rows from a stream. The first block is returned even if it has no rows, so that the columns are known.
 pub struct Reader {
@@ -41,12 +41,6 @@ enum Source {
     /// Raw records, one per line.
     Lines(Lines),
     Columns(Columns),
-}
-
-struct Lines {
-    input: BufReader<Box<dyn Read + Send>>,
-    /// Line of the last record, counted from 1.
-    line: u64,
 }
 
 struct Columns {
@@ -144,7 +138,7 @@ impl Reader {
                 let first = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).find(|line| !line.is_empty());
                 let whole = first.is_none_or(|line| line.ends_with(b"}") || line.len() + 2 > head.len());
                 if whole || self.wanted.limits.piece != Limits::NONE.piece {
-                    Source::Lines(Lines { input, line: 0 })
+                    Source::Lines(Lines::new(input))
                 } else {
                     Source::Json(Splitter::new(Box::new(input), self.wanted.limits.piece))
                 }
@@ -417,43 +411,6 @@ fn objects<R: Read>(
     }
     let features = columns.into_iter().map(with_gaps).collect();
     Ok(Some(Block { features, carried: Carried::Objects(rows), first, lines, faults }))
-}
-
-/// The text of a record. Bytes that are no text are a fault of the row, as in the store.
-fn record_text(bytes: &[u8], row: usize, faults: &mut Vec<(usize, String)>) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
-        Err(error) => {
-            faults.push((row, Unreadable::Utf8(error.valid_up_to()).to_string()));
-            String::new()
-        }
-    }
-}
-
-impl Lines {
-    /// Next block of lines that are not blank.
-    fn records(&mut self, limits: Limits, first: u64) -> Result<Option<Block>, Error> {
-        let (mut rows, mut lines, mut faults, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
-        let mut line = Vec::new();
-        while rows.len() < ROWS && bytes < BYTES {
-            line.clear();
-            let most = limits.piece.saturating_add(1) as u64;
-            if self.input.by_ref().take(most).read_until(b'\n', &mut line)? == 0 {
-                break;
-            }
-            if line.len() > limits.piece {
-                return Err(Error::TooMuch(format!("a record may have {} bytes at most", limits.piece)));
-            }
-            self.line += 1;
-            let text = line.strip_prefix(b"\xef\xbb\xbf").filter(|_| self.line == 1).unwrap_or(&line).trim_ascii();
-            if !text.is_empty() {
-                rows.push(record_text(text, rows.len(), &mut faults));
-                lines.push(self.line);
-                bytes += line.len();
-            }
-        }
-        Ok(Some(Block { features: Vec::new(), carried: Carried::Objects(rows), first, lines, faults }))
-    }
 }
 
 /// Column with NaN converted to null.

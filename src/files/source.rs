@@ -134,7 +134,7 @@ impl Source {
 /// Names in the line about skipped files.
 const SKIPPED: usize = 5;
 
-/// Reports, once per process, what is in a directory and not read: files with other endings, and directories.
+/// Reports the entries of a directory that are skipped, once per process: files with other extensions, and subdirectories.
 fn tell_skipped(dir: &Path, read: &[PathBuf], mut others: Vec<PathBuf>) {
     static TOLD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     others.sort();

@@ -86,7 +86,8 @@ impl Jobs {
         self.all().remove(number).map(|job| job.accepted.elapsed())
     }
 
-    /// What the oldest query of a session waits for; empty if one of its tasks has just ended, or no older query runs.
+    /// Describes the queries for which the oldest query of a session waits. Empty if one of its tasks ended recently, or if no older
+    /// query runs.
     pub fn waiting(&self, session: &str) -> String {
         let all = self.all();
         let Some(own) = all.values().filter(|job| job.session == session).min_by_key(|job| job.accepted) else {

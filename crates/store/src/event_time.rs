@@ -21,7 +21,7 @@ pub struct EventTime {
     pub field: usize,
     /// Name of the field.
     pub name: String,
-    /// How its text is read.
+    /// The format of its text.
     pub reader: Arc<dyn TimeReader>,
 }
 

@@ -82,7 +82,7 @@ pub enum Unreadable {
     Encoding(String),
 }
 
-/// How the reason of a message without a value begins; the second one was used by earlier builds.
+/// Prefixes of the reason stored for a message without a value; earlier builds used the second one.
 pub const TOMBSTONE_REASONS: [&str; 2] = ["tombstone", "a tombstone"];
 
 /// Whether a reason, as stored in `_error`, is that of a message without a value. Such a message deletes its key and is not counted

@@ -98,7 +98,7 @@ impl ToTopic {
     }
 }
 
-/// What is sent where.
+/// The versions to compare and the target topic.
 struct Job {
     store: Store,
     model: Model,
@@ -107,7 +107,7 @@ struct Job {
     only_changes: bool,
 }
 
-/// What was sent.
+/// Counts of the records sent.
 #[derive(Default)]
 struct Outcome {
     acknowledged: u64,
@@ -176,7 +176,7 @@ impl Job {
         }
     }
 
-    /// What the topic has of each entity, as far as the versions that were sent to it tell.
+    /// The state of each entity in the topic, according to the versions that were sent to it.
     fn before(&self, registry: &ModelRegistry, target: &Target) -> anyhow::Result<Before> {
         let mut before = Before { since: target.sent.as_ref().map(|sent| sent.version), ..Before::default() };
         let mut comparable = self.only_changes && target.sent.is_some();
@@ -321,7 +321,7 @@ impl Outcome {
 /// Cluster and number of the description.
 type State = (u32, u32);
 
-/// What a topic has of entities.
+/// The state of entities in a topic.
 #[derive(Default)]
 struct Before {
     /// By Kafka key: the state in the first version that has the entity, and how many versions have it in that state.
