@@ -69,6 +69,8 @@ def drive(open_url: str, keyed_url: str, key: str) -> None:
         cluster_by_price_rating,
         cluster_by_rating_count,
         predict,
+        predict_price_rating,
+        score_price_rating,
     )
     from tercile_client.api.segments import (
         get_k_report,
@@ -93,7 +95,9 @@ def drive(open_url: str, keyed_url: str, key: str) -> None:
         Language,
         Model,
         PointSample,
+        PriceRatingRecord,
         PriceRatingRow,
+        PriceRatingValues,
         Problem,
         RatingCountRow,
         Row,
@@ -135,8 +139,8 @@ def drive(open_url: str, keyed_url: str, key: str) -> None:
     assert got(list, list_unreadable.sync_detailed(client=client, limit=5)) == []
     # Predictions, in both languages.
     for lang, price, rating, discount in [
-        (Language.EN, "Mid Price, Mid Rating", "High Rating, Mid Reviews", "High Discount"),
-        (Language.ID, "Harga Sedang, Rating Sedang", "Rating Tinggi, Jumlah Ulasan Sedang", "Diskon Tinggi"),
+        (Language.EN, "Low Price, High Rating", "High Rating, Low Reviews", "High Discount"),
+        (Language.ID, "Harga Rendah, Rating Tinggi", "Rating Tinggi, Sedikit Ulasan", "Diskon Tinggi"),
     ]:
         prices = [PriceRatingRow(discounted_price=300, rating=4.5)]
         first = got(list, cluster_by_price_rating.sync_detailed(client=client, body=prices, lang=lang))[0]
@@ -159,6 +163,14 @@ def drive(open_url: str, keyed_url: str, key: str) -> None:
     assert explained.other.to_dict() == {"product_id": "B0001"} and len(explained.explanation.distances) == 3
     earlier = got(list, predict.sync_detailed("price_rating", client=client, body=[row], as_of=1))[0]
     assert (earlier.model, earlier.version) == (1, 1)
+    # The types of a segmentation.
+    values = [PriceRatingValues(discounted_price=300, rating=4.5)]
+    typed = got(list, predict_price_rating.sync_detailed(client=client, body=values))[0]
+    assert (typed.cluster, typed.features.rating) == (explained.cluster, 4.5), typed
+    records = [PriceRatingRecord(discounted_price="₹300", rating="4.5"), PriceRatingRecord(discounted_price="?")]
+    scored, missing = got(list, score_price_rating.sync_detailed(client=client, body=records))
+    assert (scored.cluster, scored.features.discounted_price) == (explained.cluster, 300.0), scored
+    assert missing.cluster is None and "missing" in missing.reason, missing
     # Problems as objects.
     bad = [PriceRatingRow(discounted_price=1, rating=1), PriceRatingRow(discounted_price=1, rating=None)]  # type: ignore
     problem = got(Problem, cluster_by_price_rating.sync_detailed(client=client, body=bad), 422)

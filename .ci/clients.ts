@@ -82,8 +82,8 @@ same(await got(tercile.listUnreadable({ client, query: { limit: 5 } })), []);
 
 // Predictions, in both languages.
 for (const [lang, price, rating, discount] of [
-  ['en', 'Mid Price, Mid Rating', 'High Rating, Mid Reviews', 'High Discount'],
-  ['id', 'Harga Sedang, Rating Sedang', 'Rating Tinggi, Jumlah Ulasan Sedang', 'Diskon Tinggi'],
+  ['en', 'Low Price, High Rating', 'High Rating, Low Reviews', 'High Discount'],
+  ['id', 'Harga Rendah, Rating Tinggi', 'Rating Tinggi, Sedikit Ulasan', 'Diskon Tinggi'],
 ] as const) {
   const query = { lang };
   const prices: PriceRatingPrediction[] = await got(

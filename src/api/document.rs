@@ -67,8 +67,13 @@ const LIMITS: [(&str, &str, &str, &str); 21] = [
     ("Seconds of silence between requests", "--idle-timeout", "8", "the connection is closed"),
 ];
 
-/// Rules that flags and schemas cannot express.
+/// Tags in the order of the page: what applications call comes first.
+const TAGS: [&str; 6] = ["Predictions", "Members", "Segments", "Training", "Sql", "Health"];
+
+/// Rules that flags and schemas cannot express. Swagger UI shows them once the reader opens them.
 const RULES: &str = "\
+<details><summary>Keys, requests, answers and limits</summary>
+
 ## Keys
 
 Where the server asks for keys, send one as `Authorization: Bearer KEY` or `X-API-Key: KEY`; `tercile keys create NAME --scope \
@@ -127,11 +132,14 @@ const BOUNDS: [(&str, u64, u64); 4] =
 const BODY_LIMITS: &str = "A body may have 64 MiB and 100,000 rows. Fields that are no features are ignored.\n\n";
 
 /// Completes the document. `required`: this server requires keys.
-pub fn complete(spec: &str, required: bool) -> String {
-    let Ok(mut document) = serde_json::from_str::<Value>(spec) else { return spec.to_owned() };
+pub fn complete(spec: &str, required: bool) -> Value {
+    let mut document = serde_json::from_str::<Value>(spec).unwrap_or_default();
     let examples: Value = serde_json::from_str(EXAMPLES).unwrap_or_default();
     let intro = document["info"]["description"].as_str().unwrap_or_default();
-    document["info"]["description"] = format!("{intro}\n\n{RULES}{}", limits()).into();
+    document["info"]["description"] = format!("{intro}\n\n{RULES}{}\n</details>", limits()).into();
+    if let Some(tags) = document["tags"].as_array_mut() {
+        tags.sort_by_key(|tag| TAGS.iter().position(|name| tag["name"] == *name));
+    }
     plain_references(&mut document);
     if let Some(paths) = document["paths"].as_object_mut() {
         for (path, operations) in paths {
@@ -186,7 +194,21 @@ pub fn complete(spec: &str, required: bool) -> String {
         },
     });
     components["responses"] = ANSWERS.iter().map(|answer| (answer.1.to_owned(), response(answer, &examples))).collect();
-    let mut text = serde_json::to_string_pretty(&document).unwrap_or_default();
+    document
+}
+
+/// Inserts the recorded examples into the operations of the shipped segmentations.
+pub fn show_shipped(document: &mut Value) {
+    let examples: Value = serde_json::from_str(EXAMPLES).unwrap_or_default();
+    let paths = document["paths"].as_object_mut().into_iter().flatten();
+    for (_, operation) in paths.filter_map(|(_, operations)| operations.as_object_mut()).flatten() {
+        show(operation, &examples);
+    }
+}
+
+/// The document as text.
+pub fn text(document: &Value) -> String {
+    let mut text = serde_json::to_string_pretty(document).unwrap_or_default();
     text.push('\n');
     text
 }
@@ -200,8 +222,7 @@ pub struct Known {
 }
 
 /// Paths of the document by router pattern; the router numbers the parameters.
-pub fn known(document: &str) -> HashMap<String, Known> {
-    let document: Value = serde_json::from_str(document).unwrap_or_default();
+pub fn known(document: &Value) -> HashMap<String, Known> {
     let paths = document["paths"].as_object().into_iter().flatten();
     let numbered = |path: &String| {
         let mut number = 0..;
@@ -439,8 +460,9 @@ fn may_be_null(schema: &mut Value, property: &str) {
             *one = json!({ "description": words, "anyOf": [one.take(), { "type": "null" }] });
         }
     }
-    if let Some(required) = schema["required"].as_array_mut() {
-        required.push(property.into());
+    match schema.get_mut("required").and_then(Value::as_array_mut) {
+        Some(required) => required.push(property.into()),
+        None => schema["required"] = json!([property]),
     }
 }
 

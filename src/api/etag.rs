@@ -36,12 +36,12 @@ impl EntityTag {
     }
 
     /// Tag of a response about several models or none: a hash of the response.
-    fn of_text(text: &[u8]) -> Self {
+    pub fn of_text(text: &[u8]) -> Self {
         Self { etag: of_bytes(text), version: None }
     }
 
     /// Whether `If-None-Match` contains this tag.
-    fn known(&self, request: &Request) -> bool {
+    pub fn known(&self, request: &Request) -> bool {
         let sent = request.headers().get_all("if-none-match").iter().filter_map(|value| value.to_str().ok());
         let mut tags = sent.flat_map(|value| value.split(',')).map(str::trim);
         tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == self.etag)

@@ -97,6 +97,11 @@ pub struct Admitted {
 }
 
 impl Guard {
+    /// The scope of the valid key that a request came with; `None` if there is none, or if keys are not required.
+    pub fn scope(&self, request: &Request) -> Option<Scope> {
+        Some(self.keys.as_ref()?.find(presented(request.headers())?)?.scope)
+    }
+
     /// The pass of a request that was admitted with a key.
     pub fn pass(&self, request: &Request) -> Option<Pass> {
         let (keys, key) = (self.keys.as_ref()?, presented(request.headers())?);

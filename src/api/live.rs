@@ -79,6 +79,11 @@ pub struct Served {
 }
 
 impl Served {
+    /// The SQL files that it was planned with.
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
     /// Cleans raw records with the SQL files.
     ///
     /// # Errors

@@ -15,8 +15,10 @@ pub mod connections;
 mod dashboard;
 mod delivery;
 mod document;
+mod document_pages;
 mod etag;
 mod events;
+pub mod example_request;
 pub mod guard;
 mod health;
 pub mod ingest_metrics;
@@ -47,6 +49,7 @@ mod status;
 mod streaming_body;
 pub mod tls;
 mod training;
+mod typed_operations;
 mod unreadable;
 
 use std::sync::Arc;
@@ -59,13 +62,13 @@ pub use bulk::Bodies;
 use cached_response::{Coalesced, ReadyAnswers};
 use compute_permits::ComputePermits;
 use connections::Connections;
-use delivery::Shared;
+use document_pages::{Documents, Form};
 use guard::Guard;
 use live::ModelCache;
 use metrics::Metrics;
 use middleware::Front;
-use poem::endpoint::make_sync;
-use poem::{Endpoint, EndpointExt as _, Request, Response, Route, Server, get};
+use poem::endpoint::make;
+use poem::{Endpoint, EndpointExt as _, Request, Route, Server, get};
 use poem_openapi::{LicenseObject, OpenApiService, Tags as TagsDerive};
 use probe_listener::ProbeListener;
 use problem::Problem;
@@ -75,6 +78,8 @@ use tercile_kafka::ingest::Control;
 use tercile_store::Store;
 use tokio::sync::watch;
 use training::Jobs;
+
+use crate::sql::Files;
 
 /// Maximum concurrent requests per HTTP/2 connection: the minimum that RFC 9113 recommends.
 const STREAMS: u32 = 100;
@@ -202,9 +207,15 @@ fn service() -> OpenApiService<Apis, ()> {
         .license(LicenseObject::new("Apache-2.0").identifier("Apache-2.0"))
 }
 
-/// The OpenAPI document.
-pub fn spec() -> String {
-    document::complete(&service().spec(), false)
+/// The OpenAPI document of a server with the shipped SQL files.
+///
+/// # Errors
+/// If the shipped SQL files do not plan.
+pub async fn spec() -> anyhow::Result<String> {
+    let mut document = document::complete(&service().spec(), false);
+    typed_operations::add(&mut document, &typed_operations::of_files(&Files::shipped()?).await?);
+    document::show_shipped(&mut document);
+    Ok(document::text(&document))
 }
 
 /// Rejects unknown and repeated query parameters, which would otherwise be ignored.
@@ -248,28 +259,29 @@ async fn known_parameters(request: Request) -> poem::Result<Request> {
 fn routes(state: Arc<State>, guard: Guard) -> Front<impl Endpoint> {
     let service = service();
     let own = service.spec();
+    let guard = Arc::new(guard);
     let document = document::complete(&own, guard.keys.is_some());
-    let docs = service.swagger_ui_html().replace(&own, &document);
     let known = document::known(&document);
-    // Leaked: they live as long as the process, and all readers of a page this large share one copy.
-    let page = |kind: &'static str, text: String| {
-        let text: &'static str = text.leak();
-        let answer = move |_| {
-            let answer = Response::builder().content_type(kind).header("X-Content-Type-Options", "nosniff");
-            answer.header("Content-Security-Policy", "frame-ancestors 'none'").extension(Shared).body(text)
+    let swagger = service.swagger_ui_html();
+    let documents = Documents::new(document, (&swagger, &own), Arc::clone(&guard), Arc::clone(&state));
+    let documents = Arc::new(documents);
+    let page = |form: Form| {
+        let documents = Arc::clone(&documents);
+        let answer = move |request: Request| {
+            let documents = Arc::clone(&documents);
+            async move { documents.answer(&request, form).await }
         };
-        get(make_sync(answer))
+        get(make(answer))
     };
-    let docs = Arc::new(page("text/html; charset=utf-8", docs));
     let inner = Route::new()
-        .at("/docs", Arc::clone(&docs))
-        .at("/docs/", docs)
-        .at("/openapi.json", page("application/json; charset=utf-8", document))
+        .at("/docs", page(Form::SwaggerUi))
+        .at("/docs/", page(Form::SwaggerUi))
+        .at("/openapi.json", page(Form::Json))
         .nest("/dashboard", dashboard::files())
         .nest("/", service)
         .data(Arc::clone(&state))
         .before(known_parameters);
-    Front { inner, state, guard: Arc::new(guard), known }
+    Front { inner, state, guard, known }
 }
 
 /// Serves requests until `stop` resolves, then drains running requests.

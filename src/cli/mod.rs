@@ -6,7 +6,6 @@ mod broker;
 mod cluster;
 mod compact;
 mod doctor;
-mod example_request;
 mod files;
 mod fit;
 mod generate;
@@ -273,7 +272,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Models(models) => job(blocking(move || models.run())).await,
         Command::Members(members) => members.run(&terminal).await,
         Command::Keys(keys) => job(blocking(move || keys.run())).await,
-        Command::Openapi(openapi) => openapi.run(),
+        Command::Openapi(openapi) => job(openapi.run()).await,
     }
 }
 

@@ -12,8 +12,8 @@ use crate::api;
 pub struct Openapi {}
 
 impl Openapi {
-    pub fn run(self) -> anyhow::Result<Done> {
-        std::io::stdout().write_all(api::spec().as_bytes())?;
+    pub async fn run(self) -> anyhow::Result<Done> {
+        std::io::stdout().write_all(api::spec().await?.as_bytes())?;
         Ok(Done::Well)
     }
 }

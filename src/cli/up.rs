@@ -17,8 +17,8 @@ use tercile_kafka::ingest::{Control, Job};
 use tercile_store::record::Json;
 use tercile_store::{EMBEDDED, Source, Store};
 
-use super::{Done, Stop, Terminal, Usage, count, example_request, ingest, serve, thousands, train as tables};
-use crate::api::{self, State, budget::Budget, live::ModelCache};
+use super::{Done, Stop, Terminal, Usage, count, ingest, serve, thousands, train as tables};
+use crate::api::{self, State, budget::Budget, example_request, live::ModelCache};
 use crate::config::{
     BatchArgs, BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, InputArgs, KeyArgs, MaybeKafkaArgs, RollArgs, SqlArgs,
     StoreArgs, TopicArgs, TrainingArgs, seconds,
@@ -397,10 +397,7 @@ impl Up {
     /// Prints the next steps for the user.
     async fn greet(&self, address: std::net::SocketAddr, store: &Store, live: &ModelCache) -> anyhow::Result<()> {
         let models = live.now();
-        let raw = match live.files() {
-            Ok(files) => example_request::raw(&models, store, &files).await,
-            Err(_) => None,
-        };
+        let raw = example_request::raw(&models, store).await;
         let mut out = std::io::stdout();
         let scheme = self.guard.scheme();
         writeln!(out, "ready at {scheme}://{address}")?;

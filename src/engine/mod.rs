@@ -4,6 +4,7 @@
 //! modules do not depend on how queries are executed.
 
 pub mod cluster;
+mod compiled_regex;
 pub mod conversions;
 mod entity;
 mod exact_aggregates;

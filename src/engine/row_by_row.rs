@@ -30,6 +30,7 @@ use futures::future::BoxFuture;
 use tercile_store::record::Fields;
 use tercile_store::{Snapshot, batch};
 
+use super::compiled_regex::compiled;
 use super::lookup::{Lookup, Shape};
 use super::{Error, Limits, add_view, explain, slice_cuts};
 use crate::slices::SLICES;
@@ -424,7 +425,7 @@ fn add_steps<'p>(
     view: &'p View,
     steps: &'p mut Vec<Step>,
 ) -> BoxFuture<'p, Result<(), NotRowByRow>> {
-    let physical = |expr: &Expr, schema: &DFSchema| ctx.state().create_physical_expr(expr.clone(), schema);
+    let physical = |expr: &Expr, schema: &DFSchema| compiled(ctx.state().create_physical_expr(expr.clone(), schema)?);
     async move {
         match plan {
             LogicalPlan::Projection(projection) => {

@@ -20,3 +20,4 @@ mod overload;
 mod score;
 mod slow;
 mod swaps;
+mod typed_operations;
