@@ -13,10 +13,17 @@ use poem::{Body, Request};
 use super::budget::{Budget, Exhausted, Hold};
 use super::problem::Problem;
 
+/// Capacity of a body of more than [`SMALL`] bytes: such blocks have pages of their own, which move when the block grows and return to
+/// the system when it is freed (`memory.rs`). Growing step by step would leave as much memory again in the allocator's arenas.
+const LARGE: usize = 2 * 1024 * 1024;
+const SMALL: usize = 64 * 1024;
+
 /// Bytes of a body with their hold on the budget.
 pub struct BufferedBody {
     pub bytes: Vec<u8>,
     hold: Hold,
+    /// Whether more than [`SMALL`] bytes are expected.
+    large: bool,
 }
 
 /// Body length according to `Content-Length`.
@@ -35,7 +42,7 @@ impl BufferedBody {
             // Counts the refusal.
             budget.hold(claimed)?;
         }
-        Ok(Self { bytes: Vec::new(), hold: budget.hold(0)? })
+        Ok(Self { bytes: Vec::new(), hold: budget.hold(0)?, large: claimed > SMALL })
     }
 
     /// Reads until more than `up_to` bytes are buffered; `true` if the body ended before that.
@@ -50,6 +57,11 @@ impl BufferedBody {
         while self.bytes.len() <= up_to {
             let Some(chunk) = body.next().await.transpose()? else { return Ok(true) };
             self.hold.grow(chunk.len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+            let length = self.bytes.len() + chunk.len();
+            if (self.large || length > SMALL) && length < LARGE && length > self.bytes.capacity() {
+                // Costs addresses, and memory only as bytes arrive.
+                self.bytes.reserve_exact(LARGE - self.bytes.len());
+            }
             self.bytes.extend_from_slice(&chunk);
         }
         Ok(false)
