@@ -1,5 +1,5 @@
-//! Validates service addresses in the environment before a client is built: the client's own builder panics if one is not a
-//! URL, and reports a disallowed `http://` only after all retries. It does not report why it retries: this module connects to a
+//! Validates service addresses and credentials in the environment before a client is built: the client panics if an address is
+//! not a URL, or if a line break is in a key, and reports a disallowed `http://` only after all retries. It does not report why it retries: this module connects to a
 //! service that does not answer, and warns with the reason.
 
 use std::sync::{Mutex, PoisonError};
@@ -32,15 +32,33 @@ const VARIABLES: [(&[&str], &[&str]); 3] = [
     (&["gs"], &["GOOGLE_BASE_URL"]),
 ];
 
-/// Refuses an address that is not an `http://` or `https://` URL, and `http://` without `AWS_ALLOW_HTTP`.
+/// Variables that become a part of a request's head.
+const CREDENTIALS: [&str; 3] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+/// Variables that become a part of a host name.
+const REGIONS: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
+
+/// Refuses credentials with characters that no request can have, such as the line break at the end of a file, an address that is not an `http://` or `https://` URL, and `http://` without `AWS_ALLOW_HTTP`.
 ///
 /// # Errors
-/// A text that names the variable and a correct value.
+/// A text that names the variable and a correct value; it does not contain credentials.
 pub(super) fn check(store: &Url, variable: impl Fn(&str) -> Option<String>) -> Result<(), String> {
+    if store.scheme().starts_with("s3") {
+        let has = |name: &str, fits: fn(char) -> bool| variable(name).is_none_or(|value| value.chars().all(fits));
+        let region = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let credential = |c: char| c.is_ascii_graphic();
+        let wrong = CREDENTIALS.iter().find(|name| !has(name, credential));
+        if let Some(name) = wrong.or_else(|| REGIONS.iter().find(|name| !has(name, region))) {
+            return Err(format!(
+                "{name} has a character that it cannot have, perhaps a space or a line break at its end; set it without"
+            ));
+        }
+    }
     let names = VARIABLES.iter().filter(|(schemes, _)| schemes.contains(&store.scheme())).flat_map(|(_, names)| *names);
     for name in names {
         let Some(address) = variable(name).filter(|address| !address.is_empty()) else { continue };
-        let url = Url::parse(&address).ok().filter(|url| url.host().is_some());
+        // `Url` removes and encodes characters that the client then rejects.
+        let is_plain = address.chars().all(|c| c.is_ascii_graphic() && !"\"<>\\^`{|}".contains(c));
+        let url = Url::parse(&address).ok().filter(|url| is_plain && url.host().is_some());
         match url.as_ref().map(Url::scheme) {
             Some("https") => remember(name, url),
             Some("http") if allows_http(&variable) => remember(name, url),
@@ -127,10 +145,24 @@ mod tests {
         with(&[("AWS_ENDPOINT_URL", "http://127.0.0.1:9000"), ("AWS_ALLOW_HTTP", "true")]).unwrap();
         // The address of another cloud is ignored.
         with(&[("AZURE_ENDPOINT", "garbage")]).unwrap();
-        for bad in ["127.0.0.1:9000", "minio:9000", "localhost", "ftp://x", "http://", "://x", "\u{1b}[31m"] {
+        let bad = ["127.0.0.1:9000", "minio:9000", "localhost", "ftp://x", "http://", "://x", "\u{1b}[31m"];
+        for bad in
+            bad.into_iter().chain(["http://minio:9000 ", "http://minio:9000\n", " http://minio", "http://min|io"])
+        {
             let why = with(&[("AWS_ENDPOINT_URL_S3", bad), ("AWS_ALLOW_HTTP", "true")]).expect_err(bad);
             assert!(why.starts_with("AWS_ENDPOINT_URL_S3 is ") && why.contains("https://host:9000"), "{why}");
         }
+        for (name, value) in [
+            ("AWS_ACCESS_KEY_ID", "AKIA\n"),
+            ("AWS_SECRET_ACCESS_KEY", "sec ret"),
+            ("AWS_SESSION_TOKEN", "tok\u{e9}n"),
+            ("AWS_REGION", "us-east-1\n"),
+            ("AWS_DEFAULT_REGION", "us<east"),
+        ] {
+            let why = with(&[(name, value)]).expect_err(name);
+            assert!(why.starts_with(name) && !why.contains(value.trim()) && !why.contains('\n'), "{why}");
+        }
+        with(&[("AWS_SECRET_ACCESS_KEY", "a/b+c=="), ("AWS_REGION", "eu-central-1")]).unwrap();
         let why = with(&[("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")]).unwrap_err();
         assert!(why.contains("AWS_ALLOW_HTTP=true"), "{why}");
     }
