@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tercile_store::times;
-use tercile_store::{self as store, Revision, Store};
+use tercile_store::{self as store, FileFault, Reason, Revision, Store};
 
 /// Prefix of every key, recognisable by people and secret scanners.
 const PREFIX: &str = "tercile_";
@@ -79,6 +79,9 @@ impl Key {
 #[derive(Default, Serialize, Deserialize)]
 struct Content {
     keys: Vec<Key>,
+    /// Whether the mark that shows a loss of this file was written, too. Earlier builds had none.
+    #[serde(default)]
+    marked: bool,
 }
 
 /// Error of reading or changing keys.
@@ -100,12 +103,41 @@ fn path(store: &Store) -> PathBuf {
     store.root().join("keys.json")
 }
 
+/// The error for keys that cannot be read.
+fn fault(path: PathBuf, reason: Reason, why: impl Into<String>) -> store::Error {
+    store::Error::File(Box::new(FileFault {
+        path,
+        kind: "the file of API keys",
+        reason,
+        why: why.into(),
+        advice: "bring it back from a copy; or delete marks/keys and what is left of keys.json, and make new keys with tercile \
+                 keys create",
+    }))
+}
+
 fn read(store: &Store) -> Result<(Content, Revision), store::Error> {
     let path = path(store);
-    let (bytes, revision) = store.read_revision(&path)?;
-    let content = bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose();
-    let content = content.map_err(|e| store::Error::Spoiled { path, why: e.to_string() })?;
-    Ok((content.unwrap_or_default(), revision))
+    let read = store.place().read_revision(&path);
+    let (bytes, revision) = read.map_err(|e| fault(path.clone(), FileFault::reason_of(&e), e.to_string()))?;
+    let content = match bytes {
+        Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| fault(path, Reason::Damaged, e.to_string()))?,
+        None if store.is_marked_for_keys()? => return Err(fault(path, Reason::Missing, "")),
+        None => Content::default(),
+    };
+    Ok((content, revision))
+}
+
+/// Checks the file of keys and its mark. Returns the number of keys.
+///
+/// # Errors
+/// The fault, with advice.
+pub fn check(store: &Store) -> Result<usize, String> {
+    let content = read(store).map_err(|e| e.to_string())?.0;
+    if content.marked && !store.is_marked_for_keys().map_err(|e| e.to_string())? {
+        let mark = store.keys_mark();
+        return Err(format!("{} is missing; the next keys create or keys revoke writes it anew", mark.display()));
+    }
+    Ok(content.keys.len())
 }
 
 /// Changes the keys under the store's lock.
@@ -113,11 +145,15 @@ fn change<T>(store: &Store, change: impl FnOnce(&mut Content) -> Result<T, Error
     let _alone = store.lock_keys()?;
     let (mut content, revision) = read(store)?;
     let result = change(&mut content)?;
+    content.marked = true;
     let mut text = serde_json::to_vec_pretty(&content).unwrap_or_default();
     text.push(b'\n');
     // A conditional replacement, because a lock on an object store can be lost.
     if !store.replace_secret_if(&text, &path(store), &revision)? {
         return Err(store::Error::Changed { path: path(store) }.into());
+    }
+    if let Err(error) = store.mark_for_keys() {
+        tracing::warn!("a loss of the keys would not be noticed: {error}");
     }
     Ok(result)
 }

@@ -1,4 +1,4 @@
-//! `tercile doctor`: checks broker, topic, store, SQL files, port and models, and reports each finding.
+//! `tercile doctor`: checks broker, topic, store, SQL files, port, models and keys, and reports each finding.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -11,17 +11,17 @@ use tokio::net::TcpListener;
 
 use super::alive::alive;
 use super::{Done, count, table, thousands, timestamps};
-use crate::api::live::ModelCache;
+use crate::api::{self, live::ModelCache};
 use crate::config::{BindArgs, MaybeKafkaArgs, SqlArgs, StoreArgs, TopicArgs};
 use crate::model::check;
 use crate::{engine, hints};
 
-/// Check broker, store, SQL files, port and models, and print remedies
+/// Check broker, store, SQL files, port, models and keys, and print remedies
 ///
 /// Exits with 1 if a check fails.
 #[derive(Args)]
 pub struct Doctor {
-    /// Read every file of records and compare its bytes with its checksums
+    /// Read every file of records and members and compare its bytes with its checksums
     #[arg(long, env = "TERCILE_DEEP", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     deep: bool,
@@ -91,6 +91,14 @@ fn fed(kafka: &MaybeKafkaArgs, topic: &TopicArgs, store: &StoreArgs) -> anyhow::
     Ok(format!("the topic {} goes on where the store ends; {} to read", topic.name, count(behind, "record")))
 }
 
+/// Checks the file of API keys.
+fn keys(store: &Store) -> Finding {
+    match api::keys::check(store)? {
+        0 => Ok("no keys".to_owned()),
+        keys => Ok(count(keys as u64, "key")),
+    }
+}
+
 impl Doctor {
     pub async fn run(self) -> anyhow::Result<Done> {
         let mut findings = vec![("broker", self.broker_in_background().await)];
@@ -104,6 +112,8 @@ impl Doctor {
             ("port", self.port().await),
         ]);
         findings.extend(self.models().await.into_iter().map(|finding| ("models", finding)));
+        // That there is no store is said once.
+        findings.extend(self.open().ok().map(|store| ("keys", keys(&store))));
         let healthy = findings.iter().all(|(_, finding)| finding.is_ok());
         let rows = findings.iter().flat_map(|(what, finding)| {
             let (state, words) = match finding {
@@ -232,7 +242,7 @@ impl Doctor {
 
     /// Reads every model file, serving or not. Returns one finding per unusable file.
     async fn models(&self) -> Vec<Finding> {
-        let faults = self.open().and_then(|store| check::faults(&store).map_err(|e| e.to_string()));
+        let faults = self.open().and_then(|store| check::faults(&store, self.deep).map_err(|e| e.to_string()));
         match faults {
             Ok(faults) if !faults.is_empty() => faults.iter().map(|fault| Err(fault.to_string())).collect(),
             Ok(_) => vec![self.serving().await],

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use tercile_store::{Error, FileFault, Reason, Store};
+use tercile_store::{Error, FileFault, Input, Reason, Store, check_file};
 
 use super::{Model, ModelRegistry};
 use crate::slices::all_slices;
@@ -81,6 +81,19 @@ impl Kind {
         }))
     }
 
+    /// Compares every byte of an open file of this kind with its checksums, if there are any.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the file is damaged or cannot be read.
+    pub(super) fn verify(self, path: &Path, file: &Input) -> Result<(), Error> {
+        match check_file(path, file) {
+            Ok(_) => Ok(()),
+            Err(Error::Damaged { why, .. }) => Err(self.fault(path, Reason::Damaged, why)),
+            Err(Error::Io { source, .. }) => Err(self.unread(path)(source)),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The error for a file of this kind that could not be read.
     pub fn unread(self, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.to_owned();
@@ -91,14 +104,14 @@ impl Kind {
 /// The remedy for a file of a version that does not serve.
 const NOT_SERVING: &str = "this version does not serve; bring the file back from a copy, for rollback, as_of and verify of this version need it";
 
-/// All faults of a store's model files, sorted by path.
+/// All faults of a store's model files, sorted by path. `deep` reads every file of members and compares it with its checksums.
 ///
 /// # Errors
 /// If the store cannot be listed.
-pub fn faults(store: &Store) -> Result<Vec<FileFault>, Error> {
+pub fn faults(store: &Store, deep: bool) -> Result<Vec<FileFault>, Error> {
     let mut found = BTreeMap::new();
     for segmentation in store.segmentations()? {
-        check(&ModelRegistry::new(store, &segmentation), &mut found)?;
+        check(&ModelRegistry::new(store, &segmentation), deep, &mut found)?;
     }
     Ok(found.into_values().collect())
 }
@@ -112,7 +125,7 @@ fn members(registry: &ModelRegistry, model: &Model, is_kept: bool) -> Result<(),
     Err(Kind::Members.fault(&registry.members_file(model.version), Reason::Missing, ""))
 }
 
-fn check(registry: &ModelRegistry, found: &mut BTreeMap<PathBuf, FileFault>) -> Result<(), Error> {
+fn check(registry: &ModelRegistry, deep: bool, found: &mut BTreeMap<PathBuf, FileFault>) -> Result<(), Error> {
     let mut keep = |error: Error| match error {
         Error::File(fault) => {
             found.entry(fault.path.clone()).or_insert(*fault);
@@ -171,6 +184,9 @@ fn check(registry: &ModelRegistry, found: &mut BTreeMap<PathBuf, FileFault>) -> 
             Ok(model) => {
                 let is_kept = serving.contains(&version) || sent.contains(&version);
                 members(registry, &model, is_kept).or_else(&mut keep)?;
+                if deep && !model.entity.is_empty() {
+                    registry.check_members(&model).or_else(&mut keep)?;
+                }
                 registry.sample_of(&model).map(drop)
             }
             Err(error) => Err(error),

@@ -2,13 +2,13 @@
 //!
 //! A version has one file, `<version>.members.parquet`: key columns, features (NULL where missing), `cluster`, `distance` and
 //! `previous`, sorted by key. Row groups are small, and their statistics tell which of them can hold a key, so a lookup reads
-//! one row group. Groups that were read are cached within a budget.
+//! one row group. Groups that were read are cached within a budget. A row group is compared with its checksums before it is read
+//! for the first time.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -19,7 +19,6 @@ use datafusion::arrow::compute::{CastOptions, SortOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
@@ -29,7 +28,7 @@ use parquet::errors::Result as ParquetResult;
 use parquet::file::properties::WriterProperties;
 use parquet::file::reader::{ChunkReader, Length};
 use serde_json::Value;
-use tercile_store::{Error, FileFault, Input, Reason};
+use tercile_store::{Checksums, Error, FileFault, Input, Reason, write_with_checksums};
 
 use super::{Kind, Model, ModelRegistry};
 
@@ -39,6 +38,9 @@ pub(super) const ENDING: &str = ".members.parquet";
 pub const COLUMNS: [&str; 3] = ["cluster", "distance", "previous"];
 /// The column that tells the cluster's description, where members are shown.
 pub const DESCRIPTION: &str = "description";
+
+/// Rows of a batch.
+const BATCH: usize = 8192;
 
 /// Rows of a row group: about 500 groups, so that the footer of a large file stays small.
 fn group_rows(rows: usize) -> usize {
@@ -59,10 +61,7 @@ impl ModelRegistry {
                 .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
                 .set_max_row_group_row_count(Some(group_rows(members.num_rows())))
                 .build();
-            let mut writer = ArrowWriter::try_new(File::create(&scratch)?, members.schema(), Some(properties))?;
-            writer.write(members)?;
-            writer.into_inner()?.sync_all()?;
-            Ok(())
+            write_with_checksums(&scratch, members, properties)
         };
         write().map_err(|source| Error::Parquet { path: path.clone(), source })?;
         Ok(self.store.link(&scratch, &path)?.is_some())
@@ -118,6 +117,7 @@ impl ModelRegistry {
         let damaged = |why: String| Kind::Members.fault(&path, Reason::Damaged, why);
         let metadata =
             ArrowReaderMetadata::load(&input, ArrowReaderOptions::new()).map_err(|e| damaged(e.to_string()))?;
+        let checksums = Checksums::of_open(metadata.metadata(), &input.0).map_err(|e| damaged(e.to_string()))?;
         let names: Vec<&str> = metadata.schema().fields().iter().map(|field| field.name().as_str()).collect();
         let expected = model.entity.iter().chain(&model.features).map(String::as_str).chain(COLUMNS);
         if !expected.eq(names) || metadata.metadata().file_metadata().num_rows() as u64 != model.rows {
@@ -127,7 +127,18 @@ impl ModelRegistry {
         let (least, greatest) = bounds(&metadata, &model.entity[0]).map_err(|e| damaged(e.to_string()))?;
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Relaxed);
-        Ok(Some(Members { id, path, input, metadata, keys: model.entity.len(), least, greatest }))
+        let checked = (0..metadata.metadata().num_row_groups()).map(|_| AtomicBool::new(checksums.is_none())).collect();
+        let keys = model.entity.len();
+        Ok(Some(Members { id, path, input, metadata, checksums, checked, keys, least, greatest }))
+    }
+
+    /// Compares every byte of the members of a model with their checksums, if there are any.
+    ///
+    /// # Errors
+    /// As [`ModelRegistry::members`].
+    pub(super) fn check_members(&self, model: &Model) -> Result<(), Error> {
+        let Some(members) = self.members(model)? else { return Ok(()) };
+        Kind::Members.verify(&members.path, &members.input.0)
     }
 }
 
@@ -168,6 +179,10 @@ pub struct Members {
     path: PathBuf,
     input: SharedInput,
     metadata: ArrowReaderMetadata,
+    /// `None` for a file of an earlier build.
+    checksums: Option<Checksums>,
+    /// The row groups that were compared with their checksums.
+    checked: Vec<AtomicBool>,
     /// The number of key columns.
     keys: usize,
     /// Bounds of the first key column by row group.
@@ -202,8 +217,39 @@ impl Members {
         &self,
         from: usize,
     ) -> Result<impl Iterator<Item = Result<RecordBatch, Error>> + Send + use<'_>, Error> {
-        let batches = self.open((from..self.groups()).collect(), 8192)?;
-        Ok(batches.map(|batch| batch.map_err(|e| self.damaged(e.to_string()))))
+        let mut batches = self.open((from..self.groups()).collect(), BATCH)?;
+        let (mut group, mut checked, mut read) = (from, 0, 0);
+        Ok(std::iter::from_fn(move || {
+            // The groups that the next batch may have rows of.
+            while group < self.groups() && checked < read + BATCH {
+                if let Err(error) = self.check(group) {
+                    return Some(Err(error));
+                }
+                checked += self.metadata.metadata().row_group(group).num_rows() as usize;
+                group += 1;
+            }
+            let batch = batches.next()?.map_err(|e| self.damaged(e.to_string()));
+            read += batch.as_ref().map_or(0, RecordBatch::num_rows);
+            Some(batch)
+        }))
+    }
+
+    /// Compares the bytes of a row group with their checksums, once.
+    fn check(&self, group: usize) -> Result<(), Error> {
+        let (Some(checksums), Some(checked)) = (&self.checksums, self.checked.get(group)) else { return Ok(()) };
+        if checked.load(Relaxed) {
+            return Ok(());
+        }
+        for column in self.metadata.metadata().row_group(group).columns() {
+            let (start, length) = column.byte_range();
+            let bytes = self.input.get_bytes(start, length as usize).map_err(|e| self.damaged(e.to_string()))?;
+            if checksums.contradicts(&(start..start + length), &bytes) {
+                let name = column.column_path();
+                return Err(self.damaged(format!("row group {group} of {name} does not match its checksum")));
+            }
+        }
+        checked.store(true, Relaxed);
+        Ok(())
     }
 
     fn open(&self, groups: Vec<usize>, batch: usize) -> Result<ParquetRecordBatchReader, Error> {
@@ -219,6 +265,7 @@ impl Members {
         if let Some(known) = cache.get((self.id, group)) {
             return Ok(known);
         }
+        self.check(group)?;
         let rows = self.metadata.metadata().row_group(group).num_rows() as usize;
         let mut batches = self.open(vec![group], rows)?;
         let batch = batches.next().unwrap_or_else(|| Ok(RecordBatch::new_empty(self.schema())));

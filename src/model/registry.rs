@@ -2,16 +2,15 @@
 //! `history.rs` records when each version served.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use datafusion::arrow::array::{AsArray as _, RecordBatch};
 use datafusion::arrow::datatypes::{Float64Type, Int32Type, Int64Type, UInt32Type};
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
-use tercile_store::{Error, FileFault, Reason, Revision, Store};
+use tercile_store::{Error, FileFault, Reason, Revision, Store, write_with_checksums};
 
 use super::{Kind, Model, Predictor, PromotedBy, Trained, members};
 
@@ -246,6 +245,7 @@ impl ModelRegistry {
         let path = self.sample_file(version);
         let damaged = |why: String| Kind::Sample.fault(&path, Reason::Damaged, why);
         let file = self.store.place().open(&path).map_err(Kind::Sample.unread(&path))?;
+        Kind::Sample.verify(&path, &file)?;
         let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(e.to_string()))?;
         let schema = reader.schema().clone();
         let batches: Result<Vec<_>, _> = reader.build().map_err(|e| damaged(e.to_string()))?.collect();
@@ -305,13 +305,8 @@ impl ModelRegistry {
 
     fn put_sample(&self, sample: &RecordBatch, path: &Path) -> Result<bool, Error> {
         let scratch = self.store.scratch();
-        let write = || -> Result<(), parquet::errors::ParquetError> {
-            let mut writer = ArrowWriter::try_new(File::create(&scratch)?, sample.schema(), None)?;
-            writer.write(sample)?;
-            writer.into_inner()?.sync_all()?;
-            Ok(())
-        };
-        write().map_err(|source| Error::Parquet { path: path.to_owned(), source })?;
+        let written = write_with_checksums(&scratch, sample, WriterProperties::default());
+        written.map_err(|source| Error::Parquet { path: path.to_owned(), source })?;
         Ok(self.store.link(&scratch, path)?.is_some())
     }
 

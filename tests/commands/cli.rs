@@ -271,6 +271,24 @@ fn a_store_url_is_read_strictly() {
     assert!(ended.stderr.contains("a b#c"), "{}", ended.stderr);
 }
 
+/// SECURITY.md explains the advisories about quick-xml for exactly those versions that are built, as long as they are affected.
+#[test]
+fn known_advisories_are_explained_for_the_versions_of_the_lock_file() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+    let (lock, security) = (read("Cargo.lock"), read("SECURITY.md"));
+    let locked = lock.split("name = \"quick-xml\"\nversion = \"0.").skip(1);
+    let minor = |text: &str| text.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u32>().unwrap();
+    let mut affected: Vec<u32> = locked.map(minor).filter(|minor| *minor < 41).collect();
+    let rows = security.lines().filter_map(|line| line.split_once("| quick-xml 0."));
+    let mut explained: Vec<u32> = rows.map(|(_, row)| minor(row)).collect();
+    affected.sort_unstable();
+    explained.sort_unstable();
+    assert_eq!(explained, affected);
+    // The explanation of those in the HTTP framework.
+    assert!(!read("openapi/openapi.json").contains("/xml\""), "no body of the API is XML");
+}
+
 #[test]
 fn kafka_settings_cannot_load_code_without_consent() {
     let place = Place::new();

@@ -144,6 +144,66 @@ fn keys_are_listed_and_never_shown() {
     place.fails(2, &["keys", "create", "root", "--scope", "everything"]);
 }
 
+/// `keys.json` is lost or damaged: nobody is let in, no new file takes its place in silence, and a copy of it heals all.
+#[test]
+fn lost_or_damaged_keys_are_told_and_let_nobody_in() {
+    let place = trained();
+    let key = create(&place, "shop", "read");
+    let path = place.path("store/keys.json");
+    let whole = std::fs::read(&path).unwrap();
+    let running = place.serve(&["--require-keys"]);
+    let status = |key: &str| with_key(&running, "GET", "/api/segments", key).status;
+    let doctor = || {
+        let ended = place.run(&["doctor", "--bind", "127.0.0.1:0"]);
+        let row = ended.stdout.lines().find(|line| line.contains("  keys  ")).map(str::to_owned);
+        (ended.code, row.unwrap_or_else(|| panic!("{}", ended.stdout)))
+    };
+    assert_eq!((status(&key), doctor().0), (200, Some(0)));
+    for (content, reason) in [
+        (None, "missing"),
+        (Some(&whole[..whole.len() / 2]), "damaged"),
+        (Some(b""), "damaged"),
+        (Some(b"{}"), "damaged"),
+    ] {
+        match content {
+            None => std::fs::remove_file(&path).unwrap(),
+            Some(content) => std::fs::write(&path, content).unwrap(),
+        }
+        eventually("the key to be refused", || status(&key) == 401);
+        let words = format!("the file of API keys store/keys.json is {reason}");
+        let (code, row) = doctor();
+        assert!(code == Some(1) && row.starts_with("MEND") && row.contains(&words), "{row}");
+        for command in [
+            &["keys", "list"][..],
+            &["keys", "create", "other", "--scope", "admin"],
+            &["keys", "create", "shop", "--scope", "admin", "--if-missing"],
+            &["keys", "revoke", "shop"],
+            &["serve", "--bind", "127.0.0.1:0", "--require-keys"],
+            &["up", "--bind", "127.0.0.1:0", "--require-keys"],
+        ] {
+            let said = place.fails(1, command);
+            assert!(said.contains(&words) && said.contains("bring it back from a copy"), "{command:?}: {said}");
+        }
+        place.ok(&["models"]);
+        std::fs::write(&path, &whole).unwrap();
+        eventually("the key to be accepted again", || status(&key) == 200);
+        assert_eq!(doctor().0, Some(0), "{reason}");
+    }
+    // The mark alone: nothing depends on it.
+    let mark = place.path("store/marks/keys");
+    std::fs::remove_file(&mark).unwrap();
+    let (code, row) = doctor();
+    assert!(code == Some(1) && row.contains("store/marks/keys is missing"), "{row}");
+    create(&place, "other", "read");
+    assert_eq!((status(&key), doctor().0), (200, Some(0)));
+    // The advice: new keys.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::remove_file(&mark).unwrap();
+    let new = create(&place, "new", "read");
+    eventually("the new key to be accepted", || status(&new) == 200);
+    assert_eq!((status(&key), doctor().0), (401, Some(0)));
+}
+
 #[test]
 fn on_loopback_names_and_origins_of_others_are_refused() {
     let place = Place::new();

@@ -406,6 +406,25 @@ fn what_somebody_chose_survives_a_lost_list() {
     assert_eq!(version_of(&place, "2"), 2);
 }
 
+/// An invalid file under the name of a version that does not exist yet: trainings go on, and its number is not used.
+#[test]
+fn an_invalid_file_of_a_later_version_stops_no_training() {
+    let place = trained();
+    place.write("store/models/price_rating/9.json", "garbage");
+    let doctor = place.run(&["doctor", "--bind", "127.0.0.1:0"]);
+    assert!(doctor.code == Some(1) && doctor.stdout.contains("price_rating/9.json is damaged"), "{}", doctor.stdout);
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("sql"), &place.path("sql"));
+    let view = std::fs::read_to_string(place.path("sql/30_price_rating.sql")).unwrap();
+    place.write("sql/30_price_rating.sql", view.trim_end().to_owned() + "\nWHERE rating >= 0\n");
+    let trained = place.run(&["train"]);
+    assert_eq!(trained.code, Some(0), "{}", trained.stderr);
+    assert!(trained.stderr.contains("price_rating/9.json is damaged") && !trained.stderr.contains("ingest"));
+    assert_eq!((version_of(&place, "1"), version_of(&place, "3")), (10, 12));
+    assert_eq!(std::fs::read(place.path("store/models/price_rating/9.json")).unwrap(), b"garbage");
+    let serve = place.serve(&[]);
+    assert_eq!(predict(&serve, VICTIM).json()[0]["version"], 12);
+}
+
 #[test]
 fn sql_and_commands_name_the_file_and_the_next_step() {
     let place = trained();

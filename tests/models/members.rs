@@ -209,6 +209,42 @@ fn damaged_members_are_reported_and_made_again() {
     }
 }
 
+/// One bit of a file of members or of a sample changes: `doctor --deep` names the file, and no command returns other values.
+#[test]
+fn a_bit_that_changed_is_told() {
+    let place = place(&[("30_customers.sql", CUSTOMERS)]);
+    let doctor = || place.run(&["doctor", "--deep", "--bind", "127.0.0.1:0"]);
+    assert_eq!(doctor().code, Some(0), "{}", doctor().stdout);
+    let commands = [&["members", "customers", "-f", "csv"][..], &["members", "customers", "C001"]];
+    let whole = commands.map(|command| place.ok(command));
+    let (flips, mut refused) = (24, 0);
+    for (name, kind) in [("3.members.parquet", "the file of members"), ("3.sample.parquet", "the sample")] {
+        let file = format!("store/models/customers/{name}");
+        let bytes = std::fs::read(place.path(&file)).unwrap();
+        for i in 0..flips {
+            let bit = bytes.len() * 8 / flips * i + i;
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(place.path(&file), flipped).unwrap();
+            let ended = doctor();
+            let words = format!("{kind} {file} is damaged");
+            assert!(ended.code == Some(1) && ended.stdout.contains(&words), "bit {bit}: {}", ended.stdout);
+            // Not every command reads every byte.
+            for (command, whole) in commands.iter().zip(&whole) {
+                let ended = place.run(command);
+                match ended.code {
+                    Some(0) => assert_eq!(ended.stdout, *whole, "bit {bit}"),
+                    _ => assert!(ended.stderr.contains(&words), "bit {bit}: {}", ended.stderr),
+                }
+                refused += usize::from(ended.code == Some(1));
+            }
+        }
+        std::fs::write(place.path(&file), bytes).unwrap();
+    }
+    assert!(refused >= flips, "{refused}");
+    assert_eq!(doctor().code, Some(0));
+}
+
 /// Trainings that are killed as soon as a file appears: a scratch file, members, or a model.
 #[test]
 fn a_training_that_is_killed_while_it_writes_members_never_mixes_versions() {

@@ -43,7 +43,7 @@ impl Fed {
 
     pub(super) fn ingest(&self, store: &str, code: i32) -> Ended {
         let args =
-            ["ingest", "--until-end", "--batch-rows", "200", "--store", store, "--bootstrap-servers", &self.address];
+            ["ingest", "--until-end", "--batch-rows", "50", "--store", store, "--bootstrap-servers", &self.address];
         let ended = self.place.run(&args);
         assert_eq!(ended.code, Some(code), "ingest: {}", ended.stderr);
         ended

@@ -10,6 +10,7 @@ mod proxy;
 
 mod another_shop;
 mod broker;
+mod damaged_compaction;
 mod damaged_members;
 mod damaged_store;
 mod drift;
@@ -28,3 +29,4 @@ mod store_sources;
 mod topic_restored;
 mod topics;
 mod up;
+mod what_can_go_wrong;

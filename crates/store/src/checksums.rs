@@ -1,4 +1,4 @@
-//! Checksums of a file of records: CRC-32 of each of its parts, in its footer.
+//! Checksums of a file of records, or of members and samples of a model: CRC-32 of each of its parts, in its footer.
 //!
 //! The parquet crate writes no page checksums, so the store keeps its own under the footer's key [`KEY`]:
 //!
@@ -18,6 +18,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use crc32fast::Hasher;
+use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length as _};
 
@@ -184,6 +185,17 @@ impl Checksums {
         Ok(Some(sums))
     }
 
+    /// Reads the checksums of an open file whose footer was parsed, and verifies the footer. `None` if it has none.
+    ///
+    /// # Errors
+    /// If the footer is damaged or cannot be read.
+    pub fn of_open(metadata: &ParquetMetaData, file: &Input) -> Result<Option<Self>, ParquetError> {
+        let short = || ParquetError::EOF("it is too short for a Parquet file".to_owned());
+        let end = |bytes: u64| file.get_bytes(file.len().checked_sub(bytes).ok_or_else(short)?, bytes as usize);
+        let length = end(TAIL)?.first_chunk().map(|length| u32::from_le_bytes(*length)).unwrap_or_default();
+        Self::of(metadata, &end(u64::from(length) + TAIL)?).map_err(ParquetError::General)
+    }
+
     fn parse(text: &str, ranges: &[(u64, u64)]) -> Option<Self> {
         // Only one spelling of a number is valid: another would be an undetected change.
         let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
@@ -259,7 +271,10 @@ fn crc(file: &Input, range: Range<u64>) -> Result<u32, parquet::errors::ParquetE
 }
 
 /// Verifies every byte of an open file. `false` if it has no checksums, because an earlier build wrote it.
-pub(super) fn check(path: &Path, file: &Input) -> Result<bool, Error> {
+///
+/// # Errors
+/// [`Error::Damaged`] if a byte is not the one that was written.
+pub fn check(path: &Path, file: &Input) -> Result<bool, Error> {
     let damaged = |why: String| Error::Damaged { path: path.to_owned(), why };
     let (metadata, bytes) = read_footer(path, file)?;
     let Some(sums) = Checksums::of(&metadata, &bytes).map_err(damaged)? else { return Ok(false) };

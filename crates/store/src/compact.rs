@@ -90,6 +90,8 @@ impl Log {
             || self.has_expiring(&counting, &policy.keep)?)
     }
 
+    /// Deletes small files that larger ones replaced before the grace period. A larger file is read first: if it is damaged, the
+    /// small ones are the only good copy of its records.
     fn delete_replaced(&self, grace: Duration) -> Result<u64, Error> {
         let all = self.all_files()?;
         let counting = effective(all.clone());
@@ -108,7 +110,7 @@ impl Log {
                     Some(&old) => old,
                     None => {
                         let made = by.place.modified(&by.path).map_err(Error::io("read", &by.path))?;
-                        let old = now.duration_since(made).is_ok_and(|age| age >= grace);
+                        let old = now.duration_since(made).is_ok_and(|age| age >= grace) && is_whole(by)?;
                         ages.insert(by.path.clone(), old);
                         old
                     }
@@ -212,6 +214,15 @@ impl Log {
         let written = writer.finish().map_err(parquet)?;
         written.output.sync_all().map_err(Error::io("sync", scratch))?;
         Ok(true)
+    }
+}
+
+/// Compares a file with its checksums; `false` if another process has deleted it.
+fn is_whole(file: &DataFile) -> Result<bool, Error> {
+    match file.check() {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_gone() => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

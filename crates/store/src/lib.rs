@@ -65,7 +65,7 @@ use std::path::{Path, PathBuf};
 
 pub use age::{Timestamps, implausible};
 pub use backend::{Access, Backend, Entry, Held, Input, Revision};
-pub use checksums::Checksums;
+pub use checksums::{Checksums, check as check_file};
 pub use compact::{Policy, Rolled};
 pub use dead_letters::Reprocessed;
 pub use examine::Examined;
@@ -84,6 +84,7 @@ pub use scratch::unique;
 pub use snapshot_at::SnapshotAt;
 pub use source::{EMBEDDED, Replayed, Source};
 pub use unreadable::Unreadable;
+pub use write::write_with_checksums;
 
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
@@ -117,14 +118,6 @@ pub enum Error {
     /// A file of records is damaged.
     #[error("{path} is damaged: {why}; the next ingest reads it again if it is the newest, else bring it back from a copy", path = path.display())]
     Damaged {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        why: String,
-    },
-    /// A file cannot be read; it must be restored from a copy.
-    #[error("{path} can't be read: {why}; bring it back from a copy", path = path.display())]
-    Spoiled {
         /// The file.
         path: PathBuf,
         /// The reason.

@@ -4,6 +4,7 @@
 //! store/
 //!   marks/source.json     a copy of source.json
 //!   marks/<partition>     start, next and expired: three offsets of 20 digits
+//!   marks/keys            the store has keys.json
 //! ```
 //!
 //! A directory listing does not show that the last files, or the directory itself, are missing. A partition's mark records the
@@ -28,6 +29,8 @@ use super::{Error, Source, Store};
 
 /// The directory of the marks.
 const DIR: &str = "marks";
+/// The mark of `keys.json`, which says nothing about records.
+pub(super) const KEYS: &str = "keys";
 /// Bytes of a number and its separator.
 const WIDTH: u64 = 21;
 /// Maximum delay of a mark on an object store, and the lifetime of a cached one.
@@ -376,6 +379,34 @@ impl Store {
 
     pub(super) fn source_copy(&self) -> PathBuf {
         self.marks_dir().join("source.json")
+    }
+
+    /// The mark of `keys.json`.
+    pub fn keys_mark(&self) -> PathBuf {
+        self.marks_dir().join(KEYS)
+    }
+
+    /// Whether the store has, or has lost, a `keys.json`.
+    ///
+    /// # Errors
+    /// If the mark cannot be read.
+    pub fn is_marked_for_keys(&self) -> Result<bool, Error> {
+        Ok(self.read_revision(&self.keys_mark())?.0.is_some())
+    }
+
+    /// Notes that the store has a `keys.json`, which was written before.
+    ///
+    /// # Errors
+    /// If the mark cannot be written.
+    pub fn mark_for_keys(&self) -> Result<(), Error> {
+        let path = self.keys_mark();
+        let (had, revision) = self.read_revision(&path)?;
+        if had.is_none() {
+            self.make_marks_dir()?;
+            // A concurrent writer wrote the same.
+            self.replace_if(b"keys.json\n", &path, &revision)?;
+        }
+        Ok(())
     }
 
     /// Updates the copy of `source.json`.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::backend::Revision;
+use super::marks::KEYS;
 use super::{Error, Store};
 use crate::row_set::RowSet;
 
@@ -105,8 +106,8 @@ impl Store {
 
     /// Whether there is evidence of records: a file of a partition, or a mark.
     fn has_records(&self) -> Result<bool, Error> {
-        let marks = self.marks_dir();
-        if !self.place.list(&marks).map_err(Error::io("list", &marks))?.is_empty() {
+        let dir = self.marks_dir();
+        if self.place.list(&dir).map_err(Error::io("list", &dir))?.iter().any(|entry| entry.name != KEYS) {
             return Ok(true);
         }
         Ok(!self.topics()?.is_empty())

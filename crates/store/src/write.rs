@@ -129,6 +129,17 @@ pub(super) fn write_parquet(path: &Path, records: &RecordBatch, span: &Span) -> 
     Ok((size, written.checksums))
 }
 
+/// Writes a Parquet file that holds no records, with checksums like theirs, and syncs it.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_with_checksums(path: &Path, rows: &RecordBatch, properties: WriterProperties) -> Result<(), ParquetError> {
+    let mut writer = RecordsWriter::new(create(path)?, rows.schema(), properties)?;
+    writer.write(rows)?;
+    writer.finish()?.output.sync_all()?;
+    Ok(())
+}
+
 /// Creates a file that is read again while its checksums are computed.
 pub(super) fn create(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).create_new(true).open(path)

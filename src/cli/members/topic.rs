@@ -12,7 +12,7 @@ use datafusion::arrow::datatypes::{Float64Type, UInt32Type};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use tercile_kafka::broker::{Acknowledged, Cluster, Error as BrokerError, Failure, Producer, Row, Topic};
-use tercile_store::{Error as StoreError, Store};
+use tercile_store::{Error as StoreError, Reason, Store};
 
 use super::{open, title};
 use crate::cli::{Done, Stop, Terminal, blocking, count, thousands};
@@ -107,6 +107,9 @@ struct Job {
     only_changes: bool,
 }
 
+/// A version and its members.
+type Found = (Model, members::Members);
+
 /// Counts of the records sent.
 #[derive(Default)]
 struct Outcome {
@@ -184,16 +187,19 @@ impl Job {
             tracing::info!("nothing was sent to {} before: all members are sent", self.topic.name);
         }
         for sent in target.all() {
-            let Some((model, members)) = self.version(registry, sent)? else {
-                tracing::warn!(
-                    "the members of version {} of {}, which was sent to {}, are missing: all members are sent, and no tombstones \
-                     of those of its entities that are gone",
-                    sent.version,
-                    self.model.segmentation,
-                    self.topic.name
-                );
-                comparable = false;
-                continue;
+            let (model, members) = match self.version(registry, sent)? {
+                Ok(found) => found,
+                Err(reason) => {
+                    tracing::warn!(
+                        "the members of version {} of {}, which was sent to {}, are {reason}: all members are sent, and no \
+                         tombstones of those of its entities that are gone",
+                        sent.version,
+                        self.model.segmentation,
+                        self.topic.name
+                    );
+                    comparable = false;
+                    continue;
+                }
             };
             if comparable && !registry.same_lineage(&model, &self.model)? {
                 let (new, old) = (title(&self.model), sent.version);
@@ -218,10 +224,17 @@ impl Job {
         Ok(before)
     }
 
-    /// A version that was sent before; `None` if its model or its members are missing.
-    fn version(&self, registry: &ModelRegistry, sent: &Sent) -> Result<Option<(Model, members::Members)>, StoreError> {
-        let Some(model) = registry.version(sent.version)? else { return Ok(None) };
-        Ok(registry.members(&model)?.map(|members| (model, members)))
+    /// A version that was sent before, or why it cannot be compared with: its model or its members are missing or damaged.
+    fn version(&self, registry: &ModelRegistry, sent: &Sent) -> Result<Result<Found, Reason>, StoreError> {
+        let read = || -> Result<Option<Found>, StoreError> {
+            let Some(model) = registry.version(sent.version)? else { return Ok(None) };
+            Ok(registry.members(&model)?.map(|members| (model, members)))
+        };
+        match read() {
+            Ok(found) => Ok(found.ok_or(Reason::Missing)),
+            Err(StoreError::File(fault)) if fault.reason != Reason::Unreadable => Ok(Err(fault.reason)),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sends members, then tombstones.
