@@ -66,6 +66,9 @@ pub mod scoring;
 
 pub mod api;
 
+// From a topic to a topic.
+pub mod enrich;
+
 pub mod config;
 
 pub mod cli;

@@ -12,7 +12,7 @@ use datafusion::arrow::array::{
     Array as _, ArrayRef, AsArray as _, Float64Array, RecordBatch, UInt32Array, new_null_array,
 };
 use datafusion::arrow::buffer::NullBuffer;
-use datafusion::arrow::datatypes::{Field, Int64Type, UInt32Type};
+use datafusion::arrow::datatypes::{Field, Int64Type, SchemaRef, UInt32Type};
 use tercile_store::Snapshot;
 use tercile_store::batch::{Batch, Record};
 use tercile_store::record::{Fields, decode, decode_only, object_of};
@@ -97,13 +97,7 @@ impl RecordScorer {
             reasons[*row] = Some(fault.clone());
         }
         let batch = self.decoded(records, &mut reasons)?;
-        let features = self.features(batch, scorer, &mut reasons);
-        let mut found = scorer.nearest(&features);
-        while let Some((row, field)) = scorer.first_too_far(&features, &found) {
-            reasons[row] = Some(format!("{field} {TOO_FAR}"));
-            found.present = Some(present(&reasons));
-        }
-        found.present = Some(present(&reasons));
+        let (features, found) = self.answers(batch, scorer, reasons);
         let carried = match block.carried {
             Carried::Objects(objects) if keep == Keep::Row => {
                 Carried::Objects(objects.iter().map(|text| kept_fields(text)).collect())
@@ -111,8 +105,36 @@ impl RecordScorer {
             Carried::Objects(objects) => Carried::Objects(vec![String::new(); objects.len()]),
             columns => columns,
         };
-        found.reasons = Some(reasons);
         Ok((Block { features, carried, ..block }, found))
+    }
+
+    /// The columns of records that the SQL reads.
+    pub fn reads(&self) -> Vec<&str> {
+        self.plan.reads()
+    }
+
+    /// The columns of the batches that [`Self::answers`] takes: those of the store, and the place of each record.
+    pub fn schema(&self) -> &SchemaRef {
+        self.plan.schema()
+    }
+
+    /// Features and clusters of records in the columns of [`Self::schema`]. `reasons` has an entry per record; those
+    /// that are set are records that are not in the batch.
+    pub fn answers(
+        &self,
+        batch: Option<RecordBatch>,
+        scorer: &Scorer,
+        mut reasons: Vec<Option<String>>,
+    ) -> (Vec<Float64Array>, Found) {
+        let features = self.features(batch, scorer, &mut reasons);
+        let mut found = scorer.nearest(&features);
+        while let Some((row, field)) = scorer.first_too_far(&features, &found) {
+            reasons[row] = Some(format!("{field} {TOO_FAR}"));
+            found.present = Some(present(&reasons));
+        }
+        found.present = Some(present(&reasons));
+        found.reasons = Some(reasons);
+        (features, found)
     }
 
     /// The readable records in the columns of the store. Those that cannot be read get a reason.

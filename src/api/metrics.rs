@@ -109,6 +109,14 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// Adds metrics of another part of the process.
+    ///
+    /// # Errors
+    /// If one of the same name exists.
+    pub fn add(&self, collector: Box<dyn Collector>) -> Result<(), prometheus::Error> {
+        self.registry.register(collector)
+    }
+
     /// Records a response.
     pub fn answered(&self, endpoint: &str, method: &str, status: &str, elapsed: Duration) {
         self.seconds.with_label_values(&[endpoint]).observe(elapsed.as_secs_f64());

@@ -140,6 +140,14 @@ pub struct State {
 }
 
 impl State {
+    /// Adds metrics of another part of the process to those that are served.
+    ///
+    /// # Errors
+    /// If one of the same name exists.
+    pub fn add_metrics(&self, collector: Box<dyn prometheus::core::Collector>) -> Result<(), prometheus::Error> {
+        self.metrics.add(collector)
+    }
+
     pub fn new(
         store: &Store,
         live: Arc<ModelCache>,

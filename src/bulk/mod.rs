@@ -204,7 +204,7 @@ impl Found {
     }
 
     /// Cluster and distance of a row, if it has a cluster.
-    fn of(&self, row: usize) -> Option<(u32, f64)> {
+    pub fn of(&self, row: usize) -> Option<(u32, f64)> {
         let present = self.present.as_ref().is_none_or(|present| present.is_valid(row));
         present.then(|| (self.clusters[row], self.distances[row]))
     }

@@ -6,6 +6,7 @@ mod broker;
 mod cluster;
 mod compact;
 mod doctor;
+mod enrich;
 mod files;
 mod fit;
 mod generate;
@@ -91,6 +92,7 @@ enum Command {
     Members(members::Members),
     Verify(verify::Verify),
     Predict(predict::Predict),
+    Enrich(Box<enrich::Enrich>),
     Fit(fit::Fit),
     SuggestK(suggest::SuggestK),
     Serve(serve::Serve),
@@ -247,6 +249,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
     match command {
         Command::Up(up) => up.run(&terminal, Stop::listen()).await,
         Command::Ingest(ingest) => ingest.run(&terminal, Stop::listen()).await,
+        Command::Enrich(enrich) => enrich.run(&terminal, Stop::listen()).await,
         Command::Serve(serve) => serve.run(Stop::listen()).await,
         Command::Broker(broker) => broker.run(Stop::listen()).await,
         #[cfg(feature = "distributed")]
@@ -389,8 +392,12 @@ fn exit_code(error: &anyhow::Error) -> u8 {
             Some(loading::Error::Broker(error)) => Some(error),
             _ => cause.downcast_ref::<kafka::Error>(),
         };
-        if matches!(broker, Some(kafka::Error::Gap(_))) || cause.is::<Gap>() {
-            return 4;
+        match broker {
+            Some(kafka::Error::OtherTopic { .. }) => return 3,
+            Some(kafka::Error::Gap(_)) => return 4,
+            Some(error) if error.is_fenced() => return 6,
+            _ if cause.is::<Gap>() => return 4,
+            _ => {}
         }
         // A closed output pipe is not an error.
         if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {

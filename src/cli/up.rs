@@ -1,5 +1,6 @@
 //! `tercile up`: runs the complete pipeline: broker, ingest, training and API.
 
+mod enriching;
 mod replayed_file;
 
 use std::io::Write as _;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
+use enriching::{EnrichArgs, Enriching};
 use replayed_file::File;
 use tercile_kafka::broker::embedded::Backlog;
 use tercile_kafka::broker::{Acknowledged, Bound, Cluster, Embedded, Producer};
@@ -75,6 +77,8 @@ pub struct Up {
     roll: RollArgs,
     #[command(flatten)]
     training: TrainingArgs,
+    #[command(flatten)]
+    enrich: EnrichArgs,
 }
 
 /// Backoff between attempts at the first training: initial and maximum delay.
@@ -98,6 +102,7 @@ impl Up {
                 Usage("--from is for a topic of a Kafka; add --bootstrap-servers, or leave it out".to_owned()).into()
             );
         }
+        self.enrich.check(&self.kafka, &self.topic.topic)?;
         let files = self.sql.load()?;
         let store = self.store.open()?;
         let guard = self.guard.guard(self.bind.bind, &store)?;
@@ -110,9 +115,10 @@ impl Up {
             if let Some(file) = &file {
                 self.admit(&store, &stream.source, file).await?;
             }
-            Ok((live, listener, file, stream))
+            let enriching = self.enrich.prepare(&stream.cluster, &self.topic.topic, &live).await?;
+            Ok((live, listener, file, stream, enriching))
         });
-        let Some((live, listener, file, stream)) = prepared.await? else { return Ok(Done::Well) };
+        let Some((live, listener, file, stream, enriching)) = prepared.await? else { return Ok(Done::Well) };
 
         let address = listener.local_addr()?;
         let control = Arc::new(Control::default());
@@ -141,6 +147,10 @@ impl Up {
         let mut state = State::new(&store, live, Some(Arc::clone(&control)), true, sql, bodies, budget)?;
         state.train_timeout = self.training.train_timeout;
         state.keep_members = self.training.members.keep_members;
+        if let Some(enriching) = &enriching {
+            enriching.register(&state)?;
+        }
+        let mut enriching = enriching.map(Enriching::start).transpose()?;
         let state = Arc::new(state);
         let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();
         let serving = tokio::spawn(api::serve(listener, Arc::clone(&state), guard, async {
@@ -158,6 +168,7 @@ impl Up {
             // states the reason.
             summary = &mut ingesting => { ingested = Some(summary); Ok(()) }
             ended = &mut serving => { served = Some(ended); Ok(()) }
+            ended = Enriching::ended(&mut enriching) => ended,
         };
         tracing::info!("stopping: storing what is left");
         cut.store(true, Ordering::SeqCst);
@@ -165,6 +176,7 @@ impl Up {
             backlog.close();
         }
         control.stop();
+        let enriched = Enriching::stop(enriching).await;
         let _ = stop_serving.send(());
         // After any failure, the records read so far are stored first.
         let summary = match ingested {
@@ -179,6 +191,7 @@ impl Up {
             None => serving.await,
         };
         ended?;
+        enriched?;
         served??;
         Ok(if summary?.gaps.is_empty() { Done::Well } else { Done::With(4) })
     }

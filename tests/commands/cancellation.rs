@@ -12,7 +12,7 @@ use common::{Place, eventually, files, within};
 use crate::common;
 
 /// Commands that read SQL files or run SQL, and the kind of test for each. `None`: the command only plans the views.
-const COMMANDS: [(&str, Option<&str>); 10] = [
+const COMMANDS: [(&str, Option<&str>); 11] = [
     ("sql", Some("statements")),
     ("train", Some("trainings")),
     ("verify", Some("trainings")),
@@ -21,6 +21,7 @@ const COMMANDS: [(&str, Option<&str>); 10] = [
     ("ingest", None),
     ("doctor", None),
     ("predict", None),
+    ("enrich", None),
     ("reprocess", None),
     ("init", None),
 ];

@@ -15,6 +15,8 @@ mod damaged_members;
 mod damaged_store;
 mod drift;
 mod encoding;
+mod enrich;
+mod enrich_faults;
 mod entities;
 mod faults;
 mod golden;

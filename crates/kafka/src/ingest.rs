@@ -23,11 +23,12 @@ use arrow::error::ArrowError;
 pub use control::{Control, Flush, Progress, Summary};
 use embedded_offsets::EmbeddedOffsets;
 use identity::Identity;
+pub use supervisor::partition_list;
 use tercile_store::batch::Limits;
 use tercile_store::event_time::EventTime;
 use tercile_store::record::{Decoder, Fields};
 use tercile_store::{self as store, Policy, Rolled, Store};
-use warn_once::WarnOnce;
+pub use warn_once::WarnOnce;
 
 use crate::broker::embedded::Backlog;
 use crate::broker::{self, Bound, Cluster, Consumer, Gap, Group, NotNow, Reading, Start};

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "librdkafka through FFI")]
 
 mod leave;
+mod member;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CString;
@@ -17,6 +18,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaRespErr;
+
+pub use member::{Committed, Member};
 
 use super::context::Context;
 use super::{Bound, Cluster, Error, Gap, Queue, error, set_missing};
@@ -365,6 +368,9 @@ impl Consumer {
             ))),
             Err(KafkaError::MessageConsumptionFatal(_)) => {
                 let fatal = self.inner.client().fatal_error();
+                if let Some((RDKafkaErrorCode::FencedInstanceId, _)) = fatal {
+                    return Some(Event::Refused(self.refused(RDKafkaErrorCode::FencedInstanceId)));
+                }
                 let why = fatal.map_or_else(
                     || self.inner.context().reason(),
                     |(code, reason)| format!("{reason}{}", error::advised(code)),

@@ -37,6 +37,14 @@ impl Embedded {
         Ok(Self { mock })
     }
 
+    /// Creates another topic.
+    ///
+    /// # Errors
+    /// If librdkafka cannot create it.
+    pub fn add(&self, topic: &str, partitions: i32) -> Result<(), Error> {
+        self.mock.create_topic(topic, partitions, 1).map_err(Error::Embedded)
+    }
+
     /// Bootstrap address, host:port.
     pub fn address(&self) -> String {
         self.mock.bootstrap_servers()

@@ -105,6 +105,21 @@ pub enum Error {
     /// Records were deleted before they were read.
     #[error("{0}")]
     Gap(Gap),
+    /// The topic is not the one from which a group has read, or was restored to an earlier state.
+    #[error(
+        "the topic {topic} at {servers} is not the one that the group {group} has read: {why}; give another --group, which begins where \
+         --from says, or bring the topic back"
+    )]
+    OtherTopic {
+        /// Topic name.
+        topic: String,
+        /// Bootstrap addresses.
+        servers: String,
+        /// The group whose positions are meant.
+        group: String,
+        /// What differs.
+        why: String,
+    },
     /// Any other failure of the client, as text.
     #[error("{0}")]
     Client(String),
@@ -152,10 +167,21 @@ impl Error {
                         | Code::NetworkException
                         | Code::ThrottlingQuotaExceeded
                         | Code::KafkaStorageError
+                        | Code::UnstableOffsetCommit
                 )
             ),
             _ => false,
         }
+    }
+
+    /// Whether positions of a group are part of a transaction that is still open.
+    pub fn is_unstable(&self) -> bool {
+        matches!(self, Self::Kafka { source, .. } if source.rdkafka_error_code() == Some(Code::UnstableOffsetCommit))
+    }
+
+    /// Whether another process has taken the place of this one.
+    pub fn is_fenced(&self) -> bool {
+        matches!(self, Self::Refused { code: Code::FencedInstanceId | Code::Fenced | Code::ProducerFenced, .. })
     }
 
     /// Whether no broker answered at all.

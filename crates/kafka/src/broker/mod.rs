@@ -4,6 +4,7 @@
 //! program knows a Kafka, external or embedded, as a [`Cluster`].
 
 mod admin;
+mod batches;
 mod consumer;
 mod context;
 pub mod embedded;
@@ -21,7 +22,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use admin::Bound;
-pub use consumer::{Consumer, Event, Group, NotNow, Reading, Start, Trouble};
+pub use batches::{BatchError, BatchProducer, Outgoing, batch_limit};
+pub use consumer::{Committed, Consumer, Event, Group, Member, NotNow, Reading, Resolve, Start, Trouble};
 use context::{Context, Failures};
 pub use embedded::Embedded;
 pub use error::{Error, Gap};
@@ -324,6 +326,10 @@ pub struct Asker {
 }
 
 impl Asker {
+    fn client(&self) -> &Client<Context> {
+        self.client.client()
+    }
+
     /// The metadata of a topic. Refused credentials end the request as soon as they are known; librdkafka would retry until the
     /// timeout.
     fn metadata(&self, topic: &str) -> Result<Metadata, Error> {

@@ -126,6 +126,11 @@ impl Message<'_> {
         unsafe { self.inner.as_ref() }
     }
 
+    /// For librdkafka's functions, as long as this value lives.
+    pub(super) fn pointer(&self) -> *const rd::rd_kafka_message_t {
+        self.inner.as_ptr()
+    }
+
     /// Offset in store offsets.
     pub fn offset(&self) -> i64 {
         self.raw().offset + self.base

@@ -24,7 +24,7 @@ const OURS: [(&str, &str); 18] = [
     ("partition.assignment.strategy", "partitions are assigned cooperatively (cooperative-sticky)"),
     ("request.required.acks", "a record counts as sent once all replicas have it"),
     ("topic.blacklist", "the topic is named by --topic"),
-    ("transactional.id", "records are sent without a transaction"),
+    ("transactional.id", "only enrich has transactions, and --group and --instance-id name them"),
 ];
 
 /// Values of these settings that are what tercile does anyway.

@@ -370,7 +370,7 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
 }
 
 /// `partition 3`, `partitions 0, 2`, `no partitions`.
-fn partition_list(partitions: &[i32]) -> String {
+pub fn partition_list(partitions: &[i32]) -> String {
     let numbers = partitions.iter().take(NAMED).map(i32::to_string).collect::<Vec<_>>().join(", ");
     match partitions.len() {
         0 => "no partitions".to_owned(),

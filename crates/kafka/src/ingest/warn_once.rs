@@ -11,11 +11,11 @@ const CAUSES: usize = 1000;
 
 /// The causes that were reported, with the time of the last report.
 #[derive(Default)]
-pub(super) struct WarnOnce(Mutex<BTreeMap<String, Instant>>);
+pub struct WarnOnce(Mutex<BTreeMap<String, Instant>>);
 
 impl WarnOnce {
     /// Whether to report this cause: the first time, and again after ten minutes.
-    pub(super) fn is_new(&self, cause: &str) -> bool {
+    pub fn is_new(&self, cause: &str) -> bool {
         self.is_new_at(cause, Instant::now())
     }
 
