@@ -183,7 +183,8 @@ fn members_are_those_of_a_directory() {
     // A lost object.
     let lost = format!("{}/models/ratings/9.members.parquet", bucket.store.strip_prefix("s3://").unwrap());
     // The server asks for a signature, and does not verify it.
-    let signature = "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+    let signature =
+        "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
     ureq::delete(&format!("{}/{lost}", bucket.server)).header("Authorization", signature).call().unwrap();
     let serve = place.serve(&[]);
     assert_eq!(serve.get("/api/segments/ratings/members/17").status, 410);
