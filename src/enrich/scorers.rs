@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
@@ -19,6 +20,11 @@ use crate::bulk::{Found, Scorer};
 use crate::missing::Missing;
 use crate::scoring::RecordScorer;
 use crate::slices::SLICES;
+
+/// Batches with this many records are scored with one thread per segmentation.
+const PARALLEL: usize = 2000;
+/// Stack size of such a thread: expressions are evaluated recursively.
+const STACK: usize = 16 << 20;
 
 /// A message to score.
 pub struct Input<'a> {
@@ -160,7 +166,7 @@ impl Scorers {
     pub fn score(&self, batch: &[Input<'_>]) -> anyhow::Result<Answers> {
         let mut unreadable = vec![None; batch.len()];
         let decoded = self.decoder.decoded(batch, &mut unreadable)?;
-        let mut found = Vec::with_capacity(self.all.len());
+        let mut work = Vec::with_capacity(self.all.len());
         let mut latest: Option<RecordBatch> = None;
         for segments in &self.all {
             let schema = segments.records.schema();
@@ -168,14 +174,21 @@ impl Scorers {
             if latest.as_ref().is_none_or(|latest| latest.schema() != *schema) {
                 latest = decoded.as_ref().map(|decoded| decoded.with_schema(schema)).transpose()?;
             }
-            let answer =
-                |serving: &Serving| segments.records.answers(latest.clone(), &serving.scorer, unreadable.clone()).1;
-            found.push(segments.model.as_ref().ok().map(answer));
+            work.push(segments.model.as_ref().ok().map(|serving| (segments, serving, latest.clone())));
         }
+        let unread = &unreadable;
+        let answer = |(segments, serving, columns): (&Segments, &Serving, Option<RecordBatch>)| {
+            segments.records.answers(columns, &serving.scorer, unread.clone()).1
+        };
+        let found = if batch.len() < PARALLEL {
+            work.into_iter().map(|work| work.map(answer)).collect()
+        } else {
+            in_parallel(work, &answer)?
+        };
         Ok(Answers { unreadable, found })
     }
 
-    /// Writes the segments of a record as JSON. Returns whether one is null.
+    /// Writes the segments of a record as JSON.
     pub fn write(&self, out: &mut Vec<u8>, answers: &Answers, row: usize) {
         out.push(b'{');
         for (i, (segments, found)) in self.all.iter().zip(&answers.found).enumerate() {
@@ -219,6 +232,22 @@ impl Scorers {
         }
         out.push(b'}');
     }
+}
+
+/// One thread for each segmentation that has a model.
+fn in_parallel<W: Send, F: Send>(
+    work: Vec<Option<W>>,
+    answer: &(impl Fn(W) -> F + Sync),
+) -> anyhow::Result<Vec<Option<F>>> {
+    thread::scope(|scope| {
+        let start = |work: W| thread::Builder::new().stack_size(STACK).spawn_scoped(scope, move || answer(work));
+        let started = work.into_iter().map(|work| work.map(start).transpose());
+        let started = started.collect::<Result<Vec<_>, _>>().context("cannot start a thread that scores")?;
+        let join = |thread: thread::ScopedJoinHandle<'_, F>| {
+            thread.join().map_err(|_| anyhow::anyhow!("a thread that scores has ended with a panic"))
+        };
+        started.into_iter().map(|thread| thread.map(join).transpose()).collect()
+    })
 }
 
 /// Writes the name of the `i`th entry of an object.

@@ -219,8 +219,15 @@ impl<'s> Session<'s> {
                 }
                 self.consumer.give_back(&numbers);
             }
-            Event::NotNow(not_now) if not_now.passes => return Ok(Some(Ended::Again(not_now.why))),
-            Event::NotNow(not_now) => return Err(self.shared.failed(not_now.why)),
+            Event::NotNow(not_now) => {
+                // Without an answer to its assignment the group would wait for this member.
+                self.consumer.give_back(&[]);
+                return if not_now.passes {
+                    Ok(Some(Ended::Again(not_now.why)))
+                } else {
+                    Err(self.shared.failed(not_now.why))
+                };
+            }
             Event::Refused(error) => return Err(error.into()),
             Event::Fatal(why) => bail!("the Kafka client gave up: {why}"),
             Event::Trouble(Trouble { cause, message }) => self.shared.warn(&cause, &message),

@@ -397,3 +397,26 @@ fn an_embedded_broker_delivers_at_least_once() {
     assert!(ended.stderr.contains("read 500 records: 500 enriched"), "{}", ended.stderr);
     assert_eq!(committed(&servers, "enriched").len(), 500);
 }
+
+#[test]
+fn up_enriches_the_topic_that_it_stores() {
+    let Some(servers) = kafka() else { return };
+    let (place, raw) = (Place::new(), topic("up"));
+    let error = place.fails(2, &["up", "--enrich-to", "x"]);
+    assert!(error.contains("add --bootstrap-servers"), "{error}");
+    place.write("rows.ndjson", small_rows(1000));
+    let output = format!("{raw}-out");
+    let to = ["--bootstrap-servers", &servers, "--topic", &raw];
+    let error = place.fails(2, &[&["up", "--enrich-to", &raw][..], &to].concat());
+    assert!(error.contains("would be enriched again and again"), "{error}");
+    let up = place.up(&[&to[..], &["--data", "rows.ndjson", "--enrich-to", &output]].concat());
+    eventually("all records", || committed(&servers, &output).len() == 1000);
+    eventually("the metrics", || {
+        let metrics = up.get("/metrics").text;
+        metrics.contains("tercile_enrich_records{state=\"enriched\"} 1000")
+            && metrics.contains("tercile_records{state=\"stored\"} 1000")
+    });
+    let ended = up.interrupt();
+    assert!(ended.code == Some(0) && ended.stderr.contains("read 1,000 records: 1,000 enriched"), "{}", ended.stderr);
+    assert_once(&place, &committed(&servers, &output), 1000);
+}
