@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod models;
 mod positions;
 pub mod preview;
+mod reader;
 pub mod record;
 pub mod scorers;
 pub mod transaction;

@@ -76,6 +76,7 @@ struct Serving {
 }
 
 /// The segments of a batch.
+#[derive(Default)]
 pub struct Answers {
     /// Per record the reason why it cannot be parsed.
     pub unreadable: Vec<Option<String>>,

@@ -59,6 +59,21 @@ impl<'c> Batch<'c> {
         Ok(Self { messages, scorers, answers, rejected: BTreeSet::new() })
     }
 
+    /// A batch that only commits positions.
+    pub fn empty(scorers: Arc<Scorers>) -> Self {
+        Self { messages: Vec::new(), scorers, answers: Answers::default(), rejected: BTreeSet::new() }
+    }
+
+    /// The batch without the messages of these partitions.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn without(self, partitions: &[i32]) -> anyhow::Result<Self> {
+        let Self { mut messages, scorers, .. } = self;
+        messages.retain(|(partition, _)| !partitions.contains(partition));
+        Self::new(messages, scorers)
+    }
+
     /// Sends all records of the batch.
     ///
     /// # Errors

@@ -1,31 +1,27 @@
 //! A worker of a group: reads its partitions, scores and sends batches, and commits each with the positions after its input.
 //!
-//! A batch is collected, scored, sent and committed before the next event of the group is handled, so partitions are given back
-//! between batches only. The member that commits a batch is the one that it was before the batch was read: if the group has given
-//! the partitions to others meanwhile, the coordinator rejects the commit.
+//! While one batch is sent and committed, the next is read and scored. Events of the group are handled between batches: partitions
+//! are given back when nothing of them is in flight, and their messages are taken out of the batch that is ready. The member that
+//! commits a batch is the one that it was before these events: if the group has given the partitions to others since, the coordinator
+//! rejects the commit.
 //!
 //! After an error that passes, the session ends, and a new one joins the group again and reads from its positions.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use tercile_kafka::broker::{
-    BatchError, BatchProducer, Consumer, Error, Event, Item, Member, Message, Queue, Reading, Trouble,
-};
+use tercile_kafka::broker::{BatchError, BatchProducer, Consumer, Error, Event, Member, Reading, Trouble};
 use tercile_kafka::ingest::partition_list;
 
 use super::Job;
 use super::control::Control;
 use super::positions::{self, Identity, Shared};
+use super::reader::Reader;
 use super::transaction::{self, Batch};
 
-/// Maximum records and bytes of a batch.
-const ROWS: usize = 10_000;
-const BYTES: usize = 16 << 20;
-/// Maximum time from the first record of a batch to its end.
-const AGE: Duration = Duration::from_millis(20);
 /// Maximum time of a poll when nothing is there to do.
 const IDLE: Duration = Duration::from_millis(5);
 /// Interval of checks while models are missing, and whether other workers have finished.
@@ -67,7 +63,7 @@ pub fn run(job: &Job, control: &Control) -> anyhow::Result<()> {
                 shared.warn(&why, &format!("{why}; joining the group {} again", job.group.name));
                 let until = Instant::now() + PAUSE;
                 while !control.stopping() && Instant::now() < until {
-                    std::thread::sleep(IDLE);
+                    thread::sleep(IDLE);
                 }
             }
             _ => return Ok(()),
@@ -86,7 +82,8 @@ fn session(job: &Job, control: &Control, shared: &Shared) -> anyhow::Result<Ende
         control,
         shared,
         consumer: &consumer,
-        partitions: BTreeMap::new(),
+        reader: Reader::new(job, shared, &consumer),
+        ready: None,
         producer: None,
         identity: Identity::default(),
         down: false,
@@ -103,7 +100,9 @@ struct Session<'s> {
     control: &'s Control,
     shared: &'s Shared,
     consumer: &'s Consumer,
-    partitions: BTreeMap<i32, Partition<'s>>,
+    reader: Reader<'s>,
+    /// The batch that was read while the one before was sent, or why reading failed.
+    ready: Option<anyhow::Result<Batch<'s>>>,
     /// The producer, and the partition that its transactional id is named after.
     producer: Option<(BatchProducer, i32)>,
     identity: Identity,
@@ -112,14 +111,6 @@ struct Session<'s> {
     told: Instant,
     /// When the positions of other workers were last asked for.
     others: Instant,
-}
-
-struct Partition<'s> {
-    queue: Queue<'s>,
-    /// The offset after the last record that was read.
-    position: i64,
-    /// The offset up to which everything is committed; `None` if the group has no position yet.
-    committed: Option<i64>,
 }
 
 impl<'s> Session<'s> {
@@ -134,7 +125,7 @@ impl<'s> Session<'s> {
                 return Ok(ended);
             }
             self.tell();
-            let Some(member) = member.filter(|_| !self.partitions.is_empty()) else {
+            let Some(member) = member.filter(|_| self.reader.held().next().is_some()) else {
                 if self.is_done()? {
                     return Ok(Ended::Done);
                 }
@@ -144,28 +135,24 @@ impl<'s> Session<'s> {
                 continue;
             };
             self.identity.check(self.job)?;
-            let scorers = self.job.models.now()?;
-            let missing = scorers.missing();
-            if !missing.is_empty() && !self.job.no_wait {
-                let why = missing.join("; ");
-                self.shared.warn(&why, &format!("waiting for models: {why}; --no-wait sends records without them"));
-                if let Some(ended) = self.wait(CHECK)? {
-                    return Ok(ended);
-                }
-                continue;
-            }
-            let messages = self.collect()?;
-            let moved = self.partitions.values().any(|partition| partition.committed != Some(partition.position));
-            if messages.is_empty() && !moved {
+            let batch = match self.ready.take() {
+                Some(ready) => Some(ready?),
+                None => self.reader.batch()?,
+            };
+            let Some(batch) = batch.or_else(|| self.empty_batch()) else {
                 if self.is_done()? {
                     return Ok(Ended::Done);
                 }
-                if let Some(ended) = self.wait(IDLE)? {
+                let timeout = if self.waits_for_models()? { CHECK } else { IDLE };
+                if let Some(ended) = self.wait(timeout)? {
                     return Ok(ended);
                 }
                 continue;
+            };
+            if self.down && !batch.messages.is_empty() {
+                self.down = false;
+                tracing::info!("the broker at {} is back", self.job.cluster.servers);
             }
-            let batch = Batch::new(messages, scorers)?;
             if let Some((message, partition, topic)) = batch.in_a_loop(self.job) {
                 bail!(
                     "record {}/{partition}/{} has come from {topic}, which enrich writes: the topics form a loop; choose another --to",
@@ -177,6 +164,23 @@ impl<'s> Session<'s> {
                 return Ok(ended);
             }
         }
+    }
+
+    /// A batch without messages, if positions have moved: behind the markers of transactions in the input, or where reading begins.
+    fn empty_batch(&self) -> Option<Batch<'s>> {
+        let scorers = self.job.models.now().ok()?;
+        (!self.reader.moved().is_empty()).then(|| Batch::empty(scorers))
+    }
+
+    /// Whether models are missing; says which.
+    fn waits_for_models(&self) -> anyhow::Result<bool> {
+        let missing = self.job.models.now()?.missing();
+        if missing.is_empty() || self.job.no_wait {
+            return Ok(false);
+        }
+        let why = missing.join("; ");
+        self.shared.warn(&why, &format!("waiting for models: {why}; --no-wait sends records without them"));
+        Ok(true)
     }
 
     /// Handles all events that are there.
@@ -203,15 +207,15 @@ impl<'s> Session<'s> {
             Event::Assigned(starts) => {
                 let numbers: Vec<i32> = starts.iter().map(|start| start.partition).collect();
                 tracing::info!(partitions = ?numbers, "reading {}", partition_list(&numbers));
-                for start in starts {
-                    let committed = (start.next >= 0).then_some(start.next);
-                    let queue = self.consumer.queue(start)?;
-                    self.partitions.insert(start.partition, Partition { queue, position: start.offset, committed });
-                }
+                self.reader.add(starts)?;
             }
             Event::Revoked(numbers) => {
                 tracing::info!(partitions = ?numbers, "no longer reading {}", partition_list(&numbers));
-                self.partitions.retain(|partition, _| !numbers.contains(partition));
+                self.reader.remove(&numbers);
+                self.ready = match self.ready.take() {
+                    Some(Ok(ready)) => Some(ready.without(&numbers)),
+                    other => other,
+                };
                 // The next owner of the partition may take its transactional id.
                 let named = self.producer.as_ref().map(|(_, partition)| *partition);
                 if self.job.group.instance.is_none() && named.is_some_and(|named| numbers.contains(&named)) {
@@ -241,74 +245,38 @@ impl<'s> Session<'s> {
         Ok(None)
     }
 
-    /// Takes messages until a batch is full, or for a short time after the first.
-    fn collect(&mut self) -> anyhow::Result<Vec<(i32, Message<'s>)>> {
-        let (mut messages, mut items, mut bytes) = (Vec::new(), Vec::new(), 0);
-        let mut first: Option<Instant> = None;
-        loop {
-            let before = messages.len();
-            for (&partition, state) in &mut self.partitions {
-                state.queue.take(&mut items, Duration::ZERO);
-                for item in items.drain(..) {
-                    match item {
-                        Item::Message(message) => {
-                            state.position = message.offset() + 1;
-                            bytes += message.size();
-                            messages.push((partition, message));
-                        }
-                        Item::End(position) => state.position = state.position.max(position),
-                        Item::OutOfRange => {
-                            return Err(self.shared.out_of_range(self.job, self.consumer, partition, state.position));
-                        }
-                        Item::Refused(code) => return Err(self.consumer.refused(code).into()),
-                        Item::Trouble(Trouble { cause, message }) => self.shared.warn(&cause, &message),
-                        Item::Broken(why) => {
-                            bail!("cannot read partition {partition} of {}: {why}", self.job.input.name)
-                        }
-                    }
-                }
-            }
-            if messages.len() > before && self.down {
-                self.down = false;
-                tracing::info!("the broker at {} is back", self.job.cluster.servers);
-            }
-            if first.is_none() && !messages.is_empty() {
-                first = Some(Instant::now());
-            }
-            let full = messages.len() >= ROWS || bytes >= BYTES;
-            if full || first.is_none_or(|first| first.elapsed() >= AGE) {
-                return Ok(messages);
-            }
-            if messages.len() == before {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-    }
-
     /// Commits a batch, in several attempts if need be.
     fn commit(&mut self, mut batch: Batch<'s>, mut member: Member) -> anyhow::Result<Option<Ended>> {
         let (job, control, consumer) = (self.job, self.control, self.consumer);
         let stop = &control.stop;
-        let next: BTreeMap<i32, i64> = self
-            .partitions
-            .iter()
-            .filter(|(_, state)| state.committed != Some(state.position))
-            .map(|(&partition, state)| (partition, state.position))
-            .collect();
+        let next = self.reader.moved();
+        if next.is_empty() && batch.messages.is_empty() {
+            return Ok(None);
+        }
         for attempt in 1.. {
-            let producer = match self.producer() {
-                Ok(producer) => producer,
-                Err(error) => return self.failed(error).map(Some),
-            };
-            let commit = |producer: &BatchProducer| producer.commit((consumer, &member), &next, &job.input.id, stop);
-            let error = match transaction::run((job, producer), &batch, commit, stop) {
+            if let Err(error) = self.make_producer() {
+                return self.failed(error).map(Some);
+            }
+            let Some((producer, _)) = &self.producer else { return Ok(Some(Ended::Again("no producer".to_owned()))) };
+            let (reader, ready) = (&mut self.reader, &mut self.ready);
+            let sent = thread::scope(|scope| {
+                let commit =
+                    |producer: &BatchProducer| producer.commit((consumer, &member), &next, &job.input.id, stop);
+                let sending = scope.spawn(move || {
+                    let sent = transaction::run((job, producer), &batch, commit, stop);
+                    (batch, sent)
+                });
+                if ready.is_none() && !control.stopping() {
+                    *ready = reader.batch().transpose();
+                }
+                sending.join()
+            });
+            let Ok((sent_batch, sent)) = sent else { bail!("the thread that sends has ended with a panic") };
+            batch = sent_batch;
+            let error = match sent {
                 Ok(tally) => {
                     tally.count(&control.progress, &batch.messages);
-                    for (partition, next) in next {
-                        if let Some(state) = self.partitions.get_mut(&partition) {
-                            state.committed = Some(next);
-                        }
-                    }
+                    self.reader.committed(&next);
                     return Ok(None);
                 }
                 Err(error) => error,
@@ -337,7 +305,7 @@ impl<'s> Session<'s> {
                         return Ok(Some(Ended::Again(why.clone())));
                     }
                     self.shared.warn(why, &format!("{why}; sending the batch again"));
-                    std::thread::sleep(IDLE * 20);
+                    thread::sleep(IDLE * 20);
                     // The batch may be sent again only if the partitions still belong to this member.
                     let renewed = consumer.member();
                     if let Some(event) = (!consumer.has_changes()).then(|| consumer.poll(Duration::ZERO)).flatten()
@@ -345,7 +313,7 @@ impl<'s> Session<'s> {
                     {
                         return Ok(Some(ended));
                     }
-                    let held = next.keys().all(|partition| self.partitions.contains_key(partition));
+                    let held = next.keys().all(|partition| self.reader.held().any(|held| held == *partition));
                     match renewed.filter(|_| held && !consumer.has_changes()) {
                         Some(renewed) => member = renewed,
                         None => return Ok(Some(Ended::Again(why.clone()))),
@@ -359,9 +327,9 @@ impl<'s> Session<'s> {
 
     /// The producer. It is named after the instance, or after a partition that this worker holds, so that no other worker has the
     /// same name.
-    fn producer(&mut self) -> Result<&BatchProducer, BatchError> {
+    fn make_producer(&mut self) -> Result<(), BatchError> {
         if self.producer.is_none() {
-            let named = self.partitions.keys().next().copied().unwrap_or_default();
+            let named = self.reader.held().next().unwrap_or_default();
             let member = self.job.group.instance.clone().unwrap_or_else(|| named.to_string());
             let id = self.job.exactly_once.then(|| format!("{}-{member}", self.job.group.name));
             let limits = [Some(&self.job.output), self.job.dead_letters.as_ref()];
@@ -369,10 +337,7 @@ impl<'s> Session<'s> {
             let producer = BatchProducer::new(&self.job.cluster, id.as_deref(), limit, &self.control.stop)?;
             self.producer = Some((producer, named));
         }
-        match &self.producer {
-            Some((producer, _)) => Ok(producer),
-            None => Err(BatchError::Aborted("there is no producer".to_owned())),
-        }
+        Ok(())
     }
 
     /// How the session ends after an error of the producer.
@@ -395,10 +360,7 @@ impl<'s> Session<'s> {
     /// Whether everything up to the end of the topic at the start is committed, by this worker or others of the group.
     fn is_done(&mut self) -> anyhow::Result<bool> {
         let Some(ends) = &self.shared.ends else { return Ok(false) };
-        let reached = |(partition, end): (&i32, &i64)| {
-            let state = self.partitions.get(partition);
-            state.map(|state| state.committed.is_some_and(|committed| committed >= *end))
-        };
+        let reached = |(partition, end): (&i32, &i64)| self.reader.reached(*partition, *end);
         if ends.iter().any(|place| reached(place) == Some(false)) {
             return Ok(false);
         }
@@ -425,9 +387,6 @@ impl<'s> Session<'s> {
             return;
         }
         self.told = Instant::now();
-        let lag = |(&partition, state): (&i32, &Partition<'_>)| {
-            Some((partition, self.consumer.lag(partition, state.committed.unwrap_or(state.position))?))
-        };
-        self.control.progress.set_lags(self.partitions.iter().filter_map(lag).collect());
+        self.control.progress.set_lags(self.reader.lags());
     }
 }

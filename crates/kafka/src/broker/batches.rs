@@ -33,6 +33,8 @@ use super::{Cluster, Consumer, Error, Message, admin, set_missing};
 const CALL: Duration = Duration::from_secs(1);
 /// The same for aborts, during which nothing handles delivery reports.
 const ABORT_CALL: Duration = Duration::from_millis(100);
+/// Maximum time of one wait for acknowledgements; then failed records are looked for.
+const FLUSH_CALL: Duration = Duration::from_millis(20);
 /// Without a commit for this time, the coordinator aborts a transaction. Other workers wait that long for the positions of one that
 /// was killed.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
@@ -317,11 +319,15 @@ impl BatchProducer {
     fn flush(&self, stop: &AtomicBool) -> Result<(), BatchError> {
         let mut silence = Silence::new();
         loop {
-            let flushed = self.inner.flush(ABORT_CALL);
+            // Only failed records make events, so rdkafka's `flush`, which waits for events, would not notice the end.
+            // SAFETY: the handle lives as long as `inner`.
+            let flushed =
+                unsafe { rd::rd_kafka_flush(self.inner.client().native_ptr(), FLUSH_CALL.as_millis() as i32) };
+            self.inner.poll(Duration::ZERO);
             if let Some(failure) = self.failure() {
                 return Err(failure);
             }
-            if flushed.is_ok() {
+            if flushed == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
                 return Ok(());
             }
             silence.check(&self.cluster, "send records", stop)?;

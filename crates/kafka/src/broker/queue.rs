@@ -120,6 +120,9 @@ pub struct Message<'c> {
     client: PhantomData<&'c ()>,
 }
 
+// SAFETY: librdkafka's messages belong to no thread. They are not `Sync`: the first look at the headers of a message parses them.
+unsafe impl Send for Message<'_> {}
+
 impl Message<'_> {
     fn raw(&self) -> &rd::rd_kafka_message_t {
         // SAFETY: this value owns the message until it destroys it, and nothing writes to it.

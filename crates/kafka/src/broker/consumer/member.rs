@@ -26,6 +26,10 @@ pub struct Committed {
 /// A member of a group as it was at one time: its id and the generation of the group.
 pub struct Member(NonNull<rd::rd_kafka_consumer_group_metadata_t>);
 
+// SAFETY: the metadata is only read.
+unsafe impl Send for Member {}
+unsafe impl Sync for Member {}
+
 impl Member {
     pub(in crate::broker) fn ptr(&self) -> *const rd::rd_kafka_consumer_group_metadata_t {
         self.0.as_ptr()
