@@ -91,6 +91,15 @@ fn a_request_counts_until_its_answer_is_taken() {
         client.ended.len() == 20
     });
     eventually("a place for a request", || predict(&running).0 == 200);
+    // With a window of one byte the whole of a small answer is in the connection's buffer, and its body is gone.
+    let mut client = Http2::connect(&running, 1);
+    for _ in 0..20 {
+        client.ask("GET", "/api/segments", b"");
+    }
+    assert_eq!(client.statuses(20), [[200; 5].as_slice(), &[429; 15]].concat());
+    assert_eq!(predict(&running).0, 429);
+    drop(client);
+    eventually("a place for a request", || predict(&running).0 == 200);
     // Answers are released when their connection closes.
     let mut client = Http2::connect(&running, 0);
     for _ in 0..5 {
