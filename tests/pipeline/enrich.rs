@@ -7,6 +7,7 @@ use common::{Place, eventually, kafka};
 use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
@@ -75,7 +76,13 @@ pub(super) fn committed(servers: &str, topic: &str) -> Vec<Sent> {
                     headers: headers.map(text).collect(),
                 });
             }
-            Err(rdkafka::error::KafkaError::PartitionEOF(_)) => ended += 1,
+            Err(KafkaError::PartitionEOF(_)) => ended += 1,
+            // A broker that was away; librdkafka connects again.
+            Err(KafkaError::MessageConsumption(
+                RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::OperationTimedOut,
+            )) => {}
             Err(error) => panic!("{error}"),
         }
     }
