@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use common::acl::{self, Operation, Resource};
 use common::{Place, eventually, kafka};
 use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::ClientConfig;
@@ -13,7 +14,7 @@ use rdkafka::producer::{BaseRecord, Producer as _};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
-use super::kafka::{admin, producer, topic};
+use super::kafka::{admin, as_user, producer, setting, topic};
 use crate::common;
 
 /// A record of an output topic.
@@ -426,4 +427,30 @@ fn up_enriches_the_topic_that_it_stores() {
     let ended = up.interrupt();
     assert!(ended.code == Some(0) && ended.stderr.contains("read 1,000 records: 1,000 enriched"), "{}", ended.stderr);
     assert_once(&place, &committed(&servers, &output), 1000);
+}
+
+#[tokio::test]
+async fn a_broker_that_refuses_is_quoted_and_ends_the_command() {
+    let Some(servers) = kafka() else { return };
+    let (place, raw) = trained(&servers, 1000, 1);
+    let (unwritten, group, written) = (topic("unwritten"), topic("group"), topic("written"));
+    for name in [&unwritten, &written] {
+        make(&servers, name, &[]).await;
+    }
+    let (describe, read) = (Operation::RD_KAFKA_ACL_OPERATION_DESCRIBE, Operation::RD_KAFKA_ACL_OPERATION_READ);
+    acl::allow(&servers, Resource::RD_KAFKA_RESOURCE_TOPIC, &unwritten, describe, &setting("USER"));
+    acl::allow(&servers, Resource::RD_KAFKA_RESOURCE_GROUP, &group, read, "other");
+    let id = format!("{written}-mine-0");
+    acl::allow(&servers, Resource::RD_KAFKA_RESOURCE_TRANSACTIONAL_ID, &id, describe, "other");
+    let user = as_user(&setting("SASL"));
+    let user: Vec<&str> = user.iter().map(String::as_str).collect();
+    let refused = |args: &[&str], reason: &str| {
+        let error = place.fails(1, &[&["enrich", "--topic", &raw, "--until-end"][..], &user, args].concat());
+        assert!(error.contains(reason), "{error}");
+    };
+    refused(&["--to", &unwritten], "Broker: Topic authorization failed");
+    refused(&["--to", &written, "--group", &group], "Broker: Group authorization failed; the user needs Read");
+    refused(&["--to", &written, "--group", &format!("{written}-mine")], "Transactional Id authorization failed");
+    place.ok(&[&["enrich", "--topic", &raw, "--until-end", "--to", &written][..], &user].concat());
+    assert_eq!(committed(&servers, &written).len(), 1000);
 }

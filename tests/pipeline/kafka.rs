@@ -75,7 +75,7 @@ fn up_reads_a_real_kafka_and_replays_a_file_into_it_once() {
 }
 
 /// A variable exported by `.ci/kafka`.
-fn setting(name: &str) -> String {
+pub(super) fn setting(name: &str) -> String {
     std::env::var(format!("TERCILE_TEST_KAFKA_{name}")).unwrap()
 }
 
@@ -294,7 +294,7 @@ fn an_ingest_alone_tells_metrics_and_json_logs_how_far_it_is() {
 }
 
 /// The arguments of a user who needs ACLs.
-fn as_user(servers: &str) -> Vec<String> {
+pub(super) fn as_user(servers: &str) -> Vec<String> {
     let mut args = vec!["--bootstrap-servers".to_owned(), servers.to_owned(), "--timeout".to_owned(), "5".to_owned()];
     let (user, password) = (setting("USER"), setting("PASSWORD"));
     for setting in ["security.protocol=SASL_PLAINTEXT", "sasl.mechanism=SCRAM-SHA-256"] {
