@@ -3,6 +3,7 @@
 mod guard;
 mod input;
 mod kafka;
+mod topic;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ pub use input::{InputArgs, KeyArgs};
 pub use kafka::{KafkaArgs, MaybeKafkaArgs, TargetKafkaArgs};
 use tercile_store::batch::Limits;
 use tercile_store::{self as store, Policy, RetentionPolicy, Store};
+pub use topic::{SourceArgs, TopicArgs, topic};
 
 use crate::api::Bodies;
 use crate::api::budget::Budget;
@@ -108,34 +110,6 @@ pub struct EngineArgs {
     #[arg(long, env = "TERCILE_ENGINE", value_name = "ENGINE", default_value = "local",
           hide = !cluster::ENABLED)]
     pub engine: Engine,
-}
-
-/// Which topic.
-#[derive(Debug, Clone, Args)]
-pub struct TopicArgs {
-    /// Name of the topic
-    #[arg(long, env = "TERCILE_TOPIC", value_name = "NAME", default_value = "products", value_parser = topic)]
-    pub topic: String,
-    /// Number of partitions of a topic that is created
-    #[arg(long, env = "TERCILE_PARTITIONS", value_name = "N", default_value_t = 1,
-          value_parser = clap::value_parser!(i32).range(1..=10_000))]
-    pub partitions: i32,
-}
-
-/// Kafka's rule for topic names. The name is also a directory of the store.
-pub fn topic(name: &str) -> Result<String, String> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if name.contains([',', '*', '?', '^', '$', '[', '(', '|']) {
-        return Err(
-            "a store holds one topic: run one command per topic, each with its own --store; tercile sql --table reads \
-                    them together (Several topics in docs/your-data.md)"
-                .to_owned(),
-        );
-    }
-    if name.is_empty() || name.len() > 249 || name == "." || name == ".." || !name.chars().all(fine) {
-        return Err("a topic's name has 1 to 249 of the characters a-z A-Z 0-9 . _ -".to_owned());
-    }
-    Ok(name.to_owned())
 }
 
 /// When a file of the store is written, whichever comes first, and what else an ingest does meanwhile.

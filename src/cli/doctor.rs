@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 
 use clap::Args;
-use tercile_kafka::broker::{Bound, Embedded, Gap};
+use tercile_kafka::broker::{Bound, Embedded, Gap, Topics};
+use tercile_kafka::ingest;
 use tercile_store::record::WithoutFields;
-use tercile_store::{self as store, DataFile, EMBEDDED, Examined, Snapshot, Store};
+use tercile_store::{DataFile, EMBEDDED, Examined, Snapshot, Store};
 use tokio::net::TcpListener;
 
 use super::alive::alive;
 use super::{Done, count, table, thousands, timestamps};
 use crate::api::{self, live::ModelCache};
-use crate::config::{BindArgs, MaybeKafkaArgs, SqlArgs, StoreArgs, TopicArgs};
+use crate::config::{BindArgs, MaybeKafkaArgs, SourceArgs, SqlArgs, StoreArgs};
 use crate::model::check;
 use crate::{engine, hints};
 
@@ -28,7 +29,7 @@ pub struct Doctor {
     #[command(flatten)]
     kafka: MaybeKafkaArgs,
     #[command(flatten)]
-    topic: TopicArgs,
+    topic: SourceArgs,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
@@ -44,27 +45,41 @@ const LIST: &str = "\"SELECT _error, count(*) FROM records WHERE _error IS NOT N
 type Finding = Result<String, String>;
 
 /// Checks that the broker answers and that this user may read the topic.
-fn broker(kafka: &MaybeKafkaArgs, topic: &TopicArgs) -> Finding {
+fn broker(kafka: &MaybeKafkaArgs, topic: &SourceArgs, store: &StoreArgs) -> Finding {
     let name = &topic.topic;
     let Some(cluster) = kafka.cluster().map_err(|e| e.to_string())? else {
+        if topic.is_several() {
+            return Err(
+                "several topics need --bootstrap-servers; the embedded broker of tercile up has one topic".to_owned()
+            );
+        }
         let broker = Embedded::start(name, topic.partitions).map_err(|e| e.to_string())?;
         broker.cluster(kafka.client.timeout).topic(name).map_err(|e| e.to_string())?;
         return Ok("no --bootstrap-servers given; the embedded broker starts and answers".to_owned());
     };
-    let found = cluster.topic(name).map_err(|e| e.to_string())?;
-    cluster.try_reading(&found).map_err(|e| e.to_string())?;
-    let partitions = count(u64::from(found.partitions.unsigned_abs()), "partition");
+    let store = Store::at(&store.store).map_err(|e| e.to_string())?;
+    let name = topic.resolve(&cluster, &store).map_err(|e| format!("{e:#}"))?;
+    // Each topic has rights of its own.
+    for name in Topics::new(&name).names() {
+        let found = cluster.topic(name).map_err(|e| e.to_string())?;
+        cluster.try_reading(&found).map_err(|e| e.to_string())?;
+    }
+    let found = cluster.topic(&name).map_err(|e| e.to_string())?;
+    let partitions = count(found.numbers.len() as u64, "partition");
     Ok(format!("{} answers; the topic {name} has {partitions}, and can be read", cluster.servers))
 }
 
 /// Checks that the topic is the one that feeds the store and still has the next offsets.
-fn fed(kafka: &MaybeKafkaArgs, topic: &TopicArgs, store: &StoreArgs) -> anyhow::Result<String> {
+fn fed(kafka: &MaybeKafkaArgs, topic: &SourceArgs, store: &StoreArgs) -> anyhow::Result<String> {
     let Some(cluster) = kafka.cluster()? else { return Ok("no --bootstrap-servers given".to_owned()) };
-    let (store, topic) = (Store::at(&store.store)?, cluster.topic(&topic.topic)?);
+    let store = Store::at(&store.store)?;
+    let topic = cluster.topic(&topic.resolve(&cluster, &store)?)?;
     store.check_fed_by(&topic.name, &topic.id)?;
     let mut nexts = BTreeMap::new();
     for log in store.logs()? {
-        nexts.extend(log.next()?.filter(|_| log.partition() < topic.partitions).map(|next| (log.partition(), next)));
+        nexts.extend(
+            log.next()?.filter(|_| topic.numbers.contains(&log.partition())).map(|next| (log.partition(), next)),
+        );
     }
     let partitions: Vec<i32> = nexts.keys().copied().collect();
     let (lows, ends) = match partitions.is_empty() {
@@ -78,8 +93,7 @@ fn fed(kafka: &MaybeKafkaArgs, topic: &TopicArgs, store: &StoreArgs) -> anyhow::
     for (partition, next) in nexts {
         if let Some(&end) = ends.get(&partition) {
             if end < next {
-                let (store, topic) = (store.root().to_owned(), topic.name);
-                return Err(store::Error::AheadOfTopic { store, topic, partition, next, end }.into());
+                return Err(ingest::ahead_of_topic(&store, &topic.name, (partition, next, end)).into());
             }
             behind += (end - next).unsigned_abs();
         }
@@ -131,8 +145,8 @@ impl Doctor {
 
     /// The check blocks its thread, and a blocked task does not react to signals.
     async fn broker_in_background(&self) -> Finding {
-        let (kafka, topic) = (self.kafka.clone(), self.topic.clone());
-        tokio::task::spawn_blocking(move || broker(&kafka, &topic)).await.unwrap_or_else(|e| Err(e.to_string()))
+        let (kafka, topic, store) = (self.kafka.clone(), self.topic.clone(), self.store.clone());
+        tokio::task::spawn_blocking(move || broker(&kafka, &topic, &store)).await.unwrap_or_else(|e| Err(e.to_string()))
     }
 
     /// See [`Doctor::broker_in_background`].

@@ -12,9 +12,9 @@ use tercile_kafka::broker::{Bound, Group};
 use tercile_kafka::ingest::{self, Control, Job, Progress, Summary};
 use tercile_store::record::Json;
 
-use super::{Done, Stop, Terminal, Usage, count, thousands};
+use super::{Done, Stop, Terminal, Usage, count, source_topics, thousands};
 use crate::api;
-use crate::config::{BatchArgs, KafkaArgs, RollArgs, SqlArgs, StoreArgs, TopicArgs, seconds};
+use crate::config::{BatchArgs, KafkaArgs, RollArgs, SourceArgs, SqlArgs, StoreArgs, seconds};
 use crate::log::PROGRESS;
 
 /// Time that a stop waits for an ingest that has not read anything yet.
@@ -58,7 +58,7 @@ pub struct Ingest {
     #[command(flatten)]
     kafka: KafkaArgs,
     #[command(flatten)]
-    topic: TopicArgs,
+    topic: SourceArgs,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
@@ -84,22 +84,21 @@ impl Ingest {
         let event_time = files.event_time();
         let cluster = self.kafka.cluster()?;
         let store = self.store.open()?;
-        let name = self.topic.topic.clone();
-        let asked = cluster.clone();
-        let described = stop.unless(super::blocking(move || Ok(asked.topic(&name)?)));
+        let (named, asked, into, fields) = (self.topic.clone(), cluster.clone(), store.clone(), files.fields.clone());
+        let described = stop.unless(super::blocking(move || source_topics::find(&named, &asked, &into, &fields)));
         let Some(topic) = described.await? else { return Ok(Done::Well) };
-        let source = store.claim(&topic.name, &topic.id, topic.partitions)?;
+        store.claim(&topic.name, &topic.id, topic.partitions)?;
         tracing::info!(
             "reading {} ({}) at {} into {}",
             topic.name,
-            count(u64::from(source.partitions.unsigned_abs()), "partition"),
+            count(topic.numbers.len() as u64, "partition"),
             cluster.servers,
             store.root().display()
         );
         let job = Job {
             cluster,
             topic: topic.name,
-            partitions: topic.partitions,
+            partitions: topic.numbers,
             store,
             decoder: Arc::new(Json),
             fields: files.fields,

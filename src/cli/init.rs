@@ -3,14 +3,12 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
-use tercile_kafka::broker::{Bound, Consumer, Event, Item, Reading, Start};
 
 use super::staged_file::StagedFile;
-use super::{Done, blocking, count};
+use super::{Done, blocking, count, first_records};
 use crate::config::{InputArgs, MaybeKafkaArgs};
 use crate::file_format::Format;
 use crate::files::{Rows, Source};
@@ -21,8 +19,6 @@ use crate::sql::infer::{Inference, segmentation_file, view_name};
 /// Number of sampled records that determine the files: of a file, and of a topic.
 const FILE_RECORDS: usize = 100_000;
 const TOPIC_RECORDS: usize = 10_000;
-/// Limit of the consumer queue in bytes.
-const QUEUE_BYTES: usize = 1 << 22;
 
 /// Write initial SQL files for a file or a topic
 ///
@@ -146,44 +142,8 @@ impl Init {
             anyhow::bail!("there is no file {}; if it is a topic, add --bootstrap-servers", self.from);
         };
         let topic = cluster.topic(&self.from)?;
-        let partitions: Vec<i32> = (0..topic.partitions).collect();
-        let lows = cluster.offsets(&topic.name, &partitions, Bound::Earliest)?;
-        let start = |(partition, offset)| Start { partition, next: offset, offset, base: 0 };
-        let starts: Vec<Start> = lows.into_iter().map(start).collect();
-        let reading = Reading { embedded: false, queue_bytes: QUEUE_BYTES, refresh: Duration::from_secs(300) };
-        let consumer = Consumer::assign(&cluster, &topic.name, &starts, reading)?;
-        let queues: Result<Vec<_>, _> = starts.iter().map(|start| consumer.queue(*start)).collect();
-        let queues = queues?;
         let mut sketch = Inference::new(self.na.clone()).with_entity(self.entity_names());
-        let (mut ended, mut heard) = (vec![false; queues.len()], Instant::now());
-        while sketch.records < TOPIC_RECORDS && ended.contains(&false) && heard.elapsed() < self.kafka.client.timeout {
-            match consumer.poll(Duration::ZERO) {
-                Some(Event::Fatal(why)) => anyhow::bail!("cannot read the topic {}: {why}", topic.name),
-                Some(Event::Refused(error)) => return Err(error.into()),
-                _ => {}
-            }
-            for (queue, ended) in queues.iter().zip(&mut ended) {
-                let mut items = Vec::new();
-                queue.take(&mut items, Duration::from_millis(20));
-                for item in items {
-                    match item {
-                        Item::Message(message) => sketch.see(message.record().payload.unwrap_or_default()),
-                        Item::End(_) => *ended = true,
-                        Item::Refused(code) => return Err(consumer.refused(code).into()),
-                        _ => continue,
-                    }
-                    heard = Instant::now();
-                }
-            }
-        }
-        if sketch.records < TOPIC_RECORDS && ended.contains(&false) {
-            let why = consumer.failure().map_or_else(String::new, |why| format!(": {why}"));
-            let silent = format!("{} gave no more of the topic {} in time{why}", cluster.servers, topic.name);
-            if sketch.records == 0 {
-                anyhow::bail!("{silent}");
-            }
-            tracing::warn!("{silent}; going on with {}", count(sketch.records as u64, "record"));
-        }
+        first_records::read(&cluster, &topic, TOPIC_RECORDS, &mut |payload| sketch.see(payload))?;
         Ok(sketch)
     }
 }

@@ -14,16 +14,16 @@ use clap::Args;
 use enriching::{EnrichArgs, Enriching};
 use replayed_file::File;
 use tercile_kafka::broker::embedded::Backlog;
-use tercile_kafka::broker::{Acknowledged, Bound, Cluster, Embedded, Producer};
+use tercile_kafka::broker::{Acknowledged, Bound, Cluster, Embedded, Producer, Topic};
 use tercile_kafka::ingest::{Control, Job};
 use tercile_store::record::Json;
 use tercile_store::{EMBEDDED, Source, Store};
 
-use super::{Done, Stop, Terminal, Usage, count, ingest, serve, thousands, train as tables};
+use super::{Done, Stop, Terminal, Usage, count, ingest, serve, source_topics, thousands, train as tables};
 use crate::api::{self, State, budget::Budget, example_request, live::ModelCache};
 use crate::config::{
-    BatchArgs, BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, InputArgs, KeyArgs, MaybeKafkaArgs, RollArgs, SqlArgs,
-    StoreArgs, TopicArgs, TrainingArgs, seconds,
+    BatchArgs, BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, InputArgs, KeyArgs, MaybeKafkaArgs, RollArgs, SourceArgs,
+    SqlArgs, StoreArgs, TrainingArgs, seconds,
 };
 use crate::files::Rows;
 use crate::printable::shell_word;
@@ -66,7 +66,7 @@ pub struct Up {
     #[command(flatten)]
     kafka: MaybeKafkaArgs,
     #[command(flatten)]
-    topic: TopicArgs,
+    topic: SourceArgs,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
@@ -89,7 +89,7 @@ const LAST_BACKOFF: Duration = Duration::from_secs(60);
 struct Stream {
     cluster: Cluster,
     source: Source,
-    partitions: i32,
+    partitions: Vec<i32>,
     /// Back-pressure for the replay, if the broker is embedded (in this or another process).
     backlog: Option<Arc<Backlog>>,
     embedded: Option<Embedded>,
@@ -124,8 +124,8 @@ impl Up {
         let control = Arc::new(Control::default());
         let job = Job {
             cluster: stream.cluster.clone(),
-            topic: self.topic.topic.clone(),
-            partitions: stream.partitions,
+            topic: stream.source.topic.clone(),
+            partitions: stream.partitions.clone(),
             store: store.clone(),
             decoder: Arc::new(Json),
             fields: files.fields.clone(),
@@ -199,20 +199,37 @@ impl Up {
     async fn stream(&self, store: &Store) -> anyhow::Result<Stream> {
         let topic = &self.topic.topic;
         if let Some(cluster) = self.kafka.cluster()? {
-            let (found, made) = cluster.topic_or_create(topic, self.topic.partitions, &[]).await?;
+            let (found, made) = match self.topic.is_several() {
+                false => cluster.topic_or_create(topic, self.topic.partitions, &[]).await?,
+                true => (self.several(&cluster, store).await?, false),
+            };
+            let topic = &found.name;
             let source = store.claim(topic, &found.id, found.partitions)?;
-            let partitions = count(u64::from(found.partitions.unsigned_abs()), "partition");
+            let partitions = count(found.numbers.len() as u64, "partition");
             let made = if made { ", made just now" } else { "" };
             tracing::info!("broker at {}, topic {topic} with {partitions}{made}", cluster.servers);
             let backlog = found.embedded.then(Arc::default);
-            return Ok(Stream { cluster, source, partitions: found.partitions, backlog, embedded: None });
+            return Ok(Stream { cluster, source, partitions: found.numbers, backlog, embedded: None });
+        }
+        if self.topic.is_several() {
+            return Err(Usage(
+                "several topics need --bootstrap-servers: the embedded broker gets one topic".to_owned(),
+            )
+            .into());
         }
         let source = store.claim(topic, EMBEDDED, self.topic.partitions)?;
         let embedded = Embedded::start(topic, source.partitions)?;
         let cluster = embedded.cluster(self.kafka.client.timeout);
         tracing::info!("embedded broker at {}, topic {topic}", cluster.servers);
-        let (partitions, backlog) = (source.partitions, Some(Arc::default()));
+        let (partitions, backlog) = ((0..source.partitions).collect(), Some(Arc::default()));
         Ok(Stream { cluster, source, partitions, backlog, embedded: Some(embedded) })
+    }
+
+    /// Several topics that exist.
+    async fn several(&self, cluster: &Cluster, store: &Store) -> anyhow::Result<Topic> {
+        let (named, asked, into, fields) =
+            (self.topic.clone(), cluster.clone(), store.clone(), self.sql.load()?.fields);
+        super::blocking(move || source_topics::find(&named, &asked, &into, &fields)).await
     }
 
     /// The work of `up` until a shutdown is requested.

@@ -28,6 +28,7 @@ mod sized_store;
 mod slice_cuts;
 mod spill;
 mod tombstones;
+mod topics;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -62,7 +63,7 @@ pub use crate::sql::fault::explain;
 use crate::sql::{self, Files, RECORDS, RECURSION, View};
 
 /// The table functions that read only the store.
-const TABLE_FUNCTIONS: [&str; 4] = ["generate_series", "range", slice_cuts::NAME, members::NAME];
+const TABLE_FUNCTIONS: [&str; 5] = ["generate_series", "range", slice_cuts::NAME, members::NAME, topics::NAME];
 
 /// Number of rows of a text file used to infer column types.
 const INFERRED: usize = 1_000_000;
@@ -357,6 +358,7 @@ fn add_records(ctx: &SessionContext, snapshot: &Snapshot, fields: &Fields, up_to
     let (cuts, slice_end) = slice_cuts::functions(snapshot, up_to);
     ctx.register_udtf(slice_cuts::NAME, Arc::new(cuts));
     ctx.register_udf(slice_end);
+    ctx.register_udtf(topics::NAME, Arc::new(topics::TopicsFunction::of(snapshot).map_err(query)?));
     Ok(())
 }
 

@@ -32,7 +32,7 @@ use tercile_store::{Snapshot, batch};
 
 use super::compiled_regex::compiled;
 use super::lookup::{Lookup, Shape};
-use super::{Error, Limits, add_view, explain, slice_cuts};
+use super::{Error, Limits, add_view, explain, slice_cuts, topics};
 use crate::slices::SLICES;
 use crate::sql::fault::Fault;
 use crate::sql::script::Place;
@@ -281,7 +281,9 @@ impl Rewriter<'_> {
                 let name = scan.table_name.table();
                 match scan.source.get_logical_plan() {
                     Some(inner) => self.is_small(&inner, self.files.view(name).unwrap_or(view)),
-                    None => Ok(self.is_reference(name) || name.starts_with(slice_cuts::NAME)),
+                    None => Ok(self.is_reference(name)
+                        || name.starts_with(slice_cuts::NAME)
+                        || name.starts_with(topics::NAME)),
                 }
             }
             LogicalPlan::Join(_) => Ok(inputs()? && !self.reads_references(plan)?),

@@ -358,9 +358,8 @@ fn command_lines_in_errors_run_as_printed() {
     let counted = place.ok(&["sql", "--store", "our store", "--sql", "text.sql", "-f", "csv", "-c", &sql]);
     assert_eq!(counted, "n\n300\n", "{error}");
     // Several topics: the message names the way.
-    let error = place.fails(2, &["ingest", "--bootstrap-servers", "127.0.0.1:1", "--topic", "a,b"]);
-    assert!(error.contains("a store holds one topic") && error.contains("tercile sql --table"), "{error}");
-    for topic in ["^orders-.*", "orders-*"] {
-        place.fails(2, &["up", "--bootstrap-servers", "127.0.0.1:1", "--topic", topic]);
+    for topic in ["orders-*", "orders-?", "orders|returns"] {
+        let error = place.fails(2, &["up", "--bootstrap-servers", "127.0.0.1:1", "--topic", topic]);
+        assert!(error.contains("a pattern that begins with ^"), "{error}");
     }
 }

@@ -42,7 +42,7 @@ fn a_replay_never_has_more_unread_than_its_limit() {
     let job = Job {
         cluster: cluster.clone(),
         topic: "products".into(),
-        partitions: 1,
+        partitions: vec![0],
         store: store.clone(),
         decoder: Arc::new(Json),
         fields: Files::shipped().unwrap().fields,

@@ -48,7 +48,7 @@ fn a_topic_in_another_encoding_is_stored_and_its_unreadable_records_keep_the_rea
     let job = Job {
         cluster,
         topic: "products".into(),
-        partitions: 1,
+        partitions: vec![0],
         store,
         decoder: Arc::new(Pairs),
         fields: Fields::new(vec!["product_name".into(), "rating".into()]),

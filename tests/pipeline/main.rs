@@ -26,6 +26,7 @@ mod members_topic;
 mod mixed_ingest;
 mod objects;
 mod orders;
+mod several_topics;
 mod slices;
 mod store_sources;
 mod topic_restored;

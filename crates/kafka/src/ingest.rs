@@ -31,7 +31,7 @@ use tercile_store::{self as store, Policy, Rolled, Store};
 pub use warn_once::WarnOnce;
 
 use crate::broker::embedded::Backlog;
-use crate::broker::{self, Bound, Cluster, Consumer, Gap, Group, NotNow, Reading, Start};
+use crate::broker::{self, Bound, Cluster, Consumer, Gap, Group, NotNow, Reading, Start, Topics};
 
 /// Pause before everything is read again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -78,8 +78,8 @@ pub struct Job {
     pub cluster: Cluster,
     /// Topic name.
     pub topic: String,
-    /// Number of partitions at start.
-    pub partitions: i32,
+    /// The numbers of the partitions at start, ascending.
+    pub partitions: Vec<i32>,
     /// The store to write to.
     pub store: Store,
     /// The encoding of the records.
@@ -123,13 +123,13 @@ pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
         begin(job, from)?;
     }
     let mut skips = Skips::new();
-    let mut partitions = job.partitions;
+    let mut partitions = job.partitions.clone();
     let mut begun = false;
     let (told, own) = (WarnOnce::default(), EmbeddedOffsets::default());
     let gaps = loop {
-        let ended = connect(job, partitions, &skips, &own).and_then(|(consumer, starts)| {
+        let ended = connect(job, &partitions, &skips, &own).and_then(|(consumer, starts)| {
             let run = Run { job, control, told: &told, own: &own };
-            let ended = session(run, &consumer, partitions, &starts, &mut begun);
+            let ended = session(run, &consumer, &partitions, &starts, &mut begun);
             consumer.close();
             control.set_reading(false);
             ended
@@ -160,7 +160,7 @@ pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
                 }
             }
             Ended::Grown(now) => {
-                tracing::info!("the topic {} has {now} partitions now, {partitions} before", job.topic);
+                tracing::info!("the topic {} has {} partitions now, {} before", job.topic, now.len(), partitions.len());
                 partitions = now;
             }
             Ended::Overtaken(partition) => warn_of_another_writer(job, &told, partition),
@@ -176,7 +176,7 @@ fn begin(job: &Job, from: Bound) -> Result<(), Error> {
     // The last partition first. Where it has begun, a lower one without a start was left by a worker that began at the same time
     // or was interrupted. A higher one is new, and its records are wanted from the first.
     let (mut missing, mut stored) = (Vec::new(), false);
-    for partition in (0..*partitions).rev() {
+    for &partition in partitions.iter().rev() {
         let log = store.log(topic, partition);
         match log.first()? {
             None => missing.push(partition),
@@ -184,7 +184,7 @@ fn begin(job: &Job, from: Bound) -> Result<(), Error> {
             Some(first) => stored |= !matches!(log.next(), Ok(Some(next)) if next == first),
         }
     }
-    let highest = (0..*partitions).rev().find(|partition| !missing.contains(partition));
+    let highest = partitions.iter().rev().copied().find(|partition| !missing.contains(partition));
     if let Some(highest) = highest {
         missing.retain(|partition| !stored && *partition < highest);
         if missing.is_empty() {
@@ -224,17 +224,16 @@ fn warn_of_another_writer(job: &Job, told: &WarnOnce, partition: i32) {
 }
 
 /// Without a group, reading starts on all partitions at once; a group member waits for its assignment.
-fn connect(job: &Job, partitions: i32, skips: &Skips, own: &EmbeddedOffsets) -> Result<(Consumer, Vec<Start>), Error> {
+fn connect(job: &Job, all: &[i32], skips: &Skips, own: &EmbeddedOffsets) -> Result<(Consumer, Vec<Start>), Error> {
     let Job { cluster, topic, store, embedded, .. } = job;
-    let share = job.memory / 4 / usize::try_from(partitions).unwrap_or(1).max(1);
+    let share = job.memory / 4 / all.len().max(1);
     let reading = Reading { embedded: *embedded, queue_bytes: share.min(QUEUE_BYTES), refresh: job.upkeep };
-    let all: Vec<i32> = (0..partitions).collect();
     let Some(group) = &job.group else {
-        let starts = recover(store, cluster, topic, &all, embedded.then_some(own), skips)?;
+        let starts = recover(store, cluster, topic, all, embedded.then_some(own), skips)?;
         return Ok((Consumer::assign(cluster, topic, &starts, reading)?, starts));
     };
     // A member that cannot reach the brokers would wait for its group without a message.
-    match cluster.offsets(topic, &all, Bound::Latest) {
+    match cluster.offsets(topic, all, Bound::Latest) {
         Err(error @ broker::Error::Leaderless { .. }) => tracing::warn!("{error}; trying again"),
         other => drop(other?),
     }
@@ -290,8 +289,8 @@ enum Ended {
     Done(Vec<Gap>),
     /// Accepted gaps: a new session continues after them.
     Skipping(Vec<Gap>),
-    /// The topic now has this number of partitions: a new session reads them all.
-    Grown(i32),
+    /// The topic now has these partitions: a new session reads them all.
+    Grown(Vec<i32>),
     Overtaken(i32),
     /// The reason why all unwritten records are read again.
     Again(String),
@@ -301,7 +300,7 @@ enum Ended {
 enum Report {
     Overtaken(i32),
     Failed(Error),
-    Grown(i32),
+    Grown(Vec<i32>),
     Again(String),
     /// The broker does not hold the next offset of this partition.
     OutOfRange(i32),
@@ -353,7 +352,7 @@ impl Shared<'_> {
 fn session(
     run: Run<'_>,
     consumer: &Consumer,
-    partitions: i32,
+    partitions: &[i32],
     starts: &[Start],
     begun: &mut bool,
 ) -> Result<Ended, Error> {
@@ -381,7 +380,7 @@ fn session(
 
 /// Runs at an interval until the session ends: compacts small files of the assigned partitions, and checks the topic's identity
 /// and number of partitions.
-fn upkeep(shared: &Shared<'_>, partitions: i32, over: Receiver<()>) {
+fn upkeep(shared: &Shared<'_>, partitions: &[i32], over: Receiver<()>) {
     let Shared { job, control, .. } = shared;
     let mut gone = false;
     if let Err(error) = job.store.sweep(store::LEFTOVER) {
@@ -418,14 +417,14 @@ fn upkeep(shared: &Shared<'_>, partitions: i32, over: Receiver<()>) {
         gone = false;
         match job.store.claim(&topic.name, &topic.id, topic.partitions) {
             // A group notices new partitions by itself.
-            Ok(_) if topic.partitions > partitions && job.group.is_none() && !job.until_end => {
-                shared.report(Report::Grown(topic.partitions));
+            Ok(_) if topic.numbers.len() > partitions.len() && job.group.is_none() && !job.until_end => {
+                shared.report(Report::Grown(topic.numbers));
             }
             Ok(_) => {}
             Err(error @ store::Error::OtherTopic { .. }) => shared.abandon(Report::Failed(error.into())),
             Err(error) => tracing::warn!("{error}"),
         }
-        if let Some(error) = ahead_of_topic(job, &control.progress.positions()) {
+        if let Some(error) = some_ahead_of_topic(job, &control.progress.positions()) {
             shared.abandon(Report::Failed(error.into()));
         }
     }
@@ -433,7 +432,7 @@ fn upkeep(shared: &Shared<'_>, partitions: i32, over: Receiver<()>) {
 
 /// The error for a topic that ends before the read position. Uses a new client: a consumer that has read a topic keeps fetching
 /// silently after the broker was restored to an older state.
-fn ahead_of_topic(job: &Job, positions: &BTreeMap<i32, i64>) -> Option<store::Error> {
+fn some_ahead_of_topic(job: &Job, positions: &BTreeMap<i32, i64>) -> Option<store::Error> {
     let partitions: Vec<i32> = positions.keys().copied().collect();
     if partitions.is_empty() {
         return None;
@@ -442,6 +441,12 @@ fn ahead_of_topic(job: &Job, positions: &BTreeMap<i32, i64>) -> Option<store::Er
     let ends = job.cluster.within(UPKEEP_TIMEOUT).offsets(&job.topic, &partitions, Bound::Latest).ok()?;
     let ahead = |partition: i32, next: i64| ends.get(&partition).copied().filter(|end| *end < next);
     let (partition, next, end) = positions.iter().find_map(|(&p, &next)| Some((p, next, ahead(p, next)?)))?;
-    let (store, topic) = (job.store.root().to_owned(), job.topic.clone());
-    Some(store::Error::AheadOfTopic { store, topic, partition, next, end })
+    Some(ahead_of_topic(&job.store, &job.topic, (partition, next, end)))
+}
+
+/// The error for a partition that ends at `end` in its topic, and at `next` in the store.
+pub fn ahead_of_topic(store: &Store, topic: &str, (number, next, end): (i32, i64, i64)) -> store::Error {
+    let topics = Topics::new(topic);
+    let (topic, partition) = topics.place(number);
+    store::Error::AheadOfTopic { store: store.root().to_owned(), topic: topic.to_owned(), partition, next, end }
 }

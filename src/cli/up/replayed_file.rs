@@ -22,6 +22,11 @@ pub(super) struct File {
 impl Up {
     /// The file to replay, if any, checked to be free of errors.
     pub(super) async fn file(&self, store: &Store, fields: &[String]) -> anyhow::Result<Option<File>> {
+        if self.topic.is_several() && self.data.is_some() {
+            return Err(
+                Usage("--data is sent to one topic: name one with --topic, or leave --data out".to_owned()).into()
+            );
+        }
         let source = match &self.data {
             Some(path) => files::Source::named(path)?.rereadable()?,
             None if self.kafka.is_given()? => {

@@ -18,6 +18,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
+use super::Topics;
+
 /// A position in a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
@@ -77,15 +79,15 @@ unsafe fn request<C: ClientContext>(
 /// The offsets of all `partitions` at this position, in one request per broker; two for [`Bound::At`].
 pub(super) fn offsets<C: ClientContext>(
     client: &Client<C>,
-    topic: &str,
+    topics: &Topics,
     partitions: &[i32],
     bound: Bound,
     timeout: Duration,
 ) -> Result<Offsets, KafkaError> {
-    let Bound::At(_) = bound else { return list_offsets(client, topic, partitions, bound, timeout) };
+    let Bound::At(_) = bound else { return list_offsets(client, topics, partitions, bound, timeout) };
     // The ends first: a record that arrives between the requests must not be passed over.
-    let ends = list_offsets(client, topic, partitions, Bound::Latest, timeout)?;
-    let mut found = list_offsets(client, topic, partitions, bound, timeout)?;
+    let ends = list_offsets(client, topics, partitions, Bound::Latest, timeout)?;
+    let mut found = list_offsets(client, topics, partitions, bound, timeout)?;
     for (partition, answer) in &mut found {
         if *answer == Err(RDKafkaErrorCode::OffsetNotAvailable)
             && let Some(end) = ends.get(partition)
@@ -98,7 +100,7 @@ pub(super) fn offsets<C: ClientContext>(
 
 fn list_offsets<C: ClientContext>(
     client: &Client<C>,
-    topic: &str,
+    topics: &Topics,
     partitions: &[i32],
     bound: Bound,
     timeout: Duration,
@@ -113,7 +115,8 @@ fn list_offsets<C: ClientContext>(
         // The request has a timestamp in this place.
         Bound::At(millis) => Offset::Offset(millis),
     };
-    for &partition in partitions {
+    for &number in partitions {
+        let (topic, partition) = topics.place(number);
         list.add_partition_offset(topic, partition, wanted)?;
     }
     let operation = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS;
@@ -147,7 +150,9 @@ fn list_offsets<C: ClientContext>(
                 RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Err(RDKafkaErrorCode::OffsetNotAvailable),
                 code => Err(code.into()),
             };
-            found.insert(place.partition, offset);
+            let topic = CStr::from_ptr(place.topic).to_str().ok();
+            let number = topic.and_then(|topic| topics.number(topic, place.partition));
+            found.insert(number.ok_or(KafkaError::OffsetFetch(RDKafkaErrorCode::InvalidMessage))?, offset);
         }
         Ok(found)
     }

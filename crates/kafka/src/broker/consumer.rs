@@ -22,7 +22,7 @@ use rdkafka::types::RDKafkaRespErr;
 pub use member::{Committed, Member};
 
 use super::context::Context;
-use super::{Bound, Cluster, Error, Gap, Queue, error, set_missing};
+use super::{Bound, Cluster, Error, Gap, Queue, Topics, error, set_missing};
 
 /// The group id under which a worker without a group commits its offsets, as information for other tools.
 const ALONE: &str = "tercile";
@@ -44,7 +44,7 @@ pub struct Start {
 pub struct Consumer {
     inner: BaseConsumer<Context>,
     cluster: Cluster,
-    topic: String,
+    topics: Topics,
     group: String,
     bases: Mutex<BTreeMap<i32, i64>>,
     commits: bool,
@@ -119,7 +119,7 @@ pub struct NotNow {
 
 /// State of a group member for rebalances.
 pub(super) struct Membership {
-    topic: String,
+    topics: Topics,
     /// Whether the member is static.
     fixed: bool,
     resolve: Resolve,
@@ -143,7 +143,8 @@ impl Membership {
         change: RDKafkaRespErr,
         list: &mut TopicPartitionList,
     ) {
-        let partitions: Vec<i32> = list.elements().iter().map(TopicPartitionListElem::partition).collect();
+        let number = |place: &TopicPartitionListElem<'_>| self.topics.number(place.topic(), place.partition());
+        let partitions: Vec<i32> = list.elements().iter().filter_map(number).collect();
         let told = match change {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS if !self.closing.load(Ordering::SeqCst) => {
                 self.assign(consumer, &partitions)
@@ -177,9 +178,9 @@ impl Membership {
         let mut list = TopicPartitionList::new();
         for &start in &starts {
             let offset = Offset::Offset(start.offset);
-            let added = own_queue(consumer, &self.topic, start).and_then(|_| {
-                list.add_partition_offset(&self.topic, start.partition, offset).map_err(|e| e.to_string())
-            });
+            let (topic, partition) = self.topics.place(start.partition);
+            let added = own_queue(consumer, &self.topics, start)
+                .and_then(|_| list.add_partition_offset(topic, partition, offset).map_err(|e| e.to_string()));
             if let Err(why) = added {
                 return Change::Failed(NotNow { why, passes: false });
             }
@@ -192,10 +193,11 @@ impl Membership {
 }
 
 /// Gives a partition its own queue. Must be called before the partition is assigned.
-fn own_queue<'c>(consumer: &'c BaseConsumer<Context>, topic: &str, start: Start) -> Result<Queue<'c>, String> {
+fn own_queue<'c>(consumer: &'c BaseConsumer<Context>, topics: &Topics, start: Start) -> Result<Queue<'c>, String> {
+    let (topic, partition) = topics.place(start.partition);
     // SAFETY: the queue borrows the client.
-    let queue = unsafe { Queue::own(consumer.client().native_ptr(), topic, start.partition, start.base) };
-    queue.ok_or_else(|| format!("cannot read partition {} of {topic}: librdkafka has no queue for it", start.partition))
+    let queue = unsafe { Queue::own(consumer.client().native_ptr(), topic, partition, start.base) };
+    queue.ok_or_else(|| format!("cannot read partition {partition} of {topic}: librdkafka has no queue for it"))
 }
 
 impl Consumer {
@@ -240,16 +242,18 @@ impl Consumer {
             .create_with_context(Context::new(&cluster.failures))
             .map_err(cluster.kafka("make a consumer"))?;
         let action = || format!("read the topic {topic}");
+        let topics = Topics::new(topic);
         let mut list = TopicPartitionList::with_capacity(starts.len());
         for &start in starts {
-            own_queue(&inner, topic, start).map_err(Error::Client)?;
-            list.add_partition_offset(topic, start.partition, Offset::Offset(start.offset - start.base))
+            own_queue(&inner, &topics, start).map_err(Error::Client)?;
+            let (topic, partition) = topics.place(start.partition);
+            list.add_partition_offset(topic, partition, Offset::Offset(start.offset - start.base))
                 .map_err(cluster.kafka(action()))?;
         }
         inner.assign(&list).map_err(cluster.kafka(action()))?;
         let bases = Mutex::new(starts.iter().map(|start| (start.partition, start.base)).collect());
-        let (topic, group, commits) = (topic.to_owned(), ALONE.to_owned(), !reading.embedded);
-        Ok(Self { inner, cluster: cluster.clone(), topic, group, bases, commits })
+        let (group, commits) = (ALONE.to_owned(), !reading.embedded);
+        Ok(Self { inner, cluster: cluster.clone(), topics, group, bases, commits })
     }
 
     /// Joins a group. Assigned partitions arrive as [`Event::Assigned`], revoked ones as [`Event::Revoked`].
@@ -287,14 +291,16 @@ impl Consumer {
         }
         let (changes, closing) = (Mutex::default(), AtomicBool::new(false));
         let fixed = group.instance.is_some();
-        let membership = Membership { topic: topic.to_owned(), fixed, resolve, changes, closing };
+        let topics = Topics::new(topic);
+        let membership = Membership { topics: topics.clone(), fixed, resolve, changes, closing };
         let mut context = Context::new(&cluster.failures);
         context.membership = Some(membership);
         let inner: BaseConsumer<Context> =
             config.create_with_context(context).map_err(cluster.kafka("make a consumer"))?;
-        inner.subscribe(&[topic]).map_err(cluster.kafka(format!("join the group {}", group.name)))?;
-        let (cluster, topic, group) = (cluster.clone(), topic.to_owned(), group.name.clone());
-        Ok(Self { inner, cluster, topic, group, bases: Mutex::default(), commits: true })
+        let names: Vec<&str> = topics.names().iter().map(String::as_str).collect();
+        inner.subscribe(&names).map_err(cluster.kafka(format!("join the group {}", group.name)))?;
+        let (cluster, group) = (cluster.clone(), group.name.clone());
+        Ok(Self { inner, cluster, topics, group, bases: Mutex::default(), commits: true })
     }
 
     fn base(&self, partition: i32) -> i64 {
@@ -316,19 +322,20 @@ impl Consumer {
     pub fn reassign(&self, start: Start) -> Result<(), String> {
         let failed = |error: KafkaError| error.to_string();
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.topic, start.partition, Offset::Offset(start.offset - start.base))
-            .map_err(failed)?;
+        let (topic, partition) = self.topics.place(start.partition);
+        list.add_partition_offset(topic, partition, Offset::Offset(start.offset - start.base)).map_err(failed)?;
         self.inner.incremental_unassign(&list).map_err(failed)?;
         self.bases.lock().unwrap_or_else(PoisonError::into_inner).insert(start.partition, start.base);
-        own_queue(&self.inner, &self.topic, start)?;
+        own_queue(&self.inner, &self.topics, start)?;
         self.inner.incremental_assign(&list).map_err(failed)
     }
 
     /// Completes the revocation of partitions. Their queues must no longer be read.
     pub fn give_back(&self, partitions: &[i32]) {
         let mut list = TopicPartitionList::new();
-        for &partition in partitions {
-            list.add_partition(&self.topic, partition);
+        for &number in partitions {
+            let (topic, partition) = self.topics.place(number);
+            list.add_partition(topic, partition);
         }
         if let Err(error) = self.inner.incremental_unassign(&list) {
             tracing::debug!(%error, "while giving partitions back");
@@ -340,7 +347,7 @@ impl Consumer {
     /// # Errors
     /// If librdkafka has no queue for the partition.
     pub fn queue(&self, start: Start) -> Result<Queue<'_>, Error> {
-        own_queue(&self.inner, &self.topic, start).map_err(Error::Client)
+        own_queue(&self.inner, &self.topics, start).map_err(Error::Client)
     }
 
     /// The next event; `None` after `timeout`.
@@ -412,8 +419,11 @@ impl Consumer {
     /// The error for a permanent error code.
     pub fn refused(&self, code: RDKafkaErrorCode) -> Error {
         let group = self.inner.context().membership.is_some() && code != RDKafkaErrorCode::TopicAuthorizationFailed;
-        let action =
-            if group { format!("join the group {}", self.group) } else { format!("read the topic {}", self.topic) };
+        let action = if group {
+            format!("join the group {}", self.group)
+        } else {
+            format!("read the topic {}", self.topics.name())
+        };
         let reason = error::meaning(code);
         Error::Refused { action, servers: self.cluster.servers.clone(), code, reason }
     }
@@ -428,7 +438,7 @@ impl Consumer {
     /// # Errors
     /// As [`Cluster::offsets`].
     pub fn offsets(&self, partitions: &[i32], bound: Bound) -> Result<BTreeMap<i32, i64>, Error> {
-        let mut found = self.cluster.offsets_by(self.inner.client(), &self.topic, partitions, bound)?;
+        let mut found = self.cluster.offsets_by(self.inner.client(), &self.topics, partitions, bound)?;
         for (&partition, offset) in &mut found {
             *offset += self.base(partition);
         }
@@ -444,12 +454,14 @@ impl Consumer {
             |bound| Ok::<_, Error>(self.offsets(&[partition], bound)?.get(&partition).copied().unwrap_or(expected));
         let (low, high) = (bound(Bound::Earliest)?, bound(Bound::Latest)?);
         let missing = expected < low || expected > high;
-        Ok(missing.then(|| Gap { topic: self.topic.clone(), partition, expected, found: low }))
+        Ok(missing.then(|| Gap { topic: self.topics.name(), partition, expected, found: low }))
     }
 
     /// Number of records after `position`, as of the last fetch; makes no request.
     pub fn lag(&self, partition: i32, position: i64) -> Option<i64> {
-        let topic = CString::new(self.topic.as_str()).ok()?;
+        let base = self.base(partition);
+        let (topic, partition) = self.topics.place(partition);
+        let topic = CString::new(topic).ok()?;
         let (mut low, mut high) = (0, 0);
         // SAFETY: the handle lives as long as `self`, and librdkafka only writes to the two numbers.
         let answer = unsafe {
@@ -457,7 +469,7 @@ impl Consumer {
             rd::rd_kafka_get_watermark_offsets(handle, topic.as_ptr(), partition, &raw mut low, &raw mut high)
         };
         let known = answer == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0;
-        known.then(|| (high + self.base(partition) - position).max(0))
+        known.then(|| (high + base - position).max(0))
     }
 
     /// Commits `next` to Kafka as information for other tools; the store never reads it back.
@@ -467,9 +479,9 @@ impl Consumer {
         }
         let mut list = TopicPartitionList::new();
         let offset = Offset::Offset(next - self.base(partition));
-        let committed = list
-            .add_partition_offset(&self.topic, partition, offset)
-            .and_then(|()| self.inner.commit(&list, CommitMode::Async));
+        let (topic, number) = self.topics.place(partition);
+        let committed =
+            list.add_partition_offset(topic, number, offset).and_then(|()| self.inner.commit(&list, CommitMode::Async));
         if let Err(error) = committed {
             tracing::debug!(%error, partition, "the commit did not go out");
         }

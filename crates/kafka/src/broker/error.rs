@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use super::place;
+
 /// An error of talking to a broker.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -22,7 +24,7 @@ pub enum Error {
         why: String,
     },
     /// Some partitions have no reachable leader; other partitions of the topic answered.
-    #[error("partition {partition} of {topic}{} cannot be reached: {why}", others(*more))]
+    #[error("{}{} cannot be reached: {why}", place(topic, *partition), others(*more))]
     Leaderless {
         /// Topic name.
         topic: String,
@@ -128,11 +130,12 @@ pub enum Error {
 /// A gap: records that were deleted from the broker before they were read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "partition {partition} of {topic}: the records from offset {expected} to {last} were gone before they could be read",
+    "{place}: the records from offset {expected} to {last} were gone before they could be read",
+    place = place(topic, *partition),
     last = found - 1
 )]
 pub struct Gap {
-    /// Topic name.
+    /// Topic name, or several ([`super::Topics`]).
     pub topic: String,
     /// Partition number.
     pub partition: i32,

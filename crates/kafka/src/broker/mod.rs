@@ -15,6 +15,7 @@ mod producer;
 mod queue;
 mod settings;
 mod topic_id;
+mod topics;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaConfRes;
 pub use settings::{Plugins, Settings};
+pub use topics::{Topics, place};
 
 /// Prefix of the cluster id of an embedded broker.
 const EMBEDDED_CLUSTER: &str = "mockCluster";
@@ -58,14 +60,17 @@ pub struct Cluster {
 /// A topic as described by the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
-    /// Topic name.
+    /// Topic name; of several topics that are read as one, their names, separated by commas.
     pub name: String,
-    /// Kafka's topic id, else the cluster's id; empty if the broker is too old for either.
+    /// Kafka's topic id, else the cluster's id; empty if the broker is too old for either. Of several topics, their ids, separated by
+    /// commas.
     pub id: String,
     /// The cluster's id; empty if the broker is too old for one.
     pub cluster: String,
-    /// Number of partitions.
+    /// One more than the highest partition number: the number of partitions of a single topic.
     pub partitions: i32,
+    /// The numbers of the partitions ([`Topics`]), ascending.
+    pub numbers: Vec<i32>,
     /// Whether the broker is an embedded one, of this or another process.
     pub embedded: bool,
 }
@@ -164,9 +169,32 @@ impl Cluster {
     /// Like [`Cluster::describe`], but the topic must exist.
     ///
     /// # Errors
-    /// As [`Cluster::describe`], and if the topic does not exist.
+    /// As [`Cluster::describe`], and if the topic, or one of several, does not exist.
     pub fn topic(&self, topic: &str) -> Result<Topic, Error> {
-        self.describe(topic)?.ok_or_else(|| Error::NoTopic { topic: topic.to_owned(), servers: self.servers.clone() })
+        let asker = self.asker()?;
+        if let Some(found) = asker.describe(topic)? {
+            return Ok(found);
+        }
+        let mut missing = topic.to_owned();
+        for name in Topics::new(topic).names() {
+            if asker.describe(name)?.is_none() {
+                missing.clone_from(name);
+                break;
+            }
+        }
+        Err(Error::NoTopic { topic: missing, servers: self.servers.clone() })
+    }
+
+    /// The names of all topics but internal ones, sorted.
+    ///
+    /// # Errors
+    /// As [`Cluster::describe`].
+    pub fn topics(&self) -> Result<Vec<String>, Error> {
+        let metadata = self.asker()?.metadata(None)?;
+        let names = metadata.topics().iter().map(|topic| topic.name().to_owned());
+        let mut names: Vec<String> = names.filter(|name| !name.starts_with("__")).collect();
+        names.sort();
+        Ok(names)
     }
 
     /// The topic, created with this number of partitions and these settings if it does not exist. The flag is `true` if it was
@@ -242,10 +270,10 @@ impl Cluster {
     /// [`Error::Unreachable`] if none of the partitions' leaders answers within the timeout, [`Error::Leaderless`] if some do
     /// not, [`Error::Refused`] if access is denied.
     pub fn offsets(&self, topic: &str, partitions: &[i32], bound: Bound) -> Result<BTreeMap<i32, i64>, Error> {
-        let began = Instant::now();
+        let (began, topics) = (Instant::now(), Topics::new(topic));
         loop {
             let client = self.asking()?;
-            let answer = self.offsets_by(client.client(), topic, partitions, bound);
+            let answer = self.offsets_by(client.client(), &topics, partitions, bound);
             drain(&client);
             match answer {
                 // The leaders of a topic that was just created, or of a broker that restarts, are not known to all brokers yet.
@@ -263,12 +291,12 @@ impl Cluster {
     fn offsets_by<C: ClientContext>(
         &self,
         client: &Client<C>,
-        topic: &str,
+        topics: &Topics,
         partitions: &[i32],
         bound: Bound,
     ) -> Result<BTreeMap<i32, i64>, Error> {
-        let action = || format!("read the offsets of {topic}");
-        let answers = admin::offsets(client, topic, partitions, bound, self.timeout).map_err(self.kafka(action()))?;
+        let action = || format!("read the offsets of {}", topics.name());
+        let answers = admin::offsets(client, topics, partitions, bound, self.timeout).map_err(self.kafka(action()))?;
         let mut found = BTreeMap::new();
         let mut failed = Vec::new();
         for (partition, answer) in answers {
@@ -283,7 +311,7 @@ impl Cluster {
             None => Ok(found),
             Some(&(partition, code)) if error::is_about_a_connection(code) && !found.is_empty() => {
                 Err(Error::Leaderless {
-                    topic: topic.to_owned(),
+                    topic: topics.name(),
                     partition,
                     more: failed.len() - 1,
                     why: self.failure().unwrap_or_else(|| error::meaning(code)),
@@ -330,23 +358,24 @@ impl Asker {
         self.client.client()
     }
 
-    /// The metadata of a topic. Refused credentials end the request as soon as they are known; librdkafka would retry until the
+    /// The metadata of a topic, or of all topics. Refused credentials end the request as soon as they are known; librdkafka would retry until the
     /// timeout.
-    fn metadata(&self, topic: &str) -> Result<Metadata, Error> {
+    fn metadata(&self, topic: Option<&str>) -> Result<Metadata, Error> {
         let Self { client, cluster } = self;
         let deadline = Instant::now() + cluster.timeout;
         let mut attempt = FIRST_ATTEMPT;
         loop {
             let began = Instant::now();
             let left = deadline.saturating_duration_since(began);
-            let answer = client.fetch_metadata(Some(topic), attempt.min(left).max(Duration::from_millis(1)));
+            let answer = client.fetch_metadata(topic, attempt.min(left).max(Duration::from_millis(1)));
             drain(client);
             match answer {
                 Ok(metadata) => return Ok(metadata),
                 Err(error) => {
                     let again = error.rdkafka_error_code().is_some_and(error::is_about_a_connection);
                     if !again || attempt >= left || cluster.denied().is_some() {
-                        return Err(cluster.kafka(format!("ask for the topic {topic}"))(error));
+                        let what = topic.map_or_else(|| "all topics".to_owned(), |topic| format!("the topic {topic}"));
+                        return Err(cluster.kafka(format!("ask for {what}"))(error));
                     }
                 }
             }
@@ -358,18 +387,42 @@ impl Asker {
 
     /// The partition numbers of an existing topic.
     fn partitions(&self, topic: &str) -> Result<Vec<i32>, Error> {
-        let metadata = self.metadata(topic)?;
+        let metadata = self.metadata(Some(topic))?;
         let found = metadata.topics().iter().find(|t| t.name() == topic);
         Ok(found.map(|found| found.partitions().iter().map(|partition| partition.id()).collect()).unwrap_or_default())
     }
 
-    /// As [`Cluster::describe`].
+    /// As [`Cluster::describe`]. Several topics are described as one; `None` if one of them does not exist.
     ///
     /// # Errors
     /// If the broker does not answer within the timeout, or refuses.
     pub fn describe(&self, topic: &str) -> Result<Option<Topic>, Error> {
+        let topics = Topics::new(topic);
+        let mut all: Option<Topic> = None;
+        for name in topics.names() {
+            let Some(one) = self.describe_one(name)? else { return Ok(None) };
+            let numbers = one.numbers.iter().filter_map(|&partition| topics.number(name, partition));
+            let described = all.get_or_insert_with(|| Topic {
+                name: topics.name(),
+                id: String::new(),
+                numbers: Vec::new(),
+                partitions: 0,
+                ..one.clone()
+            });
+            described.numbers.extend(numbers);
+            let comma = if described.id.is_empty() { "" } else { "," };
+            described.id = format!("{}{comma}{}", described.id, one.id);
+        }
+        if let Some(described) = &mut all {
+            described.numbers.sort_unstable();
+            described.partitions = described.numbers.last().map_or(0, |highest| highest + 1);
+        }
+        Ok(all)
+    }
+
+    fn describe_one(&self, topic: &str) -> Result<Option<Topic>, Error> {
         let Self { client, cluster: to } = self;
-        let metadata = self.metadata(topic)?;
+        let metadata = self.metadata(Some(topic))?;
         let action = || format!("read the topic {topic}");
         let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else { return Ok(None) };
         match found.error().map(RDKafkaErrorCode::from) {
@@ -398,6 +451,7 @@ impl Asker {
                 }
             }
         };
-        Ok(Some(Topic { name: topic.to_owned(), id, cluster, partitions, embedded }))
+        let numbers = (0..partitions).collect();
+        Ok(Some(Topic { name: topic.to_owned(), id, cluster, partitions, numbers, embedded }))
     }
 }

@@ -14,8 +14,7 @@ impl Cluster {
     /// # Errors
     /// [`Error::Refused`] with the broker's reason, or [`Error::Unreachable`] if there is no answer within the timeout.
     pub fn try_reading(&self, topic: &Topic) -> Result<(), Error> {
-        let partitions: Vec<i32> = (0..topic.partitions).collect();
-        let ends = self.offsets(&topic.name, &partitions, Bound::Latest)?;
+        let ends = self.offsets(&topic.name, &topic.numbers, Bound::Latest)?;
         let Some((&partition, &offset)) = ends.first_key_value() else { return Ok(()) };
         let start = Start { partition, next: offset, offset, base: 0 };
         let reading = Reading { embedded: topic.embedded, queue_bytes: QUEUE_BYTES, refresh: Duration::from_secs(300) };

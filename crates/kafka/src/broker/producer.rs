@@ -16,7 +16,7 @@ use tercile_store::{FILE_HEADER, ROW_HEADER};
 use super::context::Context;
 use super::embedded::{PARTITION_LIMIT, RECORD_OVERHEAD};
 use super::error::{advised, is_about_a_connection, is_about_a_record, is_permanent, meaning};
-use super::{Bound, Cluster, Error, admin, set_missing};
+use super::{Bound, Cluster, Error, Topics, admin, set_missing};
 
 /// Maximum time of one wait for acknowledgements.
 const WAIT: Duration = Duration::from_millis(50);
@@ -226,7 +226,7 @@ impl Producer {
         let asker = cluster.asker()?;
         let partitions = asker.partitions(topic)?;
         let client = asker.client.client();
-        match cluster.offsets_by(client, topic, &partitions, Bound::Latest) {
+        match cluster.offsets_by(client, &Topics::new(topic), &partitions, Bound::Latest) {
             Err(error @ Error::Leaderless { .. }) => tracing::warn!("{error}; trying again"),
             other => drop(other?),
         }

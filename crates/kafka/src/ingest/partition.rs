@@ -17,7 +17,7 @@ use tercile_store::{self as store, Log, Prepared, Published};
 
 use super::control::FlushEvent;
 use super::{Error, Report, Shared};
-use crate::broker::{CHUNK, Item, Message, Queue, Start, Trouble};
+use crate::broker::{CHUNK, Item, Message, Queue, Start, Trouble, place};
 
 /// Maximum wait for a message before the state is checked.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -216,7 +216,7 @@ impl<'c> PartitionWorker<'c> {
                     }
                     Item::OutOfRange => shared.report(Report::OutOfRange(partition)),
                     Item::Broken(why) => {
-                        shared.abandon(Report::Again(format!("partition {partition} of {}: {why}", job.topic)));
+                        shared.abandon(Report::Again(format!("{}: {why}", place(&job.topic, partition))));
                         return;
                     }
                     Item::Refused(code) => {
@@ -225,7 +225,7 @@ impl<'c> PartitionWorker<'c> {
                     }
                     // The other partitions report the same cause.
                     Item::Trouble(Trouble { cause, message }) if shared.told.is_new(&cause) => {
-                        tracing::warn!(partition, "partition {partition} of {}: {message}; trying again", job.topic);
+                        tracing::warn!(partition, "{}: {message}; trying again", place(&job.topic, partition));
                     }
                     Item::Trouble(_) => {}
                 }
@@ -286,11 +286,12 @@ impl<'c> PartitionWorker<'c> {
             }
         };
         if shared.told.is_new(cause) {
-            let (partition, topic) = (self.start.partition, &shared.job.topic);
+            let partition = self.start.partition;
+            let place = place(&shared.job.topic, partition);
             tracing::warn!(
                 partition,
                 offset,
-                "partition {partition} of {topic}, offset {offset}: the field {field}, the timestamp by 00_records.sql, has {why}; this \
+                "{place}, offset {offset}: the field {field}, the timestamp by 00_records.sql, has {why}; this \
                  record and others like it keep Kafka's timestamp, and are counted"
             );
         }
@@ -306,9 +307,9 @@ impl<'c> PartitionWorker<'c> {
         tracing::warn!(
             partition,
             offset,
-            "partition {partition} of {}, offset {offset}: {}; it is stored as it came, slices follow it, and --keep-for never lets such \
+            "{}, offset {offset}: {}; it is stored as it came, slices follow it, and --keep-for never lets such \
              records expire: correct the producer",
-            shared.job.topic,
+            place(&shared.job.topic, partition),
             store::implausible(millis)
         );
     }

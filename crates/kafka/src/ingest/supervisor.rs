@@ -7,12 +7,10 @@ use std::sync::mpsc::Receiver;
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
-use tercile_store as store;
-
 use super::control::FlushEvent;
 use super::partition::PartitionWorker;
-use super::{Ended, Error, Report, Shared, Skips, recover, warn_of_another_writer};
-use crate::broker::{Bound, Event, Gap, Start, Trouble};
+use super::{Ended, Error, Report, Shared, Skips, ahead_of_topic, recover, warn_of_another_writer};
+use crate::broker::{Bound, Event, Gap, Start, Trouble, place};
 
 /// Maximum time to drain an embedded broker during a shutdown.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -270,7 +268,7 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
                 Ok(next) => next.unwrap_or(0),
                 Err(error) => {
                     if told.is_new(&error.to_string()) {
-                        tracing::warn!(partition, "partition {partition} of {} stays halted: {error}", job.topic);
+                        tracing::warn!(partition, "{} stays halted: {error}", place(&job.topic, partition));
                     }
                     continue;
                 }
@@ -278,14 +276,15 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
             if next > gap.expected {
                 tracing::info!(
                     partition,
-                    "partition {partition} of {} goes on at offset {next}: another process stored records behind the gap",
-                    job.topic
+                    "{} goes on at offset {next}: another process stored records behind the gap",
+                    place(&job.topic, partition)
                 );
                 self.restart.insert(partition);
             } else if matches!(consumer.gap(partition, gap.expected), Ok(None)) {
                 return Ok(Some(Ended::Again(format!(
-                    "partition {partition} of {} has the records from offset {} again",
-                    job.topic, gap.expected
+                    "{} has the records from offset {} again",
+                    place(&job.topic, partition),
+                    gap.expected
                 ))));
             }
         }
@@ -331,7 +330,7 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
         let end = consumer.offsets(&[partition], Bound::Latest)?.get(&partition).copied();
         self.check_end(partition, worker.position(), end)?;
         match consumer.gap(partition, worker.position())? {
-            None => Ok(Some(Ended::Again(format!("partition {partition} of {} was rewound", job.topic)))),
+            None => Ok(Some(Ended::Again(format!("{} was rewound", place(&job.topic, partition))))),
             Some(gap) if job.accept_gap && gap.found > gap.expected => Ok(Some(Ended::Skipping(vec![gap]))),
             Some(gap) => {
                 let goes_on = job.group.is_some() || self.workers.len() > self.halted.len() + 1;
@@ -356,8 +355,7 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
     fn check_end(&self, partition: i32, next: i64, end: Option<i64>) -> Result<(), Error> {
         let job = self.shared.job;
         let Some(end) = end.filter(|end| *end < next && !job.embedded) else { return Ok(()) };
-        let (store, topic) = (job.store.root().to_owned(), job.topic.clone());
-        Err(store::Error::AheadOfTopic { store, topic, partition, next, end }.into())
+        Err(ahead_of_topic(&job.store, &job.topic, (partition, next, end)).into())
     }
 
     /// Updates positions and lags in [`Control`].

@@ -12,7 +12,7 @@ use super::Consumer;
 use crate::broker::batches::BatchError;
 use crate::broker::context::Context;
 use crate::broker::error::meaning;
-use crate::broker::{Cluster, Error};
+use crate::broker::{Cluster, Error, Topics};
 
 /// A position that a group has committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,10 +63,11 @@ impl Consumer {
         note: &str,
     ) -> Result<TopicPartitionList, KafkaError> {
         let mut list = TopicPartitionList::with_capacity(next.len());
-        for (&partition, &next) in next {
-            let offset = Offset::Offset(next - self.base(partition));
-            list.add_partition(&self.topic, partition).set_offset(offset)?;
-            if let Some(mut position) = list.find_partition(&self.topic, partition) {
+        for (&number, &next) in next {
+            let offset = Offset::Offset(next - self.base(number));
+            let (topic, partition) = self.topics.place(number);
+            list.add_partition(topic, partition).set_offset(offset)?;
+            if let Some(mut position) = list.find_partition(topic, partition) {
                 position.set_metadata(note);
             }
         }
@@ -107,15 +108,18 @@ impl Cluster {
             .create_with_context(Context::new(&self.failures))
             .map_err(self.kafka("make a client"))?;
         let mut list = TopicPartitionList::with_capacity(partitions.len());
-        for &partition in partitions {
+        let topics = Topics::new(topic);
+        for &number in partitions {
+            let (topic, partition) = topics.place(number);
             list.add_partition(topic, partition);
         }
         let list = client.committed_offsets(list, self.timeout).map_err(self.kafka(action()))?;
         let mut found = BTreeMap::new();
         for place in list.elements() {
             place.error().map_err(self.kafka(action()))?;
-            if let Offset::Offset(next) = place.offset() {
-                found.insert(place.partition(), Committed { next, note: place.metadata().to_owned() });
+            let number = topics.number(place.topic(), place.partition());
+            if let (Some(number), Offset::Offset(next)) = (number, place.offset()) {
+                found.insert(number, Committed { next, note: place.metadata().to_owned() });
             }
         }
         Ok(found)
