@@ -1,5 +1,7 @@
 //! `tercile doctor`: checks broker, topic, store, SQL files, port, models and keys, and reports each finding.
 
+mod enriched;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 
@@ -13,7 +15,7 @@ use tokio::net::TcpListener;
 use super::alive::alive;
 use super::{Done, count, table, thousands, timestamps};
 use crate::api::{self, live::ModelCache};
-use crate::config::{BindArgs, MaybeKafkaArgs, SourceArgs, SqlArgs, StoreArgs};
+use crate::config::{self, BindArgs, MaybeKafkaArgs, SourceArgs, SqlArgs, StoreArgs};
 use crate::model::check;
 use crate::{engine, hints};
 
@@ -26,6 +28,9 @@ pub struct Doctor {
     #[arg(long, env = "TERCILE_DEEP", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
     deep: bool,
+    /// Check the group of tercile enrich or up --enrich-to that writes this topic, too
+    #[arg(long, env = "TERCILE_ENRICH_TO", value_name = "TOPIC", value_parser = config::topic)]
+    enrich_to: Option<String>,
     #[command(flatten)]
     kafka: MaybeKafkaArgs,
     #[command(flatten)]
@@ -119,6 +124,9 @@ impl Doctor {
         if self.kafka.is_given().unwrap_or(true) {
             findings.push(("topic", self.fed_in_background().await));
         }
+        if let Some(to) = &self.enrich_to {
+            findings.push(("enrich", self.enriched_in_background(to).await));
+        }
         findings.extend([
             ("store", self.stored()),
             ("timestamps", self.timestamps()),
@@ -154,6 +162,13 @@ impl Doctor {
         let (kafka, topic, store) = (self.kafka.clone(), self.topic.clone(), self.store.clone());
         let asked = tokio::task::spawn_blocking(move || fed(&kafka, &topic, &store).map_err(|e| format!("{e:#}")));
         asked.await.unwrap_or_else(|e| Err(e.to_string()))
+    }
+
+    /// See [`Doctor::broker_in_background`].
+    async fn enriched_in_background(&self, to: &str) -> Finding {
+        let (kafka, topic, store, to) = (self.kafka.clone(), self.topic.clone(), self.store.clone(), to.to_owned());
+        let check = move || enriched::check(&kafka, &topic, &store, &to).map_err(|e| format!("{e:#}"));
+        tokio::task::spawn_blocking(check).await.unwrap_or_else(|e| Err(e.to_string()))
     }
 
     fn stored(&self) -> Finding {

@@ -107,6 +107,11 @@ pub(super) struct Options {
     lang: String,
 }
 
+/// The default group of an output.
+pub(super) fn group(to: &str) -> String {
+    format!("{GROUP}{to}")
+}
+
 /// What is guaranteed if a worker fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Delivery {
@@ -175,7 +180,7 @@ impl Options {
             Some(name) => Some(self.target(&cluster, &input, name).await?),
             None => None,
         };
-        let group = self.group.clone().unwrap_or_else(|| format!("{GROUP}{to}"));
+        let group = self.group.clone().unwrap_or_else(|| group(to));
         let (asked, targets) = (cluster.clone(), [Some(&output), dead_letters.as_ref()]);
         let targets: Vec<Topic> = targets.into_iter().flatten().map(|target| target.topic.clone()).collect();
         let name = input.name.clone();

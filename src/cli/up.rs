@@ -102,7 +102,7 @@ impl Up {
                 Usage("--from is for a topic of a Kafka; add --bootstrap-servers, or leave it out".to_owned()).into()
             );
         }
-        self.enrich.check(&self.kafka, &self.topic.topic)?;
+        self.enrich.check(&self.kafka, &self.topic)?;
         let files = self.sql.load()?;
         let store = self.store.open()?;
         let guard = self.guard.guard(self.bind.bind, &store)?;

@@ -142,6 +142,55 @@ fn a_cluster_gives_what_one_machine_gives_and_bears_the_death_of_an_executor() {
     executors[0].wait();
 }
 
+/// JSON functions, table functions, and the members of entities, whose sums are exact.
+#[test]
+fn json_functions_and_entities_are_those_of_one_machine() {
+    let place = Place::new();
+    let row = |i: u64| {
+        let (shop, price) = (i * 7919 % 400, (i * 37 % 900) as f64 / 7.0);
+        let meta = format!("{{\"colour\":\"c{}\",\"size\":{{\"n\":{}}}}}", i % 5, i % 11);
+        format!(
+            "{{\"shop\":\"s{shop}\",\"price\":\"{price}\",\"meta\":{meta},\"more\":{{\"tags\":[\"t{}\"]}}}}\n",
+            i % 3
+        )
+    };
+    place.write("rows.ndjson", (0..4000).map(row).collect::<String>());
+    place.write("sql/00_records.sql", "CREATE TABLE records (shop TEXT, price TEXT, meta TEXT)");
+    place.write(
+        "sql/30_shops.sql",
+        "-- k: 3\n-- entity: shop\n\nSELECT shop, sum(to_number(price)) AS turnover, avg(to_number(price)) AS price, \
+         count(*) FILTER (WHERE meta->>'colour' = 'c1') AS reds FROM records GROUP BY shop",
+    );
+    place.up(&["--data", "rows.ndjson", "--store", "here"]).interrupt();
+    std::fs::remove_dir_all(place.path("here/models")).unwrap();
+    copy(&place.path("here"), &place.path("there"));
+    let (_scheduler, address, _executors) = cluster(&place);
+    let ask = |engine: &str, sql: &str| {
+        place.ok(&["sql", "--store", "here", "--engine", engine, "--format", "csv", "-c", sql])
+    };
+    for sql in [
+        "SELECT meta->>'colour' AS colour, count(*) AS n FROM records GROUP BY 1 ORDER BY 1",
+        "SELECT sum(json_get_int(meta, 'size', 'n')) AS n, count(*) FROM records WHERE meta->'size'->>'n' > '3'",
+        "SELECT json_get_str(_extra, 'more', 'tags', 0) AS tag, count(*) AS n FROM records GROUP BY 1 ORDER BY 1",
+        "SELECT topic, partition, count(*) AS n FROM records JOIN topics() USING (_partition) GROUP BY 1, 2",
+        "SELECT count(*) AS n FROM records WHERE key_text(_key) IS NULL AND NOT is_tombstone(_error)",
+    ] {
+        let here = ask("local", sql);
+        assert!(here.lines().count() > 1, "{sql}: {here}");
+        assert_eq!(ask(&address, sql), here, "{sql}");
+    }
+    place.ok(&["train", "--store", "here"]);
+    place.ok(&["train", "--store", "there", "--engine", &address]);
+    for slice in ["1", "2", "3"] {
+        let members = |store: &str| place.ok(&["members", "shops", "--slice", slice, "--store", store, "-f", "csv"]);
+        let here = members("here");
+        assert!(here.lines().count() > 300, "{here}");
+        assert_eq!(here, members("there"), "slice {slice}: to the bit");
+    }
+    place.ok(&["verify", "shops@3", "--store", "there", "--engine", &address]);
+    place.ok(&["verify", "shops@3", "--store", "there"]);
+}
+
 /// Removes the field that states whether this training produced the model.
 fn strip(mut outcomes: Value) -> Value {
     outcomes

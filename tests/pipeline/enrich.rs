@@ -173,6 +173,13 @@ fn each_record_is_sent_once_with_the_segments_of_the_store() {
         assert_eq!(one.partition, one.source().0, "topics with as many partitions keep them");
         assert_eq!(one.header("tercile-model"), ["price_rating@3@3", "rating_count@3@3", "discount@3@3"]);
     }
+    let doctor = |output: &str| {
+        let flags =
+            ["--bootstrap-servers", &servers, "--topic", &topic, "--bind", "127.0.0.1:0", "--enrich-to", output];
+        place.run(&[&["doctor"][..], &flags].concat()).stdout
+    };
+    assert!(doctor(&output).contains(&format!("goes on in {topic}; 0 records to enrich")), "{}", doctor(&output));
+    assert!(doctor(&format!("{output}-new")).contains("does not exist"));
     // The group goes on where it was.
     let ended = place.run(&args);
     assert!(ended.code == Some(0) && ended.stderr.contains("read 0 records"), "{}", ended.stderr);

@@ -93,6 +93,10 @@ fn topics_that_agree_are_one_stream() {
             &["up", "--topic", "a,b", "--bootstrap-servers", &address, "--data", "rows.ndjson"],
             "--data is sent to one topic",
         ),
+        (
+            &["up", "--topic", "a,b", "--bootstrap-servers", &address, "--enrich-to", "c"],
+            "--enrich-to is for one topic",
+        ),
         (&["ingest", "--topic", "a,a", "--bootstrap-servers", &address], "the topic a is named twice"),
         (&["ingest", "--topic", "a,,b", "--bootstrap-servers", &address], "a topic's name has"),
         (&["ingest", "--topic", "^(", "--bootstrap-servers", &address], "expected a regular expression"),

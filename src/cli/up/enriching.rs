@@ -10,7 +10,7 @@ use tercile_kafka::broker::Cluster;
 use crate::api::State;
 use crate::api::live::ModelCache;
 use crate::cli::{Usage, blocking, enrich};
-use crate::config::{self, MaybeKafkaArgs};
+use crate::config::{self, MaybeKafkaArgs, SourceArgs};
 use crate::enrich::models::ModelSource;
 use crate::enrich::{Control, Job, metrics};
 
@@ -33,8 +33,12 @@ pub struct Enriching {
 type Running = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 
 impl EnrichArgs {
-    pub fn check(&self, kafka: &MaybeKafkaArgs, topic: &str) -> anyhow::Result<()> {
+    pub fn check(&self, kafka: &MaybeKafkaArgs, topic: &SourceArgs) -> anyhow::Result<()> {
         let Some(to) = &self.enrich_to else { return Ok(()) };
+        if topic.is_several() {
+            let each = "--enrich-to is for one topic: name one with --topic, or run tercile enrich for each";
+            return Err(Usage(each.to_owned()).into());
+        }
         if !kafka.is_given()? {
             return Err(Usage(
                 "--enrich-to is for a topic of a Kafka, and the embedded broker forgets records before they are enriched; add \
@@ -43,7 +47,7 @@ impl EnrichArgs {
             )
             .into());
         }
-        Ok(enrich::Options::new(to).check_topics(topic)?)
+        Ok(enrich::Options::new(to).check_topics(&topic.topic)?)
     }
 
     /// Finds or makes the topics.
