@@ -331,7 +331,10 @@ mod tests {
         assert_eq!(pairs, [("ssl.endpoint.identification.algorithm", "none"), ("client.id", "a")]);
         let unused = settings.unused().join("; ");
         assert!(unused.contains("sasl.login.class in ") && unused.contains("partitioner.ignore.keys in "), "{unused}");
-        assert!(unused.ends_with("is not used: records are sent without a transaction"), "{unused}");
+        assert!(
+            unused.contains("transactional.id in ") && unused.ends_with("--group and --instance-id name them"),
+            "{unused}"
+        );
         std::fs::write(&path, "ssl.truststore.location=/a.jks\nacks=1\n").unwrap();
         let error = Settings::read(&path, Plugins::Refused).unwrap_err().to_string();
         assert!(error.contains("ssl.ca.location, a PEM file"), "{error}");
