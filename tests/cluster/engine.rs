@@ -159,7 +159,7 @@ fn json_functions_and_entities_are_those_of_one_machine() {
     place.write(
         "sql/30_shops.sql",
         "-- k: 3\n-- entity: shop\n\nSELECT shop, sum(to_number(price)) AS turnover, avg(to_number(price)) AS price, \
-         count(*) FILTER (WHERE meta->>'colour' = 'c1') AS reds FROM records GROUP BY shop",
+         count(*) FILTER (WHERE (meta->>'colour') = 'c1') AS reds FROM records GROUP BY shop",
     );
     place.up(&["--data", "rows.ndjson", "--store", "here"]).interrupt();
     std::fs::remove_dir_all(place.path("here/models")).unwrap();
@@ -170,7 +170,7 @@ fn json_functions_and_entities_are_those_of_one_machine() {
     };
     for sql in [
         "SELECT meta->>'colour' AS colour, count(*) AS n FROM records GROUP BY 1 ORDER BY 1",
-        "SELECT sum(json_get_int(meta, 'size', 'n')) AS n, count(*) FROM records WHERE meta->'size'->>'n' > '3'",
+        "SELECT sum(json_get_int(meta, 'size', 'n')) AS n, count(*) FROM records WHERE (meta->'size'->>'n') > '3'",
         "SELECT json_get_str(_extra, 'more', 'tags', 0) AS tag, count(*) AS n FROM records GROUP BY 1 ORDER BY 1",
         "SELECT topic, partition, count(*) AS n FROM records JOIN topics() USING (_partition) GROUP BY 1, 2",
         "SELECT count(*) AS n FROM records WHERE key_text(_key) IS NULL AND NOT is_tombstone(_error)",
