@@ -28,7 +28,7 @@ pub enum Form {
 
 /// The document in both forms.
 struct Pages {
-    /// What it describes.
+    /// The models that the document describes.
     models: Arc<Models>,
     json: (Bytes, EntityTag),
     html: (Bytes, EntityTag),
@@ -73,7 +73,7 @@ impl Documents {
         response
     }
 
-    /// What the caller may see.
+    /// The level of detail that the scope of the request's key allows.
     fn detail(&self, request: &Request) -> Detail {
         match (&self.guard.keys, self.guard.scope(request)) {
             (None, _) | (_, Some(Scope::Admin)) => Detail::Records,

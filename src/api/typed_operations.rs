@@ -1,6 +1,6 @@
 //! Typed predict and score operations in the OpenAPI document, for each segmentation of the running store.
 //!
-//! Input: the completed document, and the segmentations with what was observed of them. Output: the document with two more paths
+//! Input: the completed document, and the segmentations with their observed values. Output: the document with two more paths
 //! for each segmentation, whose schemas name its features and the fields of its records, so that generated clients have a type
 //! for them. The paths are those of the general operations with the name filled in; the router needs no route for them.
 
@@ -68,7 +68,7 @@ pub struct Described {
     record: Option<Value>,
 }
 
-/// How much of the data the document shows.
+/// Level of detail of the data in the document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
     /// Names only: for clients without a key, where keys are required.

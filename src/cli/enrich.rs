@@ -112,7 +112,7 @@ pub(super) fn group(to: &str) -> String {
     format!("{GROUP}{to}")
 }
 
-/// What is guaranteed if a worker fails.
+/// The delivery guarantee after a failure of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Delivery {
     /// Transactions: each record once for a reader of committed records
@@ -256,9 +256,7 @@ impl Enrich {
         }
         let Some(job) = stop.unless(self.options.job(cluster, input, models)).await? else { return Ok(Done::Well) };
         if let Some(address) = self.metrics {
-            let cannot = || format!("cannot listen at {address} for metrics; choose another --metrics");
-            let listener = tokio::net::TcpListener::bind(address).await.with_context(cannot)?;
-            tracing::info!("metrics at http://{}/metrics", listener.local_addr()?);
+            let listener = super::ingest::listen_for_metrics(address).await?;
             tokio::spawn(enrich::metrics::serve(listener, Arc::clone(&control)));
         }
         let began = Instant::now();

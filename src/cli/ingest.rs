@@ -69,6 +69,14 @@ pub struct Ingest {
     roll: RollArgs,
 }
 
+/// The listener of `--metrics`.
+pub(super) async fn listen_for_metrics(address: SocketAddr) -> anyhow::Result<tokio::net::TcpListener> {
+    let cannot = || format!("cannot listen at {address} for metrics; choose another --metrics");
+    let listener = tokio::net::TcpListener::bind(address).await.with_context(cannot)?;
+    tracing::info!("metrics at http://{}/metrics", listener.local_addr()?);
+    Ok(listener)
+}
+
 impl Ingest {
     pub async fn run(self, terminal: &Terminal, mut stop: Stop) -> anyhow::Result<Done> {
         let twice = [
@@ -121,9 +129,7 @@ impl Ingest {
         };
         let control = Arc::new(Control::default());
         if let Some(address) = self.metrics {
-            let cannot = || format!("cannot listen at {address} for metrics; choose another --metrics");
-            let listener = tokio::net::TcpListener::bind(address).await.with_context(cannot)?;
-            tracing::info!("metrics at http://{}/metrics", listener.local_addr()?);
+            let listener = listen_for_metrics(address).await?;
             tokio::spawn(api::ingest_metrics::serve(listener, Arc::clone(&control)));
         }
         let running = spawn(job, &control)?;

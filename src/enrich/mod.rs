@@ -38,7 +38,7 @@ pub struct Target {
     pub limit: Option<usize>,
 }
 
-/// What to enrich.
+/// The settings of an enrichment: its topics, models and delivery guarantee.
 pub struct Job {
     pub cluster: Cluster,
     pub input: Topic,

@@ -19,7 +19,7 @@ const ROWS: usize = 1000;
 /// Maximum time of a wait.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// What to show.
+/// The records to show, and how they are enriched.
 pub struct Preview {
     pub cluster: Cluster,
     pub input: Topic,

@@ -40,7 +40,7 @@ pub struct Scorers {
     decoder: Decoder,
 }
 
-/// What is decoded of a record.
+/// The parts of a record that are decoded.
 struct Decoder {
     /// The declared fields that the SQL of a segmentation reads.
     fields: Fields,

@@ -31,7 +31,7 @@ use super::{Cluster, Consumer, Error, Message, admin, set_missing};
 
 /// Maximum time of one call that blocks on the broker; it is repeated until it succeeds.
 const CALL: Duration = Duration::from_secs(1);
-/// The same for aborts, during which nothing handles delivery reports.
+/// Maximum time of one call that aborts a transaction; delivery reports are not handled during the call.
 const ABORT_CALL: Duration = Duration::from_millis(100);
 /// Maximum time of one wait for acknowledgements; then failed records are looked for.
 const FLUSH_CALL: Duration = Duration::from_millis(20);
@@ -103,7 +103,7 @@ impl ProducerContext for Reports {
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
         let Err((error, message)) = result else { return };
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-        // What an abort removes from the queues.
+        // Records that an abort removes from the queues are no failures.
         if matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) {
             return;
         }
@@ -411,7 +411,7 @@ pub fn batch_limit(cluster: &Cluster, topic: &str) -> Result<Option<usize>, Erro
     Ok(admin::max_message_bytes(asker.client(), topic, cluster.timeout))
 }
 
-/// How long a broker has not answered.
+/// Time since the last answer of a broker.
 struct Silence {
     began: Instant,
     told: bool,

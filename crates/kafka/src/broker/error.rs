@@ -119,7 +119,7 @@ pub enum Error {
         servers: String,
         /// The group whose positions are meant.
         group: String,
-        /// What differs.
+        /// The difference between the two topics.
         why: String,
     },
     /// Any other failure of the client, as text.
