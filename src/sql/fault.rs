@@ -248,6 +248,9 @@ fn plain(text: &str) -> String {
             break;
         }
     }
+    if text.starts_with("Unexpected argument type") && text.contains("expected string or int, got ") {
+        return format!("{} A cast binds more closely than a JSON operator: write (a ->> 'b')::int", text.trim_end());
+    }
     // Some errors contain their own debug format.
     match text.strip_prefix("ParserError(\"").or_else(|| text.strip_prefix("TokenizerError(\"")) {
         Some(inner) => inner.trim_end_matches("\")").to_owned(),

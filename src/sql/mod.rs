@@ -7,6 +7,7 @@ pub mod depth;
 pub mod fault;
 pub mod header;
 pub mod infer;
+mod json_operators;
 pub mod reference;
 pub mod script;
 mod timestamp;
@@ -345,7 +346,10 @@ pub fn parse(source: &Source<'_>, piece: &Piece<'_>) -> Result<Statement, Fault>
     let mut parser = DFParserBuilder::new(piece.text).with_recursion_limit(RECURSION).build().map_err(blame)?;
     let mut statements = parser.parse_statements().map_err(blame)?;
     match (statements.pop_front(), statements.len()) {
-        (Some(statement), 0) => Ok(statement),
+        (Some(mut statement), 0) => {
+            json_operators::bind_closely(&mut statement);
+            Ok(statement)
+        }
         _ => Err(source.fault(piece.place, "expected one statement")),
     }
 }

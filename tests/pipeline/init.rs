@@ -133,6 +133,14 @@ fn the_example_of_json_in_the_manual_is_true() {
                  FROM records LIMIT 1";
     let rows = place.ok(&[&["sql", "-f", "csv", "-c", exact][..], &shop].concat());
     assert_eq!(rows, "b,c,s\n9007199254740993,x,false\n");
+    // As in PostgreSQL, they bind more closely than comparisons, and casts more closely than they.
+    let compared =
+        "SELECT sku FROM records WHERE stone -> 'quality' ->> 'cut' = 'Ideal' AND price ->> 'amount' IS NOT NULL";
+    assert_eq!(place.ok(&[&["sql", "-f", "csv", "-c", compared][..], &shop].concat()), "sku\nD1\n");
+    let cast = place.run(&[&["sql", "-c", "SELECT stone ->> 'carat'::int FROM records"][..], &shop].concat());
+    assert!(cast.stderr.contains("write (a ->> 'b')::int"), "{}", cast.stderr);
+    let text = place.run(&[&["sql", "SELECT 1 AS a"][..], &shop].concat());
+    assert!(text.stderr.contains("-c runs SQL text"), "{}", text.stderr);
 }
 
 /// Runs `init --entity` and the `up` that it prints. Returns what `init` said, the SQL, and the model of the whole stream.

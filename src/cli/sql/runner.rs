@@ -4,7 +4,7 @@
 //! reloads the store's files and the SQL files before each statement, so that results are current.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal as _, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -275,7 +275,11 @@ impl Runner {
     /// Runs a file.
     pub async fn file(&mut self, path: &Path) -> anyhow::Result<()> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|e| anyhow::anyhow!("cannot read {name}: {e}"))?;
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            // A name with spaces that does not exist is a statement.
+            let hint = if e.kind() == ErrorKind::NotFound && name.contains(' ') { "; -c runs SQL text" } else { "" };
+            anyhow::anyhow!("cannot read {name}: {e}{hint}")
+        })?;
         if self.depth >= READ_DEPTH {
             anyhow::bail!("{name}: files read each other more than {READ_DEPTH} deep");
         }

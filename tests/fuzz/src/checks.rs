@@ -203,19 +203,22 @@ fn other_csv(bytes: &[u8]) -> Option<Vec<Vec<Vec<u8>>>> {
 
 /// The features of these rows, if all are valid.
 fn csv_values(rows: &[Vec<Vec<u8>>]) -> Option<Vec<[u64; 2]>> {
+    let blank = |field: &Vec<u8>| std::str::from_utf8(field).is_ok_and(|field| field.trim().is_empty());
     let (header, rows) = rows.split_first()?;
-    let place = |name: &[u8]| {
-        let mut found = (0..header.len()).filter(|&i| header[i] == name);
+    let text = rows.iter().flatten().chain(header).all(|field| std::str::from_utf8(field).is_ok());
+    // Empty fields behind the last name are no columns.
+    let columns = header.iter().rposition(|name| !blank(name))? + 1;
+    let place = |name: &str| {
+        let mut found = (0..columns).filter(|&i| std::str::from_utf8(&header[i]).is_ok_and(|own| own.trim() == name));
         found.next().filter(|_| found.next().is_none())
     };
-    let (a, b) = (place(b"a")?, place(b"b")?);
-    let text = rows.iter().flatten().chain(header).all(|field| std::str::from_utf8(field).is_ok());
+    let (a, b) = (place("a")?, place("b")?);
     let value = |field: &[u8]| {
         let value = std::str::from_utf8(field).ok()?.trim().parse::<f64>().ok()?;
         value.is_finite().then_some(value.to_bits())
     };
     let value_of = |row: &Vec<Vec<u8>>| {
-        (row.len() == header.len()).then_some(())?;
+        (row.len() >= columns && row[columns..].iter().all(blank)).then_some(())?;
         Some([value(&row[a])?, value(&row[b])?])
     };
     text.then(|| rows.iter().map(value_of).collect())?

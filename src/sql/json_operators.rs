@@ -1,0 +1,209 @@
+//! Precedence of the JSON operators: as in PostgreSQL, they bind more closely than comparisons.
+//!
+//! Input: a parsed statement. Output: the statement with `meta ->> 'a' = 'x'` read as `(meta ->> 'a') = 'x'`. The parser's generic
+//! dialect reads it as `meta ->> ('a' = 'x')`, which no type satisfies. Its precedences cannot be set without a dialect that
+//! repeats all other properties of the generic one, so the tree is rotated after parsing. Parentheses are nodes of the tree and
+//! stay as they are.
+
+use std::mem;
+use std::ops::ControlFlow;
+
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Value, VisitMut as _, VisitorMut};
+
+/// Applies the precedence to all expressions of a statement.
+pub fn bind_closely(statement: &mut Statement) {
+    match statement {
+        Statement::Statement(inner) => drop(inner.visit(&mut Rotate)),
+        Statement::Explain(explain) => bind_closely(&mut explain.statement),
+        Statement::CopyTo(_) | Statement::CreateExternalTable(_) | Statement::Reset(_) => {}
+    }
+}
+
+struct Rotate;
+
+impl VisitorMut for Rotate {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        // A comparison on the right: a ->> (b = c) becomes (a ->> b) = c.
+        if let Expr::BinaryOp { op, right, .. } = expr
+            && is_json(op)
+            && first_operand(right).is_some()
+        {
+            let mut comparison = mem::replace(right.as_mut(), nothing());
+            if let Some(first) = innermost(&mut comparison, first_operand) {
+                exchange(expr, first, |expr| match expr {
+                    Expr::BinaryOp { right, .. } => Some(right),
+                    _ => None,
+                });
+            }
+            *expr = comparison;
+            // The comparison may have a JSON operation of its own on the left now, whose left side is a comparison.
+            if let Some(first) = innermost(expr, first_operand) {
+                rotate_left(first);
+            }
+        }
+        rotate_left(expr);
+        ControlFlow::Continue(())
+    }
+}
+
+/// A comparison on the left: (a = b) ->> c becomes a = (b ->> c).
+fn rotate_left(expr: &mut Expr) {
+    if let Expr::BinaryOp { op, left, .. } = expr
+        && is_json(op)
+        && last_operand(left).is_some()
+    {
+        let mut comparison = mem::replace(left.as_mut(), nothing());
+        if let Some(last) = innermost(&mut comparison, last_operand) {
+            exchange(expr, last, |expr| match expr {
+                Expr::BinaryOp { left, .. } => Some(left),
+                _ => None,
+            });
+        }
+        *expr = comparison;
+    }
+}
+
+/// Puts `operand` into the empty place of `operation`, and the operation into the place of the operand.
+fn exchange(operation: &mut Expr, operand: &mut Expr, place: impl Fn(&mut Expr) -> Option<&mut Box<Expr>>) {
+    mem::swap(operation, operand);
+    // `operation` is the operand now, and `operand` the operation.
+    if let Some(place) = place(operand) {
+        **place = mem::replace(operation, nothing());
+    }
+}
+
+fn nothing() -> Expr {
+    Expr::Value(Value::Null.into())
+}
+
+/// Follows a chain of comparisons to its last link's operand.
+fn innermost(expr: &mut Expr, next: fn(&mut Expr) -> Option<&mut Expr>) -> Option<&mut Expr> {
+    let mut at = next(expr)?;
+    while next(at).is_some() {
+        // Borrowed twice, because a borrow that is returned in one branch lasts for the other too.
+        at = next(at)?;
+    }
+    Some(at)
+}
+
+fn is_json(op: &BinaryOperator) -> bool {
+    matches!(
+        op,
+        BinaryOperator::Arrow
+            | BinaryOperator::LongArrow
+            | BinaryOperator::HashArrow
+            | BinaryOperator::HashLongArrow
+            | BinaryOperator::Question
+    )
+}
+
+fn is_comparison(op: &BinaryOperator) -> bool {
+    matches!(
+        op,
+        BinaryOperator::Eq
+            | BinaryOperator::NotEq
+            | BinaryOperator::Lt
+            | BinaryOperator::LtEq
+            | BinaryOperator::Gt
+            | BinaryOperator::GtEq
+            | BinaryOperator::Spaceship
+    )
+}
+
+/// The left operand of a comparison or of a predicate.
+fn first_operand(expr: &mut Expr) -> Option<&mut Expr> {
+    match expr {
+        Expr::BinaryOp { left, op, .. } if is_comparison(op) => Some(left),
+        Expr::IsDistinctFrom(left, _) | Expr::IsNotDistinctFrom(left, _) => Some(left),
+        Expr::Like { expr, .. }
+        | Expr::ILike { expr, .. }
+        | Expr::SimilarTo { expr, .. }
+        | Expr::RLike { expr, .. }
+        | Expr::Between { expr, .. }
+        | Expr::InList { expr, .. }
+        | Expr::InSubquery { expr, .. }
+        | Expr::InUnnest { expr, .. }
+        | Expr::IsNull(expr)
+        | Expr::IsNotNull(expr)
+        | Expr::IsTrue(expr)
+        | Expr::IsNotTrue(expr)
+        | Expr::IsFalse(expr)
+        | Expr::IsNotFalse(expr)
+        | Expr::IsUnknown(expr)
+        | Expr::IsNotUnknown(expr) => Some(expr),
+        _ => None,
+    }
+}
+
+/// The right operand of a comparison or of a predicate, if it is the end of the text.
+fn last_operand(expr: &mut Expr) -> Option<&mut Expr> {
+    match expr {
+        Expr::BinaryOp { right, op, .. } if is_comparison(op) => Some(right),
+        Expr::Like { pattern, escape_char: None, .. }
+        | Expr::ILike { pattern, escape_char: None, .. }
+        | Expr::SimilarTo { pattern, escape_char: None, .. }
+        | Expr::RLike { pattern, .. } => Some(pattern),
+        Expr::Between { high, .. } => Some(high),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::sql::parser::DFParserBuilder;
+
+    use super::*;
+
+    /// The tree of a condition without the nodes of parentheses, so that both forms can be compared.
+    fn parsed(condition: &str) -> Statement {
+        let sql = format!("SELECT {condition} FROM t WHERE {condition}");
+        let mut statements = DFParserBuilder::new(sql.as_str()).build().unwrap().parse_statements().unwrap();
+        let mut statement = statements.pop_front().unwrap();
+        bind_closely(&mut statement);
+        let Statement::Statement(inner) = &mut statement else { panic!("{sql}") };
+        drop(inner.visit(&mut Bare));
+        statement
+    }
+
+    struct Bare;
+
+    impl VisitorMut for Bare {
+        type Break = ();
+
+        fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+            while let Expr::Nested(inner) = expr {
+                *expr = mem::replace(inner.as_mut(), nothing());
+            }
+            ControlFlow::Continue(())
+        }
+    }
+
+    #[test]
+    fn json_operators_bind_more_closely_than_comparisons() {
+        for (plain, meant) in [
+            ("a ->> 'k' = 'x'", "(a ->> 'k') = 'x'"),
+            ("'x' = a ->> 'k'", "'x' = (a ->> 'k')"),
+            ("a -> 'b' ->> 'c' <> 'x'", "((a -> 'b') ->> 'c') <> 'x'"),
+            ("a -> 'b' = c -> 'd'", "(a -> 'b') = (c -> 'd')"),
+            ("a -> 'b' ->> 'e' = c -> 'd' ->> 'f'", "((a -> 'b') ->> 'e') = ((c -> 'd') ->> 'f')"),
+            ("a ->> 'k' IS NOT NULL", "(a ->> 'k') IS NOT NULL"),
+            ("a ->> 'k' = 'x' IS TRUE", "((a ->> 'k') = 'x') IS TRUE"),
+            ("a ->> 'k' IN ('x', 'y')", "(a ->> 'k') IN ('x', 'y')"),
+            ("a ->> 'k' NOT LIKE 'x%'", "(a ->> 'k') NOT LIKE 'x%'"),
+            ("b LIKE a ->> 'k'", "b LIKE (a ->> 'k')"),
+            ("a ->> 'k' BETWEEN 'x' AND 'y'", "(a ->> 'k') BETWEEN 'x' AND 'y'"),
+            ("b BETWEEN 'x' AND a ->> 'k'", "b BETWEEN 'x' AND (a ->> 'k')"),
+            ("a ->> 'k' = 'x' AND NOT b ->> 'l' = 'y' OR c", "((a ->> 'k') = 'x' AND NOT ((b ->> 'l') = 'y')) OR c"),
+            ("a ->> 'k' = 'x' = b ->> 'l'", "((a ->> 'k') = 'x') = (b ->> 'l')"),
+            ("f(a ->> 'k' = 'x') = b", "f((a ->> 'k') = 'x') = b"),
+            ("CASE WHEN a -> 0 > 1 THEN 2 END", "CASE WHEN (a -> 0) > 1 THEN 2 END"),
+            ("a ->> ('k' = 'x')", "a ->> ('k' = 'x')"),
+        ] {
+            assert_eq!(parsed(plain), parsed(meant), "{plain}");
+        }
+        assert_ne!(parsed("a ->> 'k' = 'x'"), parsed("a ->> ('k' = 'x')"));
+    }
+}
