@@ -122,7 +122,25 @@ impl ExactSum {
 
     /// The sum, rounded once to the nearest double, ties to even.
     pub fn sum(&self) -> f64 {
-        self.quotient(1)
+        self.short_sum().unwrap_or_else(|| self.quotient(1))
+    }
+
+    /// The sum of a few chunks as a 128-bit integer, whose conversion rounds once; `None` if it might not fit, or if a power of two
+    /// could not scale it exactly.
+    fn short_sum(&self) -> Option<f64> {
+        let base = usize::from(self.base);
+        let fits = match *self.chunks {
+            [_, _, _, top] => top.unsigned_abs() < 1 << 29,
+            ref chunks => chunks.len() < 4,
+        };
+        if !fits || self.special.is_some() || !(2..=60).contains(&base) {
+            return None;
+        }
+        // Chunks stay below 2^62, so the lower three are below 2^127 together with a top below 2^29.
+        let whole = self.chunks.iter().rev().fold(0_i128, |whole, chunk| (whole << CHUNK_BITS) + i128::from(*chunk));
+        // 2^(32 base - 1074), a normal double, as is any multiple of it by an integer below 2^128.
+        let unit = f64::from_bits(((base * CHUNK_BITS + 1023 - 1074) as u64) << 52);
+        Some(whole as f64 * unit)
     }
 
     /// The sum divided by a number, rounded once. NaN if the number is 0.
@@ -287,6 +305,7 @@ mod tests {
                 parts.merge(&ExactSum::read(&bytes).unwrap());
             }
             assert_eq!(parts.sum().to_bits(), whole.to_bits(), "{values:?}");
+            assert_eq!(parts.sum().to_bits(), parts.quotient(1).to_bits(), "{values:?}");
             // With its own negation nothing is left, and nothing is left of what was taken out.
             let mut none = parts.clone();
             values.iter().for_each(|value| none.add(-value));

@@ -6,6 +6,7 @@
 pub mod cluster;
 mod compiled_regex;
 pub mod conversions;
+mod distinct_count;
 mod entity;
 mod exact_aggregates;
 mod exact_sum;
@@ -338,6 +339,7 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
     conversions::register(&ctx).map_err(query)?;
     if limits.up_to.is_some() {
         exact_aggregates::register(&ctx);
+        distinct_count::register(&ctx);
     }
     for function in segment::functions(limits.models.as_ref(), !limits.confined) {
         ctx.register_udf(function);

@@ -74,18 +74,30 @@ pub(super) async fn rows(
     let began = Instant::now();
     let mut slices = Vec::new();
     for slice in all_slices() {
-        let up_to = Some(UpTo { cuts: input.cuts.clone(), slice });
-        let limits = engine::Limits {
-            up_to,
-            engine: Engine::Local,
-            damage: engine::damage(&input.ctx),
-            ..options.limits(input.snapshot.rows())
+        let evaluate = async |serial| {
+            let limits = engine::Limits {
+                up_to: Some(UpTo { cuts: input.cuts.clone(), slice }),
+                engine: Engine::Local,
+                damage: engine::damage(&input.ctx),
+                serial,
+                ..options.limits(input.snapshot.rows())
+            };
+            let ctx = engine::open_within(&input.snapshot, &input.files, limits).await?;
+            read(&ctx, segmentation, (options, &options.space(store))).await
         };
-        let ctx = engine::open_within(&input.snapshot, &input.files, limits).await?;
-        let read = read(&ctx, segmentation, (options, &options.space(store))).await;
+        let mut read = evaluate(false).await;
+        if read.as_ref().is_err_and(is_out_of_memory) {
+            // Operators that spill side by side take memory from each other, and one of them may get too little.
+            tracing::debug!("{} is evaluated again, without parallelism: too little memory", segmentation.name);
+            read = evaluate(true).await;
+        }
         slices.push(read.map_err(|error| named(segmentation, error).to_string()));
     }
     Ok(Entities { slices, took: began.elapsed() })
+}
+
+fn is_out_of_memory(error: &engine::Error) -> bool {
+    error.to_string().contains("Resources exhausted")
 }
 
 async fn read(
