@@ -160,8 +160,9 @@ impl BatchProducer {
         let timeout = TRANSACTION_TIMEOUT.as_millis().to_string();
         let tuning = [
             ("partitioner", "murmur2_random"),
-            // A batch is flushed at its end.
-            ("linger.ms", "5"),
+            // A batch is flushed at its end, which ends the linger. An idempotent producer of librdkafka has one request per
+            // partition in flight, and its thread polls without a pause while records that have lingered wait for the response.
+            ("linger.ms", "1000"),
             ("message.max.bytes", "1000000000"),
             ("batch.size", &batch_bytes),
             ("compression.type", "lz4"),
