@@ -1,7 +1,8 @@
 //! The aggregates `sum` and `avg` with exact sums of doubles, under their usual names.
 //!
 //! DataFusion's add doubles in the order in which rows arrive, which depends on the number of partitions and on timing.
-//! Sessions that evaluate views of entities use these instead. Other types go to DataFusion's own implementation.
+//! Sessions that evaluate views of entities use these instead. Integers are checked (checked_sum.rs); other types go to
+//! DataFusion's own implementation.
 
 use std::mem::size_of;
 use std::sync::Arc;
@@ -11,7 +12,6 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Float64Type, UInt6
 use datafusion::common::ScalarValue;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::functions_aggregate::average::avg_udaf;
-use datafusion::functions_aggregate::sum::sum_udaf;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
 use datafusion::logical_expr::{
@@ -19,6 +19,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::prelude::SessionContext;
 
+use super::checked_sum;
 use super::exact_sum::ExactSum;
 
 /// An optimizer rule that adds up sums which were rounded before.
@@ -26,7 +27,7 @@ const ADDS_ROUNDED_SUMS: &str = "single_distinct_aggregation_to_group_by";
 
 /// Makes the sums of doubles in all queries of a session exact.
 pub fn register(ctx: &SessionContext) {
-    ctx.register_udaf(AggregateUDF::from(Exact { quotient: false, inner: sum_udaf() }));
+    ctx.register_udaf(AggregateUDF::from(Exact { quotient: false, inner: checked_sum::sum() }));
     ctx.register_udaf(AggregateUDF::from(Exact { quotient: true, inner: avg_udaf() }));
     ctx.remove_optimizer_rule(ADDS_ROUNDED_SUMS);
 }

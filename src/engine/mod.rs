@@ -3,6 +3,8 @@
 //! Input: a snapshot of the store and the SQL files. Output: a session with the table `records` and all views. Other
 //! modules do not depend on how queries are executed.
 
+mod checked_arithmetic;
+mod checked_sum;
 pub mod cluster;
 mod compiled_regex;
 pub mod conversions;
@@ -337,6 +339,8 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
     add_records(&ctx, snapshot, &files.fields, limits.up_to.as_ref())?;
     reference::register(&ctx, files, &limits.engine)?;
     conversions::register(&ctx).map_err(query)?;
+    checked_arithmetic::register(&ctx);
+    checked_sum::register(&ctx);
     if limits.up_to.is_some() {
         exact_aggregates::register(&ctx);
         distinct_count::register(&ctx);

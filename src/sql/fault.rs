@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use unicode_width::UnicodeWidthStr as _;
 
+use super::other_dialects::equivalent;
 use super::script::{Piece, Place};
 use super::{identifier, one_line};
 
@@ -182,9 +183,17 @@ fn words(error: &DataFusionError, tables: &[String]) -> String {
     if let Some((_, rest)) = text.split_once("Invalid function '")
         && let Some((name, rest)) = rest.split_once("'. Did you mean '")
     {
-        return format!("there is no function {name}; did you mean {}?", rest.trim_end_matches("'?"));
+        return match equivalent(name) {
+            Some(equivalent) => format!("there is no function {name}; write {equivalent}"),
+            None => format!("there is no function {name}; did you mean {}?", rest.trim_end_matches("'?")),
+        };
     }
     let text = plain(&text);
+    if text.starts_with("Cannot cast string '") {
+        return format!(
+            "{text}; TRY_CAST(… AS DOUBLE) gives NULL for such a text, and to_number reads ₹1,099 and 12,5 €"
+        );
+    }
     match stated_place(&text) {
         Some((at, _)) => text[..at].to_owned(),
         None => text,

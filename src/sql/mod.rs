@@ -3,11 +3,13 @@
 //! Input: a directory, or the built-in files. Output: the declared fields, and views in the order of their names.
 //! Cleaning, slicing and features are defined only in these files; the module `engine` executes them.
 
+pub mod column_names;
 pub mod depth;
+mod dialect;
 pub mod fault;
 pub mod header;
 pub mod infer;
-mod json_operators;
+mod other_dialects;
 pub mod reference;
 pub mod script;
 mod timestamp;
@@ -347,7 +349,7 @@ pub fn parse(source: &Source<'_>, piece: &Piece<'_>) -> Result<Statement, Fault>
     let mut statements = parser.parse_statements().map_err(blame)?;
     match (statements.pop_front(), statements.len()) {
         (Some(mut statement), 0) => {
-            json_operators::bind_closely(&mut statement);
+            dialect::adapt(&mut statement);
             Ok(statement)
         }
         _ => Err(source.fault(piece.place, "expected one statement")),

@@ -9,7 +9,7 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::object_store::{DefaultObjectStoreRegistry, ObjectStoreRegistry};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use object_store::ObjectStore;
 use url::Url;
 
@@ -23,6 +23,8 @@ pub struct Environment {
     pub client: MakeClient,
     /// Functions in addition to DataFusion's own. Executors find them by name.
     pub functions: Vec<Arc<ScalarUDF>>,
+    /// Aggregate functions beside DataFusion's own, or instead of those of the same name.
+    pub aggregates: Vec<Arc<AggregateUDF>>,
     /// Registers the same functions, and operators, in the session of a scheduler.
     pub register: fn(&mut dyn FunctionRegistry) -> Result<()>,
 }

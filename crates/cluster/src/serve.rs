@@ -229,5 +229,8 @@ fn functions(environment: &Environment) -> BallistaFunctionRegistry {
     for function in &environment.functions {
         known.scalar_functions.insert(function.name().to_owned(), Arc::clone(function));
     }
+    for function in &environment.aggregates {
+        known.aggregate_functions.insert(function.name().to_owned(), Arc::clone(function));
+    }
     known
 }

@@ -17,6 +17,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use tokio::task::JoinSet;
 
+use crate::sql::column_names;
 use crate::sql::fault::{Fault, Source};
 use crate::sql::script::{Piece, Place};
 
@@ -65,7 +66,8 @@ pub fn params_of(
 }
 
 /// Plans a statement and starts it.
-pub async fn prepare(ctx: SessionContext, work: Work) -> Result<Ready, DataFusionError> {
+pub async fn prepare(ctx: SessionContext, mut work: Work) -> Result<Ready, DataFusionError> {
+    column_names::name(&mut work.statement);
     let mut plan = ctx.state().statement_to_plan(work.statement).await?;
     if work.read_only {
         SQLOptions::new()

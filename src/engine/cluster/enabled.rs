@@ -13,7 +13,10 @@ pub use tercile_cluster::{Address, serve, solver};
 use tercile_cluster::{Environment, LocalFunctions};
 use url::Url;
 
-use super::super::{Error, add_file, conversions, explain, listing_url, records, segment, sized_store, stream};
+use super::super::{
+    Error, add_file, checked_arithmetic, checked_sum, conversions, explain, listing_url, records, segment, sized_store,
+    stream,
+};
 
 /// Whether this build can use a cluster.
 pub const ENABLED: bool = true;
@@ -33,11 +36,14 @@ pub fn session(config: SessionConfig, runtime: Arc<RuntimeEnv>, address: &Addres
 /// The functions and files that a scheduler and executors know.
 pub fn environment() -> Environment {
     let own = std::iter::once(Arc::new(records::function()));
-    Environment { client: Arc::new(client), functions: own.chain(conversions::functions()).collect(), register }
+    let functions = own.chain(conversions::functions()).chain(checked_arithmetic::functions()).collect();
+    Environment { client: Arc::new(client), functions, aggregates: vec![checked_sum::sum()], register }
 }
 
 fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     registry.register_udf(Arc::new(records::function()))?;
+    registry.register_udaf(checked_sum::sum())?;
+    checked_arithmetic::register_with(registry)?;
     conversions::register_with(registry)
 }
 

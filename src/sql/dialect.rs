@@ -1,29 +1,43 @@
-//! Precedence of the JSON operators: as in PostgreSQL, they bind more closely than comparisons.
+//! What differs from the parser's generic dialect.
 //!
-//! Input: a parsed statement. Output: the statement with `meta ->> 'a' = 'x'` read as `(meta ->> 'a') = 'x'`. The parser's generic
-//! dialect reads it as `meta ->> ('a' = 'x')`, which no type satisfies. Its precedences cannot be set without a dialect that
-//! repeats all other properties of the generic one, so the tree is rotated after parsing. Parentheses are nodes of the tree and
-//! stay as they are.
+//! Input: a parsed statement. Output: the statement in which
+//!
+//! - JSON operators bind more closely than comparisons, as in PostgreSQL: `meta ->> 'a' = 'x'` is `(meta ->> 'a') = 'x'`. The generic
+//!   dialect reads it as `meta ->> ('a' = 'x')`, which no type satisfies. Its precedences cannot be set without a dialect that repeats
+//!   all other properties of the generic one, so the tree is rotated after parsing. Parentheses are nodes of the tree and stay.
+//! - `FROM t` is `SELECT * FROM t`, as in DuckDB. DataFusion plans it as a SELECT without columns.
 
 use std::mem;
 use std::ops::ControlFlow;
 
-use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Value, VisitMut as _, VisitorMut};
+use datafusion::sql::parser::{CopyToSource, Statement};
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, Query, SelectFlavor, SelectItem, SetExpr, Value, VisitMut as _, VisitorMut,
+};
 
-/// Applies the precedence to all expressions of a statement.
-pub fn bind_closely(statement: &mut Statement) {
+/// Adapts all expressions and queries of a statement.
+pub fn adapt(statement: &mut Statement) {
     match statement {
-        Statement::Statement(inner) => drop(inner.visit(&mut Rotate)),
-        Statement::Explain(explain) => bind_closely(&mut explain.statement),
-        Statement::CopyTo(_) | Statement::CreateExternalTable(_) | Statement::Reset(_) => {}
+        Statement::Statement(inner) => drop(inner.visit(&mut Adapt)),
+        Statement::Explain(explain) => adapt(&mut explain.statement),
+        Statement::CopyTo(copy) => {
+            if let CopyToSource::Query(query) = &mut copy.source {
+                drop(query.visit(&mut Adapt));
+            }
+        }
+        Statement::CreateExternalTable(_) | Statement::Reset(_) => {}
     }
 }
 
-struct Rotate;
+struct Adapt;
 
-impl VisitorMut for Rotate {
+impl VisitorMut for Adapt {
     type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        select_all(&mut query.body);
+        ControlFlow::Continue(())
+    }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         // A comparison on the right: a ->> (b = c) becomes (a ->> b) = c.
@@ -46,6 +60,21 @@ impl VisitorMut for Rotate {
         }
         rotate_left(expr);
         ControlFlow::Continue(())
+    }
+}
+
+/// Gives a query that begins with FROM its columns.
+fn select_all(body: &mut SetExpr) {
+    match body {
+        SetExpr::Select(select) if matches!(select.flavor, SelectFlavor::FromFirstNoSelect) => {
+            select.flavor = SelectFlavor::Standard;
+            select.projection = vec![SelectItem::Wildcard(Default::default())];
+        }
+        SetExpr::SetOperation { left, right, .. } => {
+            select_all(left);
+            select_all(right);
+        }
+        _ => {}
     }
 }
 
@@ -162,7 +191,7 @@ mod tests {
         let sql = format!("SELECT {condition} FROM t WHERE {condition}");
         let mut statements = DFParserBuilder::new(sql.as_str()).build().unwrap().parse_statements().unwrap();
         let mut statement = statements.pop_front().unwrap();
-        bind_closely(&mut statement);
+        adapt(&mut statement);
         let Statement::Statement(inner) = &mut statement else { panic!("{sql}") };
         drop(inner.visit(&mut Bare));
         statement
@@ -205,5 +234,22 @@ mod tests {
             assert_eq!(parsed(plain), parsed(meant), "{plain}");
         }
         assert_ne!(parsed("a ->> 'k' = 'x'"), parsed("a ->> ('k' = 'x')"));
+    }
+
+    #[test]
+    fn from_alone_selects_all_columns() {
+        for (sql, meant) in [
+            ("FROM t", "SELECT * FROM t"),
+            ("FROM t ORDER BY a LIMIT 2", "SELECT * FROM t ORDER BY a LIMIT 2"),
+            ("SELECT b FROM (FROM t) UNION ALL FROM u", "SELECT b FROM (SELECT * FROM t) UNION ALL SELECT * FROM u"),
+        ] {
+            let adapted = |sql: &str| {
+                let mut statements = DFParserBuilder::new(sql).build().unwrap().parse_statements().unwrap();
+                let mut statement = statements.pop_front().unwrap();
+                adapt(&mut statement);
+                statement
+            };
+            assert_eq!(adapted(sql), adapted(meant), "{sql}");
+        }
     }
 }
