@@ -98,24 +98,14 @@ struct Arithmetic {
     signature: Signature,
 }
 
-impl Arithmetic {
-    /// The operator between its arguments, as DataFusion prints it.
-    fn shown<'a>(&self, args: &'a [Expr]) -> Option<BinaryExpr> {
-        let [left, right]: &'a [Expr; 2] = args.try_into().ok()?;
-        Some(BinaryExpr::new(Box::new(left.clone()), self.operation.operator(), Box::new(right.clone())))
-    }
-}
-
 impl ScalarUDFImpl for Arithmetic {
     fn name(&self) -> &str {
         self.operation.name()
     }
 
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        match self.shown(args) {
-            Some(shown) => Ok(Expr::BinaryExpr(shown).schema_name().to_string()),
-            None => plan_err!("{} takes two arguments", self.name()),
-        }
+        let [left, right] = args else { return plan_err!("{} takes two arguments", self.name()) };
+        Ok(format!("{} {} {}", left.schema_name(), self.operation.operator(), right.schema_name()))
     }
 
     fn signature(&self) -> &Signature {
