@@ -14,7 +14,6 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::common::{exec_err, plan_err};
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
@@ -29,17 +28,13 @@ use datafusion::scalar::ScalarValue;
 
 /// Makes the arithmetic of a session checked.
 pub fn register(ctx: &SessionContext) {
+    functions().for_each(|function| ctx.register_udf(ScalarUDF::clone(&function)));
     ctx.add_analyzer_rule(Arc::new(Checked));
 }
 
 /// The functions, for sessions and processes that execute plans of other sessions.
 pub fn functions() -> impl Iterator<Item = Arc<ScalarUDF>> {
     Operation::ALL.into_iter().map(Operation::function)
-}
-
-/// Registers the functions only.
-pub fn register_with(registry: &mut dyn FunctionRegistry) -> Result<()> {
-    functions().try_for_each(|function| registry.register_udf(function).map(drop))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

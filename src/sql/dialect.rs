@@ -18,11 +18,13 @@ use datafusion::sql::sqlparser::ast::{
 /// Adapts all expressions and queries of a statement.
 pub fn adapt(statement: &mut Statement) {
     match statement {
-        Statement::Statement(inner) => drop(inner.visit(&mut Adapt)),
+        Statement::Statement(inner) => {
+            let _ = inner.visit(&mut Adapt);
+        }
         Statement::Explain(explain) => adapt(&mut explain.statement),
         Statement::CopyTo(copy) => {
             if let CopyToSource::Query(query) = &mut copy.source {
-                drop(query.visit(&mut Adapt));
+                let _ = query.visit(&mut Adapt);
             }
         }
         Statement::CreateExternalTable(_) | Statement::Reset(_) => {}
@@ -193,7 +195,7 @@ mod tests {
         let mut statement = statements.pop_front().unwrap();
         adapt(&mut statement);
         let Statement::Statement(inner) = &mut statement else { panic!("{sql}") };
-        drop(inner.visit(&mut Bare));
+        let _ = inner.visit(&mut Bare);
         statement
     }
 

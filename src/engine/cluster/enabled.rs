@@ -43,7 +43,7 @@ pub fn environment() -> Environment {
 fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     registry.register_udf(Arc::new(records::function()))?;
     registry.register_udaf(checked_sum::sum())?;
-    checked_arithmetic::register_with(registry)?;
+    checked_arithmetic::functions().try_for_each(|function| registry.register_udf(function).map(drop))?;
     conversions::register_with(registry)
 }
 
