@@ -1,7 +1,7 @@
 //! tercile: live segments from a Kafka stream.
 //!
-//! The topic and the store are crates of their own (`tercile-kafka`, `tercile-store`, `tercile-kmeans`, `tercile-sample`); the modules here
-//! follow the data:
+//! The topic and the store are crates of their own (`tercile-kafka`, `tercile-store`, `tercile-kmeans`, `tercile-sample`), and so is
+//! the HTTP server (`tercile-http`); the modules here follow the data:
 //!
 //! ```text
 //! producers ─▶ Kafka ─▶ ingest ─▶ Parquet ─▶ SQL files ─▶ slices ─▶ KMeans ─▶ model files ─▶ API

@@ -9,10 +9,10 @@ use std::time::Instant;
 use poem::http::header::{HeaderName, HeaderValue};
 use poem::http::{Method, StatusCode};
 use poem::{Addr, Request};
+use tercile_http::ResponseObserver;
 
 use super::State;
 use super::budget::Hold;
-use super::connections::Busy;
 use super::guard::Admitted;
 
 /// Target of access log lines.
@@ -29,12 +29,12 @@ pub struct Record {
     pub admitted: Admitted,
     pub status: Option<StatusCode>,
     bytes: AtomicU64,
-    /// Whether the response has begun and not ended.
+    /// Whether the length of the response is unknown until its end.
+    streamed: bool,
+    /// Whether such a response has begun and not ended.
     cut: AtomicBool,
     client: String,
     start: Instant,
-    /// Marks the connection as busy while a handler or stream works for it.
-    pub busy: Option<Busy>,
     /// Memory held from the budget.
     pub hold: Option<Hold>,
 }
@@ -60,10 +60,10 @@ impl Record {
             admitted: Admitted::default(),
             status: None,
             bytes: AtomicU64::new(0),
+            streamed: false,
             cut: AtomicBool::new(false),
             client: client(request),
             start: Instant::now(),
-            busy: state.clients.begin(request.remote_addr()),
             hold: None,
         }
     }
@@ -73,17 +73,19 @@ impl Record {
         match length {
             Some(length) => self.bytes = length.into(),
             // A client ends an event stream at any time; that is not a truncated response.
-            None => self.cut = (!endless).into(),
+            None => (self.streamed, self.cut) = (true, (!endless).into()),
+        }
+    }
+}
+
+impl ResponseObserver for Record {
+    fn sent(&self, bytes: usize) {
+        if self.streamed {
+            self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         }
     }
 
-    /// Records bytes of a response of unknown length.
-    pub fn gave(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// Records the end of the response.
-    pub fn ends(&self) {
+    fn completed(&self) {
         self.cut.store(false, Ordering::Relaxed);
     }
 }

@@ -7,7 +7,7 @@ use poem::http::{HeaderMap, StatusCode, header};
 use poem::web::Path;
 use poem::{Response, Route, get, handler};
 
-use super::delivery::Shared;
+use super::middleware::Shared;
 use super::problem::Problem;
 
 /// Allows scripts, styles and requests of this host only, and no inline scripts or styles.

@@ -11,11 +11,11 @@ use poem::{IntoResponse as _, Request, Response};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::delivery::Shared;
 use super::etag::EntityTag;
 use super::guard::Guard;
 use super::keys::Scope;
 use super::live::Models;
+use super::middleware::Shared;
 use super::typed_operations::{self, Detail};
 use super::{State, document};
 

@@ -12,7 +12,7 @@ use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaRespon
 use poem_openapi::types::{ToJSON, Type};
 use sha2::{Digest as _, Sha256};
 
-use super::delivery::Shared;
+use super::middleware::Shared;
 use crate::model::Model;
 use crate::printable::hex;
 

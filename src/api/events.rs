@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use futures::stream;
 use poem::Request;
+use poem::web::Data;
 use poem::web::sse::Event;
-use poem::web::{Data, RemoteAddr};
 use poem_openapi::OpenApi;
 use poem_openapi::payload::EventStream;
 use poem_openapi::types::ToJSON as _;
+use tercile_http::Exchange;
 
 use super::guard::Pass;
 use super::status::{self, Shown, Status};
@@ -38,8 +39,8 @@ impl EventsApi {
     /// one every five seconds while nothing does.
     #[oai(path = "/api/events", method = "get", tag = "Tags::Health", operation_id = "watchStatus")]
     async fn events(&self, state: Data<&Arc<State>>, request: &Request) -> EventStream<Statuses> {
-        let (client, pass) = (request.remote_addr().clone(), request.extensions().get().cloned());
-        let follower = Follower { state: Arc::clone(&state), client, pass, last: None };
+        let (exchange, pass) = (request.extensions().get().cloned(), request.extensions().get().cloned());
+        let follower = Follower { state: Arc::clone(&state), exchange, pass, last: None };
         let statuses = stream::unfold(follower, |mut follower| async {
             let status = follower.next().await?;
             Some((status, follower))
@@ -52,22 +53,28 @@ impl EventsApi {
 /// One client with the last status sent to it.
 struct Follower {
     state: Arc<State>,
-    client: RemoteAddr,
+    exchange: Option<Exchange>,
     /// Key of the request, checked while the stream runs; `None` if no key is required.
     pass: Option<Pass>,
     last: Option<Status>,
 }
 
 impl Follower {
-    /// Next status to send; `None` when the client disconnected, its key was revoked or expired, or the server stops.
+    /// Resolves when the server stops.
+    async fn shutdown(&self) {
+        match &self.exchange {
+            Some(exchange) => exchange.shutdown().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Next status to send; `None` when the client's key was revoked or expired, or the server stops.
     async fn next(&mut self) -> Option<Status> {
-        let mut stopping = self.state.stopping.subscribe();
         for silent in 0.. {
             if self.last.is_some() {
                 tokio::select! {
                     () = tokio::time::sleep(INTERVAL) => {}
-                    _ = stopping.wait_for(|stopping| *stopping) => return None,
-                    () = self.state.clients.gone(&self.client) => return None,
+                    () = self.shutdown() => return None,
                 }
             }
             if self.pass.as_ref().is_some_and(|pass| !pass.holds()) {

@@ -5,18 +5,16 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use poem::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use poem::http::{Method, StatusCode, Version};
 use poem::web::RemoteAddr;
 use poem::{Addr, IntoResponse as _, Request, Response};
 
-use super::connections::Timeouts;
 use super::keys::{Key, Keys, Scope};
-use super::limits::{Caller, Limiter, Ticket};
 use super::problem::{self, Problem};
-use super::tls::Tls;
+use super::rate_limit::{Caller, Limiter, Ticket};
 
 /// Header for the key, as an alternative to `Authorization: Bearer`.
 const KEY_HEADER: &str = "x-api-key";
@@ -42,9 +40,12 @@ pub fn needed(method: &Method, path: &str) -> Option<Scope> {
     }
 }
 
+/// Prefix of the paths of probes.
+pub const PROBES: &str = "/health/";
+
 /// Whether the path is a probe of an orchestrator or load balancer, which no limit applies to.
 pub fn is_probe(path: &str) -> bool {
-    path.starts_with("/health/")
+    path.starts_with(PROBES)
 }
 
 /// Whether the path is requested by monitoring: probes, and metrics. The memory budget never refuses these.
@@ -62,15 +63,8 @@ pub struct Guard {
     pub origins: Vec<String>,
     pub limiter: Limiter,
     pub max_header_bytes: usize,
-    /// Timeouts and limits of connections.
-    pub patience: Timeouts,
-    /// Timeout of a stalled request body.
-    pub body_timeout: Duration,
-    pub tls: Option<Arc<Tls>>,
-    /// At shutdown, time during which readiness is 503 before connections are refused.
-    pub notice: Duration,
-    /// At shutdown, time for running requests to complete.
-    pub drain: Duration,
+    /// Timeouts and limits of connections, TLS, shutdown.
+    pub server: tercile_http::Settings,
 }
 
 /// Key of a streamed response, which ends when the key is revoked or expires.

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use poem::listener::TcpAcceptor;
-use poem::{EndpointExt as _, IntoResponse as _, Response, Route, Server, get, handler, web::Data};
+use poem::{EndpointExt as _, IntoResponse as _, Response, Route, get, handler, web::Data};
 use prometheus::core::Collector;
 use prometheus::{Encoder as _, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use tercile_kafka::ingest::{Control, Progress};
@@ -83,8 +82,7 @@ pub async fn serve(listener: tokio::net::TcpListener, control: Arc<Control>) -> 
     let gauges = Ingesting::register(&registry)?;
     let alone = Arc::new(Alone { registry, gauges, control });
     let app = Route::new().at("/metrics", get(metrics)).at("/health/live", get(live)).data(alone);
-    Server::new_with_acceptor(TcpAcceptor::from_tokio(listener)?).run(app).await?;
-    Ok(())
+    Ok(tercile_http::run(listener, app, tercile_http::Settings::default(), std::future::pending()).await?)
 }
 
 #[handler]

@@ -154,7 +154,7 @@ impl Metrics {
         if let Some(control) = &state.ingest {
             self.ingest.update(&control.progress);
         }
-        self.connections.set(state.clients.count() as i64);
+        self.connections.set(state.connections.count() as i64);
         self.size(state.store.root());
         self.memory.set(memory::resident());
         self.http_memory.set(state.budget.used() as i64);

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use http_body::Body as _;
 use http_body_util::combinators::BoxBody;
@@ -13,14 +12,14 @@ use poem::error::MethodNotAllowedError;
 use poem::http::header::{ALLOW, CONNECTION, HeaderValue, RETRY_AFTER};
 use poem::http::{StatusCode, Version};
 use poem::{Body, Endpoint, IntoResponse as _, PathPattern, Request, Response};
+use tercile_http::{Exchange, Observed};
 
 use super::access::{REQUEST_ID, Record};
 use super::budget::{Exhausted, REQUEST};
-use super::delivery::{self, Shared};
 use super::document::Known;
 use super::guard::{self, Guard};
 use super::problem::{self, Problem};
-use super::{State, body_limit, events};
+use super::{State, events};
 
 /// All routes behind the guard.
 pub struct Front<E> {
@@ -37,9 +36,9 @@ impl<E: Endpoint> Endpoint for Front<E> {
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
         let mut record = Record::start(&self.state, &request);
         let (id, origin) = (record.id.clone(), self.guard.allowed_origin(&request));
-        let (keeps_alive, old) = (request.version() < Version::HTTP_2, request.version() < Version::HTTP_11);
+        let old = request.version() < Version::HTTP_11;
         let monitoring = guard::is_monitoring(request.uri().path());
-        let late = body_limit::hasten(&mut request, self.guard.body_timeout, record.busy.as_ref());
+        let exchange = request.extensions().get::<Exchange>().cloned();
         let charged = self.charge(&request, &mut record);
         let admitted = charged.and_then(|()| self.guard.admit(&request, || self.exists(request.uri().path())));
         let mut response = match admitted {
@@ -51,7 +50,7 @@ impl<E: Endpoint> Endpoint for Front<E> {
                     request.extensions_mut().insert(pass);
                 }
                 let response = self.answer(request, &mut record).await;
-                if late.is_some_and(|late| late.load(Ordering::Relaxed)) { too_late() } else { response }
+                if exchange.is_some_and(|exchange| exchange.body_timed_out()) { too_late() } else { response }
             }
             Err(refusal) => refusal,
         };
@@ -80,10 +79,9 @@ impl<E: Endpoint> Endpoint for Front<E> {
         }
         headers.insert(REQUEST_ID, id);
         self.guard.tell_origin(origin.as_ref(), headers);
-        if keeps_alive && self.state.draining.load(Ordering::SeqCst) {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        delivery::follow(record, &mut response);
+        let endless = response.content_type().is_some_and(|kind| kind.starts_with("text/event-stream"));
+        record.begins(response_length(&mut response), endless);
+        response.extensions_mut().insert(Observed::by(record));
         Ok(response)
     }
 }
@@ -106,8 +104,10 @@ impl<E: Endpoint> Front<E> {
             }
             Err(exhausted) => {
                 record.hold = budget.hold_refusal();
-                if record.hold.is_none() {
-                    self.state.clients.shut(request.remote_addr());
+                if record.hold.is_none()
+                    && let Some(exchange) = request.extensions().get::<Exchange>()
+                {
+                    exchange.abort();
                 }
                 Err(Problem::from(exhausted).into_response())
             }
@@ -159,6 +159,10 @@ impl<E: Endpoint> Front<E> {
         known.map_or(HeaderValue::from_static("GET, HEAD"), |known| known.allow.clone())
     }
 }
+
+/// Marks, in the response extensions, a body whose bytes are shared by all requests: it costs no memory of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Shared;
 
 /// Detail of the refusal of a streamed response over HTTP/1.0.
 const ONLY_WHOLE: &str =

@@ -3,17 +3,13 @@
 //! Input: a listener and the store. Output: JSON, problem+json for every error, and an OpenAPI document of exactly the served
 //! operations. Requests read the models through the cache in live.rs.
 
-mod acceptor;
 mod access;
-mod body_limit;
 pub mod budget;
 mod buffered_body;
 mod bulk;
 mod cached_response;
 mod compute_permits;
-pub mod connections;
 mod dashboard;
-mod delivery;
 mod document;
 mod document_pages;
 mod etag;
@@ -25,7 +21,6 @@ pub mod ingest_metrics;
 mod k_report;
 pub mod keys;
 mod language;
-pub mod limits;
 pub mod live;
 mod member_rows;
 mod members;
@@ -37,9 +32,9 @@ mod named_schemas;
 mod negotiation;
 pub mod posted;
 mod predict;
-mod probe_listener;
 mod problem;
 mod promotion;
+pub mod rate_limit;
 mod rows;
 pub mod sandbox;
 mod score;
@@ -47,44 +42,35 @@ mod segments;
 mod sql;
 mod status;
 mod streaming_body;
-pub mod tls;
 mod training;
 mod typed_operations;
 mod unreadable;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use acceptor::Phase;
 use budget::Budget;
 pub use bulk::Bodies;
 use cached_response::{Coalesced, ReadyAnswers};
 use compute_permits::ComputePermits;
-use connections::Connections;
 use document_pages::{Documents, Form};
 use guard::Guard;
 use live::ModelCache;
 use metrics::Metrics;
 use middleware::Front;
 use poem::endpoint::make;
-use poem::{Endpoint, EndpointExt as _, Request, Route, Server, get};
+use poem::{Endpoint, EndpointExt as _, Request, Route, get};
 use poem_openapi::{LicenseObject, OpenApiService, Tags as TagsDerive};
-use probe_listener::ProbeListener;
 use problem::Problem;
 use sandbox::Sandbox;
 use status::{Shown, Watched};
+use tercile_http::Connections;
 use tercile_kafka::ingest::Control;
 use tercile_store::Store;
-use tokio::sync::watch;
 use training::Jobs;
 
 use crate::sql::Files;
-
-/// Maximum concurrent requests per HTTP/2 connection: the minimum that RFC 9113 recommends.
-const STREAMS: u32 = 100;
-/// At shutdown, time for connections to close by themselves.
-const GOODBYE: Duration = Duration::from_secs(1);
 
 #[derive(TagsDerive)]
 enum Tags {
@@ -122,8 +108,6 @@ pub struct State {
     pub keep_members: usize,
     /// Memory of requests and responses.
     pub budget: Budget,
-    /// Set when unbounded responses must end.
-    stopping: watch::Sender<bool>,
     /// Permits of CPU-bound work.
     turns: ComputePermits,
     watched: Watched,
@@ -134,7 +118,7 @@ pub struct State {
     members: members::MemberCache,
     points: ReadyAnswers,
     reports: ReadyAnswers,
-    clients: Connections,
+    connections: Connections,
     jobs: Jobs,
     metrics: Metrics,
 }
@@ -168,7 +152,6 @@ impl State {
             train_timeout: None,
             keep_members: crate::train::KEEP_MEMBERS,
             budget,
-            stopping: watch::Sender::new(false),
             turns: ComputePermits::default(),
             watched: Watched::default(),
             shown: Coalesced::default(),
@@ -176,7 +159,7 @@ impl State {
             members: members::MemberCache::default(),
             points: ReadyAnswers::default(),
             reports: ReadyAnswers::default(),
-            clients: Connections::default(),
+            connections: Connections::default(),
             jobs: Jobs::default(),
             metrics: Metrics::new()?,
         })
@@ -295,7 +278,7 @@ fn routes(state: Arc<State>, guard: Guard) -> Front<impl Endpoint> {
 /// Serves requests until `stop` resolves, then drains running requests.
 ///
 /// # Errors
-/// If the listener or its threads cannot be started, or if serving fails.
+/// If the threads of the server cannot be started.
 pub async fn serve(
     listener: tokio::net::TcpListener,
     state: Arc<State>,
@@ -304,54 +287,22 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let mut watching = tokio::task::JoinSet::new();
     watching.spawn(Arc::clone(&state.live).watch());
-    watching.spawn(state.clients.clone().watch(guard.patience.clone()));
     if let Some(keys) = &guard.keys {
         watching.spawn(Arc::clone(keys).watch());
     }
-    if let Some(tls) = &guard.tls {
-        watching.spawn(Arc::clone(tls).watch());
-    }
-    let phase = Arc::new(watch::Sender::new(Phase::Open));
-    let (draining, notice, drain) = (Arc::clone(&state), guard.notice, guard.drain);
-    let (stops, stopped) = watch::channel(false);
-    let settings = probe_listener::Settings {
-        clients: state.clients.clone(),
-        tls: guard.tls.clone(),
-        patience: guard.patience.clone(),
-        phase: Arc::clone(&phase),
-        stopped,
-        drain,
+    let settings = tercile_http::Settings {
+        priority_prefix: Some(guard::PROBES),
+        connections: state.connections.clone(),
+        ..guard.server.clone()
     };
+    let draining = Arc::clone(&state);
     let stopped = async move {
         stop.await;
-        leave(&draining, notice, drain, &phase).await;
-        stops.send_replace(true);
+        // Readiness becomes 503.
+        draining.draining.store(true, Ordering::SeqCst);
     };
-    let routes = Arc::new(routes(state, guard));
-    let (inbox, shut) = ProbeListener::open(listener, Arc::clone(&routes), settings)?.into_parts();
+    let routes = routes(state, guard);
     memory::give_back_early();
     memory::forget_start();
-    let server = Server::new_with_acceptor(inbox).http2_max_concurrent_streams(STREAMS);
-    server.run_with_graceful_shutdown(routes, stopped, Some(drain)).await?;
-    shut.await;
-    Ok(())
-}
-
-/// Begins graceful shutdown without losing requests: readiness becomes 503 and responses close their connections; after
-/// `notice`, new connections are refused and idle ones are closed. The framework drains the rest.
-async fn leave(state: &State, notice: Duration, drain: Duration, gate: &watch::Sender<Phase>) {
-    state.draining.store(true, Ordering::SeqCst);
-    tokio::time::sleep(notice).await;
-    gate.send_replace(Phase::Closing);
-    // Ends event streams, which would otherwise run indefinitely.
-    state.stopping.send_replace(true);
-    let start = Instant::now();
-    // HTTP/2 connections continue until the framework sends GOAWAY.
-    while start.elapsed() < drain.min(GOODBYE) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        state.clients.end_idle();
-        if state.clients.count() == 0 && *gate.borrow() == Phase::Closed {
-            break;
-        }
-    }
+    Ok(tercile_http::run(listener, routes, settings, stopped).await?)
 }

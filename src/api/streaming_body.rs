@@ -182,14 +182,6 @@ impl AsRef<[u8]> for Piece {
     }
 }
 
-/// Aborts the connection within a response. Returning an error would not suffice: poem polls hyper's connection once more after
-/// the failure, and hyper then ends the response as if it were complete. Unwinding drops the connection; poem catches the
-/// panic.
-fn break_off(error: &Error) -> ! {
-    tracing::warn!("an answer that had begun was broken off: {error}");
-    std::panic::resume_unwind(Box::new(error.to_string()))
-}
-
 /// The connection's end. Dropping it stops the writer.
 struct Reading(Shared);
 
@@ -215,7 +207,11 @@ impl Reading {
                 if spooled.is_none() {
                     match &pipe.end {
                         Some(Ok(())) => return None,
-                        Some(Err(error)) => break_off(error),
+                        Some(Err(error)) => {
+                            tracing::warn!("an answer that had begun was broken off: {error}");
+                            // The server closes the connection, or resets the HTTP/2 stream.
+                            return Some(Err(io::Error::other(error.to_string())));
+                        }
                         None => {}
                     }
                 }

@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use clap::Args;
+use tercile_http::{Settings, Timeouts, Tls};
 use tercile_store::Store;
 
 use super::{seconds, seconds_or_none};
-use crate::api::connections::Timeouts;
 use crate::api::guard::Guard;
 use crate::api::keys::Keys;
-use crate::api::limits::Limiter;
-use crate::api::tls::Tls;
+use crate::api::rate_limit::Limiter;
 use crate::printable::shell_word;
 
 /// Default requests per second of one caller, if the API is reachable from other hosts.
@@ -119,12 +118,19 @@ impl GuardArgs {
             (Some(cert), Some(key)) => Some(Arc::new(Tls::open(cert, key)?)),
             _ => None,
         };
-        let patience = Timeouts {
-            handshake: self.handshake_timeout,
-            header: self.header_timeout,
-            idle: self.idle_timeout,
-            connections: descriptors(self.max_connections as usize),
-            head_bytes: self.max_header_bytes as usize,
+        let server = Settings {
+            timeouts: Timeouts {
+                handshake: self.handshake_timeout,
+                header: self.header_timeout,
+                body: self.body_timeout,
+                idle: self.idle_timeout,
+            },
+            max_connections: descriptors(self.max_connections as usize),
+            max_header_bytes: self.max_header_bytes as usize,
+            tls,
+            drain_notice: self.drain_notice,
+            drain: self.drain,
+            ..Settings::default()
         };
         Ok(Guard {
             keys,
@@ -132,11 +138,7 @@ impl GuardArgs {
             origins: self.cors_origin.clone(),
             limiter: Limiter::new(rate, concurrent),
             max_header_bytes: self.max_header_bytes as usize,
-            patience,
-            body_timeout: self.body_timeout,
-            tls,
-            notice: self.drain_notice,
-            drain: self.drain,
+            server,
         })
     }
 

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use poem::listener::TcpAcceptor;
-use poem::{EndpointExt as _, IntoResponse as _, Response, Route, Server, get, handler, web::Data};
+use poem::{EndpointExt as _, IntoResponse as _, Response, Route, get, handler, web::Data};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
@@ -80,8 +79,7 @@ pub async fn serve(listener: tokio::net::TcpListener, control: Arc<Control>) -> 
     let registry = Registry::new();
     registry.register(Box::new(Enriching::new(control)?))?;
     let app = Route::new().at("/metrics", get(metrics)).at("/health/live", get(live)).data(registry);
-    Server::new_with_acceptor(TcpAcceptor::from_tokio(listener)?).run(app).await?;
-    Ok(())
+    Ok(tercile_http::run(listener, app, tercile_http::Settings::default(), std::future::pending()).await?)
 }
 
 #[handler]

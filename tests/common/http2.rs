@@ -28,6 +28,9 @@ pub struct Http2 {
     next: u32,
     /// Received bytes of an incomplete frame.
     unread: Vec<u8>,
+    /// Whether the server has enlarged the window of the connection, as it does at the start: before that, a large body would
+    /// violate flow control.
+    enlarged: bool,
     /// The server's limit of concurrent streams.
     pub most_streams: Option<u32>,
     /// The status of each stream's response.
@@ -45,7 +48,8 @@ impl Http2 {
         stream.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
         let (statuses, ended) = (HashMap::new(), Vec::new());
         let unread = Vec::new();
-        let mut client = Self { stream, next: 1, unread, most_streams: None, statuses, ended, closed: false };
+        let (enlarged, most_streams) = (false, None);
+        let mut client = Self { stream, next: 1, unread, enlarged, most_streams, statuses, ended, closed: false };
         client.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
         let mut settings = Vec::new();
         // Without a dynamic table, the headers of each response can be decoded independently.
@@ -57,7 +61,7 @@ impl Http2 {
         // The initial window applies only after the server has acknowledged the settings.
         super::eventually("the server's settings", || {
             client.read();
-            client.closed || client.most_streams.is_some()
+            client.closed || client.most_streams.is_some() && client.enlarged
         });
         client
     }
@@ -136,6 +140,7 @@ impl Http2 {
                 }
                 self.frame(SETTINGS, ACK, 0, &[]);
             }
+            WINDOW_UPDATE => self.enlarged |= stream == 0,
             HEADERS => {
                 self.statuses.insert(stream, status(payload));
             }

@@ -16,7 +16,7 @@ use poem::http::header::{CONTENT_LENGTH, EXPECT};
 use poem::{Body, Request};
 use tokio::time::Sleep;
 
-use super::connections::{Busy, RATE};
+use crate::connection::{Busy, MIN_RATE};
 
 /// Limits of draining an unread body: bytes and time.
 const DRAINED: usize = 64 * 1024 * 1024;
@@ -24,7 +24,7 @@ const LINGER: Duration = Duration::from_secs(8);
 
 /// Enforces the minimum transfer rate on the request body and keeps the connection busy until the body has arrived. The
 /// returned flag is set on timeout.
-pub fn hasten(request: &mut Request, patience: Duration, busy: Option<&Busy>) -> Option<Arc<AtomicBool>> {
+pub(crate) fn enforce(request: &mut Request, patience: Duration, busy: &Busy) -> Option<Arc<AtomicBool>> {
     let body = request.take_body();
     if body.is_empty() {
         return None;
@@ -43,7 +43,7 @@ pub fn hasten(request: &mut Request, patience: Duration, busy: Option<&Busy>) ->
         first => first.flatten(),
     };
     let late = Arc::new(AtomicBool::new(false));
-    let hastened = Hastened {
+    let timed = Timed {
         parts: Box::pin(stream::iter(first).chain(parts)),
         patience,
         bytes: 0,
@@ -51,16 +51,16 @@ pub fn hasten(request: &mut Request, patience: Duration, busy: Option<&Busy>) ->
         since: None,
         timer: None,
         late: Arc::clone(&late),
-        _busy: busy.cloned(),
+        _busy: busy.clone(),
     };
-    request.set_body(Body::from_bytes_stream(Lingering { rest: Some(hastened), begun: !waits }));
+    request.set_body(Body::from_bytes_stream(Lingering { rest: Some(timed), begun: !waits }));
     Some(late)
 }
 
 /// Body that is drained if dropped before its end.
 struct Lingering<B: AsRef<[u8]> + 'static, S: Stream<Item = io::Result<B>> + Send + 'static> {
     /// `None` after the end.
-    rest: Option<Hastened<S>>,
+    rest: Option<Timed<S>>,
     /// Whether the client has presumably begun to send.
     begun: bool,
 }
@@ -95,7 +95,7 @@ impl<B: AsRef<[u8]> + 'static, S: Stream<Item = io::Result<B>> + Send + 'static>
     }
 }
 
-struct Hastened<S> {
+struct Timed<S> {
     parts: Pin<Box<S>>,
     patience: Duration,
     /// Bytes received since the clock was reset.
@@ -105,10 +105,10 @@ struct Hastened<S> {
     since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
     late: Arc<AtomicBool>,
-    _busy: Option<Busy>,
+    _busy: Busy,
 }
 
-impl<B: AsRef<[u8]>, S: Stream<Item = io::Result<B>>> Stream for Hastened<S> {
+impl<B: AsRef<[u8]>, S: Stream<Item = io::Result<B>>> Stream for Timed<S> {
     type Item = io::Result<B>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<B>>> {
@@ -116,7 +116,7 @@ impl<B: AsRef<[u8]>, S: Stream<Item = io::Result<B>>> Stream for Hastened<S> {
         this.waited += this.since.take().map_or(Duration::ZERO, |since| since.elapsed());
         if let Poll::Ready(part) = this.parts.as_mut().poll_next(cx) {
             this.bytes += part.as_ref().and_then(|part| part.as_ref().ok()).map_or(0, |part| part.as_ref().len());
-            if this.bytes as f64 >= RATE * this.patience.as_secs_f64() {
+            if this.bytes as f64 >= MIN_RATE * this.patience.as_secs_f64() {
                 (this.bytes, this.waited) = (0, Duration::ZERO);
             }
             return Poll::Ready(part);

@@ -1,6 +1,6 @@
-//! Tracks a response until the connection has taken its last byte.
+//! Tracks a response until the connection has taken its last byte, for the timeout of slow readers.
 //!
-//! Input: a response and the record of its request. Output: the same bytes in pieces, each of which holds the record. HTTP/2
+//! Input: a response. Output: the same bytes in pieces, each of which holds what the response holds. HTTP/2
 //! buffers a piece while the client's window is closed and drops the body that it came from; therefore only the lifetime of the
 //! bytes themselves shows when a response is complete. Until then the request counts as running and holds its memory.
 
@@ -14,51 +14,66 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
 use poem::{Body, Response};
 
-use super::access::Record;
-use super::connections::{Busy, Owed};
+use crate::connection::{Busy, Owed};
 
 /// Maximum bytes of a piece. A connection that takes no piece for too long is closed.
 const PIECE: usize = 64 * 1024;
 
-/// Marks, in the response extensions, a body whose bytes are shared by all requests: it costs no memory of its own.
-#[derive(Debug, Clone, Copy)]
-pub struct Shared;
+/// Follows a response until the connection has taken its last byte; then it is dropped, as it is when the connection ends.
+pub trait ResponseObserver: Send + Sync + 'static {
+    /// Bytes of the body were handed to the connection.
+    fn sent(&self, bytes: usize);
 
-/// Makes the request of a response count as running until the connection has taken the whole response, or is closed.
-pub fn follow(mut record: Record, response: &mut Response) {
+    /// The last bytes were handed over. A response that is dropped without this call is truncated.
+    fn completed(&self);
+}
+
+/// Extension of a response that has an observer.
+#[derive(Clone)]
+pub struct Observed(Arc<dyn ResponseObserver>);
+
+impl Observed {
+    /// The extension for an observer.
+    pub fn by(observer: impl ResponseObserver) -> Self {
+        Self(Arc::new(observer))
+    }
+}
+
+/// Makes a response count as pending until the connection has taken it, or is closed.
+pub(crate) fn follow(response: &mut Response, busy: Busy) {
+    let observer = response.extensions_mut().remove::<Observed>();
     let body: BoxBody<Bytes, io::Error> = response.take_body().into();
     let length = body.size_hint().exact();
-    let endless = response.content_type().is_some_and(|kind| kind.starts_with("text/event-stream"));
-    record.begins(length, endless);
     if length == Some(0) {
+        if let Some(Observed(observer)) = observer {
+            observer.completed();
+        }
         response.set_body(Body::from(body));
         return;
     }
-    let owed = record.busy.as_ref().map(Busy::owe);
     // The handler is finished. A stream keeps the connection busy.
-    if length.is_some() {
-        record.busy = None;
-    }
-    let pending = Arc::new(Pending { record, owed });
-    response.set_body(Body::from(BoxBody::new(Delivery {
-        body,
-        counted: length.is_some(),
-        rest: Bytes::new(),
-        pending,
-    })));
+    let pending = Arc::new(Pending { observer, owed: busy.owe(), _busy: length.is_none().then_some(busy) });
+    response.set_body(Body::from(BoxBody::new(Delivery { body, rest: Bytes::new(), pending })));
 }
 
 /// State that a response holds until it is complete.
 struct Pending {
-    record: Record,
-    owed: Option<Owed>,
+    observer: Option<Observed>,
+    owed: Owed,
+    _busy: Option<Busy>,
+}
+
+impl Pending {
+    fn completed(&self) {
+        if let Some(Observed(observer)) = &self.observer {
+            observer.completed();
+        }
+    }
 }
 
 /// Response body in pieces.
 struct Delivery {
     body: BoxBody<Bytes, io::Error>,
-    /// Whether the record already knows the length.
-    counted: bool,
     /// Bytes of the body that were not handed over yet.
     rest: Bytes,
     pending: Arc<Pending>,
@@ -79,14 +94,12 @@ impl AsRef<[u8]> for Piece {
 impl Delivery {
     fn piece(&mut self) -> Bytes {
         let bytes = self.rest.split_to(self.rest.len().min(PIECE));
-        if !self.counted {
-            self.pending.record.gave(bytes.len());
+        if let Some(Observed(observer)) = &self.pending.observer {
+            observer.sent(bytes.len());
         }
-        if let Some(owed) = &self.pending.owed {
-            owed.given(bytes.len());
-        }
+        self.pending.owed.given(bytes.len());
         if self.is_end_stream() {
-            self.pending.record.ends();
+            self.pending.completed();
         }
         Bytes::from_owner(Piece { bytes, _pending: Arc::clone(&self.pending) })
     }
@@ -102,13 +115,11 @@ impl HttpBody for Delivery {
             let frame = match Pin::new(&mut this.body).poll_frame(cx) {
                 Poll::Ready(Some(frame)) => frame?,
                 Poll::Ready(None) => {
-                    this.pending.record.ends();
+                    this.pending.completed();
                     return Poll::Ready(None);
                 }
                 Poll::Pending => {
-                    if let Some(owed) = &this.pending.owed {
-                        owed.waiting();
-                    }
+                    this.pending.owed.waiting();
                     return Poll::Pending;
                 }
             };

@@ -9,16 +9,40 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use tokio::net::TcpStream;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject as _};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_rustls::{Accept, TlsAcceptor};
 
 /// Polling interval for changed files.
 const INTERVAL: Duration = Duration::from_millis(500);
+
+/// Reason why a certificate and its key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file is unreadable, or has not what is wanted of it.
+    #[error("cannot read {wanted} from {}: {source}", path.display())]
+    Unreadable {
+        /// Certificates, or a private key.
+        wanted: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: pem::Error,
+    },
+    /// The two do not belong together, or are of an unknown kind.
+    #[error("{} and {} are no pair to serve with: {source}", cert.display(), key.display())]
+    Pair {
+        /// The file of the certificate chain.
+        cert: PathBuf,
+        /// The file of the key.
+        key: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+}
 
 /// The certificate in use.
 pub struct Tls {
@@ -28,18 +52,22 @@ pub struct Tls {
 }
 
 impl Tls {
-    pub fn open(cert: &Path, key: &Path) -> anyhow::Result<Self> {
+    /// Reads a certificate chain and its private key.
+    ///
+    /// # Errors
+    /// If one of the files cannot be read, or if they do not belong together.
+    pub fn open(cert: &Path, key: &Path) -> Result<Self, TlsError> {
         let now = RwLock::new(load(cert, key)?);
         Ok(Self { cert: cert.to_owned(), key: key.to_owned(), now })
     }
 
     /// Starts a handshake.
-    pub fn accept(&self, stream: TcpStream) -> Accept<TcpStream> {
+    pub(crate) fn accept(&self, stream: TcpStream) -> Accept<TcpStream> {
         self.now.read().unwrap_or_else(PoisonError::into_inner).accept(stream)
     }
 
     /// Reloads changed files, for the lifetime of the server.
-    pub async fn watch(self: Arc<Self>) {
+    pub(crate) async fn watch(self: Arc<Self>) {
         let mut seen = self.stamps();
         loop {
             tokio::time::sleep(INTERVAL).await;
@@ -54,7 +82,7 @@ impl Tls {
                     tracing::info!("serving with the new certificate of {}", self.cert.display());
                 }
                 // Possibly only one of the two files has been replaced; the next change is tried again.
-                Err(error) => tracing::warn!("the certificate stays as it was: {error:#}"),
+                Err(error) => tracing::warn!("the certificate stays as it was: {error}"),
             }
         }
     }
@@ -68,16 +96,18 @@ impl Tls {
     }
 }
 
-fn load(cert: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
+fn load(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
     let chain = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let chain = chain.with_context(|| format!("cannot read certificates from {}", cert.display()))?;
-    let secret = PrivateKeyDer::from_pem_file(key);
-    let secret = secret.with_context(|| format!("cannot read a private key from {}", key.display()))?;
+    let unreadable = |wanted, path: &Path| {
+        let path = path.to_owned();
+        move |source| TlsError::Unreadable { wanted, path, source }
+    };
+    let chain = chain.map_err(unreadable("certificates", cert))?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(unreadable("a private key", key))?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, secret)
-        .with_context(|| format!("{} and {} are no pair to serve with", cert.display(), key.display()))?;
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, secret))
+        .map_err(|source| TlsError::Pair { cert: cert.to_owned(), key: key.to_owned(), source })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
