@@ -23,7 +23,7 @@ use crate::api::budget::Budget;
 use crate::api::sandbox::{self, Sandbox};
 use crate::engine::cluster::{self, Engine};
 use crate::sql;
-use crate::train;
+use crate::train::{self, TrainerOptions};
 
 /// Where the store is.
 #[derive(Debug, Clone, Args)]
@@ -185,9 +185,15 @@ pub fn seconds_or_none(text: &str) -> Result<Duration, String> {
 pub struct TrainingArgs {
     /// Timeout of a training in seconds; after it the older models continue to serve [default: none]
     #[arg(long, env = "TERCILE_TRAIN_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
-    pub train_timeout: Option<Duration>,
+    train_timeout: Option<Duration>,
     #[command(flatten)]
-    pub members: MembersArgs,
+    members: MembersArgs,
+}
+
+impl TrainingArgs {
+    pub fn options(&self) -> TrainerOptions {
+        TrainerOptions { timeout: self.train_timeout, keep_members: self.members.keep_members }
+    }
 }
 
 /// Which members of segmentations of entities are kept.

@@ -7,10 +7,12 @@ mod dataset;
 #[cfg(feature = "distributed")]
 mod distributed;
 mod entities;
+pub mod event;
 mod job;
 mod refusal;
 mod request_fit;
 mod serving_models;
+mod trainer;
 pub mod verify;
 pub mod worker;
 
@@ -20,6 +22,7 @@ use std::time::Instant;
 
 use datafusion::prelude::SessionContext;
 use dataset::{Input, Rows, rows};
+use event::{Emit, TrainingEvent};
 use job::{Job, JobOutcome, settings};
 use refusal::Refusal;
 pub use request_fit::{RequestFit, RequestFitError, fit_for_request};
@@ -31,6 +34,7 @@ use tercile_kmeans::column_buffer::{self, Space};
 use tercile_kmeans::{Limits, Step};
 use tercile_store::{self as store, Held, Snapshot, Store};
 use tokio::task::JoinSet;
+pub use trainer::{Trainer, TrainerOptions};
 
 use crate::engine::{self, cluster::Engine};
 use crate::model::{Cut, Model, ModelRegistry, Predecessor, PromotedBy};
@@ -116,8 +120,10 @@ pub struct Options {
     pub engine: Engine,
     /// Versions of each slice that keep their members, beside those that serve.
     pub keep_members: usize,
-    /// Callback for progress.
+    /// Callback for progress, in this process only.
     pub tell: Arc<dyn Fn(Progress<'_>) + Send + Sync>,
+    /// Gets the events of the training.
+    pub emit: Emit,
 }
 
 impl Default for Options {
@@ -127,6 +133,7 @@ impl Default for Options {
             engine: Engine::Local,
             keep_members: KEEP_MEMBERS,
             tell: Arc::new(|_| {}),
+            emit: Emit::default(),
         }
     }
 }
@@ -180,6 +187,7 @@ pub async fn train(store: &Store, files: &Files, options: &Options) -> Result<Tr
         tracing::warn!("{warning}");
     }
     let (stream, cuts) = stream(&ctx, &snapshot).await?;
+    options.emit.send(TrainingEvent::Started { n: stream.n });
     let stream = Arc::new(stream);
     let damage = engine::damage(&ctx);
     let input = Input { ctx, snapshot, files: files.clone(), cuts };
@@ -217,10 +225,16 @@ async fn train_all(
         let rows = if here { rows } else { Ok(rows?) };
         coming.by_ref().take(ahead).for_each(|next| drop(preparing.spawn(next)));
         let (store, stream, options) = (store.clone(), Arc::clone(stream), options.clone());
-        let work = move || match train_segmentation(&store, &segmentation, rows, (&stream, &options)) {
-            // An unusable file concerns only this segmentation.
-            Err(Error::Store(store::Error::File(fault))) => Ok(refused(&segmentation.name, &fault)),
-            trained => trained,
+        let work = move || {
+            let trained = match train_segmentation(&store, &segmentation, rows, (&stream, &options)) {
+                // An unusable file concerns only this segmentation.
+                Err(Error::Store(store::Error::File(fault))) => Ok(refused(&segmentation.name, &fault)),
+                trained => trained,
+            };
+            for outcome in trained.iter().flatten() {
+                options.emit.send(TrainingEvent::Slice(Box::new(outcome.clone())));
+            }
+            trained
         };
         let trained = tokio::task::spawn_blocking(work).await.map_err(|e| Error::Cut(e.to_string()))?;
         outcomes.extend(trained?);

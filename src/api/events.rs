@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{BoxFuture, FutureExt as _, ready};
 use futures::stream;
 use poem::Request;
 use poem::web::sse::Event;
@@ -13,10 +14,12 @@ use poem::web::{Data, RemoteAddr};
 use poem_openapi::OpenApi;
 use poem_openapi::payload::EventStream;
 use poem_openapi::types::ToJSON as _;
+use tokio::sync::watch;
 
 use super::guard::Pass;
 use super::status::{self, Shown, Status};
 use super::{State, Tags};
+use crate::train::event::{Subscriber, TrainingEvent};
 
 /// Interval at which the status is checked for changes.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -39,7 +42,8 @@ impl EventsApi {
     #[oai(path = "/api/events", method = "get", tag = "Tags::Health", operation_id = "watchStatus")]
     async fn events(&self, state: Data<&Arc<State>>, request: &Request) -> EventStream<Statuses> {
         let (client, pass) = (request.remote_addr().clone(), request.extensions().get().cloned());
-        let follower = Follower { state: Arc::clone(&state), client, pass, last: None };
+        let trained = state.trained.0.subscribe();
+        let follower = Follower { state: Arc::clone(&state), client, pass, last: None, trained };
         let statuses = stream::unfold(follower, |mut follower| async {
             let status = follower.next().await?;
             Some((status, follower))
@@ -56,6 +60,21 @@ struct Follower {
     /// Key of the request, checked while the stream runs; `None` if no key is required.
     pass: Option<Pass>,
     last: Option<Status>,
+    /// Changes when a training ends, which is sent at once.
+    trained: watch::Receiver<u64>,
+}
+
+/// The number of trainings that have ended.
+#[derive(Default)]
+pub struct Trained(watch::Sender<u64>);
+
+impl Subscriber for Trained {
+    fn on_event<'a>(&'a self, _: Option<u64>, event: &'a TrainingEvent) -> BoxFuture<'a, ()> {
+        if let TrainingEvent::Ended(_) = event {
+            self.0.send_modify(|ended| *ended += 1);
+        }
+        ready(()).boxed()
+    }
 }
 
 impl Follower {
@@ -66,6 +85,7 @@ impl Follower {
             if self.last.is_some() {
                 tokio::select! {
                     () = tokio::time::sleep(INTERVAL) => {}
+                    Ok(()) = self.trained.changed() => {}
                     _ = stopping.wait_for(|stopping| *stopping) => return None,
                     () = self.state.clients.gone(&self.client) => return None,
                 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use futures::future::{BoxFuture, FutureExt as _, ready};
 use tercile_store::{self as store, Snapshot, Store};
 use tokio::sync::OnceCell;
 
@@ -19,6 +20,7 @@ use crate::model::{Model, ModelRegistry, Predictor, Slices};
 use crate::scoring::RecordScorer;
 use crate::slices::all_slices;
 use crate::sql::{Files, Segmentation};
+use crate::train::event::{Subscriber, TrainingEvent};
 
 /// Polling interval for new models, which take effect within a second.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -209,6 +211,13 @@ impl ModelCache {
         Ok(())
     }
 
+    /// Reads again after a training: earlier than [`Self::watch`] would.
+    async fn reload_trained(&self) {
+        if let Err(error) = self.reload().await {
+            tracing::warn!("the new models are not in service yet: {error:#}");
+        }
+    }
+
     /// Logs each fault once while it exists.
     fn log(&self, faults: BTreeSet<String>) {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
@@ -295,6 +304,15 @@ impl ModelCache {
                 seen = stamp;
             }
             tokio::time::sleep(self.store.place().patience(INTERVAL)).await;
+        }
+    }
+}
+
+impl Subscriber for ModelCache {
+    fn on_event<'a>(&'a self, _: Option<u64>, event: &'a TrainingEvent) -> BoxFuture<'a, ()> {
+        match event {
+            TrainingEvent::Ended(_) => self.reload_trained().boxed(),
+            _ => ready(()).boxed(),
         }
     }
 }

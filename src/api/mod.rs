@@ -52,6 +52,7 @@ mod training;
 mod typed_operations;
 mod unreadable;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -80,6 +81,7 @@ use tokio::sync::watch;
 use training::Jobs;
 
 use crate::sql::Files;
+use crate::train::Trainer;
 
 /// Maximum concurrent requests per HTTP/2 connection: the minimum that RFC 9113 recommends.
 const STREAMS: u32 = 100;
@@ -116,10 +118,8 @@ pub struct State {
     pub sql: Option<Sandbox>,
     /// Limits of bulk bodies.
     pub bodies: Bodies,
-    /// Timeout of a training on request.
-    pub train_timeout: Option<Duration>,
-    /// Versions of each slice that keep their members.
-    pub keep_members: usize,
+    /// Trainings of this process: on request, and of `up`.
+    pub trainer: Trainer,
     /// Memory of requests and responses.
     pub budget: Budget,
     /// Set when unbounded responses must end.
@@ -135,7 +135,9 @@ pub struct State {
     points: ReadyAnswers,
     reports: ReadyAnswers,
     clients: Connections,
-    jobs: Jobs,
+    jobs: Arc<Jobs>,
+    /// Tells event streams that a training has ended.
+    trained: Arc<events::Trained>,
     metrics: Metrics,
 }
 
@@ -148,6 +150,7 @@ impl State {
         self.metrics.add(collector)
     }
 
+    /// The state of a server, whose parts learn of its trainings.
     pub fn new(
         store: &Store,
         live: Arc<ModelCache>,
@@ -157,6 +160,12 @@ impl State {
         bodies: Bodies,
         budget: Budget,
     ) -> anyhow::Result<Self> {
+        let trainer = Trainer::new(store, live.sql().map(Path::to_owned));
+        let (jobs, trained) = (Arc::<Jobs>::default(), Arc::<events::Trained>::default());
+        // A job has ended when its models serve.
+        trainer.subscribers.add(live.clone());
+        trainer.subscribers.add(jobs.clone());
+        trainer.subscribers.add(trained.clone());
         Ok(Self {
             store: store.clone(),
             live,
@@ -165,8 +174,7 @@ impl State {
             ingest,
             sql,
             bodies,
-            train_timeout: None,
-            keep_members: crate::train::KEEP_MEMBERS,
+            trainer,
             budget,
             stopping: watch::Sender::new(false),
             turns: ComputePermits::default(),
@@ -177,7 +185,8 @@ impl State {
             points: ReadyAnswers::default(),
             reports: ReadyAnswers::default(),
             clients: Connections::default(),
-            jobs: Jobs::default(),
+            jobs,
+            trained,
             metrics: Metrics::new()?,
         })
     }

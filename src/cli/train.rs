@@ -12,6 +12,7 @@ use tercile_store::Store;
 use super::{Done, Terminal, count, imputed, table, thousands, within};
 use crate::config::{EngineArgs, MembersArgs, SqlArgs, StoreArgs, bytes, seconds};
 use crate::model::{Cluster, Model};
+use crate::train::event::Subscribers;
 use crate::train::{self, Options, Outcome, Progress};
 
 /// Train every segmentation on growing thirds of the stream
@@ -53,9 +54,12 @@ impl Train {
         let tell = Arc::new(move |progress: Progress<'_>| shown.set_message(message(progress)));
         let memory = self.memory_limit.unwrap_or_else(column_buffer::half_of_memory);
         let keep_members = self.members.keep_members;
-        let options = Options { memory, engine: self.engine.engine, keep_members, tell };
-        let training = async { Ok(train::train(&store, &files, &options).await?) };
-        let trained = within(self.timeout, "--timeout", "the training", training).await;
+        let training = async |emit| {
+            let options = Options { memory, engine: self.engine.engine, keep_members, tell, emit };
+            let training = async { Ok(train::train(&store, &files, &options).await?) };
+            within(self.timeout, "--timeout", "the training", training).await
+        };
+        let trained = Subscribers::default().follow(None, training).await;
         bar.finish_and_clear();
         let train::Training { outcomes, damage, .. } = trained?;
         let mut out = std::io::stdout();
