@@ -23,6 +23,7 @@ use crate::api::budget::Budget;
 use crate::api::sandbox::{self, Sandbox};
 use crate::engine::cluster::{self, Engine};
 use crate::sql;
+use crate::sql::language::canonical;
 use crate::train::{self, TrainerOptions};
 
 /// Where the store is.
@@ -178,6 +179,11 @@ pub fn seconds_or_none(text: &str) -> Result<Duration, String> {
     let (number, unit) = with_unit(text);
     let zero = number.parse() == Ok(0.0) && (unit.is_empty() || seconds_of(unit).is_some());
     if zero { Ok(Duration::ZERO) } else { seconds(text) }
+}
+
+/// A language tag, as in en or pt-BR.
+pub fn language(text: &str) -> Result<String, String> {
+    canonical(text).ok_or_else(|| "expected a language tag such as en or pt-BR".to_owned())
 }
 
 /// How a server trains.

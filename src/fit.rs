@@ -17,10 +17,11 @@ use tercile_kmeans::parallel::by_chunk;
 use tercile_kmeans::{self as kmeans, Chosen, Fit, Init, Points, Settings, Step};
 
 use crate::model::cluster_ids::{by_features, renumbered};
-use crate::model::describe::{Labels, describe};
+use crate::model::describe::describe;
 use crate::model::parts::Shapes;
 use crate::model::{Cluster, METHOD, clusters};
 use crate::printable::hex;
+use crate::sql::header::Labels;
 
 /// Implementation of KMeans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -1,7 +1,7 @@
 //! HTTP API: typed requests and responses.
 //!
 //! Input: a listener and the store. Output: JSON, problem+json for every error, and an OpenAPI document of exactly the served
-//! operations. Requests read the models through the cache in live.rs.
+//! operations. Requests read the models through the cache in model_cache.rs.
 
 mod acceptor;
 mod access;
@@ -26,7 +26,6 @@ mod k_report;
 pub mod keys;
 mod language;
 pub mod limits;
-pub mod live;
 mod member_rows;
 mod members;
 mod memory;
@@ -65,7 +64,6 @@ use compute_permits::ComputePermits;
 use connections::Connections;
 use document_pages::{Documents, Form};
 use guard::Guard;
-use live::ModelCache;
 use metrics::Metrics;
 use middleware::Front;
 use poem::endpoint::make;
@@ -80,6 +78,7 @@ use tercile_store::Store;
 use tokio::sync::watch;
 use training::Jobs;
 
+use crate::model_cache::ModelCache;
 use crate::sql::Files;
 use crate::train::Trainer;
 
@@ -235,8 +234,8 @@ pub async fn spec() -> anyhow::Result<String> {
     Ok(document::text(&document))
 }
 
-/// Rejects unknown and repeated query parameters, which would otherwise be ignored.
-async fn known_parameters(request: Request) -> poem::Result<Request> {
+/// Rejects unknown and repeated query parameters, which would otherwise be ignored, and languages without descriptions.
+async fn known_parameters(request: Request, state: Arc<State>) -> poem::Result<Request> {
     let Some(query) = request.uri().query() else { return Ok(request) };
     let path = request.uri().path();
     let parts: Vec<&str> = path.split('/').skip(1).collect();
@@ -257,12 +256,16 @@ async fn known_parameters(request: Request) -> poem::Result<Request> {
         _ => &[],
     };
     let mut seen = Vec::new();
-    for (name, _) in url::form_urlencoded::parse(query.as_bytes()) {
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
         let problem = if !known.contains(&name.as_ref()) {
             let known = if known.is_empty() { "takes none".to_owned() } else { format!("takes {}", known.join(", ")) };
             Problem::unprocessable(format!("there is no query parameter {name}; this path {known}"))
         } else if seen.contains(&name) {
             Problem::unprocessable(format!("the query parameter {name} stands twice"))
+        } else if name == "lang"
+            && let Err(problem) = language::check(&value, &state.live.now())
+        {
+            problem
         } else {
             seen.push(name);
             continue;
@@ -290,6 +293,7 @@ fn routes(state: Arc<State>, guard: Guard) -> Front<impl Endpoint> {
         };
         get(make(answer))
     };
+    let asked = Arc::clone(&state);
     let inner = Route::new()
         .at("/docs", page(Form::SwaggerUi))
         .at("/docs/", page(Form::SwaggerUi))
@@ -297,7 +301,7 @@ fn routes(state: Arc<State>, guard: Guard) -> Front<impl Endpoint> {
         .nest("/dashboard", dashboard::files())
         .nest("/", service)
         .data(Arc::clone(&state))
-        .before(known_parameters);
+        .before(move |request| known_parameters(request, Arc::clone(&asked)));
     Front { inner, state, guard, known }
 }
 

@@ -20,8 +20,6 @@ use super::budget::{Budget, Exhausted, Hold};
 use super::buffered_body::{BufferedBody, claimed};
 use super::etag::{self, EntityTag};
 use super::language::Language;
-use super::live::{ModelCache, Models, Served, Serving, Slot};
-use super::metrics::Tally;
 use super::posted::{self, Posted, Rows};
 use super::problem::{Problem, problems};
 use super::rows::{
@@ -33,6 +31,8 @@ use crate::bulk::{Answers, Explainer, Format, Lines, Opinion, Scorer, TOO_FAR};
 use crate::model::describe::{Described, describe};
 use crate::model::parts::Shapes;
 use crate::model::{self, Model, Predictor};
+use crate::model_cache::Tally;
+use crate::model_cache::{ModelCache, Models, Served, Serving, Slot};
 use crate::slices::SLICES;
 use crate::train;
 
@@ -162,7 +162,7 @@ impl ApiResponse for Predicted {
 }
 
 /// Query parameters of a request.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Asked {
     model: Option<u8>,
     as_of: Option<u64>,
@@ -340,7 +340,7 @@ async fn whole(
             let rows = posted::read(&body.bytes, &served.segmentation.features, keep_other, limits)?;
             drop(body);
             let _hold = hold_answer(&budget, &rows)?;
-            return Ok((cluster_themselves(served, &rows, asked.language)?, None));
+            return Ok((cluster_themselves(served, &rows, &asked.language)?, None));
         }
         let features = &find(&models, &name)?.segmentation.features;
         // Errors in the rows take precedence over a missing model.
@@ -350,8 +350,8 @@ async fn whole(
         let rows = rows.map_or_else(|| posted::read(&body.bytes, &serving.model.features, keep_other, limits), Ok)?;
         drop(body);
         let _hold = hold_answer(&budget, &rows)?;
-        let json = predict(&serving, &rows, asked.language, serving.tally(&metrics))?;
-        Ok((json, Some(serving.stamp.clone())))
+        let json = predict(&serving, &rows, &asked.language, serving.tally(|model| metrics.tally(model)))?;
+        Ok((json, Some(EntityTag::of(&serving.model))))
     };
     if small {
         return work();
@@ -405,7 +405,7 @@ async fn answer_any(
         records: None,
     };
     let body = bulk::answer(state, order, head, rest).await?;
-    Ok(Predicted { format: to, body, stamp: Some(serving.stamp.clone()) })
+    Ok(Predicted { format: to, body, stamp: Some(EntityTag::of(&serving.model)) })
 }
 
 /// The part of a body that is buffered before its rows are parsed.
@@ -519,14 +519,14 @@ fn recalled(live: &ModelCache, name: &str, version: u64, slice: Option<u8>) -> R
     }
 }
 
-fn predict(serving: &Serving, rows: &Rows, language: Language, tally: &Tally) -> Result<Vec<u8>, Problem> {
-    let (json, clusters) = write(&serving.model.features, rows, &serving.predictor, serving.lines(language))?;
+fn predict(serving: &Serving, rows: &Rows, language: &Language, tally: &Tally) -> Result<Vec<u8>, Problem> {
+    let (json, clusters) = write(&serving.model.features, rows, &serving.predictor, serving.lines(language.code()))?;
     tally.add(clusters);
     Ok(json)
 }
 
 /// Clusters the rows of the request themselves (`?fit=request`), as the original student system did for every request.
-fn cluster_themselves(served: &Served, rows: &Rows, language: Language) -> Result<Vec<u8>, Problem> {
+fn cluster_themselves(served: &Served, rows: &Rows, language: &Language) -> Result<Vec<u8>, Problem> {
     let features = &served.segmentation.features;
     if rows.values.is_empty() {
         return Err(Problem::unprocessable("expected at least one row to cluster, the array is empty"));

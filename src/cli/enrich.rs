@@ -11,14 +11,14 @@ use clap::{Args, ValueEnum};
 use tercile_kafka::broker::{Bound, Cluster, Group, Topic, batch_limit};
 
 use super::{Done, Stop, Terminal, Usage, blocking, count, thousands};
-use crate::api::live::ModelCache;
-use crate::config::{self, KafkaArgs, SqlArgs, StoreArgs, seconds};
+use crate::config::{self, KafkaArgs, SqlArgs, StoreArgs, language, seconds};
 use crate::enrich::control::Progress;
 use crate::enrich::models::{Choice, ModelSource};
 use crate::enrich::preview::Preview;
 use crate::enrich::record::Field;
 use crate::enrich::{self, Control, Job, Target};
 use crate::log::PROGRESS;
+use crate::model_cache::ModelCache;
 
 /// Interval between progress lines in a JSON log.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -103,7 +103,7 @@ pub(super) struct Options {
           action = clap::ArgAction::SetTrue)]
     no_wait: bool,
     /// Language of the descriptions
-    #[arg(long, env = "TERCILE_LANG", value_name = "LANGUAGE", default_value = "en", value_parser = ["en", "id"])]
+    #[arg(long, env = "TERCILE_LANG", value_name = "LANGUAGE", default_value = "en", value_parser = language)]
     lang: String,
 }
 

@@ -7,8 +7,9 @@ use clap::Args;
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::{Done, Stop};
-use crate::api::{self, State, live::ModelCache};
+use crate::api::{self, State};
 use crate::config::{BindArgs, BodyArgs, GuardArgs, HttpMemoryArgs, HttpSqlArgs, SqlArgs, StoreArgs, TrainingArgs};
+use crate::model_cache::ModelCache;
 
 /// Serve the API over a store
 ///

@@ -22,12 +22,13 @@ use tercile_store::{EMBEDDED, Source, Store};
 use training_log::TrainingLog;
 
 use super::{Done, Stop, Terminal, Usage, count, ingest, serve, source_topics, thousands};
-use crate::api::{self, State, budget::Budget, example_request, live::ModelCache};
+use crate::api::{self, State, budget::Budget, example_request};
 use crate::config::{
     BatchArgs, BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, InputArgs, KeyArgs, MaybeKafkaArgs, RollArgs, SourceArgs,
     SqlArgs, StoreArgs, TrainingArgs, seconds,
 };
 use crate::files::Rows;
+use crate::model_cache::ModelCache;
 use crate::printable::shell_word;
 use crate::produce::{self, Options, Replay};
 

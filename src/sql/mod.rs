@@ -7,6 +7,7 @@ pub mod depth;
 pub mod fault;
 pub mod header;
 pub mod infer;
+pub mod language;
 pub mod reference;
 pub mod script;
 mod timestamp;
