@@ -22,6 +22,7 @@ use crate::api::Bodies;
 use crate::api::budget::Budget;
 use crate::api::sandbox::{self, Sandbox};
 use crate::engine::cluster::{self, Engine};
+use crate::model::SolverKind;
 use crate::sql;
 use crate::sql::language::canonical;
 use crate::train::{self, TrainerOptions};
@@ -194,11 +195,25 @@ pub struct TrainingArgs {
     train_timeout: Option<Duration>,
     #[command(flatten)]
     members: MembersArgs,
+    #[command(flatten)]
+    solver: SolverArgs,
+}
+
+/// Which implementation of KMeans runs.
+#[derive(Debug, Clone, Args)]
+pub struct SolverArgs {
+    /// Implementation: tercile, or linfa-clustering as a reference
+    #[arg(long, env = "TERCILE_SOLVER", default_value = "tercile")]
+    pub solver: SolverKind,
 }
 
 impl TrainingArgs {
     pub fn options(&self) -> TrainerOptions {
-        TrainerOptions { timeout: self.train_timeout, keep_members: self.members.keep_members }
+        TrainerOptions {
+            timeout: self.train_timeout,
+            keep_members: self.members.keep_members,
+            solver: self.solver.solver,
+        }
     }
 }
 

@@ -37,7 +37,7 @@ use tokio::task::JoinSet;
 pub use trainer::{Trainer, TrainerOptions};
 
 use crate::engine::{self, cluster::Engine};
-use crate::model::{Cut, Model, ModelRegistry, Predecessor, PromotedBy};
+use crate::model::{Cut, Model, ModelRegistry, Predecessor, PromotedBy, SolverKind};
 use crate::slices::{self, SLICES, all_slices};
 use crate::sql::{Files, Segmentation};
 
@@ -111,7 +111,7 @@ pub enum Progress<'a> {
     },
 }
 
-/// Options of a training. They do not influence the model.
+/// Options of a training. Except for the solver, they do not influence the model.
 #[derive(Clone)]
 pub struct Options {
     /// Memory limit in bytes. Larger data is trained out of core, in files.
@@ -120,6 +120,8 @@ pub struct Options {
     pub engine: Engine,
     /// Versions of each slice that keep their members, beside those that serve.
     pub keep_members: usize,
+    /// Implementation of KMeans, which does influence the model. On a cluster it is always the built-in one.
+    pub solver: SolverKind,
     /// Callback for progress, in this process only.
     pub tell: Arc<dyn Fn(Progress<'_>) + Send + Sync>,
     /// Gets the events of the training.
@@ -132,6 +134,7 @@ impl Default for Options {
             memory: column_buffer::half_of_memory(),
             engine: Engine::Local,
             keep_members: KEEP_MEMBERS,
+            solver: SolverKind::default(),
             tell: Arc::new(|_| {}),
             emit: Emit::default(),
         }
@@ -162,6 +165,15 @@ impl Options {
     /// A third of the remaining memory is for SQL sorts; their merges and the batches in transit need memory too.
     fn share(&self) -> usize {
         self.memory.max(LEAST_MEMORY).saturating_sub(READING) / 3
+    }
+
+    /// Checks that the solver can hold the rows.
+    fn check_solver(&self, rows: usize, features: usize) -> Result<(), Refusal> {
+        let (needed, memory) = (rows.saturating_mul(features) * size_of::<f64>(), self.share());
+        if self.solver == SolverKind::Linfa && needed > memory {
+            return Err(Refusal::LinfaMemory { rows, needed, memory });
+        }
+        Ok(())
     }
 
     /// Limits for the SQL over this number of records.

@@ -28,7 +28,7 @@ use datafusion::arrow::datatypes::UInt32Type;
 use describe::{WordChange, Words};
 pub use history::{PromotedBy, Until};
 use ndarray::Array2;
-use poem_openapi::Object;
+use poem_openapi::{Enum, Object};
 pub use registry::{ModelRegistry, ServingState, Slices};
 use serde::{Deserialize, Serialize};
 use tercile_kmeans as kmeans;
@@ -188,6 +188,28 @@ pub struct Receipt {
     /// does not name it.
     #[serde(default = "first_method")]
     pub method: u32,
+    /// Which implementation of KMeans trained it; `tercile` where it is not given.
+    #[serde(default, skip_serializing_if = "SolverKind::is_tercile")]
+    #[oai(default, skip_serializing_if = "SolverKind::is_tercile")]
+    pub solver: SolverKind,
+}
+
+/// An implementation of KMeans.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, Enum, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[oai(rename_all = "lowercase", rename = "Solver")]
+pub enum SolverKind {
+    /// The built-in one.
+    #[default]
+    Tercile,
+    /// linfa-clustering, unmodified, as a reference.
+    Linfa,
+}
+
+impl SolverKind {
+    fn is_tercile(&self) -> bool {
+        *self == Self::Tercile
+    }
 }
 
 impl Receipt {
@@ -197,10 +219,10 @@ impl Receipt {
         alone(self) == alone(other)
     }
 
-    /// True if both models have the same records, SQL, tercile version and method. Their slices may differ.
+    /// True if both models have the same records, SQL, tercile version, method and solver. Their slices may differ.
     pub fn same_stream(&self, other: &Self) -> bool {
         let of = |receipt: &'_ Self| (receipt.n, receipt.topic.clone(), receipt.next_offsets.clone());
-        let by = |receipt: &'_ Self| (receipt.tercile.clone(), receipt.method);
+        let by = |receipt: &'_ Self| (receipt.tercile.clone(), receipt.method, receipt.solver);
         of(self) == of(other) && self.sql_hash == other.sql_hash && by(self) == by(other)
     }
 }

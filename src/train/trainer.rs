@@ -7,6 +7,7 @@ use tercile_store::Store;
 
 use super::event::Subscribers;
 use super::{KEEP_MEMBERS, Training, worker};
+use crate::model::SolverKind;
 
 /// Starts trainings of one store and one directory of SQL files.
 pub struct Trainer {
@@ -23,11 +24,12 @@ pub struct TrainerOptions {
     pub timeout: Option<Duration>,
     /// [`super::Options::keep_members`].
     pub keep_members: usize,
+    pub solver: SolverKind,
 }
 
 impl Default for TrainerOptions {
     fn default() -> Self {
-        Self { timeout: None, keep_members: KEEP_MEMBERS }
+        Self { timeout: None, keep_members: KEEP_MEMBERS, solver: SolverKind::default() }
     }
 }
 

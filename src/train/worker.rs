@@ -16,6 +16,7 @@ use tercile_store::Store;
 
 use super::event::{Emit, TrainingEvent};
 use super::{TrainerOptions, Training};
+use crate::model::SolverKind;
 use crate::process::{self, Supervised};
 
 /// The hidden subcommand of the child process.
@@ -32,6 +33,7 @@ pub struct Order {
     pub sql: Option<PathBuf>,
     /// [`super::Options::keep_members`].
     pub keep_members: usize,
+    pub solver: SolverKind,
 }
 
 /// The reason why a training in a child process gave no result.
@@ -57,11 +59,11 @@ pub enum Error {
 pub async fn train(
     store: &Store,
     sql: Option<&Path>,
-    &TrainerOptions { timeout: limit, keep_members }: &TrainerOptions,
+    &TrainerOptions { timeout: limit, keep_members, solver }: &TrainerOptions,
     emit: Emit,
 ) -> Result<Training, Error> {
     let absolute = |path: &Path| process::absolute(path).map_err(Error::Start);
-    let order = Order { store: absolute(store.root())?, sql: sql.map(absolute).transpose()?, keep_members };
+    let order = Order { store: absolute(store.root())?, sql: sql.map(absolute).transpose()?, keep_members, solver };
     let mut line = serde_json::to_vec(&order).map_err(|e| Error::Start(e.into()))?;
     line.push(b'\n');
     let mut command = process::worker(COMMAND).map_err(Error::Start)?;

@@ -97,6 +97,7 @@ mod profile;
 mod restarts;
 mod sample;
 mod search;
+mod solver;
 
 use arrow_array::Float64Array;
 pub use column::Column;
@@ -113,6 +114,7 @@ pub use points::{Points, Totals};
 pub use profile::{Profile, profile, spread};
 pub use sample::{Chosen, sample, sample_rows};
 pub use sample::{of_cluster, rare};
+pub use solver::{Linfa, Passes, Solver};
 
 use crate::parallel::by_chunk;
 
@@ -139,6 +141,9 @@ pub enum Error {
     /// linfa-clustering found no clusters ([`linfa_solver`]).
     #[error("linfa gave up: {0}")]
     LinfaGaveUp(String),
+    /// The matrix that linfa-clustering needs cannot be built.
+    #[error(transparent)]
+    Matrix(#[from] features::Error),
 }
 
 /// Maximum number of features: kernels and masks of missing values have this size.
