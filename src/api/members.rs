@@ -17,13 +17,13 @@ use poem_openapi::{ApiResponse, OpenApi};
 use serde_json::Value;
 use tercile_store as store;
 
+use super::asked::asked_model;
 use super::bulk::{FORMS, content, kind};
 use super::etag::{self, EntityTag};
 use super::language::Language;
 use super::member_rows::{Listed, Member, MemberPage, Shape, keys_of, list, page, unreadable};
 use super::negotiation;
 use super::posted::Posted;
-use super::predict::asked_model;
 use super::problem::{Problem, problems};
 use super::{State, Tags};
 use crate::bulk::Format;

@@ -5,6 +5,7 @@
 
 mod acceptor;
 mod access;
+mod asked;
 mod body_limit;
 pub mod budget;
 mod buffered_body;
@@ -36,6 +37,7 @@ mod named_schemas;
 mod negotiation;
 pub mod posted;
 mod predict;
+mod predictions;
 mod probe_listener;
 mod problem;
 mod promotion;

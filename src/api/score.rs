@@ -9,9 +9,11 @@ use poem_openapi::registry::{MetaResponse, MetaResponses, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, OpenApi};
 
+use super::asked::{asked, find};
 use super::etag::EntityTag;
 use super::language::Language;
-use super::predict::{Predicted, Whole, asked, begin, explainer, find, form};
+use super::predict::{Whole, begin, explainer, form};
+use super::predictions::Predicted;
 use super::problem::{Problem, problems};
 use super::rows::RecordScore;
 use super::{State, Tags, bulk, etag};
