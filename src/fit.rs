@@ -21,7 +21,7 @@ use crate::model::describe::describe;
 use crate::model::parts::Shapes;
 use crate::model::{Cluster, METHOD, SolverKind, clusters};
 use crate::printable::hex;
-use crate::sql::header::Labels;
+use crate::sql::language::Labels;
 
 /// The solver of a kind, over columns in this process.
 pub fn solver_of<'a>(

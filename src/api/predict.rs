@@ -20,8 +20,7 @@ use super::posted::{self, Posted, Rows};
 use super::predictions::{Answer, Predicted};
 use super::problem::{Problem, problems};
 use super::rows::{
-    DiscountPrediction, DiscountRow, Prediction, PriceRatingPrediction, PriceRatingRow, RatingCountPrediction,
-    RatingCountRow,
+    DiscountPrediction, DiscountRow, PriceRatingPrediction, PriceRatingRow, RatingCountPrediction, RatingCountRow,
 };
 use super::{State, Tags, bulk, negotiation, streaming_body};
 use crate::bulk::{Answers, Explainer, Format, Lines, Opinion, Scorer, TOO_FAR};

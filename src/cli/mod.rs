@@ -41,7 +41,6 @@ mod verify;
 mod watchdog;
 
 use std::any::TypeId;
-use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 

@@ -12,8 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parts::{History, Pair, Parts, Shapes, parts};
 use super::{Cluster, METHOD, Model};
-use crate::sql::header::Labels;
-use crate::sql::language::{FALLBACK, offered};
+use crate::sql::language::{FALLBACK, Labels, offered};
 
 /// Feature to language to word. A feature that the description omits is absent.
 pub type Words = BTreeMap<String, BTreeMap<String, String>>;

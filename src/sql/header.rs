@@ -4,12 +4,7 @@
 //! is prose. In `label.<feature>.<language>` the feature is spelled like its column, and the language is
 //! a tag such as `en` or `pt-BR` (language.rs).
 
-use std::collections::BTreeMap;
-
-use super::language::canonical;
-
-/// Feature to language to words, from low to high.
-pub type Labels = BTreeMap<String, BTreeMap<String, Vec<String>>>;
+use super::language::{Labels, canonical};
 
 /// Maximum number of clusters of a segmentation.
 pub const MAX_K: usize = 64;

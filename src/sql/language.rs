@@ -1,8 +1,9 @@
 //! Language tags of descriptions, such as `en`, `pt-BR` and `zh-Hans` (BCP 47).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::header::Labels;
+/// Feature to language to words, from low to high.
+pub type Labels = BTreeMap<String, BTreeMap<String, Vec<String>>>;
 
 /// The language of descriptions if no other is asked for, and of features without words in the one that is.
 pub const FALLBACK: &str = "en";

@@ -13,7 +13,7 @@ pub mod reference;
 pub mod script;
 mod timestamp;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,10 +22,9 @@ use datafusion::common::TableReference;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast;
-use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::parser::Parser;
 use fault::{Fault, Source};
 use header::Header;
+use language::Labels;
 pub use quoting::{identifier, literal, one_line, quote};
 use reference::Reference;
 use script::{Piece, Place};
@@ -118,7 +117,7 @@ pub struct Segmentation {
     /// Its columns except the keys, in order.
     pub features: Vec<String>,
     /// Per feature and language: words from low to high.
-    pub labels: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+    pub labels: Labels,
     /// Properties of its SQL that may make models of entities irreproducible.
     pub warnings: Vec<String>,
     /// SHA-256 of the SQL that determines its rows.

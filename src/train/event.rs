@@ -5,12 +5,13 @@
 //! something of the process, with [`Subscribers::add`].
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{self, UnboundedSender};
 
-use super::{Outcome, Training, worker};
+use super::{Outcome, Training};
 
 /// What happens in a training. The last event is `Ended` or `Failed`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -29,6 +30,11 @@ pub enum TrainingEvent {
         timed_out: bool,
     },
 }
+
+/// A training exceeded its time limit.
+#[derive(Debug, thiserror::Error)]
+#[error("the training was stopped after {0:?}, which is what --train-timeout allows")]
+pub struct Timeout(pub Duration);
 
 /// A part of the process that reacts to trainings.
 pub trait Subscriber: Send + Sync {
@@ -87,10 +93,7 @@ impl Subscribers {
             let result = train(emit.clone()).await;
             emit.send(match &result {
                 Ok(training) => TrainingEvent::Ended(Box::new(training.clone())),
-                Err(error) => TrainingEvent::Failed {
-                    why: format!("{error:#}"),
-                    timed_out: matches!(error.downcast_ref(), Some(worker::Error::Timeout(_))),
-                },
+                Err(error) => TrainingEvent::Failed { why: format!("{error:#}"), timed_out: error.is::<Timeout>() },
             });
             result
         };
@@ -188,7 +191,7 @@ mod tests {
         }
 
         // A training that fails ends with its reason, and the caller gets the error.
-        let late = async |_| Err(worker::Error::Timeout(std::time::Duration::from_secs(1)).into());
+        let late = async |_| Err(Timeout(Duration::from_secs(1)).into());
         let error = subscribers.follow(Some(7), late).await.unwrap_err().to_string();
         assert_eq!(*noted.0.lock().unwrap(), [format!("failed {error} true")]);
     }

@@ -45,7 +45,12 @@ impl Trainer {
     /// As [`worker::train`].
     pub async fn train(&self, job: Option<u64>) -> anyhow::Result<Training> {
         let (store, sql, options) = (&self.store, self.sql.as_deref(), &self.options);
-        let train = |emit| async move { Ok(worker::train(store, sql, options, emit).await?) };
+        let train = |emit| async move {
+            worker::train(store, sql, options, emit).await.map_err(|error| match error {
+                worker::Error::Timeout(timeout) => timeout.into(),
+                error => error.into(),
+            })
+        };
         self.subscribers.follow(job, train).await
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tercile_store::Store;
 
-use super::event::{Emit, TrainingEvent};
+use super::event::{Emit, Timeout, TrainingEvent};
 use super::{TrainerOptions, Training};
 use crate::model::SolverKind;
 use crate::process::{self, Supervised};
@@ -41,8 +41,8 @@ pub struct Order {
 pub enum Error {
     #[error("cannot start the process of the training: {0}")]
     Start(io::Error),
-    #[error("the training was stopped after {0:?}, which is what --train-timeout allows")]
-    Timeout(Duration),
+    #[error(transparent)]
+    Timeout(Timeout),
     #[error("the process of the training ended without an answer ({0})")]
     Died(ExitStatus),
     #[error("the process of the training was killed by signal {0}; the machine may lack memory")]
@@ -86,7 +86,7 @@ pub async fn train(
     };
     tokio::select! {
         attended = &mut attending => attended.unwrap_or_else(|e| Err(Error::Start(io::Error::other(e)))),
-        () = deadline => Err(Error::Timeout(limit.unwrap_or_default())),
+        () = deadline => Err(Error::Timeout(Timeout(limit.unwrap_or_default()))),
     }
 }
 

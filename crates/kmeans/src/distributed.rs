@@ -13,7 +13,8 @@ use ndarray::Array2;
 
 use super::coreset::{Guide, Rates};
 use super::lloyd::{self, Outcome};
-use super::points::{Points, Totals};
+use super::points::Points;
+use super::totals::Totals;
 use super::{Error, Fit, Init, Limits, Settings, Step, distinct, flat, restarts};
 
 /// Squared shift (standardised units) that is attributed to rounding. If one row in 10⁹ changes its cluster, two centroids

@@ -25,9 +25,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::Error;
 use super::footer::DataFile;
 use super::log::{Log, START};
-use super::{Error, Source, Store};
 
 /// The directory of the marks.
 const DIR: &str = "marks";
@@ -366,8 +366,8 @@ fn readable(read: Result<Option<Mark>, Error>) -> Result<Option<Mark>, Error> {
 mod tests {
     use std::fs;
 
-    use super::super::Published;
     use super::super::log::tests::records;
+    use super::super::{Published, Store};
     use super::*;
 
     /// A log of four files of ten records from offset 5 on, and its store.

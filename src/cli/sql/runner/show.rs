@@ -11,6 +11,7 @@ use super::super::progress::Progress;
 use super::super::query::Ready;
 use super::super::{output, table};
 use super::Runner;
+use crate::file_format;
 
 impl Runner {
     /// Prints rows as they arrive.
