@@ -22,8 +22,10 @@ use crate::api::Bodies;
 use crate::api::budget::Budget;
 use crate::api::sandbox::{self, Sandbox};
 use crate::engine::cluster::{self, Engine};
+use crate::model::SolverKind;
 use crate::sql;
-use crate::train;
+use crate::sql::language::canonical;
+use crate::train::{self, TrainerOptions};
 
 /// Where the store is.
 #[derive(Debug, Clone, Args)]
@@ -180,14 +182,39 @@ pub fn seconds_or_none(text: &str) -> Result<Duration, String> {
     if zero { Ok(Duration::ZERO) } else { seconds(text) }
 }
 
+/// A language tag, as in en or pt-BR.
+pub fn language(text: &str) -> Result<String, String> {
+    canonical(text).ok_or_else(|| "expected a language tag such as en or pt-BR".to_owned())
+}
+
 /// How a server trains.
 #[derive(Debug, Clone, Args)]
 pub struct TrainingArgs {
     /// Timeout of a training in seconds; after it the older models continue to serve [default: none]
     #[arg(long, env = "TERCILE_TRAIN_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
-    pub train_timeout: Option<Duration>,
+    train_timeout: Option<Duration>,
     #[command(flatten)]
-    pub members: MembersArgs,
+    members: MembersArgs,
+    #[command(flatten)]
+    solver: SolverArgs,
+}
+
+/// Which implementation of KMeans runs.
+#[derive(Debug, Clone, Args)]
+pub struct SolverArgs {
+    /// Implementation: tercile, or linfa-clustering as a reference
+    #[arg(long, env = "TERCILE_SOLVER", default_value = "tercile")]
+    pub solver: SolverKind,
+}
+
+impl TrainingArgs {
+    pub fn options(&self) -> TrainerOptions {
+        TrainerOptions {
+            timeout: self.train_timeout,
+            keep_members: self.members.keep_members,
+            solver: self.solver.solver,
+        }
+    }
 }
 
 /// Which members of segmentations of entities are kept.

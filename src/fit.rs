@@ -12,24 +12,27 @@ use ndarray::Array2;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tercile_kmeans::column_buffer;
-use tercile_kmeans::features::{self, Matrix, Scale};
+use tercile_kmeans::features::{self, Scale};
 use tercile_kmeans::parallel::by_chunk;
-use tercile_kmeans::{self as kmeans, Chosen, Fit, Init, Points, Settings, Step};
+use tercile_kmeans::{self as kmeans, Chosen, Fit, Init, Linfa, Passes, Points, Settings, Solver, Step};
 
 use crate::model::cluster_ids::{by_features, renumbered};
-use crate::model::describe::{Labels, describe};
+use crate::model::describe::describe;
 use crate::model::parts::Shapes;
-use crate::model::{Cluster, METHOD, clusters};
+use crate::model::{Cluster, METHOD, SolverKind, clusters};
 use crate::printable::hex;
+use crate::sql::language::Labels;
 
-/// Implementation of KMeans.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Solver {
-    /// The built-in solver, `tercile_kmeans::fit`.
-    Tercile,
-    /// linfa-clustering, unmodified. Inertia and metrics are recomputed from its centroids.
-    Linfa,
+/// The solver of a kind, over columns in this process.
+pub fn solver_of<'a>(
+    kind: SolverKind,
+    scale: &'a Scale,
+    columns: &'a [Float64Array],
+) -> Box<dyn Solver<Error = kmeans::Error> + 'a> {
+    match kind {
+        SolverKind::Tercile => Box::new(Passes(Points::new(scale, columns))),
+        SolverKind::Linfa => Box::new(Linfa { scale, columns }),
+    }
 }
 
 /// Clustering request.
@@ -39,7 +42,7 @@ pub struct Job {
     pub settings: Settings,
     /// Initial centroids, k by features in original units. `None`: drawn by k-means++.
     pub init: Option<Array2<f64>>,
-    pub solver: Solver,
+    pub solver: SolverKind,
 }
 
 /// Result of a clustering.
@@ -60,7 +63,7 @@ pub struct Report {
     pub seed: u64,
     /// Number of restarts; 0 with initial centroids, and for a single feature, which is solved exactly.
     pub starts: u64,
-    pub solver: Solver,
+    pub solver: SolverKind,
     /// Sum of squared distances of the rows to their centroids, in standardised units.
     pub inertia: f64,
     /// Mean silhouette, from -1 to 1; null with a single cluster. Computed on a sample if `silhouette_rows` is less than
@@ -88,7 +91,7 @@ pub struct Receipt {
     pub rows_hash: String,
     pub seed: u64,
     pub starts: u64,
-    pub solver: Solver,
+    pub solver: SolverKind,
     pub max_iter: u64,
     pub tol: f64,
     /// Initial centroids in original units, if they were given.
@@ -189,11 +192,8 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
     let began = Instant::now();
     let scale = Scale::measure(features, columns, settings.threads)?;
     let points = Points::new(&scale, columns);
-    let found = match (job.solver, &job.init) {
-        (Solver::Tercile, Some(init)) => kmeans::fit(&points, settings, Init::Given(init), watch)?,
-        (Solver::Tercile, None) => kmeans::fit(&points, settings, Init::Drawn(None), watch)?,
-        (Solver::Linfa, init) => linfa(&scale, columns, &points, settings, init.as_ref())?,
-    };
+    let init = job.init.as_ref().map_or(Init::Drawn(None), Init::Given);
+    let found = solver_of(job.solver, &scale, columns).fit(settings, init, watch)?;
     let found = renumbered(found.clone(), &by_features(&found.centroids));
     let fit = began.elapsed();
 
@@ -206,7 +206,7 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
     let shapes = Shapes { centroids: centroids.view(), spread: profile.spread.view(), sizes };
     let described = describe(&shapes, features, &Labels::new(), None);
     let clusters = clusters(features, &found, &profile, described, &vec![false; settings.k]);
-    let drawn = job.init.is_none() && (features.len() > 1 || job.solver == Solver::Linfa);
+    let drawn = job.init.is_none() && (features.len() > 1 || job.solver == SolverKind::Linfa);
     Ok(Report {
         rows: points.rows() as u64,
         rows_left_out: 0,
@@ -221,7 +221,7 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
         silhouette_rows,
         davies_bouldin: kmeans::davies_bouldin(&points, centroids, sizes, settings.threads),
         calinski_harabasz: kmeans::calinski_harabasz(&points, centroids, sizes, *inertia),
-        iterations: (job.solver == Solver::Tercile).then_some(*iterations as u64),
+        iterations: (job.solver == SolverKind::Tercile).then_some(*iterations as u64),
         trained_at: tercile_store::times::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
         clusters,
         mean: scale.mean.clone(),
@@ -233,21 +233,6 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
 /// Number of nulls by feature.
 pub fn imputed(features: &[String], columns: &[Float64Array]) -> BTreeMap<String, u64> {
     features.iter().cloned().zip(columns.iter().map(|column| column.null_count() as u64)).collect()
-}
-
-/// Fits with linfa and measures its centroids in one pass.
-fn linfa(
-    scale: &Scale,
-    columns: &[Float64Array],
-    points: &Points<'_>,
-    settings: &Settings,
-    init: Option<&Array2<f64>>,
-) -> Result<Fit, Error> {
-    let matrix = Matrix::build(scale, columns)?;
-    let init = init.map(|init| Array2::from_shape_fn(init.dim(), |(c, f)| scale.standardise(f, init[[c, f]])));
-    let found = kmeans::linfa_solver::fit(matrix.view(), init, settings)?;
-    let original = Array2::from_shape_fn(found.dim(), |(c, f)| points.restore(f, found[[c, f]]));
-    Ok(kmeans::measure(points, original, settings.threads))
 }
 
 /// Sample of a fit's rows that represents all of them.
@@ -294,7 +279,7 @@ mod tests {
             features: (0..features).map(|i| format!("f{i}")).collect(),
             settings: Settings { k, seed: 42, starts: 10, limits, threads: 2 },
             init: None,
-            solver: Solver::Tercile,
+            solver: SolverKind::Tercile,
         }
     }
 

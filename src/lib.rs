@@ -64,6 +64,8 @@ pub mod train;
 pub mod bulk;
 pub mod scoring;
 
+pub mod model_cache;
+
 pub mod api;
 
 // From a topic to a topic.

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use datafusion::arrow::array::{AsArray as _, RecordBatch};
 use datafusion::arrow::datatypes::{Float64Type, UInt32Type};
 
-use crate::model::{Model, imputed};
+use crate::model::{Model, NoLanguage, imputed};
 
 /// Palette that is distinguishable with most kinds of colour vision (Okabe and Ito, "Color universal design", 2008). Colours
 /// repeat from the ninth cluster on.
@@ -29,8 +29,8 @@ const BARS: usize = 60;
 pub enum Error {
     #[error("the model {model} has no feature {feature}; it has {has}")]
     NoFeature { model: String, feature: String, has: String },
-    #[error("the clusters of {model} have no names in the language {language}; they have {has}")]
-    NoLanguage { model: String, language: String, has: String },
+    #[error(transparent)]
+    NoLanguage(#[from] NoLanguage),
     #[error("the sample of {model} has no column {column}; train again")]
     NoColumn { model: String, column: String },
 }
@@ -46,10 +46,7 @@ pub fn svg(model: &Model, sample: &RecordBatch, axes: &[String], language: &str)
         let (model_name, has) = (model.segmentation.clone(), model.features.join(", "));
         return Err(Error::NoFeature { model: model_name, feature: (*feature).clone(), has });
     }
-    if let Some(cluster) = model.clusters.iter().find(|cluster| !cluster.descriptions.contains_key(language)) {
-        let has = cluster.descriptions.keys().cloned().collect::<Vec<_>>().join(", ");
-        return Err(Error::NoLanguage { model: model.segmentation.clone(), language: language.to_owned(), has });
-    }
+    model.check_language(language)?;
     let missing = |column: &str| Error::NoColumn { model: model.segmentation.clone(), column: column.to_owned() };
     let values = |name: &str| {
         let column = sample.column_by_name(name).and_then(|column| column.as_primitive_opt::<Float64Type>());

@@ -7,10 +7,12 @@ mod dataset;
 #[cfg(feature = "distributed")]
 mod distributed;
 mod entities;
+pub mod event;
 mod job;
 mod refusal;
 mod request_fit;
 mod serving_models;
+mod trainer;
 pub mod verify;
 pub mod worker;
 
@@ -20,6 +22,7 @@ use std::time::Instant;
 
 use datafusion::prelude::SessionContext;
 use dataset::{Input, Rows, rows};
+use event::{Emit, TrainingEvent};
 use job::{Job, JobOutcome, settings};
 use refusal::Refusal;
 pub use request_fit::{RequestFit, RequestFitError, fit_for_request};
@@ -31,9 +34,10 @@ use tercile_kmeans::column_buffer::{self, Space};
 use tercile_kmeans::{Limits, Step};
 use tercile_store::{self as store, Held, Snapshot, Store};
 use tokio::task::JoinSet;
+pub use trainer::{Trainer, TrainerOptions};
 
 use crate::engine::{self, cluster::Engine};
-use crate::model::{Cut, Model, ModelRegistry, Predecessor, PromotedBy};
+use crate::model::{Cut, Model, ModelRegistry, Predecessor, PromotedBy, SolverKind};
 use crate::slices::{self, SLICES, all_slices};
 use crate::sql::{Files, Segmentation};
 
@@ -107,7 +111,7 @@ pub enum Progress<'a> {
     },
 }
 
-/// Options of a training. They do not influence the model.
+/// Options of a training. Except for the solver, they do not influence the model.
 #[derive(Clone)]
 pub struct Options {
     /// Memory limit in bytes. Larger data is trained out of core, in files.
@@ -116,8 +120,12 @@ pub struct Options {
     pub engine: Engine,
     /// Versions of each slice that keep their members, beside those that serve.
     pub keep_members: usize,
-    /// Callback for progress.
+    /// Implementation of KMeans, which does influence the model. On a cluster it is always the built-in one.
+    pub solver: SolverKind,
+    /// Callback for progress, in this process only.
     pub tell: Arc<dyn Fn(Progress<'_>) + Send + Sync>,
+    /// Gets the events of the training.
+    pub emit: Emit,
 }
 
 impl Default for Options {
@@ -126,7 +134,9 @@ impl Default for Options {
             memory: column_buffer::half_of_memory(),
             engine: Engine::Local,
             keep_members: KEEP_MEMBERS,
+            solver: SolverKind::default(),
             tell: Arc::new(|_| {}),
+            emit: Emit::default(),
         }
     }
 }
@@ -157,6 +167,15 @@ impl Options {
         self.memory.max(LEAST_MEMORY).saturating_sub(READING) / 3
     }
 
+    /// Checks that the solver can hold the rows.
+    fn check_solver(&self, rows: usize, features: usize) -> Result<(), Refusal> {
+        let (needed, memory) = (rows.saturating_mul(features) * size_of::<f64>(), self.share());
+        if self.solver == SolverKind::Linfa && needed > memory {
+            return Err(Refusal::LinfaMemory { rows, needed, memory });
+        }
+        Ok(())
+    }
+
     /// Limits for the SQL over this number of records.
     fn limits(&self, records: u64) -> engine::Limits {
         // Parallel sorts that spill take memory from each other's merges and then fail.
@@ -180,6 +199,7 @@ pub async fn train(store: &Store, files: &Files, options: &Options) -> Result<Tr
         tracing::warn!("{warning}");
     }
     let (stream, cuts) = stream(&ctx, &snapshot).await?;
+    options.emit.send(TrainingEvent::Started { n: stream.n });
     let stream = Arc::new(stream);
     let damage = engine::damage(&ctx);
     let input = Input { ctx, snapshot, files: files.clone(), cuts };
@@ -217,10 +237,16 @@ async fn train_all(
         let rows = if here { rows } else { Ok(rows?) };
         coming.by_ref().take(ahead).for_each(|next| drop(preparing.spawn(next)));
         let (store, stream, options) = (store.clone(), Arc::clone(stream), options.clone());
-        let work = move || match train_segmentation(&store, &segmentation, rows, (&stream, &options)) {
-            // An unusable file concerns only this segmentation.
-            Err(Error::Store(store::Error::File(fault))) => Ok(refused(&segmentation.name, &fault)),
-            trained => trained,
+        let work = move || {
+            let trained = match train_segmentation(&store, &segmentation, rows, (&stream, &options)) {
+                // An unusable file concerns only this segmentation.
+                Err(Error::Store(store::Error::File(fault))) => Ok(refused(&segmentation.name, &fault)),
+                trained => trained,
+            };
+            for outcome in trained.iter().flatten() {
+                options.emit.send(TrainingEvent::Slice(Box::new(outcome.clone())));
+            }
+            trained
         };
         let trained = tokio::task::spawn_blocking(work).await.map_err(|e| Error::Cut(e.to_string()))?;
         outcomes.extend(trained?);

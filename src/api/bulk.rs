@@ -19,12 +19,12 @@ use super::State;
 use super::budget::Exhausted;
 use super::buffered_body::BufferedBody;
 use super::memory_charge::{MemoryCharge, Metered};
-use super::metrics::Tally;
 use super::posted::{self, media_type};
 use super::problem::Problem;
 use super::rows::AnyRow;
 use super::streaming_body::{self, Outgoing, Shared};
 use crate::bulk::{Answers, At, Error, Format, Keep, Limits, Meter, Reader, Scorer, Writer};
+use crate::model_cache::Tally;
 use crate::panics;
 use crate::scoring::RecordScorer;
 

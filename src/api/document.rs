@@ -9,6 +9,7 @@ use poem::http::{HeaderValue, Method};
 use serde_json::{Map, Value, json};
 
 use super::guard::{is_probe, needed};
+use super::named_schemas::reference;
 use super::{member_rows, named_schemas, posted};
 use crate::slices::SLICES;
 
@@ -414,10 +415,6 @@ fn limits() -> String {
         format!("| {what} | {default} | {flag} | {beyond} |\n")
     };
     LIMITS.iter().map(row).collect()
-}
-
-pub(super) fn reference(name: &str) -> Value {
-    json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
 /// The framework wraps a reference that has a description in `allOf`; since 3.1 the two may be siblings.

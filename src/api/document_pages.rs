@@ -14,10 +14,10 @@ use tokio::sync::Mutex;
 use super::etag::EntityTag;
 use super::guard::Guard;
 use super::keys::Scope;
-use super::live::Models;
 use super::middleware::Shared;
 use super::typed_operations::{self, Detail};
-use super::{State, document};
+use super::{State, document, language};
+use crate::model_cache::Models;
 
 /// The two forms of the document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +96,7 @@ impl Documents {
         let described = typed_operations::of_store(&models, &self.state.store, detail).await;
         let mut document = self.general.clone();
         typed_operations::add(&mut document, &described);
+        language::list(&mut document, &models);
         let json = document::text(&document);
         let html = [&self.swagger.0, &json, &self.swagger.1].map(String::as_str).concat();
         let page = |text: String| {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{BoxFuture, FutureExt as _, ready};
 use futures::stream;
 use poem::Request;
 use poem::web::Data;
@@ -14,10 +15,12 @@ use poem_openapi::OpenApi;
 use poem_openapi::payload::EventStream;
 use poem_openapi::types::ToJSON as _;
 use tercile_http::Exchange;
+use tokio::sync::watch;
 
 use super::guard::Pass;
 use super::status::{self, Shown, Status};
 use super::{State, Tags};
+use crate::train::event::{Subscriber, TrainingEvent};
 
 /// Interval at which the status is checked for changes.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -40,7 +43,8 @@ impl EventsApi {
     #[oai(path = "/api/events", method = "get", tag = "Tags::Health", operation_id = "watchStatus")]
     async fn events(&self, state: Data<&Arc<State>>, request: &Request) -> EventStream<Statuses> {
         let (exchange, pass) = (request.extensions().get().cloned(), request.extensions().get().cloned());
-        let follower = Follower { state: Arc::clone(&state), exchange, pass, last: None };
+        let trained = state.trained.0.subscribe();
+        let follower = Follower { state: Arc::clone(&state), exchange, pass, last: None, trained };
         let statuses = stream::unfold(follower, |mut follower| async {
             let status = follower.next().await?;
             Some((status, follower))
@@ -57,24 +61,41 @@ struct Follower {
     /// Key of the request, checked while the stream runs; `None` if no key is required.
     pass: Option<Pass>,
     last: Option<Status>,
+    /// Changes when a training ends, which is sent at once.
+    trained: watch::Receiver<u64>,
+}
+
+/// Resolves when the server stops.
+async fn shutdown(exchange: Option<&Exchange>) {
+    match exchange {
+        Some(exchange) => exchange.shutdown().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The number of trainings that have ended.
+#[derive(Default)]
+pub struct Trained(watch::Sender<u64>);
+
+impl Subscriber for Trained {
+    fn on_event<'a>(&'a self, _: Option<u64>, event: &'a TrainingEvent) -> BoxFuture<'a, ()> {
+        if let TrainingEvent::Ended(_) = event {
+            self.0.send_modify(|ended| *ended += 1);
+        }
+        ready(()).boxed()
+    }
 }
 
 impl Follower {
-    /// Resolves when the server stops.
-    async fn shutdown(&self) {
-        match &self.exchange {
-            Some(exchange) => exchange.shutdown().await,
-            None => std::future::pending().await,
-        }
-    }
-
     /// Next status to send; `None` when the client's key was revoked or expired, or the server stops.
     async fn next(&mut self) -> Option<Status> {
         for silent in 0.. {
             if self.last.is_some() {
+                let exchange = self.exchange.as_ref();
                 tokio::select! {
                     () = tokio::time::sleep(INTERVAL) => {}
-                    () = self.shutdown() => return None,
+                    Ok(()) = self.trained.changed() => {}
+                    () = shutdown(exchange) => return None,
                 }
             }
             if self.pass.as_ref().is_some_and(|pass| !pass.holds()) {

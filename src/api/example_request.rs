@@ -9,11 +9,11 @@ use datafusion::arrow::datatypes::DataType;
 use serde_json::{Map, Value};
 use tercile_store::Store;
 
-use super::live::{Models, Served};
 use crate::bulk::{Block, Carried, Keep, Scorer};
 use crate::engine::{self, Limits};
 use crate::missing::Missing;
 use crate::model::Model;
+use crate::model_cache::{Models, Served};
 use crate::sql::{RECORDS, quote};
 
 /// Maximum bytes of a value in a request on one line.

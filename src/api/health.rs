@@ -7,9 +7,9 @@ use poem::web::Data;
 use poem_openapi::payload::{Json, PlainText};
 use poem_openapi::{ApiResponse, Object, OpenApi};
 
-use super::live::Slot;
 use super::problem::{Problem, problems};
 use super::{State, Tags};
+use crate::model_cache::Slot;
 
 /// The greeting.
 #[derive(Debug, Clone, Object)]

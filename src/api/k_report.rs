@@ -14,8 +14,8 @@ use poem_openapi::param::{Path, Query};
 use poem_openapi::{Object, OpenApi};
 use tercile_kmeans::{Limits, Settings, starts_for};
 
+use super::asked::serving;
 use super::etag::Tagged;
-use super::predict::serving;
 use super::problem::Problem;
 use super::segments::{Found, find, no_sample};
 use super::{State, Tags};

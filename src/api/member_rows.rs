@@ -20,7 +20,6 @@ use super::State;
 use super::bulk::kind;
 use super::etag::EntityTag;
 use super::language::Language;
-use super::live::Serving;
 use super::members::Answer;
 use super::memory_charge::MemoryCharge;
 use super::problem::Problem;
@@ -28,6 +27,8 @@ use super::streaming_body::{Outgoing, Shared};
 use crate::bulk::{Error, Format};
 use crate::model::Model;
 use crate::model::members::{self, Members, key_value};
+use crate::model_cache::Serving;
+use crate::sql::language::FALLBACK;
 
 /// Keys of a request.
 pub const MAX_KEYS: usize = 10_000;
@@ -131,8 +132,8 @@ pub struct Shape<'a> {
 }
 
 impl<'a> Shape<'a> {
-    pub fn of(serving: &'a Serving, language: Option<Language>) -> Self {
-        let descriptions = serving.model.descriptions(language.unwrap_or_default().code());
+    pub fn of(serving: &'a Serving, language: Option<&Language>) -> Self {
+        let descriptions = serving.model.descriptions(language.map_or(FALLBACK, Language::code));
         Self { model: &serving.model, descriptions }
     }
 
@@ -252,7 +253,7 @@ pub async fn list(
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
         let mut out = out;
-        let written = write_list(&members, &Shape::of(&serving, language), listed, format, &mut out);
+        let written = write_list(&members, &Shape::of(&serving, language.as_ref()), listed, format, &mut out);
         out.end(written.map_err(|error| match error {
             ListError::Io(error) => Error::Io(error),
             ListError::Other(why) => Error::Write(why),

@@ -17,13 +17,13 @@ use poem_openapi::{ApiResponse, OpenApi};
 use serde_json::Value;
 use tercile_store as store;
 
+use super::asked::asked_model;
 use super::bulk::{FORMS, content, kind};
 use super::etag::{self, EntityTag};
 use super::language::Language;
 use super::member_rows::{Listed, Member, MemberPage, Shape, keys_of, list, page, unreadable};
 use super::negotiation;
 use super::posted::Posted;
-use super::predict::asked_model;
 use super::problem::{Problem, problems};
 use super::{State, Tags};
 use crate::bulk::Format;
@@ -261,7 +261,7 @@ impl MembersApi {
                 Problem::not_found(format!("{segmentation} has no member with this key in version {version}"))
                     .field("key")
             })?;
-            Ok(Answer::json(&Shape::of(&serving, lang.0).member(&found.batch, found.row)?, &serving.model))
+            Ok(Answer::json(&Shape::of(&serving, lang.0.as_ref()).member(&found.batch, found.row)?, &serving.model))
         };
         Ok(run(&state, work).await?)
     }
@@ -290,7 +290,7 @@ impl MembersApi {
             let members = state.members.open(&state.store, &serving.model)?;
             let keys = keys_of(&keys.body.bytes, &serving.model.entity)?;
             let _hold = state.budget.hold(keys.len() * MEMBER_JSON)?;
-            let shape = Shape::of(&serving, lang.0);
+            let shape = Shape::of(&serving, lang.0.as_ref());
             let found = look_up(state, &members, &keys)?.into_iter();
             let found = found.map(|found| found.map(|found| shape.member(&found.batch, found.row)).transpose());
             Ok(Answer::json(&found.collect::<Result<Vec<_>, _>>()?, &serving.model))
@@ -342,7 +342,7 @@ impl MembersApi {
         }
         let limit = limit.0.unwrap_or(PAGE).min(MAX_PAGE) as usize;
         let (listed, lang) = (Listed { cluster: cluster.0, moved: moved.0.unwrap_or_default() }, lang.0);
-        let model = Arc::clone(&serving);
+        let of_list = (Arc::clone(&serving), lang.clone());
         let checked = move |state: &State| {
             let members = state.members.open(&state.store, &serving.model)?;
             if listed.cluster >= serving.model.k {
@@ -354,12 +354,12 @@ impl MembersApi {
                 return Ok(Err(members));
             }
             let _hold = state.budget.hold(limit * MEMBER_JSON)?;
-            let page = page(&members, &Shape::of(&serving, lang), listed, (after.0, limit))?;
+            let page = page(&members, &Shape::of(&serving, lang.as_ref()), listed, (after.0, limit))?;
             Ok(Ok(Answer::json(&page, &serving.model)))
         };
         match run(&state, checked).await? {
             Ok(page) => Ok(page),
-            Err(members) => Ok(list(&state, members, (model, lang), listed, format).await?),
+            Err(members) => Ok(list(&state, members, of_list, listed, format).await?),
         }
     }
 }

@@ -12,6 +12,7 @@ use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaug
 use super::ingest_metrics::{self, Ingesting};
 use super::{State, memory};
 use crate::model::Model;
+use crate::model_cache::Tally;
 
 /// Maximum age of the store's size, whose computation stats every file.
 const SIZE_AGE: Duration = Duration::from_secs(10);
@@ -171,21 +172,6 @@ impl Metrics {
         if sized.is_none_or(|at| at.elapsed() > SIZE_AGE) {
             self.store_bytes.set(bytes_below(root).cast_signed());
             *sized = Some(Instant::now());
-        }
-    }
-}
-
-/// Prediction counters of one model, by cluster.
-pub struct Tally(Vec<IntCounter>);
-
-impl Tally {
-    pub fn add(&self, clusters: impl IntoIterator<Item = u32>) {
-        let mut counts = vec![0; self.0.len()];
-        for cluster in clusters {
-            counts[cluster as usize] += 1;
-        }
-        for (counter, count) in self.0.iter().zip(counts).filter(|(_, count)| *count > 0) {
-            counter.inc_by(count);
         }
     }
 }

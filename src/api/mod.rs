@@ -1,9 +1,10 @@
 //! HTTP API: typed requests and responses.
 //!
 //! Input: a listener and the store. Output: JSON, problem+json for every error, and an OpenAPI document of exactly the served
-//! operations. Requests read the models through the cache in live.rs.
+//! operations. Requests read the models through the cache in model_cache.rs.
 
 mod access;
+mod asked;
 pub mod budget;
 mod buffered_body;
 mod bulk;
@@ -21,7 +22,6 @@ pub mod ingest_metrics;
 mod k_report;
 pub mod keys;
 mod language;
-pub mod live;
 mod member_rows;
 mod members;
 mod memory;
@@ -32,6 +32,7 @@ mod named_schemas;
 mod negotiation;
 pub mod posted;
 mod predict;
+mod predictions;
 mod problem;
 mod promotion;
 pub mod rate_limit;
@@ -46,9 +47,9 @@ mod training;
 mod typed_operations;
 mod unreadable;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use budget::Budget;
 pub use bulk::Bodies;
@@ -56,7 +57,6 @@ use cached_response::{Coalesced, ReadyAnswers};
 use compute_permits::ComputePermits;
 use document_pages::{Documents, Form};
 use guard::Guard;
-use live::ModelCache;
 use metrics::Metrics;
 use middleware::Front;
 use poem::endpoint::make;
@@ -70,7 +70,9 @@ use tercile_kafka::ingest::Control;
 use tercile_store::Store;
 use training::Jobs;
 
+use crate::model_cache::ModelCache;
 use crate::sql::Files;
+use crate::train::Trainer;
 
 #[derive(TagsDerive)]
 enum Tags {
@@ -102,10 +104,8 @@ pub struct State {
     pub sql: Option<Sandbox>,
     /// Limits of bulk bodies.
     pub bodies: Bodies,
-    /// Timeout of a training on request.
-    pub train_timeout: Option<Duration>,
-    /// Versions of each slice that keep their members.
-    pub keep_members: usize,
+    /// Trainings of this process: on request, and of `up`.
+    pub trainer: Trainer,
     /// Memory of requests and responses.
     pub budget: Budget,
     /// Permits of CPU-bound work.
@@ -119,7 +119,9 @@ pub struct State {
     points: ReadyAnswers,
     reports: ReadyAnswers,
     connections: Connections,
-    jobs: Jobs,
+    jobs: Arc<Jobs>,
+    /// Tells event streams that a training has ended.
+    trained: Arc<events::Trained>,
     metrics: Metrics,
 }
 
@@ -132,6 +134,7 @@ impl State {
         self.metrics.add(collector)
     }
 
+    /// The state of a server, whose parts learn of its trainings.
     pub fn new(
         store: &Store,
         live: Arc<ModelCache>,
@@ -141,6 +144,12 @@ impl State {
         bodies: Bodies,
         budget: Budget,
     ) -> anyhow::Result<Self> {
+        let trainer = Trainer::new(store, live.sql().map(Path::to_owned));
+        let (jobs, trained) = (Arc::<Jobs>::default(), Arc::<events::Trained>::default());
+        // A job has ended when its models serve.
+        trainer.subscribers.add(live.clone());
+        trainer.subscribers.add(jobs.clone());
+        trainer.subscribers.add(trained.clone());
         Ok(Self {
             store: store.clone(),
             live,
@@ -149,8 +158,7 @@ impl State {
             ingest,
             sql,
             bodies,
-            train_timeout: None,
-            keep_members: crate::train::KEEP_MEMBERS,
+            trainer,
             budget,
             turns: ComputePermits::default(),
             watched: Watched::default(),
@@ -160,7 +168,8 @@ impl State {
             points: ReadyAnswers::default(),
             reports: ReadyAnswers::default(),
             connections: Connections::default(),
-            jobs: Jobs::default(),
+            jobs,
+            trained,
             metrics: Metrics::new()?,
         })
     }
@@ -209,8 +218,8 @@ pub async fn spec() -> anyhow::Result<String> {
     Ok(document::text(&document))
 }
 
-/// Rejects unknown and repeated query parameters, which would otherwise be ignored.
-async fn known_parameters(request: Request) -> poem::Result<Request> {
+/// Rejects unknown and repeated query parameters, which would otherwise be ignored, and languages without descriptions.
+async fn known_parameters(request: Request, state: Arc<State>) -> poem::Result<Request> {
     let Some(query) = request.uri().query() else { return Ok(request) };
     let path = request.uri().path();
     let parts: Vec<&str> = path.split('/').skip(1).collect();
@@ -231,12 +240,16 @@ async fn known_parameters(request: Request) -> poem::Result<Request> {
         _ => &[],
     };
     let mut seen = Vec::new();
-    for (name, _) in url::form_urlencoded::parse(query.as_bytes()) {
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
         let problem = if !known.contains(&name.as_ref()) {
             let known = if known.is_empty() { "takes none".to_owned() } else { format!("takes {}", known.join(", ")) };
             Problem::unprocessable(format!("there is no query parameter {name}; this path {known}"))
         } else if seen.contains(&name) {
             Problem::unprocessable(format!("the query parameter {name} stands twice"))
+        } else if name == "lang"
+            && let Err(problem) = language::check(&value, &state.live.now())
+        {
+            problem
         } else {
             seen.push(name);
             continue;
@@ -264,6 +277,7 @@ fn routes(state: Arc<State>, guard: Guard) -> Front<impl Endpoint> {
         };
         get(make(answer))
     };
+    let asked = Arc::clone(&state);
     let inner = Route::new()
         .at("/docs", page(Form::SwaggerUi))
         .at("/docs/", page(Form::SwaggerUi))
@@ -271,7 +285,7 @@ fn routes(state: Arc<State>, guard: Guard) -> Front<impl Endpoint> {
         .nest("/dashboard", dashboard::files())
         .nest("/", service)
         .data(Arc::clone(&state))
-        .before(known_parameters);
+        .before(move |request| known_parameters(request, Arc::clone(&asked)));
     Front { inner, state, guard, known }
 }
 

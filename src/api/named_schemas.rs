@@ -2,8 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::document::reference;
-
 /// The schemas by name.
 pub fn all() -> [(&'static str, Value); 5] {
     let open = |description: &str| json!({ "type": "object", "description": description, "additionalProperties": {} });
@@ -34,4 +32,9 @@ pub fn all() -> [(&'static str, Value); 5] {
         ("Row", open(row)),
         ("StatusEvent", event),
     ]
+}
+
+/// A reference to a schema.
+pub(super) fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
 }

@@ -1,39 +1,33 @@
 //! Prediction endpoints: three typed ones, and one for any segmentation.
 
 use std::io;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use datafusion::arrow::array::Float64Array;
 use futures::Stream;
 use poem::web::Data;
-use poem::{Body, IntoResponse, Request, Response};
+use poem::{Body, Request};
+use poem_openapi::OpenApi;
 use poem_openapi::param::{Path, Query};
-use poem_openapi::payload::Payload;
-use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchemaRef, Registry};
-use poem_openapi::types::Type;
-use poem_openapi::{ApiResponse, Enum, OpenApi};
-use tercile_store as store;
 
+use super::asked::{Asked, FitMode, asked, find, serving};
 use super::budget::{Budget, Exhausted, Hold};
 use super::buffered_body::{BufferedBody, claimed};
-use super::etag::{self, EntityTag};
+use super::etag::EntityTag;
 use super::language::Language;
-use super::live::{ModelCache, Models, Served, Serving, Slot};
-use super::metrics::Tally;
 use super::posted::{self, Posted, Rows};
+use super::predictions::{Answer, Predicted};
 use super::problem::{Problem, problems};
 use super::rows::{
-    DiscountPrediction, DiscountRow, Prediction, PriceRatingPrediction, PriceRatingRow, RatingCountPrediction,
-    RatingCountRow,
+    DiscountPrediction, DiscountRow, PriceRatingPrediction, PriceRatingRow, RatingCountPrediction, RatingCountRow,
 };
 use super::{State, Tags, bulk, negotiation, streaming_body};
 use crate::bulk::{Answers, Explainer, Format, Lines, Opinion, Scorer, TOO_FAR};
 use crate::model::describe::{Described, describe};
 use crate::model::parts::Shapes;
 use crate::model::{self, Model, Predictor};
-use crate::slices::SLICES;
+use crate::model_cache::{Served, Serving, Slot, Tally};
 use crate::train;
 
 /// Maximum body size that is processed inline; larger bodies are processed on a blocking thread, so that small requests do not
@@ -43,14 +37,6 @@ const INLINE_BYTES: usize = 64 * 1024;
 const VALUE_JSON: usize = 96;
 /// Number of clusters of `?fit=request`, or the number of distinct rows if smaller.
 const REQUEST_K: usize = 3;
-
-/// What to cluster with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
-#[oai(rename_all = "lowercase")]
-pub enum FitMode {
-    /// The posted rows themselves.
-    Request,
-}
 
 problems! {
     /// Why there is no prediction.
@@ -70,104 +56,6 @@ problems! {
         /// There is no model for this slice yet; or as many bodies as may are being answered: try again in a moment.
         Unavailable = 503,
     }
-}
-
-/// JSON response that is documented as an array of `T`.
-pub struct Answer<T> {
-    json: Vec<u8>,
-    /// Tag of the model, if one was used.
-    stamp: Option<EntityTag>,
-    item: PhantomData<fn() -> T>,
-}
-
-impl<T: Type> Payload for Answer<T> {
-    const CONTENT_TYPE: &'static str = "application/json";
-
-    fn schema_ref() -> MetaSchemaRef {
-        Vec::<T>::schema_ref()
-    }
-
-    fn register(registry: &mut Registry) {
-        Vec::<T>::register(registry);
-    }
-}
-
-impl<T: Type> IntoResponse for Answer<T> {
-    fn into_response(self) -> Response {
-        stamped(Self::CONTENT_TYPE, Body::from(self.json), self.stamp.as_ref())
-    }
-}
-
-impl<T: Type> ApiResponse for Answer<T> {
-    fn meta() -> MetaResponses {
-        let content = vec![MetaMediaType { content_type: Self::CONTENT_TYPE, schema: Self::schema_ref() }];
-        let response = MetaResponse {
-            description: "The rows' clusters, in the order of the rows.",
-            status: Some(200),
-            status_range: None,
-            content,
-            headers: etag::headers(),
-        };
-        MetaResponses { responses: vec![response] }
-    }
-
-    fn register(registry: &mut Registry) {
-        <Self as Payload>::register(registry);
-    }
-}
-
-fn stamped(kind: &str, body: Body, stamp: Option<&EntityTag>) -> Response {
-    let mut response = Response::builder().content_type(kind).body(body);
-    if let Some(stamp) = stamp {
-        stamp.put(&mut response);
-    }
-    response
-}
-
-/// Prediction response in the negotiated format.
-pub struct Predicted {
-    pub(super) format: Format,
-    pub(super) body: Body,
-    pub(super) stamp: Option<EntityTag>,
-}
-
-impl IntoResponse for Predicted {
-    fn into_response(self) -> Response {
-        let kind = match self.format {
-            Format::Csv => "text/csv; charset=utf-8",
-            format => bulk::kind(format),
-        };
-        stamped(kind, self.body, self.stamp.as_ref())
-    }
-}
-
-impl ApiResponse for Predicted {
-    fn meta() -> MetaResponses {
-        let response = MetaResponse {
-            description: "The rows' clusters, in the order of the rows. As JSON an array of predictions, as NDJSON one a line. As \
-                          CSV or Arrow the columns that came and three more: `cluster`, `description` and `distance`; rows that \
-                          came as JSON have a column for each feature, and themselves as the text `row`. Large answers stream \
-                          while the rows arrive; one that breaks off in the middle ended in an error.",
-            status: Some(200),
-            status_range: None,
-            content: bulk::content(Vec::<Prediction>::schema_ref()),
-            headers: etag::headers(),
-        };
-        MetaResponses { responses: vec![response] }
-    }
-
-    fn register(registry: &mut Registry) {
-        Vec::<Prediction>::register(registry);
-    }
-}
-
-/// Query parameters of a request.
-#[derive(Clone, Copy)]
-pub(super) struct Asked {
-    model: Option<u8>,
-    as_of: Option<u64>,
-    language: Language,
-    fit: Option<FitMode>,
 }
 
 pub struct PredictApi;
@@ -280,44 +168,10 @@ impl PredictApi {
     }
 }
 
-pub(super) fn asked(
-    (model, as_of): (Option<u8>, Option<u64>),
-    language: Option<Language>,
-    fit: Option<FitMode>,
-) -> Asked {
-    Asked { model, as_of, language: language.unwrap_or_default(), fit }
-}
-
-impl Asked {
-    fn sound(&self) -> Result<(), Problem> {
-        let trained = [("model", self.model.is_some()), ("as_of", self.as_of.is_some())];
-        match trained.into_iter().find(|(_, given)| *given).filter(|_| self.fit.is_some()) {
-            None => Ok(()),
-            Some((field, _)) => {
-                let detail = format!("{field} picks a trained model, fit=request asks for none: give one of the two");
-                Err(Problem::unprocessable(detail).field(field))
-            }
-        }
-    }
-
-    /// The model that predicts.
-    pub(super) fn serving(&self, live: &ModelCache, models: &Models, name: &str) -> Result<Arc<Serving>, Problem> {
-        let served = find(models, name)?;
-        match self.as_of {
-            Some(version) => recalled(live, name, version, self.model),
-            None => serving(served, self.model.unwrap_or(SLICES)).cloned(),
-        }
-    }
-}
-
-pub(super) fn find<'m>(models: &'m Models, name: &str) -> Result<&'m Served, Problem> {
-    models.get(name).ok_or_else(|| Problem::not_found(format!("there is no segmentation {name}")))
-}
-
 async fn answer<T>(state: &State, name: &str, body: BufferedBody, asked: Asked) -> Answered<T> {
     asked.sound()?;
     let (json, stamp) = whole(state, name, body, asked, false).await?;
-    Ok(Answer { json, stamp, item: PhantomData })
+    Ok(Answer::new(json, stamp))
 }
 
 /// Predicts for a complete JSON body.
@@ -340,7 +194,7 @@ async fn whole(
             let rows = posted::read(&body.bytes, &served.segmentation.features, keep_other, limits)?;
             drop(body);
             let _hold = hold_answer(&budget, &rows)?;
-            return Ok((cluster_themselves(served, &rows, asked.language)?, None));
+            return Ok((cluster_themselves(served, &rows, &asked.language)?, None));
         }
         let features = &find(&models, &name)?.segmentation.features;
         // Errors in the rows take precedence over a missing model.
@@ -350,8 +204,8 @@ async fn whole(
         let rows = rows.map_or_else(|| posted::read(&body.bytes, &serving.model.features, keep_other, limits), Ok)?;
         drop(body);
         let _hold = hold_answer(&budget, &rows)?;
-        let json = predict(&serving, &rows, asked.language, serving.tally(&metrics))?;
-        Ok((json, Some(serving.stamp.clone())))
+        let json = predict(&serving, &rows, &asked.language, serving.tally(|model| metrics.tally(model)))?;
+        Ok((json, Some(EntityTag::of(&serving.model))))
     };
     if small {
         return work();
@@ -405,7 +259,7 @@ async fn answer_any(
         records: None,
     };
     let body = bulk::answer(state, order, head, rest).await?;
-    Ok(Predicted { format: to, body, stamp: Some(serving.stamp.clone()) })
+    Ok(Predicted { format: to, body, stamp: Some(EntityTag::of(&serving.model)) })
 }
 
 /// The part of a body that is buffered before its rows are parsed.
@@ -467,66 +321,14 @@ fn opinions(served: &Served, language: &str) -> Vec<Opinion> {
     served.slots.iter().map(opinion).collect()
 }
 
-/// The model that a request names, in service or not.
-pub(super) fn asked_model(
-    live: &ModelCache,
-    name: &str,
-    model: Option<u8>,
-    as_of: Option<u64>,
-) -> Result<Arc<Serving>, Problem> {
-    asked((model, as_of), None, None).serving(live, &live.now(), name)
-}
-
-/// The model in service of a slice, or a problem that tells why there is none.
-pub(super) fn serving(served: &Served, slice: u8) -> Result<&Arc<Serving>, Problem> {
-    let slot = served.slots.iter().find(|slot| slot.slice == slice);
-    let name = &served.segmentation.name;
-    let slot = slot.ok_or_else(|| Problem::not_found(format!("{name} has the slices 1, 2 and 3, none {slice}")))?;
-    slot.serving.as_ref().ok_or_else(|| {
-        Problem::unavailable(match (&slot.fault, &slot.refused) {
-            (Some(fault), _) => {
-                format!("{name} of slice {slice} cannot answer: {fault}; tercile doctor says which file")
-            }
-            (None, Some(why)) => format!("there is no model: {why}"),
-            (None, None) => {
-                format!("{name} of slice {slice} is not trained yet; POST /api/train, or wait for more records")
-            }
-        })
-    })
-}
-
-/// A requested version, in service or not.
-fn recalled(live: &ModelCache, name: &str, version: u64, slice: Option<u8>) -> Result<Arc<Serving>, Problem> {
-    let found = live.recall(name, version).map_err(|error| {
-        tracing::error!("{error}");
-        let why = match &error {
-            store::Error::File(fault) => fault.class(),
-            _ => "its file cannot be read".to_owned(),
-        };
-        Problem::unavailable(format!(
-            "version {version} of {name} cannot answer: {why}; tercile doctor says which file"
-        ))
-    })?;
-    let none = || Problem::not_found(format!("{name} has no version {version}")).field("as_of");
-    let found = found.ok_or_else(none)?;
-    match slice.filter(|&slice| slice != found.model.slice) {
-        None => Ok(found),
-        Some(slice) => {
-            let of = found.model.slice;
-            let detail = format!("version {version} of {name} is of slice {of}, not {slice}: leave model out");
-            Err(Problem::unprocessable(detail).field("as_of"))
-        }
-    }
-}
-
-fn predict(serving: &Serving, rows: &Rows, language: Language, tally: &Tally) -> Result<Vec<u8>, Problem> {
-    let (json, clusters) = write(&serving.model.features, rows, &serving.predictor, serving.lines(language))?;
+fn predict(serving: &Serving, rows: &Rows, language: &Language, tally: &Tally) -> Result<Vec<u8>, Problem> {
+    let (json, clusters) = write(&serving.model.features, rows, &serving.predictor, serving.lines(language.code()))?;
     tally.add(clusters);
     Ok(json)
 }
 
 /// Clusters the rows of the request themselves (`?fit=request`), as the original student system did for every request.
-fn cluster_themselves(served: &Served, rows: &Rows, language: Language) -> Result<Vec<u8>, Problem> {
+fn cluster_themselves(served: &Served, rows: &Rows, language: &Language) -> Result<Vec<u8>, Problem> {
     let features = &served.segmentation.features;
     if rows.values.is_empty() {
         return Err(Problem::unprocessable("expected at least one row to cluster, the array is empty"));

@@ -9,9 +9,11 @@ use poem_openapi::registry::{MetaResponse, MetaResponses, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, OpenApi};
 
+use super::asked::{asked, find};
+use super::etag::EntityTag;
 use super::language::Language;
-use super::live::Served;
-use super::predict::{Predicted, Whole, asked, begin, explainer, find, form};
+use super::predict::{Whole, begin, explainer, form};
+use super::predictions::Predicted;
 use super::problem::{Problem, problems};
 use super::rows::RecordScore;
 use super::{State, Tags, bulk, etag};
@@ -19,6 +21,7 @@ use crate::bulk::{Answers, Format, Lines, Scorer};
 use crate::engine::row_by_row::NotRowByRow;
 use crate::missing::Missing;
 use crate::model::Model;
+use crate::model_cache::Served;
 use crate::sql::fault::Fault;
 
 /// Maximum body size that is processed inline.
@@ -122,7 +125,7 @@ async fn answer(
     let models = state.live.now();
     let served = find(&models, name)?;
     let record_scorer = served.record_scorer().await.map_err(|why| conflict(name, &why))?;
-    let serving = asked((model, as_of), Some(language), None).serving(&state.live, &models, name)?;
+    let serving = asked((model, as_of), None, None).serving(&state.live, &models, name)?;
     let Model { features, slice, version, .. } = &serving.model;
     same_features(served, features, *version)?;
     let (head, rest) = begin(state, request, records.body, Whole::UpTo(INLINE_BYTES)).await?;
@@ -137,7 +140,7 @@ async fn answer(
         answers,
         records: Some(record_scorer),
     };
-    let stamp = Some(serving.stamp.clone());
+    let stamp = Some(EntityTag::of(&serving.model));
     if rest.is_none() && from == Format::Json {
         let json = bulk::at_once(state, order, head)?;
         return Ok(Predicted { format: to, body: Body::from(json), stamp });

@@ -10,12 +10,12 @@ use poem_openapi::param::{Path, Query};
 use poem_openapi::{Object, OpenApi};
 use tercile_store as store;
 
+use super::asked::serving;
 use super::etag::Tagged;
-use super::live::{Models, Served};
-use super::predict::serving;
 use super::problem::{Problem, problems};
 use super::{State, Tags};
 use crate::model::{Model, ModelRegistry, imputed};
+use crate::model_cache::{Models, Served};
 use crate::slices::SLICES;
 
 problems! {

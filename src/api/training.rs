@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::future::{BoxFuture, FutureExt as _, ready};
 use poem::web::Data;
 use poem_openapi::param::Path;
 use poem_openapi::payload::Json;
@@ -10,7 +11,7 @@ use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
 
 use super::problem::{Problem, problems};
 use super::{State, Tags};
-use crate::train::{self, worker};
+use crate::train::event::{Subscriber, TrainingEvent};
 
 /// Maximum number of jobs kept.
 const REMEMBERED: usize = 100;
@@ -73,6 +74,36 @@ impl Jobs {
     }
 }
 
+impl Subscriber for Jobs {
+    fn on_event<'a>(&'a self, job: Option<u64>, event: &'a TrainingEvent) -> BoxFuture<'a, ()> {
+        if let Some(job) = job
+            && let Some(job) = self.all().get_mut(&job)
+        {
+            job.learn(event);
+        }
+        ready(()).boxed()
+    }
+}
+
+impl Job {
+    fn learn(&mut self, event: &TrainingEvent) {
+        match event {
+            TrainingEvent::Started { .. } => {}
+            TrainingEvent::Slice(outcome) => match outcome.public_refusal() {
+                Some(why) => self.refused.push(why.clone()),
+                None if outcome.fresh => self.trained += 1,
+                None => self.unchanged += 1,
+            },
+            TrainingEvent::Ended(_) => self.state = JobState::Done,
+            TrainingEvent::Failed { why, timed_out } => {
+                self.state = JobState::Failed;
+                let hidden = "the training failed; the server's log says why";
+                self.error = Some(if *timed_out { why.as_str() } else { hidden }.to_owned());
+            }
+        }
+    }
+}
+
 #[derive(ApiResponse)]
 enum Started {
     /// A training runs: a new one, or the one that ran already.
@@ -102,7 +133,7 @@ impl TrainingApi {
     async fn train(&self, state: Data<&Arc<State>>) -> Started {
         let (job, fresh) = state.jobs.start();
         if fresh {
-            tokio::spawn(run(Arc::clone(&state), job.clone()));
+            tokio::spawn(run(Arc::clone(&state), job.job));
         }
         let location = format!("/api/train/{}", job.job);
         Started::Accepted(Json(job), location)
@@ -121,25 +152,8 @@ impl TrainingApi {
     }
 }
 
-async fn run(state: Arc<State>, mut job: Job) {
-    match worker::train(&state.store, state.live.sql(), (state.train_timeout, state.keep_members)).await {
-        Ok(train::Training { outcomes, .. }) => {
-            job.state = JobState::Done;
-            job.trained = outcomes.iter().filter(|o| o.fresh).count() as u64;
-            job.unchanged = outcomes.iter().filter(|o| !o.fresh && o.refused.is_none()).count() as u64;
-            job.refused = outcomes.iter().filter_map(|o| o.public_refusal().cloned()).collect();
-            if let Err(error) = state.live.reload().await {
-                tracing::warn!("the new models are not in service yet: {error:#}");
-            }
-        }
-        Err(error) => {
-            tracing::error!("the training failed: {error}");
-            job.state = JobState::Failed;
-            job.error = Some(match error {
-                worker::Error::Timeout(_) => error.to_string(),
-                _ => "the training failed; the server's log says why".to_owned(),
-            });
-        }
+async fn run(state: Arc<State>, job: u64) {
+    if let Err(error) = state.trainer.train(Some(job)).await {
+        tracing::error!("the training failed: {error:#}");
     }
-    state.jobs.all().insert(job.job, job);
 }

@@ -11,12 +11,12 @@ use datafusion::arrow::datatypes::Float64Type;
 use serde_json::{Map, Value, json};
 use tercile_store::{Snapshot, Store};
 
-use super::document::reference;
 use super::example_request;
-use super::live::{Models, Served, Serving};
+use super::named_schemas::reference;
 use crate::engine;
 use crate::engine::row_by_row::NotRowByRow;
 use crate::model::ModelRegistry;
+use crate::model_cache::{Models, Served, Serving};
 use crate::scoring::RecordScorer;
 use crate::sql::{Files, Segmentation};
 

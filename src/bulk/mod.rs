@@ -25,6 +25,11 @@ pub use write::{Answers, Writer, as_objects};
 
 pub use crate::file_format::Format;
 use crate::missing::{Gaps, Missing, Place, Value};
+
+/// Maximum rows of a block of JSON objects.
+const ROWS: usize = 8192;
+/// Approximate bytes of text per block.
+const BYTES: usize = 4 * 1024 * 1024;
 use crate::model::{self, Model, Predictor};
 
 /// Columns that are added. Input columns of the same names are replaced.

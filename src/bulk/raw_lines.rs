@@ -4,8 +4,7 @@ use std::io::{BufRead as _, BufReader, Read};
 
 use tercile_store::record::Unreadable;
 
-use super::read::{BYTES, ROWS};
-use super::{Block, Carried, Error, Limits};
+use super::{BYTES, Block, Carried, Error, Limits, ROWS};
 
 /// The lines of a stream.
 pub(super) struct Lines {

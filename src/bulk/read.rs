@@ -12,18 +12,14 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::arrow::Batches;
 use super::raw_lines::{Lines, record_text};
-use super::{At, Block, Carried, Error, Format, Keep, Limits, Meter, Unmetered, Wanted, json};
+use super::{At, BYTES, Block, Carried, Error, Format, Keep, Limits, Meter, ROWS, Unmetered, Wanted, json};
 
 use crate::files::{self, CsvRecords, Dialect, Fault, Opened, Splitter, decimal_point};
 use crate::missing::{Gaps, Missing, Value};
 use crate::spool::spooled;
 
-/// Maximum rows of a block of JSON objects.
-pub(super) const ROWS: usize = 8192;
 /// Maximum rows of a block of columns: large enough to amortise the work per block, small enough for the CPU cache.
 const COLUMN_ROWS: usize = 16_384;
-/// Approximate bytes of text per block.
-pub(super) const BYTES: usize = 4 * 1024 * 1024;
 
 /// Reads blocks of rows from a stream. The first block is returned even if it has no rows, so that the columns are known.
 pub struct Reader {

@@ -14,9 +14,10 @@ use tokio::net::TcpListener;
 
 use super::alive::alive;
 use super::{Done, count, table, thousands, timestamps};
-use crate::api::{self, live::ModelCache};
+use crate::api;
 use crate::config::{self, BindArgs, MaybeKafkaArgs, SourceArgs, SqlArgs, StoreArgs};
 use crate::model::check;
+use crate::model_cache::ModelCache;
 use crate::{engine, hints};
 
 /// Check broker, store, SQL files, port, models and keys, and print remedies

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -11,14 +11,14 @@ use clap::{Args, ValueEnum};
 use tercile_kafka::broker::{Bound, Cluster, Group, Topic, batch_limit};
 
 use super::{Done, Stop, Terminal, Usage, blocking, count, thousands};
-use crate::api::live::ModelCache;
-use crate::config::{self, KafkaArgs, SqlArgs, StoreArgs, seconds};
+use crate::config::{self, KafkaArgs, SqlArgs, StoreArgs, language, seconds};
 use crate::enrich::control::Progress;
 use crate::enrich::models::{Choice, ModelSource};
 use crate::enrich::preview::Preview;
 use crate::enrich::record::Field;
 use crate::enrich::{self, Control, Job, Target};
 use crate::log::PROGRESS;
+use crate::model_cache::ModelCache;
 
 /// Interval between progress lines in a JSON log.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -103,7 +103,7 @@ pub(super) struct Options {
           action = clap::ArgAction::SetTrue)]
     no_wait: bool,
     /// Language of the descriptions
-    #[arg(long, env = "TERCILE_LANG", value_name = "LANGUAGE", default_value = "en", value_parser = ["en", "id"])]
+    #[arg(long, env = "TERCILE_LANG", value_name = "LANGUAGE", default_value = "en", value_parser = language)]
     lang: String,
 }
 
@@ -337,17 +337,30 @@ pub(super) fn spawn(
     Ok(async move { ended.await.context("the enrich thread ended without a word")? })
 }
 
+/// Logs an event with the counters of an enrichment as fields.
+macro_rules! counted {
+    (($level:ident, $progress:expr $(, target: $target:expr)?), $($rest:tt)*) => {{
+        let n = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let progress: &Progress = $progress;
+        tracing::$level!(
+            $(target: $target,)?
+            read = n(&progress.read),
+            enriched = n(&progress.enriched),
+            unchanged = n(&progress.unchanged),
+            dead_letters = n(&progress.dead_letters),
+            tombstones = n(&progress.tombstones),
+            batches = n(&progress.batches),
+            aborted = n(&progress.aborted),
+            $($rest)*
+        );
+    }};
+}
+
 pub(super) fn report(progress: &Progress, seconds: f64) {
-    let n = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let n = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let read = n(&progress.read);
-    tracing::info!(
-        read,
-        enriched = n(&progress.enriched),
-        unchanged = n(&progress.unchanged),
-        dead_letters = n(&progress.dead_letters),
-        tombstones = n(&progress.tombstones),
-        batches = n(&progress.batches),
-        aborted = n(&progress.aborted),
+    counted!(
+        (info, progress),
         "read {}: {} enriched, {} as they were, {} as dead letters{}, in {} ({} a second)",
         count(read, "record"),
         thousands(n(&progress.enriched)),
@@ -373,16 +386,8 @@ async fn watch(terminal: Terminal, control: Arc<Control>) {
         drawn = (Instant::now(), read);
         if logged.elapsed() >= LOG_INTERVAL {
             logged = Instant::now();
-            let n = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-            tracing::debug!(
-                target: PROGRESS,
-                read,
-                enriched = n(&progress.enriched),
-                unchanged = n(&progress.unchanged),
-                dead_letters = n(&progress.dead_letters),
-                tombstones = n(&progress.tombstones),
-                batches = n(&progress.batches),
-                aborted = n(&progress.aborted),
+            counted!(
+                (debug, progress, target: PROGRESS),
                 records_per_second = rate,
                 lag = behind,
                 lags = ?lags,

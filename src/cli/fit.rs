@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use ndarray::Array2;
 use serde::Serialize;
 use tercile_kmeans::MAX_FEATURES;
@@ -20,7 +20,7 @@ use super::output_file::OutputFile;
 use super::table::short;
 use super::{Done, Terminal, imputed, quartiles, table, thousands};
 use crate::columns::{self, Columns};
-use crate::config::{InputArgs, bytes};
+use crate::config::{InputArgs, SolverArgs, bytes};
 use crate::files::Source;
 use crate::fit::{self, Job, Receipt, Report};
 use crate::missing::{self, Missing, NotNumbers, Policy};
@@ -37,12 +37,6 @@ const QUARTILE_ROWS: usize = 60;
 enum Ks {
     One(usize),
     Each(RangeInclusive<usize>),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Solver {
-    Tercile,
-    Linfa,
 }
 
 /// Run KMeans on a Parquet, Arrow, CSV or JSON file
@@ -70,9 +64,8 @@ pub struct Fit {
     /// 0: when assignments stop changing
     #[arg(long, env = "TERCILE_TOL", value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     tol: f64,
-    /// Implementation: tercile, or linfa-clustering as a reference
-    #[arg(long, env = "TERCILE_SOLVER", default_value = "tercile")]
-    solver: Solver,
+    #[command(flatten)]
+    solver: SolverArgs,
     /// File for the result as JSON, in addition to stdout
     #[arg(long, short, env = "TERCILE_OUTPUT", value_name = "FILE")]
     output: Option<OutputFile>,
@@ -264,10 +257,7 @@ impl Fit {
             }
         }
         let limits = Limits { iterations: self.max_iter.get() as usize, tolerance: self.tol };
-        let solver = match self.solver {
-            Solver::Tercile => fit::Solver::Tercile,
-            Solver::Linfa => fit::Solver::Linfa,
-        };
+        let solver = self.solver.solver;
         let settings = Settings { k: K, seed: self.from.seed, starts: 1, limits, threads: self.from.threads() };
         Ok((Job { features: self.from.features.clone(), settings, init, solver }, ks))
     }

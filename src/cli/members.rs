@@ -15,7 +15,7 @@ use tercile_store::Store;
 use super::output_file::{Output, OutputFile};
 use super::sql::output::{self, Format};
 use super::{Done, Stop, Terminal, Usage, blocking, job, thousands};
-use crate::config::StoreArgs;
+use crate::config::{StoreArgs, language};
 use crate::file_format;
 use crate::model::members::{self, Found, GroupCache, Members as MembersFile, Order};
 use crate::model::{Model, ModelRegistry, model_ref};
@@ -49,7 +49,7 @@ pub struct Members {
     #[arg(long, env = "TERCILE_AS_OF", value_name = "VERSION")]
     as_of: Option<u64>,
     /// The language of the descriptions
-    #[arg(long, env = "TERCILE_LANG", value_name = "LANGUAGE", default_value = "en", value_parser = ["en", "id"])]
+    #[arg(long, env = "TERCILE_LANG", value_name = "LANGUAGE", default_value = "en", value_parser = language)]
     lang: String,
     #[command(flatten)]
     topic: topic::ToTopic,
@@ -98,6 +98,7 @@ impl Members {
         let prepared = blocking(move || {
             let store = self.out.store.look()?;
             let model = self.model(&store, self.name()?)?;
+            model.check_language(&self.lang)?;
             open(&store, &model)?;
             Ok((self.topic, (store, model, self.lang)))
         });
@@ -122,6 +123,7 @@ impl Members {
         let out = Output::open(self.out.output.as_ref())?;
         let store = self.out.store.look()?;
         let model = self.model(&store, name)?;
+        model.check_language(&self.lang)?;
         let members = open(&store, &model)?;
         if let Some(cluster) = self.cluster {
             let title = title(&model);

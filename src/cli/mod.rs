@@ -7,6 +7,7 @@ mod cluster;
 mod compact;
 mod doctor;
 mod enrich;
+mod exit_code;
 mod files;
 mod first_records;
 mod fit;
@@ -40,22 +41,19 @@ mod verify;
 mod watchdog;
 
 use std::any::TypeId;
-use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use exit_code::{fail, say};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use output_file::OutputFile;
-use tercile_kafka::broker::{self as kafka, Gap};
-use tercile_kafka::ingest as loading;
-use tercile_store::{self as store, cleanup, times};
+use tercile_store::{cleanup, times};
 use tokio::sync::watch;
 use watchdog::{Mode, Signalled};
 
 use crate::hints;
 use crate::log::{self, LogArgs};
-use crate::sql::fault::Fault;
 
 /// Live segments from a Kafka stream.
 ///
@@ -346,67 +344,6 @@ impl Stop {
             () = self.wished() => Ok(None),
         }
     }
-}
-
-/// Prints an error and returns its exit code.
-fn fail(error: &anyhow::Error) -> ExitCode {
-    say(error);
-    ExitCode::from(exit_code(error))
-}
-
-/// Prints an error in one line. An SQL error is followed by its position.
-fn say(error: &anyhow::Error) {
-    if exit_code(error) == 0 {
-        return;
-    }
-    // Some causes repeat the text of the error that wraps them.
-    let mut words = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if words.is_empty() {
-            words = cause;
-        } else if !words.contains(&cause) {
-            words = format!("{words}: {cause}");
-        }
-    }
-    if error.is::<io::Error>() && !words.starts_with("cannot write") {
-        words = format!("cannot write the output: {words}");
-    }
-    let words = crate::sql::one_line(&words);
-    match error.chain().find_map(|cause| cause.downcast_ref::<Fault>()?.excerpt.as_deref()) {
-        Some(excerpt) => tracing::error!("{words}\n{excerpt}"),
-        None => tracing::error!("{words}"),
-    }
-}
-
-fn exit_code(error: &anyhow::Error) -> u8 {
-    for cause in error.chain() {
-        if cause.is::<Usage>() {
-            return 2;
-        }
-        let store = match cause.downcast_ref() {
-            Some(loading::Error::Store(error)) => Some(error),
-            _ => cause.downcast_ref::<store::Error>(),
-        };
-        if matches!(store, Some(store::Error::OtherTopic { .. } | store::Error::AheadOfTopic { .. })) {
-            return 3;
-        }
-        let broker = match cause.downcast_ref() {
-            Some(loading::Error::Broker(error)) => Some(error),
-            _ => cause.downcast_ref::<kafka::Error>(),
-        };
-        match broker {
-            Some(kafka::Error::OtherTopic { .. }) => return 3,
-            Some(kafka::Error::Gap(_)) => return 4,
-            Some(error) if error.is_fenced() => return 6,
-            _ if cause.is::<Gap>() => return 4,
-            _ => {}
-        }
-        // A closed output pipe is not an error.
-        if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
-            return 0;
-        }
-    }
-    1
 }
 
 /// A number with commas between thousands.

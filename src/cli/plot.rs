@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::Done;
 use super::output_file::{Output, OutputFile};
-use crate::config::StoreArgs;
+use crate::config::{StoreArgs, language};
 use crate::model::{ModelRegistry, model_ref};
 use crate::plot;
 
@@ -24,8 +24,8 @@ pub struct Plot {
     /// One or two features for the axes [default: the first two]
     #[arg(long, env = "TERCILE_AXES", value_name = "X,Y", value_delimiter = ',', num_args = 1..=2)]
     axes: Vec<String>,
-    /// The language of the clusters' names: en, id
-    #[arg(long, env = "TERCILE_LANG", value_name = "LANG", default_value = "en")]
+    /// The language of the clusters' names
+    #[arg(long, env = "TERCILE_LANG", value_name = "LANG", default_value = "en", value_parser = language)]
     lang: String,
     #[command(flatten)]
     store: StoreArgs,

@@ -10,7 +10,7 @@ use clap::Args;
 use super::output_file::{Output, OutputFile};
 use super::{Done, blocking, count, imputed, thousands};
 use crate::bulk::{self, Format, Keep, Reader, Scorer, Writer};
-use crate::config::{InputArgs, SqlArgs, StoreArgs};
+use crate::config::{InputArgs, SqlArgs, StoreArgs, language};
 use crate::file_format;
 use crate::files::{self, Dialect, Source};
 use crate::missing::Missing;
@@ -40,7 +40,7 @@ pub struct Predict {
     #[arg(long, env = "TERCILE_AS_OF", value_name = "VERSION", conflicts_with = "model")]
     as_of: Option<u64>,
     /// Language of the descriptions
-    #[arg(long, env = "TERCILE_LANG", value_name = "LANGUAGE", default_value = "en", value_parser = ["en", "id"])]
+    #[arg(long, env = "TERCILE_LANG", value_name = "LANGUAGE", default_value = "en", value_parser = language)]
     lang: String,
     /// The rows are raw records, as on the topic: the SQL files clean them first. A record without a cluster has the column reason
     #[arg(long, env = "TERCILE_RAW", conflicts_with = "missing")]
@@ -180,6 +180,7 @@ impl Predict {
         let registry = ModelRegistry::new(&store, name);
         if let Some(version) = self.as_of {
             let model = model_ref::version_of(&registry, name, version).map_err(anyhow::Error::msg)?;
+            model.check_language(&self.lang)?;
             return Ok(Scorer::new(&model, &self.lang));
         }
         let Some(model) = registry.serving(self.model)? else {
@@ -187,6 +188,7 @@ impl Predict {
             let why = refused.unwrap_or_else(|| "it is not trained yet; run tercile train".to_owned());
             anyhow::bail!("{name} of slice {} has no model: {why}", self.model);
         };
+        model.check_language(&self.lang)?;
         Ok(Scorer::new(&model, &self.lang))
     }
 }

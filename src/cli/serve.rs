@@ -7,8 +7,9 @@ use clap::Args;
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::{Done, Stop};
-use crate::api::{self, State, live::ModelCache};
+use crate::api::{self, State};
 use crate::config::{BindArgs, BodyArgs, GuardArgs, HttpMemoryArgs, HttpSqlArgs, SqlArgs, StoreArgs, TrainingArgs};
+use crate::model_cache::ModelCache;
 
 /// Serve the API over a store
 ///
@@ -48,8 +49,7 @@ impl Serve {
         let sql = self.http_sql.confined(&store, &self.sql).map_err(anyhow::Error::msg)?;
         let (bodies, budget) = (self.bodies.bodies(), self.memory.budget());
         let mut state = State::new(&store, live, None, false, sql, bodies, budget)?;
-        state.train_timeout = self.training.train_timeout;
-        state.keep_members = self.training.members.keep_members;
+        state.trainer.options = self.training.options();
         let state = Arc::new(state);
         let scheme = self.guard.scheme();
         let shown = store.root().display();

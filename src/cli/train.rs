@@ -9,9 +9,11 @@ use tercile_kmeans::column_buffer;
 use tercile_kmeans::{self as kmeans, Step};
 use tercile_store::Store;
 
-use super::{Done, Terminal, count, imputed, table, thousands, within};
-use crate::config::{EngineArgs, MembersArgs, SqlArgs, StoreArgs, bytes, seconds};
-use crate::model::{Cluster, Model};
+use super::{Done, Terminal, Usage, count, imputed, table, thousands, within};
+use crate::config::{EngineArgs, MembersArgs, SolverArgs, SqlArgs, StoreArgs, bytes, seconds};
+use crate::engine::cluster::Engine;
+use crate::model::{Cluster, Model, SolverKind};
+use crate::train::event::Subscribers;
 use crate::train::{self, Options, Outcome, Progress};
 
 /// Train every segmentation on growing thirds of the stream
@@ -33,6 +35,8 @@ pub struct Train {
     #[command(flatten)]
     members: MembersArgs,
     #[command(flatten)]
+    solver: SolverArgs,
+    #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
     store: StoreArgs,
@@ -42,6 +46,11 @@ pub struct Train {
 
 impl Train {
     pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Done> {
+        let solver = self.solver.solver;
+        if solver != SolverKind::Tercile && self.engine.engine != Engine::Local {
+            let why = "--solver linfa trains on this machine; leave out --engine, or --solver";
+            return Err(Usage(why.to_owned()).into());
+        }
         let files = self.sql.load()?;
         if !Store::at(&self.store.store)?.exists()? {
             anyhow::bail!("there is no store at {}; up and ingest make one", self.store.store.display());
@@ -53,9 +62,12 @@ impl Train {
         let tell = Arc::new(move |progress: Progress<'_>| shown.set_message(message(progress)));
         let memory = self.memory_limit.unwrap_or_else(column_buffer::half_of_memory);
         let keep_members = self.members.keep_members;
-        let options = Options { memory, engine: self.engine.engine, keep_members, tell };
-        let training = async { Ok(train::train(&store, &files, &options).await?) };
-        let trained = within(self.timeout, "--timeout", "the training", training).await;
+        let training = async |emit| {
+            let options = Options { memory, engine: self.engine.engine, keep_members, solver, tell, emit };
+            let training = async { Ok(train::train(&store, &files, &options).await?) };
+            within(self.timeout, "--timeout", "the training", training).await
+        };
+        let trained = Subscribers::default().follow(None, training).await;
         bar.finish_and_clear();
         let train::Training { outcomes, damage, .. } = trained?;
         let mut out = std::io::stdout();

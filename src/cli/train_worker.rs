@@ -1,17 +1,20 @@
 //! The child process that trains for a server.
 //!
-//! Input: an order as a line of JSON on stdin. Output: a reply as JSON on stdout. The process ends when its stdin is
-//! closed.
+//! Input: an order as a line of JSON on stdin. Output: each event of the training as a line of JSON on stdout. The
+//! process ends when its stdin is closed.
 
 use std::io::{self, BufRead as _, Write as _};
+use std::sync::Arc;
 
 use clap::Args;
+use futures::future::{BoxFuture, FutureExt as _, ready};
 use tercile_store::Store;
 
 use super::watchdog::{self, Mode};
 use super::{Done, blocking};
 use crate::sql::Files;
-use crate::train::worker::{Order, Reply};
+use crate::train::event::{Emit, Subscriber, Subscribers, TrainingEvent};
+use crate::train::worker::Order;
 use crate::train::{self, Options};
 
 /// Train for a server, as told on stdin
@@ -28,19 +31,35 @@ impl TrainWorker {
         });
         let order = order.await?;
         watchdog::end_with(io::stdin())?;
-        let reply = match work(&order).await {
-            Ok(training) => Reply::Trained(training),
-            Err(error) => Reply::Failed(format!("{error:#}")),
-        };
-        let mut out = io::stdout().lock();
-        serde_json::to_writer(&mut out, &reply)?;
-        out.flush()?;
+        // The subscribers of the server get the events from these lines.
+        let subscribers = Subscribers::new(vec![Arc::new(Lines)]);
+        // The last line says how it ended.
+        let _ = subscribers.follow(None, |emit| work(&order, emit)).await;
         Ok(Done::Well)
     }
 }
 
-async fn work(order: &Order) -> anyhow::Result<train::Training> {
+async fn work(order: &Order, emit: Emit) -> anyhow::Result<train::Training> {
     let files = Files::load(order.sql.as_deref())?;
     let store = Store::open(&order.store)?;
-    Ok(train::train(&store, &files, &Options { keep_members: order.keep_members, ..Options::default() }).await?)
+    let options = Options { keep_members: order.keep_members, solver: order.solver, emit, ..Options::default() };
+    Ok(train::train(&store, &files, &options).await?)
+}
+
+/// Writes events to stdout.
+struct Lines;
+
+impl Subscriber for Lines {
+    fn on_event<'a>(&'a self, _: Option<u64>, event: &'a TrainingEvent) -> BoxFuture<'a, ()> {
+        let written = serde_json::to_vec(event).map_err(io::Error::from).and_then(|mut line| {
+            line.push(b'\n');
+            let mut out = io::stdout().lock();
+            out.write_all(&line)?;
+            out.flush()
+        });
+        if let Err(error) = written {
+            tracing::debug!("the server does not listen any more: {error}");
+        }
+        ready(()).boxed()
+    }
 }

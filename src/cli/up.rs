@@ -2,6 +2,7 @@
 
 mod enriching;
 mod replayed_file;
+mod training_log;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -18,17 +19,18 @@ use tercile_kafka::broker::{Acknowledged, Bound, Cluster, Embedded, Producer, To
 use tercile_kafka::ingest::{Control, Job};
 use tercile_store::record::Json;
 use tercile_store::{EMBEDDED, Source, Store};
+use training_log::TrainingLog;
 
-use super::{Done, Stop, Terminal, Usage, count, ingest, serve, source_topics, thousands, train as tables};
-use crate::api::{self, State, budget::Budget, example_request, live::ModelCache};
+use super::{Done, Stop, Terminal, Usage, count, ingest, serve, source_topics, thousands};
+use crate::api::{self, State, budget::Budget, example_request};
 use crate::config::{
     BatchArgs, BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, InputArgs, KeyArgs, MaybeKafkaArgs, RollArgs, SourceArgs,
     SqlArgs, StoreArgs, TrainingArgs, seconds,
 };
 use crate::files::Rows;
+use crate::model_cache::ModelCache;
 use crate::printable::shell_word;
 use crate::produce::{self, Options, Replay};
-use crate::train;
 
 /// Run the complete pipeline: broker, replay, ingest, training, API
 ///
@@ -145,8 +147,9 @@ impl Up {
         let sql = self.http_sql.confined(&store, &self.sql).map_err(anyhow::Error::msg)?;
         let (bodies, budget) = (self.bodies.bodies(), Budget::new(self.batch.http_memory()));
         let mut state = State::new(&store, live, Some(Arc::clone(&control)), true, sql, bodies, budget)?;
-        state.train_timeout = self.training.train_timeout;
-        state.keep_members = self.training.members.keep_members;
+        state.trainer.options = self.training.options();
+        let trainings = Arc::new(TrainingLog::default());
+        state.trainer.subscribers.add(trainings.clone());
         if let Some(enriching) = &enriching {
             enriching.register(&state)?;
         }
@@ -158,7 +161,7 @@ impl Up {
         }));
 
         let cut = Arc::new(AtomicBool::new(false));
-        let work = self.work(&store, &stream, file, &state, &control, &cut, terminal, address);
+        let work = self.work(&store, &stream, file, (&state, &trainings), &control, &cut, terminal, address);
         let (mut ingesting, mut serving) = (std::pin::pin!(ingesting), std::pin::pin!(serving));
         let (mut ingested, mut served) = (None, None);
         let ended = tokio::select! {
@@ -239,7 +242,7 @@ impl Up {
         store: &Store,
         stream: &Stream,
         file: Option<File>,
-        state: &Arc<State>,
+        (state, trainings): (&Arc<State>, &TrainingLog),
         control: &Arc<Control>,
         cut: &Arc<AtomicBool>,
         terminal: &Terminal,
@@ -258,20 +261,15 @@ impl Up {
         if let Ok(snapshot) = store.snapshot() {
             tracing::info!("{} in the store {}; training", count(snapshot.rows(), "record"), store.root().display());
         }
-        let train::Training { n: mut known, mut outcomes, .. } = self.first_training(store, state).await;
+        Self::first_training(state).await;
         state.warming.store(false, Ordering::SeqCst);
-        for line in tables::models(&outcomes).lines() {
-            tracing::info!("{line}");
-        }
-        tables::tell_changes(&outcomes);
-        warn_refused(&outcomes);
         if let Err(error) = self.greet(address, store, &state.live).await {
             // A closed stdout is not a reason to stop.
             tracing::debug!("{error:#}");
         }
         let written = || control.progress.files.load(Ordering::Relaxed);
         let (mut trained, mut looked, mut seen) = (Instant::now(), Instant::now(), written());
-        let mut told = String::new();
+        let (mut told, mut failed) = (String::new(), 0);
         loop {
             tokio::time::sleep(Duration::from_millis(250)).await;
             // Another process may feed the same store, so the store is checked periodically even if this process
@@ -296,25 +294,13 @@ impl Up {
                 }
             };
             told.clear();
+            let known = trainings.records().max(failed);
             if now <= known || (now - known) * 10 < known {
                 continue;
             }
-            match Self::train(store, state).await {
-                Ok(train::Training { n, outcomes: new, .. }) => {
-                    let fresh = new.iter().filter(|outcome| outcome.fresh).count() as u64;
-                    tracing::info!("trained {} on {}", count(fresh, "new model"), count(n, "record"));
-                    tables::tell_changes(&new);
-                    let refusals = |outcomes| tables::refusals(outcomes, train::Outcome::public_refusal);
-                    if refusals(&new) != refusals(&outcomes) {
-                        warn_refused(&new);
-                    }
-                    outcomes = new;
-                    known = n;
-                }
-                Err(error) => {
-                    tracing::warn!("the training failed, the models stay as they were: {error:#}");
-                    known = now;
-                }
+            if let Err(error) = state.trainer.train(None).await {
+                tracing::warn!("the training failed, the models stay as they were: {error:#}");
+                failed = now;
             }
             trained = Instant::now();
         }
@@ -322,13 +308,9 @@ impl Up {
 
     /// Trains until it succeeds, with backoff. A failure (a full disk, for example) does not stop the process: ingest
     /// continues, and models of an earlier run serve.
-    async fn first_training(&self, store: &Store, state: &State) -> train::Training {
+    async fn first_training(state: &State) {
         let mut backoff = FIRST_BACKOFF;
-        loop {
-            let error = match Self::train(store, state).await {
-                Ok(training) => return training,
-                Err(error) => error,
-            };
+        while let Err(error) = state.trainer.train(None).await {
             let models = state.live.now();
             let older = models.segmentations.iter().flat_map(|served| &served.slots).any(|slot| slot.serving.is_some());
             let meanwhile =
@@ -342,13 +324,6 @@ impl Up {
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(LAST_BACKOFF);
         }
-    }
-
-    /// Trains in a child process: a view that computes forever must not block serving or shutdown.
-    async fn train(store: &Store, state: &State) -> anyhow::Result<train::Training> {
-        let training = train::worker::train(store, state.live.sql(), (state.train_timeout, state.keep_members)).await?;
-        state.live.reload().await?;
-        Ok(training)
     }
 
     async fn replay(
@@ -460,11 +435,5 @@ async fn flush(control: &Control) {
         if tokio::task::spawn_blocking(move || flush.wait()).await.unwrap_or(true) {
             return;
         }
-    }
-}
-
-fn warn_refused(outcomes: &[train::Outcome]) {
-    for why in tables::refusals(outcomes, train::Outcome::public_refusal) {
-        tracing::warn!("no new model: {why}");
     }
 }

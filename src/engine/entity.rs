@@ -11,11 +11,13 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
 
 use super::repeatable::{self, Unrepeatable};
-use super::segmentations::KEYS;
 use crate::sql::fault::Fault;
 use crate::sql::header;
 use crate::sql::script::Place;
 use crate::sql::{Files, View, quote};
+
+/// The columns of a segmentation of records that are not features.
+pub(super) const KEYS: [&str; 4] = ["_partition", "_offset", "_timestamp", "_slice"];
 
 /// Names of columns of the members of a segmentation, which keys and features may not have.
 const MEMBER_COLUMNS: [&str; 4] = ["cluster", "description", "distance", "previous"];

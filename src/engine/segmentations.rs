@@ -7,6 +7,7 @@ use datafusion::dataframe::DataFrame;
 use datafusion::prelude::SessionContext;
 use tercile_kmeans::MAX_FEATURES;
 
+use super::entity::KEYS;
 use super::{Error, collect, entity, explain};
 use crate::missing;
 use crate::model::imputed;
@@ -14,9 +15,6 @@ use crate::sql::fault::Fault;
 use crate::sql::header;
 use crate::sql::script::Place;
 use crate::sql::{Files, Segmentation, View, quote};
-
-/// The columns of a segmentation of records that are not features.
-pub(super) const KEYS: [&str; 4] = ["_partition", "_offset", "_timestamp", "_slice"];
 
 /// The segmentations of these files, with the features of their views.
 pub async fn segmentations(ctx: &SessionContext, files: &Files) -> Result<Vec<Segmentation>, Error> {

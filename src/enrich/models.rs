@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 
 use super::scorers::Scorers;
-use crate::api::live::{ModelCache, Models};
+use crate::model_cache::{ModelCache, Models};
 
 /// Which segmentations score, and with which descriptions.
 #[derive(Debug, Clone)]

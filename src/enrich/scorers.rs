@@ -15,9 +15,9 @@ use datafusion::arrow::datatypes::{Field as Column, SchemaRef};
 use tercile_store::batch::{Batch, Record};
 use tercile_store::record::{Fields, decode, decode_only, push_json_string};
 
-use crate::api::live::Models;
 use crate::bulk::{Found, Scorer};
 use crate::missing::Missing;
+use crate::model_cache::Models;
 use crate::scoring::RecordScorer;
 use crate::slices::SLICES;
 
@@ -105,6 +105,11 @@ impl Scorers {
                     names.join(", ")
                 );
             }
+        }
+        let languages = models.languages();
+        if !languages.contains(lang) {
+            let languages = languages.into_iter().collect::<Vec<_>>().join(", ");
+            bail!("no SQL file has the language {lang}; there are {languages}; check --lang and --sql");
         }
         let mut all = Vec::new();
         for served in &models.segmentations {

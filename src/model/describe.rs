@@ -12,10 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parts::{History, Pair, Parts, Shapes, parts};
 use super::{Cluster, METHOD, Model};
-use crate::sql::header::LANGUAGES;
-
-/// Feature to language to words, from low to high.
-pub type Labels = BTreeMap<String, BTreeMap<String, Vec<String>>>;
+use crate::sql::language::{FALLBACK, Labels, offered};
 
 /// Feature to language to word. A feature that the description omits is absent.
 pub type Words = BTreeMap<String, BTreeMap<String, String>>;
@@ -117,7 +114,7 @@ pub fn describe(
 
 fn described(cluster: usize, parts: &[Parts], features: &[String], labels: &Labels) -> Described {
     let (mut words, mut descriptions) = (Words::new(), BTreeMap::new());
-    for language in LANGUAGES {
+    for language in offered(labels) {
         let mut list = Vec::with_capacity(features.len());
         for (feature, parts) in features.iter().zip(parts) {
             let scale = Scale::new(feature, language, labels);
@@ -148,7 +145,7 @@ struct Scale<'a> {
 
 impl<'a> Scale<'a> {
     fn new(feature: &'a str, language: &'a str, labels: &'a Labels) -> Self {
-        let words = labels.get(feature).and_then(|languages| languages.get(language).or(languages.get("en")));
+        let words = labels.get(feature).and_then(|languages| languages.get(language).or(languages.get(FALLBACK)));
         Self { feature, language, words: words.map(Vec::as_slice) }
     }
 
@@ -192,10 +189,12 @@ pub fn words_changed(described: &[Described], features: &[String], before: &Befo
     for (cluster, (new, old)) in described.iter().zip(&before.clusters).enumerate() {
         let Some(old) = old else { continue };
         let mut compare = |feature: Option<&String>, from: Option<&BTreeMap<_, _>>, to: Option<&BTreeMap<_, _>>| {
-            let differing = LANGUAGES.iter().filter_map(|&language| {
+            // A language that the SQL file has got or lost since is no change.
+            let common = old.descriptions.keys().filter(|language| new.descriptions.contains_key(*language));
+            let differing = common.filter_map(|language| {
                 let word = |of: Option<&BTreeMap<String, String>>| of?.get(language).cloned();
                 let change = FromTo { from: word(from), to: word(to) };
-                (change.from != change.to).then(|| (language.to_owned(), change))
+                (change.from != change.to).then(|| (language.clone(), change))
             });
             let languages: BTreeMap<String, FromTo> = differing.collect();
             if !languages.is_empty() {

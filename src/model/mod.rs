@@ -28,7 +28,7 @@ use datafusion::arrow::datatypes::UInt32Type;
 use describe::{WordChange, Words};
 pub use history::{PromotedBy, Until};
 use ndarray::Array2;
-use poem_openapi::Object;
+use poem_openapi::{Enum, Object};
 pub use registry::{ModelRegistry, ServingState, Slices};
 use serde::{Deserialize, Serialize};
 use tercile_kmeans as kmeans;
@@ -188,6 +188,28 @@ pub struct Receipt {
     /// does not name it.
     #[serde(default = "first_method")]
     pub method: u32,
+    /// Which implementation of KMeans trained it; `tercile` where it is not given.
+    #[serde(default, skip_serializing_if = "SolverKind::is_tercile")]
+    #[oai(default, skip_serializing_if = "SolverKind::is_tercile")]
+    pub solver: SolverKind,
+}
+
+/// An implementation of KMeans.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, Enum, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[oai(rename_all = "lowercase", rename = "Solver")]
+pub enum SolverKind {
+    /// The built-in one.
+    #[default]
+    Tercile,
+    /// linfa-clustering, unmodified, as a reference.
+    Linfa,
+}
+
+impl SolverKind {
+    fn is_tercile(&self) -> bool {
+        *self == Self::Tercile
+    }
 }
 
 impl Receipt {
@@ -197,10 +219,10 @@ impl Receipt {
         alone(self) == alone(other)
     }
 
-    /// True if both models have the same records, SQL, tercile version and method. Their slices may differ.
+    /// True if both models have the same records, SQL, tercile version, method and solver. Their slices may differ.
     pub fn same_stream(&self, other: &Self) -> bool {
         let of = |receipt: &'_ Self| (receipt.n, receipt.topic.clone(), receipt.next_offsets.clone());
-        let by = |receipt: &'_ Self| (receipt.tercile.clone(), receipt.method);
+        let by = |receipt: &'_ Self| (receipt.tercile.clone(), receipt.method, receipt.solver);
         of(self) == of(other) && self.sql_hash == other.sql_hash && by(self) == by(other)
     }
 }
@@ -320,6 +342,25 @@ impl Model {
         })
     }
 
+    /// The languages of all its descriptions.
+    pub fn languages(&self) -> impl Iterator<Item = &str> {
+        let (first, others) = self.clusters.split_first().map_or((None, &[][..]), |(first, rest)| (Some(first), rest));
+        let all = first.into_iter().flat_map(|first| first.descriptions.keys());
+        all.filter(|language| others.iter().all(|other| other.descriptions.contains_key(*language))).map(String::as_str)
+    }
+
+    /// Checks that there are descriptions in a language.
+    ///
+    /// # Errors
+    /// [`NoLanguage`] otherwise.
+    pub fn check_language(&self, language: &str) -> Result<(), NoLanguage> {
+        if self.languages().any(|has| has == language) {
+            return Ok(());
+        }
+        let has = self.languages().collect::<Vec<_>>().join(", ");
+        Err(NoLanguage { model: self.segmentation.clone(), language: language.to_owned(), has })
+    }
+
     /// The description of each cluster in a language, otherwise in English.
     pub fn descriptions(&self, language: &str) -> Vec<&str> {
         self.clusters.iter().map(|c| c.descriptions.get(language).unwrap_or(&c.description).as_str()).collect()
@@ -329,6 +370,15 @@ impl Model {
     pub fn predictor(&self) -> Predictor {
         Predictor::new(self.scale(), &self.centroids())
     }
+}
+
+/// A model has no descriptions in a language.
+#[derive(Debug, thiserror::Error)]
+#[error("the clusters of {model} have no names in the language {language}; they have {has}")]
+pub struct NoLanguage {
+    pub model: String,
+    pub language: String,
+    pub has: String,
 }
 
 /// Above this value doubles are at least one apart, so that centroids within one standard deviation of each other cannot be

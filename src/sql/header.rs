@@ -1,12 +1,10 @@
 //! The header of a SQL file: the `-- key: value` lines before its first blank line.
 //!
 //! A key is one word of lowercase letters, digits, `_` and `.`, immediately followed by the colon; any other comment
-//! is prose. In `label.<feature>.<language>` the feature is spelled like its column.
+//! is prose. In `label.<feature>.<language>` the feature is spelled like its column, and the language is
+//! a tag such as `en` or `pt-BR` (language.rs).
 
-use std::collections::BTreeMap;
-
-/// The languages of descriptions.
-pub const LANGUAGES: [&str; 2] = ["en", "id"];
+use super::language::{Labels, canonical};
 
 /// Maximum number of clusters of a segmentation.
 pub const MAX_K: usize = 64;
@@ -16,8 +14,8 @@ pub const MAX_K: usize = 64;
 pub struct Header {
     /// The number of clusters. A view with `k` is a segmentation.
     pub k: Option<usize>,
-    /// Per feature and language: words from low to high, three of them or k.
-    pub labels: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+    /// The words of each label are three or k.
+    pub labels: Labels,
     /// The key columns of a segmentation of entities; empty for a segmentation of records.
     pub entity: Vec<String>,
     /// The field that gives the time of a record, as written in `00_records.sql`, and its line.
@@ -77,9 +75,9 @@ fn parse_as(text: &str, is_records: bool) -> Result<Header, Fault> {
         } else if key == "timestamp" {
             return Err(fault("timestamp is for 00_records.sql; a view returns _timestamp as a column".to_owned()));
         } else if let Some((feature, language)) = key.strip_prefix("label.").and_then(|rest| rest.rsplit_once('.')) {
-            if !LANGUAGES.contains(&language) {
-                return Err(fault(format!("the language must be one of {}, found {language}", LANGUAGES.join(", "))));
-            }
+            let Some(language) = canonical(language) else {
+                return Err(fault(format!("{key} must end with a language tag such as en or pt-BR, found {language}")));
+            };
             let words: Vec<String> = value.split('|').map(|word| word.trim().to_owned()).collect();
             if words.iter().any(String::is_empty) {
                 return Err(fault(format!("{key} has an empty word")));
@@ -89,13 +87,12 @@ fn parse_as(text: &str, is_records: bool) -> Result<Header, Fault> {
             }
             label_lines.push((i + 1, words.len()));
             let languages = header.labels.entry(feature.to_owned()).or_default();
-            if languages.insert(language.to_owned(), words).is_some() {
+            if languages.insert(language, words).is_some() {
                 return Err(fault(format!("{key} stands twice")));
             }
         } else {
             return Err(fault(format!(
-                "unknown key {key}; known are k, entity and label.<feature>.<{}>{}",
-                LANGUAGES.join("|"),
+                "unknown key {key}; known are k, entity and label.<feature>.<language>{}",
                 if is_records { ", and timestamp" } else { "" }
             )));
         }
@@ -183,7 +180,7 @@ fn key_value(line: &str) -> Option<(&str, &str)> {
 fn is_label(key: &str) -> bool {
     let Some(rest) = key.strip_prefix("label.") else { return false };
     let one_word = rest.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
-    let with_language = |(feature, language): (&str, &str)| !feature.is_empty() && LANGUAGES.contains(&language);
+    let with_language = |(feature, language): (&str, &str)| !feature.is_empty() && canonical(language).is_some();
     one_word || rest.rsplit_once('.').is_some_and(with_language)
 }
 
@@ -207,6 +204,9 @@ mod tests {
         let header = parse("-- Prose: with a colon.\n-- k: 4\n-- label.a_b.en: w | x | y | z\n\n-- kk: 9\n").unwrap();
         assert_eq!(header.k, Some(4));
         assert_eq!(header.labels["a_b"]["en"], ["w", "x", "y", "z"]);
+        let header =
+            parse("-- k: 3\n-- label.Net Price.pt-br: Baixo | Médio | Alto\n-- label.a.de: a | b | c\n").unwrap();
+        assert_eq!((header.labels["Net Price"]["pt-BR"].len(), header.labels["a"]["de"].len()), (3, 3));
         assert_eq!(parse("SELECT 1").unwrap(), Header::default());
     }
 
@@ -230,9 +230,14 @@ mod tests {
         assert_eq!(fault("-- k : 3"), "1: write it as -- k: with nothing before the colon");
         assert_eq!(fault("-- Label.a.en: x|y|z"), "1: write it as -- label.a.en: with nothing before the colon");
         assert_eq!(fault("-- k:"), "1: k has no value");
-        assert_eq!(fault("-- K's\n-- kk: 3"), "2: unknown key kk; known are k, entity and label.<feature>.<en|id>");
+        assert_eq!(fault("-- K's\n-- kk: 3"), "2: unknown key kk; known are k, entity and label.<feature>.<language>");
         assert_eq!(fault("-- label.a.en: x|y|z"), "1: a label without k: only a segmentation has labels");
-        assert_eq!(fault("-- k: 3\n-- label.a.fr: x|y|z"), "2: the language must be one of en, id, found fr");
+        assert_eq!(
+            fault("-- k: 3\n-- label.a.french: x|y|z"),
+            "2: label.a.french must end with a language tag such as en or pt-BR, found french"
+        );
+        let twice = fault("-- k: 3\n-- label.a.pt-BR: x|y|z\n-- label.a.pt-br: x|y|z");
+        assert_eq!(twice, "3: label.a.pt-br stands twice");
         assert_eq!(fault("-- k: 4\n-- label.a.en: x|y"), "2: a label needs three words, or k = 4; found 2");
         assert_eq!(fault("-- k: 3\n-- label.a.en: x||z"), "2: label.a.en has an empty word");
         assert_eq!(

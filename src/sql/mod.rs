@@ -9,12 +9,14 @@ mod dialect;
 pub mod fault;
 pub mod header;
 pub mod infer;
+pub mod language;
 mod other_dialects;
+mod quoting;
 pub mod reference;
 pub mod script;
 mod timestamp;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,11 +25,10 @@ use datafusion::common::TableReference;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast;
-use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
-use datafusion::sql::sqlparser::parser::Parser;
 use fault::{Fault, Source};
 use header::Header;
+use language::Labels;
+pub use quoting::{identifier, literal, one_line, quote};
 use reference::Reference;
 use script::{Piece, Place};
 use sha2::{Digest, Sha256};
@@ -119,7 +120,7 @@ pub struct Segmentation {
     /// Its columns except the keys, in order.
     pub features: Vec<String>,
     /// Per feature and language: words from low to high.
-    pub labels: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+    pub labels: Labels,
     /// Properties of its SQL that may make models of entities irreproducible.
     pub warnings: Vec<String>,
     /// SHA-256 of the SQL that determines its rows.
@@ -409,40 +410,6 @@ fn reads(statement: &Statement) -> Result<BTreeSet<String>, String> {
 pub fn tables_of(statement: &Statement) -> Result<BTreeSet<String>, String> {
     let (tables, _) = resolve_table_references(statement, true).map_err(|e| one_line(&e.to_string()))?;
     Ok(tables.iter().map(TableReference::table).map(str::to_owned).collect())
-}
-
-/// A message on one line.
-pub fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// An SQL identifier for any name, quoted only if necessary.
-pub fn identifier(name: &str) -> String {
-    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    let keyword = || ALL_KEYWORDS.contains(&name.to_ascii_uppercase().as_str());
-    if plain && (!keyword() || is_name(name)) { name.to_owned() } else { quote(name) }
-}
-
-/// Whether a keyword is read as a name without quotes, wherever a name can stand: most keywords are.
-fn is_name(keyword: &str) -> bool {
-    let sql = format!("SELECT {keyword}, {keyword} AS {keyword}, {keyword}.* FROM {keyword} CROSS JOIN {keyword}");
-    let table = format!("CREATE TABLE t (a TEXT, {keyword} TEXT)");
-    let parsed = |sql: &str| Parser::parse_sql(&GenericDialect {}, sql).ok().and_then(|mut all| all.pop());
-    let Some(ast::Statement::Query(query)) = parsed(&sql) else { return false };
-    let ast::SetExpr::Select(select) = query.body.as_ref() else { return false };
-    let read = matches!(select.projection.first(), Some(ast::SelectItem::UnnamedExpr(ast::Expr::Identifier(_))));
-    read && parsed(&table).is_some()
-}
-
-/// An SQL string.
-pub fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
-/// A quoted SQL identifier for any name.
-pub fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 #[cfg(test)]

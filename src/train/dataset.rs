@@ -22,7 +22,8 @@ use tercile_store::{Snapshot, Store};
 
 use super::{Options, Progress, Refusal, entities};
 use crate::engine;
-use crate::model::MovedBy;
+use crate::fit::solver_of;
+use crate::model::{MovedBy, SolverKind};
 use crate::printable::hex;
 use crate::slices::{Cut, SLICES};
 use crate::sql::{Files, Segmentation, quote};
@@ -61,7 +62,7 @@ pub(super) trait Prefix {
     fn fit(
         &self,
         scale: &Scale,
-        settings: &Settings,
+        by: (&Settings, SolverKind),
         warm: Option<&Array2<f64>>,
         watch: &(dyn Fn(Step) + Sync),
     ) -> Result<Fit, Refusal>;
@@ -459,11 +460,11 @@ impl Prefix for HereUpTo<'_> {
     fn fit(
         &self,
         scale: &Scale,
-        settings: &Settings,
+        (settings, solver): (&Settings, SolverKind),
         warm: Option<&Array2<f64>>,
         watch: &(dyn Fn(Step) + Sync),
     ) -> Result<Fit, Refusal> {
-        Ok(kmeans::fit(&Points::new(scale, &self.features), settings, Init::Drawn(warm), watch)?)
+        Ok(solver_of(solver, scale, &self.features).fit(settings, Init::Drawn(warm), watch)?)
     }
 
     fn profile(&self, scale: &Scale, centroids: &Array2<f64>) -> Result<Profile, Refusal> {

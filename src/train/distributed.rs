@@ -19,14 +19,15 @@ use ndarray::Array2;
 use tercile_kmeans::features::moments::{Extent, Part};
 use tercile_kmeans::features::{self, Scale};
 use tercile_kmeans::parallel::{CHUNK, processors};
-use tercile_kmeans::{self as kmeans, Chosen, Fit, Init, Points, Profile, Settings, Step, column_buffer};
+use tercile_kmeans::{self as kmeans, Chosen, Fit, Init, Points, Profile, Settings, Solver as _, Step, column_buffer};
 use tercile_store::{self as store, Store};
 use tokio::runtime::Handle;
 
 use super::dataset::{Digested, Moved, Order, Placed, Prefix, Rows, Sample, digest, hash_of, keys, named, query};
 use super::{Options, Progress, Refusal, SEED};
-use crate::engine::cluster::solver;
+use crate::engine::cluster::solver::{self, Queries};
 use crate::engine::{self, cluster};
+use crate::model::SolverKind;
 use crate::slices::SLICES;
 use crate::sql::{Segmentation, quote};
 
@@ -418,7 +419,7 @@ impl Prefix for FarUpTo<'_> {
     fn fit(
         &self,
         scale: &Scale,
-        settings: &Settings,
+        (settings, _): (&Settings, SolverKind),
         warm: Option<&Array2<f64>>,
         watch: &(dyn Fn(Step) + Sync),
     ) -> Result<Fit, Refusal> {
@@ -432,7 +433,8 @@ impl Prefix for FarUpTo<'_> {
             return Ok(kmeans::fit(&points, settings, Init::Drawn(warm), watch)?);
         }
         let sample = Points::new(scale, &self.known.starts);
-        Ok(self.queries().fit(&sample, scale, (settings, warm), watch)?)
+        let rows = self.queries();
+        Ok(Queries { rows: &rows, scale, sample: &sample }.fit(settings, Init::Drawn(warm), watch)?)
     }
 
     fn profile(&self, scale: &Scale, centroids: &Array2<f64>) -> Result<Profile, Refusal> {

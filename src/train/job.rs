@@ -76,6 +76,7 @@ impl Job<'_> {
             replaced: self.replaced.clone(),
             tercile: env!("CARGO_PKG_VERSION").to_owned(),
             method: METHOD,
+            solver: self.options.solver,
         }
     }
 
@@ -88,7 +89,9 @@ impl Job<'_> {
             (self.options.tell)(Progress::Pass { segmentation: &self.segmentation.name, slice: self.slice, step });
         };
         kmeans::check_rows(rows.rows())?;
-        let fit = rows.fit(&scale, &settings(*k, receipt.starts as usize), warm.as_ref(), &tell)?;
+        let solver = self.options.solver;
+        self.options.check_solver(rows.rows(), features.len())?;
+        let fit = rows.fit(&scale, (&settings(*k, receipt.starts as usize), solver), warm.as_ref(), &tell)?;
         let number = numbers(&scale, &fit.centroids, self.predecessor);
         let fit = renumbered(fit, &number);
         let new = newcomers(&scale, &fit.centroids, self.predecessor);

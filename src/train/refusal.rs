@@ -21,6 +21,10 @@ pub(super) enum Refusal {
     KMeans(#[from] kmeans::Error),
     #[error("{0}")]
     Arrow(#[from] ArrowError),
+    #[error(
+        "linfa needs its {rows} rows in memory, in {needed} bytes, and may have {memory}; raise --memory-limit, or leave out --solver"
+    )]
+    LinfaMemory { rows: usize, needed: usize, memory: usize },
     /// The view could not be evaluated for this slice.
     #[error("{0}")]
     View(String),

@@ -134,6 +134,7 @@ async fn check(store: &Store, files: &Files, model: Model, options: &Options) ->
         // Entities are always trained in this process.
         options.engine = Engine::Local;
     }
+    options.solver = model.receipt.solver;
     let store = store.clone();
     let work = move || {
         let again = Again { registry: &registry, store: &store, model: &model, stream: &stream, options: &options };

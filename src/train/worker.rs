@@ -1,10 +1,10 @@
 //! Runs a training in a child process, so that a server can kill a training that does not end.
 //!
 //! Input: the store, the SQL files and a time limit. Output: the result of [`super::train`]. The child is this program with a
-//! hidden subcommand (`cli/train_worker.rs`): it reads an [`Order`] as one line of JSON from stdin, writes a [`Reply`] to
-//! stdout and logs to the inherited stderr. It ends when this process ends.
+//! hidden subcommand (`cli/train_worker.rs`): it reads an [`Order`] as one line of JSON from stdin, writes each
+//! [`TrainingEvent`] as one to stdout, and logs to the inherited stderr. It ends when this process ends.
 
-use std::io::{self, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, ExitStatus, Stdio};
@@ -14,7 +14,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tercile_store::Store;
 
-use super::Training;
+use super::event::{Emit, Timeout, TrainingEvent};
+use super::{TrainerOptions, Training};
+use crate::model::SolverKind;
 use crate::process::{self, Supervised};
 
 /// The hidden subcommand of the child process.
@@ -31,14 +33,7 @@ pub struct Order {
     pub sql: Option<PathBuf>,
     /// [`super::Options::keep_members`].
     pub keep_members: usize,
-}
-
-/// The output of the child process.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum Reply {
-    Trained(Training),
-    /// The training failed for this reason.
-    Failed(String),
+    pub solver: SolverKind,
 }
 
 /// The reason why a training in a child process gave no result.
@@ -46,8 +41,8 @@ pub enum Reply {
 pub enum Error {
     #[error("cannot start the process of the training: {0}")]
     Start(io::Error),
-    #[error("the training was stopped after {0:?}, which is what --train-timeout allows")]
-    Timeout(Duration),
+    #[error(transparent)]
+    Timeout(Timeout),
     #[error("the process of the training ended without an answer ({0})")]
     Died(ExitStatus),
     #[error("the process of the training was killed by signal {0}; the machine may lack memory")]
@@ -56,17 +51,19 @@ pub enum Error {
     Failed(String),
 }
 
-/// Trains every segmentation in a child process, which is killed when this future is dropped.
+/// Trains every segmentation in a child process, which is killed when this future is dropped. Sends its events, but not the last
+/// one, which is the result.
 ///
 /// # Errors
 /// The error of the training as text, the time limit, or a child process that could not be started or was killed.
 pub async fn train(
     store: &Store,
     sql: Option<&Path>,
-    (limit, keep_members): (Option<Duration>, usize),
+    &TrainerOptions { timeout: limit, keep_members, solver }: &TrainerOptions,
+    emit: Emit,
 ) -> Result<Training, Error> {
     let absolute = |path: &Path| process::absolute(path).map_err(Error::Start);
-    let order = Order { store: absolute(store.root())?, sql: sql.map(absolute).transpose()?, keep_members };
+    let order = Order { store: absolute(store.root())?, sql: sql.map(absolute).transpose()?, keep_members, solver };
     let mut line = serde_json::to_vec(&order).map_err(|e| Error::Start(e.into()))?;
     line.push(b'\n');
     let mut command = process::worker(COMMAND).map_err(Error::Start)?;
@@ -75,7 +72,7 @@ pub async fn train(
     // Dropping this future kills the child while another thread still reads its output.
     let child = Owned(Arc::new(Mutex::new(Some(Supervised::new(child)))));
     let attended = Arc::clone(&child.0);
-    let mut attending = tokio::task::spawn_blocking(move || attend(&attended, stdout, &line));
+    let mut attending = tokio::task::spawn_blocking(move || attend(&attended, stdout, &line, &emit));
     let deadline = async {
         match limit {
             Some(limit) => tokio::time::sleep(limit).await,
@@ -89,7 +86,7 @@ pub async fn train(
     };
     tokio::select! {
         attended = &mut attending => attended.unwrap_or_else(|e| Err(Error::Start(io::Error::other(e)))),
-        () = deadline => Err(Error::Timeout(limit.unwrap_or_default())),
+        () = deadline => Err(Error::Timeout(Timeout(limit.unwrap_or_default()))),
     }
 }
 
@@ -104,23 +101,28 @@ impl Drop for Owned {
     }
 }
 
-/// Sends the order to the child and waits for its reply.
-fn attend(child: &Shared, stdout: Option<ChildStdout>, order: &[u8]) -> Result<Training, Error> {
+/// Sends the order to the child and passes its events on until the last one.
+fn attend(child: &Shared, stdout: Option<ChildStdout>, order: &[u8], emit: &Emit) -> Result<Training, Error> {
     if let Some(stdin) = child.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(Supervised::stdin) {
         // A child that ended before it read the whole order is judged by its exit status.
         let _ = stdin.write_all(order);
     }
-    let mut text = Vec::new();
-    if let Some(stdout) = stdout {
-        BufReader::new(stdout).read_to_end(&mut text).map_err(Error::Start)?;
+    let mut end = None;
+    for line in stdout.into_iter().flat_map(|stdout| BufReader::new(stdout).split(b'\n')) {
+        match serde_json::from_slice(&line.map_err(Error::Start)?) {
+            Ok(TrainingEvent::Ended(training)) => end = Some(Ok(*training)),
+            Ok(TrainingEvent::Failed { why, .. }) => end = Some(Err(Error::Failed(why))),
+            Ok(event) => emit.send(event),
+            // The rest of a line: the child was killed, and is judged by its exit status.
+            Err(_) => break,
+        }
     }
     let child = child.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let reply = serde_json::from_slice::<Reply>(&text);
     let status = child.map(Supervised::wait).transpose().map_err(Error::Start)?;
-    match (reply, status) {
-        (Ok(Reply::Trained(training)), _) => Ok(training),
-        (Ok(Reply::Failed(why)), _) => Err(Error::Failed(why)),
-        (Err(_), Some(status)) => Err(status.signal().map_or(Error::Died(status), Error::Killed)),
-        (Err(error), None) => Err(Error::Start(error.into())),
+    match (end, status) {
+        (Some(end), _) => end,
+        (None, Some(status)) => Err(status.signal().map_or(Error::Died(status), Error::Killed)),
+        // The future was dropped, and nobody reads this.
+        (None, None) => Err(Error::Start(io::ErrorKind::Interrupted.into())),
     }
 }

@@ -126,3 +126,50 @@ fn values_are_shown_to_those_who_may_see_them() {
     assert_eq!(shown(&[("x-api-key", "tercile_wrong")]), anyone);
     assert!(!serve.get("/docs").text.contains('€'));
 }
+
+#[test]
+fn the_languages_are_those_of_the_sql_files() {
+    let place = shop();
+    let view = |name: &str, header: &str| {
+        let select = "SELECT _partition, _offset, _timestamp, 3 AS _slice, to_number(price, '€') AS price FROM records";
+        place.write(&format!("sql/{name}.sql"), format!("-- k: 2\n{header}\n{select}"));
+    };
+    view("32_prices", "-- label.price.en: Low | Mid | High\n-- label.price.pt-br: Baixo | Médio | Alto\n");
+    let up = place.up(&["--data", "orders.csv"]);
+    let offered = |up: &Running| schema(&document(up, &[]).0, "Language")["enum"].clone();
+    assert_eq!(offered(&up), serde_json::json!(["en", "id", "pt-BR"]));
+    let ask = |path: &str| up.post(&format!("/api/segments/{path}"), r#"[{"price": 5, "Stars (0-5)": 1}]"#);
+    let description = |path: &str| {
+        let answer = ask(path);
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.json()[0]["description"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(description("prices/predict?lang=pt-BR"), "Baixo");
+    assert_eq!(description("prices/predict?lang=PT-br&as_of=1"), "Baixo", "also a recalled version");
+    assert_eq!(description("prices/predict?lang=pt-BR&fit=request"), "Médio");
+    assert_eq!(description("prices/predict"), "Low");
+    // A segmentation without words in a language answers in English.
+    assert_eq!(description("orders/predict?lang=pt-BR"), description("orders/predict?lang=en"));
+    for wrong in ["pt", "de", "english", ""] {
+        let answer = ask(&format!("prices/predict?lang={wrong}"));
+        assert_eq!((answer.status, &answer.json()["field"]), (422, &"lang".into()), "{}", answer.text);
+        assert!(answer.text.contains("there are en, id, pt-BR"), "{}", answer.text);
+    }
+    let members = up.get("/api/segments/customers/members/c1?lang=pt-BR").json();
+    assert_eq!(members["description"], up.get("/api/segments/customers/members/c1").json()["description"]);
+    place.write("row.csv", "price\n5\n");
+    let predict = ["predict", "prices", "row.csv", "--lang"];
+    let said = place.ok(&[&predict[..], &["pt-BR"]].concat());
+    assert!(said.contains("Baixo"), "{said}");
+    let said = place.fails(1, &[&predict[..], &["de"]].concat());
+    assert!(
+        said.contains("the clusters of prices have no names in the language de; they have en, id, pt-BR"),
+        "{said}"
+    );
+    place.fails(2, &[&predict[..], &["english"]].concat());
+    // The offer changes with the files.
+    view("32_prices", "-- label.price.de: Tief | Mittel | Hoch\n");
+    eventually("another language", || offered(&up) == serde_json::json!(["de", "en", "id"]));
+    // The model that serves has no words in it yet.
+    assert_eq!(description("prices/predict?lang=de"), "Low");
+}

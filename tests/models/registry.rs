@@ -477,3 +477,43 @@ fn words_hold_from_training_to_training_or_the_change_is_listed() {
         "{error}"
     );
 }
+
+#[test]
+fn a_model_of_linfa_says_so_and_is_verified_by_linfa() {
+    let place = Place::new();
+    assert_eq!(place.up(&[]).interrupt().code, Some(0));
+    let model = |version: u64| -> Value {
+        serde_json::from_slice(
+            &std::fs::read(place.path(&format!("store/models/price_rating/{version}.json"))).unwrap(),
+        )
+        .unwrap()
+    };
+    place.ok(&["train", "--solver", "linfa"]);
+    let (own, linfa) = (model(1), model(4));
+    assert_eq!((own["receipt"].get("solver"), &linfa["receipt"]["solver"]), (None, &json!("linfa")));
+    assert_eq!(own["rows"], linfa["rows"]);
+    let inertia = |model: &Value| model["inertia"].as_f64().unwrap();
+    assert!(inertia(&linfa) >= inertia(&own) * (1.0 - 1e-9), "{} {}", inertia(&linfa), inertia(&own));
+    assert!(inertia(&linfa) < inertia(&own) * 2.0, "{} {}", inertia(&linfa), inertia(&own));
+    for version in [1, 4, 6] {
+        let slice = model(version)["slice"].as_u64().unwrap();
+        place.ok(&["verify", &format!("price_rating@{slice}@{version}")]);
+    }
+    // The receipt's solver decides, so another one is another model.
+    let linfa_again = place.path("store/models/price_rating/4.json");
+    let text = std::fs::read_to_string(&linfa_again).unwrap();
+    std::fs::write(&linfa_again, text.replace("\"solver\": \"linfa\"", "\"solver\": \"tercile\"")).unwrap();
+    place.fails(1, &["verify", "price_rating@1@4"]);
+    std::fs::write(&linfa_again, text).unwrap();
+    // The same solver makes no new version, the other one does.
+    place.ok(&["train", "--solver", "linfa"]);
+    assert!(!place.path("store/models/price_rating/7.json").exists());
+    place.ok(&["train"]);
+    assert_eq!(model(7)["receipt"].get("solver"), None);
+    // A server trains with its solver, on request too.
+    let serve = place.serve(&["--solver", "linfa"]);
+    assert_eq!(serve.post("/api/train", "").status, 202);
+    eventually("the training", || serve.get("/api/train/1").json()["state"] == "done");
+    assert_eq!(serve.get("/api/segments/price_rating/models/3").json()["receipt"]["solver"], "linfa");
+    assert_eq!(serve.get("/api/train/1").json()["refused"], json!([]));
+}

@@ -5,7 +5,8 @@
 use datafusion::arrow::array::{Array as _, Float64Array};
 use ndarray::Array2;
 use serde::Deserialize;
-use tercile::fit::{self, Job, Report, Solver};
+use tercile::fit::{self, Job, Report};
+use tercile::model::SolverKind;
 use tercile_kmeans::{Limits, Settings, starts_for};
 
 #[derive(Deserialize)]
@@ -124,7 +125,7 @@ fn fitted(k: usize, columns: &[Float64Array], init: Option<Array2<f64>>, threads
     let limits = Limits { iterations: 300, tolerance: 0.0 };
     let settings = Settings { k, seed: 42, starts: starts_for(columns[0].len()), limits, threads };
     let features = (0..columns.len()).map(|f| format!("f{f}")).collect();
-    fit::fit(columns, &Job { features, settings, init, solver: Solver::Tercile }, &|_| {}).unwrap()
+    fit::fit(columns, &Job { features, settings, init, solver: SolverKind::Tercile }, &|_| {}).unwrap()
 }
 
 /// The inertia of a report's centroids and the sizes of their clusters, computed row by row.

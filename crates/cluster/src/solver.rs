@@ -10,7 +10,7 @@ use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
 use ndarray::Array2;
 use tercile_kmeans::features::Scale;
-use tercile_kmeans::{self as kmeans, Coreset, Elsewhere, Fit, Points, Rates, Settings, Step, Totals, Worst};
+use tercile_kmeans::{self as kmeans, Coreset, Elsewhere, Fit, Init, Points, Rates, Settings, Step, Totals, Worst};
 use tokio::runtime::Handle;
 
 use super::solver_sql::{self as sql, Over};
@@ -67,20 +67,6 @@ impl Rows<'_> {
         Ok(([counted.column(0).as_primitive::<Float64Type>().clone()], weights))
     }
 
-    /// Fits clusters to the rows. `sample` has the rows of [`kmeans::start_rows`].
-    ///
-    /// # Errors
-    /// If there are too few distinct rows, or a query fails.
-    pub fn fit(
-        &self,
-        sample: &Points<'_>,
-        scale: &Scale,
-        (settings, warm): (&Settings, Option<&Array2<f64>>),
-        watch: &(dyn Fn(Step) + Sync),
-    ) -> Result<Fit, Error> {
-        kmeans::fit_elsewhere(&Passes { rows: self, scale }, sample, settings, warm, watch)
-    }
-
     /// The population standard deviation of the rows nearest to each centroid, k by features, in original units.
     ///
     /// # Errors
@@ -131,6 +117,25 @@ async fn collect(ctx: &SessionContext, sql: &str) -> Result<RecordBatch, DataFus
 /// If the column has another type.
 pub fn integers(batch: &RecordBatch, column: usize) -> Result<Vec<i64>, DataFusionError> {
     Ok(cast(batch.column(column), &DataType::Int64)?.as_primitive::<Int64Type>().iter().flatten().collect())
+}
+
+/// KMeans by queries over rows.
+pub struct Queries<'a> {
+    /// The rows.
+    pub rows: &'a Rows<'a>,
+    /// Scale of their columns.
+    pub scale: &'a Scale,
+    /// The rows of [`kmeans::start_rows`].
+    pub sample: &'a Points<'a>,
+}
+
+impl kmeans::Solver for Queries<'_> {
+    type Error = Error;
+
+    fn fit(&self, settings: &Settings, init: Init<'_>, watch: &(dyn Fn(Step) + Sync)) -> Result<Fit, Error> {
+        let Self { rows, scale, sample } = *self;
+        kmeans::fit_elsewhere(&Passes { rows, scale }, sample, settings, init, watch)
+    }
 }
 
 /// Passes over rows, one query each.

@@ -13,8 +13,9 @@ use ndarray::Array2;
 
 use super::coreset::{Guide, Rates};
 use super::lloyd::{self, Outcome};
-use super::points::{Points, Totals};
-use super::{Error, Fit, Limits, Settings, Step, distinct, flat, restarts};
+use super::points::Points;
+use super::totals::Totals;
+use super::{Error, Fit, Init, Limits, Settings, Step, distinct, flat, restarts};
 
 /// Squared shift (standardised units) that is attributed to rounding. If one row in 10⁹ changes its cluster, two centroids
 /// move by more.
@@ -77,8 +78,7 @@ pub fn start_rows(rows: usize, seed: u64) -> Option<Vec<u32>> {
     (rows > restarts::START_ROWS).then(|| restarts::sample(rows, restarts::START_ROWS, seed))
 }
 
-/// Fits k clusters to remote rows. `sample` contains the rows of [`start_rows`], `warm` the centroids of a warm start (k ×
-/// features, original units). Calls `watch` after each pass.
+/// Fits k clusters to remote rows. `sample` contains the rows of [`start_rows`]. Calls `watch` after each pass.
 ///
 /// # Errors
 /// [`Error::TooFew`], and the errors of `rows`.
@@ -86,7 +86,7 @@ pub fn fit_elsewhere<E: Elsewhere>(
     rows: &E,
     sample: &Points<'_>,
     settings: &Settings,
-    warm: Option<&Array2<f64>>,
+    init: Init<'_>,
     watch: &(dyn Fn(Step) + Sync),
 ) -> Result<Fit, E::Error> {
     let Settings { k, seed, starts, limits, threads } = *settings;
@@ -96,7 +96,20 @@ pub fn fit_elsewhere<E: Elsewhere>(
             return Err(Error::TooFew { k, distinct }.into());
         }
     }
-    let warm = warm.map(flat);
+    let fit = |before: usize, end: Outcome| Fit {
+        centroids: Array2::from_shape_fn((k, sample.features()), |(cluster, feature)| {
+            end.centroids[cluster * sample.features() + feature]
+        }),
+        sizes: end.weights.iter().map(|&weight| weight as u64).collect(),
+        inertia: end.inertia,
+        iterations: before + end.iterations,
+    };
+    let warm = match init {
+        Init::Drawn(warm) => warm.map(flat),
+        Init::Given(centroids) => {
+            return Ok(fit(0, polish(rows, sample, (flat(centroids), None), (limits, threads), watch)?));
+        }
+    };
     let job = restarts::Restarts { k, seed, starts, warm: warm.as_deref() };
     let guide = restarts::pilot(sample, rows.rows(), &job, threads);
     let draw = |guide: &Guide, seed| {
@@ -114,16 +127,7 @@ pub fn fit_elsewhere<E: Elsewhere>(
     let Some((best, (start, _))) = best else { return Err(Error::TooFew { k, distinct: 0 }.into()) };
     let known = (best == 0).then_some(first);
     let before = start.iterations;
-    let end = polish(rows, sample, (start.centroids, known), (limits, threads), watch)?;
-    let features = sample.features();
-    Ok(Fit {
-        centroids: Array2::from_shape_fn((k, features), |(cluster, feature)| {
-            end.centroids[cluster * features + feature]
-        }),
-        sizes: end.weights.iter().map(|&weight| weight as u64).collect(),
-        inertia: end.inertia,
-        iterations: before + end.iterations,
-    })
+    Ok(fit(before, polish(rows, sample, (start.centroids, known), (limits, threads), watch)?))
 }
 
 /// Descends until assignments stop changing. The totals of the first pass may be known.
@@ -379,7 +383,8 @@ mod tests {
             let sample = Points::new(&scale, &picked);
             let rows = Counted { points: &points, passes: Cell::default(), fetched: Cell::default() };
             let seen = std::sync::Mutex::new(Vec::new());
-            let there = fit_elsewhere(&rows, &sample, &settings, None, &|step| seen.lock().unwrap().push(step));
+            let there =
+                fit_elsewhere(&rows, &sample, &settings, Init::Drawn(None), &|step| seen.lock().unwrap().push(step));
             let (there, steps) = (there.unwrap(), seen.into_inner().unwrap());
             // Other coresets may select another of several nearly equal minima; it is a local minimum on all rows.
             assert!((there.inertia / here.inertia - 1.0).abs() < 0.01, "{} {}", there.inertia, here.inertia);
@@ -397,6 +402,8 @@ mod tests {
                 steps.len()
             );
             assert!(rows.fetched.get() < points.rows() / 4, "{}", rows.fetched.get());
+            let given = fit_elsewhere(&rows, &sample, &settings, Init::Given(&there.centroids), &|_| {}).unwrap();
+            assert_eq!(given.sizes, again.sizes, "from given centroids");
         }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::hamerly_kernel::Kept;
 use super::kernel;
-use super::points::Totals;
+use super::totals::Totals;
 use crate::features::moments::LANES;
 use crate::parallel::CHUNK;
 

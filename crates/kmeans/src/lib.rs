@@ -97,6 +97,8 @@ mod profile;
 mod restarts;
 mod sample;
 mod search;
+mod solver;
+mod totals;
 
 use arrow_array::Float64Array;
 pub use column::Column;
@@ -109,10 +111,12 @@ pub use metrics::{calinski_harabasz, davies_bouldin, silhouette};
 pub use model::{KMeans, KMeansError};
 use ndarray::{Array2, ArrayView1};
 pub use params::{KMeansInit, KMeansParams, KMeansParamsError, KMeansValidParams};
-pub use points::{Points, Totals};
+pub use points::Points;
 pub use profile::{Profile, profile, spread};
 pub use sample::{Chosen, sample, sample_rows};
 pub use sample::{of_cluster, rare};
+pub use solver::{Linfa, Passes, Solver};
+pub use totals::Totals;
 
 use crate::parallel::by_chunk;
 
@@ -139,6 +143,9 @@ pub enum Error {
     /// linfa-clustering found no clusters ([`linfa_solver`]).
     #[error("linfa gave up: {0}")]
     LinfaGaveUp(String),
+    /// The matrix that linfa-clustering needs cannot be built.
+    #[error(transparent)]
+    Matrix(#[from] features::Error),
 }
 
 /// Maximum number of features: kernels and masks of missing values have this size.

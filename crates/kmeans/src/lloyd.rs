@@ -5,7 +5,8 @@
 //! standardised before each pass, as in prediction, so the cluster of each row is the one that the model predicts for it.
 
 use super::hamerly::Bounds;
-use super::points::{Points, Totals};
+use super::points::Points;
+use super::totals::Totals;
 use crate::parallel::by_chunk;
 
 /// Stopping criteria.

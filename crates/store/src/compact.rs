@@ -17,7 +17,7 @@ use super::file_name::Name;
 use super::footer::DataFile;
 use super::live_files::{covering, effective};
 use super::log::Log;
-use super::retention::RetentionPolicy;
+use super::policy::Policy;
 use super::write::{RecordsWriter, create, properties};
 use super::{Error, Held, Input, checksums};
 
@@ -25,19 +25,6 @@ use super::{Error, Held, Input, checksums};
 const GROUP_BYTES: usize = 32 * 1024 * 1024;
 /// Minimum number of small files to merge in a run that has not reached the target size.
 const WORTHWHILE: usize = 16;
-
-/// When to merge, and when to delete.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Policy {
-    /// Target size of a merged file in bytes on disk.
-    pub target: u64,
-    /// Grace period for replaced and expired files.
-    pub grace: Duration,
-    /// Merge the newest run too, regardless of its size.
-    pub eager: bool,
-    /// Retention policy.
-    pub keep: RetentionPolicy,
-}
 
 /// Result of a compaction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -291,8 +278,12 @@ mod tests {
     use super::super::{Published, Store};
     use super::*;
 
-    const POLICY: Policy =
-        Policy { target: 100, grace: Duration::ZERO, eager: false, keep: RetentionPolicy { age: None, bytes: None } };
+    const POLICY: Policy = Policy {
+        target: 100,
+        grace: Duration::ZERO,
+        eager: false,
+        keep: crate::RetentionPolicy { age: None, bytes: None },
+    };
 
     fn file(start: i64, next: i64, size: u64) -> DataFile {
         DataFile { start, next, rows: 1, size, ..DataFile::default() }

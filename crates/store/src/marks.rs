@@ -14,6 +14,8 @@
 //! On a disk a mark is overwritten in place, each number by the process that changes it: the whole mark lies in one sector and
 //! needs no sync. On an object store, to save requests, the mark follows the log within [`PAUSE`] and at the end.
 
+mod of_store;
+
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io;
@@ -23,9 +25,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::Error;
 use super::footer::DataFile;
 use super::log::{Log, START};
-use super::{Error, Source, Store};
 
 /// The directory of the marks.
 const DIR: &str = "marks";
@@ -360,79 +362,12 @@ fn readable(read: Result<Option<Mark>, Error>) -> Result<Option<Mark>, Error> {
     }
 }
 
-impl Store {
-    pub(super) fn marks_dir(&self) -> PathBuf {
-        self.root.join(DIR)
-    }
-
-    fn make_marks_dir(&self) -> Result<(), Error> {
-        let dir = self.marks_dir();
-        self.place.make_dir(&dir).map_err(Error::io("make", &dir))
-    }
-
-    /// The partitions that have a mark.
-    pub(super) fn marked_partitions(&self) -> Result<Vec<i32>, Error> {
-        let dir = self.marks_dir();
-        let entries = self.place.list(&dir).map_err(Error::io("list", &dir))?;
-        Ok(entries.iter().filter_map(|entry| entry.name.parse().ok()).collect())
-    }
-
-    pub(super) fn source_copy(&self) -> PathBuf {
-        self.marks_dir().join("source.json")
-    }
-
-    /// The mark of `keys.json`.
-    pub fn keys_mark(&self) -> PathBuf {
-        self.marks_dir().join(KEYS)
-    }
-
-    /// Whether the store has, or has lost, a `keys.json`.
-    ///
-    /// # Errors
-    /// If the mark cannot be read.
-    pub fn is_marked_for_keys(&self) -> Result<bool, Error> {
-        Ok(self.read_revision(&self.keys_mark())?.0.is_some())
-    }
-
-    /// Notes that the store has a `keys.json`, which was written before.
-    ///
-    /// # Errors
-    /// If the mark cannot be written.
-    pub fn mark_for_keys(&self) -> Result<(), Error> {
-        let path = self.keys_mark();
-        let (had, revision) = self.read_revision(&path)?;
-        if had.is_none() {
-            self.make_marks_dir()?;
-            // A concurrent writer wrote the same.
-            self.replace_if(b"keys.json\n", &path, &revision)?;
-        }
-        Ok(())
-    }
-
-    /// Updates the copy of `source.json`.
-    pub(super) fn copy_source(&self, source: &Source) -> Result<(), Error> {
-        let path = self.source_copy();
-        let bytes = source.json();
-        loop {
-            let (had, revision) = self.read_revision(&path)?;
-            let equal = had.as_deref() == Some(bytes.as_slice());
-            if !equal {
-                self.make_marks_dir()?;
-            }
-            if equal || self.replace_if(&bytes, &path, &revision)? {
-                self.marks.copied.store(true, Ordering::Relaxed);
-                return Ok(());
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use super::super::Published;
     use super::super::log::tests::records;
+    use super::super::{Published, Store};
     use super::*;
 
     /// A log of four files of ten records from offset 5 on, and its store.

@@ -18,9 +18,9 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::age::older_than;
-use super::compact::Policy;
 use super::footer::DataFile;
 use super::log::Log;
+use super::policy::{Policy, RetentionPolicy};
 use super::{Error, Held};
 
 /// The file with the expired offsets.
@@ -30,21 +30,6 @@ const LINES: u32 = 8;
 
 /// The last reported reason per partition why retention waits, to report it once.
 static TOLD: LazyLock<Mutex<BTreeMap<PathBuf, String>>> = LazyLock::new(Mutex::default);
-
-/// Retention policy of a partition. Only whole files expire, so slightly more is kept.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RetentionPolicy {
-    /// Keep records up to this age, and those whose age is unknown.
-    pub age: Option<Duration>,
-    /// Keep the newest files up to this sum of bytes.
-    pub bytes: Option<u64>,
-}
-
-impl RetentionPolicy {
-    fn all(&self) -> bool {
-        *self == Self::default()
-    }
-}
 
 /// Since when records before an offset are expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

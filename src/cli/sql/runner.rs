@@ -3,33 +3,32 @@
 //! Input: SQL texts with dot commands. Output: rows on stdout or in a file. The first error ends a text. A shell
 //! reloads the store's files and the SQL files before each statement, so that results are current.
 
+mod show;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, BufWriter, ErrorKind, IsTerminal as _, Write};
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use datafusion::arrow::array::AsArray;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
-use futures::StreamExt as _;
+use show::{Shown, on_error};
 use tercile_store::{Snapshot, Store};
 
 use super::super::output_file::{Mark, Output, OutputFile};
 use super::super::{Terminal, Usage, count, say, watchdog};
+use super::commands;
 use super::copy::Copying;
-use super::output::{self, Format};
+use super::output::Format;
 use super::params::TableFile;
-use super::progress::Progress;
-use super::query::{Ready, Work, apart, params_of, prepare};
-use super::{commands, table};
+use super::query::{Work, apart, params_of, prepare};
 use crate::config::{SqlArgs, StoreArgs};
 use crate::engine::cluster::Engine;
 use crate::engine::{self, Limits};
-use crate::file_format;
 use crate::files;
 use crate::sql::fault::{Fault, Source};
 use crate::sql::script::{self, Piece};
@@ -402,102 +401,6 @@ impl Runner {
         }
         source.blame(piece, error, &engine::tables(&self.ctx)).into()
     }
-
-    /// Prints rows as they arrive.
-    async fn show(&self, ready: Ready, cap: Option<usize>) -> Result<Option<Shown>, Trouble> {
-        let Ready { mut stream, plan } = ready;
-        let schema = stream.schema();
-        if schema.fields().is_empty() {
-            // A statement without rows, such as CREATE VIEW, must still be executed.
-            while let Some(batch) = stream.next().await {
-                batch?;
-            }
-            return Ok(None);
-        }
-        let format = self.format();
-        if format.binary() && self.results > 0 {
-            let why = "holds one result, and there are more; write them to a file each";
-            return Err(anyhow::anyhow!("{} {why}", file_format::value_name(&format)).into());
-        }
-        let mut out = self.out();
-        let fit = self.fit();
-        let mut rows = output::start(format, &schema, fit, &mut *out)?;
-        let mut shown = Shown { rows: 0, more: false, note: None };
-        let mut progress = Progress::new(&plan, &self.terminal);
-        let mut clock = tokio::time::interval(Duration::from_millis(100));
-        loop {
-            let batch = tokio::select! {
-                biased;
-                _ = clock.tick() => { progress.tick(); continue }
-                batch = stream.next() => batch,
-            };
-            let Some(batch) = batch else { break };
-            let mut batch = batch?;
-            if let Some(cap) = cap {
-                let left = cap - shown.rows as usize;
-                shown.more |= batch.num_rows() > left;
-                batch = batch.slice(0, batch.num_rows().min(left));
-            }
-            shown.rows += batch.num_rows() as u64;
-            rows.batch(&batch)?;
-        }
-        drop(progress);
-        shown.note = rows.end()?;
-        out.flush()?;
-        Ok(Some(shown))
-    }
-
-    /// Prints plans as plain text, because they have many lines.
-    async fn show_plan(&self, ready: Ready) -> Result<Option<Shown>, Trouble> {
-        let mut stream = ready.stream;
-        let mut out = self.out();
-        while let Some(batch) = stream.next().await {
-            let batch = batch?;
-            let text = |i: usize| {
-                datafusion::arrow::compute::cast(batch.column(i), &datafusion::arrow::datatypes::DataType::Utf8)
-            };
-            let (kinds, plans) = (text(0)?, text(1)?);
-            for (kind, plan) in kinds.as_string::<i32>().iter().zip(plans.as_string::<i32>()) {
-                writeln!(
-                    out,
-                    "-- {}\n{}",
-                    kind.unwrap_or_default().replace('_', " "),
-                    plan.unwrap_or_default().trim_end()
-                )?;
-            }
-        }
-        out.flush()?;
-        Ok(None)
-    }
-
-    /// The buffered output of results. The caller must flush it.
-    pub fn out(&self) -> Box<dyn Write + Send + '_> {
-        match &self.settings.output {
-            Some(output) => Box::new(BufWriter::new(output)),
-            None => Box::new(BufWriter::new(io::stdout())),
-        }
-    }
-
-    /// The width that tables must fit.
-    fn fit(&self) -> Option<usize> {
-        if self.settings.output.is_some() || !io::stdout().is_terminal() {
-            return None;
-        }
-        terminal_size::terminal_size().map(|(width, _)| usize::from(width.0))
-    }
-
-    /// Prints a small table of this program's own data.
-    pub fn print_table(&self, names: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<()> {
-        let columns = names.iter().map(|name| table::Column { name: (*name).to_owned(), right: false }).collect();
-        let mut out = self.out();
-        let mut grid = table::TextTable::new(columns, self.fit());
-        for row in rows {
-            grid.row(row, &mut *out)?;
-        }
-        grid.end(&mut *out)?;
-        out.flush()?;
-        Ok(())
-    }
 }
 
 /// True if a statement changes the session, as opposed to reading or writing data.
@@ -518,51 +421,5 @@ fn defines(statement: &Statement) -> bool {
         ),
         Statement::CopyTo(_) | Statement::Explain(_) => false,
         _ => true,
-    }
-}
-
-/// The number of rows shown.
-struct Shown {
-    rows: u64,
-    /// True if more rows exist.
-    more: bool,
-    /// An additional note for the user.
-    note: Option<String>,
-}
-
-/// An error during output: from the query or from the writer.
-enum Trouble {
-    Query(DataFusionError),
-    Other(anyhow::Error),
-}
-
-impl From<DataFusionError> for Trouble {
-    fn from(error: DataFusionError) -> Self {
-        Self::Query(error)
-    }
-}
-
-impl From<anyhow::Error> for Trouble {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Other(error)
-    }
-}
-
-impl From<io::Error> for Trouble {
-    fn from(error: io::Error) -> Self {
-        Self::Other(error.into())
-    }
-}
-
-impl From<datafusion::arrow::error::ArrowError> for Trouble {
-    fn from(error: datafusion::arrow::error::ArrowError) -> Self {
-        Self::Query(error.into())
-    }
-}
-
-fn on_error(trouble: Trouble, blame: impl Fn(DataFusionError) -> anyhow::Error) -> anyhow::Error {
-    match trouble {
-        Trouble::Query(error) => blame(error),
-        Trouble::Other(error) => error,
     }
 }

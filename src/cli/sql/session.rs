@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::super::exit_code::exit_code;
 use super::super::watchdog::{self, Mode};
-use super::super::{Cli, Command, Done, Terminal, blocking, exit_code, say};
+use super::super::{Cli, Command, Done, Terminal, blocking, say};
 use super::Sql;
 use super::runner::Runner;
 use crate::engine::{self, cluster::Engine};

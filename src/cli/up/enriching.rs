@@ -8,11 +8,11 @@ use clap::Args;
 use tercile_kafka::broker::Cluster;
 
 use crate::api::State;
-use crate::api::live::ModelCache;
 use crate::cli::{Usage, blocking, enrich};
 use crate::config::{self, MaybeKafkaArgs, SourceArgs};
 use crate::enrich::models::ModelSource;
 use crate::enrich::{Control, Job, metrics};
+use crate::model_cache::ModelCache;
 
 /// Where enriched records go.
 #[derive(Debug, Clone, Args)]

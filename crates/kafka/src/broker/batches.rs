@@ -12,20 +12,17 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::bindings as rd;
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::producer::{BaseProducer, Producer as _, PurgeConfig};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::consumer::Member;
-use super::context::Context;
+use super::delivery::{Deliveries, Reports};
 use super::error::{advised, is_about_a_record, is_permanent, meaning};
 use super::{Cluster, Consumer, Error, Message, admin, set_missing};
 
@@ -66,11 +63,10 @@ pub enum BatchError {
     Broker(#[from] Error),
 }
 
-/// Delivery reports of failed records.
+/// The failed record of a batch that explains it best.
 #[derive(Default)]
-struct Reports {
-    failed: Mutex<Option<Failed>>,
-    context: Context,
+struct Batch {
+    failed: Option<Failed>,
 }
 
 #[derive(Clone, Copy)]
@@ -80,27 +76,9 @@ struct Failed {
     code: RDKafkaErrorCode,
 }
 
-impl Reports {
-    fn failed(&self) -> MutexGuard<'_, Option<Failed>> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ClientContext for Reports {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.context.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.context.error(error, reason);
-    }
-}
-
-impl ProducerContext for Reports {
-    /// The index of the record in its batch.
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
+impl Reports for Batch {
+    /// `index` is that of the record in its batch.
+    fn take(&mut self, result: &DeliveryResult<'_>, index: usize) {
         let Err((error, message)) = result else { return };
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
         // Records that an abort removes from the queues are no failures.
@@ -108,14 +86,13 @@ impl ProducerContext for Reports {
             return;
         }
         let size = message.payload_len();
-        let mut failed = self.failed();
         // A batch of the protocol is rejected as a whole; the largest record is the likely cause.
-        let replaces = failed.is_none_or(|known| {
+        let replaces = self.failed.is_none_or(|known| {
             let about = is_about_a_record(code);
             about && (!is_about_a_record(known.code) || size > known.size)
         });
         if replaces {
-            *failed = Some(Failed { index, size, code });
+            self.failed = Some(Failed { index, size, code });
         }
     }
 }
@@ -138,7 +115,7 @@ pub struct Outgoing<'a> {
 
 /// Sends batches.
 pub struct BatchProducer {
-    inner: BaseProducer<Reports>,
+    inner: BaseProducer<Deliveries<Batch>>,
     cluster: Cluster,
     transactional: bool,
 }
@@ -173,7 +150,7 @@ impl BatchProducer {
             config.set("transactional.id", id);
         }
         config.set("enable.idempotence", "true").set("acks", "all").set("delivery.report.only.error", "true");
-        let context = Reports { context: Context::new(&cluster.failures), ..Reports::default() };
+        let context = Deliveries::new(&cluster.failures);
         let inner = config.create_with_context(context).map_err(cluster.kafka("make a producer"))?;
         let producer = Self { inner, cluster: cluster.clone(), transactional: id.is_some() };
         if let Some(id) = id {
@@ -190,7 +167,7 @@ impl BatchProducer {
     /// # Errors
     /// If a transaction cannot begin.
     pub fn begin(&self, stop: &AtomicBool) -> Result<(), BatchError> {
-        *self.inner.context().failed() = None;
+        self.inner.context().reports().failed = None;
         if !self.transactional {
             return Ok(());
         }
@@ -307,12 +284,12 @@ impl BatchProducer {
             let _ = self.inner.flush(CALL);
             return Ok(());
         }
-        *self.inner.context().failed() = None;
+        self.inner.context().reports().failed = None;
         let millis = ABORT_CALL.as_millis() as i32;
         // SAFETY: the handle lives as long as `inner`; the caller owns the returned error.
         let call = || unsafe { rd::rd_kafka_abort_transaction(self.inner.client().native_ptr(), millis) };
         let aborted = self.repeated("abort a transaction", call, stop);
-        *self.inner.context().failed() = None;
+        self.inner.context().reports().failed = None;
         aborted
     }
 
@@ -340,7 +317,7 @@ impl BatchProducer {
         if let Some((code, reason)) = self.inner.client().fatal_error() {
             return Some(self.sorted(code, reason, 0));
         }
-        let Failed { index, code, .. } = (*self.inner.context().failed())?;
+        let Failed { index, code, .. } = self.inner.context().reports().failed?;
         Some(self.sorted(code, meaning(code), index))
     }
 
@@ -390,7 +367,7 @@ impl BatchProducer {
             };
             if !retriable || fatal {
                 // A record that failed is the cause of a transaction that cannot be committed.
-                let failed = *self.inner.context().failed();
+                let failed = self.inner.context().reports().failed;
                 return Err(match failed.filter(|failed| !fatal && is_about_a_record(failed.code)) {
                     Some(Failed { index, code, .. }) => self.sorted(code, meaning(code), index),
                     None => self.sorted(code, reason, 0),

@@ -7,6 +7,7 @@ mod admin;
 mod batches;
 mod consumer;
 mod context;
+mod delivery;
 pub mod embedded;
 mod error;
 mod headers;

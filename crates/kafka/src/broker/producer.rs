@@ -2,18 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 use tercile_store::{FILE_HEADER, ROW_HEADER};
 
-use super::context::Context;
+use super::delivery::{Deliveries, Reports};
 use super::embedded::{PARTITION_LIMIT, RECORD_OVERHEAD};
 use super::error::{advised, is_about_a_connection, is_about_a_record, is_permanent, meaning};
 use super::{Bound, Cluster, Error, Topics, admin, set_missing};
@@ -51,13 +48,7 @@ pub struct Failure {
     pub others_arrived: bool,
 }
 
-/// Collects librdkafka's delivery reports.
-#[derive(Default)]
-struct Deliveries {
-    tally: Mutex<Tally>,
-    context: Context,
-}
-
+/// What the delivery reports say.
 #[derive(Default)]
 struct Tally {
     acknowledged: Acknowledged,
@@ -78,29 +69,10 @@ struct Refused {
     code: RDKafkaErrorCode,
 }
 
-impl Deliveries {
-    fn tally(&self) -> MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ClientContext for Deliveries {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.context.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.context.error(error, reason);
-    }
-}
-
-impl ProducerContext for Deliveries {
-    /// The row's line in its file.
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, line: usize) {
-        let line = line as u64;
-        let mut tally = self.tally();
+impl Reports for Tally {
+    /// `line` is the row's line in its file.
+    fn take(&mut self, result: &DeliveryResult<'_>, line: usize) {
+        let (tally, line) = (self, line as u64);
         tally.last_progress = Some(Instant::now());
         let (error, message) = match result {
             Ok(message) => {
@@ -137,7 +109,7 @@ impl ProducerContext for Deliveries {
 
 /// An idempotent producer that waits for all replicas.
 pub struct Producer {
-    inner: BaseProducer<Deliveries>,
+    inner: BaseProducer<Deliveries<Tally>>,
     cluster: Cluster,
     topic: String,
     embedded: bool,
@@ -194,7 +166,7 @@ impl Producer {
         }
         let millis = config.get("message.timeout.ms").or_else(|| config.get("delivery.timeout.ms"));
         let millis = millis.and_then(|millis| millis.parse().ok());
-        let context = Deliveries { context: Context::new(&cluster.failures), ..Deliveries::default() };
+        let context = Deliveries::new(&cluster.failures);
         let inner = config
             .set("enable.idempotence", "true")
             .set("acks", "all")
@@ -316,7 +288,7 @@ impl Producer {
             self.began = Instant::now();
             return;
         }
-        let heard = self.inner.context().tally().last_progress.map_or(self.began, |last| last.max(self.began));
+        let heard = self.inner.context().reports().last_progress.map_or(self.began, |last| last.max(self.began));
         if heard.elapsed() < self.cluster.timeout {
             self.warned = false;
         } else if !self.warned {
@@ -333,7 +305,7 @@ impl Producer {
 
     /// Whether a record is known to have failed, so that no others are sent.
     pub fn has_failed(&self) -> bool {
-        self.ending(&self.inner.context().tally()).is_some() || self.inner.client().fatal_error().is_some()
+        self.ending(&self.inner.context().reports()).is_some() || self.inner.client().fatal_error().is_some()
     }
 
     /// The refused row that ends the sending.
@@ -363,7 +335,7 @@ impl Producer {
             }
         }
         let failure = self.failure();
-        let mut acknowledged = self.inner.context().tally().acknowledged.clone();
+        let mut acknowledged = self.inner.context().reports().acknowledged.clone();
         let settled = acknowledged.records + failure.as_ref().map_or(0, |failure| failure.refused);
         if failure.is_none() {
             acknowledged.unknown = self.sent.saturating_sub(settled);
@@ -374,7 +346,7 @@ impl Producer {
     /// The first failure.
     fn failure(&self) -> Option<Failure> {
         let fatal = self.inner.client().fatal_error();
-        let tally = self.inner.context().tally();
+        let tally = self.inner.context().reports();
         let first = self.ending(&tally).or(tally.first_refused);
         let others_arrived = tally.acknowledged.records + tally.refused == self.sent;
         let (servers, action) = (self.cluster.servers.clone(), self.action());

@@ -1,24 +1,26 @@
-//! Cache of the models in service: requests read them here, and new ones are swapped in atomically.
+//! Cache of the models in service, for everything that scores: requests and streams read them here, and new ones are swapped in
+//! atomically.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use futures::future::{BoxFuture, FutureExt as _, ready};
+use prometheus::IntCounter;
 use tercile_store::{self as store, Snapshot, Store};
 use tokio::sync::OnceCell;
 
-use super::etag;
-use super::language::{LANGUAGES, Language};
-use super::metrics::{Metrics, Tally};
 use crate::bulk::Lines;
 use crate::engine;
 use crate::engine::row_by_row::NotRowByRow;
 use crate::model::{Model, ModelRegistry, Predictor, Slices};
 use crate::scoring::RecordScorer;
 use crate::slices::all_slices;
+use crate::sql::language::{self, FALLBACK};
 use crate::sql::{Files, Segmentation};
+use crate::train::event::{Subscriber, TrainingEvent};
 
 /// Polling interval for new models, which take effect within a second.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -33,26 +35,43 @@ const RECALLED: usize = 32;
 pub struct Serving {
     pub model: Model,
     pub predictor: Predictor,
-    /// Prepared parts of the JSON predictions, by language.
-    lines: [Lines; LANGUAGES.len()],
+    /// Prepared parts of the JSON predictions: in the fallback language, and in each other that the model has.
+    lines: (Lines, BTreeMap<String, Lines>),
     tally: OnceLock<Tally>,
-    pub stamp: etag::EntityTag,
 }
 
 impl Serving {
     fn new(model: Model) -> Self {
         let from = Some((model.slice, model.version));
-        let lines = LANGUAGES.map(|language| Lines::new(&model.features, &model.descriptions(language), from));
-        Self { predictor: model.predictor(), stamp: etag::EntityTag::of(&model), model, lines, tally: OnceLock::new() }
+        let lines = |language: &str| Lines::new(&model.features, &model.descriptions(language), from);
+        let other = model.languages().filter(|language| *language != FALLBACK);
+        let lines = (lines(FALLBACK), other.map(|language| (language.to_owned(), lines(language))).collect());
+        Self { predictor: model.predictor(), model, lines, tally: OnceLock::new() }
     }
 
-    pub fn lines(&self, language: Language) -> &Lines {
-        &self.lines[language as usize]
+    /// The parts of predictions in a language, or in the fallback language if the model has no descriptions in it.
+    pub fn lines(&self, language: &str) -> &Lines {
+        self.lines.1.get(language).unwrap_or(&self.lines.0)
     }
 
-    /// Counter of its predictions.
-    pub fn tally(&self, metrics: &Metrics) -> &Tally {
-        self.tally.get_or_init(|| metrics.tally(&self.model))
+    /// Counters of its predictions, which `make` makes for the first caller.
+    pub fn tally(&self, make: impl FnOnce(&Model) -> Tally) -> &Tally {
+        self.tally.get_or_init(|| make(&self.model))
+    }
+}
+
+/// Prediction counters of one model, by cluster.
+pub struct Tally(pub Vec<IntCounter>);
+
+impl Tally {
+    pub fn add(&self, clusters: impl IntoIterator<Item = u32>) {
+        let mut counts = vec![0; self.0.len()];
+        for cluster in clusters {
+            counts[cluster as usize] += 1;
+        }
+        for (counter, count) in self.0.iter().zip(counts).filter(|(_, count)| *count > 0) {
+            counter.inc_by(count);
+        }
     }
 }
 
@@ -113,11 +132,17 @@ impl Models {
     pub fn ready(&self) -> bool {
         self.segmentations.iter().all(Served::ready)
     }
+
+    /// The languages that the SQL files have words for, and those that are built in.
+    pub fn languages(&self) -> BTreeSet<&str> {
+        let labelled = self.segmentations.iter().flat_map(|served| language::offered(&served.segmentation.labels));
+        language::BUILT_IN.into_iter().chain(labelled).collect()
+    }
 }
 
 /// Fingerprint of the files when they were last read.
 #[derive(PartialEq, Default)]
-struct EntityTag {
+struct Fingerprint {
     sql: Vec<(PathBuf, u64, Option<SystemTime>)>,
     slices: Vec<Option<Vec<u8>>>,
 }
@@ -209,6 +234,13 @@ impl ModelCache {
         Ok(())
     }
 
+    /// Reads again after a training: earlier than [`Self::watch`] would.
+    async fn reload_trained(&self) {
+        if let Err(error) = self.reload().await {
+            tracing::warn!("the new models are not in service yet: {error:#}");
+        }
+    }
+
     /// Logs each fault once while it exists.
     fn log(&self, faults: BTreeSet<String>) {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
@@ -263,7 +295,7 @@ impl ModelCache {
         Served { segmentation, slots, files: Arc::clone(files), records }
     }
 
-    fn stamp(&self) -> EntityTag {
+    fn fingerprint(&self) -> Fingerprint {
         let dir = self.sql.clone().unwrap_or_else(|| PathBuf::from("sql"));
         let mut sql: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().collect();
         sql.sort_by_key(fs::DirEntry::path);
@@ -274,27 +306,36 @@ impl ModelCache {
         let shelves = self.now();
         let names = shelves.segmentations.iter().map(|served| &served.segmentation.name);
         let slices = names.map(|name| ModelRegistry::new(&self.store, name).stamp()).collect();
-        EntityTag { sql: sql.iter().filter_map(seen).collect(), slices }
+        Fingerprint { sql: sql.iter().filter_map(seen).collect(), slices }
     }
 
     /// Swaps in changes, for the lifetime of the server.
     pub async fn watch(self: Arc<Self>) {
-        let mut seen = EntityTag::default();
+        let mut seen = Fingerprint::default();
         let mut looked = Instant::now();
         loop {
-            let stamp = self.stamp();
+            let now = self.fingerprint();
             // A file may reappear without a change of the fingerprint.
             let faults =
                 self.now().segmentations.iter().flat_map(|served| &served.slots).any(|slot| slot.fault.is_some());
-            if stamp != seen || (faults && looked.elapsed() >= AGAIN) {
+            if now != seen || (faults && looked.elapsed() >= AGAIN) {
                 looked = Instant::now();
                 if let Err(error) = self.reload().await {
                     tracing::warn!("what serves stays as it was: {error:#}");
                 }
                 // Taken before the files were read: a change in between is found at the next check.
-                seen = stamp;
+                seen = now;
             }
             tokio::time::sleep(self.store.place().patience(INTERVAL)).await;
+        }
+    }
+}
+
+impl Subscriber for ModelCache {
+    fn on_event<'a>(&'a self, _: Option<u64>, event: &'a TrainingEvent) -> BoxFuture<'a, ()> {
+        match event {
+            TrainingEvent::Ended(_) => self.reload_trained().boxed(),
+            _ => ready(()).boxed(),
         }
     }
 }

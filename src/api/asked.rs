@@ -1,0 +1,116 @@
+//! The model that a request asks for: a slice, a version, or its own rows.
+
+use std::sync::Arc;
+
+use poem_openapi::Enum;
+use tercile_store as store;
+
+use super::language::Language;
+use super::problem::Problem;
+use crate::model_cache::{ModelCache, Models, Served, Serving};
+use crate::slices::SLICES;
+
+/// What to cluster with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[oai(rename_all = "lowercase")]
+pub enum FitMode {
+    /// The posted rows themselves.
+    Request,
+}
+/// Query parameters of a request.
+#[derive(Clone)]
+pub(super) struct Asked {
+    model: Option<u8>,
+    pub as_of: Option<u64>,
+    pub language: Language,
+    pub fit: Option<FitMode>,
+}
+
+/// The parameters of a request.
+pub(super) fn asked(
+    (model, as_of): (Option<u8>, Option<u64>),
+    language: Option<Language>,
+    fit: Option<FitMode>,
+) -> Asked {
+    Asked { model, as_of, language: language.unwrap_or_default(), fit }
+}
+
+impl Asked {
+    /// Checks that the parameters do not contradict each other.
+    pub fn sound(&self) -> Result<(), Problem> {
+        let trained = [("model", self.model.is_some()), ("as_of", self.as_of.is_some())];
+        match trained.into_iter().find(|(_, given)| *given).filter(|_| self.fit.is_some()) {
+            None => Ok(()),
+            Some((field, _)) => {
+                let detail = format!("{field} picks a trained model, fit=request asks for none: give one of the two");
+                Err(Problem::unprocessable(detail).field(field))
+            }
+        }
+    }
+
+    /// The model that predicts.
+    pub fn serving(&self, live: &ModelCache, models: &Models, name: &str) -> Result<Arc<Serving>, Problem> {
+        let served = find(models, name)?;
+        match self.as_of {
+            Some(version) => recalled(live, name, version, self.model),
+            None => serving(served, self.model.unwrap_or(SLICES)).cloned(),
+        }
+    }
+}
+
+/// The segmentation of a request.
+pub(super) fn find<'m>(models: &'m Models, name: &str) -> Result<&'m Served, Problem> {
+    models.get(name).ok_or_else(|| Problem::not_found(format!("there is no segmentation {name}")))
+}
+
+/// The model that a request names, in service or not.
+pub(super) fn asked_model(
+    live: &ModelCache,
+    name: &str,
+    model: Option<u8>,
+    as_of: Option<u64>,
+) -> Result<Arc<Serving>, Problem> {
+    asked((model, as_of), None, None).serving(live, &live.now(), name)
+}
+
+/// The model in service of a slice, or a problem that tells why there is none.
+pub(super) fn serving(served: &Served, slice: u8) -> Result<&Arc<Serving>, Problem> {
+    let slot = served.slots.iter().find(|slot| slot.slice == slice);
+    let name = &served.segmentation.name;
+    let slot = slot.ok_or_else(|| Problem::not_found(format!("{name} has the slices 1, 2 and 3, none {slice}")))?;
+    slot.serving.as_ref().ok_or_else(|| {
+        Problem::unavailable(match (&slot.fault, &slot.refused) {
+            (Some(fault), _) => {
+                format!("{name} of slice {slice} cannot answer: {fault}; tercile doctor says which file")
+            }
+            (None, Some(why)) => format!("there is no model: {why}"),
+            (None, None) => {
+                format!("{name} of slice {slice} is not trained yet; POST /api/train, or wait for more records")
+            }
+        })
+    })
+}
+
+/// A requested version, in service or not.
+fn recalled(live: &ModelCache, name: &str, version: u64, slice: Option<u8>) -> Result<Arc<Serving>, Problem> {
+    let found = live.recall(name, version).map_err(|error| {
+        tracing::error!("{error}");
+        let why = match &error {
+            store::Error::File(fault) => fault.class(),
+            _ => "its file cannot be read".to_owned(),
+        };
+        Problem::unavailable(format!(
+            "version {version} of {name} cannot answer: {why}; tercile doctor says which file"
+        ))
+    })?;
+    let none = || Problem::not_found(format!("{name} has no version {version}")).field("as_of");
+    let found = found.ok_or_else(none)?;
+    match slice.filter(|&slice| slice != found.model.slice) {
+        None => Ok(found),
+        Some(slice) => {
+            let of = found.model.slice;
+            let detail = format!("version {version} of {name} is of slice {of}, not {slice}: leave model out");
+            Err(Problem::unprocessable(detail).field("as_of"))
+        }
+    }
+}
