@@ -187,7 +187,7 @@ pub fn language(text: &str) -> Result<String, String> {
     canonical(text).ok_or_else(|| "expected a language tag such as en or pt-BR".to_owned())
 }
 
-/// How a server trains.
+/// Flags for the trainings of a server.
 #[derive(Debug, Clone, Args)]
 pub struct TrainingArgs {
     /// Timeout of a training in seconds; after it the older models continue to serve [default: none]

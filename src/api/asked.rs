@@ -10,7 +10,7 @@ use super::problem::Problem;
 use crate::model_cache::{ModelCache, Models, Served, Serving};
 use crate::slices::SLICES;
 
-/// What to cluster with.
+/// The rows that the clusters are computed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
 #[oai(rename_all = "lowercase")]
 pub enum FitMode {

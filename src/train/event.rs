@@ -13,20 +13,20 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 
 use super::{Outcome, Training};
 
-/// What happens in a training. The last event is `Ended` or `Failed`.
+/// A step of a training. The last event is `Ended` or `Failed`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum TrainingEvent {
-    /// It reads the stream, which has `n` records. Missing if the training failed before.
+    /// The training reads the stream, which has `n` records. Not sent if the training failed earlier.
     Started { n: u64 },
-    /// A slice has its result, with name, version, silhouette and durations: a new model, the one that it had, or a refusal. What
-    /// serves is already in the registry.
+    /// A slice has its result, with name, version, silhouette and durations: a new model, the model before, or a refusal. The
+    /// serving version is already in the registry.
     Slice(Box<Outcome>),
     /// All slices have their results.
     Ended(Box<Training>),
-    /// It ended early. The slices so far stand.
+    /// The training ended early. Results of earlier slices are kept.
     Failed {
         why: String,
-        /// True if it exceeded its time limit.
+        /// True if the training exceeded its time limit.
         timed_out: bool,
     },
 }

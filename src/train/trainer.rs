@@ -17,7 +17,7 @@ pub struct Trainer {
     pub subscribers: Subscribers,
 }
 
-/// How a server trains.
+/// Options of the trainings of a server.
 #[derive(Debug, Clone)]
 pub struct TrainerOptions {
     /// Time limit of a training; `None` for no limit.

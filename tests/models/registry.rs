@@ -505,7 +505,7 @@ fn a_model_of_linfa_says_so_and_is_verified_by_linfa() {
     std::fs::write(&linfa_again, text.replace("\"solver\": \"linfa\"", "\"solver\": \"tercile\"")).unwrap();
     place.fails(1, &["verify", "price_rating@1@4"]);
     std::fs::write(&linfa_again, text).unwrap();
-    // The same solver makes no new version, the other one does.
+    // A training with the same solver makes no new version; a training with another solver makes one.
     place.ok(&["train", "--solver", "linfa"]);
     assert!(!place.path("store/models/price_rating/7.json").exists());
     place.ok(&["train"]);

@@ -76,7 +76,7 @@ async fn accept(listener: StdListener, server: &Arc<Server>) -> io::Result<()> {
             }
         }
     }
-    // What is left in the kernel's queue, whatever the runtime knows of it. No new connection can arrive.
+    // Accept the remaining connections of the kernel's queue, without the runtime's readiness. No new connection can arrive.
     let listener = listener.into_std()?;
     loop {
         match listener.accept() {

@@ -32,7 +32,7 @@ fn now() -> u64 {
 /// One connection. Times are values of `now`; 0 means never.
 #[derive(Default)]
 pub(crate) struct Connection {
-    /// What the connection's task is asked to do, and how it is woken for that.
+    /// The last request to the connection's task.
     signal: AtomicU8,
     pub woken: Notify,
     /// Whether the TLS handshake is in progress.

@@ -22,7 +22,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// Reason why a certificate and its key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file is unreadable, or has not what is wanted of it.
+    /// A file is unreadable, or contains no certificate or no private key.
     #[error("cannot read {wanted} from {}: {source}", path.display())]
     Unreadable {
         /// Certificates, or a private key.

@@ -84,7 +84,7 @@ async fn a_slow_body_ends_and_an_unread_one_is_drained() {
     };
     assert_eq!(&trickle.await, b"HTTP/1.1 408");
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-    // Who sends more than the rate may take longer than the timeout.
+    // A client that sends faster than the minimum rate may take longer than the timeout.
     let mut steady = running.connect().await;
     steady.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n").await.unwrap();
     for _ in 0..10 {

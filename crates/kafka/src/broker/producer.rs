@@ -48,7 +48,7 @@ pub struct Failure {
     pub others_arrived: bool,
 }
 
-/// What the delivery reports say.
+/// Counts and errors of delivery reports.
 #[derive(Default)]
 struct Tally {
     acknowledged: Acknowledged,
