@@ -226,3 +226,48 @@ fn a_broker_that_is_away_for_30_seconds_is_waited_for() {
     finish(&place, &args);
     assert_once(&place, &committed(&servers, &output), records);
 }
+
+/// The coordinators of the transactions and of the group move to another broker and back while a worker sends records.
+#[test]
+fn coordinators_that_move_to_another_broker_lose_and_repeat_nothing() {
+    let Some(servers) = kafka() else { return };
+    // It starts a second broker and takes a minute: in .ci/full only.
+    if std::env::var_os("TERCILE_TEST_COORDINATORS").is_none() {
+        eprintln!("skipped: TERCILE_TEST_COORDINATORS is not set");
+        return;
+    }
+    let kafka = |args: &[&str]| {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/.ci/kafka");
+        assert!(std::process::Command::new(script).args(args).status().unwrap().success(), "{args:?}");
+    };
+    kafka(&["join"]);
+    let rows = 2_000;
+    let (place, topic) = trained(&servers, rows, 2);
+    let output = format!("{topic}-out");
+    let args = worker(&servers, &topic, &output);
+    let produce = ["produce", "rows.ndjson", "--bootstrap-servers", &servers, "--topic", &topic];
+    let mut sent = rows;
+    let running = place.start(&args);
+    eventually("the first records", || {
+        running.stderr().contains("made the topic") && committed(&servers, &output).len() == sent
+    });
+    for node in ["2", "1"] {
+        for moved in ["__transaction_state", "__consumer_offsets"] {
+            std::thread::scope(|scope| {
+                let moving = scope.spawn(|| kafka(&["move", moved, node]));
+                while !moving.is_finished() {
+                    place.ok(&produce);
+                    sent += rows;
+                }
+            });
+            place.ok(&produce);
+            sent += rows;
+            within(Duration::from_secs(60), moved, || committed(&servers, &output).len() >= sent);
+        }
+    }
+    let ended = running.interrupt();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    finish(&place, &args);
+    place.ok(&["ingest", "--until-end", "--bootstrap-servers", &servers, "--topic", &topic]);
+    assert_once(&place, &committed(&servers, &output), sent);
+}

@@ -1,12 +1,7 @@
-//! Admin API requests: offsets of many partitions, and a topic's settings, in one request each.
-//!
-//! rdkafka asks for the offsets of one partition at a time, and each request waits behind the fetch in progress: a topic of 300
-//! partitions took half a minute. librdkafka's admin API asks each broker once (ListOffsets). rdkafka does not wrap that call
-//! yet, so this module uses librdkafka's C API, as [`super::topic_id`] does.
+//! Requests of librdkafka's admin API that rdkafka does not wrap, through its C API.
 
 #![allow(unsafe_code, reason = "librdkafka through FFI")]
 
-use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::ptr::NonNull;
 use std::time::Duration;
@@ -14,29 +9,18 @@ use std::{ptr, slice};
 
 use rdkafka::bindings as rd;
 use rdkafka::client::{Client, ClientContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaRespErr;
 
-use super::Topics;
-
-/// A position in a partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bound {
-    /// The offset of the first record that the broker holds.
-    Earliest,
-    /// The offset that the next record will get; with open transactions, the offset of the first undecided record.
-    Latest,
-    /// The offset of the first record with this timestamp or a later one, in milliseconds since 1970; the latest offset if there is
-    /// none.
-    At(i64),
-}
-
-/// Per partition its offset, or the broker's error code.
-pub(super) type Offsets = BTreeMap<i32, Result<i64, RDKafkaErrorCode>>;
-
 /// An owned result event of the admin API.
-struct Event(NonNull<rd::rd_kafka_event_t>);
+pub(super) struct Event(NonNull<rd::rd_kafka_event_t>);
+
+impl Event {
+    /// For librdkafka's functions, as long as this value lives.
+    pub(super) fn pointer(&self) -> *mut rd::rd_kafka_event_t {
+        self.0.as_ptr()
+    }
+}
 
 impl Drop for Event {
     fn drop(&mut self) {
@@ -49,7 +33,7 @@ impl Drop for Event {
 ///
 /// # Safety
 /// `send` must pass its arguments, the options and the queue, to one call of the admin API for `operation`, and keep neither.
-unsafe fn request<C: ClientContext>(
+pub(super) unsafe fn request<C: ClientContext>(
     client: &Client<C>,
     operation: rd::rd_kafka_admin_op_t,
     timeout: Duration,
@@ -70,91 +54,9 @@ unsafe fn request<C: ClientContext>(
         NonNull::new(event).map(Event).ok_or(RDKafkaErrorCode::OperationTimedOut)?
     };
     // SAFETY: the event is destroyed only when `event` is dropped.
-    match unsafe { rd::rd_kafka_event_error(event.0.as_ptr()) } {
+    match unsafe { rd::rd_kafka_event_error(event.pointer()) } {
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(event),
         code => Err(code.into()),
-    }
-}
-
-/// The offsets of all `partitions` at this position, in one request per broker; two for [`Bound::At`].
-pub(super) fn offsets<C: ClientContext>(
-    client: &Client<C>,
-    topics: &Topics,
-    partitions: &[i32],
-    bound: Bound,
-    timeout: Duration,
-) -> Result<Offsets, KafkaError> {
-    let Bound::At(_) = bound else { return list_offsets(client, topics, partitions, bound, timeout) };
-    // The ends first: a record that arrives between the requests must not be passed over.
-    let ends = list_offsets(client, topics, partitions, Bound::Latest, timeout)?;
-    let mut found = list_offsets(client, topics, partitions, bound, timeout)?;
-    for (partition, answer) in &mut found {
-        if *answer == Err(RDKafkaErrorCode::OffsetNotAvailable)
-            && let Some(end) = ends.get(partition)
-        {
-            answer.clone_from(end);
-        }
-    }
-    Ok(found)
-}
-
-fn list_offsets<C: ClientContext>(
-    client: &Client<C>,
-    topics: &Topics,
-    partitions: &[i32],
-    bound: Bound,
-    timeout: Duration,
-) -> Result<Offsets, KafkaError> {
-    if partitions.is_empty() {
-        return Ok(Offsets::new());
-    }
-    let mut list = TopicPartitionList::with_capacity(partitions.len());
-    let wanted = match bound {
-        Bound::Earliest => Offset::Beginning,
-        Bound::Latest => Offset::End,
-        // The request has a timestamp in this place.
-        Bound::At(millis) => Offset::Offset(millis),
-    };
-    for &number in partitions {
-        let (topic, partition) = topics.place(number);
-        list.add_partition_offset(topic, partition, wanted)?;
-    }
-    let operation = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS;
-    // SAFETY: the request is one call, which copies the list. Pointers into the result are valid as long as the event.
-    unsafe {
-        let event = request(client, operation, timeout, |options, queue| {
-            // The consumer reads committed records only, so records of an open transaction do not count.
-            let committed = rd::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED;
-            let error = rd::rd_kafka_AdminOptions_set_isolation_level(options, committed);
-            if !error.is_null() {
-                rd::rd_kafka_error_destroy(error);
-            }
-            rd::rd_kafka_ListOffsets(client.native_ptr(), list.ptr(), options, queue);
-        })
-        .map_err(KafkaError::OffsetFetch)?;
-        let result = rd::rd_kafka_event_ListOffsets_result(event.0.as_ptr());
-        let mut count = 0;
-        let infos = if result.is_null() {
-            ptr::null_mut()
-        } else {
-            rd::rd_kafka_ListOffsets_result_infos(result, &raw mut count)
-        };
-        if infos.is_null() {
-            return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::InvalidMessage));
-        }
-        let mut found = Offsets::new();
-        for &info in slice::from_raw_parts(infos, count) {
-            let place = &*rd::rd_kafka_ListOffsetsResultInfo_topic_partition(info);
-            let offset = match place.err {
-                RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR if place.offset >= 0 => Ok(place.offset),
-                RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Err(RDKafkaErrorCode::OffsetNotAvailable),
-                code => Err(code.into()),
-            };
-            let topic = CStr::from_ptr(place.topic).to_str().ok();
-            let number = topic.and_then(|topic| topics.number(topic, place.partition));
-            found.insert(number.ok_or(KafkaError::OffsetFetch(RDKafkaErrorCode::InvalidMessage))?, offset);
-        }
-        Ok(found)
     }
 }
 
@@ -173,7 +75,7 @@ pub(super) fn max_message_bytes<C: ClientContext>(client: &Client<C>, topic: &st
         });
         rd::rd_kafka_ConfigResource_destroy(resource);
         let event = event.ok()?;
-        let result = rd::rd_kafka_event_DescribeConfigs_result(event.0.as_ptr());
+        let result = rd::rd_kafka_event_DescribeConfigs_result(event.pointer());
         if result.is_null() {
             return None;
         }

@@ -438,7 +438,7 @@ impl Consumer {
     /// # Errors
     /// As [`Cluster::offsets`].
     pub fn offsets(&self, partitions: &[i32], bound: Bound) -> Result<BTreeMap<i32, i64>, Error> {
-        let mut found = self.cluster.offsets_by(self.inner.client(), &self.topics, partitions, bound)?;
+        let mut found = self.cluster.offsets_by(&self.inner, &self.topics, partitions, bound)?;
         for (&partition, offset) in &mut found {
             *offset += self.base(partition);
         }

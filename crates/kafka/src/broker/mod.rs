@@ -11,6 +11,7 @@ mod delivery;
 pub mod embedded;
 mod error;
 mod headers;
+mod offsets;
 mod probe;
 mod producer;
 mod queue;
@@ -23,16 +24,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use admin::Bound;
 pub use batches::{BatchError, BatchProducer, Outgoing, batch_limit};
 pub use consumer::{Committed, Consumer, Event, Group, Member, NotNow, Reading, Resolve, Start, Trouble};
 use context::{Context, Failures};
 pub use embedded::Embedded;
 pub use error::{Error, Gap};
+pub use offsets::Bound;
 pub use producer::{Acknowledged, Failure, Producer, Row};
 pub use queue::{CHUNK, Item, Message, Queue};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::{Client, ClientContext};
+use rdkafka::client::Client;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -274,7 +275,7 @@ impl Cluster {
         let (began, topics) = (Instant::now(), Topics::new(topic));
         loop {
             let client = self.asking()?;
-            let answer = self.offsets_by(client.client(), &topics, partitions, bound);
+            let answer = self.offsets_by(&client, &topics, partitions, bound);
             drain(&client);
             match answer {
                 // The leaders of a topic that was just created, or of a broker that restarts, are not known to all brokers yet.
@@ -289,15 +290,16 @@ impl Cluster {
     }
 
     /// The offsets of the partitions, over an existing client.
-    fn offsets_by<C: ClientContext>(
+    fn offsets_by(
         &self,
-        client: &Client<C>,
+        client: &BaseConsumer<Context>,
         topics: &Topics,
         partitions: &[i32],
         bound: Bound,
     ) -> Result<BTreeMap<i32, i64>, Error> {
         let action = || format!("read the offsets of {}", topics.name());
-        let answers = admin::offsets(client, topics, partitions, bound, self.timeout).map_err(self.kafka(action()))?;
+        let answers =
+            offsets::offsets(client, topics, partitions, bound, self.timeout).map_err(self.kafka(action()))?;
         let mut found = BTreeMap::new();
         let mut failed = Vec::new();
         for (partition, answer) in answers {

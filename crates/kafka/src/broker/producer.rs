@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
@@ -197,12 +196,11 @@ impl Producer {
     fn prepare(cluster: &Cluster, topic: &str) -> Result<Option<usize>, Error> {
         let asker = cluster.asker()?;
         let partitions = asker.partitions(topic)?;
-        let client = asker.client.client();
-        match cluster.offsets_by(client, &Topics::new(topic), &partitions, Bound::Latest) {
+        match cluster.offsets_by(&asker.client, &Topics::new(topic), &partitions, Bound::Latest) {
             Err(error @ Error::Leaderless { .. }) => tracing::warn!("{error}; trying again"),
             other => drop(other?),
         }
-        Ok(admin::max_message_bytes(client, topic, cluster.timeout))
+        Ok(admin::max_message_bytes(asker.client(), topic, cluster.timeout))
     }
 
     /// Enqueues one record. Waits while the queue is full, unless `stop` is set.

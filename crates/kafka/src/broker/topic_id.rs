@@ -1,16 +1,17 @@
 //! A topic's id, which distinguishes a topic from a later one of the same name.
 //!
-//! rdkafka does not wrap this call yet, so this function uses librdkafka's C API (DescribeTopics, KIP-516).
+//! rdkafka does not wrap the request (DescribeTopics, KIP-516); [`super::admin`] sends it.
 
 #![allow(unsafe_code, reason = "librdkafka through FFI")]
 
 use std::ffi::{CStr, CString};
-use std::ptr;
 use std::time::Duration;
 
 use rdkafka::bindings as rd;
 use rdkafka::client::{Client, ClientContext};
-use rdkafka::types::RDKafkaRespErr;
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::admin;
 
 /// A broker's answer to the request for a topic's id.
 pub(super) enum Id {
@@ -26,25 +27,19 @@ pub(super) enum Id {
 pub(super) fn fetch<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration) -> Id {
     let Ok(name) = CString::new(topic) else { return Id::None };
     let mut names = [name.as_ptr()];
-    let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    let handle = client.native_ptr();
-    // SAFETY: `client` is borrowed, so the handle outlives the calls. Each object created here is destroyed once, after its
-    // last use; returned strings belong to the event and are copied before it is destroyed.
+    // SAFETY: the collection is destroyed once, after the call, which copies it. The event lives until the id is copied from it.
     unsafe {
         let topics = rd::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
-        let options = rd::rd_kafka_AdminOptions_new(handle, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
-        rd::rd_kafka_AdminOptions_set_request_timeout(options, millis, ptr::null_mut(), 0);
-        let queue = rd::rd_kafka_queue_new(handle);
-        rd::rd_kafka_DescribeTopics(handle, topics, options, queue);
-        let event = rd::rd_kafka_queue_poll(queue, millis);
-        let id = if event.is_null() { Id::NoAnswer } else { id_in(event) };
-        if !event.is_null() {
-            rd::rd_kafka_event_destroy(event);
-        }
-        rd::rd_kafka_queue_destroy(queue);
-        rd::rd_kafka_AdminOptions_destroy(options);
+        let operation = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
+        let event = admin::request(client, operation, timeout, |options, queue| {
+            rd::rd_kafka_DescribeTopics(client.native_ptr(), topics, options, queue);
+        });
         rd::rd_kafka_TopicCollection_destroy(topics);
-        id
+        match event {
+            Ok(event) => id_in(event.pointer()),
+            Err(RDKafkaErrorCode::UnsupportedFeature) => Id::None,
+            Err(_) => Id::NoAnswer,
+        }
     }
 }
 
@@ -55,11 +50,6 @@ pub(super) fn fetch<C: ClientContext>(client: &Client<C>, topic: &str, timeout: 
 unsafe fn id_in(event: *mut rd::rd_kafka_event_t) -> Id {
     // SAFETY: guaranteed by the caller; librdkafka returns null for missing parts.
     unsafe {
-        match rd::rd_kafka_event_error(event) {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {}
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE => return Id::None,
-            _ => return Id::NoAnswer,
-        }
         let result = rd::rd_kafka_event_DescribeTopics_result(event);
         if result.is_null() {
             return Id::NoAnswer;
