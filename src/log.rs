@@ -18,14 +18,15 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::{hints, panics};
 
 /// Format of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
+    #[default]
     Text,
     Json,
 }
 
 /// What goes to stderr.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct LogArgs {
     /// Print warnings and errors only
     #[arg(short, long, global = true, env = "TERCILE_QUIET", value_parser = clap::builder::FalseyValueParser::new(),

@@ -1,4 +1,4 @@
-//! `tercile doctor`: checks broker, topic, store, SQL files, port, models and keys, and reports each finding.
+//! `tercile doctor`: checks the configuration file, broker, topic, store, SQL files, port, models and keys, and reports each finding.
 
 mod enriched;
 
@@ -13,6 +13,7 @@ use tercile_store::{DataFile, EMBEDDED, Examined, Snapshot, Store};
 use tokio::net::TcpListener;
 
 use super::alive::alive;
+use super::config_file::{self, Origin};
 use super::{Done, count, table, thousands, timestamps};
 use crate::api;
 use crate::config::{self, BindArgs, MaybeKafkaArgs, SourceArgs, SqlArgs, StoreArgs};
@@ -22,7 +23,8 @@ use crate::{engine, hints};
 
 /// Check broker, store, SQL files, port, models and keys, and print remedies
 ///
-/// Exits with 1 if a check fails.
+/// Also prints each setting that is not at its default and its origin: command line, environment, or a line of tercile.toml, whose
+/// values are checked for all commands. Exits with 1 if a check fails.
 #[derive(Args)]
 pub struct Doctor {
     /// Read every file of records and members and compare its bytes with its checksums
@@ -121,7 +123,14 @@ fn keys(store: &Store) -> Finding {
 
 impl Doctor {
     pub async fn run(self) -> anyhow::Result<Done> {
-        let mut findings = vec![("broker", self.broker_in_background().await)];
+        let mut findings: Vec<(&str, Finding)> = Vec::new();
+        findings.extend(config_file::checked().map(|checked| ("config", checked.clone())));
+        findings.extend(
+            config_file::origins()
+                .iter()
+                .map(|Origin { setting, origin }| ("setting", Ok(format!("{setting} ({origin})")))),
+        );
+        findings.push(("broker", self.broker_in_background().await));
         if self.kafka.is_given().unwrap_or(true) {
             findings.push(("topic", self.fed_in_background().await));
         }

@@ -14,7 +14,7 @@ use tercile_store::Store;
 
 use super::output_file::{Output, OutputFile};
 use super::sql::output::{self, Format};
-use super::{Done, Stop, Terminal, Usage, blocking, job, thousands};
+use super::{Done, Stop, Terminal, Usage, blocking, completions, job, thousands};
 use crate::config::{StoreArgs, language};
 use crate::file_format;
 use crate::model::members::{self, Found, GroupCache, Members as MembersFile, Order};
@@ -34,7 +34,7 @@ pub struct Members {
     #[command(subcommand)]
     action: Option<Action>,
     /// The segmentation: customers, ...
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = completions::segmentation())]
     segmentation: Option<String>,
     /// Keys to look up; where the entity has several columns, each is a JSON array: '["shop 1", 42]'
     #[arg(value_name = "KEY")]
@@ -66,7 +66,7 @@ enum Action {
 #[derive(Args)]
 struct DiffArgs {
     /// The segmentation: customers, ...
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = completions::segmentation())]
     segmentation: String,
     /// The older version
     #[arg(value_name = "V1")]

@@ -5,6 +5,9 @@ mod broker;
 #[cfg(feature = "distributed")]
 mod cluster;
 mod compact;
+mod completions;
+mod config_file;
+mod docs;
 mod doctor;
 mod enrich;
 mod exit_code;
@@ -17,6 +20,7 @@ mod imputed;
 mod ingest;
 mod init;
 mod keys;
+mod man;
 mod members;
 mod model;
 mod models;
@@ -45,6 +49,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use config_file::ConfigArgs;
 use exit_code::{fail, say};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use output_file::OutputFile;
@@ -64,6 +69,8 @@ use crate::log::{self, LogArgs};
 struct Cli {
     #[command(flatten)]
     log: LogArgs,
+    #[command(flatten)]
+    config: ConfigArgs,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -104,6 +111,10 @@ enum Command {
     Generate(generate::Generate),
     Openapi(openapi::Openapi),
     Doctor(doctor::Doctor),
+    Docs(docs::Docs),
+    Completions(completions::Completions),
+    #[command(name = "man")]
+    ManPage(man::ManPage),
 }
 
 /// Stack size of a thread in bytes: SQL planning recurses, deepest in the dev profile. Unused stack costs nothing.
@@ -111,6 +122,9 @@ const STACK: usize = 64 << 20;
 /// The runtime's own variable for the number of worker threads. If it is not set, `serve` leaves one core to the
 /// kernel and other processes: a worker thread that waits for a core delays the answers of all its connections.
 const WORKERS: &str = "TOKIO_WORKER_THREADS";
+
+/// Commands about the program itself. They read no configuration file, so that they work beside a wrong one.
+const ABOUT_ITSELF: [&str; 3] = ["completions", "docs", "man"];
 
 /// Contradictory arguments. The exit code is 2.
 #[derive(Debug, thiserror::Error)]
@@ -184,7 +198,19 @@ impl Terminal {
 
 /// Runs the whole program, from the arguments to the exit code.
 pub fn main() -> ExitCode {
-    let matches = Cli::command().get_matches();
+    match completions::answer() {
+        Ok(false) => {}
+        Ok(true) => return ExitCode::SUCCESS,
+        Err(error) => error.exit(),
+    }
+    let matches = match config_file::parse(&Cli::command()) {
+        Ok(matches) => matches,
+        Err(config_file::Error::Line(error)) => error.exit(),
+        Err(config_file::Error::File(error)) => {
+            log::start(&LogArgs::default(), &MultiProgress::new());
+            return fail(&error.into());
+        }
+    };
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     hints::set(hint_flags::of(&matches, &Cli::command()));
     let Some(command) = cli.command else {
@@ -197,6 +223,7 @@ pub fn main() -> ExitCode {
     let target = if cli.log.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let terminal = Terminal { bars: MultiProgress::with_draw_target(target) };
     log::start(&cli.log, &terminal.bars);
+    config_file::report();
     if let Err(error) = watchdog::start(&terminal.bars) {
         return fail(&anyhow::Error::new(error).context("cannot start the watchdog"));
     }
@@ -237,6 +264,9 @@ fn check_clock(command: &Command) -> anyhow::Result<()> {
             | Command::Generate(_)
             | Command::Broker(_)
             | Command::Openapi(_)
+            | Command::Docs(_)
+            | Command::Completions(_)
+            | Command::ManPage(_)
     );
     let now = times::millis(std::time::SystemTime::now());
     if now < 0 && !without_queries {
@@ -276,6 +306,9 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Members(members) => members.run(&terminal).await,
         Command::Keys(keys) => job(blocking(move || keys.run())).await,
         Command::Openapi(openapi) => job(openapi.run()).await,
+        Command::Docs(docs) => docs.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::ManPage(man) => man.run(),
     }
 }
 
@@ -386,8 +419,20 @@ mod tests {
     /// Arguments for paths that are read, or for directories in which files are only created. Written files have the
     /// type `OutputFile`, so that no flag destroys a file. A new argument belongs here only if its command does not
     /// overwrite the path.
-    const NOT_WRITTEN: [&str; 11] =
-        ["data", "diff", "file", "files", "init", "kafka_config", "sql", "store", "tls_cert", "tls_key", "work_dir"];
+    const NOT_WRITTEN: [&str; 12] = [
+        "config",
+        "data",
+        "diff",
+        "file",
+        "files",
+        "init",
+        "kafka_config",
+        "sql",
+        "store",
+        "tls_cert",
+        "tls_key",
+        "work_dir",
+    ];
 
     #[test]
     fn a_path_is_read_or_is_an_output_file() {

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Done, imputed, quartiles, table, thousands};
+use super::{Done, completions, imputed, quartiles, table, thousands};
 use crate::config::StoreArgs;
 use crate::model::{model_ref, plain_sql};
 
@@ -32,7 +32,7 @@ enum Format {
 #[derive(Args)]
 struct Show {
     /// A segmentation, one of its slices, or a version: price_rating, price_rating@2, price_rating@2@5
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = completions::model())]
     name: String,
     /// Output format
     #[arg(short, long, env = "TERCILE_FORMAT", default_value = "table")]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tercile_store::{self as store, FileFault, Store};
 
 use super::table::short;
-use super::{Done, count, table, thousands};
+use super::{Done, completions, count, table, thousands};
 use crate::config::StoreArgs;
 use crate::model::diff::{Counted, Diff, Moved, Pair, diff};
 use crate::model::history::{Period, PromotedBy, Promotion, RollbackError, periods};
@@ -26,7 +26,7 @@ pub struct Models {
     #[command(subcommand)]
     action: Option<Action>,
     /// The segmentation whose versions are listed: price_rating, ...
-    #[arg(value_name = "SEGMENTATION")]
+    #[arg(value_name = "SEGMENTATION", add = completions::segmentation())]
     segmentation: Option<String>,
     #[command(flatten)]
     out: Out,
@@ -49,10 +49,10 @@ enum Action {
 #[derive(Args)]
 struct DiffArgs {
     /// A model: price_rating@1, price_rating@3@2 for a version, or a model file
-    #[arg(value_name = "A")]
+    #[arg(value_name = "A", add = completions::model())]
     a: String,
     /// Another model
-    #[arg(value_name = "B")]
+    #[arg(value_name = "B", add = completions::model())]
     b: String,
     #[command(flatten)]
     out: Out,
@@ -61,7 +61,7 @@ struct DiffArgs {
 #[derive(Args)]
 struct Version {
     /// The segmentation: price_rating, ...
-    #[arg(value_name = "SEGMENTATION")]
+    #[arg(value_name = "SEGMENTATION", add = completions::segmentation())]
     segmentation: String,
     /// The version; it serves the slice that it was trained on
     #[arg(value_name = "VERSION")]

@@ -4,8 +4,8 @@ use std::io::Write as _;
 
 use clap::Args;
 
-use super::Done;
 use super::output_file::{Output, OutputFile};
+use super::{Done, completions};
 use crate::config::{StoreArgs, language};
 use crate::model::{ModelRegistry, model_ref};
 use crate::plot;
@@ -16,7 +16,7 @@ use crate::plot;
 #[derive(Args)]
 pub struct Plot {
     /// A segmentation, one of its slices, or a version: price_rating, price_rating@2, price_rating@2@5
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = completions::model())]
     name: String,
     /// File for the plot [default: stdout]
     #[arg(short, long, env = "TERCILE_OUT", value_name = "FILE")]

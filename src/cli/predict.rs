@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::output_file::{Output, OutputFile};
-use super::{Done, blocking, count, imputed, thousands};
+use super::{Done, blocking, completions, count, imputed, thousands};
 use crate::bulk::{self, Format, Keep, Reader, Scorer, Writer};
 use crate::config::{InputArgs, SqlArgs, StoreArgs, language};
 use crate::file_format;
@@ -28,6 +28,7 @@ use crate::sql::Segmentation;
 #[derive(Args)]
 pub struct Predict {
     /// Segmentation, as in price_rating
+    #[arg(add = completions::segmentation())]
     segmentation: String,
     /// The file of rows, a directory, or a quoted pattern of files; - is stdin
     #[arg(value_name = "FILE", default_value = "-")]

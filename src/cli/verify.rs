@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{Done, thousands, within};
+use super::{Done, completions, thousands, within};
 use crate::config::{EngineArgs, SqlArgs, StoreArgs, seconds};
 use crate::engine::cluster::Engine;
 use crate::model::model_ref;
@@ -21,7 +21,7 @@ use crate::train::{Options, verify};
 #[derive(Args)]
 pub struct Verify {
     /// A model file, a segmentation, one of its slices, or a version: price_rating, price_rating@2, price_rating@2@5
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", add = completions::model())]
     model: String,
     /// Timeout in seconds
     #[arg(long, env = "TERCILE_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]

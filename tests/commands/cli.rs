@@ -180,6 +180,7 @@ fn the_doctor_names_each_check_and_what_to_do() {
     assert_eq!(ended.code, Some(1));
     let lines: Vec<Vec<&str>> = ended.stdout.lines().skip(1).map(|l| l.split_whitespace().take(2).collect()).collect();
     let expected = [
+        ["ok", "setting"],
         ["ok", "broker"],
         ["MEND", "store"],
         ["MEND", "timestamps"],

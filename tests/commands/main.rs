@@ -7,6 +7,8 @@ mod common;
 
 mod cancellation;
 mod cli;
+mod completions;
+mod config_file;
 mod output_files;
 mod sql;
 mod your_files;

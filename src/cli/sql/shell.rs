@@ -30,7 +30,7 @@ use serde::Serialize;
 use tercile_store::cleanup;
 
 use super::super::watchdog::{self, Mode};
-use super::super::{Done, blocking};
+use super::super::{Done, blocking, config_file};
 use super::commands::COMMANDS;
 use super::output::Format;
 use super::session::{self, Event, Request};
@@ -153,7 +153,7 @@ impl Session {
         let child = child.context("cannot start the process that runs the statements")?;
         process.store(child.id().cast_signed(), Ordering::SeqCst);
         let mut session = Self { child, lines: BufReader::new(ours), process: Arc::clone(process) };
-        session.send(&std::env::args_os().collect::<Vec<_>>());
+        session.send(&config_file::arguments());
         Ok(session)
     }
 
