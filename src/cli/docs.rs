@@ -27,7 +27,7 @@ macro_rules! pages {
 
 pages! {
     "README", "another-shop", "api", "benchmarks", "cluster", "commands", "configuration", "dashboard", "descriptions", "enrich", "entities",
-    "missing-values", "models", "operations", "orders", "scale", "sql", "start", "store", "your-data", "your-file",
+    "missing-values", "models", "operations", "orders", "releasing", "scale", "sql", "start", "store", "your-data", "your-file",
 }
 
 impl Docs {

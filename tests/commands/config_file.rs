@@ -72,6 +72,7 @@ fn a_fault_is_one_line_with_file_and_line() {
             "line 1: no command has a flag --up; the flags of the command are below [commands.up]",
         ),
         ("[commands.upp]\n", "line 1: there is no command upp; did you mean up?"),
+        ("[commands.replay]\n", "line 1: there is no command replay; here it is called reprocess"),
         ("[commands.sql-session]\n", "line 1: there is no command sql-session"),
         ("[commands]\nup = 1\n", "line 2: expected a table [commands.up]"),
         ("[commands.up]\nseed = 1\n", "line 2: tercile up has no flag --seed"),

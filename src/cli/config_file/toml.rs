@@ -160,8 +160,12 @@ impl Reader<'_> {
         for (key, item) in tables.iter() {
             let line = self.line_of(tables, key);
             let Some(command) = visible(self.root).find(|command| command.get_name() == key) else {
-                let names = visible(self.root).map(Command::get_name);
-                return Err(self.fault(line, &format!("there is no command {key}{}", suggestion(key, names))));
+                let alias = visible(self.root).find(|command| command.get_all_aliases().any(|alias| alias == key));
+                let hint = match alias {
+                    Some(command) => format!("; here it is called {}", command.get_name()),
+                    None => suggestion(key, visible(self.root).map(Command::get_name)),
+                };
+                return Err(self.fault(line, &format!("there is no command {key}{hint}")));
             };
             let Some(table) = item.as_table_like() else {
                 return Err(self.fault(line, &format!("expected a table [{COMMANDS}.{key}] of flags of the command")));
