@@ -5,7 +5,7 @@ mod input;
 mod kafka;
 mod topic;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ use crate::sql;
 use crate::sql::language::canonical;
 use crate::train::{self, TrainerOptions};
 
+/// The store of commands without `--store`.
+const DEFAULT_STORE: &str = "store";
+
 /// Where the store is.
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgs {
@@ -35,7 +38,7 @@ pub struct StoreArgs {
         feature = "object-stores",
         doc = "The store: a directory, or s3://bucket/prefix, gs://bucket/prefix, az://container/prefix"
     )]
-    #[arg(long, env = "TERCILE_STORE", value_name = "DIR", default_value = "store",
+    #[arg(long, env = "TERCILE_STORE", value_name = "DIR", default_value = DEFAULT_STORE,
           value_parser = clap::builder::PathBufValueParser::new().try_map(place))]
     pub store: PathBuf,
 }
@@ -46,16 +49,32 @@ impl StoreArgs {
         Store::open(&self.store)
     }
 
-    /// Opens the store without creating it, because a mistyped name must not create a store.
+    /// Opens the store without creating it, because a mistyped name must not create a store. The default store may be missing: it has
+    /// no records yet.
     ///
     /// # Errors
-    /// If the store does not exist or cannot be opened.
-    pub fn look(&self) -> Result<Store, store::Error> {
+    /// If a store that was named does not exist, or the store cannot be opened.
+    pub fn look(&self) -> anyhow::Result<Store> {
         let store = Store::at(&self.store)?;
-        if !store.exists()? {
-            tracing::warn!("there is no store at {}: it has no records", self.store.display());
-        }
+        self.expect(&store)?;
         Ok(store)
+    }
+
+    /// Checks that the store exists.
+    ///
+    /// # Errors
+    /// If it was named and does not exist.
+    pub fn expect(&self, store: &Store) -> anyhow::Result<()> {
+        if store.exists()? {
+            return Ok(());
+        }
+        let shown = self.store.display();
+        anyhow::ensure!(
+            self.store == Path::new(DEFAULT_STORE),
+            "there is no store at {shown}; check --store, or make it with tercile up or tercile ingest"
+        );
+        tracing::warn!("there is no store at {shown}: it has no records");
+        Ok(())
     }
 }
 
@@ -228,9 +247,26 @@ pub struct MembersArgs {
 /// Where the API listens.
 #[derive(Debug, Clone, Args)]
 pub struct BindArgs {
-    /// The address and port of the API
-    #[arg(long, env = "TERCILE_BIND", value_name = "ADDRESS", default_value = "127.0.0.1:5000")]
+    /// The address and port of the API, as in 127.0.0.1:5000 or localhost:5000
+    #[arg(long, env = "TERCILE_BIND", value_name = "ADDRESS", default_value = "127.0.0.1:5000", value_parser = address)]
     pub bind: SocketAddr,
+}
+
+/// An address with a port. A name is looked up; IPv4 is preferred, because most clients try it.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let wrong = || format!("expected an address and a port, as in 127.0.0.1:5000 or localhost:5000, not {text}");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port: u16 = port.parse().map_err(|_| format!("expected a port from 0 to 65535, not {port}"))?;
+    if host.is_empty() || host.contains(':') {
+        return Err(wrong());
+    }
+    let found = (host, port).to_socket_addrs().map_err(|e| format!("cannot look up {host}: {e}"))?;
+    let found: Vec<SocketAddr> = found.collect();
+    let preferred = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    preferred.copied().ok_or_else(|| format!("{host} has no address"))
 }
 
 /// What bodies of rows may be at most.
@@ -395,7 +431,17 @@ pub fn bytes(text: &str) -> Result<usize, String> {
 mod tests {
     use std::time::Duration;
 
-    use super::{age, bytes, seconds, seconds_or_none};
+    use super::{address, age, bytes, seconds, seconds_or_none};
+
+    #[test]
+    fn addresses_may_be_names() {
+        assert_eq!(address("127.0.0.1:5000"), Ok(([127, 0, 0, 1], 5000).into()));
+        assert_eq!(address("localhost:5000"), Ok(([127, 0, 0, 1], 5000).into()));
+        assert_eq!(address("[::1]:80").map(|address| address.port()), Ok(80));
+        for wrong in ["5000", "localhost", ":5000", "localhost:99999", "localhost:", "a:b:1", "no such host:1"] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn sizes_have_units() {

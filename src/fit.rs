@@ -18,6 +18,7 @@ use tercile_kmeans::{self as kmeans, Chosen, Fit, Init, Linfa, Passes, Points, S
 
 use crate::model::cluster_ids::{by_features, renumbered};
 use crate::model::describe::describe;
+use crate::model::fitted::FittedModel;
 use crate::model::parts::Shapes;
 use crate::model::{Cluster, METHOD, SolverKind, clusters};
 use crate::printable::hex;
@@ -78,8 +79,19 @@ pub struct Report {
     /// Time of the training, RFC 3339, UTC.
     pub trained_at: String,
     pub clusters: Vec<Cluster>,
+    /// The same clusters, as the solver returned them.
+    #[serde(skip)]
+    pub found: Fit,
     #[serde(skip)]
     pub took: Durations,
+}
+
+impl Report {
+    /// The model, for predictions.
+    pub fn model(&self) -> FittedModel {
+        let Self { features, mean, std, clusters, .. } = self.clone();
+        FittedModel { features, mean, std, clusters }
+    }
 }
 
 /// Inputs that determine a fit: equal receipts and equal k give bit-identical clusters.
@@ -175,6 +187,8 @@ pub enum Error {
     KMeans(kmeans::Error),
     #[error(transparent)]
     Features(#[from] features::Error),
+    #[error("cannot select rows: {0}")]
+    Rows(String),
 }
 
 impl From<kmeans::Error> for Error {
@@ -199,6 +213,7 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
 
     let began = Instant::now();
     let Fit { centroids, sizes, inertia, iterations } = &found;
+    let (inertia, iterations) = (*inertia, *iterations);
     let sampled = Sampled::new(&scale, columns, None, &found, settings.threads);
     let silhouette = sampled.silhouette(&scale, settings.k, settings.threads);
     let silhouette_rows = sampled.chosen.rows.len() as u64;
@@ -216,16 +231,17 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
         seed: settings.seed,
         starts: if drawn { settings.starts as u64 } else { 0 },
         solver: job.solver,
-        inertia: *inertia,
+        inertia,
         silhouette,
         silhouette_rows,
         davies_bouldin: kmeans::davies_bouldin(&points, centroids, sizes, settings.threads),
-        calinski_harabasz: kmeans::calinski_harabasz(&points, centroids, sizes, *inertia),
-        iterations: (job.solver == SolverKind::Tercile).then_some(*iterations as u64),
+        calinski_harabasz: kmeans::calinski_harabasz(&points, centroids, sizes, inertia),
+        iterations: (job.solver == SolverKind::Tercile).then_some(iterations as u64),
         trained_at: tercile_store::times::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
         clusters,
         mean: scale.mean.clone(),
         std: scale.std.clone(),
+        found,
         took: Durations { fit, score: began.elapsed() },
     })
 }

@@ -12,12 +12,15 @@
 //!   for discovering structure in clustered data", 2002; Hubert and Arabie, "Comparing partitions", 1985). The criterion picks
 //!   the greatest k that is nearly as stable as the most stable one.
 
+mod structure;
+
 use std::ops::RangeInclusive;
 
 use datafusion::arrow::array::Float64Array;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use serde::Serialize;
+pub use structure::{Structure, Tiny, structure, tiny};
 use tercile_kmeans::column_buffer;
 use tercile_kmeans::features::Scale;
 use tercile_kmeans::{self as kmeans, Init, Points, Settings};

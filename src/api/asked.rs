@@ -78,16 +78,15 @@ pub(super) fn serving(served: &Served, slice: u8) -> Result<&Arc<Serving>, Probl
     let slot = served.slots.iter().find(|slot| slot.slice == slice);
     let name = &served.segmentation.name;
     let slot = slot.ok_or_else(|| Problem::not_found(format!("{name} has the slices 1, 2 and 3, none {slice}")))?;
-    slot.serving.as_ref().ok_or_else(|| {
-        Problem::unavailable(match (&slot.fault, &slot.refused) {
-            (Some(fault), _) => {
-                format!("{name} of slice {slice} cannot answer: {fault}; tercile doctor says which file")
-            }
-            (None, Some(why)) => format!("there is no model: {why}"),
-            (None, None) => {
-                format!("{name} of slice {slice} is not trained yet; POST /api/train, or wait for more records")
-            }
-        })
+    slot.serving.as_ref().ok_or_else(|| match (&slot.fault, &slot.refused) {
+        (Some(fault), _) => Problem::unavailable(format!(
+            "{name} of slice {slice} cannot answer: {fault}; tercile doctor says which file"
+        )),
+        // To ask again is of no use before there are other records.
+        (None, Some(why)) => Problem::conflict(format!("there is no model: {why}")),
+        (None, None) => Problem::unavailable(format!(
+            "{name} of slice {slice} is not trained yet; POST /api/train, or wait for more records"
+        )),
     })
 }
 

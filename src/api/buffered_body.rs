@@ -81,6 +81,7 @@ impl BufferedBody {
         let mut body = Box::pin(body.into_bytes_stream());
         let ended = held.read(&mut body, most).await.map_err(|error| match error.kind() {
             io::ErrorKind::OutOfMemory => Problem::from(Exhausted),
+            io::ErrorKind::InvalidData => Problem::bad_request(error.to_string()),
             _ => Problem::bad_request(format!("the body did not arrive: {error}")),
         })?;
         if ended { Ok(held) } else { Err(too_large()) }

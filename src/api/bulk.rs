@@ -36,6 +36,13 @@ pub const FORMS: [(Format, &str); 4] = [
     (Format::Arrow, "application/vnd.apache.arrow.stream"),
 ];
 
+/// Media types of predictions that are accepted beside those of the document: other names, and CSV with tabs.
+pub const ALSO: [(Format, &str); 3] = [
+    (Format::Ndjson, "application/jsonl"),
+    (Format::Ndjson, "application/ndjson"),
+    (Format::Tsv, "text/tab-separated-values"),
+];
+
 /// Media type of a format.
 pub fn kind(format: Format) -> &'static str {
     FORMS.iter().find(|(known, _)| *known == format).map_or("application/octet-stream", |(_, kind)| kind)
@@ -92,7 +99,7 @@ impl<'a> ApiExtractor<'a> for Rows {
     fn request_meta() -> Option<MetaRequest> {
         Some(MetaRequest {
             description: Some(
-                "The rows: a JSON array of objects, an object a line, a CSV with a header line, or Arrow's streaming format.",
+                "The rows: a JSON array of objects, an object a line, a CSV or TSV with a header line, or Arrow's streaming format.",
             ),
             content: content(Vec::<AnyRow>::schema_ref()),
             required: true,
@@ -105,7 +112,7 @@ impl<'a> ApiExtractor<'a> for Rows {
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
         let said = request.content_type().map(media_type).unwrap_or_default();
-        let Some((format, _)) = FORMS.iter().find(|(_, kind)| kind.eq_ignore_ascii_case(said)) else {
+        let Some((format, _)) = FORMS.iter().chain(&ALSO).find(|(_, kind)| kind.eq_ignore_ascii_case(said)) else {
             let known = FORMS.map(|(_, kind)| kind).join(", ");
             return Err(Problem::unsupported(format!("send rows with a Content-Type of {known}")).into());
         };
@@ -247,6 +254,7 @@ pub fn arrived(error: &io::Error) -> Problem {
     match error.kind() {
         io::ErrorKind::FileTooLarge => Problem::too_large(error.to_string()),
         io::ErrorKind::OutOfMemory => Problem::from(Exhausted),
+        io::ErrorKind::InvalidData => Problem::bad_request(error.to_string()),
         _ => Problem::bad_request(format!("the body did not arrive: {error}")),
     }
 }

@@ -3,10 +3,13 @@
 //! Input: a path below `/dashboard`. Output: the page, its style sheets, scripts, and the vendored chart library. The page
 //! makes no request to another host, and the Content-Security-Policy enforces that.
 
+use std::borrow::Cow;
+
 use poem::http::{HeaderMap, StatusCode, header};
 use poem::web::Path;
-use poem::{Response, Route, get, handler};
+use poem::{Request, Response, Route, get, handler};
 
+use super::base_path;
 use super::middleware::Shared;
 use super::problem::Problem;
 
@@ -57,13 +60,16 @@ pub fn files() -> Route {
 }
 
 #[handler]
-fn file(Path(name): Path<String>, asked: &HeaderMap) -> Response {
+fn file(Path(name): Path<String>, asked: &HeaderMap, request: &Request) -> Response {
     let name = if name.is_empty() { "index.html" } else { name.as_str() };
     let Some((_, kind, content)) = FILES.iter().find(|(known, _, _)| *known == name) else {
         return poem::IntoResponse::into_response(Problem::not_found("the dashboard has no such file"));
     };
-    let tag = tag(content);
-    let known = asked.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
+    let prefix = base_path::of(request);
+    let content = if name == "index.html" { Cow::Owned(page(content, &prefix)) } else { Cow::Borrowed(*content) };
+    let tag = tag(&content);
+    let known = asked.get(header::IF_NONE_MATCH).and_then(|known| known.to_str().ok());
+    let known = known.is_some_and(|known| known.strip_prefix("W/").unwrap_or(known) == tag);
     let response = Response::builder()
         .header(header::CONTENT_SECURITY_POLICY, POLICY)
         .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
@@ -75,7 +81,17 @@ fn file(Path(name): Path<String>, asked: &HeaderMap) -> Response {
     if known {
         return response.status(StatusCode::NOT_MODIFIED).finish();
     }
-    response.content_type(*kind).body(*content)
+    match content {
+        Cow::Borrowed(content) => response.content_type(*kind).body(content),
+        Cow::Owned(content) => response.content_type(*kind).body(content),
+    }
+}
+
+/// The page with the paths of its files below a prefix, which its scripts read from the attribute `data-prefix`.
+fn page(content: &str, prefix: &str) -> String {
+    let whole = content.replace("\"/dashboard/", &format!("\"{prefix}/dashboard/"));
+    let whole = whole.replace("\"/docs\"", &format!("\"{prefix}/docs\""));
+    whole.replacen("<html lang=\"en\">", &format!("<html lang=\"en\" data-prefix=\"{prefix}\">"), 1)
 }
 
 /// Entity tag: a hash of the content (FNV-1a).
@@ -90,6 +106,15 @@ fn tag(content: &str) -> String {
 mod tests {
     use super::*;
     use crate::plot;
+
+    #[test]
+    fn the_page_names_its_files_below_the_prefix() {
+        let content = FILES.iter().find(|(name, _, _)| *name == "index.html").map(|(_, _, content)| *content).unwrap();
+        let page = page(content, "/shop");
+        assert!(page.contains("<html lang=\"en\" data-prefix=\"/shop\">"));
+        assert_eq!(page.matches("\"/shop/dashboard/").count(), content.matches("\"/dashboard/").count());
+        assert!(!page.contains("\"/dashboard") && !page.contains("\"/docs") && !page.contains("\"/api"));
+    }
 
     #[test]
     fn the_page_weighs_little() {

@@ -85,7 +85,9 @@ as well, but not for members, `admin` for everything. The greeting, this documen
 
 - Each answer carries `X-Request-Id`: what the request named itself, or a new name. The server's log has it too.
 - An unknown query parameter is a 422, not passed over. A path answers 405 with `Allow` to methods that it doesn't have.
-- Bodies come without a `Content-Encoding`; any other is a 415.
+- Bodies may have a `Content-Encoding` of `gzip`; any other is a 415. Limits of bodies apply to the bytes that it expands to. Texts are \
+compressed for clients that send `Accept-Encoding: gzip`.
+- A slash at the end of a path makes no difference.
 - `ETag` of a GET changes just when its answer does, of a prediction when the models that answer do; with `If-None-Match` what is known already is a 304 without a body.
 - Browsers of other origins are let in by `--cors-origin`.
 
@@ -269,7 +271,7 @@ fn describe(path: &str, method: &str, operation: &mut Value, required: bool) {
         operation["responses"].as_object_mut().and_then(|responses| responses.remove("406"));
     }
     if OF_MANY.iter().any(|id| operation["operationId"] == *id) {
-        operation["responses"].as_object_mut().and_then(|responses| responses.remove("503"));
+        operation["responses"].as_object_mut().into_iter().for_each(|all| all.retain(|s, _| s != "409" && s != "503"));
         for status in ["200", "304"] {
             let headers = operation["responses"][status]["headers"].as_object_mut();
             headers.and_then(|headers| headers.remove("Model-Version"));

@@ -16,7 +16,7 @@ use super::guard::Guard;
 use super::keys::Scope;
 use super::middleware::Shared;
 use super::typed_operations::{self, Detail};
-use super::{State, document, language};
+use super::{State, base_path, document, language};
 use crate::model_cache::Models;
 
 /// The two forms of the document.
@@ -32,6 +32,20 @@ struct Pages {
     models: Arc<Models>,
     json: (Bytes, EntityTag),
     html: (Bytes, EntityTag),
+}
+
+/// The document without servers, whose paths are then those of the server that sent it.
+const NO_SERVERS: &str = "\"servers\": []";
+
+/// The document with the prefix as its server.
+fn below(text: &[u8], prefix: &str) -> Vec<u8> {
+    let none = NO_SERVERS.as_bytes();
+    let at = text.windows(none.len()).position(|window| window == none);
+    let servers = format!("\"servers\": [{{\"url\": \"{prefix}\"}}]");
+    match at {
+        Some(at) => [&text[..at], servers.as_bytes(), &text[at + none.len()..]].concat(),
+        None => text.to_vec(),
+    }
 }
 
 /// Makes and keeps the document.
@@ -57,6 +71,7 @@ impl Documents {
     /// Answers a request for the document.
     pub async fn answer(&self, request: &Request, form: Form) -> Response {
         let pages = self.pages(self.detail(request)).await;
+        let prefix = base_path::of(request);
         let (kind, (text, stamp)) = match form {
             Form::Json => ("application/json; charset=utf-8", &pages.json),
             Form::SwaggerUi => ("text/html; charset=utf-8", &pages.html),
@@ -66,7 +81,10 @@ impl Documents {
             false => {
                 let response = Response::builder().content_type(kind).header("X-Content-Type-Options", "nosniff");
                 let response = response.header("Content-Security-Policy", "frame-ancestors 'none'");
-                response.extension(Shared).body(text.clone())
+                match prefix.is_empty() {
+                    true => response.extension(Shared).body(text.clone()),
+                    false => response.body(below(text, &prefix)),
+                }
             }
         };
         stamp.put(&mut response);

@@ -12,6 +12,8 @@ use poem::http::{Method, StatusCode, Version};
 use poem::web::RemoteAddr;
 use poem::{Addr, IntoResponse as _, Request, Response};
 
+use super::base_path::BasePath;
+use super::compression;
 use super::keys::{Key, Keys, Scope};
 use super::problem::{self, Problem};
 use super::rate_limit::{Caller, Limiter, Ticket};
@@ -63,6 +65,7 @@ pub struct Guard {
     pub origins: Vec<String>,
     pub limiter: Limiter,
     pub max_header_bytes: usize,
+    pub base_path: BasePath,
     /// Timeouts and limits of connections, TLS, shutdown.
     pub server: tercile_http::Settings,
 }
@@ -148,9 +151,10 @@ impl Guard {
             let detail = format!("path, query and headers may have {} bytes at most", self.max_header_bytes);
             return Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail));
         }
-        let encoded = request.headers().get_all(header::CONTENT_ENCODING).iter();
-        if encoded.into_iter().any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-            let detail = "send the body as it is, without a Content-Encoding";
+        let mut encoded = request.headers().get_all(header::CONTENT_ENCODING).iter();
+        let first = encoded.next();
+        if first.is_some_and(|encoding| !compression::is_accepted(encoding.as_bytes())) || encoded.next().is_some() {
+            let detail = "send the body as it is, or with a Content-Encoding of gzip";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
         Ok(())

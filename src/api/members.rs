@@ -44,6 +44,8 @@ problems! {
     MemberFailure {
         /// There is no segmentation, version or member of this name, or the segmentation is by record.
         NotFound = 404,
+        /// The records of this slice cannot be clustered; the detail says why.
+        Conflict = 409,
         /// The members of this version are deleted.
         Gone = 410,
         /// A parameter does not fit, or the key has several columns.
@@ -60,6 +62,8 @@ problems! {
         NotJson = 400,
         /// There is no segmentation or version of this name, or the segmentation is by record.
         NotFound = 404,
+        /// The records of this slice cannot be clustered; the detail says why.
+        Conflict = 409,
         /// The members of this version are deleted.
         Gone = 410,
         /// Too many keys, or too many bytes.
@@ -80,6 +84,8 @@ problems! {
         NotFound = 404,
         /// Members come in other media types than those that the Accept header names.
         NotAcceptable = 406,
+        /// The records of this slice cannot be clustered; the detail says why.
+        Conflict = 409,
         /// The members of this version are deleted.
         Gone = 410,
         /// A parameter does not fit.

@@ -19,7 +19,7 @@ use super::budget::{Exhausted, REQUEST};
 use super::document::Known;
 use super::guard::{self, Guard};
 use super::problem::{self, Problem};
-use super::{State, events};
+use super::{State, base_path, compression, events};
 
 /// All routes behind the guard.
 pub struct Front<E> {
@@ -34,6 +34,9 @@ impl<E: Endpoint> Endpoint for Front<E> {
     type Output = Response;
 
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
+        self.guard.base_path.enter(&mut request);
+        let prefix = base_path::of(&request);
+        let gzip = compression::accepts_gzip(&request);
         let mut record = Record::start(&self.state, &request);
         let (id, origin) = (record.id.clone(), self.guard.allowed_origin(&request));
         let old = request.version() < Version::HTTP_11;
@@ -49,6 +52,7 @@ impl<E: Endpoint> Endpoint for Front<E> {
                 {
                     request.extensions_mut().insert(pass);
                 }
+                compression::decompress(&mut request);
                 let response = self.answer(request, &mut record).await;
                 if exchange.is_some_and(|exchange| exchange.body_timed_out()) { too_late() } else { response }
             }
@@ -71,6 +75,8 @@ impl<E: Endpoint> Endpoint for Front<E> {
                 response = Problem::from(Exhausted).into_response();
             }
         }
+        compression::compress(gzip, length, &mut response);
+        base_path::locate(&prefix, &mut response);
         record.status = Some(response.status());
         let unavailable = response.status() == StatusCode::SERVICE_UNAVAILABLE;
         let headers = response.headers_mut();

@@ -5,10 +5,12 @@
 
 mod access;
 mod asked;
+pub mod base_path;
 pub mod budget;
 mod buffered_body;
 mod bulk;
 mod cached_response;
+mod compression;
 mod compute_permits;
 mod dashboard;
 mod document;
@@ -234,7 +236,7 @@ async fn known_parameters(request: Request, state: Arc<State>) -> poem::Result<R
         }
         Some("predict") => &["model", "lang", "fit", "as_of", "explain"],
         Some("score") => &["model", "lang", "as_of", "explain"],
-        Some(name) if name.starts_with("cluster_products_by_") => &["model", "lang", "fit", "as_of"],
+        Some(name) if name.starts_with("cluster_products_by_") => &["model", "lang", "fit", "as_of", "explain"],
         Some("points" | "k-report") => &["model"],
         Some("unreadable") => &["limit"],
         _ => &[],

@@ -23,7 +23,7 @@ use super::rows::{
     DiscountPrediction, DiscountRow, PriceRatingPrediction, PriceRatingRow, RatingCountPrediction, RatingCountRow,
 };
 use super::{State, Tags, bulk, negotiation, streaming_body};
-use crate::bulk::{Answers, Explainer, Format, Lines, Opinion, Scorer, TOO_FAR};
+use crate::bulk::{Answers, Explainer, Format, Lines, Opinion, Scorer, TOO_FAR, TooFar};
 use crate::model::describe::{Described, describe};
 use crate::model::parts::Shapes;
 use crate::model::{self, Model, Predictor};
@@ -47,6 +47,8 @@ problems! {
         NotFound = 404,
         /// Answers come in other media types than those that the Accept header names.
         NotAcceptable = 406,
+        /// The records of this slice cannot be clustered; the detail says why.
+        Conflict = 409,
         /// Too many rows, or too many bytes.
         TooLarge = 413,
         /// The body is sent as something else than rows come in.
@@ -85,8 +87,10 @@ impl PredictApi {
         fit: Query<Option<FitMode>>,
         /// A version: answer as that model would have, whatever serves now.
         as_of: Query<Option<u64>>,
+        /// `true`: each answer has an `explanation`.
+        explain: Query<Option<bool>>,
     ) -> Answered<PriceRatingPrediction> {
-        answer(&state, "price_rating", rows.body, asked((model.0, as_of.0), lang.0, fit.0)).await
+        answer(&state, "price_rating", rows.body, asked((model.0, as_of.0), lang.0, fit.0), explain.0).await
     }
 
     /// Cluster products by rating and number of reviews
@@ -109,8 +113,10 @@ impl PredictApi {
         fit: Query<Option<FitMode>>,
         /// A version: answer as that model would have, whatever serves now.
         as_of: Query<Option<u64>>,
+        /// `true`: each answer has an `explanation`.
+        explain: Query<Option<bool>>,
     ) -> Answered<RatingCountPrediction> {
-        answer(&state, "rating_count", rows.body, asked((model.0, as_of.0), lang.0, fit.0)).await
+        answer(&state, "rating_count", rows.body, asked((model.0, as_of.0), lang.0, fit.0), explain.0).await
     }
 
     /// Cluster products by discount
@@ -133,14 +139,16 @@ impl PredictApi {
         fit: Query<Option<FitMode>>,
         /// A version: answer as that model would have, whatever serves now.
         as_of: Query<Option<u64>>,
+        /// `true`: each answer has an `explanation`.
+        explain: Query<Option<bool>>,
     ) -> Answered<DiscountPrediction> {
-        answer(&state, "discount", rows.body, asked((model.0, as_of.0), lang.0, fit.0)).await
+        answer(&state, "discount", rows.body, asked((model.0, as_of.0), lang.0, fit.0), explain.0).await
     }
 
     /// Predict with any segmentation
     ///
     /// Rows come as `application/json`, `application/x-ndjson`, `text/csv` or `application/vnd.apache.arrow.stream`, and go out
-    /// as the Accept header asks, else as they came. Bodies of any length stream: by default up to 1 GiB (`--max-body-bytes`),
+    /// as the Accept header asks, else as they came; `application/jsonl` and `text/tab-separated-values` work too. Bodies of any length stream: by default up to 1 GiB (`--max-body-bytes`),
     /// 10,000,000 rows (`--max-body-rows`), 1,000 fields a row (`--max-body-fields`) and 127 levels (`--max-body-depth`); a row,
     /// or a record batch of Arrow's, may have 64 MiB. With `fit=request` a body may have 64 MiB and 100,000 rows.
     #[oai(path = "/api/segments/:name/predict", method = "post", tag = "Tags::Predictions", operation_id = "predict")]
@@ -168,9 +176,13 @@ impl PredictApi {
     }
 }
 
-async fn answer<T>(state: &State, name: &str, body: BufferedBody, asked: Asked) -> Answered<T> {
+async fn answer<T>(state: &State, name: &str, body: BufferedBody, asked: Asked, explain: Option<bool>) -> Answered<T> {
     asked.sound()?;
-    let (json, stamp) = whole(state, name, body, asked, false).await?;
+    let explain = explain.unwrap_or(false);
+    if asked.fit.is_some() && explain {
+        return Err(Problem::unprocessable("fit=request has nothing to explain").field("explain").into());
+    }
+    let (json, stamp) = whole(state, name, body, asked, (false, explain)).await?;
     Ok(Answer::new(json, stamp))
 }
 
@@ -180,7 +192,7 @@ async fn whole(
     name: &str,
     body: BufferedBody,
     asked: Asked,
-    keep_other: bool,
+    (keep_other, explain): (bool, bool),
 ) -> Result<(Vec<u8>, Option<EntityTag>), Problem> {
     let (live, models) = (Arc::clone(&state.live), state.live.now());
     let small = body.bytes.len() <= INLINE_BYTES && asked.fit.is_none() && asked.as_of.is_none();
@@ -204,7 +216,12 @@ async fn whole(
         let rows = rows.map_or_else(|| posted::read(&body.bytes, &serving.model.features, keep_other, limits), Ok)?;
         drop(body);
         let _hold = hold_answer(&budget, &rows)?;
-        let json = predict(&serving, &rows, &asked.language, serving.tally(|model| metrics.tally(model)))?;
+        let language = asked.language.code();
+        let explainer = match explain {
+            true => Some(explainer(find(&models, &name)?, &serving, language)),
+            false => None,
+        };
+        let json = predict(&serving, &rows, language, explainer.as_ref(), serving.tally(|model| metrics.tally(model)))?;
         Ok((json, Some(EntityTag::of(&serving.model))))
     };
     if small {
@@ -241,7 +258,7 @@ async fn answer_any(
     let whole_up_to = if asked.fit.is_some() { Whole::Required } else { Whole::UpTo(INLINE_BYTES) };
     let (head, rest) = begin(state, request, rows.body, whole_up_to).await?;
     if rest.is_none() && (from, to, explain) == (Format::Json, Format::Json, false) {
-        let (json, stamp) = whole(state, name, head, asked, true).await?;
+        let (json, stamp) = whole(state, name, head, asked, (true, false)).await?;
         return Ok(Predicted { format: to, body: Body::from(json), stamp });
     }
     let serving = asked.serving(&state.live, &models, name)?;
@@ -304,9 +321,11 @@ pub(super) fn form(request: &Request, from: Format, explain: bool) -> Result<For
     let can = |format: Format| !explain || matches!(format, Format::Json | Format::Ndjson);
     // Without a preference the response has the format of the request, where possible.
     let mut forms: Vec<(Format, &str)> = bulk::FORMS.into_iter().filter(|(format, _)| can(*format)).collect();
+    forms.extend(bulk::ALSO.into_iter().filter(|(format, _)| can(*format)));
     forms.sort_by_key(|(format, _)| *format != from);
     negotiation::pick(request, &forms).ok_or_else(|| {
-        let known: Vec<&str> = forms.iter().map(|(_, kind)| *kind).collect();
+        let known = bulk::FORMS.into_iter().filter(|(format, _)| can(*format));
+        let known: Vec<&str> = known.map(|(_, kind)| kind).collect();
         let what = if explain { "explained answers come as" } else { "answers come as" };
         Problem::not_acceptable(format!("{what} {}; the Accept header names none of them", known.join(", ")))
     })
@@ -321,8 +340,15 @@ fn opinions(served: &Served, language: &str) -> Vec<Opinion> {
     served.slots.iter().map(opinion).collect()
 }
 
-fn predict(serving: &Serving, rows: &Rows, language: &Language, tally: &Tally) -> Result<Vec<u8>, Problem> {
-    let (json, clusters) = write(&serving.model.features, rows, &serving.predictor, serving.lines(language.code()))?;
+fn predict(
+    serving: &Serving,
+    rows: &Rows,
+    language: &str,
+    explainer: Option<&Explainer>,
+    tally: &Tally,
+) -> Result<Vec<u8>, Problem> {
+    let (features, lines) = (&serving.model.features, serving.lines(language));
+    let (json, clusters) = write(features, rows, &serving.predictor, lines, explainer)?;
     tally.add(clusters);
     Ok(json)
 }
@@ -342,11 +368,17 @@ fn cluster_themselves(served: &Served, rows: &Rows, language: &Language) -> Resu
     let described = describe(&shapes, features, &served.segmentation.labels, None);
     let text = |one: &Described| one.descriptions.get(language.code()).cloned().unwrap_or_default();
     let descriptions: Vec<String> = described.iter().map(text).collect();
-    Ok(write(features, rows, &found.predictor, &Lines::new(features, &descriptions, None))?.0)
+    Ok(write(features, rows, &found.predictor, &Lines::new(features, &descriptions, None), None)?.0)
 }
 
 /// JSON of the response, and the cluster of each row.
-fn write(names: &[String], rows: &Rows, predictor: &Predictor, lines: &Lines) -> Result<(Vec<u8>, Vec<u32>), Problem> {
+fn write(
+    names: &[String],
+    rows: &Rows,
+    predictor: &Predictor,
+    lines: &Lines,
+    explainer: Option<&Explainer>,
+) -> Result<(Vec<u8>, Vec<u32>), Problem> {
     let mut json = Vec::with_capacity(rows.values.len() * VALUE_JSON + 2);
     json.push(b'[');
     let mut scratch = vec![0.0; names.len()];
@@ -354,17 +386,21 @@ fn write(names: &[String], rows: &Rows, predictor: &Predictor, lines: &Lines) ->
     for (i, values) in rows.values.chunks_exact(names.len()).enumerate() {
         scratch.copy_from_slice(values);
         let (cluster, distance) = predictor.predict(&mut scratch);
+        let too_far = |feature: usize| {
+            let field = &names[feature];
+            Problem::unprocessable(format!("row {i}: {field} {TOO_FAR}")).at(i as u64).field(field)
+        };
         if !model::tells(distance) {
-            let field = &names[predictor.farthest(values)];
-            return Err(Problem::unprocessable(format!("row {i}: {field} {TOO_FAR}")).at(i as u64).field(field));
+            return Err(too_far(predictor.farthest(values)));
         }
         if i > 0 {
             json.push(b',');
         }
         clusters.push(cluster as u32);
         let other = rows.other.get(i).map(String::as_str);
-        // Only explanations can fail, and there is none here.
-        let _ = lines.push(&mut json, values, (cluster, distance), other, None);
+        // Only explanations can fail.
+        let pushed = lines.push(&mut json, values, (cluster, distance), other, explainer);
+        pushed.map_err(|TooFar(feature)| too_far(feature))?;
     }
     json.push(b']');
     Ok((json, clusters))

@@ -82,6 +82,7 @@ impl IntoResponse for Predicted {
     fn into_response(self) -> Response {
         let kind = match self.format {
             Format::Csv => "text/csv; charset=utf-8",
+            Format::Tsv => "text/tab-separated-values; charset=utf-8",
             format => bulk::kind(format),
         };
         stamped(kind, self.body, self.stamp.as_ref())

@@ -46,6 +46,9 @@ macro_rules! typed_rows {
             /// The version of that model; not given with `fit=request`.
             #[oai(skip_serializing_if_is_none)]
             pub version: Option<u64>,
+            /// Why this cluster; only with `explain=true`.
+            #[oai(skip_serializing_if_is_none)]
+            pub explanation: Option<Explanation>,
         }
 
         impl Example for $prediction {
@@ -57,6 +60,7 @@ macro_rules! typed_rows {
                     distance: 0.25,
                     model: Some(3),
                     version: Some(3),
+                    explanation: None,
                 }
             }
         }

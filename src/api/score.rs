@@ -37,7 +37,7 @@ problems! {
         /// Answers come in other media types than those that the Accept header names.
         NotAcceptable = 406,
         /// The segmentation is not determined by single records: its SQL aggregates, sorts or compares records, or it is one of
-        /// entities.
+        /// entities; or the records of this slice cannot be clustered.
         Conflict = 409,
         /// Too many records, or too many bytes.
         TooLarge = 413,

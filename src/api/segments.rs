@@ -23,6 +23,8 @@ problems! {
     LookupFailure {
         /// There is nothing of this name.
         NotFound = 404,
+        /// The records of this slice cannot be clustered; the detail says why.
+        Conflict = 409,
         /// A parameter does not fit.
         Unprocessable = 422,
         /// There is no model for this slice yet.

@@ -30,7 +30,8 @@ use crate::missing::{Gaps, Missing, Place, Value};
 const ROWS: usize = 8192;
 /// Approximate bytes of text per block.
 const BYTES: usize = 4 * 1024 * 1024;
-use crate::model::{self, Model, Predictor};
+use crate::model::fitted::FittedModel;
+use crate::model::{self, Cluster, Model, Predictor};
 
 /// Columns that are added. Input columns of the same names are replaced.
 pub const ADDED: [&str; 3] = ["cluster", "description", "distance"];
@@ -230,6 +231,16 @@ pub struct Scorer {
 impl Scorer {
     pub fn new(model: &Model, language: &str) -> Self {
         let descriptions: Vec<String> = model.descriptions(language).into_iter().map(str::to_owned).collect();
+        let words = Arc::new(StringArray::from(descriptions.clone()));
+        let (features, mean, predictor) = (model.features.clone(), model.mean.clone(), model.predictor());
+        Self { features, descriptions, words, predictor, mean, missing: Missing::Refuse }
+    }
+
+    /// Predicts with a model of a file.
+    pub fn fitted(model: &FittedModel, language: &str) -> Self {
+        let description =
+            |cluster: &Cluster| cluster.descriptions.get(language).unwrap_or(&cluster.description).clone();
+        let descriptions: Vec<String> = model.clusters.iter().map(description).collect();
         let words = Arc::new(StringArray::from(descriptions.clone()));
         let (features, mean, predictor) = (model.features.clone(), model.mean.clone(), model.predictor());
         Self { features, descriptions, words, predictor, mean, missing: Missing::Refuse }

@@ -40,7 +40,7 @@ pub struct Enrich {
     #[arg(long, env = "TERCILE_LIMIT", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     /// Address at which Prometheus metrics are served, under /metrics [default: none]
-    #[arg(long, env = "TERCILE_METRICS", value_name = "ADDRESS")]
+    #[arg(long, env = "TERCILE_METRICS", value_name = "ADDRESS", value_parser = crate::config::address)]
     metrics: Option<SocketAddr>,
     #[command(flatten)]
     options: Options,

@@ -1,7 +1,7 @@
 //! `tercile fit`: clusters the rows of a file.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::{BufWriter, Write as _};
 use std::num::NonZero;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -13,22 +13,27 @@ use ndarray::Array2;
 use serde::Serialize;
 use tercile_kmeans::MAX_FEATURES;
 use tercile_kmeans::column_buffer::{self, Space};
+use tercile_kmeans::features::Scale;
 use tercile_kmeans::parallel::processors;
 use tercile_kmeans::{self as kmeans, Limits, Settings, Step};
 
-use super::output_file::OutputFile;
+use super::output_file::{Output, OutputFile};
 use super::table::short;
-use super::{Done, Terminal, imputed, quartiles, table, thousands};
+use super::{Done, Terminal, Usage, imputed, quartiles, table, thousands};
+use crate::bulk::{Format, Reader, Scorer, Writer};
 use crate::columns::{self, Columns};
 use crate::config::{InputArgs, SolverArgs, bytes};
-use crate::files::Source;
+use crate::files::{self, Source};
 use crate::fit::{self, Job, Receipt, Report};
 use crate::missing::{self, Missing, NotNumbers, Policy};
 use crate::sql::header::MAX_K;
+use crate::suggest::{self, Tiny};
 use crate::train::SEED;
 
 /// Default number of clusters.
 const K: usize = 3;
+/// Greatest number of clusters that is tried without the rows of tiny clusters.
+const TRIED: usize = 8;
 /// Maximum number of quartile lines in a table. Longer results are only complete in JSON.
 const QUARTILE_ROWS: usize = 60;
 
@@ -66,9 +71,13 @@ pub struct Fit {
     tol: f64,
     #[command(flatten)]
     solver: SolverArgs,
-    /// File for the result as JSON, in addition to stdout
+    /// File for the rows with their clusters, as in rows.csv, or for the result as JSON, as in result.json; in addition to stdout. The
+    /// rows have the columns that tercile predict adds
     #[arg(long, short, env = "TERCILE_OUTPUT", value_name = "FILE")]
     output: Option<OutputFile>,
+    /// File for the model, as in m.json: tercile predict m.json FILE finds the clusters of other rows
+    #[arg(long, env = "TERCILE_MODEL_FILE", value_name = "FILE")]
+    model: Option<OutputFile>,
     /// Print the result as JSON: the fields of a model, scores, and durations
     #[arg(long, env = "TERCILE_JSON", value_parser = clap::builder::FalseyValueParser::new(),
           action = clap::ArgAction::SetTrue)]
@@ -117,11 +126,15 @@ impl FileArgs {
         Ok(())
     }
 
+    /// The file, which can be read more than once.
+    pub fn input(&self) -> Result<columns::Input, columns::Error> {
+        Ok(columns::Input { source: Source::named(&self.file)?.rereadable()?, options: self.input.options() })
+    }
+
     /// Reads the features.
-    pub fn read(&self) -> Result<Columns, columns::Error> {
+    pub fn read(&self, file: &columns::Input) -> Result<Columns, columns::Error> {
         let policy = self.missing.map_or(Policy::FIT, Policy::all);
-        let file = columns::Input { source: Source::named(&self.file)?.rereadable()?, options: self.input.options() };
-        columns::read(&file, &self.features, policy, self.threads(), &self.space())
+        columns::read(file, &self.features, policy, self.threads(), &self.space())
     }
 
     fn space(&self) -> Space {
@@ -144,6 +157,9 @@ struct Printed<'a> {
     file: &'a Path,
     #[serde(flatten)]
     report: Report,
+    /// Rows that form clusters of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tiny: Option<Tiny>,
     /// Per feature: counts of text values and infinities, if there are any.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     not_numbers: BTreeMap<String, NotNumbers>,
@@ -174,18 +190,31 @@ struct Seconds {
 
 impl Fit {
     pub fn run(self, terminal: &Terminal) -> anyhow::Result<Done> {
-        if let Some(file) = &self.output {
+        let (job, ks) = self.job()?;
+        // The rows are written in any format but JSON, which is the result.
+        let rows_format = match &self.output {
+            Some(file) => file.format::<Format>(None)?.filter(|format| *format != Format::Json),
+            None => None,
+        };
+        if let Some(file) = &self.model {
             file.check_format("json")?;
         }
+        if let Ks::Each(_) = ks {
+            let flag = if self.model.is_some() { Some("--model") } else { rows_format.map(|_| "--output for rows") };
+            if let Some(flag) = flag {
+                return Err(Usage(format!("{flag} takes one number of clusters; give one --k")).into());
+            }
+        }
         let output = self.output.as_ref().map(OutputFile::open).transpose()?;
-        let (job, ks) = self.job()?;
+        let model = self.model.as_ref().map(OutputFile::open).transpose()?;
         let bar = terminal.bar(None);
         bar.enable_steady_tick(Duration::from_millis(100));
         let FileArgs { file, features, .. } = &self.from;
         bar.set_message(format!("reading {}", file.display()));
         let began = Instant::now();
         let threads = job.settings.threads;
-        let columns = self.from.read()?;
+        let input = self.from.input()?;
+        let columns = self.from.read(&input)?;
         let not_numbers = missing::not_numbers(features, &columns.gaps);
         let read = began.elapsed().as_secs_f64();
         let starts = self.from.starts(columns.rows);
@@ -206,12 +235,21 @@ impl Fit {
             let (fit, score) = (report.took.fit.as_secs_f64(), report.took.score.as_secs_f64());
             let receipt = Receipt::new(&job, &report, &rows_hash);
             let (not_numbers, seconds) = (not_numbers.clone(), Seconds { read, fit, score });
-            Ok::<_, anyhow::Error>(Printed { file, report, not_numbers, receipt, seconds })
+            let tiny = tiny(&report, &columns, &job.settings)?;
+            Ok::<_, anyhow::Error>(Printed { file, report, tiny, not_numbers, receipt, seconds })
         };
         let done = match ks {
-            Ks::One(k) => {
-                one(k).and_then(|printed| Ok((serde_json::to_string_pretty(&printed)?, words(&printed, &columns))))
-            }
+            Ks::One(k) => one(k).and_then(|printed| {
+                if let Some(model) = model {
+                    (&model).write_all((serde_json::to_string_pretty(&printed)? + "\n").as_bytes())?;
+                    model.commit()?;
+                }
+                if let (Some(output), Some(format)) = (&output, rows_format) {
+                    bar.set_message("writing the rows");
+                    self.label(&printed.report, &input, format, output)?;
+                }
+                Ok((serde_json::to_string_pretty(&printed)?, words(&printed, &columns)))
+            }),
             Ks::Each(ks) => each(ks, one).and_then(|fits| {
                 let best = fit::best_by_silhouette(fits.iter().map(|printed| &printed.report));
                 let (rows, rows_left_out) = (columns.rows as u64, columns.rows_left_out);
@@ -225,12 +263,30 @@ impl Fit {
         let (json, words) = done?;
         let json = json + "\n";
         if let Some(output) = output {
-            (&output).write_all(json.as_bytes())?;
+            if rows_format.is_none() {
+                (&output).write_all(json.as_bytes())?;
+            }
             output.commit()?;
         }
         let text = if self.json { json } else { words };
         std::io::stdout().write_all(text.as_bytes())?;
         Ok(Done::Well)
+    }
+
+    /// Writes the rows of the file with their clusters.
+    fn label(&self, report: &Report, input: &columns::Input, format: Format, output: &Output) -> anyhow::Result<()> {
+        let missing = self.from.missing.unwrap_or(Missing::Impute);
+        let scorer = Scorer::fitted(&report.model(), "en").with_missing(missing);
+        let name = input.source.name().display().to_string();
+        let opened = files::open(&input.source, &input.options)?;
+        let reader = Reader::of_file(opened, &scorer.features).with_context(|| name.clone())?;
+        let mut reader = reader.with_missing(missing);
+        let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, output), format);
+        while let Some(block) = reader.block().with_context(|| name.clone())? {
+            let found = scorer.score(&block).with_context(|| name.clone())?;
+            writer.write(block, found, &scorer)?;
+        }
+        Ok(writer.finish()?)
     }
 
     /// The job and the numbers of clusters.
@@ -302,6 +358,13 @@ fn share(text: &str) -> Result<f64, String> {
     share.ok_or_else(|| "expected a number from 0 upwards, such as 1e-4".to_owned())
 }
 
+/// Rows of a fit that form clusters of their own.
+fn tiny(report: &Report, columns: &Columns, settings: &Settings) -> Result<Option<Tiny>, fit::Error> {
+    let scale = Scale::new(report.mean.clone(), report.std.clone());
+    let rows = suggest::Rows { scale: &scale, columns: &columns.columns, weights: None };
+    suggest::tiny(rows, &report.found, 2..=TRIED, settings)
+}
+
 fn words(printed: &Printed<'_>, columns: &Columns) -> String {
     let Printed { file, report, seconds, .. } = printed;
     let mut header = vec!["cluster", "rows", "share"];
@@ -330,6 +393,9 @@ fn words(printed: &Printed<'_>, columns: &Columns) -> String {
         line(format!("Caliński-Harabasz  {}", short(calinski_harabasz)));
     }
     imputed::of_file(&report.features, columns).lines().for_each(|text| line(text.to_owned()));
+    if let Some(tiny) = &printed.tiny {
+        line(tiny.sentence(&thousands(report.rows), &thousands(tiny.rows)));
+    }
     let empty = report.clusters.iter().filter(|cluster| cluster.size == 0).count();
     if empty > 0 {
         line(format!("{empty} of the clusters are empty: they stand where others do, or no row is nearest to them"));

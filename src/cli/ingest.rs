@@ -53,7 +53,7 @@ pub struct Ingest {
           action = clap::ArgAction::SetTrue)]
     accept_gap: bool,
     /// Address at which Prometheus metrics are served, under /metrics [default: none]
-    #[arg(long, env = "TERCILE_METRICS", value_name = "ADDRESS")]
+    #[arg(long, env = "TERCILE_METRICS", value_name = "ADDRESS", value_parser = crate::config::address)]
     metrics: Option<SocketAddr>,
     #[command(flatten)]
     kafka: KafkaArgs,

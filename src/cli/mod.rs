@@ -65,7 +65,7 @@ use crate::log::{self, LogArgs};
 /// tercile consumes records from a topic, keeps them as Parquet, cleans and slices them with SQL files, trains KMeans on
 /// growing thirds of the stream, and serves predictions over HTTP. Start with `tercile up`.
 #[derive(Parser)]
-#[command(name = "tercile", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "tercile", version, max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
     log: LogArgs,
@@ -409,7 +409,9 @@ mod tests {
         for command in commands {
             for arg in command.get_arguments().filter(|arg| !arg.is_positional()) {
                 let Some(long) = arg.get_long().filter(|long| *long != "help") else { continue };
-                let expected = format!("TERCILE_{}", long.to_uppercase().replace('-', "_"));
+                // TERCILE_MODEL is a slice for `predict`.
+                let name = if (command.get_name(), long) == ("fit", "model") { "model-file" } else { long };
+                let expected = format!("TERCILE_{}", name.to_uppercase().replace('-', "_"));
                 let env = arg.get_env().map(|env| env.to_string_lossy().into_owned());
                 assert_eq!(env.as_deref(), Some(expected.as_str()), "{} --{long}", command.get_name());
             }

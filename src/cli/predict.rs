@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::io::BufWriter;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
 
 use super::output_file::{Output, OutputFile};
-use super::{Done, blocking, completions, count, imputed, thousands};
+use super::{Done, Usage, blocking, completions, count, imputed, thousands};
 use crate::bulk::{self, Format, Keep, Reader, Scorer, Writer};
 use crate::config::{InputArgs, SqlArgs, StoreArgs, language};
 use crate::file_format;
 use crate::files::{self, Dialect, Source};
 use crate::missing::Missing;
+use crate::model::fitted::FittedModel;
 use crate::model::{ModelRegistry, model_ref};
 use crate::scoring::RecordScorer;
 use crate::slices::SLICES;
@@ -27,8 +28,8 @@ use crate::sql::Segmentation;
 /// decides about rows in which one is not. Memory is constant, whatever the number of rows.
 #[derive(Args)]
 pub struct Predict {
-    /// Segmentation, as in price_rating
-    #[arg(add = completions::segmentation())]
+    /// Segmentation, as in price_rating, or a file of a model, as in m.json: tercile fit --model writes it
+    #[arg(value_name = "SEGMENTATION|MODEL.json", add = completions::segmentation())]
     segmentation: String,
     /// The file of rows, a directory, or a quoted pattern of files; - is stdin
     #[arg(value_name = "FILE", default_value = "-")]
@@ -66,6 +67,16 @@ pub struct Predict {
 
 impl Predict {
     pub async fn run(self) -> anyhow::Result<Done> {
+        if let Some(path) = self.model_file() {
+            let flag = if self.raw { Some("--raw") } else { self.as_of.map(|_| "--as-of") };
+            if let Some(flag) = flag {
+                let shown = path.display();
+                return Err(Usage(format!(
+                    "{flag} is for a segmentation of a store, and {shown} is a file; leave it out"
+                ))
+                .into());
+            }
+        }
         let records = match self.raw {
             true => Some(RecordScorer::of(&self.sql.load()?, &self.segmentation).await?),
             false => None,
@@ -167,8 +178,19 @@ impl Predict {
         }
     }
 
+    /// The file of the model, if one is named instead of a segmentation.
+    fn model_file(&self) -> Option<&Path> {
+        let path = Path::new(&self.segmentation);
+        (file_format::name_of(path) == Some("json")).then_some(path)
+    }
+
     fn scorer(&self) -> anyhow::Result<Scorer> {
         let name = &self.segmentation;
+        if let Some(path) = self.model_file() {
+            let model = FittedModel::read(path).map_err(anyhow::Error::msg)?;
+            model.check_language(path, &self.lang)?;
+            return Ok(Scorer::fitted(&model, &self.lang));
+        }
         let store = self.store.look()?;
         let trained = store.segmentations()?;
         if !trained.contains(name) {

@@ -1,9 +1,11 @@
 //! `tercile serve`: serves the API over a store.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
+use tercile_store::Store;
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::{Done, Stop};
@@ -46,6 +48,7 @@ impl Serve {
         });
         let Some((live, listener)) = prepared.await? else { return Ok(Done::Well) };
         let address = listener.local_addr()?;
+        warn_of_other_models(&store, &live, self.sql.dir());
         let sql = self.http_sql.confined(&store, &self.sql).map_err(anyhow::Error::msg)?;
         let (bodies, budget) = (self.bodies.bodies(), self.memory.budget());
         let mut state = State::new(&store, live, None, false, sql, bodies, budget)?;
@@ -57,6 +60,26 @@ impl Serve {
         api::serve(listener, state, guard, async move { stop.wished().await }).await?;
         Ok(Done::Well)
     }
+}
+
+/// Warns if the store has models of segmentations that the SQL files do not declare: they are not served.
+fn warn_of_other_models(store: &Store, live: &ModelCache, sql: Option<&Path>) {
+    let models = live.now();
+    // A directory that cannot be listed is reported by what reads the models.
+    let trained = store.segmentations().unwrap_or_default();
+    let others: Vec<String> = trained.into_iter().filter(|name| models.get(name).is_none()).collect();
+    if others.is_empty() {
+        return;
+    }
+    let declared: Vec<&str> = models.segmentations.iter().map(|served| served.segmentation.name.as_str()).collect();
+    let files = sql.map_or("the built-in SQL files".to_owned(), |dir| format!("the SQL files in {}", dir.display()));
+    let declared = if declared.is_empty() { "no segmentation".to_owned() } else { declared.join(", ") };
+    tracing::warn!(
+        "the models of {} in {} are not served, because {files} declare {declared}; give the SQL files of these models with --sql DIR, \
+         or make models of the declared segmentations with tercile train",
+        others.join(", "),
+        store.root().display()
+    );
 }
 
 /// Listen backlog. The kernel drops further connection attempts, and clients retry about a second later. The

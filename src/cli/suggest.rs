@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use serde::Serialize;
 use tercile_kmeans::features::Scale;
-use tercile_kmeans::{Limits, Settings};
+use tercile_kmeans::{self as kmeans, Init, Limits, Points, Settings};
 
 use super::fit::FileArgs;
 use super::output_file::OutputFile;
@@ -18,7 +18,7 @@ use super::{Done, Terminal, imputed, table, thousands};
 use crate::fit;
 use crate::missing::{self, NotNumbers};
 use crate::sql::header::MAX_K;
-use crate::suggest::{self, Candidate, Suggestion};
+use crate::suggest::{self, Candidate, Structure, Suggestion, Tiny};
 
 /// Suggest a number of clusters for a Parquet, Arrow, CSV or JSON file
 ///
@@ -56,6 +56,11 @@ struct Printed<'a> {
     features: &'a [String],
     candidates: &'a [Candidate],
     suggestion: Suggestion,
+    /// The comparison with rows that are spread evenly.
+    structure: Structure,
+    /// Rows that form clusters of their own with the recommended number of clusters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tiny: Option<Tiny>,
 }
 
 impl SuggestK {
@@ -73,7 +78,7 @@ impl SuggestK {
         bar.enable_steady_tick(Duration::from_millis(100));
         bar.set_message(format!("reading {}", file.display()));
         let threads = self.from.threads();
-        let columns = self.from.read()?;
+        let columns = self.from.read(&self.from.input()?)?;
         let starts = self.from.starts(columns.rows);
         let limits = Limits { iterations: 300, tolerance: 0.0 };
         let settings = Settings { k: low, seed: *seed, starts, limits, threads };
@@ -81,14 +86,22 @@ impl SuggestK {
         let mut told = |candidate: &Candidate| {
             bar.set_message(format!("{} clusters: inertia {}", candidate.k, short(candidate.inertia)));
         };
-        let scale = Scale::measure(features, &columns.columns, threads).map_err(fit::Error::from);
-        let found = scale.and_then(|scale| {
+        let mut found = || -> Result<_, fit::Error> {
+            let scale = Scale::measure(features, &columns.columns, threads)?;
             let rows = suggest::Rows { scale: &scale, columns: &columns.columns, weights: None };
-            suggest::candidates(rows, low..=high, &settings, &mut told)
-        });
+            let candidates = suggest::candidates(rows, low..=high, &settings, &mut told)?;
+            let suggestion = suggest::suggest(&candidates);
+            bar.set_message("clusters of evenly spread rows, for comparison");
+            let structure = suggest::structure(rows, &candidates, &settings)?;
+            let recommended = Settings { k: suggestion.recommended, ..settings.clone() };
+            let best = kmeans::fit(&Points::new(&scale, &columns.columns), &recommended, Init::Drawn(None), &|_| {})?;
+            let tiny = suggest::tiny(rows, &best, low..=high, &settings)?;
+            Ok((candidates, suggestion, structure, tiny))
+        };
+        let found = found();
         bar.finish_and_clear();
-        let candidates = found.with_context(|| format!("cannot cluster {}", file.display()))?;
-        let suggestion = suggest::suggest(&candidates);
+        let (candidates, suggestion, structure, tiny) =
+            found.with_context(|| format!("cannot cluster {}", file.display()))?;
         if let Some(last) = candidates.last().filter(|last| last.k < high) {
             tracing::warn!("no more than {} clusters: there are not that many different rows", last.k);
         }
@@ -105,6 +118,8 @@ impl SuggestK {
             features,
             candidates: &candidates,
             suggestion,
+            structure,
+            tiny,
         };
         let text = match self.json {
             true => serde_json::to_string_pretty(&printed)? + "\n",
@@ -144,8 +159,17 @@ fn words(printed: &Printed<'_>, imputed: &str) -> String {
         table
             .push_str(&format!("silhouette and stability are those of samples of up to {} rows\n", thousands(sampled)));
     }
+    let told = match printed.structure.found {
+        true => told,
+        false => format!(
+            "no cluster structure: the clusters are no farther apart than those of rows that are spread evenly; each number divides one \
+             cloud ({told})"
+        ),
+    };
+    let tiny = printed.tiny.as_ref().map(|tiny| tiny.sentence(&thousands(*rows as u64), &thousands(tiny.rows)) + "\n");
+    let tiny = tiny.unwrap_or_default();
     format!(
-        "{} rows of {}, by {}\n{table}{imputed}{told}\n",
+        "{} rows of {}, by {}\n{table}{imputed}{tiny}{told}\n",
         thousands(*rows as u64),
         file.display(),
         features.join(", ")

@@ -31,6 +31,7 @@ use crate::files::Rows;
 use crate::model_cache::ModelCache;
 use crate::printable::shell_word;
 use crate::produce::{self, Options, Replay};
+use crate::sql::Files;
 
 /// Run the complete pipeline: broker, replay, ingest, training, API
 ///
@@ -98,7 +99,7 @@ struct Stream {
 }
 
 impl Up {
-    pub async fn run(self, terminal: &Terminal, mut stop: Stop) -> anyhow::Result<Done> {
+    pub async fn run(self, terminal: &Terminal, stop: Stop) -> anyhow::Result<Done> {
         if self.from.is_some() && !self.kafka.is_given()? {
             return Err(
                 Usage("--from is for a topic of a Kafka; add --bootstrap-servers, or leave it out".to_owned()).into()
@@ -106,7 +107,16 @@ impl Up {
         }
         self.enrich.check(&self.kafka, &self.topic)?;
         let files = self.sql.load()?;
+        let is_new = !Store::at(&self.store.store)?.exists()?;
         let store = self.store.open()?;
+        let ended = self.pipeline(files, store.clone(), terminal, stop).await;
+        if is_new && ended.is_err() {
+            store.remove_if_empty();
+        }
+        ended
+    }
+
+    async fn pipeline(self, files: Files, store: Store, terminal: &Terminal, mut stop: Stop) -> anyhow::Result<Done> {
         let guard = self.guard.guard(self.bind.bind, &store)?;
         let _only_one = store.lock()?;
         let prepared = stop.unless(async {

@@ -13,6 +13,7 @@ use tercile_http::{Settings, Timeouts, Tls};
 use tercile_store::Store;
 
 use super::{seconds, seconds_or_none};
+use crate::api::base_path::{self, BasePath};
 use crate::api::guard::Guard;
 use crate::api::keys::Keys;
 use crate::api::rate_limit::Limiter;
@@ -41,6 +42,14 @@ pub struct GuardArgs {
     /// Origin whose pages may use the API (CORS), as in https://shop.example, or *; may be repeated [default: none]
     #[arg(long, env = "TERCILE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub cors_origin: Vec<String>,
+    /// Path under which a reverse proxy shows the API, as in /shop, whether or not the proxy removes it from requests
+    #[arg(long, env = "TERCILE_BASE_PATH", value_name = "PATH", default_value = "/", hide_default_value = true,
+          value_parser = base_path::parse)]
+    pub base_path: String,
+    /// Take that path from the header X-Forwarded-Prefix, if a request has it: only behind a proxy that sets or removes the header
+    #[arg(long, env = "TERCILE_TRUST_FORWARDED_PREFIX", value_parser = clap::builder::FalseyValueParser::new(),
+          action = clap::ArgAction::SetTrue)]
+    pub trust_forwarded_prefix: bool,
     /// Maximum requests per second for each key, or for each address without keys; 0: no limit [default: 1000, on loopback 0]
     #[arg(long, env = "TERCILE_RATE_LIMIT", value_name = "N")]
     pub rate_limit: Option<u32>,
@@ -138,6 +147,7 @@ impl GuardArgs {
             origins: self.cors_origin.clone(),
             limiter: Limiter::new(rate, concurrent),
             max_header_bytes: self.max_header_bytes as usize,
+            base_path: BasePath { path: self.base_path.clone(), trust_forwarded: self.trust_forwarded_prefix },
             server,
         })
     }

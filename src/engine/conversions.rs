@@ -1,5 +1,5 @@
-//! The SQL functions that every session has, beside DataFusion's own: `to_number`, `to_integer`, `to_datetime`, and those
-//! of JSON.
+//! The SQL functions that every session has, beside DataFusion's own: `to_number`, `to_integer`, `to_datetime`, those of JSON, `md5`, and
+//! those of times that replace DataFusion's ([`time_functions`]).
 //!
 //! Input: a text, and constants that say how it is written. Output: its value by the rules of the module `value`, or NULL.
 //! The JSON functions and operators (`->`, `->>`, `json_get…`) are those of `datafusion-functions-json`. All depend only
@@ -21,6 +21,7 @@ use datafusion::logical_expr::{
 use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 
+use super::{md5, time_functions};
 use crate::value::number::Format;
 use crate::value::time::Form;
 
@@ -37,7 +38,7 @@ pub fn register(ctx: &SessionContext) -> Result<()> {
 /// The same in the session of a scheduler.
 pub fn register_with(registry: &mut dyn FunctionRegistry) -> Result<()> {
     datafusion_functions_json::register_all(registry)?;
-    for function in conversions() {
+    for function in conversions().chain(time_functions::functions()).chain([md5::function()]) {
         registry.register_udf(function)?;
     }
     Ok(())
@@ -63,7 +64,7 @@ pub fn functions() -> impl Iterator<Item = Arc<ScalarUDF>> {
         udfs::json_object_keys_udf(),
         udfs::json_union_to_text_udf(),
     ];
-    json.into_iter().chain(conversions())
+    json.into_iter().chain(conversions()).chain(time_functions::functions()).chain([md5::function()])
 }
 
 fn conversions() -> impl Iterator<Item = Arc<ScalarUDF>> {

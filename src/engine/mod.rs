@@ -17,6 +17,7 @@ mod file_table;
 mod inferred_tests;
 mod leading_zeros;
 mod lookup;
+mod md5;
 mod members;
 #[cfg(all(test, feature = "object-stores"))]
 mod over_objects;
@@ -30,6 +31,8 @@ mod segmentations;
 mod sized_store;
 mod slice_cuts;
 mod spill;
+pub mod text_numbers;
+mod time_functions;
 mod tombstones;
 mod topics;
 

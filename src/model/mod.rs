@@ -8,6 +8,7 @@ mod clusters;
 pub mod describe;
 pub mod diff;
 mod exact;
+pub mod fitted;
 pub mod history;
 pub mod imputed;
 pub mod members;
@@ -337,9 +338,7 @@ impl Model {
 
     /// k by features, in original units.
     pub fn centroids(&self) -> Array2<f64> {
-        Array2::from_shape_fn((self.clusters.len(), self.features.len()), |(cluster, feature)| {
-            self.clusters[cluster].centroid.get(&self.features[feature]).copied().unwrap_or(self.mean[feature])
-        })
+        centroids_of(&self.clusters, &self.features, &self.mean)
     }
 
     /// The languages of all its descriptions.
@@ -370,6 +369,13 @@ impl Model {
     pub fn predictor(&self) -> Predictor {
         Predictor::new(self.scale(), &self.centroids())
     }
+}
+
+/// k by features, in original units.
+fn centroids_of(clusters: &[Cluster], features: &[String], mean: &[f64]) -> Array2<f64> {
+    Array2::from_shape_fn((clusters.len(), features.len()), |(cluster, feature)| {
+        clusters[cluster].centroid.get(&features[feature]).copied().unwrap_or(mean[feature])
+    })
 }
 
 /// A model has no descriptions in a language.

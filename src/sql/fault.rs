@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use unicode_width::UnicodeWidthStr as _;
 
+use super::engine_errors::{is_correlated, sentence};
 use super::other_dialects::equivalent;
 use super::script::{Piece, Place};
 use super::{identifier, one_line};
@@ -65,14 +66,18 @@ impl Source<'_> {
 
     /// An engine error in a piece of this text. `tables` are candidates for a misspelt table name.
     pub fn blame(&self, piece: &Piece<'_>, error: &DataFusionError, tables: &[String]) -> Fault {
+        let text = Source { name: None, text: piece.text };
         let place = locate(piece.text, error).or_else(|| {
+            let message = error.to_string();
+            if is_correlated(&message) {
+                return text.place_of("lateral").or_else(|| text.place_of_subquery());
+            }
             // The text ended too early.
-            error.to_string().contains("found: EOF").then(|| end(piece.text))
+            message.contains("found: EOF").then(|| end(piece.text))
         });
-        match place {
-            Some(place) => self.fault(place.within(piece.place), words(error, tables)),
-            None => self.fault_somewhere(words(error, tables)),
-        }
+        // An error without a position names its statement.
+        let place = place.map_or(piece.place, |place| place.within(piece.place));
+        self.fault(place, words(error, tables))
     }
 }
 
@@ -117,8 +122,9 @@ fn locate(text: &str, error: &DataFusionError) -> Option<Place> {
     if let Some(start) = error.diagnostic().and_then(|diagnostic| diagnostic.span).map(|span| span.start) {
         return Some(Place { line: start.line as usize, column: start.column as usize });
     }
-    let message = error.to_string();
-    stated_place(&message).map(|(_, place)| place).or_else(|| find_word(text, named(&message)?))
+    let message = one_line(&error.strip_backtrace());
+    let message = without_prefixes(&message);
+    stated_place(message).map(|(_, place)| place).or_else(|| find_word(text, named(message)?))
 }
 
 /// The position after the last character.
@@ -142,11 +148,13 @@ fn named(message: &str) -> Option<&str> {
 }
 
 fn find_word(text: &str, wanted: &str) -> Option<Place> {
-    let wanted = wanted.rsplit('.').next()?;
+    let name = wanted.rsplit('.').next()?;
     let mut tokens = Vec::new();
     let _ = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location_into_buf(&mut tokens);
     let found = tokens.iter().find(|token| match &token.token {
-        Token::Word(word) => word.value.eq_ignore_ascii_case(wanted),
+        Token::Word(word) => word.value.eq_ignore_ascii_case(name),
+        // A value of the statement that cannot be converted.
+        Token::SingleQuotedString(text) => text == wanted,
         _ => false,
     })?;
     Some(Place { line: found.span.start.line as usize, column: found.span.start.column as usize })
@@ -185,7 +193,10 @@ fn words(error: &DataFusionError, tables: &[String]) -> String {
     {
         return match equivalent(name) {
             Some(equivalent) => format!("there is no function {name}; write {equivalent}"),
-            None => format!("there is no function {name}; did you mean {}?", rest.trim_end_matches("'?")),
+            None => match nearest(name, std::iter::once(rest.trim_end_matches("'?"))) {
+                Some(near) => format!("there is no function {name}; did you mean {near}?"),
+                None => format!("there is no function {name}"),
+            },
         };
     }
     let text = plain(&text);
@@ -231,8 +242,9 @@ pub fn explain(error: &DataFusionError) -> String {
     plain(&one_line(&error.strip_backtrace()))
 }
 
-fn plain(text: &str) -> String {
-    const PREFIXES: [&str; 11] = [
+/// The engine's message without the names of its modules and rules.
+fn without_prefixes(text: &str) -> &str {
+    const PREFIXES: [&str; 13] = [
         "Error during planning: ",
         "Schema error: ",
         "Execution error: ",
@@ -244,6 +256,8 @@ fn plain(text: &str) -> String {
         "type_coercion caused by ",
         "External: ",
         "Cast error: ",
+        "Parser error: ",
+        "Invalid or Unsupported Configuration: ",
     ];
     let mut text = text;
     loop {
@@ -254,8 +268,15 @@ fn plain(text: &str) -> String {
         {
             text = rest;
         } else {
-            break;
+            return text;
         }
+    }
+}
+
+fn plain(text: &str) -> String {
+    let text = without_prefixes(text);
+    if let Some(sentence) = sentence(text) {
+        return sentence;
     }
     if text.starts_with("Unexpected argument type") && text.contains("expected string or int, got ") {
         return format!("{} A cast binds more closely than a JSON operator: write (a ->> 'b')::int", text.trim_end());

@@ -6,7 +6,9 @@
 pub mod column_names;
 pub mod depth;
 mod dialect;
+mod engine_errors;
 pub mod fault;
+mod from_first;
 pub mod header;
 pub mod infer;
 pub mod language;
@@ -15,6 +17,7 @@ mod quoting;
 pub mod reference;
 pub mod script;
 mod timestamp;
+mod unsupported;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,6 +28,9 @@ use datafusion::common::TableReference;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::ParserError;
+use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 use fault::{Fault, Source};
 use header::Header;
 use language::Labels;
@@ -330,7 +336,7 @@ fn is_comment(text: &str) -> bool {
 
 /// The single statement of one of these files.
 fn one_piece<'a>(source: &Source<'a>) -> Result<Piece<'a>, Fault> {
-    let pieces = script::split(source.text).pieces;
+    let pieces = script::complete(source)?.pieces;
     match pieces.as_slice() {
         [] => Err(source.fault_somewhere("it holds no statement")),
         [piece] if piece.dot => Err(source.fault(piece.place, "a dot command is no SQL; it is for the shell")),
@@ -346,11 +352,20 @@ fn one_piece<'a>(source: &Source<'a>) -> Result<Piece<'a>, Fault> {
 pub fn parse(source: &Source<'_>, piece: &Piece<'_>) -> Result<Statement, Fault> {
     depth::check(piece.text).map_err(|(place, why)| source.fault(place.within(piece.place), why))?;
     let blame = |e| source.blame(piece, &e, &[]);
-    let mut parser = DFParserBuilder::new(piece.text).with_recursion_limit(RECURSION).build().map_err(blame)?;
+    let tokens = Tokenizer::new(&GenericDialect {}, piece.text).tokenize_with_location();
+    let mut tokens = tokens.map_err(|e| blame(ParserError::from(e).into()))?;
+    from_first::complete(&mut tokens);
+    let mut parser = DFParserBuilder::new(tokens).with_recursion_limit(RECURSION).build().map_err(blame)?;
     let mut statements = parser.parse_statements().map_err(blame)?;
     match (statements.pop_front(), statements.len()) {
         (Some(mut statement), 0) => {
             dialect::adapt(&mut statement);
+            unsupported::check(&statement).map_err(|(word, why)| {
+                let place = Source { name: None, text: piece.text }
+                    .place_of(word)
+                    .map_or(piece.place, |place| place.within(piece.place));
+                source.fault(place, why)
+            })?;
             Ok(statement)
         }
         _ => Err(source.fault(piece.place, "expected one statement")),

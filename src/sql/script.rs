@@ -3,6 +3,8 @@
 //! Input: text from a file, a pipe or a prompt. Output: pieces with their positions, and whether the last one is
 //! incomplete. The splitter handles quotes and comments, but no other SQL syntax.
 
+use super::fault::{Fault, Source};
+
 /// A position in a text: line and column, counted from 1; columns are characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
@@ -35,12 +37,26 @@ pub struct Script<'a> {
     pub pieces: Vec<Piece<'a>>,
     /// True if the last statement has no semicolon yet, or if a quote or comment is open.
     pub open: bool,
+    /// Where a comment begins that has no end.
+    pub open_comment: Option<Place>,
+}
+
+/// Splits a text to which nothing will be added.
+///
+/// # Errors
+/// If a comment has no end: what follows its start would be ignored.
+pub fn complete<'a>(source: &Source<'a>) -> Result<Script<'a>, Fault> {
+    let script = split(source.text);
+    match script.open_comment {
+        Some(place) => Err(source.fault(place, "the comment that begins here has no end; close it with */")),
+        None => Ok(script),
+    }
 }
 
 /// Splits a text at the semicolons that end statements. A dot command is a line that starts with a dot and a letter
 /// while no statement is open. Blanks and comments alone are not a piece.
 pub fn split(text: &str) -> Script<'_> {
-    let mut script = Script { pieces: Vec::new(), open: false };
+    let mut script = Script { pieces: Vec::new(), open: false, open_comment: None };
     let mut scan = Scan { text, at: 0, place: Place::START };
     // The start of the open statement.
     let mut began: Option<(usize, Place)> = None;
@@ -63,7 +79,11 @@ pub fn split(text: &str) -> Script<'_> {
             }
             c if c.is_whitespace() => scan.step(),
             '-' if scan.starts_with("--") => scan.skip_to("\n"),
-            '/' if scan.starts_with("/*") => script.open |= !scan.skip_comment(),
+            '/' if scan.starts_with("/*") => {
+                if !scan.skip_comment() {
+                    (script.open, script.open_comment) = (true, Some(place));
+                }
+            }
             quote @ ('\'' | '"' | '`') => {
                 began.get_or_insert((from, place));
                 scan.step();
@@ -166,6 +186,10 @@ mod tests {
         assert_eq!(texts("SELECT 'it''s'; -- done"), (vec!["SELECT 'it''s'"], false));
         assert_eq!(texts(" ;; -- nothing\n/* at all */"), (vec![], false));
         assert!(texts("SELECT 1; /* open").1);
+        let wrong = |text| complete(&Source { name: None, text }).map(drop).map_err(|fault| fault.place.unwrap());
+        assert_eq!(wrong("SELECT 1; /* open; SELECT 2"), Err(Place { line: 1, column: 11 }));
+        assert_eq!(wrong("/* a /* b */\nSELECT 1"), Err(Place { line: 1, column: 1 }));
+        assert_eq!(wrong("SELECT '/*' -- /*"), Ok(()));
         assert!(texts("SELECT 'a;").1);
         assert_eq!(texts("SELECT \"₹;\";"), (vec!["SELECT \"₹;\""], false));
     }

@@ -162,6 +162,94 @@ fn what_stands_in_the_way_is_named() {
 }
 
 #[test]
+fn a_store_that_is_named_exists() {
+    let place = Place::new();
+    for command in [
+        &["sql", "-c", "SELECT count(*) FROM products"] as &[&str],
+        &["sql", "-c", "SELECT count(*) FROM records"],
+        &["predict", "price_rating"],
+        &["models"],
+        &["models", "price_rating"],
+        &["models", "diff", "price_rating@1@1", "price_rating@1@2"],
+        &["model", "show", "price_rating"],
+        &["members", "customers"],
+        &["verify", "price_rating"],
+        &["plot", "price_rating"],
+        &["files"],
+    ] {
+        let error = place.fails(1, &[command, &["--store", "typo"]].concat());
+        assert!(error.contains("there is no store at typo; check --store"), "{command:?}: {error}");
+        assert!(!place.path("typo").exists(), "{command:?}");
+    }
+    assert_eq!(place.ok(&["sql", "--store", "typo", "-f", "csv", "-c", "SELECT 1 AS a"]), "a\n1\n");
+    assert_eq!(place.ok(&["sql", "-f", "csv", "-c", "SELECT count(*) AS n FROM products"]), "n\n0\n");
+    assert_eq!(place.ok(&["files"]), "");
+}
+
+#[test]
+fn an_up_that_fails_leaves_no_store() {
+    let place = Place::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for failing in [
+        &["--data", "nowhere.csv", "--bind", "127.0.0.1:0"] as &[&str],
+        &["--bind", &address],
+        &["--bootstrap-servers", "127.0.0.1:1", "--bind", "127.0.0.1:0"],
+    ] {
+        place.fails(1, &[&["up"], failing].concat());
+        assert!(!place.path("store").exists(), "{failing:?}");
+    }
+    place.write("store/mine.txt", "");
+    place.fails(1, &["up", "--data", "nowhere.csv", "--bind", "127.0.0.1:0"]);
+    assert!(place.path("store/mine.txt").exists());
+}
+
+#[test]
+fn models_of_other_sql_files_are_named() {
+    let place = Place::new();
+    assert_eq!(place.up(&[]).interrupt().code, Some(0));
+    let serve = place.serve(&[]);
+    assert!(!serve.stderr().contains("warning"), "{}", serve.stderr());
+    drop(serve);
+    for file in ["00_records.sql", "10_products.sql", "20_slices.sql"] {
+        let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("sql").join(file);
+        place.write(&format!("other/{file}"), std::fs::read(shipped).unwrap());
+    }
+    let columns = "_partition, _offset, _timestamp, _slice, actual_price";
+    place.write("other/33_prices.sql", format!("-- k: 3\n\nSELECT {columns} FROM slices"));
+    let serve = place.serve(&["--sql", "other"]);
+    let said = serve.stderr();
+    assert!(
+        said.contains("the models of discount, price_rating, rating_count in store are not served")
+            && said.contains("the SQL files in other declare prices")
+            && said.contains("tercile train --sql other"),
+        "{said}"
+    );
+}
+
+#[test]
+fn commands_are_found_by_what_people_type() {
+    let place = Place::new();
+    assert!(place.ok(&["help", "predict"]).contains("--missing"));
+    assert!(place.ok(&["help", "models", "rollback"]).contains("rollback"));
+    assert!(place.ok(&["help"]).contains("suggest-k"));
+    let error = place.fails(1, &["sql", "SELECT 1"]);
+    assert!(error.contains("to run SQL text, write tercile sql -c 'SELECT 1'"), "{error}");
+    let error = place.fails(1, &["sql", "select"]);
+    assert!(error.contains("write tercile sql -c 'SELECT …'"), "{error}");
+    place.write("my rows.parquet", "");
+    for file in ["my rows.parquet", "nowhere.csv"] {
+        let error = place.fails(1, &["sql", file]);
+        assert!(error.contains("has rows and no SQL; to query it, run tercile sql --table "), "{error}");
+    }
+    assert!(place.fails(1, &["sql", "my rows.parquet"]).contains("--table my_rows='my rows.parquet' -c"));
+    for wrong in ["localhost", "5000", "localhost:99999"] {
+        let error = place.fails(2, &["serve", "--bind", wrong]);
+        assert!(error.contains("--bind <ADDRESS>") && error.contains("expected a"), "{error}");
+    }
+}
+
+#[test]
 fn training_on_nothing_says_so() {
     let place = Place::new();
     let error = place.fails(1, &["train", "--store", "typo"]);
@@ -265,11 +353,13 @@ fn a_store_url_is_read_strictly() {
     }
     // A directory is accepted in any notation, and its name may contain characters that are reserved in URLs.
     let dir = place.path("a b#c");
-    place.ok(&["up", "--help"]);
+    std::fs::create_dir(&dir).unwrap();
     let url = format!("file://{}", dir.to_str().unwrap().replace(' ', "%20").replace('#', "%23"));
     let ended = place.run(&["sql", "--store", &url, "-c", "SELECT count(*) AS n FROM records", "-f", "csv"]);
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "n\n0\n"), "{}", ended.stderr);
-    assert!(ended.stderr.contains("a b#c"), "{}", ended.stderr);
+    std::fs::remove_dir(&dir).unwrap();
+    let error = place.fails(1, &["sql", "--store", &url, "-c", "SELECT count(*) AS n FROM records"]);
+    assert!(error.contains("there is no store at") && error.contains("a b#c"), "{error}");
 }
 
 /// SECURITY.md explains the advisories about quick-xml for exactly those versions that are built, as long as they are affected.

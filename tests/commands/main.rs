@@ -9,6 +9,7 @@ mod cancellation;
 mod cli;
 mod completions;
 mod config_file;
+mod other_dialects;
 mod output_files;
 mod sql;
 mod your_files;

@@ -289,6 +289,7 @@ fn the_shell_lives_through_what_people_type() {
         return;
     }
     let place = Place::new();
+    place.write("my rows.csv", "n\n1\n2\n");
     let mut command = Command::new("script");
     // `script` may fail at the end for its own reasons, so the shell prints the exit code to the screen. The trap keeps Ctrl-C
     // from ending the outer shell.
@@ -320,10 +321,24 @@ fn the_shell_lives_through_what_people_type() {
         (".form\t ndjson\r", "ndjson"),
         ("SELECT 'it''s' AS x;\r", "{\"x\":\"it's\"}"),
         ("half a thought\u{3}", ""),
+        ("SELECT\r", "...> "),
+        ("1\u{3}", ""),
+        // Lines that arrive at once, as from a terminal without bracketed paste.
+        ("SELECT 11 AS a;\rSELECT 12 AS b;\rSELECT 13 AS c;\r", "{\"a\":11}"),
         ("SELECT 7 AS seven;\r", "{\"seven\":7}"),
+        (".add 'my rows.csv'\r", "my_rows"),
+        ("SELECT sum(n) AS n FROM my_rows;\r", "{\"n\":3}"),
+        ("\\d my_rows\r", "Int64"),
+        ("help\r", ".add FILE [NAME]"),
     ] {
         type_and_see(text, expected);
-        type_and_see("", "tercile> ");
+        if text.contains("AS c;") {
+            type_and_see("", "{\"b\":12}");
+            type_and_see("", "{\"c\":13}");
+        }
+        if text != "SELECT\r" {
+            type_and_see("", "tercile> ");
+        }
     }
     type_and_see(&format!("{};\r", ENDLESS.replace('\n', " ")), "SELECT");
     std::thread::sleep(Duration::from_millis(3000));
@@ -331,7 +346,7 @@ fn the_shell_lives_through_what_people_type() {
     type_and_see("\u{3}", "cancelled");
     type_and_see("", "tercile> ");
     type_and_see("SELECT 'alive' AS y;\r", "{\"y\":\"alive\"}");
-    type_and_see(".quit\r", "left with 0");
+    type_and_see("exit\r", "left with 0");
     drop(keys);
     child.wait().unwrap();
     let history = std::fs::read_to_string(place.path("state/tercile/sql_history")).unwrap();

@@ -157,7 +157,7 @@ fn what_is_wrong_is_told_with_its_place() {
     for (sql, expected, place) in [
         ("SELECT ratin\nFROM products", "there is no column ratin; did you mean rating?", Some((1, 8))),
         ("SELECT 1\nFROM product", "there is no table or view product; did you mean products?", Some((2, 6))),
-        ("SELECT rating + 'x' FROM products", "Cannot coerce", Some((1, 8))),
+        ("SELECT rating + 'x' FROM products", "there is no Float64 + Utf8; make numbers of texts", Some((1, 8))),
         ("SELECT abs('x')", "abs", None),
         ("SELECT 1, $least", "the parameter $least is not given; add \"least\" to \"params\"", Some((1, 11))),
         ("SELECT 1;\nSELECT 2", "one statement is allowed, and there are 2", Some((2, 1))),

@@ -379,6 +379,14 @@ fn answers_are_explained() {
     serve.address = format!("http://{}", serve.said("at http://").split(',').next().unwrap());
     let said = serve.post(&format!("{PATH}?explain=true"), rows).json();
     assert_eq!(said[0]["explanation"]["slices"][1], json!({"slice": 2, "missing": "there is no model: too few rows"}));
+    // There is nothing to wait for.
+    for path in [PATH, "/api/cluster_products_by_price_rating", "/api/segments/price_rating/score"] {
+        problem(&serve.post(&format!("{path}?model=2"), rows), 409, None, "there is no model: too few rows");
+    }
+    for path in ["models/2", "points?model=2", "k-report?model=2"] {
+        let answer = serve.get(&format!("/api/segments/price_rating/{path}"));
+        problem(&answer, 409, None, "there is no model: too few rows");
+    }
 }
 
 #[test]

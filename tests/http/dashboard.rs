@@ -119,7 +119,10 @@ fn the_page_shows_what_the_api_answers() {
         let rating: Vec<String> =
             cluster["typical"]["rating"].as_array().unwrap().iter().map(Value::to_string).collect();
         let rating: Vec<&str> = rating.iter().map(|value| value.trim_end_matches(".0")).collect();
-        assert!(typical.matches(" – ").count() == 4 && typical.ends_with(&rating.join(" – ")), "{typical}");
+        assert!(
+            typical.matches(" – ").count() == 4 && typical.contains(&format!("{} (mean ", rating.join(" – "))),
+            "{typical}"
+        );
     }
     assert!(browser.text("#clusters-key").contains("quartiles"));
     let changes = |model: &Value| model["words_changed"].as_array().unwrap().len();
@@ -142,10 +145,12 @@ fn the_page_shows_what_the_api_answers() {
     // The report is computed when it becomes visible.
     report(&mut browser);
     let report = server.get("/api/segments/price_rating/k-report").json();
-    let picks = ["elbow", "silhouette", "stability"].map(|name| report["suggestion"][name].to_string());
-    let shown = browser
-        .run("[...document.querySelectorAll('#k-charts .said')].map((one) => one.textContent.replace('picks ', ''))");
+    let picked = |name: &str| format!("picks {} · the model has 3", report["suggestion"][name]);
+    let picks = ["elbow", "silhouette", "stability"].map(picked);
+    let shown = browser.run("[...document.querySelectorAll('#k-charts .said')].map((one) => one.textContent)");
     assert_eq!(shown, json!(picks));
+    // The number of clusters of the model is marked in each curve.
+    assert_eq!(browser.run("document.querySelectorAll('#k-charts .current').length"), json!(3));
     browser.run("scrollTo({top: 0, behavior: 'instant'})");
 
     // A segmentation with one feature has a histogram with its cuts.

@@ -14,6 +14,7 @@ mod dashboard;
 mod dashboard_members;
 mod decoders;
 mod document;
+mod encodings;
 mod guard;
 mod members;
 mod overload;

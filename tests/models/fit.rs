@@ -369,3 +369,42 @@ fn rare_clusters_are_in_every_sample_and_samples_say_so() {
     let suggested = place.ok(&["suggest-k", "rows.csv", "--features", "spent,visits", "--max-k", "4"]);
     assert!(suggested.contains("silhouette and stability are those of samples of up to 5,"), "{suggested}");
 }
+
+#[test]
+fn rows_and_models_are_written_and_used() {
+    let place = Place::new();
+    write_csv(&place, "rows.csv", &rows(600));
+    let fit = ["fit", "rows.csv", "--features", "a,b", "--k", "3"];
+    place.ok(&[&fit, &["--output", "labels.csv", "--model", "m.json"] as &[&str]].concat());
+    let labels = std::fs::read_to_string(place.path("labels.csv")).unwrap();
+    assert!(labels.starts_with("name,b,a,cluster,description,distance,imputed\n"), "{labels:.80}");
+    assert_eq!(labels.lines().count(), 601);
+    // The sizes are those of the report, and predict gives the same rows.
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(place.path("m.json")).unwrap()).unwrap();
+    let mut reader = csv::Reader::from_reader(labels.as_bytes());
+    let clusters: Vec<u64> = reader.records().map(|row| row.unwrap()[3].parse().unwrap()).collect();
+    for cluster in report["clusters"].as_array().unwrap() {
+        let size = clusters.iter().filter(|found| Some(**found) == cluster["cluster"].as_u64()).count() as u64;
+        assert_eq!(Some(size), cluster["size"].as_u64(), "{cluster}");
+    }
+    assert_eq!(place.ok(&["predict", "m.json", "rows.csv", "--missing", "impute"]), labels);
+    place.ok(&[&fit, &["--missing", "skip", "-o", "labels.parquet"] as &[&str]].concat());
+    let count = "SELECT count(*) AS n, count(cluster) < 600 AS some FROM t";
+    assert_eq!(place.ok(&["sql", "--table", "t=labels.parquet", "-f", "csv", "-c", count]), "n,some\n600,true\n");
+    // In place, and from a pipe.
+    place.ok(&[&fit, &["-o", "rows.csv"] as &[&str]].concat());
+    assert_eq!(std::fs::read_to_string(place.path("rows.csv")).unwrap(), labels);
+
+    place.write("no.json", "{}");
+    assert!(place.fails(1, &["predict", "no.json", "rows.csv"]).contains("no.json is no model"));
+    assert!(place.fails(1, &["predict", "nowhere.json", "rows.csv"]).contains("cannot read nowhere.json"));
+    let damaged = serde_json::to_string(&report).unwrap().replacen("\"cluster\":1", "\"cluster\":7", 1);
+    place.write("damaged.json", damaged);
+    assert!(place.fails(1, &["predict", "damaged.json", "rows.csv"]).contains("damaged.json is no complete model"));
+    assert!(
+        place.fails(2, &["predict", "m.json", "rows.csv", "--as-of", "3"]).contains("--as-of is for a segmentation")
+    );
+    assert!(place.fails(1, &["predict", "m.json", "rows.csv", "--lang", "de"]).contains("no names in the language de"));
+    let range = ["fit", "rows.csv", "--features", "a,b", "--k", "2..3", "-o", "labels.csv"];
+    assert!(place.fails(2, &range).contains("takes one number of clusters"));
+}

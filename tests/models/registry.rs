@@ -189,7 +189,7 @@ fn models_are_listed_rolled_back_and_it_is_known_who_served_when() {
     let error = place.fails(1, &["models", "nothing"]);
     assert!(error.contains("has no models of \"nothing\", it has discount, price_rating, rating_count"), "{error}");
     let error = place.fails(1, &["models", "--store", "nowhere"]);
-    assert!(error.contains("the store nowhere has no models"), "{error}");
+    assert!(error.contains("there is no store at nowhere; check --store"), "{error}");
     assert!(!place.path("nowhere").exists());
 }
 

@@ -285,6 +285,23 @@ impl Store {
         if self.place.is_disk() { Ok(self.root.is_dir()) } else { Ok(self.source()?.is_some()) }
     }
 
+    /// Removes a store on a disk that has no files yet, after what created it has failed. Directories with files stay.
+    pub fn remove_if_empty(&self) {
+        if !self.place.is_disk() || !matches!(self.source(), Ok(None)) {
+            return;
+        }
+        let directories = ["records", "models", "tmp", "marks"].map(|sub| self.root.join(sub));
+        let has_files = |dir: &PathBuf| std::fs::read_dir(dir).is_ok_and(|mut files| files.next().is_some());
+        if directories.iter().any(has_files) {
+            return;
+        }
+        // What cannot be removed, because something was added meanwhile, stays.
+        let _ = std::fs::remove_file(self.root.join("up.lock"));
+        for dir in directories.iter().chain([&self.root]) {
+            let _ = std::fs::remove_dir(dir);
+        }
+    }
+
     /// The backend.
     pub fn place(&self) -> &Place {
         &self.place

@@ -7,6 +7,8 @@ const KEPT = 'tercile-key';
 /** Milliseconds without an event after which the connection counts as lost; the server sends one every five seconds. */
 const SILENCE = 15_000;
 const LONGEST_WAIT = 15_000;
+/** The path under which a proxy shows the server. */
+export const PREFIX = document.documentElement.dataset.prefix ?? '';
 
 let key = sessionStorage.getItem(KEPT);
 let asking = null;
@@ -46,7 +48,7 @@ async function ask(path, options = {}) {
   for (;;) {
     const sent = key;
     const headers = { ...options.headers, ...(sent ? { Authorization: `Bearer ${sent}` } : {}) };
-    const response = await fetch(path, { cache: 'no-store', ...options, headers });
+    const response = await fetch(PREFIX + path, { cache: 'no-store', ...options, headers });
     if (response.ok) return response;
     if (response.status !== 401) throw new Problem(response.status, await response.json().catch(() => null));
     // Another request may have obtained a key meanwhile.

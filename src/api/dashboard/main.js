@@ -87,6 +87,12 @@ function choices(infos, info) {
   };
   const focused = document.activeElement?.dataset?.name;
   byId('choices').replaceChildren(...infos.map((one) => el('button', { type: 'button', 'data-name': one.name, 'aria-pressed': String(one.name === info?.name), onclick: press(one.name) }, pretty(one.name))));
+  // Of many, the chosen one may be out of sight.
+  const chosen = byId('choices').querySelector('[aria-pressed="true"]');
+  if (chosen) {
+    const [outer, inner] = [byId('choices').getBoundingClientRect(), chosen.getBoundingClientRect()];
+    if (inner.left < outer.left || inner.right > outer.right) byId('choices').scrollLeft += inner.left - outer.left - 24;
+  }
   if (focused) [...byId('choices').children].find((one) => one.dataset.name === focused)?.focus();
 }
 

@@ -53,7 +53,14 @@ export function number(value, digits = 4) {
 }
 
 export const compact = (value) => format(Intl.NumberFormat, { notation: 'compact', maximumSignificantDigits: 3 }).format(value);
-export const percent = (share, digits = 1) => format(Intl.NumberFormat, { style: 'percent', maximumFractionDigits: digits }).format(share);
+/** Formats a share. One that is neither nothing nor all is not rounded to either. */
+export function percent(share, digits = 1) {
+  const text = (value) => format(Intl.NumberFormat, { style: 'percent', maximumFractionDigits: digits }).format(value);
+  const least = 10 ** -(digits + 2);
+  if (share > 0 && share < least) return `< ${text(least)}`;
+  if (share < 1 && share > 1 - least) return `> ${text(1 - least)}`;
+  return text(share);
+}
 // Record times may exceed the range of Date (year 275,760) and are then shown as in the API.
 export const moment = (time) => {
   const date = new Date(time);
@@ -90,23 +97,44 @@ export const sliceName = (slice) => t(`slice_${slice}`);
 
 export const empty = (title, text) => el('div', { class: 'empty' }, el('strong', {}, title), text);
 
-/** Label positions beside badges ([{x, y, name}], in pixels): right, left, above or below, at the first free spot; a label
- * without one is omitted. `others` are positions ([x, y]) that labels must not cover. */
-export function labels(list, { left, right, top, bottom }, others = []) {
+/** Label positions beside badges ([{x, y, name}], in pixels): right, left, above or below, at the first free spot. Where there is none,
+ * the nearest free place within the frame, joined to its badge by a line; without one the place is added to `rest`. `others` are positions
+ * ([x, y]) that labels must not cover. `owns(place, x, y)` says whether a position may be covered by the label of a place. */
+export function labels(list, { left, right, top, bottom }, others = [], owns = () => true, rest = []) {
   const taken = [...list.map(({ x, y }) => [x - 12, y - 12, x + 12, y + 12]), ...others.map(([x, y]) => [x - 6, y - 6, x + 6, y + 6])];
-  return list.flatMap(({ x, y, name }) => {
+  return list.flatMap((place) => {
+    const { x, y, name } = place;
     const wide = name.length * 6.7 + 4;
     const spots = [[x + 15, y + 4, 'start'], [x - 15, y + 4, 'end'], [x, y - 17, 'middle'], [x, y + 25, 'middle'], [x + 15, y - 14, 'start'], [x - 15, y - 14, 'end'], [x + 15, y + 24, 'start'], [x - 15, y + 24, 'end'], [x + 12, y - 17, 'end'], [x - 12, y - 17, 'start'], [x + 12, y + 25, 'end'], [x - 12, y + 25, 'start'], [x, y - 34, 'middle'], [x, y + 42, 'middle'], [x + 12, y - 34, 'end'], [x + 12, y + 42, 'end']]
       .map(([at, base, anchor]) => {
         const from = anchor === 'start' ? at : anchor === 'end' ? at - wide : at - wide / 2;
         return { x: at, y: base, anchor, box: [from, base - 11, from + wide, base + 3] };
       });
-    const free = ({ box: [a, b, c, d] }) => a >= left && c <= right && b >= top && d <= bottom && !taken.some(([e, f, g, h]) => a < g && c > e && b < h && d > f);
-    const spot = spots.find(free);
-    if (!spot) return [];
+    const free = ({ box: [a, b, c, d] }) => a >= left && c <= right && b >= top && d <= bottom && !taken.some(([e, f, g, h]) => a < g && c > e && b < h && d > f)
+      && [a, (a + c) / 2, c].every((px) => owns(place, px, b) && owns(place, px, d));
+    const spot = spots.find(free) ?? elsewhere(x, y, wide, { left, right, top, bottom }, free);
+    if (!spot) {
+      rest.push(place);
+      return [];
+    }
     taken.push(spot.box);
-    return [svg('text', { class: 'name halo', x: spot.x, y: spot.y, 'text-anchor': spot.anchor }, name)];
+    const [a, b, c, d] = spot.box;
+    // From the badge to the nearest point of the label.
+    const line = spot.far && svg('line', { class: 'leader', x1: x, y1: y, x2: Math.max(a, Math.min(c, x)), y2: Math.max(b, Math.min(d, y)) });
+    return [line, svg('text', { class: 'name halo', x: spot.x, y: spot.y, 'text-anchor': spot.anchor }, name)].filter(Boolean);
   });
+}
+
+/** The free place for a label that is nearest to its badge. */
+function elsewhere(x, y, wide, { left, right, top, bottom }, free) {
+  const places = [];
+  for (let base = top + 12; base <= bottom - 4; base += 7) {
+    for (let from = left + 2; from + wide <= right; from += 9) {
+      const distance = Math.hypot(x - Math.max(from, Math.min(from + wide, x)), y - base);
+      places.push({ x: from, y: base, anchor: 'start', far: true, distance, box: [from, base - 11, from + wide, base + 3] });
+    }
+  }
+  return places.sort((a, b) => a.distance - b.distance).find(free);
 }
 
 /** Shows a tooltip beside the pointer. */

@@ -2,7 +2,7 @@
 // centroids and names are SVG. Records with an imputed value on an axis are drawn hollow.
 
 import { axisName, drawAxes, scaleOf } from './axis.js';
-import { count, described, hideTip, labels, number, percent, pretty, svg, tip } from './page.js';
+import { badge, count, described, el, hideTip, labels, number, percent, pretty, svg, tip } from './page.js';
 import { t } from './i18n.js';
 
 const BARS = 48;
@@ -15,9 +15,10 @@ const GROUND = 4;
 const colour = (cluster) => getComputedStyle(document.documentElement).getPropertyValue(`--cluster-${cluster % 8}`).trim();
 
 export class Plane {
-  /** `zoomed` is called when the user zooms or pans. */
-  constructor(stage, zoomed) {
+  /** `zoomed` is called when the user zooms or pans. `legend` takes the names that have no room in the plot. */
+  constructor(stage, zoomed, legend) {
     this.stage = stage;
+    this.legend = legend;
     this.back = svg('svg', { 'aria-hidden': 'true' });
     this.canvas = document.createElement('canvas');
     this.front = svg('svg', { role: 'img', tabindex: 0 });
@@ -136,22 +137,27 @@ export class Plane {
     this.front.replaceChildren(...this.centroids(across, up), ...this.probe(across, up));
   }
 
-  /** Colours the background by the nearest centroid of the two axis features, in standardised units. */
+  /** The cluster whose centroid is nearest to a position, by the two axis features in standardised units. */
+  nearest(across, up) {
+    const { model } = this.shown;
+    const unit = (axis) => model.std[model.features.indexOf(axis.feature)] || 1;
+    const centres = model.clusters.map(({ centroid }) => [centroid[across.feature] / unit(across), centroid[up.feature] / unit(up)]);
+    return (px, py) => {
+      const [u, v] = [across.scale.invert(px) / unit(across), up.scale.invert(py) / unit(up)];
+      return d3.minIndex(centres, ([a, b]) => (a - u) ** 2 + (b - v) ** 2);
+    };
+  }
+
+  /** Colours the background by the nearest centroid. */
   paintGround(across, up) {
     const { left, right, top, bottom } = this.frame;
-    const { model } = this.shown;
-    const at = (axis) => model.features.indexOf(axis.feature);
-    const unit = (i) => model.std[i] || 1;
-    const [x, y] = [at(across), at(up)];
-    const centres = model.clusters.map(({ centroid }) => [centroid[across.feature] / unit(x), centroid[up.feature] / unit(y)]);
-    const colours = model.clusters.map((cluster) => colour(cluster.cluster));
+    const nearestAt = this.nearest(across, up);
+    const colours = this.shown.model.clusters.map((cluster) => colour(cluster.cluster));
     this.ink.globalAlpha = 0.075;
     for (let py = top; py < bottom; py += GROUND) {
-      const v = up.scale.invert(py + GROUND / 2) / unit(y);
       let [from, was] = [left, -1];
       for (let px = left; px <= right; px += GROUND) {
-        const u = across.scale.invert(px + GROUND / 2) / unit(x);
-        const nearest = d3.minIndex(centres, ([a, b]) => (a - u) ** 2 + (b - v) ** 2);
+        const nearest = nearestAt(px + GROUND / 2, py + GROUND / 2);
         if (nearest === was && px + GROUND <= right) continue;
         if (was >= 0) {
           this.ink.fillStyle = colours[was];
@@ -166,15 +172,25 @@ export class Plane {
     const { left, right, top, bottom } = this.frame;
     const bright = (cluster) => this.shown.highlighted === null || this.shown.highlighted === cluster.cluster;
     const places = this.shown.model.clusters
-      .map((cluster) => ({ cluster, x: across.scale(cluster.centroid[across.feature]), y: up.scale(cluster.centroid[up.feature]), name: described(cluster) }))
-      .filter(({ x, y }) => x >= left && x <= right && y >= top && y <= bottom);
-    const badges = places.map(({ cluster, x, y }) => svg(
+      .map((cluster) => {
+        const [x, y] = [across.scale(cluster.centroid[across.feature]), up.scale(cluster.centroid[up.feature])];
+        // A centroid outside the axes is shown at the edge.
+        const at = { x: Math.max(left, Math.min(right, x)), y: Math.max(top, Math.min(bottom, y)) };
+        return { cluster, ...at, outside: at.x !== x || at.y !== y, name: described(cluster) };
+      });
+    const badges = places.map(({ cluster, x, y, outside }) => svg(
       'g',
-      { class: 'centroid', opacity: bright(cluster) ? 1 : 0.35 },
+      { class: outside ? 'centroid outside' : 'centroid', opacity: bright(cluster) ? 1 : 0.35 },
       svg('circle', { class: `badge fill c${cluster.cluster % 8}`, cx: x, cy: y, r: 10.5 }),
       svg('text', { class: 'digit', x, y: y + 4 }, String(cluster.cluster)),
     ));
-    const names = labels(places.filter(({ cluster }) => bright(cluster)), this.frame);
+    // No label covers the area of another cluster, where the plane shows areas.
+    const nearest = this.shown.model.features.length === 2 ? this.nearest(across, up) : null;
+    const owns = (place, px, py) => !nearest || nearest(px, py) === place.cluster.cluster;
+    const rest = places.filter(({ cluster, outside }) => bright(cluster) && outside);
+    const names = labels(places.filter(({ cluster, outside }) => bright(cluster) && !outside), this.frame, [], owns, rest);
+    // Names without room in their areas are below the plot, with their numbers.
+    this.legend.replaceChildren(...rest.map(({ cluster, name }) => el('span', {}, badge(cluster.cluster), name)));
     return [...names, ...badges];
   }
 

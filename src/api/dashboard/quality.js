@@ -77,13 +77,13 @@ function drawReport({ candidates, suggestion, k, rows, sampled_from: of }) {
   const said = t(`k_agree_${agree}`, { k: recommended });
   byId('k-said').textContent = `${said} ${recommended === k ? t('k_as_model', { k }) : t('k_unlike_model', { k })} ${t(rows < of ? 'k_sample' : 'k_rows', { n: count(rows), of: count(of) })}`;
   byId('k-charts').replaceChildren(
-    curve(t('elbow'), candidates, (one) => one.inertia, suggestion.elbow),
-    curve(t('silhouette'), candidates, (one) => one.silhouette ?? 0, suggestion.silhouette),
-    curve(t('stability'), candidates, (one) => one.stability, suggestion.stability),
+    curve(t('elbow'), candidates, (one) => one.inertia, suggestion.elbow, k),
+    curve(t('silhouette'), candidates, (one) => one.silhouette ?? 0, suggestion.silhouette, k),
+    curve(t('stability'), candidates, (one) => one.stability, suggestion.stability, k),
   );
 }
 
-function curve(title, candidates, value, pick) {
+function curve(title, candidates, value, pick, current) {
   // Uses the available width, so that the text keeps its size.
   const room = byId('k-charts').clientWidth;
   const [width, height] = [Math.max(220, room > 640 ? (room - 40) / 3 : room), 190];
@@ -95,9 +95,10 @@ function curve(title, candidates, value, pick) {
   ]);
   const points = candidates.flatMap((one) => [
     svg('circle', { class: one.k === pick ? 'badge pick' : 'badge step', cx: x(one.k), cy: y(value(one)), r: one.k === pick ? 7.5 : 4.5 }, svg('title', {}, `k ${one.k}: ${number(value(one))}`)),
-    svg('text', { class: one.k === pick ? 'name' : null, x: x(one.k), y: height - 8, 'text-anchor': 'middle' }, String(one.k)),
+    one.k === current && svg('circle', { class: 'ring current', cx: x(one.k), cy: y(value(one)), r: 11 }),
+    svg('text', { class: one.k === pick ? 'name' : null, x: x(one.k), y: height - 8, 'text-anchor': 'middle' }, one.k === current ? `${one.k} ●` : String(one.k)),
   ]);
   const line = svg('path', { class: 'curve', d: d3.line((one) => x(one.k), (one) => y(value(one)))(candidates) });
-  const label = `${title}: ${candidates.map((one) => `k ${one.k} ${number(value(one), 3)}`).join(', ')}; ${t('picks', { k: pick })}`;
-  return el('div', {}, el('h3', {}, title), el('p', { class: 'said' }, t('picks', { k: pick })), svg('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': label }, ...ticks, line, ...points));
+  const label = `${title}: ${candidates.map((one) => `k ${one.k} ${number(value(one), 3)}`).join(', ')}; ${t('picks', { k: pick })}; ${t('model_has', { k: current })}`;
+  return el('div', {}, el('h3', {}, title), el('p', { class: 'said' }, `${t('picks', { k: pick })} · ${t('model_has', { k: current })}`), svg('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': label }, ...ticks, line, ...points));
 }

@@ -54,6 +54,7 @@ function draw(shown) {
       const slice = shown.info.slices[plane.slice - 1];
       plane.rows.textContent = '';
       plane.missing.replaceChildren();
+      plane.names.replaceChildren();
       plane.drawn = null;
       plane.stage.replaceChildren(el('p', { class: 'none' }, slice?.fault ?? slice?.refused ?? t('no_model')));
       continue;
@@ -63,7 +64,7 @@ function draw(shown) {
       const said = t('imputed', { feature: pretty(feature), n: count(rows), all: count(model.rows) });
       return chosen.axes.includes(feature) ? el('p', {}, el('i', { 'aria-hidden': 'true' }), `${said} (${t('hollow')})`) : el('p', {}, said);
     }));
-    plane.drawn ??= new Plane(plane.stage, zoomed);
+    plane.drawn ??= new Plane(plane.stage, zoomed, plane.names);
     plane.drawn.set({ model, points, axes, highlighted: chosen.highlighted, probe: shown.probe });
   }
 }
@@ -71,9 +72,10 @@ function draw(shown) {
 function card(slice) {
   const [title, rows] = [el('h3'), el('span', { class: 'rows' })];
   const stage = el('div', { class: 'stage' });
+  const names = el('div', { class: 'names' });
   // Legend of the hollow points.
   const missing = el('div', { class: 'missing' });
-  return { slice, title, rows, stage, missing, drawn: null, card: el('figure', { class: 'card plane', 'data-slice': slice }, el('figcaption', {}, title, rows), stage, missing) };
+  return { slice, title, rows, stage, names, missing, drawn: null, card: el('figure', { class: 'card plane', 'data-slice': slice }, el('figcaption', {}, title, rows), stage, names, missing) };
 }
 
 function zoomed(to) {
@@ -135,7 +137,7 @@ function clusters(shown) {
   const focused = document.activeElement?.id;
   box.replaceChildren(...model.clusters.map((cluster) => {
     const share = cluster.size / Math.max(1, model.rows);
-    const typical = model.features.map((feature) => el('span', {}, `${pretty(feature)} ${quartiles(cluster, feature) ?? number(cluster.centroid[feature])}`));
+    const typical = model.features.map((feature) => el('span', {}, `${pretty(feature)} ${spread(cluster, feature)}`));
     const press = () => {
       chosen.highlighted = chosen.highlighted === cluster.cluster ? null : cluster.cluster;
       show(shown);
@@ -145,7 +147,7 @@ function clusters(shown) {
       { type: 'button', id: `cluster-${cluster.cluster}`, class: `card cluster c${cluster.cluster % 8}`, 'aria-pressed': String(chosen.highlighted === cluster.cluster), onclick: press },
       badge(cluster.cluster),
       el('span', { class: 'what' }, described(cluster)),
-      el('span', { class: 'share' }, `${count(cluster.size)} · ${percent(share)}`, cluster.new && el('strong', { class: 'new' }, ` · ${t('new_segment')}`)),
+      el('span', { class: 'share' }, `${count(cluster.size)} · ${percent(share)} · ${sliceName(model.slice)}`, cluster.new && el('strong', { class: 'new' }, ` · ${t('new_segment')}`)),
       el('span', { class: 'centre' }, typical.flatMap((one, i) => (i > 0 ? [' ', one] : [one]))),
       bar(share),
     );
@@ -154,6 +156,13 @@ function clusters(shown) {
   changedWords(shown.models);
   if (focused) byId(focused)?.focus();
 }
+
+/** The quartiles of a feature and its mean. */
+const spread = (cluster, feature) => {
+  const mean = number(cluster.centroid[feature]);
+  const three = quartiles(cluster, feature);
+  return three ? `${three} (${t('mean', { mean })})` : mean;
+};
 
 /** The three quartiles of a feature; absent in models of earlier versions. */
 const quartiles = (cluster, feature) => cluster.typical?.[feature]?.map((value) => number(value)).join(' – ');

@@ -1,6 +1,6 @@
 // Prediction form: a row, its segment, the explanation, and the equivalent command.
 
-import { hasKey, post } from './api.js';
+import { PREFIX, hasKey, post } from './api.js';
 import { badge, bar, byId, described, el, number, percent, pretty, sliceName } from './page.js';
 import { language, t } from './i18n.js';
 
@@ -94,7 +94,7 @@ export function again() {
 function command({ row, slice }) {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const key = hasKey() ? " -H 'Authorization: Bearer YOUR_KEY'" : '';
-  return `curl${key} -H 'Content-Type: application/json' -d ${quoted(JSON.stringify([row]))} ${quoted(location.origin + path(slice))}`;
+  return `curl${key} -H 'Content-Type: application/json' -d ${quoted(JSON.stringify([row]))} ${quoted(location.origin + PREFIX + path(slice))}`;
 }
 
 function answer() {

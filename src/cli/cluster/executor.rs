@@ -38,7 +38,8 @@ pub struct Executor {
     #[arg(long, env = "TERCILE_SCHEDULER", value_name = "ADDRESS")]
     scheduler: Address,
     /// Address and port for tasks; port 0 selects a free one
-    #[arg(long, env = "TERCILE_BIND", value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    #[arg(long, env = "TERCILE_BIND", value_name = "ADDRESS", default_value = "127.0.0.1:0",
+          value_parser = crate::config::address)]
     bind: SocketAddr,
     /// Port at the same address from which others fetch rows; 0 selects a free one
     #[arg(long, env = "TERCILE_ROWS_PORT", value_name = "PORT", default_value_t = 0)]

@@ -15,7 +15,8 @@ use crate::engine::cluster::{environment, serve};
 #[derive(Args)]
 pub struct Scheduler {
     /// Address and port to listen on; port 0 selects a free one
-    #[arg(long, env = "TERCILE_BIND", value_name = "ADDRESS", default_value = "127.0.0.1:50050")]
+    #[arg(long, env = "TERCILE_BIND", value_name = "ADDRESS", default_value = "127.0.0.1:50050",
+          value_parser = crate::config::address)]
     bind: SocketAddr,
     /// Name or address at which executors reach it [default: that of --bind]
     #[arg(long, env = "TERCILE_ADVERTISE", value_name = "HOST")]

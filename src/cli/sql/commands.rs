@@ -1,5 +1,7 @@
 //! Dot commands of the SQL shell: commands about the session rather than the data.
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use clap::ValueEnum as _;
 use datafusion::datasource::TableType;
@@ -7,7 +9,7 @@ use datafusion::datasource::TableType;
 use super::super::Usage;
 use super::super::output_file::OutputFile;
 use super::output::Format;
-use super::params::Param;
+use super::params::{Param, TableFile};
 use super::runner::Runner;
 use crate::engine;
 use crate::file_format;
@@ -15,10 +17,11 @@ use crate::sql::fault::{Source, nearest};
 use crate::sql::script::Piece;
 
 /// Name, arguments and description of each command.
-pub const COMMANDS: [(&str, &str, &str); 12] = [
+pub const COMMANDS: [(&str, &str, &str); 13] = [
     (".help", "", "this list"),
     (".tables", "", "tables and views"),
     (".schema", "[NAME]", "the columns of one of them, or of all"),
+    (".add", "FILE [NAME]", "a Parquet, Arrow, CSV or JSON file as a table, called as the file without a NAME"),
     (".read", "FILE", "run a file of SQL"),
     (".timer", "on|off", "say how long each statement took"),
     (".format", "FORMAT", "table, csv, tsv, json, ndjson, markdown, parquet, arrow or feather"),
@@ -30,11 +33,39 @@ pub const COMMANDS: [(&str, &str, &str); 12] = [
     (".exit", "", "leave"),
 ];
 
+/// The dot command for what users of other shells type on a line of its own: `exit`, `\\d products`.
+pub fn spelled(line: &str) -> Option<String> {
+    let line = line.trim().trim_end_matches(';').trim_end();
+    let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let rest = rest.trim();
+    if rest.is_empty() {
+        match word.to_ascii_lowercase().as_str() {
+            "exit" | "quit" | "exit()" | "quit()" => return Some(".quit".to_owned()),
+            "help" | "?" => return Some(".help".to_owned()),
+            _ => {}
+        }
+    }
+    let command = match word.strip_prefix('\\')? {
+        "q" => "quit",
+        "?" | "h" => "help",
+        "d" | "d+" if !rest.is_empty() => "schema",
+        "d" | "d+" | "dt" | "dt+" | "dv" | "l" => "tables",
+        "i" | "ir" => "read",
+        "o" => "output",
+        "set" => "param",
+        "timing" if rest.is_empty() => return Some(".timer on".to_owned()),
+        "timing" => "timer",
+        other => other,
+    };
+    Some(format!(".{command} {rest}").trim_end().to_owned())
+}
+
 /// Runs a dot command.
 pub async fn run(runner: &mut Runner, source: &Source<'_>, piece: &Piece<'_>) -> anyhow::Result<()> {
     let text = piece.text.trim_end_matches(';').trim_end();
     let (command, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-    let rest = unquoted(rest.trim());
+    // The file of .add may be quoted, and a name may follow.
+    let rest = if command == ".add" { rest.trim() } else { unquoted(rest.trim()) };
     let wrong = |why: String| source.fault(piece.place, why);
     let Some((_, takes, _)) = COMMANDS.iter().find(|(name, ..)| *name == command) else {
         let meant = nearest(command, COMMANDS.iter().map(|(name, ..)| *name)).unwrap_or(".help");
@@ -59,6 +90,15 @@ pub async fn run(runner: &mut Runner, source: &Source<'_>, piece: &Piece<'_>) ->
         ".schema" => schema(runner, Some(rest).filter(|name| !name.is_empty())).await.map_err(|why| {
             if let Some(why) = why.downcast_ref::<Unknown>() { wrong(why.0.clone()).into() } else { why }
         }),
+        ".add" => {
+            let (path, name) = file_and_name(rest);
+            let name = match name {
+                Some(name) => name.to_owned(),
+                None => name_of_file(path).ok_or_else(|| wrong(format!("give the table a name: .add {rest} NAME")))?,
+            };
+            runner.add_table(".add", &TableFile { name: name.clone(), path: path.into() }).await?;
+            schema(runner, Some(&name)).await
+        }
         ".read" => runner.file(rest.as_ref()).await,
         ".timer" => {
             runner.settings.timer = switch()?;
@@ -108,6 +148,26 @@ fn unquoted(text: &str) -> &str {
     within('\'').or_else(|| within('"')).unwrap_or(text)
 }
 
+/// A file, quoted or not, and the word after it.
+fn file_and_name(text: &str) -> (&str, Option<&str>) {
+    let quoted = ['\'', '"'].into_iter().find_map(|quote| text.strip_prefix(quote)?.split_once(quote));
+    let (path, name) = match quoted {
+        Some((path, name)) => (path, Some(name)),
+        None => text.rsplit_once(char::is_whitespace).map_or((text, None), |(path, name)| (path, Some(name))),
+    };
+    (path.trim(), name.map(|name| name.trim().trim_matches('"')).filter(|name| !name.is_empty()))
+}
+
+/// The name of a table for a file: `my orders.csv.gz` becomes `my_orders`.
+pub fn name_of_file(path: &str) -> Option<String> {
+    let file = Path::new(path).file_name()?.to_str()?;
+    let stem = file.split('.').next()?.to_lowercase();
+    let name: String = stem.chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect();
+    let name = name.trim_matches('_');
+    let digits = name.starts_with(|c: char| c.is_ascii_digit());
+    (!name.is_empty()).then(|| if digits { format!("t_{name}") } else { name.to_owned() })
+}
+
 async fn tables(runner: &Runner) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for name in engine::tables(&runner.ctx) {
@@ -155,4 +215,44 @@ async fn schema(runner: &Runner, name: Option<&str>) -> anyhow::Result<()> {
         }
     }
     runner.print_table(&["table", "column", "type"], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{file_and_name, name_of_file, spelled};
+
+    #[test]
+    fn commands_of_other_shells_are_understood() {
+        for (line, command) in [
+            ("exit", ".quit"),
+            (" QUIT; ", ".quit"),
+            ("\\q", ".quit"),
+            ("help", ".help"),
+            ("\\?", ".help"),
+            ("\\d", ".tables"),
+            ("\\dt", ".tables"),
+            ("\\d products;", ".schema products"),
+            ("\\i a b.sql", ".read a b.sql"),
+            ("\\timing", ".timer on"),
+            ("\\timing off", ".timer off"),
+            ("\\add a.csv t", ".add a.csv t"),
+            ("\\nope", ".nope"),
+        ] {
+            assert_eq!(spelled(line).as_deref(), Some(command), "{line}");
+        }
+        for sql in ["", "SELECT 1;", "help me", "exit 1", ".quit", "quits"] {
+            assert_eq!(spelled(sql), None, "{sql}");
+        }
+    }
+
+    #[test]
+    fn files_name_their_tables() {
+        assert_eq!(file_and_name("a.csv"), ("a.csv", None));
+        assert_eq!(file_and_name("a.csv  t"), ("a.csv", Some("t")));
+        assert_eq!(file_and_name("'my file.csv'"), ("my file.csv", None));
+        assert_eq!(file_and_name("\"my file.csv\" \"T 1\""), ("my file.csv", Some("T 1")));
+        assert_eq!(name_of_file("dir/My orders.csv.gz").as_deref(), Some("my_orders"));
+        assert_eq!(name_of_file("2024.csv").as_deref(), Some("t_2024"));
+        assert_eq!(name_of_file("-.csv"), None);
+    }
 }

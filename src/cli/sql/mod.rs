@@ -43,7 +43,7 @@ pub struct Sql {
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
     /// SQL statements to run
-    #[arg(short, long, env = "TERCILE_COMMAND", value_name = "SQL")]
+    #[arg(short, long, env = "TERCILE_COMMAND", value_name = "SQL", allow_hyphen_values = true)]
     command: Option<String>,
     /// Show the effect of an edited SQL file: changed rows, columns and values, and the views that depend on it
     #[arg(long, env = "TERCILE_DIFF", value_name = "FILE")]
@@ -54,7 +54,7 @@ pub struct Sql {
     /// Output file, written after all statements succeeded [default: stdout]
     #[arg(short, long, env = "TERCILE_OUTPUT", value_name = "FILE")]
     output: Option<OutputFile>,
-    /// Value for $NAME in the SQL: a number, true, false, null, or text; may be repeated
+    /// Value for $NAME in the SQL: a number, true, false, null, or text; NAME:text=VALUE is always text; may be repeated
     #[arg(long = "param", env = "TERCILE_PARAM", value_name = "NAME=VALUE", value_parser = Param::parse)]
     params: Vec<Param>,
     /// A Parquet, Arrow, CSV or JSON file as a table; may be repeated
@@ -138,7 +138,7 @@ impl Sql {
         let limits = Limits { memory: self.memory_limit, engine: self.engine.engine.clone(), ..Limits::default() };
         let runner = Runner::open(self.store.clone(), self.sql.clone(), settings, limits, terminal).await?;
         for table in &self.tables {
-            runner.add_table(table).await?;
+            runner.add_table("--table", table).await?;
         }
         Ok(runner)
     }

@@ -4,18 +4,24 @@ use std::path::PathBuf;
 
 use datafusion::scalar::ScalarValue;
 
-/// `--param name=value`. The type is inferred from the value.
+/// `--param name=value`. The type is inferred from the value, unless it is `--param name:text=value`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Param(pub String, pub ScalarValue);
 
 impl Param {
     pub fn parse(text: &str) -> Result<Self, String> {
         let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+        let (name, kind) = name.split_once(':').map_or((name, None), |(name, kind)| (name, Some(kind.trim())));
         let name = name.trim().trim_start_matches('$');
         if name.is_empty() || !name.chars().all(|c| c.is_alphanumeric() || c == '_') {
             return Err("a parameter's name is made of letters, digits and _".to_owned());
         }
-        Ok(Self(name.to_owned(), typed(value)))
+        let value = match kind {
+            None => typed(value),
+            Some("text") => ScalarValue::Utf8(Some(value.to_owned())),
+            Some(kind) => return Err(format!("expected NAME=VALUE or NAME:text=VALUE, not NAME:{kind}=VALUE")),
+        };
+        Ok(Self(name.to_owned(), value))
     }
 }
 
@@ -77,6 +83,10 @@ mod tests {
         for text in ["", "007", "00.5", "1e999", "nan", "inf", "x'; DROP TABLE y", "9223372036854775808", "+1", "a=b"] {
             assert_eq!(value(&format!("a={text}")), ScalarValue::Utf8(Some(text.to_owned())), "{text}");
         }
+        assert_eq!(value("$zip:text=12"), ScalarValue::Utf8(Some("12".to_owned())));
+        assert_eq!(value("a: text =null"), ScalarValue::Utf8(Some("null".to_owned())));
+        assert_eq!(value("a=b:text=c"), ScalarValue::Utf8(Some("b:text=c".to_owned())));
+        assert!(Param::parse("a:int=1").is_err());
         assert!(Param::parse("a").is_err() && Param::parse("=1").is_err() && Param::parse("a b=1").is_err());
     }
 }

@@ -9,14 +9,18 @@ use anyhow::Context as _;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use futures::StreamExt as _;
 use tokio::task::JoinSet;
 
+use crate::engine::text_numbers;
 use crate::sql::column_names;
 use crate::sql::fault::{Fault, Source};
 use crate::sql::script::{Piece, Place};
@@ -68,7 +72,33 @@ pub fn params_of(
 /// Plans a statement and starts it.
 pub async fn prepare(ctx: SessionContext, mut work: Work) -> Result<Ready, DataFusionError> {
     column_names::name(&mut work.statement);
-    let mut plan = ctx.state().statement_to_plan(work.statement).await?;
+    let plan = planned(&ctx, work.statement.clone()).await?;
+    let texts = text_numbers::columns(&plan);
+    let ready = start(&ctx, work, plan).await.map_err(|error| text_numbers::named(error, &texts))?;
+    if texts.is_empty() {
+        return Ok(ready);
+    }
+    let schema = ready.stream.schema();
+    let rows = ready.stream.map(move |batch| batch.map_err(|error| text_numbers::named(error, &texts)));
+    Ok(Ready { plan: ready.plan, stream: Box::pin(RecordBatchStreamAdapter::new(schema, rows)) })
+}
+
+/// The plan of a statement, with different names for its columns.
+async fn planned(ctx: &SessionContext, mut statement: Statement) -> Result<LogicalPlan, DataFusionError> {
+    let state = ctx.state();
+    let mut planned = state.statement_to_plan(statement.clone()).await;
+    if planned.as_ref().is_err_and(column_names::is_repeated)
+        && let Some(wildcards) = column_names::wildcards(&statement)
+        && let Ok(of_wildcards) = state.statement_to_plan(wildcards).await
+    {
+        let taken = of_wildcards.schema().fields().iter().map(|field| field.name().clone()).collect();
+        column_names::set_apart(&mut statement, &taken);
+        planned = state.statement_to_plan(statement).await;
+    }
+    column_names::distinguish(planned?)
+}
+
+async fn start(ctx: &SessionContext, work: Work, mut plan: LogicalPlan) -> Result<Ready, DataFusionError> {
     if work.read_only {
         SQLOptions::new()
             .with_allow_ddl(false)

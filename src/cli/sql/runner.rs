@@ -29,7 +29,9 @@ use super::query::{Work, apart, params_of, prepare};
 use crate::config::{SqlArgs, StoreArgs};
 use crate::engine::cluster::Engine;
 use crate::engine::{self, Limits};
+use crate::file_format;
 use crate::files;
+use crate::printable::shell_word;
 use crate::sql::fault::{Fault, Source};
 use crate::sql::script::{self, Piece};
 use crate::sql::{self, Files, View};
@@ -66,6 +68,7 @@ pub struct Runner {
     pub settings: Settings,
     /// True after a command that ends the shell.
     pub quit: bool,
+    named: StoreArgs,
     store: Store,
     snapshot: Snapshot,
     sql: SqlArgs,
@@ -79,27 +82,28 @@ pub struct Runner {
     /// True in a shell: the output file is published after each piece instead of at the end.
     publish_each: bool,
     depth: usize,
-    warned: bool,
+    /// True after the store was found, or its absence reported.
+    expected: bool,
     /// Callback that receives each definition of this session.
     on_definition: Option<OnDefinition>,
 }
 
 type OnDefinition = Box<dyn FnMut(&str) -> anyhow::Result<()> + Send>;
 
-/// Dot commands that change settings which another session can restore. `.output` is not among them, because opening
+/// Dot commands whose effect another session can restore. `.output` is not among them, because opening
 /// the file again would replace its content.
-const SETTINGS: [&str; 5] = [".timer", ".format", ".param", ".explain", ".rows"];
+const SETTINGS: [&str; 6] = [".timer", ".format", ".param", ".explain", ".rows", ".add"];
 
 impl Runner {
     pub async fn open(
-        store: StoreArgs,
+        named: StoreArgs,
         sql: SqlArgs,
         settings: Settings,
         limits: Limits,
         terminal: &Terminal,
     ) -> anyhow::Result<Self> {
         let files = sql.load()?;
-        let store = Store::at(&store.store)?;
+        let store = Store::at(&named.store)?;
         let snapshot = store.snapshot()?;
         let here = limits.engine == Engine::Local;
         let limits = Limits { models: Some(store.clone()), ..limits };
@@ -111,6 +115,7 @@ impl Runner {
             made: BTreeSet::new(),
             settings,
             quit: false,
+            named,
             store,
             snapshot,
             sql,
@@ -120,7 +125,7 @@ impl Runner {
             here,
             publish_each: false,
             depth: 0,
-            warned: false,
+            expected: false,
             on_definition: None,
         })
     }
@@ -183,16 +188,17 @@ impl Runner {
         self.make(wanted).await;
     }
 
-    pub async fn add_table(&self, table: &TableFile) -> anyhow::Result<()> {
+    /// Adds a file as a table. `asked` is the flag or command, for messages.
+    pub async fn add_table(&self, asked: &str, table: &TableFile) -> anyhow::Result<()> {
         if self.files.view(&table.name).is_some() {
-            anyhow::bail!("--table {0}: there is a table or view {0} already; choose another name", table.name);
+            anyhow::bail!("{asked} {0}: there is a table or view {0} already; choose another name", table.name);
         }
         // Executors open files by themselves, and object stores have no local path.
         let added = match self.here && tercile_store::scheme(&table.path).is_none() {
             true => engine::add_local_file(&self.ctx, &table.name, &table.path, &self.settings.input).await,
             false => engine::add_file(&self.ctx, &table.name, &table.path).await,
         };
-        added.with_context(|| format!("--table {}", table.name))
+        added.with_context(|| format!("{asked} {}", table.name))
     }
 
     /// Prints the effect of an edited SQL file.
@@ -274,9 +280,21 @@ impl Runner {
     /// Runs a file.
     pub async fn file(&mut self, path: &Path) -> anyhow::Result<()> {
         let name = path.display().to_string();
+        if file_format::name_of(path).is_some() {
+            let (table, file) = (commands::name_of_file(&name).unwrap_or("t".to_owned()), shell_word(&name));
+            anyhow::bail!(
+                "{name} has rows and no SQL; to query it, run tercile sql --table {table}={file} -c 'SELECT * FROM {table}'"
+            );
+        }
         let text = std::fs::read_to_string(path).map_err(|e| {
-            // A name with spaces that does not exist is a statement.
-            let hint = if e.kind() == ErrorKind::NotFound && name.contains(' ') { "; -c runs SQL text" } else { "" };
+            // The text of a statement is given where a file is expected.
+            let word = name.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default().to_ascii_uppercase();
+            let statement = name.contains(' ') || ["SELECT", "FROM", "WITH", "VALUES", "SHOW"].contains(&word.as_str());
+            let hint = match e.kind() == ErrorKind::NotFound && statement {
+                true if name.contains(' ') => format!("; to run SQL text, write tercile sql -c {}", shell_word(&name)),
+                true => "; to run SQL text, write tercile sql -c 'SELECT …'".to_owned(),
+                false => String::new(),
+            };
             anyhow::anyhow!("cannot read {name}: {e}{hint}")
         })?;
         if self.depth >= READ_DEPTH {
@@ -291,7 +309,7 @@ impl Runner {
 
     /// Runs all pieces of a text until one fails.
     pub async fn script(&mut self, source: &Source<'_>) -> anyhow::Result<()> {
-        for piece in script::split(source.text).pieces {
+        for piece in script::complete(source)?.pieces {
             self.before = self.settings.output.as_mut().map(Output::begin).transpose()?;
             let results = self.results;
             if piece.dot {
@@ -378,17 +396,17 @@ impl Runner {
         Ok(())
     }
 
-    /// A statement that reads a broken view fails with that view's fault. A statement that reads a missing store
-    /// succeeds with a warning.
-    fn check_reads(&mut self, statement: &Statement) -> Result<(), Fault> {
+    /// A statement that reads a broken view fails with that view's fault. A statement that reads a missing store fails if the store was
+    /// named, and otherwise succeeds with a warning.
+    fn check_reads(&mut self, statement: &Statement) -> anyhow::Result<()> {
         let reads: BTreeSet<String> = sql::tables_of(statement).unwrap_or_default();
         if let Some(fault) = reads.iter().find_map(|name| self.broken.get(name)) {
-            return Err(fault.clone());
+            return Err(fault.clone().into());
         }
         let ours = |name: &String| name == sql::RECORDS || self.files.view(name).is_some();
-        if !self.warned && reads.iter().any(ours) && !self.store.exists().unwrap_or(true) {
-            tracing::warn!("there is no store at {}: it has no records", self.store.root().display());
-            self.warned = true;
+        if !self.expected && reads.iter().any(ours) {
+            self.named.expect(&self.store)?;
+            self.expected = true;
         }
         Ok(())
     }

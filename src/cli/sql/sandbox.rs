@@ -195,7 +195,7 @@ async fn answer(order: &Order, files: &Files) -> Result<(), Refusal> {
 
 /// The only statement of a text.
 fn only_piece<'a>(source: &Source<'a>) -> Result<Piece<'a>, Fault> {
-    let pieces = script::split(source.text).pieces;
+    let pieces = script::complete(source)?.pieces;
     match pieces.as_slice() {
         [] => Err(source.fault_somewhere("\"sql\" holds no statement; send one SELECT")),
         [piece] if piece.dot => Err(source.fault(piece.place, "a dot command is for the shell; send one SELECT")),

@@ -24,14 +24,15 @@ use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
-use rustyline::validate::{ValidationContext, ValidationResult, Validator};
+use rustyline::history::DefaultHistory;
+use rustyline::validate::Validator;
 use rustyline::{CompletionType, Config, Context, Editor, Helper};
 use serde::Serialize;
 use tercile_store::cleanup;
 
 use super::super::watchdog::{self, Mode};
 use super::super::{Done, blocking, config_file};
-use super::commands::COMMANDS;
+use super::commands::{COMMANDS, spelled};
 use super::output::Format;
 use super::session::{self, Event, Request};
 use crate::sql::script;
@@ -220,8 +221,7 @@ fn renew(process: &Arc<AtomicI32>, definitions: &mut Vec<String>) -> anyhow::Res
 }
 
 fn prompt(process: &Arc<AtomicI32>) -> anyhow::Result<Done> {
-    let config =
-        Config::builder().completion_type(CompletionType::List).history_ignore_space(true).auto_add_history(true);
+    let config = Config::builder().completion_type(CompletionType::List).history_ignore_space(true);
     let mut editor = Editor::with_config(config.build())?;
     editor.set_helper(Some(Words::default()));
     let history = history_file();
@@ -257,15 +257,9 @@ fn prompt(process: &Arc<AtomicI32>) -> anyhow::Result<Done> {
         if let Some(helper) = editor.helper_mut() {
             helper.learn(words);
         }
-        let line = loop {
-            match editor.readline("tercile> ") {
-                Err(ReadlineError::Interrupted) => {}
-                line => break line,
-            }
-        };
-        match line {
-            Ok(line) => {
-                session.send(&Request::Run(line));
+        match read(&mut editor) {
+            Ok(text) => {
+                session.send(&Request::Run(text));
                 came = session.wait(&mut definitions)?;
             }
             Err(ReadlineError::Eof) => break,
@@ -280,6 +274,37 @@ fn prompt(process: &Arc<AtomicI32>) -> anyhow::Result<Done> {
     Ok(Done::Well)
 }
 
+/// Reads lines until no statement, quote or comment is open. Ctrl-C discards them.
+fn read(editor: &mut Editor<Words, DefaultHistory>) -> rustyline::Result<String> {
+    let mut text = String::new();
+    loop {
+        let prompt = if text.is_empty() { "tercile> " } else { "     ...> " };
+        let line = match editor.readline(prompt) {
+            Err(ReadlineError::Interrupted) => {
+                text.clear();
+                continue;
+            }
+            line => line?,
+        };
+        if text.is_empty()
+            && let Some(command) = spelled(&line)
+        {
+            editor.add_history_entry(&line)?;
+            return Ok(command);
+        }
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text.push_str(&line);
+        if text.trim().is_empty() {
+            text.clear();
+        } else if !script::split(&text).open {
+            editor.add_history_entry(&text)?;
+            return Ok(text);
+        }
+    }
+}
+
 /// The history file's path according to the XDG conventions.
 fn history_file() -> Option<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -287,7 +312,7 @@ fn history_file() -> Option<PathBuf> {
     Some(state.join("tercile/sql_history"))
 }
 
-/// Completion, and detection of incomplete statements.
+/// Completion, and the look of the prompt.
 #[derive(Default)]
 struct Words {
     names: Vec<String>,
@@ -323,7 +348,7 @@ impl Completer for Words {
             };
             let from = at - rest.len();
             return match command {
-                ".read" | ".output" => self.files.complete(line, at, context),
+                ".read" | ".output" | ".add" => self.files.complete(line, at, context),
                 ".format" => {
                     let formats: Vec<String> =
                         clap::ValueEnum::value_variants().iter().map(file_format::value_name::<Format>).collect();
@@ -342,12 +367,7 @@ impl Completer for Words {
     }
 }
 
-impl Validator for Words {
-    fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        let open = script::split(context.input()).open;
-        Ok(if open { ValidationResult::Incomplete } else { ValidationResult::Valid(None) })
-    }
-}
+impl Validator for Words {}
 
 impl Highlighter for Words {
     fn highlight_prompt<'b, 's: 'b, 'p: 'b>(&'s self, prompt: &'p str, _: bool) -> Cow<'b, str> {

@@ -1,0 +1,112 @@
+//! Errors of the engine that users cannot understand, in plain words.
+//!
+//! Input: the engine's message without its prefixes. Output: a sentence that says what is wrong and what to write instead, without the
+//! engine's internal representation of a plan.
+
+/// What times fit into the engine's usual type, and what to do about others.
+const FAR_TIMES: &str = "a TIMESTAMP counts nanoseconds and reaches from 1677-09-21 to 2262-04-11 only; for other times write \
+     CAST(… AS DATE), to_datetime(…), or arrow_cast(…, 'Timestamp(us)')";
+
+/// The sentence for a message, if it needs one.
+pub fn sentence(message: &str) -> Option<String> {
+    if message.starts_with("Overflow converting ")
+        || message.contains("dates that can be represented as nanoseconds")
+        || message.contains("converted value exceeds the representable i64 range")
+        || message.contains("Timestamp out of range")
+        || message.starts_with("Timestamp ") && message.contains(" out of range")
+        || message.contains("Date arithmetic overflow")
+    {
+        let value = message.strip_prefix("Overflow converting ").and_then(|rest| rest.split_once(" to Nanosecond"));
+        return Some(match value {
+            Some((value, _)) => format!("{value} is out of range: {FAR_TIMES}"),
+            None => format!("a time is out of range: {FAR_TIMES}"),
+        });
+    }
+    if message.contains("OuterReferenceColumn(")
+        || message.contains("does not support logical expression ScalarSubquery")
+    {
+        return Some(
+            "a subquery refers to a column of the query around it in a way that cannot be run; write it as a JOIN, or with a window \
+             function"
+                .to_owned(),
+        );
+    }
+    for prefix in ["Unsupported ast node in sqltorel: ", "Unsupported ast node ", "SET variant not implemented yet: "] {
+        if let Some(rest) = message.strip_prefix(prefix) {
+            let node: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            return Some(format!("{node} is not supported"));
+        }
+    }
+    if let Some(rest) = message.strip_prefix("Unsupported logical plan: ") {
+        let statement = rest.rsplit('(').next().unwrap_or(rest).trim_end_matches(')');
+        return Some(format!("the statement is not supported ({statement})"));
+    }
+    if let Some(rest) = message.strip_prefix("Cannot coerce arithmetic expression ")
+        && let Some((operation, _)) = rest.split_once(" to valid types")
+    {
+        let hint = match operation {
+            text if text.contains("Utf8") => "; make numbers of texts with to_number(…) or CAST(… AS DOUBLE)",
+            text if text.contains("Struct(") => "; name a field of the struct, as in s['a']",
+            text if text.contains("List(") => "; name an element of the list, as in l[1], or unnest(l)",
+            _ => "",
+        };
+        return Some(format!("there is no {operation}{hint}"));
+    }
+    without_debug(message)
+}
+
+/// Whether the planner found no join for a subquery that refers to the query around it.
+pub fn is_correlated(message: &str) -> bool {
+    message.contains("OuterReferenceColumn(") || message.contains("does not support logical expression ScalarSubquery")
+}
+
+/// The message up to the first value in the engine's debug format, if there is one.
+fn without_debug(message: &str) -> Option<String> {
+    const MARKS: [&str; 8] =
+        ["Span(", "Location(", "Ident {", "Some(", "relation: ", "Expr(", "ScalarValue(", "ObjectName("];
+    if !MARKS.iter().any(|mark| message.contains(mark)) {
+        return None;
+    }
+    let mut start = 0;
+    for word in message.split_inclusive(' ') {
+        let name: String = word.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        let rest = &message[start + name.len()..];
+        let value = name.starts_with(char::is_uppercase) && (rest.starts_with('(') || rest.starts_with(" { "));
+        if value {
+            let before = message[..start].trim_end_matches([' ', ':', ',']);
+            return Some(if before.is_empty() {
+                format!("{name} is not supported here")
+            } else {
+                format!("{before} {name}")
+            });
+        }
+        start += word.len();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_internal_representation_is_left() {
+        for (message, shown) in [
+            (
+                "Unsupported ast node Pivot { table: Table { name: ObjectName([]) } } in create_relation",
+                "Pivot is not supported",
+            ),
+            ("Unsupported logical plan: Statement(TransactionEnd)", "the statement is not supported (TransactionEnd)"),
+            ("It is wrong: Foo(Some(1))", "It is wrong Foo"),
+            ("It is wrong with Column { relation: None, name: \"a\" }", "It is wrong with Column"),
+            (
+                "Cannot coerce arithmetic expression Utf8 + Int64 to valid types",
+                "there is no Utf8 + Int64; make numbers of texts with to_number(…) or CAST(… AS DOUBLE)",
+            ),
+        ] {
+            assert_eq!(sentence(message).as_deref(), Some(shown), "{message}");
+        }
+        assert_eq!(sentence("Divide by zero error"), None);
+        assert!(sentence("Compute error: Timestamp out of range").unwrap().contains("2262"));
+    }
+}

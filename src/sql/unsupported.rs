@@ -1,0 +1,93 @@
+//! Clauses that the engine ignores without a word, or rejects with its internal representation of them.
+//!
+//! Input: a parsed statement. Output: the first such clause, as a word to look for and a sentence with an alternative.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::parser::{CopyToSource, Statement};
+use datafusion::sql::sqlparser::ast::{self, Expr, Query, Select, Set, TableFactor, Visit as _, Visitor};
+
+/// The word at which the clause is found, and why it cannot be used.
+type Clause = (&'static str, &'static str);
+
+/// Looks for clauses that cannot be used.
+pub fn check(statement: &Statement) -> Result<(), Clause> {
+    let found = match statement {
+        Statement::Statement(inner) => inner.visit(&mut Look),
+        Statement::Explain(explain) => return check(&explain.statement),
+        Statement::CopyTo(copy) => match &copy.source {
+            CopyToSource::Query(query) => query.visit(&mut Look),
+            CopyToSource::Relation(_) => ControlFlow::Continue(()),
+        },
+        Statement::CreateExternalTable(_) | Statement::Reset(_) => ControlFlow::Continue(()),
+    };
+    match found {
+        ControlFlow::Break(clause) => Err(clause),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+struct Look;
+
+impl Visitor for Look {
+    type Break = Clause;
+
+    fn pre_visit_statement(&mut self, statement: &ast::Statement) -> ControlFlow<Clause> {
+        match statement {
+            ast::Statement::Set(Set::SetTimeZone { .. }) => {
+                ControlFlow::Break(("zone", "SET TIME ZONE takes a constant, as in SET TIME ZONE 'Europe/Berlin'"))
+            }
+            ast::Statement::StartTransaction { .. }
+            | ast::Statement::Commit { .. }
+            | ast::Statement::Rollback { .. } => {
+                ControlFlow::Break(("", "there are no transactions here: each statement takes effect by itself"))
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Clause> {
+        match query.fetch {
+            Some(_) => ControlFlow::Break(("fetch", "FETCH is not supported; write LIMIT")),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Clause> {
+        match select.top {
+            Some(_) => ControlFlow::Break(("top", "TOP is not supported; write LIMIT at the end of the query")),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Clause> {
+        const SAMPLE: &str = "samples are not supported; write WHERE random() < 0.1";
+        ControlFlow::Break(match factor {
+            TableFactor::Pivot { .. } => (
+                "pivot",
+                "PIVOT is not supported; write an aggregate with a FILTER for each column, as in \
+                 SELECT sum(price) FILTER (WHERE kind = 'a') AS a",
+            ),
+            TableFactor::Unpivot { .. } => {
+                ("unpivot", "UNPIVOT is not supported; write a SELECT for each column, with UNION ALL between them")
+            }
+            TableFactor::MatchRecognize { .. } => {
+                ("match_recognize", "MATCH_RECOGNIZE is not supported; write window functions such as lag")
+            }
+            TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
+                ("tablesample", SAMPLE)
+            }
+            _ => return ControlFlow::Continue(()),
+        })
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Clause> {
+        match expr {
+            Expr::Collate { .. } => ControlFlow::Break((
+                "collate",
+                "COLLATE is not supported: texts are compared by their characters' codes",
+            )),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! `tercile sql`: what users of DuckDB and PostgreSQL try first, and errors in words of SQL.
+
+use common::Place;
+
+use crate::common;
+
+fn answer(place: &Place, sql: &str) -> String {
+    place.ok(&["sql", "-f", "csv", "-c", sql])
+}
+
+#[test]
+fn statements_of_other_databases_run() {
+    let place = Place::new();
+    for (sql, expected) in [
+        ("-- a comment first\nSELECT 1 AS a", "a\n1\n"),
+        ("--\nSELECT 1 AS a -- last", "a\n1\n"),
+        ("FROM range(5) WHERE value > 2 ORDER BY value", "value\n3\n4\n"),
+        ("FROM range(3) ORDER BY value DESC LIMIT 1", "value\n2\n"),
+        ("WITH t AS (FROM range(5) WHERE value > 3) FROM t", "value\n4\n"),
+        ("CREATE VIEW v AS FROM range(2) WHERE value > 0; FROM v", "value\n1\n"),
+        ("SELECT * EXCEPT (value) FROM (SELECT 1 AS a, 2 AS value)", "a\n1\n"),
+        ("SELECT to_char(TIMESTAMP '2024-05-06T07:08:09', 'YYYY-MM-DD HH24:MI') AS a", "a\n2024-05-06 07:08\n"),
+        ("SELECT to_date('06/05/2024', 'DD/MM/YYYY') AS a", "a\n2024-05-06\n"),
+        ("SELECT md5('a') AS a", "a\n0cc175b9c0f1b6a831c399e269772661\n"),
+        (
+            "SET TIME ZONE 'Europe/Berlin'; SELECT arrow_typeof(now()) AS a",
+            "a\n\"Timestamp(ns, \"\"Europe/Berlin\"\")\"\n",
+        ),
+        // Columns that occur twice.
+        ("SELECT *, value FROM range(1)", "value,value_2\n0,0\n"),
+        ("SELECT *, value + 1 AS value, 7 AS b FROM range(1) ORDER BY b", "value,value_2,b\n0,1,7\n"),
+        ("SELECT * FROM range(1) AS a, range(1) AS b", "value,value_2\n0,0\n"),
+        ("SELECT DISTINCT value, value FROM range(1)", "value,value_2\n0,0\n"),
+        ("SELECT DISTINCT value + 1 FROM range(1)", "value + 1\n1\n"),
+    ] {
+        assert_eq!(answer(&place, sql), expected, "{sql}");
+    }
+    let json = place.ok(&["sql", "-f", "ndjson", "-c", "SELECT * FROM range(1) AS a, range(1) AS b"]);
+    assert_eq!(json, "{\"value\":0,\"value_2\":0}\n");
+    answer(&place, "COPY (SELECT *, value FROM range(1)) TO 'twice.csv'");
+    assert_eq!(std::fs::read_to_string(place.path("twice.csv")).unwrap(), "value,value_2\n0,0\n");
+    let text = ["sql", "-f", "csv", "--param", "zip:text=12", "-c", "SELECT $zip AS zip, arrow_typeof($zip) AS type"];
+    assert_eq!(place.ok(&text), "zip,type\n12,Utf8\n");
+}
+
+#[test]
+fn errors_are_in_words_of_sql_with_their_place() {
+    let place = Place::new();
+    place.write("t.csv", "rating,name\n4.5,a\n4.2|,b\n");
+    for (sql, expected) in [
+        ("SELECT 1;\nSELECT 1 / 0", "line 2, column 1: Divide by zero"),
+        (
+            "SELECT 1;\nSELECT CAST(concat('a', value) AS INT) FROM range(3)",
+            "line 2, column 1: Cannot cast string 'a0'",
+        ),
+        ("SELECT 1,\n  CAST('abc' AS INT)", "line 2, column 8: Cannot cast string 'abc'"),
+        ("SELECT 1; /* open\nSELECT 2;", "line 1, column 11: the comment that begins here has no end"),
+        ("/* open", "line 1, column 1: the comment that begins here has no end"),
+        (
+            "SELECT * FROM t\nWHERE rating > 4",
+            "line 2, column 7: 'rating' is text, and '4.5' is no whole number; write TRY_CAST(rating AS DOUBLE)",
+        ),
+        ("SELECT * FROM t WHERE rating BETWEEN 4 AND 5", "'rating' is text"),
+        ("SELECT rating + 1 FROM t", "make numbers of texts with to_number(…) or CAST"),
+        ("SELECT *\nFROM t PIVOT (sum(rating) FOR name IN ('a'))", "line 2, column 8: PIVOT is not supported; write"),
+        ("SELECT * FROM t UNPIVOT (v FOR n IN (rating, name))", "line 1, column 17: UNPIVOT is not supported; write"),
+        ("SELECT * FROM t TABLESAMPLE BERNOULLI (10)", "line 1, column 17: samples are not supported; write"),
+        ("SELECT value COLLATE \"de\" FROM range(3)", "line 1, column 14: COLLATE is not supported"),
+        ("SELECT TOP 3 * FROM t", "line 1, column 8: TOP is not supported; write LIMIT"),
+        ("FROM t FETCH FIRST 2 ROWS ONLY", "line 1, column 8: FETCH is not supported; write LIMIT"),
+        ("SELECT * FROM range(3) AS t, LATERAL (SELECT t.value) AS x", "line 1, column 30: a subquery refers to"),
+        ("SET TIME ZONE LOCAL", "SET TIME ZONE takes a constant"),
+        ("BEGIN", "line 1, column 1: there are no transactions here"),
+        ("SELECT {'a': 1} + 1", "name a field of the struct"),
+        ("SELECT [1, 2] + 1", "name an element of the list"),
+        ("SELECT TIMESTAMP '9999-12-31'", "9999-12-31 00:00:00 is out of range: a TIMESTAMP counts nanoseconds"),
+        ("SELECT to_timestamp(253402300799.0)", "is out of range: a TIMESTAMP counts nanoseconds"),
+        ("SELECT date_bin(INTERVAL '1 day', to_timestamp_seconds(253402300799))", "a time is out of range"),
+        ("SELECT TIMESTAMP '2024-01-01' + INTERVAL '1000 years'", "a time is out of range"),
+        ("SELECT DATE '9999-12-31' + INTERVAL '1000000 years'", "a time is out of range"),
+        (
+            "SELECT to_char(now(), 'Month')",
+            "to_char: the pattern Month has no equivalent here; write a pattern such as",
+        ),
+        ("SELECT mode(value) FROM range(3)", "there is no function mode; write (SELECT value FROM t GROUP BY value"),
+        (
+            "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY value) FROM range(3)",
+            "write array_element(array_agg(value ORDER BY value), ",
+        ),
+        ("SELECT width_bucket(1, 1, 2, 3)", "there is no function width_bucket"),
+    ] {
+        let ended = place.run(&["sql", "--table", "t=t.csv", "-c", sql]);
+        assert_eq!(ended.code, Some(1), "{sql}");
+        let error = ended.stderr;
+        assert!(error.starts_with("error: line ") && error.contains(expected), "{sql}: {error}");
+        for internal in ["Span(", "Ident", "Some(", "{ ", "OuterReference", "LogicalPlan", "Overflow"] {
+            assert!(!error.lines().next().unwrap().contains(internal), "{sql}: {error}");
+        }
+    }
+}
