@@ -160,6 +160,11 @@ impl Connection {
         self.running.load(Relaxed) > 0
     }
 
+    /// Whether a response is being written.
+    pub fn owes(&self) -> bool {
+        !self.owed().is_empty()
+    }
+
     /// Whether a timeout is exceeded.
     pub fn is_overdue(&self, timeouts: &Timeouts) -> bool {
         let now = now();

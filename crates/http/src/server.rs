@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::connection::Connection;
+use crate::connection::{Busy, Connection};
 use crate::connections::Registered;
 use crate::stream::{Monitored, Transport};
 use crate::{Exchange, Settings, acceptor, body_timeout, slow_reader};
@@ -174,15 +174,17 @@ impl Server {
         let remote = RemoteAddr(Addr::SocketAddr(address));
         let service = service_fn(|request: http::Request<Incoming>| {
             let request = Request::from((request, self.local.clone(), remote.clone(), scheme.clone()));
-            let (server, connection) = (Arc::clone(&self), Arc::clone(&connection));
+            let server = Arc::clone(&self);
+            // Before the protocol reads on, and perhaps the client's end.
+            let running = (connection.begin(), Arc::clone(&connection));
             async move {
                 Ok::<http::Response<BoxBody<Bytes, io::Error>>, Infallible>(
-                    server.answer(request, connection, here).await.into(),
+                    server.answer(request, running, here).await.into(),
                 )
             }
         });
         let max_header_bytes = self.settings.max_header_bytes;
-        let stream = TokioIo::new(Monitored { transport, registered, max_header_bytes });
+        let stream = TokioIo::new(Monitored { transport, registered, max_header_bytes, half_closed: None });
         let mut serving = pin!(self.protocol.serve_connection(stream, service));
         let mut next = Phase::Closing;
         loop {
@@ -219,8 +221,12 @@ impl Server {
     }
 
     /// Answers a request and follows its response.
-    async fn answer(self: Arc<Self>, mut request: Request, connection: Arc<Connection>, here: bool) -> Response {
-        let busy = connection.begin();
+    async fn answer(
+        self: Arc<Self>,
+        mut request: Request,
+        (busy, connection): (Busy, Arc<Connection>),
+        here: bool,
+    ) -> Response {
         let keeps_alive = request.version() < Version::HTTP_2;
         let late = body_timeout::enforce(&mut request, self.settings.timeouts.body, &busy);
         request.extensions_mut().insert(Exchange { connection, phase: self.phase.subscribe(), late });

@@ -6,10 +6,12 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 
 use crate::connections::Registered;
@@ -50,6 +52,10 @@ impl Transport {
     }
 }
 
+/// Time for which a request runs on after the client has ended its side of the connection: clients such as `nc -N` do so after the
+/// request and wait for the response, and clients that are gone look the same.
+const HALF_CLOSED: Duration = Duration::from_secs(1);
+
 /// Stream that reports its activity to its [`Connection`](crate::connection::Connection).
 pub(crate) struct Monitored {
     pub transport: Transport,
@@ -57,6 +63,8 @@ pub(crate) struct Monitored {
     pub registered: Registered,
     /// Maximum bytes before a complete request head.
     pub max_header_bytes: usize,
+    /// The end of the time after which a half-closed connection is abandoned.
+    pub half_closed: Option<Pin<Box<Sleep>>>,
 }
 
 impl Monitored {
@@ -66,6 +74,24 @@ impl Monitored {
             return room;
         }
         (READS / self.registered.all().max(1)).clamp(LEAST_READ, MOST_READ)
+    }
+
+    /// Whether a client that has ended its side may still wait for a response. While one is written, an error of writing tells that
+    /// the client is gone.
+    fn is_awaited(&mut self, cx: &mut Context<'_>) -> bool {
+        let connection = &self.registered.connection;
+        if connection.is_http2() || !(connection.is_busy() || connection.owes()) {
+            return false;
+        }
+        let end = self.half_closed.get_or_insert_with(|| Box::pin(sleep(HALF_CLOSED)));
+        if end.as_mut().poll(cx).is_pending() {
+            return true;
+        }
+        if connection.owes() {
+            end.as_mut().reset(Instant::now() + HALF_CLOSED);
+            return end.as_mut().poll(cx).is_pending();
+        }
+        false
     }
 
     fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -90,6 +116,9 @@ impl AsyncRead for Monitored {
             Poll::Ready(read) => read?,
         }
         let bytes = part.filled().len();
+        if bytes == 0 && self.is_awaited(cx) {
+            return Poll::Pending;
+        }
         // SAFETY: `part` is the start of the buffer's unfilled part, and the stream has initialised what it filled.
         unsafe { buffer.assume_init(bytes) };
         buffer.advance(bytes);

@@ -427,3 +427,70 @@ async fn tls_has_a_handshake_timeout_and_both_protocols() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_client_that_ends_its_side_gets_its_answer_and_one_that_is_gone_ends_its_request() {
+    let dropped = Arc::new(AtomicBool::new(false));
+    struct Dropped(Arc<AtomicBool>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.store(true, SeqCst);
+        }
+    }
+    let flag = Arc::clone(&dropped);
+    let endless = move |_: Request| {
+        let dropped = Dropped(Arc::clone(&flag));
+        async move {
+            let _dropped = dropped;
+            futures::future::pending::<()>().await;
+        }
+    };
+    let soon = |request: Request| async move {
+        let body = request.into_body().into_vec().await.unwrap_or_default();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        body
+    };
+    // A response that takes longer than a half-closed connection waits for its beginning.
+    let pieces = || {
+        stream::iter(0..15).then(|_| async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            Ok::<_, std::io::Error>("piece")
+        })
+    };
+    let long = move |_: Request| async move { Body::from_bytes_stream(pieces()) };
+    let routes = Route::new()
+        .at("/", get(make(|_| async { "hello" })).post(make(soon)))
+        .at("/long", get(make(long)))
+        .at("/endless", get(make(endless)));
+    let running = serve(routes, quick()).await;
+    for request in [
+        "GET / HTTP/1.0\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+    ] {
+        for _ in 0..20 {
+            let mut client = running.connect().await;
+            client.write_all(request.as_bytes()).await.unwrap();
+            client.shutdown().await.unwrap();
+            let (mut answer, start) = (String::new(), Instant::now());
+            client.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.contains(" 200 OK") && answer.ends_with("hello"), "{request}: {answer}");
+            // The connection ends with the answer.
+            assert!(start.elapsed() < Duration::from_millis(900), "{request}: {:?}", start.elapsed());
+        }
+    }
+    let mut client = running.connect().await;
+    client.write_all(b"GET /long HTTP/1.0\r\n\r\n").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with(&"piece".repeat(15)), "{answer}");
+
+    let mut client = running.connect().await;
+    client.write_all(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    drop(client);
+    let start = Instant::now();
+    eventually("end of the request", || dropped.load(SeqCst)).await;
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+}
