@@ -97,7 +97,7 @@ fn messages_suggest_lines_with_the_flags_of_the_command() {
         place.ok(&[&sql[..], &[&format!("SELECT {meant} FROM t")]].concat());
     }
     let error = place.fails(1, &["predict", "price_rating", "--store", "our store"]);
-    assert!(error.contains("run tercile train --store 'our store'"), "{error}");
+    assert!(error.contains("make it with tercile up --store 'our store'"), "{error}");
 }
 
 /// The fenced block after a mark `<!-- … -->`.
@@ -140,7 +140,7 @@ fn the_example_of_json_in_the_manual_is_true() {
     let cast = place.run(&[&["sql", "-c", "SELECT stone ->> 'carat'::int FROM records"][..], &shop].concat());
     assert!(cast.stderr.contains("write (a ->> 'b')::int"), "{}", cast.stderr);
     let text = place.run(&[&["sql", "SELECT 1 AS a"][..], &shop].concat());
-    assert!(text.stderr.contains("-c runs SQL text"), "{}", text.stderr);
+    assert!(text.stderr.contains("write tercile sql --store stones --sql shop -c 'SELECT 1 AS a'"), "{}", text.stderr);
 }
 
 /// Runs `init --entity` and the `up` that it prints. Returns what `init` said, the SQL, and the model of the whole stream.

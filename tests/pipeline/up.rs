@@ -291,7 +291,7 @@ fn a_view_that_gives_a_record_twice_is_refused() {
     place.write("sql/33_twice.sql", format!("-- k: 2\n\n{columns} UNION ALL {columns}"));
     let up = place.up(&[]);
     let answer = up.post("/api/segments/twice/predict", r#"[{"actual_price": 100}]"#);
-    assert_eq!(answer.status, 503);
+    assert_eq!(answer.status, 409);
     assert!(answer.text.contains("comes twice"), "{}", answer.text);
 }
 
@@ -401,14 +401,14 @@ fn what_cannot_be_trained_is_refused_by_name_and_the_rest_serves() {
     let answer = up.post("/api/cluster_products_by_price_rating", row);
     assert_eq!(answer.json()[0]["description"], "High Price, Mid Rating", "{}", answer.text);
     let answer = up.post("/api/cluster_products_by_price_rating?model=1", row);
-    assert_eq!(answer.status, 503);
+    assert_eq!(answer.status, 409);
     let detail = answer.json()["detail"].as_str().unwrap().to_owned();
     assert!(
         detail.contains("price_rating of slice 1: 3 clusters need at least 3 different rows, there are 1"),
         "{detail}"
     );
     let answer = up.post("/api/cluster_products_by_discount", r#"[{"discount_percentage":3}]"#);
-    assert_eq!(answer.status, 503);
+    assert_eq!(answer.status, 409);
     let detail = answer.json()["detail"].as_str().unwrap().to_owned();
     assert!(
         detail.contains("discount of slice 3: the feature discount_percentage is missing in every row"),
