@@ -20,6 +20,7 @@ pub use topic::{SourceArgs, TopicArgs, topic};
 
 use crate::api::Bodies;
 use crate::api::budget::Budget;
+use crate::api::drift_monitor;
 use crate::api::sandbox::{self, Sandbox};
 use crate::engine::cluster::{self, Engine};
 use crate::model::SolverKind;
@@ -204,6 +205,22 @@ pub fn seconds_or_none(text: &str) -> Result<Duration, String> {
 /// A language tag, as in en or pt-BR.
 pub fn language(text: &str) -> Result<String, String> {
     canonical(text).ok_or_else(|| "expected a language tag such as en or pt-BR".to_owned())
+}
+
+/// Flags for the comparison of arriving records with the models of a server.
+#[derive(Debug, Clone, Args)]
+pub struct DriftArgs {
+    /// Interval in seconds of comparing records that arrive with the models that serve slice 3, for metrics and the log; 0: never
+    /// [default: 60]
+    #[arg(long, env = "TERCILE_DRIFT_INTERVAL", value_name = "SECONDS", value_parser = seconds_or_none)]
+    drift_interval: Option<Duration>,
+}
+
+impl DriftArgs {
+    /// The interval; `None`: never.
+    pub fn interval(&self) -> Option<Duration> {
+        Some(self.drift_interval.unwrap_or(drift_monitor::INTERVAL)).filter(|interval| !interval.is_zero())
+    }
 }
 
 /// Flags for the trainings of a server.

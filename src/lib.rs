@@ -60,6 +60,8 @@ pub mod plot;
 
 pub mod train;
 
+pub mod drift;
+
 // From models to users.
 pub mod bulk;
 pub mod scoring;

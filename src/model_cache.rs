@@ -13,6 +13,7 @@ use tercile_store::{self as store, Snapshot, Store};
 use tokio::sync::OnceCell;
 
 use crate::bulk::Lines;
+use crate::drift::asked::AskedRows;
 use crate::engine;
 use crate::engine::row_by_row::NotRowByRow;
 use crate::model::{Model, ModelRegistry, Predictor, Slices};
@@ -38,15 +39,16 @@ pub struct Serving {
     /// Prepared parts of the JSON predictions: in the fallback language, and in each other that the model has.
     lines: (Lines, BTreeMap<String, Lines>),
     tally: OnceLock<Tally>,
+    /// The rows of requests that it answered.
+    pub asked: Arc<AskedRows>,
 }
 
 impl Serving {
     fn new(model: Model) -> Self {
-        let from = Some((model.slice, model.version));
-        let lines = |language: &str| Lines::new(&model.features, &model.descriptions(language), from);
+        let lines = |language: &str| Lines::of(&model, language);
         let other = model.languages().filter(|language| *language != FALLBACK);
         let lines = (lines(FALLBACK), other.map(|language| (language.to_owned(), lines(language))).collect());
-        Self { predictor: model.predictor(), model, lines, tally: OnceLock::new() }
+        Self { predictor: model.predictor(), model, lines, tally: OnceLock::new(), asked: Arc::default() }
     }
 
     /// The parts of predictions in a language, or in the fallback language if the model has no descriptions in it.

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::prelude::SessionContext;
+pub use dataset::query as view_query;
 use dataset::{Input, Rows, rows};
 use event::{Emit, TrainingEvent};
 use job::{Job, JobOutcome, settings};

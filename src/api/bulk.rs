@@ -24,6 +24,7 @@ use super::problem::Problem;
 use super::rows::AnyRow;
 use super::streaming_body::{self, Outgoing, Shared};
 use crate::bulk::{Answers, At, Error, Format, Keep, Limits, Meter, Reader, Scorer, Writer};
+use crate::drift::asked::AskedRows;
 use crate::model_cache::Tally;
 use crate::panics;
 use crate::scoring::RecordScorer;
@@ -127,6 +128,8 @@ pub struct Order {
     pub scorer: Scorer,
     /// Counts the predictions.
     pub tally: Tally,
+    /// Keeps a sample of the rows.
+    pub asked: Arc<AskedRows>,
     /// Prediction objects, for JSON and NDJSON.
     pub answers: Answers,
     /// The rows are raw records, which the SQL files clean.
@@ -207,7 +210,7 @@ fn run(
     limits: Limits,
     charge: &Arc<MemoryCharge>,
 ) -> Result<(), Error> {
-    let Order { from, to, scorer, tally, answers, records } = order;
+    let Order { from, to, scorer, tally, asked, answers, records } = order;
     // Columnar output keeps all columns; JSON output becomes prediction objects with the other fields.
     let keep = if matches!(to, Format::Json | Format::Ndjson) { Keep::Other } else { Keep::Row };
     let meter: Arc<dyn Meter> = Arc::clone(charge) as _;
@@ -225,6 +228,7 @@ fn run(
             }
         };
         tally.add(found.assigned());
+        asked.add_columns(&block.features);
         writer.write(block, found, &scorer)?;
         charge.answered();
     }

@@ -46,6 +46,7 @@ files! {
     "segments.js": SCRIPT,
     "transitions.js": SCRIPT,
     "quality.js": SCRIPT,
+    "drift.js": SCRIPT,
     "receipt.js": SCRIPT,
     "members.js": SCRIPT,
     "try_it.js": SCRIPT,

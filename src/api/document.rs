@@ -98,9 +98,10 @@ compressed for clients that send `Accept-Encoding: gzip`.
 ";
 
 /// Properties that are always present and may be null; the framework declares them optional.
-const NULLABLE: [(&str, &str); 9] = [
+const NULLABLE: [(&str, &str); 10] = [
     ("Candidate", "silhouette"),
     ("Cut", "timestamp"),
+    ("Drift", "since"),
     ("Member", "previous"),
     ("MemberPage", "next"),
     ("Model", "moved"),
@@ -111,8 +112,14 @@ const NULLABLE: [(&str, &str); 9] = [
 ];
 
 /// String properties that are timestamps.
-const TIMES: [(&str, &str); 4] =
-    [("Model", "trained_at"), ("Status", "now"), ("Status", "trained_at"), ("Unreadable", "timestamp")];
+const TIMES: [(&str, &str); 6] = [
+    ("Drift", "began"),
+    ("Drift", "since"),
+    ("Model", "trained_at"),
+    ("Status", "now"),
+    ("Status", "trained_at"),
+    ("Unreadable", "timestamp"),
+];
 
 /// Example values of parameters.
 const IN_USE: [(&str, &str); 5] =

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use prometheus::core::Collector;
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
+use super::drift_monitor::DriftGauges;
 use super::ingest_metrics::{self, Ingesting};
 use super::{State, memory};
 use crate::model::Model;
@@ -38,6 +39,7 @@ pub struct Metrics {
     http_memory_refused: IntCounter,
     descriptors: IntGauge,
     ingest: Ingesting,
+    drift: DriftGauges,
 }
 
 impl Metrics {
@@ -86,6 +88,7 @@ impl Metrics {
             )?,
             descriptors: IntGauge::new("process_open_fds", "File descriptors that are open")?,
             ingest: Ingesting::register(&registry)?,
+            drift: DriftGauges::register(&registry)?,
             registry,
         };
         let all: [Box<dyn Collector>; 14] = [
@@ -155,6 +158,7 @@ impl Metrics {
         if let Some(control) = &state.ingest {
             self.ingest.update(&control.progress);
         }
+        self.drift.show(&state.drift_monitor);
         self.connections.set(state.connections.count() as i64);
         self.size(state.store.root());
         self.memory.set(memory::resident());

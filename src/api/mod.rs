@@ -15,6 +15,8 @@ mod compute_permits;
 mod dashboard;
 mod document;
 mod document_pages;
+mod drift;
+pub mod drift_monitor;
 mod etag;
 mod events;
 pub mod example_request;
@@ -52,6 +54,7 @@ mod unreadable;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use budget::Budget;
 pub use bulk::Bodies;
@@ -120,6 +123,10 @@ pub struct State {
     members: members::MemberCache,
     points: ReadyAnswers,
     reports: ReadyAnswers,
+    drift: drift::Reports,
+    drift_monitor: drift_monitor::DriftMonitor,
+    /// Interval of comparing arriving records with the models; `None`: never.
+    pub drift_interval: Option<Duration>,
     connections: Connections,
     jobs: Arc<Jobs>,
     /// Tells event streams that a training has ended.
@@ -169,6 +176,9 @@ impl State {
             members: members::MemberCache::default(),
             points: ReadyAnswers::default(),
             reports: ReadyAnswers::default(),
+            drift: drift::Reports::default(),
+            drift_monitor: drift_monitor::DriftMonitor::default(),
+            drift_interval: None,
             connections: Connections::default(),
             jobs,
             trained,
@@ -179,7 +189,7 @@ impl State {
 
 type Apis = (
     (predict::PredictApi, score::ScoreApi),
-    segments::SegmentsApi,
+    (segments::SegmentsApi, drift::DriftApi),
     k_report::KReportApi,
     unreadable::UnreadableApi,
     training::TrainingApi,
@@ -191,7 +201,7 @@ type Apis = (
 fn service() -> OpenApiService<Apis, ()> {
     let apis: Apis = (
         (predict::PredictApi, score::ScoreApi),
-        segments::SegmentsApi,
+        (segments::SegmentsApi, drift::DriftApi),
         k_report::KReportApi,
         unreadable::UnreadableApi,
         training::TrainingApi,
@@ -238,6 +248,7 @@ async fn known_parameters(request: Request, state: Arc<State>) -> poem::Result<R
         Some("score") => &["model", "lang", "as_of", "explain"],
         Some(name) if name.starts_with("cluster_products_by_") => &["model", "lang", "fit", "as_of", "explain"],
         Some("points" | "k-report") => &["model"],
+        Some("drift") => &["model", "of"],
         Some("unreadable") => &["limit"],
         _ => &[],
     };
@@ -303,6 +314,9 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let mut watching = tokio::task::JoinSet::new();
     watching.spawn(Arc::clone(&state.live).watch());
+    if let Some(interval) = state.drift_interval {
+        watching.spawn(drift_monitor::watch(Arc::clone(&state), interval));
+    }
     if let Some(keys) = &guard.keys {
         watching.spawn(Arc::clone(keys).watch());
     }

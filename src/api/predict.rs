@@ -26,7 +26,7 @@ use super::{State, Tags, bulk, negotiation, streaming_body};
 use crate::bulk::{Answers, Explainer, Format, Lines, Opinion, Scorer, TOO_FAR, TooFar};
 use crate::model::describe::{Described, describe};
 use crate::model::parts::Shapes;
-use crate::model::{self, Model, Predictor};
+use crate::model::{self, Predictor};
 use crate::model_cache::{Served, Serving, Slot, Tally};
 use crate::train;
 
@@ -263,15 +263,15 @@ async fn answer_any(
     }
     let serving = asked.serving(&state.live, &models, name)?;
     let language = asked.language.code();
-    let Model { features, slice, version, .. } = &serving.model;
     let served = find(&models, name)?;
     let explainer = explain.then(|| explainer(served, &serving, language));
-    let lines = Lines::new(features, &serving.model.descriptions(language), Some((*slice, *version)));
+    let lines = Lines::of(&serving.model, language);
     let order = bulk::Order {
         from,
         to,
         scorer: Scorer::new(&serving.model, language),
         tally: state.metrics.tally(&serving.model),
+        asked: Arc::clone(&serving.asked),
         answers: Answers { lines, explainer },
         records: None,
     };
@@ -350,6 +350,8 @@ fn predict(
     let (features, lines) = (&serving.model.features, serving.lines(language));
     let (json, clusters) = write(features, rows, &serving.predictor, lines, explainer)?;
     tally.add(clusters);
+    let width = serving.model.features.len();
+    serving.asked.add(rows.values.len() / width, |row| Some(rows.values[row * width..][..width].into()));
     Ok(json)
 }
 
@@ -368,7 +370,7 @@ fn cluster_themselves(served: &Served, rows: &Rows, language: &Language) -> Resu
     let described = describe(&shapes, features, &served.segmentation.labels, None);
     let text = |one: &Described| one.descriptions.get(language.code()).cloned().unwrap_or_default();
     let descriptions: Vec<String> = described.iter().map(text).collect();
-    Ok(write(features, rows, &found.predictor, &Lines::new(features, &descriptions, None), None)?.0)
+    Ok(write(features, rows, &found.predictor, &Lines::of_request(features, &descriptions), None)?.0)
 }
 
 /// JSON of the response, and the cluster of each row.

@@ -136,6 +136,7 @@ pub async fn from_framework(error: poem::Error) -> Response {
             "lang" => "one of en, id",
             "fit" => "request, or not given",
             "as_of" => "a version, such as 1",
+            "of" => "one of stream, api, thirds",
             "explain" => "true or false",
             "limit" => "a number within the limits that /docs names",
             _ => "another value",

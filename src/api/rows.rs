@@ -40,6 +40,10 @@ macro_rules! typed_rows {
             pub features: $features,
             /// Distance to the centroid, in standardised units.
             pub distance: f64,
+            /// Whether the row is farther from its centroid than 999 of 1,000 rows of the training in its cluster. Not given with
+            /// `fit=request` and by models of earlier versions.
+            #[oai(skip_serializing_if_is_none)]
+            pub unlike: Option<bool>,
             /// The slice whose model answered; not given with `fit=request`.
             #[oai(skip_serializing_if_is_none)]
             pub model: Option<u8>,
@@ -58,6 +62,7 @@ macro_rules! typed_rows {
                     description: $description.to_owned(),
                     features: $features { $($field: $example,)+ prediction: 0 },
                     distance: 0.25,
+                    unlike: Some(false),
                     model: Some(3),
                     version: Some(3),
                     explanation: None,
@@ -98,6 +103,10 @@ pub struct Prediction {
     pub features: BTreeMap<String, f64>,
     /// Distance to the centroid, in standardised units.
     pub distance: f64,
+    /// Whether the row is farther from its centroid than 999 of 1,000 rows of the training in its cluster. Not given with `fit=request`
+    /// and by models of earlier versions.
+    #[oai(skip_serializing_if_is_none)]
+    pub unlike: Option<bool>,
     /// The slice whose model answered; not given with `fit=request`.
     #[oai(skip_serializing_if_is_none)]
     pub model: Option<u8>,
@@ -125,6 +134,9 @@ pub struct RecordScore {
     /// Distance to the centroid, in standardised units.
     #[oai(skip_serializing_if_is_none)]
     pub distance: Option<f64>,
+    /// Whether the record is farther from its centroid than 999 of 1,000 rows of the training in its cluster.
+    #[oai(skip_serializing_if_is_none)]
+    pub unlike: Option<bool>,
     /// The slice whose model answered.
     #[oai(skip_serializing_if_is_none)]
     pub model: Option<u8>,

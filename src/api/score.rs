@@ -126,17 +126,18 @@ async fn answer(
     let served = find(&models, name)?;
     let record_scorer = served.record_scorer().await.map_err(|why| conflict(name, &why))?;
     let serving = asked((model, as_of), None, None).serving(&state.live, &models, name)?;
-    let Model { features, slice, version, .. } = &serving.model;
+    let Model { features, version, .. } = &serving.model;
     same_features(served, features, *version)?;
     let (head, rest) = begin(state, request, records.body, Whole::UpTo(INLINE_BYTES)).await?;
     let language = language.code();
-    let lines = Lines::of_records(features, &serving.model.descriptions(language), (*slice, *version));
+    let lines = Lines::of_records(&serving.model, language);
     let answers = Answers { lines, explainer: explain.then(|| explainer(served, &serving, language)) };
     let order = bulk::Order {
         from,
         to,
         scorer: Scorer::new(&serving.model, language).with_missing(Missing::Skip),
         tally: state.metrics.tally(&serving.model),
+        asked: Arc::clone(&serving.asked),
         answers,
         records: Some(record_scorer),
     };

@@ -3,6 +3,7 @@
 use tercile_store::record::push_json_string;
 
 use super::explain::{Explainer, TooFar};
+use crate::model::Model;
 
 /// Serialiser for one model. The parts that are equal for all rows are prepared once.
 pub struct Lines {
@@ -12,22 +13,29 @@ pub struct Lines {
     names: Vec<String>,
     /// By cluster: the text from the last feature's value to the distance.
     middles: Vec<String>,
-    /// The text after the distance.
-    tail: String,
+    /// The text after the distance, of a row like those of the training and of one unlike them.
+    tails: [String; 2],
+    /// By cluster: the distance beyond which a row is unlike those of the training. Empty without a baseline.
+    limits: Vec<f64>,
 }
 
 impl Lines {
-    /// `model` is slice and version, or `None` if the request's own rows were clustered.
-    pub fn new(features: &[String], descriptions: &[impl AsRef<str>], model: Option<(u8, u64)>) -> Self {
-        Self::with(features, descriptions, model, true)
+    /// Predictions of a model, with descriptions in a language.
+    pub fn of(model: &Model, language: &str) -> Self {
+        Self::with(&model.features, &model.descriptions(language), Some(model), true)
     }
 
     /// Predictions of records, whose features do not contain `prediction`, the cluster's number.
-    pub fn of_records(features: &[String], descriptions: &[impl AsRef<str>], model: (u8, u64)) -> Self {
-        Self::with(features, descriptions, Some(model), false)
+    pub fn of_records(model: &Model, language: &str) -> Self {
+        Self::with(&model.features, &model.descriptions(language), Some(model), false)
     }
 
-    fn with(features: &[String], descriptions: &[impl AsRef<str>], model: Option<(u8, u64)>, prediction: bool) -> Self {
+    /// Clusters of the request's own rows.
+    pub fn of_request(features: &[String], descriptions: &[impl AsRef<str>]) -> Self {
+        Self::with(features, descriptions, None, true)
+    }
+
+    fn with(features: &[String], descriptions: &[impl AsRef<str>], model: Option<&Model>, prediction: bool) -> Self {
         let head = |(cluster, description): (usize, &_)| {
             let mut head = format!("{{\"cluster\":{cluster},\"description\":");
             push_json_string(&mut head, AsRef::as_ref(description));
@@ -46,8 +54,12 @@ impl Lines {
             heads: descriptions.iter().enumerate().map(head).collect(),
             names: features.iter().enumerate().map(name).collect(),
             middles: (0..descriptions.len()).map(middle).collect(),
-            tail: model
-                .map_or_else(String::new, |(slice, version)| format!(",\"model\":{slice},\"version\":{version}")),
+            tails: [false, true].map(|unlike| {
+                let Some(Model { slice, version, baseline, .. }) = model else { return String::new() };
+                let unlike = baseline.as_ref().map_or_else(String::new, |_| format!(",\"unlike\":{unlike}"));
+                format!("{unlike},\"model\":{slice},\"version\":{version}")
+            }),
+            limits: model.and_then(|model| Some(model.baseline.as_ref()?.limits())).unwrap_or_default(),
         }
     }
 
@@ -70,7 +82,8 @@ impl Lines {
         }
         out.extend_from_slice(self.middles[cluster].as_bytes());
         push_number(out, distance);
-        out.extend_from_slice(self.tail.as_bytes());
+        let unlike = self.limits.get(cluster).is_some_and(|limit| distance > *limit);
+        out.extend_from_slice(self.tails[usize::from(unlike)].as_bytes());
         if let Some(other) = other {
             out.extend_from_slice(b",\"other\":");
             out.extend_from_slice(if other.is_empty() { b"{}" } else { other.as_bytes() });

@@ -26,8 +26,8 @@ macro_rules! pages {
 }
 
 pages! {
-    "README", "another-shop", "api", "benchmarks", "cluster", "commands", "configuration", "dashboard", "descriptions", "enrich", "entities",
-    "missing-values", "models", "operations", "orders", "releasing", "scale", "sql", "start", "store", "your-data", "your-file",
+    "README", "another-shop", "api", "benchmarks", "cluster", "commands", "configuration", "dashboard", "descriptions", "drift", "enrich",
+    "entities", "missing-values", "models", "operations", "orders", "releasing", "scale", "sql", "start", "store", "your-data", "your-file",
 }
 
 impl Docs {

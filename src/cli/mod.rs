@@ -9,6 +9,7 @@ mod completions;
 mod config_file;
 mod docs;
 mod doctor;
+mod drift;
 mod enrich;
 mod exit_code;
 mod files;
@@ -98,6 +99,7 @@ enum Command {
     Models(models::Models),
     Members(members::Members),
     Verify(verify::Verify),
+    Drift(drift::Drift),
     Predict(predict::Predict),
     Enrich(Box<enrich::Enrich>),
     Fit(fit::Fit),
@@ -291,6 +293,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Train(train) => job(train.run(&terminal)).await,
         Command::TrainWorker(worker) => job(worker.run()).await,
         Command::Verify(verify) => job(verify.run()).await,
+        Command::Drift(drift) => job(drift.run()).await,
         Command::Fit(fit) => job(blocking(move || fit.run(&terminal))).await,
         Command::SuggestK(suggest) => job(blocking(move || suggest.run(&terminal))).await,
         Command::Doctor(doctor) => job(doctor.run()).await,

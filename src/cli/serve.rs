@@ -10,7 +10,9 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use super::{Done, Stop};
 use crate::api::{self, State};
-use crate::config::{BindArgs, BodyArgs, GuardArgs, HttpMemoryArgs, HttpSqlArgs, SqlArgs, StoreArgs, TrainingArgs};
+use crate::config::{
+    BindArgs, BodyArgs, DriftArgs, GuardArgs, HttpMemoryArgs, HttpSqlArgs, SqlArgs, StoreArgs, TrainingArgs,
+};
 use crate::model_cache::ModelCache;
 
 /// Serve the API over a store
@@ -33,6 +35,8 @@ pub struct Serve {
     #[command(flatten)]
     training: TrainingArgs,
     #[command(flatten)]
+    drift: DriftArgs,
+    #[command(flatten)]
     memory: HttpMemoryArgs,
 }
 
@@ -53,6 +57,7 @@ impl Serve {
         let (bodies, budget) = (self.bodies.bodies(), self.memory.budget());
         let mut state = State::new(&store, live, None, false, sql, bodies, budget)?;
         state.trainer.options = self.training.options();
+        state.drift_interval = self.drift.interval();
         let state = Arc::new(state);
         let scheme = self.guard.scheme();
         let shown = store.root().display();

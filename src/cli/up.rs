@@ -24,8 +24,8 @@ use training_log::TrainingLog;
 use super::{Done, Stop, Terminal, Usage, count, ingest, serve, source_topics, thousands};
 use crate::api::{self, State, budget::Budget, example_request};
 use crate::config::{
-    BatchArgs, BindArgs, BodyArgs, GuardArgs, HttpSqlArgs, InputArgs, KeyArgs, MaybeKafkaArgs, RollArgs, SourceArgs,
-    SqlArgs, StoreArgs, TrainingArgs, seconds,
+    BatchArgs, BindArgs, BodyArgs, DriftArgs, GuardArgs, HttpSqlArgs, InputArgs, KeyArgs, MaybeKafkaArgs, RollArgs,
+    SourceArgs, SqlArgs, StoreArgs, TrainingArgs, seconds,
 };
 use crate::files::Rows;
 use crate::model_cache::ModelCache;
@@ -80,6 +80,8 @@ pub struct Up {
     roll: RollArgs,
     #[command(flatten)]
     training: TrainingArgs,
+    #[command(flatten)]
+    drift: DriftArgs,
     #[command(flatten)]
     enrich: EnrichArgs,
 }
@@ -158,6 +160,7 @@ impl Up {
         let (bodies, budget) = (self.bodies.bodies(), Budget::new(self.batch.http_memory()));
         let mut state = State::new(&store, live, Some(Arc::clone(&control)), true, sql, bodies, budget)?;
         state.trainer.options = self.training.options();
+        state.drift_interval = self.drift.interval();
         let trainings = Arc::new(TrainingLog::default());
         state.trainer.subscribers.add(trainings.clone());
         if let Some(enriching) = &enriching {

@@ -382,6 +382,12 @@ async fn add_view(ctx: &SessionContext, view: &View) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Evaluates filters while files are read, so that columns of rows that do not count are not decoded. This pays for filters that
+/// leave few rows.
+pub fn filter_while_reading(ctx: &SessionContext) {
+    ctx.state_ref().write().config_mut().options_mut().execution.parquet.pushdown_filters = true;
+}
+
 /// The names of the tables and views of a session.
 pub fn tables(ctx: &SessionContext) -> Vec<String> {
     let schemas = ctx.catalog_names().into_iter().filter_map(|catalog| ctx.catalog(&catalog)?.schema("public"));

@@ -32,6 +32,16 @@ pub fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::E
     Ok(Vec::<Exact>::deserialize(deserializer)?.into_iter().map(|exact| exact.0).collect())
 }
 
+pub fn maybe_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<f64>>, D::Error> {
+    let read = Option::<Vec<Exact>>::deserialize(deserializer)?;
+    Ok(read.map(|list| list.into_iter().map(|exact| exact.0).collect()))
+}
+
+pub fn lists<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Vec<f64>>, D::Error> {
+    let read = Vec::<Vec<Exact>>::deserialize(deserializer)?;
+    Ok(read.into_iter().map(|list| list.into_iter().map(|exact| exact.0).collect()).collect())
+}
+
 pub fn by_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
     let read = BTreeMap::<String, Exact>::deserialize(deserializer)?;
     Ok(read.into_iter().map(|(name, exact)| (name, exact.0)).collect())

@@ -2,6 +2,7 @@
 //!
 //! Input: the results of a training. Output: files under `models/`, and predictions.
 
+pub mod baseline;
 pub mod check;
 pub mod cluster_ids;
 mod clusters;
@@ -22,6 +23,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+pub use baseline::Baseline;
 pub use check::Kind;
 pub use clusters::clusters;
 use datafusion::arrow::array::{AsArray as _, RecordBatch};
@@ -108,6 +110,10 @@ pub struct Model {
     #[serde(default)]
     #[oai(default)]
     pub words_changed: Vec<WordChange>,
+    /// The distribution of its rows, with which later rows are compared. Not given by models of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    pub baseline: Option<Baseline>,
     pub receipt: Receipt,
 }
 
@@ -302,6 +308,8 @@ impl Model {
             Err("its matrix of what the model moved has not k columns")
         } else if self.entity.iter().any(known) {
             Err("an entity column is a feature")
+        } else if self.baseline.as_ref().is_some_and(|baseline| !baseline.is_sound(&self.features, k)) {
+            Err("its baseline has not bins, counts and distances of its features and clusters")
         } else {
             Ok(())
         }
@@ -472,6 +480,11 @@ impl Predictor {
     pub fn farthest(&self, values: &[f64]) -> usize {
         let out = |feature: usize| self.scale.standardise(feature, values[feature]).abs();
         (0..values.len()).max_by(|&a, &b| out(a).total_cmp(&out(b))).unwrap_or(0)
+    }
+
+    /// Mean of a feature in the training, in its own units.
+    pub fn mean(&self, feature: usize) -> f64 {
+        self.scale.mean[feature]
     }
 
     /// k by features, standardised.

@@ -23,7 +23,7 @@ use tercile_store::{Snapshot, Store};
 use super::{Options, Progress, Refusal, entities};
 use crate::engine;
 use crate::fit::solver_of;
-use crate::model::{MovedBy, SolverKind};
+use crate::model::{MovedBy, SolverKind, baseline};
 use crate::printable::hex;
 use crate::slices::{Cut, SLICES};
 use crate::sql::{Files, Segmentation, quote};
@@ -74,6 +74,8 @@ pub(super) trait Prefix {
     fn members(&self, _: &Segmentation, _placed: Placed<'_>) -> Result<Option<RecordBatch>, Refusal> {
         Ok(None)
     }
+    /// The features of at most [`baseline::MOST`] evenly spaced rows; all rows if there are no more.
+    fn evenly(&self) -> Vec<Float64Array>;
     /// The sample stored with the model, after clustering (kmeans/sample.rs).
     fn sample(&self, scale: &Scale, fit: &Fit) -> Result<Sample, Refusal>;
 }
@@ -176,7 +178,8 @@ pub(super) fn named(segmentation: &Segmentation, error: engine::Error) -> engine
     }
 }
 
-pub(super) fn query(segmentation: &Segmentation) -> String {
+/// The rows of a segmentation of records in slice order: slice, partition, offset, milliseconds since 1970, features.
+pub fn query(segmentation: &Segmentation) -> String {
     let names: Vec<String> = (0..segmentation.features.len()).map(|i| format!("feature_{i}")).collect();
     let feature = |(i, name): (usize, &String)| format!("CAST({} AS DOUBLE) AS feature_{i}", quote(name));
     let features: Vec<String> = segmentation.features.iter().enumerate().map(feature).collect();
@@ -474,6 +477,14 @@ impl Prefix for HereUpTo<'_> {
     fn cross(&self, (old, from): Placed<'_>, (new, to): Placed<'_>) -> Result<Vec<Vec<u64>>, Refusal> {
         let (old, new) = (Points::new(old, &self.features), Points::new(new, &self.features));
         Ok(kmeans::cross((&old, from), (&new, to), processors()))
+    }
+
+    fn evenly(&self) -> Vec<Float64Array> {
+        if self.rows <= baseline::MOST {
+            return self.features.clone();
+        }
+        let rows = column_buffer::evenly(self.rows, baseline::MOST);
+        self.features.iter().map(|column| column_buffer::take(column, &rows)).collect()
     }
 
     fn sample(&self, scale: &Scale, fit: &Fit) -> Result<Sample, Refusal> {

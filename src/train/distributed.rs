@@ -27,7 +27,7 @@ use super::dataset::{Digested, Moved, Order, Placed, Prefix, Rows, Sample, diges
 use super::{Options, Progress, Refusal, SEED};
 use crate::engine::cluster::solver::{self, Queries};
 use crate::engine::{self, cluster};
-use crate::model::SolverKind;
+use crate::model::{SolverKind, baseline};
 use crate::slices::SLICES;
 use crate::sql::{Segmentation, quote};
 
@@ -58,6 +58,8 @@ struct Known {
     hash: String,
     /// The part of the sample that does not depend on the clusters.
     sample: Base,
+    /// Evenly spaced rows for the baseline.
+    evenly: Vec<Float64Array>,
     /// A uniform sample for the first guide; all rows if there are few.
     starts: Vec<Float64Array>,
     /// Per feature: range, sum, and sum of squared deviations from the mean.
@@ -181,11 +183,13 @@ struct Piece {
 struct Gathering {
     rows: usize,
     sample: Vec<u32>,
+    evenly: Vec<u32>,
     /// `None` means all rows.
     starts: Option<Vec<u32>>,
     partitions: Vec<Int32Array>,
     offsets: Vec<Int64Array>,
     sampled: Vec<Vec<Float64Array>>,
+    spaced: Vec<Vec<Float64Array>>,
     started: Vec<Vec<Float64Array>>,
     odd: Vec<Option<(usize, f64)>>,
     hash: String,
@@ -197,10 +201,12 @@ impl Reader {
         let gathering = |&rows: &usize| Gathering {
             rows,
             sample: kmeans::sample_rows(rows),
+            evenly: column_buffer::evenly(rows, baseline::MOST),
             starts: kmeans::start_rows(rows, SEED),
             partitions: Vec::new(),
             offsets: Vec::new(),
             sampled: vec![Vec::new(); features],
+            spaced: vec![Vec::new(); features],
             started: vec![Vec::new(); features],
             odd: vec![None; features],
             hash: String::new(),
@@ -245,9 +251,11 @@ impl Reader {
             let sampled = places(&slice.sample);
             slice.partitions.push(column_buffer::take(partitions, &sampled));
             slice.offsets.push(column_buffer::take(offsets, &sampled));
+            let spaced = places(&slice.evenly);
             let started = slice.starts.as_deref().map(places);
             for (feature, column) in columns.iter().enumerate() {
                 slice.sampled[feature].push(column_buffer::take(column, &sampled));
+                slice.spaced[feature].push(column_buffer::take(column, &spaced));
                 slice.started[feature].push(match &started {
                     Some(places) => column_buffer::take(column, places),
                     None => column.slice(0, here),
@@ -286,7 +294,8 @@ impl Reader {
             };
             let Gathering { rows, hash, moments, odd, .. } = slice;
             let missing = moments.iter().map(|(extent, _)| extent.known < rows).collect();
-            Ok(Known { from, hash, sample, starts: joined(&slice.started)?, moments, missing, odd })
+            let (evenly, starts) = (joined(&slice.spaced)?, joined(&slice.started)?);
+            Ok(Known { from, hash, sample, evenly, starts, moments, missing, odd })
         };
         self.slices.into_iter().zip(1..).map(known).collect()
     }
@@ -458,6 +467,10 @@ impl Prefix for FarUpTo<'_> {
             return Ok(kmeans::cross((&old, from), (&new, to), processors()));
         }
         Ok(self.queries().cross((old, from), (new, to))?)
+    }
+
+    fn evenly(&self) -> Vec<Float64Array> {
+        self.known.evenly.clone()
     }
 
     fn sample(&self, scale: &Scale, fit: &Fit) -> Result<Sample, Refusal> {

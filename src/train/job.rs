@@ -18,7 +18,9 @@ use crate::model::cluster_ids::{newcomers, numbers, renumbered};
 use crate::model::describe::{Before, Shortage, describe, short_of_words, words_changed};
 use crate::model::members::{Order, clusters as clusters_of};
 use crate::model::parts::Shapes;
-use crate::model::{METHOD, Model, ModelRegistry, Predecessor, Receipt, Trained, clusters, imputed};
+use crate::model::{
+    Baseline, METHOD, Model, ModelRegistry, Predecessor, Predictor, Receipt, Trained, clusters, imputed,
+};
 use crate::slices::{Slicing as _, Thirds};
 use crate::sql::Segmentation;
 
@@ -115,6 +117,7 @@ impl Job<'_> {
         let clusters = clusters(features, &fit, &profile, described, &new);
         let moved = self.moved(all, (&scale, &fit))?;
         let (sample, silhouette) = sample(rows, features, (&scale, &fit))?;
+        let baseline = Baseline::of(features, &rows.evenly(), &Predictor::new(scale.clone(), &fit.centroids));
         let members = rows.members(self.segmentation, (&scale, &fit.centroids))?;
         let members = members.map(|members| self.with_previous(members)).transpose()?;
         let model = Model {
@@ -140,6 +143,7 @@ impl Job<'_> {
             moved_by: moved.and_then(|moved| moved.by),
             clusters,
             words_changed: changed,
+            baseline: Some(baseline),
             receipt,
         };
         Ok(Trained { model, sample, members })

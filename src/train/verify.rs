@@ -251,8 +251,9 @@ impl Again<'_> {
 
     fn same_model(&self, again: &Model) -> Result<(), Error> {
         let was = self.model;
-        // Models of older builds do not count imputed rows.
+        // Models of older builds neither count imputed rows nor have a baseline.
         let imputed = was.imputed.as_ref().and(again.imputed.as_ref());
+        let baseline = was.baseline.as_ref().and(again.baseline.as_ref());
         // Debug prints the shortest text that identifies a double, so equal texts mean equal bits.
         let mut fields = vec![
             ("rows".to_owned(), shown(&was.rows), shown(&again.rows)),
@@ -277,6 +278,7 @@ impl Again<'_> {
             fields.push((of("spread"), shown(&was.spread), shown(&again.spread)));
         }
         fields.push(("words_changed".to_owned(), shown(&was.words_changed), shown(&again.words_changed)));
+        fields.push(("baseline".to_owned(), shown(&was.baseline.as_ref()), shown(&baseline)));
         fields.push(("inertia".to_owned(), shown(&was.inertia), shown(&again.inertia)));
         fields.push(("silhouette".to_owned(), shown(&was.silhouette), shown(&again.silhouette)));
         // Sums computed by a cluster are rounded differently each time.

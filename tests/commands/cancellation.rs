@@ -12,10 +12,11 @@ use common::{Place, eventually, files, within};
 use crate::common;
 
 /// Commands that read SQL files or run SQL, and the kind of test for each. `None`: the command only plans the views.
-const COMMANDS: [(&str, Option<&str>); 11] = [
+const COMMANDS: [(&str, Option<&str>); 12] = [
     ("sql", Some("statements")),
     ("train", Some("trainings")),
     ("verify", Some("trainings")),
+    ("drift", Some("trainings")),
     ("up", Some("servers")),
     ("serve", Some("servers")),
     ("ingest", None),
@@ -167,6 +168,20 @@ fn a_training_that_never_yields_ends_at_its_deadline_and_at_signals() {
     let began = Instant::now();
     let error = place.fails(1, &["verify", "--timeout", "1", "price_rating"]);
     assert!(error.contains("the verification was stopped after 1s, which is what --timeout allows"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(1) + PROMPTLY, "{:?}", began.elapsed());
+    // The thirds are compared by the view, too; the model of slice 2 gets a baseline.
+    let path = place.path("store/models/price_rating/2.json");
+    let mut model: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let feature = |name: &str| serde_json::json!({"name": name, "values": [], "counts": [model["rows"]], "missing": 0});
+    let sizes: Vec<_> = model["clusters"].as_array().unwrap().iter().map(|cluster| cluster["size"].clone()).collect();
+    model["baseline"] = serde_json::json!({
+        "rows": model["rows"], "features": [feature("discounted_price"), feature("rating")], "clusters": sizes,
+        "distances": [[], [], []], "unlike": 0,
+    });
+    std::fs::write(&path, model.to_string()).unwrap();
+    let began = Instant::now();
+    let error = place.fails(1, &["drift", "--of", "thirds", "--timeout", "1", "price_rating"]);
+    assert!(error.contains("the comparison was stopped after 1s, which is what --timeout allows"), "{error}");
     assert!(began.elapsed() < Duration::from_secs(1) + PROMPTLY, "{:?}", began.elapsed());
     let mut running = place.start(&["verify", "price_rating"]);
     std::thread::sleep(Duration::from_secs(1));

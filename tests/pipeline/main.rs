@@ -24,6 +24,7 @@ mod init;
 mod kafka;
 mod members_topic;
 mod mixed_ingest;
+mod model_drift;
 mod objects;
 mod orders;
 mod several_topics;

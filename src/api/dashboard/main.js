@@ -4,6 +4,7 @@ import { follow, get } from './api.js';
 import * as tryIt from './try_it.js';
 import * as transitions from './transitions.js';
 import * as quality from './quality.js';
+import * as drift from './drift.js';
 import * as live from './live.js';
 import { byId, el, pretty } from './page.js';
 import * as members from './members.js';
@@ -65,6 +66,7 @@ function draw() {
   changes();
   tryIt.show(shown);
   quality.show(shown);
+  drift.show(shown);
   receipt.show(shown);
 }
 
