@@ -1,6 +1,6 @@
 //! A sample of the rows that a model was asked about, for comparison with its training.
 //!
-//! Of each block of rows of a request at most [`PER_BLOCK`] evenly spaced rows are offered, and each row that was offered is in the sample with the
+//! Of each block of rows of a request at most 64 evenly spaced rows are offered, and each row that was offered is in the sample with the
 //! same probability (algorithm R of Vitter, "Random sampling with a reservoir", ACM TOMS 11, 1985).
 
 use std::sync::{Mutex, PoisonError};

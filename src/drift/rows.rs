@@ -2,7 +2,7 @@
 //!
 //! Input: the store, the SQL files, and a model. Output: the features of at most [`MOST`] rows. Records that arrived after the training
 //! are read alone, if the SQL files can be applied to records one by one; otherwise the view is evaluated on the complete stream.
-//! Of many records, runs of [`RUN`] offsets at equal distances are read, so that each file contributes.
+//! Of many records, runs of 64 offsets at equal distances are read, so that each file contributes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,7 +68,8 @@ impl Source<'_> {
     /// Compares the rows that arrived after a model was trained with those of its training.
     ///
     /// # Errors
-    /// As [`Self::arrived`]; [`Error::NoBaseline`] for a model of an earlier build.
+    /// If the model is of another topic or of other SQL, if the records cannot be read, and [`Error::NoBaseline`] for a model of an
+    /// earlier build.
     pub async fn stream(&self, model: &Model) -> Result<Drift, Error> {
         let baseline = baseline(model)?;
         Ok(compare(model, baseline, Of::Stream, &self.arrived(model).await?))
@@ -77,7 +78,7 @@ impl Source<'_> {
     /// Compares the rows that a slice has beyond the slice before with those that the model of the slice before was trained on.
     ///
     /// # Errors
-    /// As [`Self::stream`].
+    /// As [`Self::stream`]; [`Error::FirstSlice`] for slice 1.
     pub async fn thirds(&self, before: &Model, slice: &Model) -> Result<Drift, Error> {
         let baseline = baseline(before)?;
         Ok(compare(before, baseline, Of::Thirds, &self.beyond_slice_before(slice).await?))

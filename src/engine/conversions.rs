@@ -1,5 +1,5 @@
 //! The SQL functions that every session has, beside DataFusion's own: `to_number`, `to_integer`, `to_datetime`, those of JSON, `md5`, and
-//! those of times that replace DataFusion's ([`time_functions`]).
+//! those of times that replace DataFusion's (`time_functions`).
 //!
 //! Input: a text, and constants that say how it is written. Output: its value by the rules of the module `value`, or NULL.
 //! The JSON functions and operators (`->`, `->>`, `json_get…`) are those of `datafusion-functions-json`. All depend only

@@ -1,7 +1,7 @@
 //! Baseline of a model: the distribution of the rows that it was trained on, with which later rows are compared.
 //!
 //! Input: the features of at most [`MOST`] evenly spaced rows of the training, and the model's predictor. Output: counts in bins of
-//! each feature, and quantiles of the distances to the centroids. Up to [`VALUES`] distinct values each have a bin, and one more bin
+//! each feature, and quantiles of the distances to the centroids. Up to 32 distinct values each have a bin, and one more bin
 //! takes values that the training has not seen; otherwise the bins end at quantiles, with an open bin at each end. Missing values are
 //! counted apart. In clusters and distances a missing value counts as the mean, as in the training.
 
