@@ -75,7 +75,7 @@ fn every_command_that_takes_sql_files_is_tried_here() {
     let commands = help.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();
     let named = commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let mut found: Vec<&str> = named.filter_map(|line| line.split_whitespace().next()).collect();
-    found.retain(|command| place.ok(&[command, "--help"]).contains("--sql <"));
+    found.retain(|command| *command != "help" && place.ok(&[command, "--help"]).contains("--sql <"));
     for command in found {
         assert!(COMMANDS.iter().any(|(known, _)| *known == command), "{command} is in no test of cancellation");
     }
