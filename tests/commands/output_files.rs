@@ -34,7 +34,7 @@ struct Case {
     large: &'static [&'static str],
 }
 
-const CASES: [Case; 8] = [
+const CASES: [Case; 9] = [
     Case {
         command: "sql",
         flag: "--output",
@@ -107,6 +107,17 @@ const CASES: [Case; 8] = [
     Case {
         command: "fit",
         flag: "--output",
+        name: "out.json",
+        ok: &["fit", "rows.csv", "--features", "discounted_price,rating", "--n-init", "1"],
+        same_as_stdout: false,
+        fails: &["fit", "rows.csv", "--features", "nothing"],
+        endless: Some((&["fit", "rows.csv", "--features", "discounted_price,rating", "--n-init", "4000000000"], false)),
+        in_place: Some(("rows", &["fit", "rows", "--features", "discounted_price,rating", "--n-init", "1"])),
+        large: &["fit", "rows.csv", "--features", "discounted_price,rating", "--n-init", "1"],
+    },
+    Case {
+        command: "fit",
+        flag: "--model",
         name: "out.json",
         ok: &["fit", "rows.csv", "--features", "discounted_price,rating", "--n-init", "1"],
         same_as_stdout: false,
@@ -461,7 +472,8 @@ fn an_ending_selects_the_format() {
         (&["generate", "3", "--format", "parquet", "-o", "keep.csv"], "csv, and the format is parquet"),
         (&["generate", "3", "--format", "csv", "-o", "keep.csv.gz"], "gzip, and the format is csv"),
         (&["generate", "3", "-o", "keep.md"], "markdown, which is not written here"),
-        (&["fit", "rows.csv", "--features", "rating", "--output", "keep.csv"], "csv, and json is written"),
+        (&["fit", "rows.csv", "--features", "rating", "--output", "keep.md"], "markdown, "),
+        (&["fit", "rows.csv", "--features", "rating", "--model", "keep.csv"], "csv, and json is written"),
         (&["plot", "price_rating", "-o", "keep.png"], "png, and svg is written"),
         (&["suggest-k", "rows.csv", "--features", "rating", "--svg", "keep.csv"], "csv, and svg is written"),
     ] {
