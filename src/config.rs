@@ -4,6 +4,7 @@ mod guard;
 mod input;
 mod kafka;
 mod topic;
+mod training;
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
@@ -17,16 +18,14 @@ pub use kafka::{KafkaArgs, MaybeKafkaArgs, TargetKafkaArgs};
 use tercile_store::batch::Limits;
 use tercile_store::{self as store, Policy, RetentionPolicy, Store};
 pub use topic::{SourceArgs, TopicArgs, topic};
+pub use training::{DriftArgs, MembersArgs, PromoteArgs, SolverArgs, TrainingArgs};
 
 use crate::api::Bodies;
 use crate::api::budget::Budget;
-use crate::api::drift_monitor;
 use crate::api::sandbox::{self, Sandbox};
 use crate::engine::cluster::{self, Engine};
-use crate::model::SolverKind;
 use crate::sql;
 use crate::sql::language::canonical;
-use crate::train::{self, TrainerOptions};
 
 /// The store of commands without `--store`.
 const DEFAULT_STORE: &str = "store";
@@ -205,60 +204,6 @@ pub fn seconds_or_none(text: &str) -> Result<Duration, String> {
 /// A language tag, as in en or pt-BR.
 pub fn language(text: &str) -> Result<String, String> {
     canonical(text).ok_or_else(|| "expected a language tag such as en or pt-BR".to_owned())
-}
-
-/// Flags for the comparison of arriving records with the models of a server.
-#[derive(Debug, Clone, Args)]
-pub struct DriftArgs {
-    /// Interval in seconds of comparing records that arrive with the models that serve slice 3, for metrics and the log; 0: never
-    /// [default: 60]
-    #[arg(long, env = "TERCILE_DRIFT_INTERVAL", value_name = "SECONDS", value_parser = seconds_or_none)]
-    drift_interval: Option<Duration>,
-}
-
-impl DriftArgs {
-    /// The interval; `None`: never.
-    pub fn interval(&self) -> Option<Duration> {
-        Some(self.drift_interval.unwrap_or(drift_monitor::INTERVAL)).filter(|interval| !interval.is_zero())
-    }
-}
-
-/// Flags for the trainings of a server.
-#[derive(Debug, Clone, Args)]
-pub struct TrainingArgs {
-    /// Timeout of a training in seconds; after it the older models continue to serve [default: none]
-    #[arg(long, env = "TERCILE_TRAIN_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
-    train_timeout: Option<Duration>,
-    #[command(flatten)]
-    members: MembersArgs,
-    #[command(flatten)]
-    solver: SolverArgs,
-}
-
-/// Which implementation of KMeans runs.
-#[derive(Debug, Clone, Args)]
-pub struct SolverArgs {
-    /// Implementation: tercile, or linfa-clustering as a reference
-    #[arg(long, env = "TERCILE_SOLVER", default_value = "tercile")]
-    pub solver: SolverKind,
-}
-
-impl TrainingArgs {
-    pub fn options(&self) -> TrainerOptions {
-        TrainerOptions {
-            timeout: self.train_timeout,
-            keep_members: self.members.keep_members,
-            solver: self.solver.solver,
-        }
-    }
-}
-
-/// Which members of segmentations of entities are kept.
-#[derive(Debug, Clone, Args)]
-pub struct MembersArgs {
-    /// Versions of each slice of a segmentation of entities that keep their members, beside those that serve
-    #[arg(long, env = "TERCILE_KEEP_MEMBERS", value_name = "N", default_value_t = train::KEEP_MEMBERS)]
-    pub keep_members: usize,
 }
 
 /// Where the API listens.

@@ -16,7 +16,7 @@ use crate::bulk::Lines;
 use crate::drift::asked::AskedRows;
 use crate::engine;
 use crate::engine::row_by_row::NotRowByRow;
-use crate::model::{Model, ModelRegistry, Predictor, Slices};
+use crate::model::{Candidate, Model, ModelRegistry, Predictor, Slices};
 use crate::scoring::RecordScorer;
 use crate::slices::all_slices;
 use crate::sql::language::{self, FALLBACK};
@@ -83,6 +83,8 @@ pub struct Slot {
     pub serving: Option<Arc<Serving>>,
     /// Whether the version is pinned, so that trainings do not replace it.
     pub pinned: bool,
+    /// A newer version that waits for an operator's decision.
+    pub candidate: Option<Candidate>,
     /// Reason why the last training gave no model.
     pub refused: Option<String>,
     /// Fault class of an unusable file, without its path: the model's own or the list of versions. A previous version may still
@@ -290,7 +292,8 @@ impl ModelCache {
             // A model with other features than the current SQL file cannot predict for it.
             let serving = serving.filter(|serving| serving.model.is_about(&segmentation));
             let refused = standing.public_refusal().cloned();
-            slots.push(Slot { slice, serving, pinned: standing.pinned, refused, fault });
+            let (pinned, candidate) = (standing.pinned, standing.candidate);
+            slots.push(Slot { slice, serving, pinned, candidate, refused, fault });
         }
         let same = before.get(&segmentation.name).filter(|served| served.segmentation == segmentation);
         let records = same.map(|served| Arc::clone(&served.records)).unwrap_or_default();

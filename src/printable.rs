@@ -27,6 +27,16 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A share of 1 as a percentage: `12 %`, `0.3 %`, `0.02 %`.
+pub fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    match percent {
+        _ if percent == 0.0 || percent >= 9.95 => format!("{percent:.0} %"),
+        _ if percent >= 0.095 => format!("{percent:.1} %"),
+        _ => format!("{percent:.2} %"),
+    }
+}
+
 /// A word of a command line, quoted for a POSIX shell if necessary.
 pub fn shell_word(text: &str) -> Cow<'_, str> {
     let plain = |c: char| c.is_alphanumeric() || "_-./:,=@%+".contains(c);

@@ -9,11 +9,14 @@ mod distributed;
 mod entities;
 pub mod event;
 mod job;
+mod order;
+mod promotion;
 mod refusal;
 mod request_fit;
 mod serving_models;
 mod trainer;
 pub mod verify;
+mod view_query;
 pub mod worker;
 
 use std::collections::BTreeSet;
@@ -21,10 +24,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::prelude::SessionContext;
-pub use dataset::query as view_query;
 use dataset::{Input, Rows, rows};
 use event::{Emit, TrainingEvent};
 use job::{Job, JobOutcome, settings};
+use promotion::Case;
 use refusal::Refusal;
 pub use request_fit::{RequestFit, RequestFitError, fit_for_request};
 use serde::{Deserialize, Serialize};
@@ -36,9 +39,10 @@ use tercile_kmeans::{Limits, Step};
 use tercile_store::{self as store, Held, Snapshot, Store};
 use tokio::task::JoinSet;
 pub use trainer::{Trainer, TrainerOptions};
+pub use view_query::query as view_query;
 
 use crate::engine::{self, cluster::Engine};
-use crate::model::{Cut, Model, ModelRegistry, Predecessor, PromotedBy, SolverKind};
+use crate::model::{Candidate, Cut, Model, ModelRegistry, Predecessor, Promote, PromotedBy, SolverKind};
 use crate::slices::{self, SLICES, all_slices};
 use crate::sql::{Files, Segmentation};
 
@@ -73,6 +77,9 @@ pub struct Outcome {
     pub model: Option<Model>,
     /// True if this training produced the model.
     pub fresh: bool,
+    /// A newer model that waits for an operator's decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<Candidate>,
     /// The reason why this training produced no model.
     pub refused: Option<String>,
     /// The same without the key of an entity; `None` if `refused` contains none.
@@ -123,6 +130,8 @@ pub struct Options {
     pub keep_members: usize,
     /// Implementation of KMeans, which does influence the model. On a cluster it is always the built-in one.
     pub solver: SolverKind,
+    /// Which new models serve.
+    pub promote: Promote,
     /// Callback for progress, in this process only.
     pub tell: Arc<dyn Fn(Progress<'_>) + Send + Sync>,
     /// Gets the events of the training.
@@ -136,6 +145,7 @@ impl Default for Options {
             engine: Engine::Local,
             keep_members: KEEP_MEMBERS,
             solver: SolverKind::default(),
+            promote: Promote::default(),
             tell: Arc::new(|_| {}),
             emit: Emit::default(),
         }
@@ -286,6 +296,7 @@ fn refused(segmentation: &str, fault: &store::FileFault) -> Vec<Outcome> {
         slice,
         model: None,
         fresh: false,
+        candidate: None,
         refused: Some(format!("{segmentation}: {fault}")),
         refused_without_key: None,
         seconds: Seconds { sql: 0.0, train: 0.0 },
@@ -348,24 +359,34 @@ fn train_segmentation(
             Err(error) => Err(of_slice(error)),
         };
         // `trained` is the model of these records, which may not be the serving model.
-        let (model, trained, fresh, refused) = match trained {
+        let (trained, fresh, refused) = match trained {
             Ok(JobOutcome::New(mut new)) => {
-                let version = registry.put(&mut new)?;
-                if !standing.pinned {
-                    standing.version = Some(version);
-                }
-                (Some(new.model.clone()), Some(new.model), true, None)
+                registry.put(&mut new)?;
+                (Some(new.model), true, None)
             }
-            // A rollback ends when there are new records or SQL; a pin ends only when it is removed.
-            Ok(JobOutcome::Known(known)) if standing.pinned || (standing.by == Some(PromotedBy::Rollback) && !lost) => {
-                (earlier, Some(*known), false, None)
-            }
-            Ok(JobOutcome::Known(known)) => {
-                standing.version = Some(known.version);
-                (Some((*known).clone()), Some(*known), false, None)
-            }
-            Err(why) => (earlier.clone(), earlier, false, Some(why)),
+            Ok(JobOutcome::Known(known)) => (Some(*known), false, None),
+            Err(why) => (earlier.clone(), false, Some(why)),
         };
+        // A rollback ends when there are new records or SQL; a pin ends only when it is removed.
+        let keeps = standing.pinned || (!fresh && standing.by == Some(PromotedBy::Rollback) && !lost);
+        if let (Some(model), Ok(rows), None, false) = (&trained, &rows, &refused, keeps) {
+            let rows = rows.up_to(slice);
+            let decided = rows.and_then(|rows| {
+                let (registry, serving) = (&registry, earlier.as_ref());
+                Case { segmentation, model, serving, registry, rows: rows.as_ref() }.decide(options.promote, standing)
+            });
+            match decided {
+                Err(Refusal::Engine(error)) => return Err(error.into()),
+                Err(Refusal::Store(error)) => return Err(error.into()),
+                Err(other) => return Err(Error::Cut(of_slice(&other))),
+                Ok(()) => {}
+            }
+        }
+        // A pinned slice reports the model that would serve.
+        let serves = trained.as_ref().is_some_and(|model| standing.version == Some(model.version));
+        let reported = serves || (fresh && standing.pinned);
+        let model = if reported { trained.clone() } else { earlier.clone() };
+        let fresh = fresh && reported;
         // The result of an older training must not influence this one.
         warm = refused.is_none();
         standing.refused.clone_from(&refused);
@@ -374,7 +395,8 @@ fn train_segmentation(
         let sql = rows.as_ref().map_or(0.0, |rows| rows.took().as_secs_f64());
         let seconds = Seconds { sql, train: began.elapsed().as_secs_f64() };
         let (segmentation, refused_without_key) = (segmentation.name.clone(), without_key);
-        outcomes.push(Outcome { segmentation, slice, model, fresh, refused, refused_without_key, seconds });
+        let candidate = standing.candidate.clone();
+        outcomes.push(Outcome { segmentation, slice, model, fresh, candidate, refused, refused_without_key, seconds });
     }
     registry.serve(&standings, &read, PromotedBy::Training)?;
     if !segmentation.entity.is_empty() {

@@ -46,6 +46,7 @@ files! {
     "segments.js": SCRIPT,
     "transitions.js": SCRIPT,
     "quality.js": SCRIPT,
+    "candidates.js": SCRIPT,
     "drift.js": SCRIPT,
     "receipt.js": SCRIPT,
     "members.js": SCRIPT,

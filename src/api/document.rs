@@ -98,10 +98,11 @@ compressed for clients that send `Accept-Encoding: gzip`.
 ";
 
 /// Properties that are always present and may be null; the framework declares them optional.
-const NULLABLE: [(&str, &str); 10] = [
+const NULLABLE: [(&str, &str); 12] = [
     ("Candidate", "silhouette"),
     ("Cut", "timestamp"),
     ("Drift", "since"),
+    ("GuardViolation", "value"),
     ("Member", "previous"),
     ("MemberPage", "next"),
     ("Model", "moved"),
@@ -109,12 +110,14 @@ const NULLABLE: [(&str, &str); 10] = [
     ("Receipt", "cut"),
     ("Receipt", "predecessor"),
     ("RecordScore", "cluster"),
+    ("RejectedCandidate", "version"),
 ];
 
 /// String properties that are timestamps.
-const TIMES: [(&str, &str); 6] = [
+const TIMES: [(&str, &str); 7] = [
     ("Drift", "began"),
     ("Drift", "since"),
+    ("HeldBack", "since"),
     ("Model", "trained_at"),
     ("Status", "now"),
     ("Status", "trained_at"),

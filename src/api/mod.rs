@@ -10,6 +10,7 @@ pub mod budget;
 mod buffered_body;
 mod bulk;
 mod cached_response;
+mod candidates;
 mod compression;
 mod compute_permits;
 mod dashboard;
@@ -194,7 +195,7 @@ type Apis = (
     unreadable::UnreadableApi,
     training::TrainingApi,
     sql::SqlApi,
-    promotion::ServingApi,
+    (promotion::ServingApi, candidates::CandidatesApi),
     (members::MembersApi, status::StatusApi, events::EventsApi, health::HealthApi),
 );
 
@@ -206,7 +207,7 @@ fn service() -> OpenApiService<Apis, ()> {
         unreadable::UnreadableApi,
         training::TrainingApi,
         sql::SqlApi,
-        promotion::ServingApi,
+        (promotion::ServingApi, candidates::CandidatesApi),
         (members::MembersApi, status::StatusApi, events::EventsApi, health::HealthApi),
     );
     OpenApiService::new(apis, "tercile", env!("CARGO_PKG_VERSION"))

@@ -68,7 +68,9 @@ impl ServingApi {
         version: Path<u64>,
     ) -> Changed {
         let (name, version) = (name.0, version.0);
-        Ok(change(&state, &name.clone(), move |registry| registry.roll_back(&name, version, Until::NewModel)).await?)
+        let done =
+            change(&state, &name.clone(), move |registry| registry.roll_back(&name, version, Until::NewModel)).await?;
+        Ok(Json(now_serving(done)))
     }
 
     /// Pin a version
@@ -85,7 +87,9 @@ impl ServingApi {
         version: Path<u64>,
     ) -> Changed {
         let (name, version) = (name.0, version.0);
-        Ok(change(&state, &name.clone(), move |registry| registry.roll_back(&name, version, Until::Unpinned)).await?)
+        let done =
+            change(&state, &name.clone(), move |registry| registry.roll_back(&name, version, Until::Unpinned)).await?;
+        Ok(Json(now_serving(done)))
     }
 
     /// Unpin a version
@@ -101,15 +105,20 @@ impl ServingApi {
         version: Path<u64>,
     ) -> Changed {
         let (name, version) = (name.0, version.0);
-        Ok(change(&state, &name.clone(), move |registry| registry.unpin(&name, version)).await?)
+        let done = change(&state, &name.clone(), move |registry| registry.unpin(&name, version)).await?;
+        Ok(Json(now_serving(done)))
     }
 }
 
-async fn change(
+/// Runs `change` on the registry of a segmentation, under the lock that excludes trainings.
+///
+/// # Errors
+/// A problem that says why nothing changed.
+pub(super) async fn change<T: Send + 'static>(
     state: &State,
     name: &str,
-    change: impl FnOnce(&ModelRegistry) -> Result<RolledBack, RollbackError> + Send + 'static,
-) -> Result<Json<NowServing>, Problem> {
+    change: impl FnOnce(&ModelRegistry) -> Result<T, RollbackError> + Send + 'static,
+) -> Result<T, Problem> {
     find(&state.live.now(), name)?;
     let (store, registry) = (state.store.clone(), ModelRegistry::new(&state.store, name));
     let work = move || {
@@ -118,20 +127,18 @@ async fn change(
         change(&registry)
     };
     let done = tokio::task::spawn_blocking(work).await;
-    let RolledBack { model, before, pinned } = match done {
+    let done = match done {
         Ok(done) => done.map_err(problem)?,
         Err(_) => return Err(Problem::unavailable("the change was cut off; look at what serves, and try again")),
     };
     if let Err(error) = state.live.reload().await {
         tracing::warn!("the change is not in service yet: {error:#}");
     }
-    Ok(Json(NowServing {
-        segmentation: model.segmentation,
-        slice: model.slice,
-        version: model.version,
-        before,
-        pinned,
-    }))
+    Ok(done)
+}
+
+pub(super) fn now_serving(RolledBack { model, before, pinned }: RolledBack) -> NowServing {
+    NowServing { segmentation: model.segmentation, slice: model.slice, version: model.version, before, pinned }
 }
 
 fn problem(error: RollbackError) -> Problem {
@@ -149,6 +156,13 @@ fn problem(error: RollbackError) -> Problem {
         }
         RollbackError::NotPinned { segmentation, version } => {
             Problem::not_found(format!("version {version} of {segmentation} is not pinned")).field("version")
+        }
+        RollbackError::NoCandidate { segmentation, slice } => {
+            Problem::not_found(format!("slice {slice} of {segmentation} has no candidate")).field("slice")
+        }
+        RollbackError::Pinned { segmentation, slice, version } => {
+            let why = format!("version {version} of {segmentation} is pinned to slice {slice}; unpin it first");
+            Problem::conflict(why).field("slice")
         }
         error @ RollbackError::OtherFeatures { .. } => Problem::unprocessable(error.to_string()).field("version"),
     }

@@ -54,6 +54,9 @@ pub struct SliceInfo {
     pub version: Option<u64>,
     /// Whether that version serves whatever trainings find, until it is unpinned.
     pub pinned: bool,
+    /// A newer version that waits for an operator's decision; not given if there is none.
+    #[oai(skip_serializing_if_is_none)]
+    pub candidate: Option<u64>,
     /// Why the last training gave no model; an older one may serve all the same.
     #[oai(skip_serializing_if_is_none)]
     pub refused: Option<String>,
@@ -195,6 +198,7 @@ pub(super) fn info(served: &Served) -> SegmentationInfo {
                 slice: slot.slice,
                 version: slot.serving.as_ref().map(|serving| serving.model.version),
                 pinned: slot.pinned,
+                candidate: slot.candidate.as_ref().map(|held| held.version),
                 refused: slot.refused.clone(),
                 fault: slot.fault.clone(),
             })

@@ -1,5 +1,7 @@
 //! `tercile models`: lists, compares, promotes and pins model versions.
 
+mod candidates;
+
 use std::io::Write as _;
 
 use anyhow::{Context as _, ensure};
@@ -12,7 +14,7 @@ use super::{Done, completions, count, table, thousands};
 use crate::config::StoreArgs;
 use crate::model::diff::{Counted, Diff, Moved, Pair, diff};
 use crate::model::history::{Period, PromotedBy, Promotion, RollbackError, periods};
-use crate::model::{Model, ModelRegistry, Until, model_ref};
+use crate::model::{Candidate, Model, ModelRegistry, Until, model_ref};
 use crate::slices::all_slices;
 
 /// List models, compare two, roll back to an older one, or pin one
@@ -41,6 +43,11 @@ enum Action {
     Pin(Version),
     /// Remove a pin: the newest version serves again
     Unpin(Version),
+    Candidates(candidates::List),
+    /// Let the candidate of a slice serve
+    Promote(candidates::Decide),
+    /// Reject the candidate of a slice: what serves goes on, until a training finds other records or SQL
+    Reject(candidates::Decide),
 }
 
 /// Compare two models: centroids, sizes, and the number of records in another segment
@@ -87,6 +94,9 @@ impl Models {
             Some(Action::Rollback(args)) => args.rollback()?,
             Some(Action::Pin(args)) => args.pin()?,
             Some(Action::Unpin(args)) => args.unpin()?,
+            Some(Action::Candidates(args)) => args.text()?,
+            Some(Action::Promote(args)) => args.promote()?,
+            Some(Action::Reject(args)) => args.reject()?,
             None => match &self.segmentation {
                 Some(name) => self.out.versions(name)?,
                 None => self.out.serving()?,
@@ -109,6 +119,9 @@ struct Listed {
     since: Option<String>,
     by: Option<PromotedBy>,
     pinned: bool,
+    /// The version that waits for an operator's decision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    candidate: Option<Candidate>,
     /// The reason why the last training produced no model.
     refused: Option<String>,
     /// The unusable file, the reason and the remedy.
@@ -129,6 +142,7 @@ impl Listed {
             since: None,
             by: None,
             pinned: false,
+            candidate: None,
             refused: None,
             fault: Some(fault.to_string()),
         }
@@ -159,6 +173,18 @@ struct Versioned {
 }
 
 impl Out {
+    /// Runs `change` on the registry of a segmentation under the lock that excludes other promotions.
+    fn alone<T>(
+        &self,
+        segmentation: &str,
+        change: impl FnOnce(&ModelRegistry) -> Result<T, RollbackError>,
+    ) -> anyhow::Result<T> {
+        let store = self.store.look()?;
+        let registry = registry(&store, segmentation)?;
+        let _alone = store.lock_models()?;
+        Ok(change(&registry)?)
+    }
+
     fn serving(&self) -> anyhow::Result<String> {
         let store = self.store.look()?;
         let (mut all, mut faults) = (Vec::new(), Vec::new());
@@ -194,6 +220,7 @@ impl Out {
                     since: began.map(|began| began.at.clone()),
                     by: began.map(|began| began.by),
                     pinned: standing.pinned,
+                    candidate: standing.candidate,
                     refused: standing.refused,
                     fault,
                 });
@@ -212,6 +239,7 @@ impl Out {
             let back = match one.by {
                 _ if one.pinned => " (pinned)",
                 Some(PromotedBy::Rollback) => " (rolled back)",
+                Some(PromotedBy::Operator) => " (promoted)",
                 _ => "",
             };
             vec![
@@ -225,6 +253,10 @@ impl Out {
             ]
         };
         let mut text = table::render(&header, &all.iter().map(row).collect::<Vec<_>>());
+        for (one, held) in all.iter().filter_map(|one| Some((one, one.candidate.as_ref()?))) {
+            let name = format!("{}@{}", one.segmentation, one.slice);
+            text.push_str(&format!("{name}: version {} is a candidate: {}\n", held.version, held.reason));
+        }
         for why in all.iter().filter_map(|one| one.refused.as_ref()) {
             text.push_str(&format!("no new model: {why}\n"));
         }
@@ -309,12 +341,8 @@ impl Version {
         Ok(format!("{name} of slice {slice} is served by version {version}, and by the next that a training makes\n"))
     }
 
-    /// Runs `change` on a registry under the lock that excludes other promotions.
     fn alone<T>(&self, change: impl FnOnce(&ModelRegistry) -> Result<T, RollbackError>) -> anyhow::Result<T> {
-        let store = self.out.store.look()?;
-        let registry = registry(&store, &self.segmentation)?;
-        let _alone = store.lock_models()?;
-        Ok(change(&registry)?)
+        self.out.alone(&self.segmentation, change)
     }
 
     fn rollback(&self) -> anyhow::Result<String> {
@@ -358,7 +386,11 @@ fn second(time: &str) -> String {
 }
 
 fn span(period: &Period) -> String {
-    let back = if period.by == PromotedBy::Rollback { " (rolled back)" } else { "" };
+    let back = match period.by {
+        PromotedBy::Rollback => " (rolled back)",
+        PromotedBy::Operator => " (promoted)",
+        PromotedBy::Training => "",
+    };
     let to = period.to.as_deref().map_or_else(|| "now".to_owned(), second);
     format!("{} to {to}{back}", second(&period.from))
 }

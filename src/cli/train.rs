@@ -10,7 +10,7 @@ use tercile_kmeans::{self as kmeans, Step};
 use tercile_store::Store;
 
 use super::{Done, Terminal, Usage, count, imputed, table, thousands, within};
-use crate::config::{EngineArgs, MembersArgs, SolverArgs, SqlArgs, StoreArgs, bytes, seconds};
+use crate::config::{EngineArgs, MembersArgs, PromoteArgs, SolverArgs, SqlArgs, StoreArgs, bytes, seconds};
 use crate::engine::cluster::Engine;
 use crate::model::{Cluster, Model, SolverKind};
 use crate::train::event::Subscribers;
@@ -37,6 +37,8 @@ pub struct Train {
     #[command(flatten)]
     solver: SolverArgs,
     #[command(flatten)]
+    promotion: PromoteArgs,
+    #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
     store: StoreArgs,
@@ -61,9 +63,9 @@ impl Train {
         let shown = bar.clone();
         let tell = Arc::new(move |progress: Progress<'_>| shown.set_message(message(progress)));
         let memory = self.memory_limit.unwrap_or_else(column_buffer::half_of_memory);
-        let keep_members = self.members.keep_members;
+        let (keep_members, promote) = (self.members.keep_members, self.promotion.promote);
         let training = async |emit| {
-            let options = Options { memory, engine: self.engine.engine, keep_members, solver, tell, emit };
+            let options = Options { memory, engine: self.engine.engine, keep_members, solver, promote, tell, emit };
             let training = async { Ok(train::train(&store, &files, &options).await?) };
             within(self.timeout, "--timeout", "the training", training).await
         };
@@ -80,6 +82,7 @@ impl Train {
         let fitting: f64 = outcomes.iter().map(|outcome| outcome.seconds.train).sum();
         tracing::info!("{sql:.2} s of SQL, {fitting:.2} s of training");
         tell_changes(&outcomes);
+        tell_candidates(&outcomes);
         for why in refusals(&outcomes, |outcome| outcome.refused.as_ref()) {
             tracing::warn!("no new model: {why}");
         }
@@ -132,6 +135,18 @@ pub(super) fn tell_changes(outcomes: &[Outcome]) {
         for change in &model.words_changed {
             tracing::info!("{name}: segment {}: {change}", change.cluster);
         }
+    }
+}
+
+/// Prints one line per candidate, with the rules that it violates.
+pub(super) fn tell_candidates(outcomes: &[Outcome]) {
+    for (outcome, held) in outcomes.iter().filter_map(|outcome| Some((outcome, outcome.candidate.as_ref()?))) {
+        let name = format!("{}@{}", outcome.segmentation, outcome.slice);
+        let (version, reason) = (held.version, &held.reason);
+        tracing::warn!(
+            "{name}: version {version} does not serve yet: {reason}; tercile models promote {name} lets it serve, tercile models reject \
+             {name} does not"
+        );
     }
 }
 

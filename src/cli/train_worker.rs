@@ -42,7 +42,8 @@ impl TrainWorker {
 async fn work(order: &Order, emit: Emit) -> anyhow::Result<train::Training> {
     let files = Files::load(order.sql.as_deref())?;
     let store = Store::open(&order.store)?;
-    let options = Options { keep_members: order.keep_members, solver: order.solver, emit, ..Options::default() };
+    let &Order { keep_members, solver, promote, .. } = order;
+    let options = Options { keep_members, solver, promote, emit, ..Options::default() };
     Ok(train::train(&store, &files, &options).await?)
 }
 

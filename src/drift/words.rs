@@ -3,6 +3,7 @@
 use super::{Direction, Drift, ENOUGH, FeatureDrift, Of, State};
 use crate::model::Model;
 use crate::model::baseline::Baseline;
+use crate::printable::percent;
 
 /// What changed: feature, direction, segment and start, or that there is too little data.
 pub fn sentence(drift: &Drift, model: &Model, baseline: &Baseline, strange: bool) -> String {
@@ -63,10 +64,4 @@ fn feature(one: &FeatureDrift, since: &str) -> String {
         Direction::Spread | Direction::None => "is spread otherwise",
     };
     format!("{name} {change}{since} (PSI {psi:.2})")
-}
-
-/// `12 %`, `0.3 %`.
-fn percent(share: f64) -> String {
-    let percent = share * 100.0;
-    if percent == 0.0 || percent >= 9.95 { format!("{percent:.0} %") } else { format!("{percent:.1} %") }
 }

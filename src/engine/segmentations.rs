@@ -39,6 +39,7 @@ pub async fn segmentations(ctx: &SessionContext, files: &Files) -> Result<Vec<Se
             file: view.file.clone(),
             k,
             labels: view.header.labels.clone(),
+            guard: view.header.guard.clone(),
             sql_hash: files.hash(&view.name),
             entity: entity.clone(),
             warnings,

@@ -15,16 +15,45 @@ use super::{Kind, Model, ModelRegistry, Slices};
 pub enum PromotedBy {
     Training,
     Rollback,
+    /// An operator promoted a candidate.
+    Operator,
 }
 
-/// The promotion of a version in a slice. The version serves until the slice's next promotion.
+/// What happened to a version.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// It began to serve.
+    #[default]
+    Promoted,
+    /// It became a candidate.
+    HeldBack,
+    /// It was a candidate, and was rejected.
+    Rejected,
+}
+
+/// A change of a slice: usually the promotion of a version, which serves until the slice's next promotion.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promotion {
-    /// Time of the promotion, RFC 3339, UTC.
+    /// Time of the change, RFC 3339, UTC.
     pub at: String,
     pub slice: u8,
     pub version: u64,
     pub by: PromotedBy,
+    /// Not given for a promotion.
+    #[serde(default, skip_serializing_if = "is_promoted")]
+    pub change: Change,
+}
+
+fn is_promoted(change: &Change) -> bool {
+    *change == Change::Promoted
+}
+
+impl Promotion {
+    /// Whether the version serves from then on.
+    pub fn serves(&self) -> bool {
+        is_promoted(&self.change)
+    }
 }
 
 /// A period during which a version served.
@@ -60,6 +89,14 @@ impl ModelRegistry {
     /// # Errors
     /// [`Error::File`] if one of the two files cannot be used.
     pub fn history(&self) -> Result<Vec<Promotion>, Error> {
+        Ok(self.changes()?.into_iter().filter(Promotion::serves).collect())
+    }
+
+    /// The promotions, candidates and rejections in chronological order, including the current ones.
+    ///
+    /// # Errors
+    /// [`Error::File`] if one of the two files cannot be used.
+    pub fn changes(&self) -> Result<Vec<Promotion>, Error> {
         let (kept, _) = self.kept()?;
         Ok(self.with_now(kept, &self.slices()?))
     }
@@ -146,20 +183,35 @@ impl ModelRegistry {
         self.replace_if(text.as_bytes(), &path, read)
     }
 
-    /// Appends the current state of each slice if it differs from the slice's last line. For a store without history, a model
+    /// Appends the current state of each slice if it differs from the slice's last lines. For a store without history, a model
     /// counts as serving since it was trained.
     fn with_now(&self, mut history: Vec<Promotion>, slices: &Slices) -> Vec<Promotion> {
         for (&slice, standing) in slices {
-            let Some(version) = standing.version else { continue };
-            if history.iter().rfind(|began| began.slice == slice).is_some_and(|last| last.version == version) {
-                continue;
-            }
-            let at = match &standing.since {
-                Some(since) => since.clone(),
-                // An unreadable file provides no time.
-                None => self.model(version).map(|model| model.trained_at).unwrap_or_default(),
+            let last = |history: &[Promotion], change| {
+                let of = |one: &&Promotion| one.slice == slice && one.change == change;
+                history.iter().rfind(of).map(|one| one.version)
             };
-            history.push(Promotion { at, slice, version, by: standing.by.unwrap_or(PromotedBy::Training) });
+            if let Some(version) = standing.version.filter(|now| last(&history, Change::Promoted) != Some(*now)) {
+                let at = match &standing.since {
+                    Some(since) => since.clone(),
+                    // An unreadable file provides no time.
+                    None => self.model(version).map(|model| model.trained_at).unwrap_or_default(),
+                };
+                let by = standing.by.unwrap_or(PromotedBy::Training);
+                history.push(Promotion { at, slice, version, by, change: Change::Promoted });
+            }
+            if let Some(held) = standing.candidate.as_ref()
+                && last(&history, Change::HeldBack) != Some(held.version)
+            {
+                let (at, version, by) = (held.at.clone(), held.version, PromotedBy::Training);
+                history.push(Promotion { at, slice, version, by, change: Change::HeldBack });
+            }
+            if let Some(rejected) = standing.rejected.as_ref()
+                && last(&history, Change::Rejected) != Some(rejected.version)
+            {
+                let (at, version, by) = (rejected.at.clone(), rejected.version, PromotedBy::Operator);
+                history.push(Promotion { at, slice, version, by, change: Change::Rejected });
+            }
         }
         history
     }
@@ -196,6 +248,12 @@ pub enum RollbackError {
     OtherFeatures { version: u64, had: String, now: String },
     #[error("version {version} of {segmentation} is not pinned; tercile models tells which are")]
     NotPinned { segmentation: String, version: u64 },
+    #[error("slice {slice} of {segmentation} has no candidate; tercile models candidates lists all")]
+    NoCandidate { segmentation: String, slice: u8 },
+    #[error(
+        "version {version} of {segmentation} is pinned to slice {slice}; unpin it first: tercile models unpin {segmentation} {version}"
+    )]
+    Pinned { segmentation: String, slice: u8, version: u64 },
 }
 
 impl ModelRegistry {
@@ -204,15 +262,7 @@ impl ModelRegistry {
         let model = self.version(version)?;
         let none = || RollbackError::NoVersion { segmentation: segmentation.to_owned(), version };
         let model = model.ok_or_else(none)?;
-        let now = match self.serving(model.slice) {
-            // A rollback is the remedy if the serving version cannot be used.
-            Err(Error::File(fault)) if fault.kind == Kind::Model.name() => None,
-            now => now?,
-        };
-        if let Some(now) = now.filter(|now| now.features != model.features) {
-            let (had, now) = (model.features.join(", "), now.features.join(", "));
-            return Err(RollbackError::OtherFeatures { version, had, now });
-        }
+        self.check_features(&model)?;
         let (mut slices, read) = self.slices_as_read()?;
         let standing = slices.entry(model.slice).or_default();
         let before = standing.version.replace(version);
@@ -222,8 +272,24 @@ impl ModelRegistry {
         Ok(RolledBack { model, before, pinned })
     }
 
-    /// Ends a pin: the newest model of the slice is promoted if it has the features of the pinned model, which clients send.
-    /// The caller holds the training lock.
+    /// Checks that a model has the features of the model that serves its slice.
+    pub(super) fn check_features(&self, model: &Model) -> Result<(), RollbackError> {
+        let now = match self.serving(model.slice) {
+            // A rollback is the remedy if the serving version cannot be used.
+            Err(Error::File(fault)) if fault.kind == Kind::Model.name() => None,
+            now => now?,
+        };
+        match now.filter(|now| now.features != model.features) {
+            Some(now) => {
+                let (had, now) = (model.features.join(", "), now.features.join(", "));
+                Err(RollbackError::OtherFeatures { version: model.version, had, now })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Ends a pin: the newest model of the slice is promoted if it has the features of the pinned model, which clients send, and is
+    /// neither a candidate nor rejected. The caller holds the training lock.
     pub fn unpin(&self, segmentation: &str, version: u64) -> Result<RolledBack, RollbackError> {
         let (mut slices, read) = self.slices_as_read()?;
         let of = slices.iter_mut().find(|(_, standing)| standing.pinned && standing.version == Some(version));
@@ -237,7 +303,10 @@ impl ModelRegistry {
         // An unusable pinned version can be unpinned too, but then it needs a successor.
         let pinned = self.model_of(version, slice);
         let mut skipped = |fault| tracing::warn!("{fault}");
+        let held =
+            [standing.candidate.as_ref().map(|held| held.version), standing.rejected.as_ref().map(|no| no.version)];
         let newest = self.newest(slice, Some(version), &mut skipped)?;
+        let newest = newest.filter(|newest| !held.contains(&Some(newest.version)));
         let model = match (pinned, newest) {
             (Ok(pinned), newest) => newest.filter(|newest| newest.features == pinned.features).unwrap_or(pinned),
             (Err(Error::File(_)), Some(newest)) => newest,
@@ -260,7 +329,7 @@ mod tests {
     use super::*;
 
     fn began(at: &str, slice: u8, version: u64) -> Promotion {
-        Promotion { at: at.to_owned(), slice, version, by: PromotedBy::Training }
+        Promotion { at: at.to_owned(), slice, version, by: PromotedBy::Training, change: Change::Promoted }
     }
 
     #[test]

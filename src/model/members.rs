@@ -30,7 +30,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use serde_json::Value;
 use tercile_store::{Checksums, Error, FileFault, Input, Reason, write_with_checksums};
 
-use super::{Kind, Model, ModelRegistry};
+use super::{Kind, Model, ModelRegistry, ServingState};
 
 /// The end of a members file's name, after the version.
 pub(super) const ENDING: &str = ".members.parquet";
@@ -72,7 +72,7 @@ impl ModelRegistry {
         self.store.place().modified(&self.members_file(version)).is_ok()
     }
 
-    /// Deletes members files, except those of versions that serve or were last sent to a topic, and of the last `keep` of each
+    /// Deletes members files, except those of versions that serve, are candidates or were last sent to a topic, and of the last `keep` of each
     /// slice. A version whose model file cannot be read keeps its members, and so do all while `published.json` cannot be read.
     pub fn expire_members(&self, keep: usize) -> Result<(), Error> {
         let sent = match self.published() {
@@ -88,7 +88,9 @@ impl ModelRegistry {
             with.extend(name.strip_suffix(ENDING).and_then(|version| version.parse::<u64>().ok()));
         }
         with.sort_unstable();
-        let serving: Vec<u64> = self.slices()?.values().filter_map(|standing| standing.version).collect();
+        let slices = self.slices()?;
+        let used = |standing: &ServingState| [standing.version, standing.candidate.as_ref().map(|held| held.version)];
+        let serving: Vec<u64> = slices.values().flat_map(used).flatten().collect();
         let mut seen: HashMap<u8, usize> = HashMap::new();
         for version in with.into_iter().rev() {
             let Ok(model) = self.model(version) else { continue };

@@ -12,10 +12,12 @@ use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
 use tercile_store::{Error, FileFault, Reason, Revision, Store, write_with_checksums};
 
+use super::candidate::{Candidate, Rejection};
+use super::history::Promotion;
 use super::{Kind, Model, Predictor, PromotedBy, Trained, members};
 
 /// The serving state of one slice of a segmentation.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServingState {
     /// The serving version.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -29,6 +31,12 @@ pub struct ServingState {
     /// True if trainings do not replace the version.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pinned: bool,
+    /// A newer version that waits for an operator's decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<Candidate>,
+    /// The last candidate that was rejected, until another version serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<Rejection>,
     /// The reason why the last training produced no model; an older version may still serve.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
@@ -48,6 +56,7 @@ impl ServingState {
 pub type Slices = BTreeMap<u8, ServingState>;
 
 /// The models of one segmentation.
+#[derive(Clone)]
 pub struct ModelRegistry {
     pub(super) store: Store,
     pub(super) dir: PathBuf,
@@ -130,7 +139,7 @@ impl ModelRegistry {
             kept => kept?.0,
         };
         let mut slices = Slices::new();
-        for began in history {
+        for began in history.into_iter().filter(Promotion::serves) {
             let by = Some(began.by);
             let pinned = began.by == PromotedBy::Rollback;
             let standing = ServingState {

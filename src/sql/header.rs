@@ -4,6 +4,7 @@
 //! is prose. In `label.<feature>.<language>` the feature is spelled like its column, and the language is
 //! a tag such as `en` or `pt-BR` (language.rs).
 
+use super::guard::{Guard, Rule};
 use super::language::{Labels, canonical};
 
 /// Maximum number of clusters of a segmentation.
@@ -18,6 +19,8 @@ pub struct Header {
     pub labels: Labels,
     /// The key columns of a segmentation of entities; empty for a segmentation of records.
     pub entity: Vec<String>,
+    /// What a new model must keep to serve without an operator's decision.
+    pub guard: Guard,
     /// The field that gives the time of a record, as written in `00_records.sql`, and its line.
     pub timestamp: Option<(String, usize)>,
 }
@@ -47,7 +50,7 @@ pub fn parse_records(text: &str) -> Result<Header, Fault> {
 
 fn parse_as(text: &str, is_records: bool) -> Result<Header, Fault> {
     let mut header = Header::default();
-    let (mut label_lines, mut entity_line) = (Vec::new(), None);
+    let (mut label_lines, mut entity_line, mut guard_line) = (Vec::new(), None, None);
     for (i, line) in text.lines().enumerate() {
         if line.trim().is_empty() {
             break;
@@ -68,6 +71,9 @@ fn parse_as(text: &str, is_records: bool) -> Result<Header, Fault> {
                 return Err(fault("entity stands twice".to_owned()));
             }
             header.entity = entity(value).map_err(fault)?;
+        } else if let Some(rule) = key.strip_prefix("guard.") {
+            header.guard.set(rule, value).map_err(fault)?;
+            guard_line.get_or_insert(i + 1);
         } else if key == "timestamp" && is_records {
             if header.timestamp.replace((value.to_owned(), i + 1)).is_some() {
                 return Err(fault("timestamp stands twice".to_owned()));
@@ -92,7 +98,7 @@ fn parse_as(text: &str, is_records: bool) -> Result<Header, Fault> {
             }
         } else {
             return Err(fault(format!(
-                "unknown key {key}; known are k, entity and label.<feature>.<language>{}",
+                "unknown key {key}; known are k, entity, guard.<rule> and label.<feature>.<language>{}",
                 if is_records { ", and timestamp" } else { "" }
             )));
         }
@@ -100,6 +106,9 @@ fn parse_as(text: &str, is_records: bool) -> Result<Header, Fault> {
     check_strays(text, is_records)?;
     if let (None, Some(line)) = (header.k, entity_line) {
         return Err(Fault { line, why: "an entity without k: only a segmentation has one".to_owned() });
+    }
+    if let (None, Some(line)) = (header.k, guard_line) {
+        return Err(Fault { line, why: "a guard rule without k: only a segmentation has models".to_owned() });
     }
     for (line, words) in label_lines {
         match header.k {
@@ -152,7 +161,9 @@ fn check_strays(text: &str, is_records: bool) -> Result<(), Fault> {
             continue;
         };
         let plain = key.trim().to_lowercase();
-        let known = plain == "k" || plain == "entity" || is_records && plain == "timestamp" || is_label(&plain);
+        let is_guard = plain.strip_prefix("guard.").is_some_and(|rule| Rule::named(rule).is_some());
+        let is_timestamp = is_records && plain == "timestamp";
+        let known = plain == "k" || plain == "entity" || is_timestamp || is_guard || is_label(&plain);
         if known && header && key_value(line).is_none() {
             return Err(Fault { line: i + 1, why: format!("write it as -- {plain}: with nothing before the colon") });
         }
@@ -220,6 +231,27 @@ mod tests {
     }
 
     #[test]
+    fn guard_rules_are_read() {
+        let fault = |text: &str| parse(text).map_err(|f| format!("{}: {}", f.line, f.why)).unwrap_err();
+        let guard = parse("-- k: 3\n-- guard.moved: 40 %\n-- guard.rows: off\n\nSELECT 1").unwrap().guard;
+        assert_eq!(
+            [Rule::Moved, Rule::Rows, Rule::Unlike].map(|rule| guard.limit(rule)),
+            [Some(0.4), None, Some(0.05)]
+        );
+        assert!(fault("-- k: 3\n-- guard.size: 1").starts_with("2: there is no guard rule size; there are rows,"));
+        assert_eq!(
+            fault("-- k: 3\n-- guard.moved: 3"),
+            "2: guard.moved must be a share from 0 to 1 such as 0.3 or 30 %, or off; found 3"
+        );
+        assert_eq!(fault("-- guard.rows: 0.5"), "1: a guard rule without k: only a segmentation has models");
+        assert_eq!(fault("-- k: 3\n-- Guard.rows: 1"), "2: write it as -- guard.rows: with nothing before the colon");
+        assert_eq!(
+            fault("-- k: 3\n\n-- guard.rows: 1"),
+            "3: guard.rows stands after a blank line, where the header has ended"
+        );
+    }
+
+    #[test]
     fn faults_name_the_line() {
         let fault = |text: &str| parse(text).map_err(|f| format!("{}: {}", f.line, f.why)).unwrap_err();
         assert_eq!(fault("-- k: many"), "1: k must be a whole number from 1 to 64, found many");
@@ -230,7 +262,10 @@ mod tests {
         assert_eq!(fault("-- k : 3"), "1: write it as -- k: with nothing before the colon");
         assert_eq!(fault("-- Label.a.en: x|y|z"), "1: write it as -- label.a.en: with nothing before the colon");
         assert_eq!(fault("-- k:"), "1: k has no value");
-        assert_eq!(fault("-- K's\n-- kk: 3"), "2: unknown key kk; known are k, entity and label.<feature>.<language>");
+        assert_eq!(
+            fault("-- K's\n-- kk: 3"),
+            "2: unknown key kk; known are k, entity, guard.<rule> and label.<feature>.<language>"
+        );
         assert_eq!(fault("-- label.a.en: x|y|z"), "1: a label without k: only a segmentation has labels");
         assert_eq!(
             fault("-- k: 3\n-- label.a.french: x|y|z"),

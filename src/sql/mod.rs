@@ -9,6 +9,7 @@ mod dialect;
 mod engine_errors;
 pub mod fault;
 mod from_first;
+pub mod guard;
 pub mod header;
 pub mod infer;
 pub mod language;
@@ -32,6 +33,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 use fault::{Fault, Source};
+use guard::Guard;
 use header::Header;
 use language::Labels;
 pub use quoting::{identifier, literal, one_line, quote};
@@ -127,6 +129,8 @@ pub struct Segmentation {
     pub features: Vec<String>,
     /// Per feature and language: words from low to high.
     pub labels: Labels,
+    /// What a new model must keep to serve without an operator's decision.
+    pub guard: Guard,
     /// Properties of its SQL that may make models of entities irreproducible.
     pub warnings: Vec<String>,
     /// SHA-256 of the SQL that determines its rows.

@@ -20,13 +20,16 @@ use tercile_kmeans::parallel::{CHUNK, by_chunk, processors};
 use tercile_kmeans::{self as kmeans, Chosen, Fit, Init, Points, Profile, Settings, Step};
 use tercile_store::{Snapshot, Store};
 
+use super::order::{Order, keys};
+use super::promotion::{Counts, Versus};
+use super::view_query::query;
 use super::{Options, Progress, Refusal, entities};
 use crate::engine;
 use crate::fit::solver_of;
 use crate::model::{MovedBy, SolverKind, baseline};
 use crate::printable::hex;
-use crate::slices::{Cut, SLICES};
-use crate::sql::{Files, Segmentation, quote};
+use crate::slices::Cut;
+use crate::sql::{Files, Segmentation};
 
 pub(super) type Digested = [u8; 32];
 
@@ -74,6 +77,8 @@ pub(super) trait Prefix {
     fn members(&self, _: &Segmentation, _placed: Placed<'_>) -> Result<Option<RecordBatch>, Refusal> {
         Ok(None)
     }
+    /// Counts the rows that a serving model knows, and those that are unlike its rows.
+    fn compare(&self, versus: &Versus<'_>) -> Result<Counts, Refusal>;
     /// The features of at most [`baseline::MOST`] evenly spaced rows; all rows if there are no more.
     fn evenly(&self) -> Vec<Float64Array>;
     /// The sample stored with the model, after clustering (kmeans/sample.rs).
@@ -130,14 +135,6 @@ pub(super) struct Here {
     took: Duration,
 }
 
-/// A record that occurs twice.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Duplicate {
-    pub row: usize,
-    pub partition: i32,
-    pub offset: i64,
-}
-
 async fn here(
     ctx: &SessionContext,
     segmentation: &Segmentation,
@@ -176,115 +173,6 @@ pub(super) fn named(segmentation: &Segmentation, error: engine::Error) -> engine
         engine::Error::Query(why) => engine::Error::View { file: segmentation.file.clone(), why },
         other => other,
     }
-}
-
-/// The rows of a segmentation of records in slice order: slice, partition, offset, milliseconds since 1970, features.
-pub fn query(segmentation: &Segmentation) -> String {
-    let names: Vec<String> = (0..segmentation.features.len()).map(|i| format!("feature_{i}")).collect();
-    let feature = |(i, name): (usize, &String)| format!("CAST({} AS DOUBLE) AS feature_{i}", quote(name));
-    let features: Vec<String> = segmentation.features.iter().enumerate().map(feature).collect();
-    format!(
-        "SELECT _slice, _partition, _offset, CAST(_timestamp AS BIGINT) AS milliseconds, {}
-         FROM (SELECT CAST(_partition AS INT) AS _partition, CAST(_offset AS BIGINT) AS _offset,
-                 arrow_cast(_timestamp, 'Timestamp(Millisecond, None)') AS _timestamp,
-                 CAST(_slice AS BIGINT) AS _slice, {} FROM {})
-         WHERE _slice <= {SLICES}
-         ORDER BY _slice, _timestamp NULLS FIRST, _partition, _offset",
-        names.join(", "),
-        features.join(", "),
-        quote(&segmentation.name)
-    )
-}
-
-async fn twin_anywhere(
-    ctx: &SessionContext,
-    segmentation: &Segmentation,
-    row: usize,
-) -> Result<Option<Duplicate>, engine::Error> {
-    let sql = format!(
-        "SELECT CAST(_partition AS INT), CAST(_offset AS BIGINT) FROM {} WHERE _slice <= {SLICES}
-         GROUP BY 1, 2 HAVING count(*) > 1 ORDER BY 1, 2 LIMIT 1",
-        quote(&segmentation.name)
-    );
-    let found = engine::collect(ctx, &sql).await.map_err(|error| named(segmentation, error))?;
-    Ok((found.num_rows() > 0).then(|| Duplicate {
-        row,
-        partition: found.column(0).as_primitive::<Int32Type>().value(0),
-        offset: found.column(1).as_primitive::<Int64Type>().value(0),
-    }))
-}
-
-/// The ends of slices and the first duplicate record, determined from rows in slice order.
-#[derive(Default)]
-pub(super) struct Order {
-    /// Number of rows of slices 1 to 1, 1 to 2, and 1 to 3.
-    pub ends: [usize; SLICES as usize],
-    /// The first record that occurred before.
-    pub twin: Option<Duplicate>,
-    /// Slice, timestamp, partition and offset of the last row.
-    last: Option<(i64, Option<i64>, i32, i64)>,
-    /// True if a slice has a row that precedes, in stream order, a row of the previous slice.
-    astray: bool,
-    /// True if the rows are not in slice order.
-    pub broken: bool,
-}
-
-impl Order {
-    pub fn rows(&self) -> usize {
-        self.ends[SLICES as usize - 1]
-    }
-
-    /// Processes the next rows of [`query`].
-    pub fn see(&mut self, batch: &RecordBatch) {
-        let (slices, partitions, offsets, timestamps) = keys(batch);
-        let before = self.rows();
-        for row in 0..batch.num_rows() {
-            let timestamp = timestamps.is_valid(row).then(|| timestamps.value(row));
-            let this = (slices.value(row), timestamp, partitions.value(row), offsets.value(row));
-            if let Some(last) = self.last {
-                let (place, last_place) = ((this.1, this.2, this.3), (last.1, last.2, last.3));
-                if place == last_place && self.twin.is_none() {
-                    self.twin = Some(Duplicate { row: before + row, partition: this.2, offset: this.3 });
-                }
-                self.astray |= place < last_place;
-                self.broken |= this < last;
-            }
-            self.last = Some(this);
-        }
-        for (end, slice) in self.ends.iter_mut().zip(1..) {
-            *end += slices.values().partition_point(|&of| of <= slice);
-        }
-    }
-
-    /// Duplicates in slices that are not adjacent cannot be found by comparing neighbours.
-    pub async fn look_everywhere(
-        &mut self,
-        ctx: &SessionContext,
-        segmentation: &Segmentation,
-    ) -> Result<(), engine::Error> {
-        if self.twin.is_none() && self.astray {
-            self.twin = twin_anywhere(ctx, segmentation, self.ends[0]).await?;
-        }
-        Ok(())
-    }
-
-    /// Number of rows of slices 1 to `slice`, if they are valid.
-    pub fn end(&self, slice: u8) -> Result<usize, Refusal> {
-        let rows = self.ends[usize::from(slice) - 1];
-        if rows == 0 {
-            return Err(Refusal::NoRows);
-        }
-        match self.twin.filter(|twin| twin.row < rows) {
-            Some(Duplicate { partition, offset, .. }) => Err(Refusal::Twice { partition, offset }),
-            None => Ok(rows),
-        }
-    }
-}
-
-/// Slice, partition, offset and timestamp of the rows of [`query`].
-pub(super) fn keys(batch: &RecordBatch) -> (&Int64Array, &Int32Array, &Int64Array, &Int64Array) {
-    let long = |i: usize| batch.column(i).as_primitive::<Int64Type>();
-    (long(0), batch.column(1).as_primitive::<Int32Type>(), long(2), long(3))
 }
 
 /// Column builders for the rows of the SQL.
@@ -349,11 +237,16 @@ impl Here {
     fn digest(&self, rows: std::ops::Range<usize>) -> Digested {
         let Self { partitions, offsets, timestamps, features, .. } = self;
         let digested = digest(partitions, (offsets, timestamps), features, rows.clone());
-        done_with(&partitions.values()[rows.clone()]);
-        done_with(&offsets.values()[rows.clone()]);
-        done_with(&timestamps.values()[rows.clone()]);
-        features.iter().for_each(|feature| done_with(&feature.values()[rows.clone()]));
+        self.done_with(rows);
         digested
+    }
+
+    /// Gives back the memory of rows that are in files.
+    fn done_with(&self, rows: std::ops::Range<usize>) {
+        done_with(&self.partitions.values()[rows.clone()]);
+        done_with(&self.offsets.values()[rows.clone()]);
+        done_with(&self.timestamps.values()[rows.clone()]);
+        self.features.iter().for_each(|feature| done_with(&feature.values()[rows.clone()]));
     }
 
     fn slice(&self, rows: usize) -> Box<dyn Prefix + '_> {
@@ -477,6 +370,24 @@ impl Prefix for HereUpTo<'_> {
     fn cross(&self, (old, from): Placed<'_>, (new, to): Placed<'_>) -> Result<Vec<Vec<u64>>, Refusal> {
         let (old, new) = (Points::new(old, &self.features), Points::new(new, &self.features));
         Ok(kmeans::cross((&old, from), (&new, to), processors()))
+    }
+
+    fn compare(&self, versus: &Versus<'_>) -> Result<Counts, Refusal> {
+        let all = match self.all {
+            Keys::Records(all) => all,
+            Keys::Entities(slice) => return slice.compare(versus),
+        };
+        let chunk = |rows: std::ops::Range<usize>| {
+            let features: Vec<_> = self.features.iter().map(|column| column.slice(rows.start, rows.len())).collect();
+            let counts = versus.count(&features, |row, label| {
+                let row = rows.start + row;
+                let timestamp = all.timestamps.is_valid(row).then(|| all.timestamps.value(row));
+                versus.knows(timestamp, all.partitions.value(row), all.offsets.value(row)).then_some(label)
+            });
+            all.done_with(rows);
+            counts
+        };
+        Ok(by_chunk(self.rows, processors(), chunk).into_iter().collect())
     }
 
     fn evenly(&self) -> Vec<Float64Array> {

@@ -7,27 +7,32 @@
 //! clusters. All other results are queries over the file (`tercile_cluster::solver`): one per coreset, and a GROUP BY per pass. If
 //! there are few rows, the uniform sample contains all of them, and this process clusters them.
 
+mod reader;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::{Array, AsArray, Float64Array, Int32Array, Int64Array, RecordBatch};
-use datafusion::arrow::compute::{concat, concat_batches};
 use datafusion::arrow::datatypes::Float64Type;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt as _;
 use ndarray::Array2;
-use tercile_kmeans::features::moments::{Extent, Part};
+use tercile_kmeans::features::moments::Extent;
 use tercile_kmeans::features::{self, Scale};
-use tercile_kmeans::parallel::{CHUNK, processors};
-use tercile_kmeans::{self as kmeans, Chosen, Fit, Init, Points, Profile, Settings, Solver as _, Step, column_buffer};
+use tercile_kmeans::parallel::processors;
+use tercile_kmeans::{self as kmeans, Chosen, Fit, Init, Points, Profile, Settings, Solver as _, Step};
 use tercile_store::{self as store, Store};
 use tokio::runtime::Handle;
 
-use super::dataset::{Digested, Moved, Order, Placed, Prefix, Rows, Sample, digest, hash_of, keys, named, query};
-use super::{Options, Progress, Refusal, SEED};
+use self::reader::Reader;
+use super::dataset::{Moved, Placed, Prefix, Rows, Sample, named};
+use super::order::{Order, keys};
+use super::promotion::{Counts, Versus};
+use super::view_query::query;
+use super::{Options, Progress, Refusal};
 use crate::engine::cluster::solver::{self, Queries};
 use crate::engine::{self, cluster};
-use crate::model::{SolverKind, baseline};
+use crate::model::SolverKind;
 use crate::slices::SLICES;
 use crate::sql::{Segmentation, quote};
 
@@ -160,155 +165,6 @@ async fn ends(ctx: &SessionContext, table: &str) -> Result<[usize; SLICES as usi
     Ok(ends)
 }
 
-/// Processes the prepared rows in order, chunk by chunk.
-struct Reader {
-    ends: [usize; SLICES as usize],
-    /// Number of rows in earlier chunks.
-    done: usize,
-    waiting: Vec<RecordBatch>,
-    held: usize,
-    pieces: Vec<Piece>,
-    slices: Vec<Gathering>,
-}
-
-/// The digest and moments of a chunk of rows.
-#[derive(Clone)]
-struct Piece {
-    digest: Digested,
-    /// Per feature.
-    moments: Vec<Part>,
-}
-
-/// The results collected for one slice.
-struct Gathering {
-    rows: usize,
-    sample: Vec<u32>,
-    evenly: Vec<u32>,
-    /// `None` means all rows.
-    starts: Option<Vec<u32>>,
-    partitions: Vec<Int32Array>,
-    offsets: Vec<Int64Array>,
-    sampled: Vec<Vec<Float64Array>>,
-    spaced: Vec<Vec<Float64Array>>,
-    started: Vec<Vec<Float64Array>>,
-    odd: Vec<Option<(usize, f64)>>,
-    hash: String,
-    moments: Vec<(Extent, f64)>,
-}
-
-impl Reader {
-    fn new(features: usize, ends: [usize; SLICES as usize]) -> Self {
-        let gathering = |&rows: &usize| Gathering {
-            rows,
-            sample: kmeans::sample_rows(rows),
-            evenly: column_buffer::evenly(rows, baseline::MOST),
-            starts: kmeans::start_rows(rows, SEED),
-            partitions: Vec::new(),
-            offsets: Vec::new(),
-            sampled: vec![Vec::new(); features],
-            spaced: vec![Vec::new(); features],
-            started: vec![Vec::new(); features],
-            odd: vec![None; features],
-            hash: String::new(),
-            moments: Vec::new(),
-        };
-        let slices = ends.iter().map(gathering).collect();
-        Self { ends, done: 0, waiting: Vec::new(), held: 0, pieces: Vec::new(), slices }
-    }
-
-    fn see(&mut self, mut batch: RecordBatch) -> Result<(), datafusion::arrow::error::ArrowError> {
-        while self.held + batch.num_rows() >= CHUNK {
-            let first = CHUNK - self.held;
-            self.waiting.push(batch.slice(0, first));
-            batch = batch.slice(first, batch.num_rows() - first);
-            self.chunk()?;
-        }
-        self.held += batch.num_rows();
-        self.waiting.push(batch);
-        Ok(())
-    }
-
-    fn chunk(&mut self) -> Result<(), datafusion::arrow::error::ArrowError> {
-        let Some(first) = self.waiting.first() else { return Ok(()) };
-        let batch = concat_batches(&first.schema(), &self.waiting)?;
-        (self.waiting, self.held) = (Vec::new(), 0);
-        let (_, partitions, offsets, timestamps) = keys(&batch);
-        let columns = batch.columns()[4..].iter().map(|column| column.as_primitive::<Float64Type>().clone());
-        let columns: Vec<Float64Array> = columns.collect();
-        let (start, end) = (self.done, self.done + batch.num_rows());
-        let piece = |rows| Piece {
-            digest: digest(partitions, (offsets, timestamps), &columns, 0..rows),
-            moments: columns.iter().map(|column| Part::of(&column.slice(0, rows))).collect(),
-        };
-        let whole = (batch.num_rows() == CHUNK).then(|| piece(CHUNK));
-        for slice in &mut self.slices {
-            let here = slice.rows.saturating_sub(start).min(batch.num_rows());
-            let places = |of: &[u32]| -> Vec<u32> {
-                let from = of.partition_point(|&row| (row as usize) < start);
-                let to = of.partition_point(|&row| (row as usize) < end);
-                of[from..to].iter().map(|&row| row - start as u32).collect()
-            };
-            let sampled = places(&slice.sample);
-            slice.partitions.push(column_buffer::take(partitions, &sampled));
-            slice.offsets.push(column_buffer::take(offsets, &sampled));
-            let spaced = places(&slice.evenly);
-            let started = slice.starts.as_deref().map(places);
-            for (feature, column) in columns.iter().enumerate() {
-                slice.sampled[feature].push(column_buffer::take(column, &sampled));
-                slice.spaced[feature].push(column_buffer::take(column, &spaced));
-                slice.started[feature].push(match &started {
-                    Some(places) => column_buffer::take(column, places),
-                    None => column.slice(0, here),
-                });
-                let odd =
-                    || column.slice(0, here).iter().position(|value| value.is_some_and(|value| !value.is_finite()));
-                if slice.odd[feature].is_none() {
-                    slice.odd[feature] = odd().map(|row| (start + row, column.value(row)));
-                }
-            }
-            // The slice ends in this chunk: the rows up to its end are its last piece.
-            if start < slice.rows && slice.rows <= end {
-                let last = if here == CHUNK { whole.clone() } else { Some(piece(here)) };
-                let pieces = || self.pieces.iter().chain(&last);
-                slice.hash = hash_of(pieces().map(|piece| &piece.digest));
-                let moments = |f| Part::join(pieces().map(move |piece: &Piece| &piece.moments[f]));
-                slice.moments = (0..columns.len()).map(moments).collect();
-            }
-        }
-        self.pieces.extend(whole);
-        self.done = end;
-        Ok(())
-    }
-
-    fn finish(mut self, table: &str) -> Result<Vec<Known>, datafusion::arrow::error::ArrowError> {
-        self.chunk()?;
-        debug_assert_eq!(self.done, self.ends[SLICES as usize - 1], "all rows are in one of the slices");
-        let known = |(slice, number): (Gathering, usize)| {
-            let from = format!("{table} WHERE _slice <= {number}");
-            let partitions: Vec<&dyn Array> = slice.partitions.iter().map(|part| part as &dyn Array).collect();
-            let offsets: Vec<&dyn Array> = slice.offsets.iter().map(|part| part as &dyn Array).collect();
-            let sample = Base {
-                partitions: concat(&partitions)?.as_primitive().clone(),
-                offsets: concat(&offsets)?.as_primitive().clone(),
-                features: joined(&slice.sampled)?,
-            };
-            let Gathering { rows, hash, moments, odd, .. } = slice;
-            let missing = moments.iter().map(|(extent, _)| extent.known < rows).collect();
-            let (evenly, starts) = (joined(&slice.spaced)?, joined(&slice.started)?);
-            Ok(Known { from, hash, sample, evenly, starts, moments, missing, odd })
-        };
-        self.slices.into_iter().zip(1..).map(known).collect()
-    }
-}
-
-fn joined(columns: &[Vec<Float64Array>]) -> Result<Vec<Float64Array>, datafusion::arrow::error::ArrowError> {
-    let one = |parts: &Vec<Float64Array>| {
-        let parts: Vec<&dyn Array> = parts.iter().map(|part| part as &dyn Array).collect();
-        Ok(concat(&parts)?.as_primitive().clone())
-    };
-    columns.iter().map(one).collect()
-}
-
 impl Far {
     fn slice(&self, slice: u8) -> FarUpTo<'_> {
         FarUpTo { all: self, slice, known: &self.slices[usize::from(slice) - 1] }
@@ -350,19 +206,30 @@ impl FarUpTo<'_> {
         solver::Rows { ctx, runtime, from, rows: self.rows(), missing }
     }
 
-    /// The rows of these clusters, in order within each cluster.
-    async fn rows_of(&self, rare: &[usize], scale: &Scale, fit: &Fit) -> Result<Vec<Vec<SampleRow>>, engine::Error> {
+    /// Reads the rows in order. `see` gets each batch with its features and the index of its first row.
+    async fn each(&self, mut see: impl FnMut(&RecordBatch, &[Float64Array], usize)) -> Result<(), engine::Error> {
         let file = &self.all.scratch.file;
-        let mut found: Vec<Vec<SampleRow>> = vec![Vec::new(); rare.len()];
         let mut batches = cluster::read_in_order(&self.all.ctx, file).await?;
         let mut place = 0;
         while let Some(batch) = batches.next().await {
             let batch = batch.map_err(|e| engine::Error::Table { path: file.clone(), why: engine::explain(&e) })?;
             let batch = batch.slice(0, batch.num_rows().min(self.rows() - place));
-            let (_, partitions, offsets, _) = keys(&batch);
             let columns = batch.columns()[4..].iter().map(|column| column.as_primitive::<Float64Type>().clone());
-            let columns: Vec<Float64Array> = columns.collect();
-            let labels = kmeans::assign(&Points::new(scale, &columns), &fit.centroids, processors());
+            see(&batch, &columns.collect::<Vec<_>>(), place);
+            place += batch.num_rows();
+            if place == self.rows() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of these clusters, in order within each cluster.
+    async fn rows_of(&self, rare: &[usize], scale: &Scale, fit: &Fit) -> Result<Vec<Vec<SampleRow>>, engine::Error> {
+        let mut found: Vec<Vec<SampleRow>> = vec![Vec::new(); rare.len()];
+        let see = |batch: &RecordBatch, columns: &[Float64Array], place: usize| {
+            let (_, partitions, offsets, _) = keys(batch);
+            let labels = kmeans::assign(&Points::new(scale, columns), &fit.centroids, processors());
             for (row, label) in labels.into_iter().enumerate() {
                 if let Some(of) = rare.iter().position(|&cluster| cluster == usize::from(label)) {
                     found[of].push(SampleRow {
@@ -374,11 +241,8 @@ impl FarUpTo<'_> {
                     });
                 }
             }
-            place += batch.num_rows();
-            if place == self.rows() {
-                break;
-            }
-        }
+        };
+        self.each(see).await?;
         Ok(found)
     }
 }
@@ -467,6 +331,19 @@ impl Prefix for FarUpTo<'_> {
             return Ok(kmeans::cross((&old, from), (&new, to), processors()));
         }
         Ok(self.queries().cross((old, from), (new, to))?)
+    }
+
+    fn compare(&self, versus: &Versus<'_>) -> Result<Counts, Refusal> {
+        let mut counts = Counts::default();
+        let see = |batch: &RecordBatch, columns: &[Float64Array], _| {
+            let (_, partitions, offsets, timestamps) = keys(batch);
+            counts += versus.count(columns, |row, label| {
+                let timestamp = timestamps.is_valid(row).then(|| timestamps.value(row));
+                versus.knows(timestamp, partitions.value(row), offsets.value(row)).then_some(label)
+            });
+        };
+        self.all.runtime.block_on(self.each(see))?;
+        Ok(counts)
     }
 
     fn evenly(&self) -> Vec<Float64Array> {

@@ -25,12 +25,13 @@ use tercile_kmeans::{self as kmeans, Points};
 use tercile_store::Store;
 
 use super::dataset::{Digested, HereUpTo, Input, Keys, Moved, Placed, Prefix, Rows, advised, hash_of, named};
+use super::promotion::{Counts, Versus};
 use super::{Options, Progress, Refusal};
 use crate::engine::cluster::Engine;
 use crate::engine::{self, UpTo};
 use crate::missing::shortened;
-use crate::model::members::Order;
-use crate::model::{MovedBy, Predictor};
+use crate::model::members::{Order, clusters as clusters_of};
+use crate::model::{Model, ModelRegistry, MovedBy, Predictor};
 use crate::slices::all_slices;
 use crate::sql::{Segmentation, quote};
 
@@ -361,9 +362,51 @@ impl Slice {
         distances
     }
 
+    /// Counts the entities that a serving model has, and those that are unlike its rows.
+    ///
+    /// # Errors
+    /// If the members of the serving model are deleted or cannot be read.
+    pub fn compare(&self, versus: &Versus<'_>) -> Result<Counts, Refusal> {
+        let mut previous = vec![None; self.rows()];
+        if !find_previous(versus.registry, versus.serving, &self.keys, &mut previous)? {
+            return Err(Refusal::NoMembers(versus.serving.version));
+        }
+        Ok(versus.count(&self.features, |row, _| previous[row]))
+    }
+
     fn prefix(&self) -> Box<dyn Prefix + '_> {
         Box::new(HereUpTo { all: Keys::Entities(self), features: self.features.clone(), rows: self.rows() })
     }
+}
+
+/// Fills in the clusters of entities, given by their sorted keys, in an older model; `None` for those that it does not have.
+/// `false` if the model's members are deleted.
+///
+/// # Errors
+/// If the members cannot be read.
+pub(super) fn find_previous(
+    registry: &ModelRegistry,
+    model: &Model,
+    keys: &[ArrayRef],
+    previous: &mut [Option<u32>],
+) -> Result<bool, Refusal> {
+    let Some(known) = registry.members(model)? else { return Ok(false) };
+    // Both are sorted by key.
+    let mut row = 0;
+    for batch in known.read(0)? {
+        let batch = batch?;
+        let Some(clusters) = clusters_of(&batch) else { continue };
+        let order = Order::of(keys, &batch.columns()[..keys.len()])?;
+        for at in 0..batch.num_rows() {
+            while row < previous.len() && order.compare(row, at) == Ordering::Less {
+                row += 1;
+            }
+            if row < previous.len() && order.compare(row, at) == Ordering::Equal {
+                previous[row] = Some(clusters.value(at));
+            }
+        }
+    }
+    Ok(true)
 }
 
 impl Entities {

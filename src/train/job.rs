@@ -1,6 +1,5 @@
 //! The training of one slice of one segmentation: from rows to a model.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, Float64Array, RecordBatch, UInt32Array};
@@ -11,12 +10,12 @@ use tercile_kmeans::{self as kmeans, Fit, Settings};
 use tercile_store::Store;
 
 use super::dataset::{Moved, Prefix, Rows, Sample};
+use super::entities::find_previous;
 use super::refusal::Refusal;
 use super::{LIMITS, Options, Progress, SEED, Stream};
 use crate::fit::Sampled;
 use crate::model::cluster_ids::{newcomers, numbers, renumbered};
 use crate::model::describe::{Before, Shortage, describe, short_of_words, words_changed};
-use crate::model::members::{Order, clusters as clusters_of};
 use crate::model::parts::Shapes;
 use crate::model::{
     Baseline, METHOD, Model, ModelRegistry, Predecessor, Predictor, Receipt, Trained, clusters, imputed,
@@ -154,7 +153,9 @@ impl Job<'_> {
     fn with_previous(&self, members: RecordBatch) -> Result<RecordBatch, Refusal> {
         let mut previous: Vec<Option<u32>> = vec![None; members.num_rows()];
         if let Some(model) = self.predecessor {
-            let why = match self.find_previous(&members, model, &mut previous) {
+            let registry = ModelRegistry::new(self.store, &self.segmentation.name);
+            let keys = &members.columns()[..self.segmentation.entity.len()];
+            let why = match find_previous(&registry, model, keys, &mut previous) {
                 Ok(true) => None,
                 Ok(false) => Some("they are deleted".to_owned()),
                 Err(Refusal::Store(error)) => Some(error.to_string()),
@@ -173,35 +174,6 @@ impl Job<'_> {
         let mut columns = members.columns().to_vec();
         columns.push(Arc::new(UInt32Array::from(previous)));
         Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
-    }
-
-    /// Fills in the clusters of the members in an older model. `false` if its members are deleted.
-    fn find_previous(
-        &self,
-        members: &RecordBatch,
-        model: &Model,
-        previous: &mut [Option<u32>],
-    ) -> Result<bool, Refusal> {
-        let keys = self.segmentation.entity.len();
-        let Some(known) = ModelRegistry::new(self.store, &self.segmentation.name).members(model)? else {
-            return Ok(false);
-        };
-        // Both are sorted by key.
-        let mut row = 0;
-        for batch in known.read(0)? {
-            let batch = batch?;
-            let Some(clusters) = clusters_of(&batch) else { continue };
-            let order = Order::of(&members.columns()[..keys], &batch.columns()[..keys])?;
-            for at in 0..batch.num_rows() {
-                while row < previous.len() && order.compare(row, at) == Ordering::Less {
-                    row += 1;
-                }
-                if row < previous.len() && order.compare(row, at) == Ordering::Equal {
-                    previous[row] = Some(clusters.value(at));
-                }
-            }
-        }
-        Ok(true)
     }
 
     /// The previous slice's rows, by their cluster in its model and in this model.

@@ -30,6 +30,8 @@ pub(super) enum Refusal {
     View(String),
     #[error("the entity {key} occurs {count} times in the view{others}; a segmentation of entities gives each once, so group by its key", others = more(.others))]
     EntityTwice { key: String, count: u64, others: u64 },
+    #[error("the members of version {0} are deleted")]
+    NoMembers(u64),
     /// The members of the predecessor cannot be read.
     #[error(transparent)]
     Store(#[from] tercile_store::Error),

@@ -7,7 +7,7 @@ use tercile_store::Store;
 
 use super::event::Subscribers;
 use super::{KEEP_MEMBERS, Training, worker};
-use crate::model::SolverKind;
+use crate::model::{Promote, SolverKind};
 
 /// Starts trainings of one store and one directory of SQL files.
 pub struct Trainer {
@@ -25,11 +25,13 @@ pub struct TrainerOptions {
     /// [`super::Options::keep_members`].
     pub keep_members: usize,
     pub solver: SolverKind,
+    /// [`super::Options::promote`].
+    pub promote: Promote,
 }
 
 impl Default for TrainerOptions {
     fn default() -> Self {
-        Self { timeout: None, keep_members: KEEP_MEMBERS, solver: SolverKind::default() }
+        Self { timeout: None, keep_members: KEEP_MEMBERS, solver: SolverKind::default(), promote: Promote::default() }
     }
 }
 

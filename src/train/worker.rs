@@ -16,7 +16,7 @@ use tercile_store::Store;
 
 use super::event::{Emit, Timeout, TrainingEvent};
 use super::{TrainerOptions, Training};
-use crate::model::SolverKind;
+use crate::model::{Promote, SolverKind};
 use crate::process::{self, Supervised};
 
 /// The hidden subcommand of the child process.
@@ -34,6 +34,7 @@ pub struct Order {
     /// [`super::Options::keep_members`].
     pub keep_members: usize,
     pub solver: SolverKind,
+    pub promote: Promote,
 }
 
 /// The reason why a training in a child process gave no result.
@@ -59,11 +60,12 @@ pub enum Error {
 pub async fn train(
     store: &Store,
     sql: Option<&Path>,
-    &TrainerOptions { timeout: limit, keep_members, solver }: &TrainerOptions,
+    &TrainerOptions { timeout: limit, keep_members, solver, promote }: &TrainerOptions,
     emit: Emit,
 ) -> Result<Training, Error> {
     let absolute = |path: &Path| process::absolute(path).map_err(Error::Start);
-    let order = Order { store: absolute(store.root())?, sql: sql.map(absolute).transpose()?, keep_members, solver };
+    let (store, sql) = (absolute(store.root())?, sql.map(absolute).transpose()?);
+    let order = Order { store, sql, keep_members, solver, promote };
     let mut line = serde_json::to_vec(&order).map_err(|e| Error::Start(e.into()))?;
     line.push(b'\n');
     let mut command = process::worker(COMMAND).map_err(Error::Start)?;

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod candidates;
 mod damaged_models;
 mod entities;
 mod fit;

@@ -4,6 +4,7 @@ import { follow, get } from './api.js';
 import * as tryIt from './try_it.js';
 import * as transitions from './transitions.js';
 import * as quality from './quality.js';
+import * as candidates from './candidates.js';
 import * as drift from './drift.js';
 import * as live from './live.js';
 import { byId, el, pretty } from './page.js';
@@ -66,6 +67,7 @@ function draw() {
   changes();
   tryIt.show(shown);
   quality.show(shown);
+  candidates.show(shown);
   drift.show(shown);
   receipt.show(shown);
 }

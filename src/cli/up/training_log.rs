@@ -40,6 +40,7 @@ impl TrainingLog {
             }
         }
         tables::tell_changes(outcomes);
+        tables::tell_candidates(outcomes);
         if known.refusals != refusals {
             refusals.iter().for_each(|why| tracing::warn!("no new model: {why}"));
             known.refusals = refusals;

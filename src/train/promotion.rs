@@ -1,0 +1,273 @@
+//! The decision whether a new model serves (`--promote`).
+//!
+//! Input: a new model and its rows, the model that serves the slice, and the guard rules of the segmentation. Output: the new model
+//! serves, or it is a candidate with the rules that it violates.
+
+use std::collections::BTreeMap;
+use std::ops::{AddAssign, Range};
+
+use datafusion::arrow::array::Float64Array;
+use tercile_kmeans::parallel::CHUNK;
+
+use super::Refusal;
+use super::dataset::Prefix;
+use crate::model::baseline::nearest;
+use crate::model::{Cluster, Model, ModelRegistry, Predictor, Promote, ServingState, Violation};
+use crate::printable::percent;
+use crate::sql::Segmentation;
+use crate::sql::guard::Rule;
+
+/// New rows below which all rows count for [`Rule::Unlike`].
+const FEW: u64 = 100;
+
+/// The model of the current records and SQL, for a slice that is not pinned. It may serve already.
+pub(super) struct Case<'a> {
+    pub segmentation: &'a Segmentation,
+    pub model: &'a Model,
+    /// The model that serves the slice, if it can be read.
+    pub serving: Option<&'a Model>,
+    pub registry: &'a ModelRegistry,
+    /// The rows that the model was trained on.
+    pub rows: &'a dyn Prefix,
+}
+
+impl Case<'_> {
+    /// Lets the model serve, or makes it a candidate.
+    ///
+    /// # Errors
+    /// If the rows cannot be read.
+    pub fn decide(&self, promote: Promote, standing: &mut ServingState) -> Result<(), Refusal> {
+        let version = self.model.version;
+        if standing.version == Some(version) {
+            // The SQL or the records are those of the serving model again.
+            standing.candidate = None;
+            return Ok(());
+        }
+        let rejected = standing.rejected.as_ref().is_some_and(|rejected| rejected.version == version);
+        if rejected {
+            // An operator's decision holds until there are other records or SQL.
+            standing.candidate = None;
+            return Ok(());
+        }
+        if promote == Promote::Auto {
+            standing.promote(version);
+            return Ok(());
+        }
+        let Some(serving) = self.serving.filter(|model| model.is_continued_by(self.segmentation)) else {
+            let why = match (self.serving, standing.version) {
+                (Some(other), _) => format!("version {} has other features or another k", other.version),
+                (None, Some(lost)) => format!("version {lost}, which served, cannot be read"),
+                (None, None) => "there is no model before it".to_owned(),
+            };
+            tracing::info!("{}: version {version} serves without a comparison, because {why}", self.name());
+            standing.promote(version);
+            return Ok(());
+        };
+        let violated = self.violated(serving)?;
+        if promote == Promote::Guarded && violated.is_empty() {
+            standing.promote(version);
+            return Ok(());
+        }
+        let words: Vec<&str> = violated.iter().map(|violation| violation.words.as_str()).collect();
+        let by_hand = (promote == Promote::Manual).then_some("models are promoted by hand");
+        let reason = by_hand.into_iter().chain(words).collect::<Vec<_>>().join("; ");
+        standing.hold_back(version, violated, reason);
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        format!("{}@{}", self.segmentation.name, self.model.slice)
+    }
+
+    /// The guard rules that the model violates.
+    fn violated(&self, serving: &Model) -> Result<Vec<Violation>, Refusal> {
+        let guard = &self.segmentation.guard;
+        let (model, before) = (self.model, serving.version);
+        let mut violated = Vec::new();
+        let mut check = |rule: Rule, value: f64, words: &dyn Fn() -> String| {
+            let Some(limit) = guard.limit(rule) else { return };
+            let at_least = matches!(rule, Rule::Rows | Rule::Share | Rule::Silhouette);
+            if if at_least { value < limit } else { value > limit } {
+                let bound = if at_least { "least" } else { "most" };
+                let words = format!("{} (at {bound} {})", words(), percent(limit));
+                violated.push(Violation { rule, value: Some(value), limit, words });
+            }
+        };
+        let rows = part(model.rows, serving.rows);
+        check(Rule::Rows, rows, &|| {
+            format!("it has {} rows, {} of the {} of version {before}", model.rows, percent(rows), serving.rows)
+        });
+        if let Some(Cluster { cluster, description, size, .. }) = model.clusters.iter().min_by_key(|one| one.size) {
+            let share = part(*size, model.rows);
+            check(Rule::Share, share, &|| {
+                format!("its cluster {cluster} ({description}) has {size} of {} rows, {}", model.rows, percent(share))
+            });
+        }
+        if let (Some(now), Some(then)) = (model.silhouette, serving.silhouette) {
+            let kept = kept(now, then);
+            check(Rule::Silhouette, kept, &|| {
+                format!("its silhouette is {now:.3}, and that of version {before} is {then:.3}")
+            });
+        }
+        if guard.limit(Rule::Moved).or(guard.limit(Rule::Unlike)).is_none() {
+            return Ok(violated);
+        }
+        let versus = Versus::new(self.registry, serving, model);
+        let counts = match self.rows.compare(&versus) {
+            Err(error @ (Refusal::Store(_) | Refusal::NoMembers(_))) => {
+                // Members of the serving model are needed to tell which entities are new.
+                let limit = guard.limit(Rule::Moved).unwrap_or(1.0);
+                let words = format!("its rows cannot be compared with those of version {before}: {error}");
+                violated.push(Violation { rule: Rule::Moved, value: None, limit, words });
+                return Ok(violated);
+            }
+            counts => counts?,
+        };
+        let moved = part(counts.moved, counts.common);
+        check(Rule::Moved, moved, &|| {
+            format!("{} of {} common rows change their cluster", percent(moved), counts.common)
+        });
+        if versus.limits.is_none() && guard.limit(Rule::Unlike).is_some() {
+            tracing::warn!(
+                "{}: version {before} has no baseline, because an earlier tercile trained it; guard.unlike is not checked",
+                self.name()
+            );
+        }
+        let ((unlike, of), what) = match counts.new {
+            0..FEW => ((counts.unlike, counts.rows), "rows"),
+            new => ((counts.new_unlike, new), "new rows"),
+        };
+        let share = part(unlike, of);
+        check(Rule::Unlike, share, &|| {
+            format!("{} of its {of} {what} are unlike those of version {before}", percent(share))
+        });
+        Ok(violated)
+    }
+}
+
+/// 0 of nothing.
+fn part(some: u64, all: u64) -> f64 {
+    if all == 0 { 0.0 } else { some as f64 / all as f64 }
+}
+
+/// A silhouette as a share of an earlier one. Silhouettes can be negative: the loss is in units of the earlier one's size.
+fn kept(now: f64, then: f64) -> f64 {
+    match then == 0.0 {
+        true if now < 0.0 => 0.0,
+        true => 1.0,
+        false => 1.0 + (now - then) / then.abs(),
+    }
+}
+
+/// The number of rows of a new model, compared with the serving one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub rows: u64,
+    /// Rows that both models were trained on.
+    pub common: u64,
+    /// Those of them that change their cluster.
+    pub moved: u64,
+    /// Rows that the serving model was not trained on.
+    pub new: u64,
+    /// Rows beyond the 0.999 quantile of the distances in their cluster of the serving model.
+    pub unlike: u64,
+    /// Those of them that are new.
+    pub new_unlike: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.common += other.common;
+        self.moved += other.moved;
+        self.new += other.new;
+        self.unlike += other.unlike;
+        self.new_unlike += other.new_unlike;
+    }
+}
+
+impl FromIterator<Counts> for Counts {
+    fn from_iter<I: IntoIterator<Item = Counts>>(all: I) -> Self {
+        let mut sum = Self::default();
+        all.into_iter().for_each(|one| sum += one);
+        sum
+    }
+}
+
+/// A serving model and a new one.
+pub(super) struct Versus<'a> {
+    pub registry: &'a ModelRegistry,
+    pub serving: &'a Model,
+    /// By partition: the offset after the last record that the serving model knows.
+    ends: BTreeMap<i32, i64>,
+    /// The last record of its slice.
+    cut: Option<(Option<i64>, i32, i64)>,
+    old: Predictor,
+    new: Predictor,
+    /// By cluster of the serving model: the distance beyond which a row is unlike its rows.
+    limits: Option<Vec<f64>>,
+}
+
+impl<'a> Versus<'a> {
+    fn new(registry: &'a ModelRegistry, serving: &'a Model, new: &Model) -> Self {
+        let receipt = &serving.receipt;
+        let ends = receipt.next_offsets.iter().filter_map(|(partition, end)| Some((partition.parse().ok()?, *end)));
+        Self {
+            registry,
+            serving,
+            // Offsets of another topic say nothing.
+            ends: if receipt.topic == new.receipt.topic { ends.collect() } else { BTreeMap::new() },
+            cut: receipt.cut.as_ref().map(|cut| (cut.timestamp, cut.partition, cut.offset)),
+            old: serving.predictor(),
+            new: new.predictor(),
+            limits: serving.baseline.as_ref().map(|baseline| baseline.limits()),
+        }
+    }
+
+    /// Whether the serving model was trained on the slice that has this record. Records without a timestamp come first.
+    pub fn knows(&self, timestamp: Option<i64>, partition: i32, offset: i64) -> bool {
+        let known = self.ends.get(&partition).is_some_and(|end| offset < *end);
+        known && self.cut.is_some_and(|cut| (timestamp, partition, offset) <= cut)
+    }
+
+    /// Counts rows given by their features. `before` returns the cluster of a row in the serving model, given the row's index and the
+    /// nearest cluster; `None` for a new row.
+    pub fn count(&self, features: &[Float64Array], before: impl Fn(usize, u32) -> Option<u32>) -> Counts {
+        let rows = features.first().map_or(0, Float64Array::len);
+        let mut counts = Counts::default();
+        // The rows are filled in and standardised per chunk.
+        for start in (0..rows).step_by(CHUNK) {
+            let chunk: Range<usize> = start..rows.min(start + CHUNK);
+            let features: Vec<Float64Array> = features.iter().map(|one| one.slice(start, chunk.len())).collect();
+            let (old, distances) = nearest(&self.old, &features);
+            let (new, _) = nearest(&self.new, &features);
+            counts += chunk
+                .zip(old.into_iter().zip(distances).zip(new))
+                .map(|(row, ((old, distance), new))| {
+                    let beyond = |limits: &Vec<f64>| limits.get(old as usize).is_some_and(|limit| distance > *limit);
+                    let unlike = u64::from(self.limits.as_ref().is_some_and(beyond));
+                    match before(row, old) {
+                        Some(before) => {
+                            Counts { rows: 1, common: 1, moved: u64::from(before != new), unlike, ..Counts::default() }
+                        }
+                        None => Counts { rows: 1, new: 1, unlike, new_unlike: unlike, ..Counts::default() },
+                    }
+                })
+                .collect();
+        }
+        counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_of_silhouette_is_a_share_of_its_size() {
+        assert!((kept(0.45, 0.5) - 0.9).abs() < 1e-12);
+        assert!((kept(-0.22, -0.2) - 0.9).abs() < 1e-12);
+        assert!(kept(0.1, -0.2) > 1.0);
+        assert_eq!([kept(0.0, 0.0), kept(0.1, 0.0), kept(-0.1, 0.0)], [1.0, 1.0, 0.0]);
+    }
+}
