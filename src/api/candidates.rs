@@ -7,6 +7,7 @@ use poem_openapi::param::Path;
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 
+use super::declared::{NeedsAdmin, NeedsRead};
 use super::problem::{Problem, problems};
 use super::promotion::{NowServing, change, now_serving};
 use super::segments::find;
@@ -18,13 +19,13 @@ problems! {
     /// Why nothing was decided.
     DecisionFailure {
         /// There is no segmentation of this name, or its slice has no candidate.
-        NotFound = 404,
+        404,
         /// The slice is pinned: unpin it first.
-        Conflict = 409,
+        409,
         /// The candidate is of other features than rows have now.
-        Unprocessable = 422,
+        422,
         /// The store can't be read or written.
-        Unavailable = 503,
+        503,
     }
 }
 
@@ -32,9 +33,9 @@ problems! {
     /// Why there is no list.
     CandidatesFailure {
         /// There is no segmentation of this name.
-        NotFound = 404,
+        404,
         /// A candidate's file can't be read.
-        Unavailable = 503,
+        503,
     }
 }
 
@@ -74,6 +75,7 @@ impl CandidatesApi {
         state: Data<&Arc<State>>,
         /// The segmentation's name.
         name: Path<String>,
+        _scope: NeedsRead,
     ) -> Result<Json<Vec<HeldBack>>, CandidatesFailure> {
         let models = state.live.now();
         let slots = &find(&models, &name.0)?.slots;
@@ -112,6 +114,7 @@ impl CandidatesApi {
         name: Path<String>,
         /// 1, 2 or 3.
         slice: Path<u8>,
+        _scope: NeedsAdmin,
     ) -> Result<Json<NowServing>, DecisionFailure> {
         let (name, slice) = (name.0, slice.0);
         let done = change(&state, &name.clone(), move |registry| registry.promote(&name, slice)).await?;
@@ -135,6 +138,7 @@ impl CandidatesApi {
         name: Path<String>,
         /// 1, 2 or 3.
         slice: Path<u8>,
+        _scope: NeedsAdmin,
     ) -> Result<Json<Rejected>, DecisionFailure> {
         let (name, slice) = (name.0, slice.0);
         Ok(Json(change(&state, &name.clone(), move |registry| registry.reject(&name, slice)).await?))

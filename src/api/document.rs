@@ -3,12 +3,10 @@
 //! Input: the document of the handlers and `openapi/examples.json`. Output: the same document with security schemes and scopes,
 //! the responses of the middleware, and an example of each request and response.
 
-use std::collections::HashMap;
-
-use poem::http::{HeaderValue, Method};
 use serde_json::{Map, Value, json};
 
-use super::guard::{is_probe, needed};
+use super::declared;
+use super::guard::is_probe;
 use super::named_schemas::reference;
 use super::{member_rows, named_schemas, posted};
 use crate::slices::SLICES;
@@ -156,8 +154,8 @@ pub fn complete(spec: &str, required: bool) -> Value {
     plain_references(&mut document);
     if let Some(paths) = document["paths"].as_object_mut() {
         for (path, operations) in paths {
-            for (method, operation) in operations.as_object_mut().into_iter().flatten() {
-                describe(path, method, operation, required);
+            for operation in operations.as_object_mut().into_iter().flat_map(Map::values_mut) {
+                describe(path, operation, required);
                 show(operation, &examples);
             }
         }
@@ -226,40 +224,9 @@ pub fn text(document: &Value) -> String {
     text
 }
 
-/// Path as the document describes it.
-pub struct Known {
-    /// Path as written in the document.
-    pub path: String,
-    /// Methods of the path, for the header `Allow`.
-    pub allow: HeaderValue,
-}
-
-/// Paths of the document by router pattern; the router numbers the parameters.
-pub fn known(document: &Value) -> HashMap<String, Known> {
-    let paths = document["paths"].as_object().into_iter().flatten();
-    let numbered = |path: &String| {
-        let mut number = 0..;
-        let part = |part: &str| match part.strip_prefix('{').and_then(|_| number.next()) {
-            Some(number) => format!(":param{number}"),
-            None => part.to_owned(),
-        };
-        path.split('/').map(part).collect::<Vec<_>>().join("/")
-    };
-    let allow = |operations: &Value| {
-        let methods = operations.as_object().into_iter().flat_map(Map::keys);
-        // Every GET route also answers HEAD.
-        let methods =
-            methods.flat_map(|method| if method == "get" { vec!["GET", "HEAD"] } else { vec![method.as_str()] });
-        let methods = methods.collect::<Vec<_>>().join(", ").to_ascii_uppercase();
-        HeaderValue::try_from(methods).unwrap_or(HeaderValue::from_static("GET, HEAD"))
-    };
-    let known = |path: &String, operations| Known { path: path.clone(), allow: allow(operations) };
-    paths.map(|(path, operations)| (numbered(path), known(path, operations))).collect()
-}
-
-fn describe(path: &str, method: &str, operation: &mut Value, required: bool) {
-    let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes()).unwrap_or_default();
-    let scope = needed(&method, path);
+fn describe(path: &str, operation: &mut Value, required: bool) {
+    let scope = declared::scope(operation);
+    operation.as_object_mut().and_then(|operation| operation.remove("security"));
     let posts = operation.get("requestBody").is_some();
     if let Some(scope) = scope {
         let mut schemes = vec![json!({ "bearer": [] }), json!({ "key": [] })];

@@ -12,6 +12,7 @@ use poem_openapi::payload::Json;
 
 use super::asked::serving;
 use super::cached_response::Coalesced;
+use super::declared::NeedsRead;
 use super::problem::{Problem, problems};
 use super::segments::find;
 use super::{State, Tags};
@@ -27,13 +28,13 @@ problems! {
     /// Why there is no report.
     DriftFailure {
         /// There is nothing of this name.
-        NotFound = 404,
+        404,
         /// The model has no baseline, or is of other SQL files than the current ones: a training makes a model that can be compared.
-        Conflict = 409,
+        409,
         /// A parameter does not fit.
-        Unprocessable = 422,
+        422,
         /// There is no model for this slice yet, or the records cannot be read.
-        Unavailable = 503,
+        503,
     }
 }
 
@@ -75,6 +76,7 @@ impl DriftApi {
         /// Which rows: records that arrived after the training (if not given), rows of requests to this process, or the rows that the
         /// slice has beyond the slice before.
         of: Query<Option<Of>>,
+        _scope: NeedsRead,
     ) -> Result<Json<Drift>, DriftFailure> {
         let (slice, of) = (model.0.unwrap_or(SLICES), of.0.unwrap_or(Of::Stream));
         let models = state.live.now();

@@ -17,6 +17,7 @@ use poem_openapi::types::ToJSON as _;
 use tercile_http::Exchange;
 use tokio::sync::watch;
 
+use super::declared::NeedsRead;
 use super::guard::Pass;
 use super::status::{self, Shown, Status};
 use super::{State, Tags};
@@ -41,7 +42,7 @@ impl EventsApi {
     /// Events named `status` hold what `/api/status` answers: one at once, then about one a second while something changes, and
     /// one every five seconds while nothing does.
     #[oai(path = "/api/events", method = "get", tag = "Tags::Health", operation_id = "watchStatus")]
-    async fn events(&self, state: Data<&Arc<State>>, request: &Request) -> EventStream<Statuses> {
+    async fn events(&self, state: Data<&Arc<State>>, request: &Request, _scope: NeedsRead) -> EventStream<Statuses> {
         let (exchange, pass) = (request.extensions().get().cloned(), request.extensions().get().cloned());
         let trained = state.trained.0.subscribe();
         let follower = Follower { state: Arc::clone(&state), exchange, pass, last: None, trained };

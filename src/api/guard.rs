@@ -14,6 +14,7 @@ use poem::{Addr, IntoResponse as _, Request, Response};
 
 use super::base_path::BasePath;
 use super::compression;
+use super::declared::Operations;
 use super::keys::{Key, Keys, Scope};
 use super::problem::{self, Problem};
 use super::rate_limit::{Caller, Limiter, Ticket};
@@ -23,24 +24,6 @@ const KEY_HEADER: &str = "x-api-key";
 /// Headers that pages of an allowed origin may send, and those that they may read.
 const CORS_ALLOWED: &str = "authorization, content-type, accept, if-none-match, x-api-key, x-request-id";
 const CORS_EXPOSED: &str = "etag, location, model-version, retry-after, x-request-id";
-
-/// Scope that a request requires; `None`: no key. Paths that are not listed require `read`, or `admin` for methods that modify.
-pub fn needed(method: &Method, path: &str) -> Option<Scope> {
-    let reads = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-    match parts.as_slice() {
-        [""] | ["docs" | "dashboard", ..] | ["openapi.json"] | ["health", _] if reads => None,
-        ["api", "train", ..] => Some(Scope::Train),
-        ["api", "sql"] => Some(Scope::Admin),
-        ["api", "segments", _, "members", ..] | ["api", "segments", _, "clusters", _, "members"] => {
-            Some(Scope::Members)
-        }
-        ["api", "segments", _, "predict" | "score"] => Some(Scope::Read),
-        ["api", name] if name.starts_with("cluster_products_by_") => Some(Scope::Read),
-        _ if reads => Some(Scope::Read),
-        _ => Some(Scope::Admin),
-    }
-}
 
 /// Prefix of the paths of probes.
 pub const PROBES: &str = "/health/";
@@ -108,8 +91,8 @@ impl Guard {
     /// Admits a request.
     ///
     /// # Errors
-    /// The response to a refused or preflight request. `exists` tells whether the path has a resource.
-    pub fn admit(&self, request: &Request, exists: impl Fn() -> bool) -> Result<Admitted, Response> {
+    /// The response to a refused or preflight request.
+    pub fn admit(&self, request: &Request, operations: &Operations) -> Result<Admitted, Response> {
         let refuse = Problem::into_response;
         self.check_head(request).map_err(refuse)?;
         self.check_host(request).map_err(refuse)?;
@@ -132,11 +115,11 @@ impl Guard {
             with_header(refuse(problem), header::RETRY_AFTER, seconds.into())
         })?;
         if self.keys.is_some()
-            && let Some(scope) = needed(request.method(), path)
+            && let Some(scope) = operations.scope(request.method(), path)
         {
             allowed(key.as_ref(), scope).map_err(|refused| match &key {
                 // An unknown path is a 404 rather than a matter of scopes; the request is not routed.
-                Some(_) if !exists() => refuse(Problem::not_found(problem::NOTHING)),
+                Some(_) if !operations.exists(path) => refuse(Problem::not_found(problem::NOTHING)),
                 _ => refused,
             })?;
         }
@@ -288,36 +271,6 @@ fn without_port(host: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_path_needs_its_scope() {
-        let (get, post) = (Method::GET, Method::POST);
-        for open in
-            ["/", "/docs", "/docs/", "/openapi.json", "/health/live", "/health/ready", "/dashboard", "/dashboard/a.js"]
-        {
-            assert_eq!(needed(&get, open), None, "{open}");
-            assert_eq!(needed(&post, open), Some(Scope::Admin), "{open}");
-        }
-        for read in
-            ["/metrics", "/api/segments", "/api/segments/x/points", "/api/events", "/nowhere", "/dashboards", "/health"]
-        {
-            assert_eq!(needed(&get, read), Some(Scope::Read), "{read}");
-        }
-        for read in ["/api/cluster_products_by_discount", "/api/segments/predict/predict"] {
-            assert_eq!(needed(&post, read), Some(Scope::Read), "{read}");
-        }
-        assert_eq!(needed(&post, "/api/train"), Some(Scope::Train));
-        assert_eq!(needed(&get, "/api/train/1"), Some(Scope::Train));
-        for members in ["/api/segments/x/members", "/api/segments/x/members/a", "/api/segments/x/clusters/0/members"] {
-            assert_eq!(needed(&get, members), Some(Scope::Members), "{members}");
-            assert_eq!(needed(&post, members), Some(Scope::Members), "{members}");
-        }
-        for admin in
-            ["/api/sql", "/api/%73ql", "/api/segments/x/pin", "/api/sql/x/predict", "/api/segments/a/b/predict"]
-        {
-            assert_eq!(needed(&post, admin), Some(Scope::Admin), "{admin}");
-        }
-    }
 
     #[test]
     fn ports_are_taken_off() {

@@ -7,6 +7,7 @@ use poem::web::Data;
 use poem_openapi::payload::{Json, PlainText};
 use poem_openapi::{ApiResponse, Object, OpenApi};
 
+use super::declared::{NeedsNothing, NeedsRead};
 use super::problem::{Problem, problems};
 use super::{State, Tags};
 use crate::model_cache::Slot;
@@ -35,7 +36,7 @@ problems! {
     /// It is not.
     Unhealthy {
         /// Some segmentation has neither its models nor a recorded reason why not.
-        Unavailable = 503,
+        503,
     }
 }
 
@@ -49,19 +50,19 @@ fn well(status: &str) -> Healthy {
 impl HealthApi {
     /// Greeting
     #[oai(path = "/", method = "get", tag = "Tags::Health", operation_id = "getGreeting")]
-    async fn greeting(&self) -> Json<Greeting> {
+    async fn greeting(&self, _scope: NeedsNothing) -> Json<Greeting> {
         Json(Greeting { message: "Big Data API is running.".to_owned() })
     }
 
     /// Does the process answer?
     #[oai(path = "/health/live", method = "get", tag = "Tags::Health", operation_id = "getLiveness")]
-    async fn live(&self) -> Healthy {
+    async fn live(&self, _scope: NeedsNothing) -> Healthy {
         well("live")
     }
 
     /// Can it predict?
     #[oai(path = "/health/ready", method = "get", tag = "Tags::Health", operation_id = "getReadiness")]
-    async fn ready(&self, state: Data<&Arc<State>>) -> Result<Healthy, Unhealthy> {
+    async fn ready(&self, state: Data<&Arc<State>>, _scope: NeedsNothing) -> Result<Healthy, Unhealthy> {
         if state.draining.load(Ordering::SeqCst) {
             return Err(Problem::unavailable("the server is about to stop; ask another one").into());
         }
@@ -87,7 +88,7 @@ impl HealthApi {
 
     /// Metrics for Prometheus
     #[oai(path = "/metrics", method = "get", tag = "Tags::Health", operation_id = "getMetrics")]
-    async fn metrics(&self, state: Data<&Arc<State>>) -> PlainText<String> {
+    async fn metrics(&self, state: Data<&Arc<State>>, _scope: NeedsRead) -> PlainText<String> {
         let asked = Arc::clone(&state);
         // Rendering reads files; concurrent requests share one rendering.
         let look = async move {

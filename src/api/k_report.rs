@@ -15,6 +15,7 @@ use poem_openapi::{Object, OpenApi};
 use tercile_kmeans::{Limits, Settings, starts_for};
 
 use super::asked::serving;
+use super::declared::NeedsRead;
 use super::etag::Tagged;
 use super::problem::Problem;
 use super::segments::{Found, find, no_sample};
@@ -93,6 +94,7 @@ impl KReportApi {
         /// The slice: 1, 2 or 3, the whole stream (3 if not given).
         #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
         model: Query<Option<u8>>,
+        _scope: NeedsRead,
     ) -> Found<KReport> {
         let models = state.live.now();
         let model = &serving(find(&models, &name.0)?, model.0.unwrap_or(SLICES))?.model;

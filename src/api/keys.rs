@@ -45,7 +45,7 @@ impl Scope {
         self == other || self == Self::Admin || other == Self::Read
     }
 
-    pub fn word(self) -> &'static str {
+    pub const fn word(self) -> &'static str {
         match self {
             Self::Read => "read",
             Self::Members => "members",

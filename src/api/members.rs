@@ -19,6 +19,7 @@ use tercile_store as store;
 
 use super::asked::asked_model;
 use super::bulk::{FORMS, content, kind};
+use super::declared::NeedsMembers;
 use super::etag::{self, EntityTag};
 use super::language::Language;
 use super::member_rows::{Listed, Member, MemberPage, Shape, keys_of, list, page, unreadable};
@@ -43,15 +44,15 @@ problems! {
     /// Why there is no member.
     MemberFailure {
         /// There is no segmentation, version or member of this name, or the segmentation is by record.
-        NotFound = 404,
+        404,
         /// The records of this slice cannot be clustered; the detail says why.
-        Conflict = 409,
+        409,
         /// The members of this version are deleted.
-        Gone = 410,
+        410,
         /// A parameter does not fit, or the key has several columns.
-        Unprocessable = 422,
+        422,
         /// There is no model for this slice yet, or its members cannot be read.
-        Unavailable = 503,
+        503,
     }
 }
 
@@ -59,21 +60,21 @@ problems! {
     /// Why there are no members.
     MembersFailure {
         /// The body is not JSON.
-        NotJson = 400,
+        400,
         /// There is no segmentation or version of this name, or the segmentation is by record.
-        NotFound = 404,
+        404,
         /// The records of this slice cannot be clustered; the detail says why.
-        Conflict = 409,
+        409,
         /// The members of this version are deleted.
-        Gone = 410,
+        410,
         /// Too many keys, or too many bytes.
-        TooLarge = 413,
+        413,
         /// The body is not sent as JSON.
-        MediaType = 415,
+        415,
         /// A parameter or a key does not fit; `index` names the key by its place.
-        Unprocessable = 422,
+        422,
         /// There is no model for this slice yet, or its members cannot be read.
-        Unavailable = 503,
+        503,
     }
 }
 
@@ -81,17 +82,17 @@ problems! {
     /// Why there is no list.
     MemberListFailure {
         /// There is no segmentation, version or cluster of this name, or the segmentation is by record.
-        NotFound = 404,
+        404,
         /// Members come in other media types than those that the Accept header names.
-        NotAcceptable = 406,
+        406,
         /// The records of this slice cannot be clustered; the detail says why.
-        Conflict = 409,
+        409,
         /// The members of this version are deleted.
-        Gone = 410,
+        410,
         /// A parameter does not fit.
-        Unprocessable = 422,
+        422,
         /// There is no model for this slice yet, or its members cannot be read; or as many lists as may are being sent.
-        Unavailable = 503,
+        503,
     }
 }
 
@@ -250,6 +251,7 @@ impl MembersApi {
         lang: Query<Option<Language>>,
         /// A version: answer from its members, whatever serves now.
         as_of: Query<Option<u64>>,
+        _scope: NeedsMembers,
     ) -> Result<Answer<Member>, MemberFailure> {
         let serving = asked_model(&state.live, &name.0, model.0, as_of.0)?;
         let work = move |state: &State| {
@@ -290,6 +292,7 @@ impl MembersApi {
         lang: Query<Option<Language>>,
         /// A version: answer from its members, whatever serves now.
         as_of: Query<Option<u64>>,
+        _scope: NeedsMembers,
     ) -> Result<Answer<Vec<Option<Member>>>, MembersFailure> {
         let serving = asked_model(&state.live, &name.0, model.0, as_of.0)?;
         let work = move |state: &State| {
@@ -335,6 +338,7 @@ impl MembersApi {
         lang: Query<Option<Language>>,
         /// A version: answer from its members, whatever serves now.
         as_of: Query<Option<u64>>,
+        _scope: NeedsMembers,
     ) -> Result<Answer<MemberPage>, MemberListFailure> {
         let serving = asked_model(&state.live, &name.0, model.0, as_of.0)?;
         let format = negotiation::pick(request, &FORMS).ok_or_else(|| {

@@ -3,7 +3,6 @@
 //! Input: requests. Output: responses with `X-Request-Id`; metrics and an access line once the connection has taken the whole
 //! response. Until then the request counts towards its caller's limits and the memory budget.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use http_body::Body as _;
@@ -16,7 +15,7 @@ use tercile_http::{Exchange, Observed};
 
 use super::access::{REQUEST_ID, Record};
 use super::budget::{Exhausted, REQUEST};
-use super::document::Known;
+use super::declared::Operations;
 use super::guard::{self, Guard};
 use super::problem::{self, Problem};
 use super::{State, base_path, compression, events};
@@ -26,8 +25,7 @@ pub struct Front<E> {
     pub inner: E,
     pub state: Arc<State>,
     pub guard: Arc<Guard>,
-    /// Paths of the OpenAPI document by router pattern.
-    pub known: HashMap<String, Known>,
+    pub operations: Arc<Operations>,
 }
 
 impl<E: Endpoint> Endpoint for Front<E> {
@@ -43,7 +41,7 @@ impl<E: Endpoint> Endpoint for Front<E> {
         let monitoring = guard::is_monitoring(request.uri().path());
         let exchange = request.extensions().get::<Exchange>().cloned();
         let charged = self.charge(&request, &mut record);
-        let admitted = charged.and_then(|()| self.guard.admit(&request, || self.exists(request.uri().path())));
+        let admitted = charged.and_then(|()| self.guard.admit(&request, &self.operations));
         let mut response = match admitted {
             Ok(admitted) => {
                 record.admitted = admitted;
@@ -130,7 +128,9 @@ impl<E: Endpoint> Front<E> {
             Err(error) => {
                 let pattern = error.data();
                 record.route = self.route(pattern);
-                let allow = error.is::<MethodNotAllowedError>().then(|| self.allow(pattern));
+                let allow = error
+                    .is::<MethodNotAllowedError>()
+                    .then(|| self.operations.allow(pattern.map(|PathPattern(pattern)| pattern.as_ref())));
                 let mut response = problem::from_framework(error).await;
                 if let Some(allow) = allow {
                     response.headers_mut().insert(ALLOW, allow);
@@ -143,26 +143,8 @@ impl<E: Endpoint> Front<E> {
     /// Metric label of the request's route: of bounded cardinality, whatever paths are requested.
     fn route(&self, pattern: Option<&PathPattern>) -> String {
         let pattern = pattern.map(|PathPattern(pattern)| pattern.as_ref()).filter(|pattern| !pattern.is_empty());
-        let name =
-            pattern.and_then(|pattern| self.known.get(pattern).map(|known| known.path.as_str()).or(Some(pattern)));
+        let name = pattern.and_then(|pattern| self.operations.route(pattern).or(Some(pattern)));
         name.unwrap_or("other").to_owned()
-    }
-
-    /// Whether the path is in the document or is one of the pages.
-    fn exists(&self, path: &str) -> bool {
-        let fits = |known: &Known| {
-            let (known, asked) = (known.path.split('/'), path.split('/'));
-            known.clone().count() == asked.clone().count()
-                && known.zip(asked).all(|(known, asked)| known == asked || known.starts_with('{'))
-        };
-        let page = matches!(path.split('/').nth(1), Some("" | "docs" | "dashboard" | "openapi.json"));
-        page || self.known.values().any(fits)
-    }
-
-    /// Methods of a path. Paths outside the document are pages.
-    fn allow(&self, pattern: Option<&PathPattern>) -> HeaderValue {
-        let known = pattern.and_then(|PathPattern(pattern)| self.known.get(pattern.as_ref()));
-        known.map_or(HeaderValue::from_static("GET, HEAD"), |known| known.allow.clone())
     }
 }
 

@@ -14,6 +14,7 @@ mod candidates;
 mod compression;
 mod compute_permits;
 mod dashboard;
+pub mod declared;
 mod document;
 mod document_pages;
 mod drift;
@@ -76,6 +77,7 @@ use tercile_kafka::ingest::Control;
 use tercile_store::Store;
 use training::Jobs;
 
+use self::declared::Operations;
 use crate::model_cache::ModelCache;
 use crate::sql::Files;
 use crate::train::Trainer;
@@ -232,30 +234,17 @@ pub async fn spec() -> anyhow::Result<String> {
 }
 
 /// Rejects unknown and repeated query parameters, which would otherwise be ignored, and languages without descriptions.
-async fn known_parameters(request: Request, state: Arc<State>) -> poem::Result<Request> {
+async fn known_parameters(request: Request, state: Arc<State>, operations: Arc<Operations>) -> poem::Result<Request> {
     let Some(query) = request.uri().query() else { return Ok(request) };
     let path = request.uri().path();
-    let parts: Vec<&str> = path.split('/').skip(1).collect();
-    let known: &[&str] = match path.rsplit('/').next() {
-        _ if !path.starts_with("/api/") => return Ok(request),
-        // A key may be any word.
-        _ if matches!(parts[..], ["api", "segments", _, "members"] | ["api", "segments", _, "members", _]) => {
-            &["model", "lang", "as_of"]
-        }
-        _ if matches!(parts[..], ["api", "segments", _, "clusters", _, "members"]) => {
-            &["after", "limit", "moved", "model", "lang", "as_of"]
-        }
-        Some("predict") => &["model", "lang", "fit", "as_of", "explain"],
-        Some("score") => &["model", "lang", "as_of", "explain"],
-        Some(name) if name.starts_with("cluster_products_by_") => &["model", "lang", "fit", "as_of", "explain"],
-        Some("points" | "k-report") => &["model"],
-        Some("drift") => &["model", "of"],
-        Some("unreadable") => &["limit"],
-        _ => &[],
+    // Pages ignore parameters, and an unknown path is a 404.
+    let Some(operation) = operations.find(request.method(), path).filter(|_| path.starts_with("/api/")) else {
+        return Ok(request);
     };
+    let known = &operation.parameters;
     let mut seen = Vec::new();
     for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-        let problem = if !known.contains(&name.as_ref()) {
+        let problem = if !known.iter().any(|known| *known == name) {
             let known = if known.is_empty() { "takes none".to_owned() } else { format!("takes {}", known.join(", ")) };
             Problem::unprocessable(format!("there is no query parameter {name}; this path {known}"))
         } else if seen.contains(&name) {
@@ -279,7 +268,7 @@ fn routes(state: Arc<State>, guard: Guard) -> Front<impl Endpoint> {
     let own = service.spec();
     let guard = Arc::new(guard);
     let document = document::complete(&own, guard.keys.is_some());
-    let known = document::known(&document);
+    let operations = Arc::new(Operations::of(&own));
     let swagger = service.swagger_ui_html();
     let documents = Documents::new(document, (&swagger, &own), Arc::clone(&guard), Arc::clone(&state));
     let documents = Arc::new(documents);
@@ -291,7 +280,7 @@ fn routes(state: Arc<State>, guard: Guard) -> Front<impl Endpoint> {
         };
         get(make(answer))
     };
-    let asked = Arc::clone(&state);
+    let (asked, declared) = (Arc::clone(&state), Arc::clone(&operations));
     let inner = Route::new()
         .at("/docs", page(Form::SwaggerUi))
         .at("/docs/", page(Form::SwaggerUi))
@@ -299,8 +288,8 @@ fn routes(state: Arc<State>, guard: Guard) -> Front<impl Endpoint> {
         .nest("/dashboard", dashboard::files())
         .nest("/", service)
         .data(Arc::clone(&state))
-        .before(move |request| known_parameters(request, Arc::clone(&asked)));
-    Front { inner, state, guard, known }
+        .before(move |request| known_parameters(request, Arc::clone(&asked), Arc::clone(&declared)));
+    Front { inner, state, guard, operations }
 }
 
 /// Serves requests until `stop` resolves, then drains running requests.

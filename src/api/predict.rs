@@ -14,6 +14,7 @@ use poem_openapi::param::{Path, Query};
 use super::asked::{Asked, FitMode, asked, find, serving};
 use super::budget::{Budget, Exhausted, Hold};
 use super::buffered_body::{BufferedBody, claimed};
+use super::declared::NeedsRead;
 use super::etag::EntityTag;
 use super::language::Language;
 use super::posted::{self, Posted, Rows};
@@ -42,21 +43,21 @@ problems! {
     /// Why there is no prediction.
     PredictFailure {
         /// The body is not what its Content-Type says.
-        NotJson = 400,
+        400,
         /// There is no segmentation of this name, or no such version of it.
-        NotFound = 404,
+        404,
         /// Answers come in other media types than those that the Accept header names.
-        NotAcceptable = 406,
+        406,
         /// The records of this slice cannot be clustered; the detail says why.
-        Conflict = 409,
+        409,
         /// Too many rows, or too many bytes.
-        TooLarge = 413,
+        413,
         /// The body is sent as something else than rows come in.
-        MediaType = 415,
+        415,
         /// A row does not fit, which `index` and `field` name; or a parameter does not.
-        Unprocessable = 422,
+        422,
         /// There is no model for this slice yet; or as many bodies as may are being answered: try again in a moment.
-        Unavailable = 503,
+        503,
     }
 }
 
@@ -89,6 +90,7 @@ impl PredictApi {
         as_of: Query<Option<u64>>,
         /// `true`: each answer has an `explanation`.
         explain: Query<Option<bool>>,
+        _scope: NeedsRead,
     ) -> Answered<PriceRatingPrediction> {
         answer(&state, "price_rating", rows.body, asked((model.0, as_of.0), lang.0, fit.0), explain.0).await
     }
@@ -115,6 +117,7 @@ impl PredictApi {
         as_of: Query<Option<u64>>,
         /// `true`: each answer has an `explanation`.
         explain: Query<Option<bool>>,
+        _scope: NeedsRead,
     ) -> Answered<RatingCountPrediction> {
         answer(&state, "rating_count", rows.body, asked((model.0, as_of.0), lang.0, fit.0), explain.0).await
     }
@@ -141,6 +144,7 @@ impl PredictApi {
         as_of: Query<Option<u64>>,
         /// `true`: each answer has an `explanation`.
         explain: Query<Option<bool>>,
+        _scope: NeedsRead,
     ) -> Answered<DiscountPrediction> {
         answer(&state, "discount", rows.body, asked((model.0, as_of.0), lang.0, fit.0), explain.0).await
     }
@@ -170,6 +174,7 @@ impl PredictApi {
         as_of: Query<Option<u64>>,
         /// `true`: each answer has an `explanation`; JSON and NDJSON only.
         explain: Query<Option<bool>>,
+        _scope: NeedsRead,
     ) -> Result<Predicted, PredictFailure> {
         let asked = asked((model.0, as_of.0), lang.0, fit.0);
         Ok(answer_any(&state, &name.0, request, rows, asked, explain.0.unwrap_or(false)).await?)

@@ -5,6 +5,8 @@ use poem::http::StatusCode;
 use poem::{IntoResponse, Response};
 use poem_openapi::Object;
 use poem_openapi::error::{ContentTypeError, ParseParamError, ParsePathError};
+use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses};
+use poem_openapi::types::Type as _;
 
 /// Detail of a 404 for an unknown path.
 pub const NOTHING: &str = "there is nothing under this path; /docs lists what there is";
@@ -105,6 +107,16 @@ impl Problem {
         self
     }
 
+    /// This problem, if its status is among those that `operation` declares; otherwise a 500, and the log has the problem.
+    #[must_use]
+    pub fn declared(self, declared: &[(u16, &'static str)], operation: &str) -> Self {
+        if declared.iter().any(|(status, _)| *status == self.status) {
+            return self;
+        }
+        tracing::error!("{operation} does not declare the status {}: {}", self.status, self.detail);
+        Self::no_state()
+    }
+
     pub fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
@@ -162,25 +174,71 @@ pub async fn from_framework(error: poem::Error) -> Response {
     problem.into_response()
 }
 
-/// Declares the problems of an operation, so that the OpenAPI document lists exactly those.
+/// Declares the problems of an operation, so that the OpenAPI document lists exactly those. A problem of another status becomes a 500.
 macro_rules! problems {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $status:literal,)+ }) => {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $status:literal,)+ }) => {
         $(#[$meta])*
-        #[derive(poem_openapi::ApiResponse)]
-        pub enum $name {
-            $($(#[$doc])*
-            #[oai(status = $status, content_type = "application/problem+json")]
-            $variant(poem_openapi::payload::Json<$crate::api::problem::Problem>),)+
+        pub struct $name($crate::api::problem::Problem);
+
+        impl $name {
+            const DECLARED: &[(u16, &'static str)] = &[$(($status, concat!($($doc),+))),+];
         }
 
         impl From<$crate::api::problem::Problem> for $name {
             fn from(problem: $crate::api::problem::Problem) -> Self {
-                match problem.status {
-                    $($status => Self::$variant(poem_openapi::payload::Json(problem)),)+
-                    other => unreachable!("{} does not declare the status {other}", stringify!($name)),
-                }
+                Self(problem.declared(Self::DECLARED, stringify!($name)))
+            }
+        }
+
+        impl From<$name> for poem::Error {
+            fn from(failure: $name) -> Self {
+                failure.0.into()
+            }
+        }
+
+        impl poem_openapi::ApiResponse for $name {
+            fn meta() -> poem_openapi::registry::MetaResponses {
+                $crate::api::problem::declare(Self::DECLARED)
+            }
+
+            fn register(registry: &mut poem_openapi::registry::Registry) {
+                <$crate::api::problem::Problem as poem_openapi::types::Type>::register(registry);
             }
         }
     };
 }
 pub(crate) use problems;
+
+/// The responses that an operation declares, by status and meaning.
+pub fn declare(declared: &[(u16, &'static str)]) -> MetaResponses {
+    let response = |&(status, meaning): &(u16, &'static str)| MetaResponse {
+        description: meaning.trim_start(),
+        status: Some(status),
+        status_range: None,
+        content: vec![MetaMediaType { content_type: CONTENT_TYPE, schema: Problem::schema_ref() }],
+        headers: Vec::new(),
+    };
+    MetaResponses { responses: declared.iter().map(response).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    problems! {
+        /// Why there is nothing.
+        Nothing {
+            /// There is nothing
+            /// of this name.
+            404,
+        }
+    }
+
+    #[test]
+    fn an_undeclared_status_becomes_a_500() {
+        let status = |problem: Problem| poem::Error::from(Nothing::from(problem)).into_response().status().as_u16();
+        assert_eq!([status(Problem::not_found("x")), status(Problem::conflict("x"))], [404, 500]);
+        let meta = <Nothing as poem_openapi::ApiResponse>::meta();
+        assert_eq!((meta.responses[0].status, meta.responses[0].description), (Some(404), "There is nothing of this name."));
+    }
+}

@@ -11,6 +11,7 @@ use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 use tercile_store as store;
 
+use super::declared::NeedsAdmin;
 use super::problem::{Problem, problems};
 use super::segments::find;
 use super::{State, Tags};
@@ -21,11 +22,11 @@ problems! {
     /// Why nothing changed.
     ServingFailure {
         /// There is no segmentation of this name, no such version of it, or it is not pinned.
-        NotFound = 404,
+        404,
         /// The version is of other features than rows have now.
-        Unprocessable = 422,
+        422,
         /// The store can't be read or written.
-        Unavailable = 503,
+        503,
     }
 }
 
@@ -66,6 +67,7 @@ impl ServingApi {
         name: Path<String>,
         /// A version of any slice.
         version: Path<u64>,
+        _scope: NeedsAdmin,
     ) -> Changed {
         let (name, version) = (name.0, version.0);
         let done =
@@ -85,6 +87,7 @@ impl ServingApi {
         name: Path<String>,
         /// A version of any slice.
         version: Path<u64>,
+        _scope: NeedsAdmin,
     ) -> Changed {
         let (name, version) = (name.0, version.0);
         let done =
@@ -103,6 +106,7 @@ impl ServingApi {
         name: Path<String>,
         /// The version that is pinned.
         version: Path<u64>,
+        _scope: NeedsAdmin,
     ) -> Changed {
         let (name, version) = (name.0, version.0);
         let done = change(&state, &name.clone(), move |registry| registry.unpin(&name, version)).await?;

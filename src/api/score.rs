@@ -10,6 +10,7 @@ use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, OpenApi};
 
 use super::asked::{asked, find};
+use super::declared::NeedsRead;
 use super::etag::EntityTag;
 use super::language::Language;
 use super::predict::{Whole, begin, explainer, form};
@@ -31,22 +32,22 @@ problems! {
     /// Why there are no scores.
     ScoreFailure {
         /// The body is not what its Content-Type says.
-        NotJson = 400,
+        400,
         /// There is no segmentation of this name, or no such version of it.
-        NotFound = 404,
+        404,
         /// Answers come in other media types than those that the Accept header names.
-        NotAcceptable = 406,
+        406,
         /// The segmentation is not determined by single records: its SQL aggregates, sorts or compares records, or it is one of
         /// entities; or the records of this slice cannot be clustered.
-        Conflict = 409,
+        409,
         /// Too many records, or too many bytes.
-        TooLarge = 413,
+        413,
         /// The body is sent as something else than records come in.
-        MediaType = 415,
+        415,
         /// A parameter does not fit.
-        Unprocessable = 422,
+        422,
         /// There is no model for this slice yet; or as many bodies as may are being answered: try again in a moment.
-        Unavailable = 503,
+        503,
     }
 }
 
@@ -107,6 +108,7 @@ impl ScoreApi {
         as_of: Query<Option<u64>>,
         /// `true`: each answer has an `explanation`; JSON and NDJSON only.
         explain: Query<Option<bool>>,
+        _scope: NeedsRead,
     ) -> Result<Scores, ScoreFailure> {
         let asked = (model.0, as_of.0, lang.0.unwrap_or_default(), explain.0.unwrap_or(false));
         Ok(Scores(answer(&state, &name.0, request, records, asked).await?))

@@ -11,6 +11,7 @@ use poem_openapi::{Object, OpenApi};
 use tercile_store as store;
 
 use super::asked::serving;
+use super::declared::NeedsRead;
 use super::etag::Tagged;
 use super::problem::{Problem, problems};
 use super::{State, Tags};
@@ -22,13 +23,13 @@ problems! {
     /// Why there is nothing to show.
     LookupFailure {
         /// There is nothing of this name.
-        NotFound = 404,
+        404,
         /// The records of this slice cannot be clustered; the detail says why.
-        Conflict = 409,
+        409,
         /// A parameter does not fit.
-        Unprocessable = 422,
+        422,
         /// There is no model for this slice yet.
-        Unavailable = 503,
+        503,
     }
 }
 
@@ -107,7 +108,12 @@ pub(super) type Found<T> = Result<Tagged<T>, LookupFailure>;
 impl SegmentsApi {
     /// All segmentations
     #[oai(path = "/api/segments", method = "get", tag = "Tags::Segments", operation_id = "listSegmentations")]
-    async fn segments(&self, request: &Request, state: Data<&Arc<State>>) -> Tagged<Vec<SegmentationInfo>> {
+    async fn segments(
+        &self,
+        request: &Request,
+        state: Data<&Arc<State>>,
+        _scope: NeedsRead,
+    ) -> Tagged<Vec<SegmentationInfo>> {
         Tagged::of_many(request, &state.live.now().segmentations.iter().map(info).collect())
     }
 
@@ -119,6 +125,7 @@ impl SegmentsApi {
         state: Data<&Arc<State>>,
         /// The segmentation's name.
         name: Path<String>,
+        _scope: NeedsRead,
     ) -> Found<SegmentationInfo> {
         Ok(Tagged::of_many(request, &info(find(&state.live.now(), &name.0)?)))
     }
@@ -131,6 +138,7 @@ impl SegmentsApi {
         state: Data<&Arc<State>>,
         /// The segmentation's name.
         name: Path<String>,
+        _scope: NeedsRead,
     ) -> Found<Vec<Model>> {
         let models = state.live.now();
         let slots = &find(&models, &name.0)?.slots;
@@ -153,6 +161,7 @@ impl SegmentsApi {
         name: Path<String>,
         /// 1, 2 or 3.
         slice: Path<u8>,
+        _scope: NeedsRead,
     ) -> Found<Model> {
         let models = state.live.now();
         let model = &serving(find(&models, &name.0)?, slice.0)?.model;
@@ -170,6 +179,7 @@ impl SegmentsApi {
         /// The slice: 1, 2 or 3, the whole stream (3 if not given).
         #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
         model: Query<Option<u8>>,
+        _scope: NeedsRead,
     ) -> Found<Points> {
         let models = state.live.now();
         let model = &serving(find(&models, &name.0)?, model.0.unwrap_or(SLICES))?.model;

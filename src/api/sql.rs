@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::buffered_body::{BufferedBody, claimed};
+use super::declared::NeedsAdmin;
 use super::negotiation;
 use super::problem::Problem;
 use super::rows::AnyRow;
@@ -190,7 +191,13 @@ impl SqlApi {
     /// `application/vnd.apache.arrow.stream`. A body may have 256 KiB. By default a statement may take 10 s (`--sql-timeout`),
     /// 256 MB (`--sql-memory`) and give 10 MB (`--sql-bytes`), and two run at a time (`--sql-concurrency`).
     #[oai(path = "/api/sql", method = "post", tag = "Tags::Sql", operation_id = "runSql")]
-    async fn sql(&self, state: Data<&Arc<State>>, request: &Request, statement: Posted) -> Result<Rows, SqlFailure> {
+    async fn sql(
+        &self,
+        state: Data<&Arc<State>>,
+        request: &Request,
+        statement: Posted,
+        _scope: NeedsAdmin,
+    ) -> Result<Rows, SqlFailure> {
         let Some(confined) = &state.sql else {
             return Err(Problem::forbidden("SQL over HTTP is off; start the server with --enable-sql").into());
         };

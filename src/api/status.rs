@@ -17,6 +17,7 @@ use tercile_store::record::WithoutFields;
 use tercile_store::{self as store, Changed, Store};
 
 use super::cached_response::Written;
+use super::declared::NeedsRead;
 use super::problem::Problem;
 use super::segments::{SegmentationInfo, info};
 use super::{State, Tags};
@@ -217,7 +218,7 @@ pub struct StatusApi;
 impl StatusApi {
     /// How things stand: what is stored, what comes in, what serves
     #[oai(path = "/api/status", method = "get", tag = "Tags::Health", operation_id = "getStatus")]
-    async fn status(&self, state: Data<&Arc<State>>) -> poem::Result<Written<Status>> {
+    async fn status(&self, state: Data<&Arc<State>>, _scope: NeedsRead) -> poem::Result<Written<Status>> {
         match now(&state).await.as_ref() {
             Some(shown) => Ok(shown.text.clone().into()),
             None => Err(Problem::unavailable("the status was cut off; try again").into()),

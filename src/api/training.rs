@@ -9,6 +9,7 @@ use poem_openapi::param::Path;
 use poem_openapi::payload::Json;
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
 
+use super::declared::NeedsTrain;
 use super::problem::{Problem, problems};
 use super::{State, Tags};
 use crate::train::event::{Subscriber, TrainingEvent};
@@ -120,7 +121,7 @@ problems! {
     /// Why there is nothing to watch.
     JobFailure {
         /// There is no job of this number, or not any more.
-        NotFound = 404,
+        404,
     }
 }
 
@@ -130,7 +131,7 @@ pub struct TrainingApi;
 impl TrainingApi {
     /// Train all segmentations on all that is stored
     #[oai(path = "/api/train", method = "post", tag = "Tags::Training", operation_id = "startTraining")]
-    async fn train(&self, state: Data<&Arc<State>>) -> Started {
+    async fn train(&self, state: Data<&Arc<State>>, _scope: NeedsTrain) -> Started {
         let (job, fresh) = state.jobs.start();
         if fresh {
             tokio::spawn(run(Arc::clone(&state), job.job));
@@ -146,6 +147,7 @@ impl TrainingApi {
         state: Data<&Arc<State>>,
         /// Its number.
         job: Path<u64>,
+        _scope: NeedsTrain,
     ) -> Result<Json<Job>, JobFailure> {
         let found = state.jobs.get(job.0);
         Ok(Json(found.ok_or_else(|| Problem::not_found(format!("there is no job {}", job.0)).field("job"))?))

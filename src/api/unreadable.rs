@@ -8,6 +8,7 @@ use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 use tercile_store::{self as store, times};
 
+use super::declared::NeedsRead;
 use super::problem::{Problem, problems};
 use super::{State, Tags};
 
@@ -18,9 +19,9 @@ problems! {
     /// Why there is nothing to show.
     UnreadableFailure {
         /// A parameter does not fit.
-        Unprocessable = 422,
+        422,
         /// The store can't be read.
-        Unavailable = 503,
+        503,
     }
 }
 
@@ -52,6 +53,7 @@ impl UnreadableApi {
         /// How many at most (50 if not given).
         #[oai(validator(minimum(value = "1"), maximum(value = "500")))]
         limit: Query<Option<u16>>,
+        _scope: NeedsRead,
     ) -> Result<Json<Vec<Unreadable>>, UnreadableFailure> {
         let (store, most) = (state.store.clone(), usize::from(limit.0.unwrap_or(FEW)));
         let read = state.turns.run(move || store.snapshot()?.last_unreadable(most)).await;

@@ -153,7 +153,8 @@ fn members_are_those_of_a_directory() {
     let serve = place.serve(&[]);
     let one = serve.get("/api/segments/ratings/members/17").json();
     let row = members.lines().find(|line| line.starts_with("17,")).unwrap();
-    assert!(row.split(',').any(|cell| cell == one["cluster"].to_string()), "{row}: {one}");
+    let cluster = one["cluster"].to_string();
+    assert!(row.split(',').any(|cell| cell == cluster), "{row}: {one}");
     let list = |cluster: u32| {
         let path = format!("/api/segments/ratings/clusters/{cluster}/members");
         serve.call("GET", &path, &[("accept", "text/csv")]).text.lines().count() - 1
