@@ -239,6 +239,9 @@ mod tests {
         let status = |problem: Problem| poem::Error::from(Nothing::from(problem)).into_response().status().as_u16();
         assert_eq!([status(Problem::not_found("x")), status(Problem::conflict("x"))], [404, 500]);
         let meta = <Nothing as poem_openapi::ApiResponse>::meta();
-        assert_eq!((meta.responses[0].status, meta.responses[0].description), (Some(404), "There is nothing of this name."));
+        assert_eq!(
+            (meta.responses[0].status, meta.responses[0].description),
+            (Some(404), "There is nothing of this name.")
+        );
     }
 }

@@ -11,13 +11,16 @@ use crate::common;
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi/examples.json");
 
 /// Operations with special tests or without any: all messages of the sample are valid, and the event stream is endless.
-const APART: [&str; 10] = [
+const APART: [&str; 13] = [
     "getMember",
     "getMetrics",
+    "listCandidates",
     "listClusterMembers",
     "listUnreadable",
     "lookUpMembers",
     "pin",
+    "promoteCandidate",
+    "rejectCandidate",
     "rollBack",
     "startTraining",
     "unpin",
@@ -25,8 +28,8 @@ const APART: [&str; 10] = [
 ];
 
 /// Fields that differ between runs; only their types are compared.
-const OF_THE_MOMENT: [&str; 10] =
-    ["now", "trained_at", "timestamp", "bytes", "rate", "received", "lag", "rows_hash", "sql_hash", "iterations"];
+const OF_THE_MOMENT: [&str; 11] =
+    ["now", "since", "trained_at", "timestamp", "bytes", "rate", "received", "lag", "rows_hash", "sql_hash", "iterations"];
 
 fn document() -> Value {
     serde_json::from_str(&Place::new().ok(&["openapi"])).unwrap()
@@ -237,6 +240,22 @@ fn answers_are_those_of_the_sample() {
     for line in examples["operations"]["getMetrics"]["response"]["text/plain; charset=utf-8"].as_str().unwrap().lines()
     {
         assert!(metrics.contains(line), "{line}");
+    }
+
+    // The same SQL with another comment gives the same clusters, as candidates.
+    for file in common::files(concat!(env!("CARGO_MANIFEST_DIR"), "/sql").as_ref()) {
+        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+        place.write(&format!("other/{name}"), std::fs::read_to_string(&file).unwrap() + "\n-- Changed.\n");
+    }
+    place.ok(&["train", "--sql", "other", "--promote", "manual"]);
+    let list = "/api/segments/price_rating/candidates";
+    eventually("the server knows the candidates", || running.get(list).json().as_array().unwrap().len() == 3);
+    let mut found = running.get(list).json();
+    found.as_array_mut().unwrap().truncate(1);
+    hold("/operations/listCandidates/response/application~1json", found);
+    for (id, slice, word) in [("promoteCandidate", 3, "promote"), ("rejectCandidate", 2, "reject")] {
+        let decided = ask(&running, "POST", &format!("{list}/{slice}/{word}"), &[], None).json();
+        hold(&format!("/operations/{id}/response/application~1json"), decided);
     }
 }
 
