@@ -28,8 +28,19 @@ const APART: [&str; 13] = [
 ];
 
 /// Fields that differ between runs; only their types are compared.
-const OF_THE_MOMENT: [&str; 11] =
-    ["now", "since", "trained_at", "timestamp", "bytes", "rate", "received", "lag", "rows_hash", "sql_hash", "iterations"];
+const OF_THE_MOMENT: [&str; 11] = [
+    "now",
+    "since",
+    "trained_at",
+    "timestamp",
+    "bytes",
+    "rate",
+    "received",
+    "lag",
+    "rows_hash",
+    "sql_hash",
+    "iterations",
+];
 
 fn document() -> Value {
     serde_json::from_str(&Place::new().ok(&["openapi"])).unwrap()
