@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(of("/api/segments/x/drift"), ["model", "of"]);
         assert!(of("/api/segments").is_empty());
         assert_eq!(operations.route("/api/segments/:param0/pin/:param1"), Some("/api/segments/{name}/pin/{version}"));
-        assert_eq!(operations.allow(Some("/api/segments/:param0/pin/:param1")), "DELETE, PUT");
+        assert_eq!(operations.allow(Some("/api/segments/:param0/pin/:param1")), "PUT, DELETE");
         assert!(operations.exists("/api/segments/x/pin/1") && !operations.exists("/api/segments/x/pin"));
     }
 }
