@@ -3,6 +3,7 @@
 mod guard;
 mod input;
 mod kafka;
+mod notify;
 mod topic;
 mod training;
 
@@ -15,6 +16,7 @@ use clap::builder::TypedValueParser as _;
 pub use guard::GuardArgs;
 pub use input::{InputArgs, KeyArgs};
 pub use kafka::{KafkaArgs, MaybeKafkaArgs, TargetKafkaArgs};
+pub use notify::{IngestNotifyArgs, NotifyArgs};
 use tercile_store::batch::Limits;
 use tercile_store::{self as store, Policy, RetentionPolicy, Store};
 pub use topic::{SourceArgs, TopicArgs, topic};

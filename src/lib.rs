@@ -62,6 +62,9 @@ pub mod train;
 
 pub mod drift;
 
+// Events of trainings, drift, ingest and store to webhooks.
+pub mod notify;
+
 // From models to users.
 pub mod bulk;
 pub mod scoring;

@@ -80,6 +80,12 @@ pub struct Outcome {
     /// A newer model that waits for an operator's decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidate: Option<Candidate>,
+    /// The version that served before this training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+    /// The version that serves now; that of `model` unless the slice is pinned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<u64>,
     /// The reason why this training produced no model.
     pub refused: Option<String>,
     /// The same without the key of an entity; `None` if `refused` contains none.
@@ -297,6 +303,8 @@ fn refused(segmentation: &str, fault: &store::FileFault) -> Vec<Outcome> {
         model: None,
         fresh: false,
         candidate: None,
+        before: None,
+        serving: None,
         refused: Some(format!("{segmentation}: {fault}")),
         refused_without_key: None,
         seconds: Seconds { sql: 0.0, train: 0.0 },
@@ -319,6 +327,7 @@ fn train_segmentation(
     for slice in all_slices() {
         let began = Instant::now();
         let standing = standings.entry(slice).or_default();
+        let served_before = standing.version;
         let ServingModels { earlier, newest, lost } =
             ServingModels::read(&registry, slice, standing.version, &mut reported)?;
         // A pin remains valid while its model has the features of the current SQL. The pin of an unusable file remains valid
@@ -395,8 +404,18 @@ fn train_segmentation(
         let sql = rows.as_ref().map_or(0.0, |rows| rows.took().as_secs_f64());
         let seconds = Seconds { sql, train: began.elapsed().as_secs_f64() };
         let (segmentation, refused_without_key) = (segmentation.name.clone(), without_key);
-        let candidate = standing.candidate.clone();
-        outcomes.push(Outcome { segmentation, slice, model, fresh, candidate, refused, refused_without_key, seconds });
+        outcomes.push(Outcome {
+            segmentation,
+            slice,
+            model,
+            fresh,
+            candidate: standing.candidate.clone(),
+            before: served_before,
+            serving: standing.version,
+            refused,
+            refused_without_key,
+            seconds,
+        });
     }
     registry.serve(&standings, &read, PromotedBy::Training)?;
     if !segmentation.entity.is_empty() {

@@ -118,7 +118,8 @@ impl CandidatesApi {
     ) -> Result<Json<NowServing>, DecisionFailure> {
         let (name, slice) = (name.0, slice.0);
         let done = change(&state, &name.clone(), move |registry| registry.promote(&name, slice)).await?;
-        Ok(Json(now_serving(done)))
+        decided(&state, &done.model.segmentation, slice, "it was promoted");
+        Ok(Json(now_serving(&state, done, "promotion")))
     }
 
     /// Reject the candidate of a slice
@@ -141,7 +142,17 @@ impl CandidatesApi {
         _scope: NeedsAdmin,
     ) -> Result<Json<Rejected>, DecisionFailure> {
         let (name, slice) = (name.0, slice.0);
-        Ok(Json(change(&state, &name.clone(), move |registry| registry.reject(&name, slice)).await?))
+        let rejected = change(&state, &name.clone(), move |registry| registry.reject(&name, slice)).await?;
+        decided(&state, &rejected.segmentation, slice, "it was rejected");
+        Ok(Json(rejected))
+    }
+}
+
+/// Tells that a slice has no candidate any more.
+fn decided(state: &State, name: &str, slice: u8, words: &'static str) {
+    if let Some(notifier) = state.notifier.clone() {
+        let name = name.to_owned();
+        tokio::task::spawn_blocking(move || notifier.decided(&name, slice, words));
     }
 }
 

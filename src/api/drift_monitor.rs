@@ -1,7 +1,8 @@
 //! Comparison of arriving records with the models of slice 3, for metrics and the log.
 //!
-//! Input: the store and the models in service. Output: the latest report of each segmentation, and whether it drifts. A drift ends when
-//! its figures are clearly below their limits, or when another version serves, so that it does not come and go at a limit.
+//! Input: the store and the models in service. Output: the latest report of each segmentation, and whether it drifts. A drift
+//! ends when its figures are clearly below their limits, or when another version serves, so that it does not come and go at a
+//! limit.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +12,7 @@ use prometheus::{GaugeVec, IntGaugeVec, Opts, Registry};
 
 use super::{State, drift};
 use crate::drift::{Drift, Of, State as DriftState};
+use crate::notify::{Event, Kind};
 use crate::slices::SLICES;
 
 /// Default interval between two comparisons.
@@ -89,11 +91,9 @@ impl DriftGauges {
 }
 
 impl DriftMonitor {
-    /// Takes the report of a segmentation, and logs the begin and the end of a drift.
-    fn take(&self, report: Drift, read: BTreeMap<i32, i64>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = all.get(&report.segmentation);
-        let drifted = before.is_some_and(|before| before.drifting && before.report.version == report.version);
+    /// Takes the report of a segmentation, and logs the begin and the end of a drift. `drifted` is whether the version drifted
+    /// when it was last compared. Returns whether it does now.
+    fn take(&self, report: Drift, read: BTreeMap<i32, i64>, drifted: bool) -> bool {
         let drifting = report.state == DriftState::Drifting || (drifted && !report.has_ended());
         let name = report.segmentation.clone();
         let words = report.words.get("en").map_or("", String::as_str);
@@ -102,7 +102,15 @@ impl DriftMonitor {
             (true, false) => tracing::info!(segmentation = name, "{name} no longer drifts: {words}"),
             _ => {}
         }
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(name, Watched { report, drifting, read });
+        drifting
+    }
+
+    /// Whether a version drifted when it was last compared; `None` if this process has not compared the segmentation.
+    fn drifted(&self, name: &str, version: u64) -> Option<bool> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(name).map(|known| known.drifting && known.report.version == version)
     }
 
     /// Whether a version was compared with the records up to these offsets.
@@ -134,16 +142,68 @@ async fn compare(state: &State) {
     let store = state.store.clone();
     let Ok(Ok(snapshot)) = tokio::task::spawn_blocking(move || store.snapshot()).await else { return };
     let read = snapshot.next_offsets();
+    let open = open_episodes(state, &names).await;
     for served in &models.segmentations {
         let serving = served.slots.iter().find(|slot| slot.slice == SLICES).and_then(|slot| slot.serving.as_ref());
         let Some(serving) = serving.filter(|serving| serving.model.baseline.is_some()) else { continue };
-        let name = &served.segmentation.name;
-        if state.drift_monitor.knows(name, serving.model.version, &read) {
+        let (name, version) = (&served.segmentation.name, serving.model.version);
+        if state.drift_monitor.knows(name, version, &read) {
             continue;
         }
+        // A process that starts continues the drift that another one has told.
+        let told = open.get(name).copied().flatten();
+        let drifted = state.drift_monitor.drifted(name, version).unwrap_or(told == Some(version));
         match drift::report(state, Arc::clone(&models), name, (SLICES, Of::Stream)).await {
-            Ok(report) => state.drift_monitor.take(report, read.clone()),
+            Ok(report) => {
+                let drifting = state.drift_monitor.take(report.clone(), read.clone(), drifted);
+                tell(state, report, drifting).await;
+            }
             Err(problem) => tracing::debug!("{name} is not compared: {}", problem.detail),
         }
     }
+}
+
+/// The segmentations whose drift is open as an episode, with the version that drifts. Ends those of segmentations that are gone.
+async fn open_episodes(state: &State, names: &[&str]) -> BTreeMap<String, Option<u64>> {
+    let Some(notifier) = state.notifier.clone() else { return BTreeMap::new() };
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let look = move || {
+        let mut open = BTreeMap::new();
+        for event in notifier.open(Kind::Drift) {
+            match &event.segmentation {
+                Some(name) if names.contains(name) => {
+                    open.insert(name.clone(), event.details["version"].as_u64());
+                }
+                name => {
+                    let words = format!("{} is no longer served", name.as_deref().unwrap_or("the segmentation"));
+                    notifier.resolve(&event.key(), &words, &event.details);
+                }
+            }
+        }
+        open
+    };
+    tokio::task::spawn_blocking(look).await.unwrap_or_default()
+}
+
+/// Tells the begin of a drift, and its end: another version is another episode.
+async fn tell(state: &State, report: Drift, drifting: bool) {
+    let Some(notifier) = state.notifier.clone() else { return };
+    let work = move || {
+        let event = Event::drift(&report);
+        let open = notifier.open(Kind::Drift).into_iter().find(|open| open.key() == event.key());
+        let same_version = |open: &Event| open.details["version"] == report.version;
+        if let Some(open) = open.filter(|open| !drifting || !same_version(open)) {
+            let words = if same_version(&open) {
+                format!("it no longer drifts: {}", event.sentence())
+            } else {
+                format!("version {} serves: {}", report.version, event.sentence())
+            };
+            notifier.resolve(&open.key(), &words, &event.details);
+        }
+        if drifting {
+            notifier.raise(event);
+        }
+    };
+    // Only a panic cuts it off; the next comparison tells it then.
+    let _ = tokio::task::spawn_blocking(work).await;
 }

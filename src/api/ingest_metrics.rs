@@ -77,9 +77,15 @@ struct Alone {
 }
 
 /// Serves `/metrics` and `/health/live` of an ingest, for the lifetime of the process.
-pub async fn serve(listener: tokio::net::TcpListener, control: Arc<Control>) -> anyhow::Result<()> {
+/// `others` are metrics of other parts of the process.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    control: Arc<Control>,
+    others: Vec<Box<dyn Collector>>,
+) -> anyhow::Result<()> {
     let registry = Registry::new();
     let gauges = Ingesting::register(&registry)?;
+    others.into_iter().try_for_each(|collector| registry.register(collector))?;
     let alone = Arc::new(Alone { registry, gauges, control });
     let app = Route::new().at("/metrics", get(metrics)).at("/health/live", get(live)).data(alone);
     Ok(tercile_http::run(listener, app, tercile_http::Settings::default(), std::future::pending()).await?)

@@ -79,6 +79,7 @@ use training::Jobs;
 
 use self::declared::Operations;
 use crate::model_cache::ModelCache;
+use crate::notify::Notifier;
 use crate::sql::Files;
 use crate::train::Trainer;
 
@@ -130,6 +131,8 @@ pub struct State {
     drift_monitor: drift_monitor::DriftMonitor,
     /// Interval of comparing arriving records with the models; `None`: never.
     pub drift_interval: Option<Duration>,
+    /// Tells events to webhooks, if there are any.
+    notifier: Option<Notifier>,
     connections: Connections,
     jobs: Arc<Jobs>,
     /// Tells event streams that a training has ended.
@@ -144,6 +147,16 @@ impl State {
     /// If one of the same name exists.
     pub fn add_metrics(&self, collector: Box<dyn prometheus::core::Collector>) -> Result<(), prometheus::Error> {
         self.metrics.add(collector)
+    }
+
+    /// Tells events of this server to webhooks: trainings, drift, promotions.
+    ///
+    /// # Errors
+    /// If the metrics of notifications exist already.
+    pub fn notify(&mut self, notifier: &Notifier) -> Result<(), prometheus::Error> {
+        self.trainer.subscribers.add(Arc::new(notifier.clone()));
+        self.notifier = Some(notifier.clone());
+        notifier.collectors().into_iter().try_for_each(|collector| self.add_metrics(collector))
     }
 
     /// The state of a server, whose parts learn of its trainings.
@@ -182,6 +195,7 @@ impl State {
             drift: drift::Reports::default(),
             drift_monitor: drift_monitor::DriftMonitor::default(),
             drift_interval: None,
+            notifier: None,
             connections: Connections::default(),
             jobs,
             trained,

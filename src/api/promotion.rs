@@ -72,7 +72,7 @@ impl ServingApi {
         let (name, version) = (name.0, version.0);
         let done =
             change(&state, &name.clone(), move |registry| registry.roll_back(&name, version, Until::NewModel)).await?;
-        Ok(Json(now_serving(done)))
+        Ok(Json(now_serving(&state, done, "rollback")))
     }
 
     /// Pin a version
@@ -92,7 +92,7 @@ impl ServingApi {
         let (name, version) = (name.0, version.0);
         let done =
             change(&state, &name.clone(), move |registry| registry.roll_back(&name, version, Until::Unpinned)).await?;
-        Ok(Json(now_serving(done)))
+        Ok(Json(now_serving(&state, done, "pin")))
     }
 
     /// Unpin a version
@@ -110,7 +110,7 @@ impl ServingApi {
     ) -> Changed {
         let (name, version) = (name.0, version.0);
         let done = change(&state, &name.clone(), move |registry| registry.unpin(&name, version)).await?;
-        Ok(Json(now_serving(done)))
+        Ok(Json(now_serving(&state, done, "unpin")))
     }
 }
 
@@ -141,8 +141,14 @@ pub(super) async fn change<T: Send + 'static>(
     Ok(done)
 }
 
-pub(super) fn now_serving(RolledBack { model, before, pinned }: RolledBack) -> NowServing {
-    NowServing { segmentation: model.segmentation, slice: model.slice, version: model.version, before, pinned }
+/// What serves after a change, which is told to webhooks. `by` is the cause.
+pub(super) fn now_serving(state: &State, done: RolledBack, by: &'static str) -> NowServing {
+    let RolledBack { model, before, pinned } = done;
+    let (name, slice, version) = (model.segmentation.clone(), model.slice, model.version);
+    if let Some(notifier) = state.notifier.clone().filter(|_| before != Some(version)) {
+        tokio::task::spawn_blocking(move || notifier.promoted(&name, slice, (version, before), by));
+    }
+    NowServing { segmentation: model.segmentation, slice, version, before, pinned }
 }
 
 fn problem(error: RollbackError) -> Problem {

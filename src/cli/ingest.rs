@@ -12,10 +12,12 @@ use tercile_kafka::broker::{Bound, Group};
 use tercile_kafka::ingest::{self, Control, Job, Progress, Summary};
 use tercile_store::record::Json;
 
+use super::notify::Notifying;
 use super::{Done, Stop, Terminal, Usage, count, source_topics, thousands};
 use crate::api;
-use crate::config::{BatchArgs, KafkaArgs, RollArgs, SourceArgs, SqlArgs, StoreArgs, seconds};
+use crate::config::{BatchArgs, IngestNotifyArgs, KafkaArgs, RollArgs, SourceArgs, SqlArgs, StoreArgs, seconds};
 use crate::log::PROGRESS;
+use crate::notify::{Notifier, watch as checks};
 
 /// Time that a stop waits for an ingest that has not read anything yet.
 const STOP_GRACE: Duration = Duration::from_millis(500);
@@ -67,6 +69,8 @@ pub struct Ingest {
     batch: BatchArgs,
     #[command(flatten)]
     roll: RollArgs,
+    #[command(flatten)]
+    notify: IngestNotifyArgs,
 }
 
 /// The listener of `--metrics`.
@@ -128,22 +132,30 @@ impl Ingest {
             backlog: None,
         };
         let control = Arc::new(Control::default());
+        let notifier = self.notify.notify.start(&job.store)?;
         if let Some(address) = self.metrics {
             let listener = listen_for_metrics(address).await?;
-            tokio::spawn(api::ingest_metrics::serve(listener, Arc::clone(&control)));
+            let others = notifier.as_ref().map(Notifier::collectors).unwrap_or_default();
+            tokio::spawn(api::ingest_metrics::serve(listener, Arc::clone(&control), others));
         }
+        let watched = checks::Ingest { control: Arc::clone(&control), lag_limit: self.notify.lag_limit() };
+        let notifying = notifier.map(|notifier| Notifying::start(notifier, Some(watched)));
         let running = spawn(job, &control)?;
         let watching = tokio::spawn(watch(terminal.clone(), Arc::clone(&control)));
-        let mut running = std::pin::pin!(running);
+        let (mut running, mut by_itself) = (std::pin::pin!(running), true);
         let ended = tokio::select! {
             ended = &mut running => ended,
             () = stop.wished() => {
+                by_itself = false;
                 control.stop();
                 ended(running, &control).await
             }
         };
         watching.abort();
         terminal.bars.clear()?;
+        if let Some(notifying) = notifying {
+            notifying.end(Some(&ended).filter(|ended| by_itself || ended.is_err())).await;
+        }
         let summary = ended?;
         report(&summary);
         Ok(if summary.gaps.is_empty() { Done::Well } else { Done::With(4) })

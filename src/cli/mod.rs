@@ -25,6 +25,7 @@ mod man;
 mod members;
 mod model;
 mod models;
+mod notify;
 mod openapi;
 mod output_file;
 mod plot;
@@ -106,6 +107,7 @@ enum Command {
     SuggestK(suggest::SuggestK),
     Serve(serve::Serve),
     Keys(keys::Keys),
+    Notify(notify::Notify),
     Broker(broker::Broker),
     #[cfg(feature = "distributed")]
     #[command(flatten)]
@@ -265,6 +267,7 @@ fn check_clock(command: &Command) -> anyhow::Result<()> {
             | Command::Files(_)
             | Command::Generate(_)
             | Command::Broker(_)
+            | Command::Notify(_)
             | Command::Openapi(_)
             | Command::Docs(_)
             | Command::Completions(_)
@@ -308,6 +311,7 @@ async fn run(command: Command, terminal: Terminal) -> anyhow::Result<Done> {
         Command::Models(models) => job(blocking(move || models.run())).await,
         Command::Members(members) => members.run(&terminal).await,
         Command::Keys(keys) => job(blocking(move || keys.run())).await,
+        Command::Notify(notify) => job(blocking(move || notify.run())).await,
         Command::Openapi(openapi) => job(openapi.run()).await,
         Command::Docs(docs) => docs.run(),
         Command::Completions(completions) => completions.run(),
@@ -424,7 +428,7 @@ mod tests {
     /// Arguments for paths that are read, or for directories in which files are only created. Written files have the
     /// type `OutputFile`, so that no flag destroys a file. A new argument belongs here only if its command does not
     /// overwrite the path.
-    const NOT_WRITTEN: [&str; 12] = [
+    const NOT_WRITTEN: [&str; 13] = [
         "config",
         "data",
         "diff",
@@ -432,6 +436,7 @@ mod tests {
         "files",
         "init",
         "kafka_config",
+        "notify_secret_file",
         "sql",
         "store",
         "tls_cert",

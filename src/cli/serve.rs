@@ -8,10 +8,11 @@ use clap::Args;
 use tercile_store::Store;
 use tokio::net::{TcpListener, TcpSocket};
 
+use super::notify::Notifying;
 use super::{Done, Stop};
 use crate::api::{self, State};
 use crate::config::{
-    BindArgs, BodyArgs, DriftArgs, GuardArgs, HttpMemoryArgs, HttpSqlArgs, SqlArgs, StoreArgs, TrainingArgs,
+    BindArgs, BodyArgs, DriftArgs, GuardArgs, HttpMemoryArgs, HttpSqlArgs, NotifyArgs, SqlArgs, StoreArgs, TrainingArgs,
 };
 use crate::model_cache::ModelCache;
 
@@ -38,6 +39,8 @@ pub struct Serve {
     drift: DriftArgs,
     #[command(flatten)]
     memory: HttpMemoryArgs,
+    #[command(flatten)]
+    notify: NotifyArgs,
 }
 
 impl Serve {
@@ -58,11 +61,18 @@ impl Serve {
         let mut state = State::new(&store, live, None, false, sql, bodies, budget)?;
         state.trainer.options = self.training.options();
         state.drift_interval = self.drift.interval();
+        let notifying = self.notify.start(&store)?.map(|notifier| Notifying::start(notifier, None));
+        if let Some(notifying) = &notifying {
+            state.notify(&notifying.notifier)?;
+        }
         let state = Arc::new(state);
         let scheme = self.guard.scheme();
         let shown = store.root().display();
         tracing::info!("serving {shown} at {scheme}://{address}, documented at {scheme}://{address}/docs");
         api::serve(listener, state, guard, async move { stop.wished().await }).await?;
+        if let Some(notifying) = notifying {
+            notifying.end(None).await;
+        }
         Ok(Done::Well)
     }
 }

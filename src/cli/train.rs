@@ -9,8 +9,8 @@ use tercile_kmeans::column_buffer;
 use tercile_kmeans::{self as kmeans, Step};
 use tercile_store::Store;
 
-use super::{Done, Terminal, Usage, count, imputed, table, thousands, within};
-use crate::config::{EngineArgs, MembersArgs, PromoteArgs, SolverArgs, SqlArgs, StoreArgs, bytes, seconds};
+use super::{Done, Terminal, Usage, blocking, count, imputed, notify, table, thousands, within};
+use crate::config::{EngineArgs, MembersArgs, NotifyArgs, PromoteArgs, SolverArgs, SqlArgs, StoreArgs, bytes, seconds};
 use crate::engine::cluster::Engine;
 use crate::model::{Cluster, Model, SolverKind};
 use crate::train::event::Subscribers;
@@ -44,6 +44,8 @@ pub struct Train {
     store: StoreArgs,
     #[command(flatten)]
     sql: SqlArgs,
+    #[command(flatten)]
+    notify: NotifyArgs,
 }
 
 impl Train {
@@ -58,6 +60,7 @@ impl Train {
             anyhow::bail!("there is no store at {}; up and ingest make one", self.store.store.display());
         }
         let store = self.store.open()?;
+        let notifier = self.notify.start(&store)?;
         let bar = terminal.bar(None);
         bar.enable_steady_tick(Duration::from_millis(100));
         let shown = bar.clone();
@@ -69,8 +72,20 @@ impl Train {
             let training = async { Ok(train::train(&store, &files, &options).await?) };
             within(self.timeout, "--timeout", "the training", training).await
         };
-        let trained = Subscribers::default().follow(None, training).await;
+        let subscribers = Subscribers::default();
+        if let Some(notifier) = &notifier {
+            subscribers.add(Arc::new(notifier.clone()));
+        }
+        let trained = subscribers.follow(None, training).await;
         bar.finish_and_clear();
+        if let Some(notifier) = notifier {
+            let told = move || {
+                notify::wait(&notifier);
+                notifier.stop();
+                Ok(())
+            };
+            blocking(told).await?;
+        }
         let train::Training { outcomes, damage, .. } = trained?;
         let mut out = std::io::stdout();
         if self.json {

@@ -21,14 +21,16 @@ use tercile_store::record::Json;
 use tercile_store::{EMBEDDED, Source, Store};
 use training_log::TrainingLog;
 
+use super::notify::Notifying;
 use super::{Done, Stop, Terminal, Usage, count, ingest, serve, source_topics, thousands};
 use crate::api::{self, State, budget::Budget, example_request};
 use crate::config::{
-    BatchArgs, BindArgs, BodyArgs, DriftArgs, GuardArgs, HttpSqlArgs, InputArgs, KeyArgs, MaybeKafkaArgs, RollArgs,
-    SourceArgs, SqlArgs, StoreArgs, TrainingArgs, seconds,
+    BatchArgs, BindArgs, BodyArgs, DriftArgs, GuardArgs, HttpSqlArgs, IngestNotifyArgs, InputArgs, KeyArgs,
+    MaybeKafkaArgs, RollArgs, SourceArgs, SqlArgs, StoreArgs, TrainingArgs, seconds,
 };
 use crate::files::Rows;
 use crate::model_cache::ModelCache;
+use crate::notify::watch;
 use crate::printable::shell_word;
 use crate::produce::{self, Options, Replay};
 use crate::sql::Files;
@@ -82,6 +84,8 @@ pub struct Up {
     training: TrainingArgs,
     #[command(flatten)]
     drift: DriftArgs,
+    #[command(flatten)]
+    notify: IngestNotifyArgs,
     #[command(flatten)]
     enrich: EnrichArgs,
 }
@@ -161,6 +165,12 @@ impl Up {
         let mut state = State::new(&store, live, Some(Arc::clone(&control)), true, sql, bodies, budget)?;
         state.trainer.options = self.training.options();
         state.drift_interval = self.drift.interval();
+        let notifier = self.notify.notify.start(&store)?;
+        let watched = watch::Ingest { control: Arc::clone(&control), lag_limit: self.notify.lag_limit() };
+        let notifying = notifier.map(|notifier| Notifying::start(notifier, Some(watched)));
+        if let Some(notifying) = &notifying {
+            state.notify(&notifying.notifier)?;
+        }
         let trainings = Arc::new(TrainingLog::default());
         state.trainer.subscribers.add(trainings.clone());
         if let Some(enriching) = &enriching {
@@ -194,6 +204,7 @@ impl Up {
         control.stop();
         let enriched = Enriching::stop(enriching).await;
         let _ = stop_serving.send(());
+        let by_itself = ingested.is_some();
         // After any failure, the records read so far are stored first.
         let summary = match ingested {
             Some(summary) => summary,
@@ -206,6 +217,9 @@ impl Up {
             Some(served) => served,
             None => serving.await,
         };
+        if let Some(notifying) = notifying {
+            notifying.end(Some(&summary).filter(|summary| by_itself || summary.is_err())).await;
+        }
         ended?;
         enriched?;
         served??;

@@ -19,9 +19,7 @@ pub fn sentence(drift: &Drift, model: &Model, baseline: &Baseline, strange: bool
         }
         State::TooFew => format!("too little data: {} {what}{since}, and {ENOUGH} are needed", drift.read),
         State::Ok => {
-            let most = drift.features.iter().max_by(|a, b| a.psi.total_cmp(&b.psi));
-            let most = most
-                .map_or_else(String::new, |most| format!(": the greatest PSI is {:.2}, of {}", most.psi, most.name));
+            let most = greatest(drift).map_or_else(String::new, |most| format!(": {most}"));
             format!("{} {what}{since} are distributed like those of the training{most}", drift.read)
         }
         State::Drifting => {
@@ -46,10 +44,22 @@ pub fn sentence(drift: &Drift, model: &Model, baseline: &Baseline, strange: bool
                 let (share, before) = (percent(drift.unlike), percent(drift.unlike_before));
                 parts.push(format!("{share} of the {what} are unlike those of the training ({before} of which are)"));
             }
-            let text = parts.join("; ");
-            if drift.features.iter().any(FeatureDrift::is_drifting) { text } else { format!("{text}{since}") }
+            if drift.features.iter().any(FeatureDrift::is_drifting) {
+                return parts.join("; ");
+            }
+            // None changes enough by itself; the one that changes most is where to look first.
+            format!(
+                "{}{since}{}",
+                parts.join("; "),
+                greatest(drift).map_or_else(String::new, |most| format!("; {most}"))
+            )
         }
     }
+}
+
+fn greatest(drift: &Drift) -> Option<String> {
+    let most = drift.features.iter().max_by(|a, b| a.psi.total_cmp(&b.psi))?;
+    Some(format!("the greatest PSI is {:.2}, of {}", most.psi, most.name))
 }
 
 fn feature(one: &FeatureDrift, since: &str) -> String {

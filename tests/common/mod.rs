@@ -5,6 +5,7 @@
 pub mod acl;
 pub mod cluster;
 pub mod http2;
+pub mod receiver;
 pub mod stream;
 pub mod wire;
 

@@ -25,6 +25,7 @@ mod kafka;
 mod members_topic;
 mod mixed_ingest;
 mod model_drift;
+mod notify;
 mod objects;
 mod orders;
 mod several_topics;

@@ -9,6 +9,7 @@
 //!   records/          log.rs: the files; file_name.rs: their names; live_files.rs: the live ones; retention.rs, age.rs: expiry
 //!   marks/            marks.rs: a copy of source.json, and the end of each partition, to detect missing files
 //!   models/           written by the model registry
+//!   notifications/    messages for webhooks, and open episodes, written by the notifier
 //!   keys.json         hashes of the API's keys, readable by the owner only
 //!   tmp/              temporary files; of an object store: on this machine
 //!   aside/            damaged files that were replaced by reading their range again
