@@ -17,6 +17,7 @@ mod document;
 mod encodings;
 mod guard;
 mod members;
+mod monitoring;
 mod overload;
 mod score;
 mod slow;
