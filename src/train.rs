@@ -10,6 +10,7 @@ mod entities;
 pub mod event;
 mod job;
 mod order;
+pub mod preview;
 mod promotion;
 mod refusal;
 mod request_fit;

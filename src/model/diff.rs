@@ -130,6 +130,11 @@ fn counted_now(a: &Model, b: &Model, sample: &RecordBatch) -> Option<Moved> {
     Some(moved(Counted::Sample, matrix))
 }
 
+/// Records by their segments, counted over all records that both models are about.
+pub fn moved_of(matrix: Vec<Vec<u64>>) -> Moved {
+    moved(Counted::Training, matrix)
+}
+
 fn moved(of: Counted, matrix: Vec<Vec<u64>>) -> Moved {
     let records = matrix.iter().flatten().sum();
     let same: u64 = matrix.iter().enumerate().filter_map(|(i, row)| row.get(i)).sum();

@@ -234,11 +234,50 @@ fn what_an_edited_file_would_change_is_shown() {
     place.write("sql/32_discount.sql", "-- k: 3\n\nSELECT _partition, _offset, _timestamp, _slice, rating FROM slices");
     let shown = place.ok(&["sql", "--diff", "sql/32_discount.sql"]);
     assert!(shown.contains("discount: sql/32_discount.sql against built-in 32_discount.sql"), "{shown}");
+    assert!(shown.contains("features: discount_percentage → rating"), "{shown}");
     assert!(place.fails(1, &["sql", "--diff", "new/nope.sql"]).contains("cannot read new/nope.sql"));
     place.write("new/33_mine.sql", "SELECT * FROM products");
     assert!(place.fails(1, &["sql", "--diff", "new/33_mine.sql"]).contains("there is no view mine yet"));
     place.write("new/10_products.sql", "SELECT nope FROM records");
     assert!(place.fails(1, &["sql", "--diff", "new/10_products.sql"]).contains("line 1, column 8: there is no column"));
+}
+
+#[test]
+fn the_segments_of_an_edited_segmentation_are_shown_before_they_exist() {
+    let place = sample();
+    let shipped = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/30_price_rating.sql")).unwrap();
+    let files = || common::files(&place.path("store"));
+    let stored = files();
+    let of = |edited: &str| {
+        place.write("new/30_price_rating.sql", edited);
+        place.ok(&["sql", "--diff", "new/30_price_rating.sql"])
+    };
+    // A comment changes nothing.
+    let same = of(&format!("{shipped}\n-- the end\n"));
+    assert!(same.contains("\n0 of 1,4"), "{same}");
+    assert!(same.contains("records in another cluster (0.0 %)") && !same.contains("k: "), "{same}");
+    // Other words, for the same clusters.
+    let words = of(&shipped.replacen("Low Price", "Cheap", 1));
+    assert!(words.contains("labels changed: discounted_price (en)"), "{words}");
+    assert!(words.contains("Low Price, Low Rating → Cheap, Low Rating"), "{words}");
+    // Another k: the clusters and their numbers are new.
+    let more = of(&shipped.replacen("-- k: 3", "-- k: 4", 1));
+    assert!(more.contains("k: 3 → 4") && more.contains("none → "), "{more}");
+    assert!(more.contains("by cluster before and after; the numbers are new:"), "{more}");
+    // Dear products alone.
+    let dear = of(&shipped.replacen("FROM slices", "FROM slices WHERE discounted_price > 1000", 1));
+    assert!(dear.contains("in another cluster (") && !dear.contains("(0.0 %)"), "{dear}");
+    // What cannot be clustered has its reason.
+    let none = of(&shipped.replacen("FROM slices", "FROM slices WHERE _offset = 3", 1));
+    assert!(none.contains("no model after: 3 clusters need at least 3 different rows"), "{none}");
+    let report = of(&shipped
+        .replacen("-- k: 3\n", "", 1)
+        .lines()
+        .filter(|line| !line.starts_with("-- label."))
+        .collect::<Vec<_>>()
+        .join("\n"));
+    assert!(report.contains("price_rating is no segmentation any more"), "{report}");
+    assert_eq!(files(), stored, "nothing is stored");
 }
 
 /// Joins a million rows five ways; never finishes and must be cancelled.

@@ -1,8 +1,10 @@
 //! `tercile sql --diff FILE`: the effect of an edited SQL file.
 //!
 //! Input: the edited file and the active file of the same name: the saved file, or the built-in file if FILE is the
-//! saved file itself. Output: removed and added rows, changed columns, a summary of each column, and the state of all
-//! dependent views. Nothing is saved.
+//! saved file itself. Output: removed and added rows, changed columns, a summary of each column, the state of all
+//! dependent views, and, if the file is a segmentation, the models of both versions (models.rs). Nothing is saved.
+
+mod models;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -11,7 +13,7 @@ use std::path::Path;
 use datafusion::arrow::datatypes::{DataType, Schema};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::prelude::SessionContext;
-use tercile_store::Snapshot;
+use tercile_store::{Snapshot, Store};
 
 use super::runner::Runner;
 use crate::engine::{self, Limits};
@@ -24,7 +26,7 @@ const BEFORE: &str = "tercile before";
 const AFTER: &str = "tercile after";
 
 /// Prints the whole comparison.
-pub async fn run(runner: &Runner, snapshot: &Snapshot, path: &Path) -> anyhow::Result<()> {
+pub async fn run(runner: &Runner, (store, snapshot): (&Store, &Snapshot), path: &Path) -> anyhow::Result<()> {
     std::fs::metadata(path).map_err(|e| anyhow::anyhow!("cannot read {}: {e}", path.display()))?;
     let (before, after, name) = runner.files.with_edited(path)?;
     let (old, old_broken) = engine::open_what_plans(snapshot, &before, Limits::default()).await?;
@@ -65,7 +67,8 @@ pub async fn run(runner: &Runner, snapshot: &Snapshot, path: &Path) -> anyhow::R
     if !fates.is_empty() {
         runner.print_table(&["stands on it", "rows"], fates)?;
     }
-    Ok(())
+    let versions = models::Versions { before: &before, after: &after };
+    models::run(runner, (store, snapshot), versions, &name, &old).await
 }
 
 /// The views that read this view directly or indirectly.

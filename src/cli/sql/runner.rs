@@ -203,7 +203,7 @@ impl Runner {
 
     /// Prints the effect of an edited SQL file.
     pub async fn diff(&self, path: &Path) -> anyhow::Result<()> {
-        super::diff::run(self, &self.snapshot, path).await
+        super::diff::run(self, (&self.store, &self.snapshot), path).await
     }
 
     /// Redirects results to `file` and finishes the previous output file.
