@@ -204,6 +204,46 @@ fn a_lost_file_of_the_store_is_told_and_so_is_its_return() {
 }
 
 #[test]
+fn a_candidate_is_told_and_so_is_the_decision() {
+    let place = trained();
+    for file in files(concat!(env!("CARGO_MANIFEST_DIR"), "/sql").as_ref()) {
+        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let edited = text.replace("FROM slices", "FROM slices WHERE rating > 4");
+        place.write(&format!("sql/{name}"), if name.starts_with("30_") { edited } else { text });
+    }
+    let receiver = Receiver::well();
+    let url = receiver.url();
+    for _ in 0..2 {
+        place.ok(&["train", "--promote", "manual", "--notify", &url]);
+        let held = receiver.of("model.held_back");
+        assert_eq!((held.len(), ids(&held).len()), (3, 3), "each slice once, however often it is trained");
+        assert!(receiver.of("model.promoted").is_empty());
+    }
+    let of_slice = |slice: u8| {
+        let held = receiver.of("model.held_back").into_iter();
+        held.filter(|one| one.json()["slice"] == slice).collect::<Vec<Message>>()
+    };
+    let body = of_slice(3)[0].json();
+    assert_eq!((&body["segmentation"], &body["details"]["version"]), (&json!("price_rating"), &json!(6)));
+    assert!(
+        body["words"]["en"].as_str().unwrap().starts_with("version 6 of price_rating does not serve slice 3 yet: ")
+    );
+
+    let serve = place.serve(&["--notify", &url]);
+    assert_eq!(serve.post("/api/segments/price_rating/candidates/3/promote", "").status, 200);
+    assert_eq!(serve.post("/api/segments/price_rating/candidates/2/reject", "").status, 200);
+    eventually("both decisions", || of_slice(3).len() == 2 && of_slice(2).len() == 2);
+    for slice in [2, 3] {
+        let told = of_slice(slice);
+        assert_eq!((told[1].state(), told[0].id()), ("resolved".to_owned(), told[1].id()));
+    }
+    eventually("the promotion", || receiver.of("model.promoted").len() == 1);
+    let promoted = receiver.of("model.promoted")[0].json();
+    assert_eq!(promoted["details"], json!({"version": 6, "before": 3, "by": "promotion"}));
+}
+
+#[test]
 fn a_test_message_says_the_result_of_each_receiver() {
     let place = Place::new();
     let (well, fails) = (Receiver::well(), Receiver::new(|_| Reply::Status(404)));
