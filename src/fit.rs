@@ -12,6 +12,7 @@ use ndarray::Array2;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tercile_kmeans::column_buffer;
+use tercile_kmeans::features::scaling::Scaling;
 use tercile_kmeans::features::{self, Scale};
 use tercile_kmeans::parallel::by_chunk;
 use tercile_kmeans::{self as kmeans, Chosen, Fit, Init, Linfa, Passes, Points, Settings, Solver, Step};
@@ -20,6 +21,7 @@ use crate::model::cluster_ids::{by_features, renumbered};
 use crate::model::describe::describe;
 use crate::model::fitted::FittedModel;
 use crate::model::parts::Shapes;
+use crate::model::scaling::{self, FeatureScale};
 use crate::model::{Cluster, METHOD, SolverKind, clusters};
 use crate::printable::hex;
 use crate::sql::language::Labels;
@@ -40,6 +42,8 @@ pub fn solver_of<'a>(
 #[derive(Debug, Clone)]
 pub struct Job {
     pub features: Vec<String>,
+    /// How each feature is scaled.
+    pub scaling: Vec<Scaling>,
     pub settings: Settings,
     /// Initial centroids, k by features in original units. `None`: drawn by k-means++.
     pub init: Option<Array2<f64>>,
@@ -60,6 +64,9 @@ pub struct Report {
     pub mean: Vec<f64>,
     /// Population standard deviation; 0 for a constant feature.
     pub std: Vec<f64>,
+    /// As in a model: not given where all features are scaled by mean and std.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Vec<FeatureScale>>,
     pub k: u32,
     pub seed: u64,
     /// Number of restarts; 0 with initial centroids, and for a single feature, which is solved exactly.
@@ -83,14 +90,16 @@ pub struct Report {
     #[serde(skip)]
     pub found: Fit,
     #[serde(skip)]
+    pub scale: Scale,
+    #[serde(skip)]
     pub took: Durations,
 }
 
 impl Report {
     /// The model, for predictions.
     pub fn model(&self) -> FittedModel {
-        let Self { features, mean, std, clusters, .. } = self.clone();
-        FittedModel { features, mean, std, clusters }
+        let Self { features, mean, std, scaling, clusters, .. } = self.clone();
+        FittedModel { features, mean, std, scaling, clusters }
     }
 }
 
@@ -204,7 +213,7 @@ impl From<kmeans::Error> for Error {
 pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -> Result<Report, Error> {
     let Job { features, settings, .. } = job;
     let began = Instant::now();
-    let scale = Scale::measure(features, columns, settings.threads)?;
+    let scale = Scale::measure_as(features, columns, &job.scaling, settings.threads)?;
     let points = Points::new(&scale, columns);
     let init = job.init.as_ref().map_or(Init::Drawn(None), Init::Given);
     let found = solver_of(job.solver, &scale, columns).fit(settings, init, watch)?;
@@ -218,7 +227,8 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
     let silhouette = sampled.silhouette(&scale, settings.k, settings.threads);
     let silhouette_rows = sampled.chosen.rows.len() as u64;
     let profile = kmeans::profile(&points, centroids, settings.threads);
-    let shapes = Shapes { centroids: centroids.view(), spread: profile.spread.view(), sizes };
+    let linear = scale.linear_centroids(centroids);
+    let shapes = Shapes { centroids: linear.view(), spread: profile.linear_spread.view(), sizes };
     let described = describe(&shapes, features, &Labels::new(), None);
     let clusters = clusters(features, &found, &profile, described, &vec![false; settings.k]);
     let drawn = job.init.is_none() && (features.len() > 1 || job.solver == SolverKind::Linfa);
@@ -241,7 +251,9 @@ pub fn fit(columns: &[Float64Array], job: &Job, watch: &(dyn Fn(Step) + Sync)) -
         clusters,
         mean: scale.mean.clone(),
         std: scale.std.clone(),
+        scaling: scaling::of(&scale),
         found,
+        scale,
         took: Durations { fit, score: began.elapsed() },
     })
 }
@@ -293,6 +305,7 @@ mod tests {
         let limits = Limits { iterations: 300, tolerance: 0.0 };
         Job {
             features: (0..features).map(|i| format!("f{i}")).collect(),
+            scaling: vec![Scaling::default(); features],
             settings: Settings { k, seed: 42, starts: 10, limits, threads: 2 },
             init: None,
             solver: SolverKind::Tercile,

@@ -24,6 +24,9 @@ pub mod spool;
 
 pub mod files;
 
+// How features are scaled, in SQL files, flags and models.
+pub mod scaling;
+
 // SQL files and their errors.
 pub mod sql;
 

@@ -14,13 +14,13 @@ use tokio::sync::OnceCell;
 
 use crate::bulk::Lines;
 use crate::drift::asked::AskedRows;
-use crate::engine;
 use crate::engine::row_by_row::NotRowByRow;
+use crate::engine::{self, Segmentations, Unusable};
 use crate::model::{Candidate, Model, ModelRegistry, Predictor, Slices};
 use crate::scoring::RecordScorer;
 use crate::slices::all_slices;
 use crate::sql::language::{self, FALLBACK};
-use crate::sql::{Files, Segmentation};
+use crate::sql::{Files, Segmentation, View};
 use crate::train::event::{Subscriber, TrainingEvent};
 
 /// Polling interval for new models, which take effect within a second.
@@ -230,8 +230,15 @@ impl ModelCache {
         // The schemas of the views do not depend on records.
         let ctx = engine::open(&Snapshot::default(), &files).await?;
         let (mut segmentations, mut faults) = (Vec::new(), BTreeSet::new());
-        for segmentation in engine::segmentations(&ctx, &files).await? {
+        let Segmentations { usable, unusable } = engine::each_segmentation(&ctx, &files).await;
+        for segmentation in usable {
             segmentations.push(self.read(segmentation, &files, &mut faults));
+        }
+        for unusable in unusable {
+            faults.insert(unusable.error.to_string());
+            if let Some(segmentation) = self.stand_in(&unusable, &files) {
+                segmentations.push(self.read(segmentation, &files, &mut faults));
+            }
         }
         self.log(faults);
         *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Models { segmentations });
@@ -298,6 +305,27 @@ impl ModelCache {
         let same = before.get(&segmentation.name).filter(|served| served.segmentation == segmentation);
         let records = same.map(|served| Arc::clone(&served.records)).unwrap_or_default();
         Served { segmentation, slots, files: Arc::clone(files), records }
+    }
+
+    /// A segmentation whose view is unusable, as its models have it: they serve on. `None` without a model.
+    fn stand_in(&self, unusable: &Unusable, files: &Files) -> Option<Segmentation> {
+        let View { name, file, header, .. } = &unusable.view;
+        let registry = ModelRegistry::new(&self.store, name);
+        let slices = registry.slices().ok()?;
+        let model = slices.iter().rev().find_map(|(slice, of)| registry.model_of(of.version?, *slice).ok())?;
+        Some(Segmentation {
+            name: name.clone(),
+            file: file.clone(),
+            k: unusable.k,
+            entity: model.entity.clone(),
+            scaling: model.scale().scalings(),
+            scaling_lines: vec![None; model.features.len()],
+            features: model.features,
+            labels: header.labels.clone(),
+            guard: header.guard.clone(),
+            warnings: Vec::new(),
+            sql_hash: files.hash(name),
+        })
     }
 
     fn fingerprint(&self) -> Fingerprint {

@@ -14,8 +14,12 @@ use crate::model::{Model, NoLanguage, imputed};
 /// Palette that is distinguishable with most kinds of colour vision (Okabe and Ito, "Color universal design", 2008). Colours
 /// repeat from the ninth cluster on.
 pub const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#666666"];
+/// The least width and height; longer legends make the plot larger.
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 600.0;
+/// Letters of a line of the legend, unless a single word is longer, and the width of a letter.
+const LINE: usize = 34;
+const LETTER: f64 = 6.6;
 /// Bounds of the plot area, in SVG units.
 const LEFT: f64 = 80.0;
 const RIGHT: f64 = 680.0;
@@ -60,12 +64,17 @@ pub fn svg(model: &Model, sample: &RecordBatch, axes: &[String], language: &str)
     let on_axis: Vec<usize> = (0..model.features.len()).filter(|&i| shown.contains(&&model.features[i])).collect();
     let hollow = |row: usize| masks.is_some_and(|masks| on_axis.iter().any(|&i| imputed::is_set(masks.value(row), i)));
     let hollow: Vec<bool> = (0..sample.num_rows()).map(hollow).collect();
+    let scale = model.scale();
+    let place = |name: &String| model.features.iter().position(|feature| feature == name).unwrap_or_default();
     let names: Vec<String> = model.clusters.iter().map(|cluster| cluster.descriptions[language].clone()).collect();
-    let mut svg = head(model, sample.num_rows());
+    let hollow_points = hollow.iter().filter(|hollow| **hollow).count();
+    let (legend, size) = legend(model, &names, hollow_points);
+    let mut svg = head(model, sample.num_rows(), size);
     match shown.as_slice() {
         [x, y, ..] => {
             let (xs, ys) = (values(x)?, values(y)?);
-            let (across, up) = (Axis::of(&xs, LEFT, RIGHT), Axis::of(&ys, BOTTOM, TOP));
+            let axis = |name, values, from, to| Axis::of(values, scale.is_log(place(name)), from, to);
+            let (across, up) = (axis(x, &xs, LEFT, RIGHT), axis(y, &ys, BOTTOM, TOP));
             across.draw(&mut svg, x, true);
             up.draw(&mut svg, y, false);
             for (((x, y), cluster), &hollow) in xs.iter().zip(&ys).zip(&clusters).zip(&hollow) {
@@ -84,10 +93,14 @@ pub fn svg(model: &Model, sample: &RecordBatch, axes: &[String], language: &str)
                 );
             }
         }
-        [x] => histogram(&mut svg, x, &values(x)?, (&clusters, &hollow), model.clusters.len()),
+        [x] => {
+            let values = values(x)?;
+            let across = Axis::of(&values, scale.is_log(place(x)), LEFT, RIGHT);
+            histogram(&mut svg, (x, &across), &values, (&clusters, &hollow), model.clusters.len());
+        }
         [] => {}
     }
-    legend(&mut svg, model, &names, hollow.iter().filter(|hollow| **hollow).count());
+    svg.push_str(&legend);
     svg.push_str("</svg>\n");
     Ok(svg)
 }
@@ -105,13 +118,13 @@ fn paint(cluster: usize, hollow: bool) -> String {
     }
 }
 
-fn head(model: &Model, points: usize) -> String {
+fn head(model: &Model, points: usize, (width, height): (f64, f64)) -> String {
     let title = format!("{} of slice {}, version {}", model.segmentation, model.slice, model.version);
     let title = escape(&title);
     let silhouette = model.silhouette.map_or(String::new(), |value| format!(", silhouette {value:.3}"));
     let below = format!("{points} of {} rows, k = {}, inertia {:.2}{silhouette}", model.rows, model.k, model.inertia);
     format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"title\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-labelledby=\"title\" \
          font-family=\"sans-serif\" font-size=\"12\">\n<title id=\"title\">{title}</title>\n<style>\n\
          svg{{background:#fff}}text{{fill:#222}}.axis{{stroke:#888;fill:none}}.grid{{stroke:#e4e4e4}}\n\
          .cross{{stroke:#000;stroke-width:3;fill:none}}\n\
@@ -121,43 +134,70 @@ fn head(model: &Model, points: usize) -> String {
     )
 }
 
-fn legend(svg: &mut String, model: &Model, names: &[String], hollow: usize) {
+/// The legend, and the width and height of the plot that contains it.
+fn legend(model: &Model, names: &[String], hollow: usize) -> (String, (f64, f64)) {
+    let (left, text_left) = (RIGHT + 20.0, RIGHT + 40.0);
+    let mut entries: Vec<(Vec<String>, String, String)> = Vec::new();
     for (i, (cluster, name)) in model.clusters.iter().zip(names).enumerate() {
-        let y = TOP + 12.0 + 36.0 * i as f64;
         let share = 100.0 * cluster.size as f64 / model.rows.max(1) as f64;
-        let _ = writeln!(
-            svg,
-            "<rect x=\"{}\" y=\"{}\" width=\"12\" height=\"12\" fill=\"{}\"/><text x=\"{}\" y=\"{y}\">{}</text>\
-             <text x=\"{}\" y=\"{}\" fill-opacity=\"0.7\">cluster {}: {} rows, {share:.1}%</text>",
-            RIGHT + 20.0,
-            y - 10.0,
-            colour(i),
-            RIGHT + 40.0,
-            escape(name),
-            RIGHT + 40.0,
-            y + 15.0,
-            cluster.cluster,
-            cluster.size
-        );
+        let below = format!("cluster {}: {} rows, {}", cluster.cluster, cluster.size, percent(share));
+        entries.push((lines(name), below, format!("width=\"12\" height=\"12\" fill=\"{}\"", colour(i))));
     }
     if hollow > 0 {
-        let y = TOP + 12.0 + 36.0 * names.len() as f64;
-        let _ = writeln!(
-            svg,
-            "<rect x=\"{}\" y=\"{}\" width=\"11\" height=\"11\" class=\"axis\"/><text x=\"{}\" y=\"{y}\">missing, \
-             drawn at the mean</text><text x=\"{}\" y=\"{}\" fill-opacity=\"0.7\">{hollow} of the drawn rows</text>",
-            RIGHT + 20.5,
-            y - 9.5,
-            RIGHT + 40.0,
-            RIGHT + 40.0,
-            y + 15.0,
-        );
+        let below = format!("{hollow} of the drawn rows");
+        let mark = "width=\"11\" height=\"11\" class=\"axis\"".to_owned();
+        entries.push((vec!["missing, drawn at the mean".to_owned()], below, mark));
+    }
+    let (mut svg, mut y, mut longest) = (String::new(), TOP + 12.0, 0);
+    for (name, below, mark) in entries {
+        // Writing to a string cannot fail.
+        let _ = write!(svg, "<rect x=\"{left}\" y=\"{}\" {mark}/>", y - 10.0);
+        for line in name {
+            longest = longest.max(line.chars().count());
+            let _ = write!(svg, "<text x=\"{text_left}\" y=\"{y}\">{}</text>", escape(&line));
+            y += 15.0;
+        }
+        longest = longest.max(below.chars().count());
+        let _ = writeln!(svg, "<text x=\"{text_left}\" y=\"{y}\" fill-opacity=\"0.7\">{below}</text>");
+        y += 21.0;
+    }
+    let width = (text_left + longest as f64 * LETTER + 12.0).max(WIDTH);
+    (svg, (width.ceil(), y.max(HEIGHT)))
+}
+
+/// A share in percent. One that is neither nothing nor all is not rounded to either.
+fn percent(share: f64) -> String {
+    match share {
+        share if share > 0.0 && share < 0.1 => "< 0.1%".to_owned(),
+        share if share > 99.9 && share < 100.0 => "> 99.9%".to_owned(),
+        share => format!("{share:.1}%"),
     }
 }
 
+/// A name in lines of at most [`LINE`] letters, divided after commas, and at blanks if a part is longer.
+fn lines(name: &str) -> Vec<String> {
+    let length = |text: &str| text.trim_end().chars().count();
+    let mut lines = vec![String::new()];
+    for part in name.split_inclusive(", ") {
+        let units: Vec<&str> = if length(part) > LINE { part.split_inclusive(' ').collect() } else { vec![part] };
+        for unit in units {
+            match lines.last_mut() {
+                Some(line) if line.is_empty() || line.chars().count() + length(unit) <= LINE => line.push_str(unit),
+                _ => lines.push(unit.to_owned()),
+            }
+        }
+    }
+    lines.iter().map(|line| line.trim_end().to_owned()).collect()
+}
+
 /// Draws a stacked histogram. A bar stacks the clusters; the hollow rows of a cluster are stacked on its other rows.
-fn histogram(svg: &mut String, name: &str, values: &[f64], (clusters, hollow): (&[usize], &[bool]), k: usize) {
-    let across = Axis::of(values, LEFT, RIGHT);
+fn histogram(
+    svg: &mut String,
+    (name, across): (&str, &Axis),
+    values: &[f64],
+    (clusters, hollow): (&[usize], &[bool]),
+    k: usize,
+) {
     // Two counts per cluster: filled rows, hollow rows.
     let mut counts = vec![vec![0_u32; 2 * k]; BARS];
     let width = (RIGHT - LEFT) / BARS as f64;
@@ -202,7 +242,8 @@ struct Axis {
 }
 
 impl Axis {
-    fn of(values: &[f64], from: f64, to: f64) -> Self {
+    /// `log`: the model has the feature on a logarithmic scale.
+    fn of(values: &[f64], log: bool, from: f64, to: f64) -> Self {
         let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
         sorted.sort_by(f64::total_cmp);
         let quantile = |share: f64| {
@@ -210,7 +251,8 @@ impl Axis {
         };
         let (low, high) = (quantile(0.0), quantile(1.0));
         // Heavy tail: the 98th percentile exceeds the median so far that a linear axis would draw most points in one spot.
-        let logarithmic = low >= 0.0 && quantile(0.5) > 0.0 && quantile(0.98) > 8.0 * quantile(0.5);
+        let heavy = quantile(0.5) > 0.0 && quantile(0.98) > 8.0 * quantile(0.5);
+        let logarithmic = low >= 0.0 && (log || heavy);
         // A constant feature is drawn in the middle of the axis.
         let room = if low < high { 0.0 } else { low.abs().max(1.0) * 0.5 };
         Self { low: low - room, high: high + room, logarithmic, from, to }
@@ -230,8 +272,17 @@ impl Axis {
     /// Round tick values within the axis.
     fn ticks(&self) -> Vec<f64> {
         if self.logarithmic {
-            let powers = (0..308).map(|power| 10_f64.powi(power));
-            return powers.skip_while(|tick| *tick < self.low).take_while(|tick| *tick <= self.high).collect();
+            // Powers of ten; if they are few, also 2 and 5 times a power, and from 0 on.
+            for steps in [&[1.0][..], &[1.0, 2.0, 5.0]] {
+                let all = (0..308).flat_map(|power| steps.iter().map(move |step| step * 10_f64.powi(power)));
+                let zero = (self.low == 0.0).then_some(0.0);
+                let within = all.skip_while(|tick| *tick < self.low).take_while(|tick| *tick <= self.high);
+                let ticks: Vec<f64> = zero.into_iter().chain(within).collect();
+                if ticks.len() > 3 {
+                    let every = ticks.len().div_ceil(12);
+                    return ticks.into_iter().step_by(every).collect();
+                }
+            }
         }
         let raw = (self.high / 5.0 - self.low / 5.0).max(f64::MIN_POSITIVE);
         let power = 10_f64.powf(raw.log10().floor());
@@ -242,7 +293,7 @@ impl Axis {
     }
 
     fn draw(&self, svg: &mut String, name: &str, across: bool) {
-        let name = escape(name);
+        let name = escape(name) + if self.logarithmic { " (log scale)" } else { "" };
         for tick in self.ticks() {
             let (at, text) = (self.at(tick), number(tick));
             let _ = if across {
@@ -301,19 +352,29 @@ mod tests {
 
     #[test]
     fn axes_have_round_ticks_within_them() {
-        let ticks = |values: &[f64]| Axis::of(values, 0.0, 100.0).ticks();
+        let ticks = |values: &[f64]| Axis::of(values, false, 0.0, 100.0).ticks();
         assert_eq!(ticks(&[1.9, 3.0, 4.8]), [2.0, 3.0, 4.0]);
         assert_eq!(ticks(&[-0.5, 0.0, 0.5]), [-0.4, -0.2, 0.0, 0.2, 0.4]);
-        assert_eq!(ticks(&[0.0, 3.0, 5.0, 9.0, 20_000.0]), [1.0, 10.0, 100.0, 1000.0, 10_000.0]);
+        assert_eq!(ticks(&[0.0, 3.0, 5.0, 9.0, 20_000.0]), [0.0, 1.0, 10.0, 100.0, 1000.0, 10_000.0]);
+        assert_eq!(ticks(&[4.0, 5.0, 5.0, 90.0]), [5.0, 10.0, 20.0, 50.0], "less than two powers of ten");
         assert_eq!(ticks(&[7.0, 7.0]), [4.0, 6.0, 8.0, 10.0]);
         assert!(ticks(&[]).len() > 1);
         assert!(!ticks(&[f64::MIN, 0.0, f64::MAX]).is_empty());
     }
 
     #[test]
+    fn names_are_divided_between_words() {
+        assert_eq!(lines("Low Price, High Rating"), ["Low Price, High Rating"]);
+        let long = "Low Price, High Rating, Many Reviews, Medium Discount";
+        assert_eq!(lines(long), ["Low Price, High Rating,", "Many Reviews, Medium Discount"]);
+        assert_eq!(lines("a name of more than thirty-four letters"), ["a name of more than thirty-four", "letters"]);
+        assert_eq!(lines(&"x".repeat(50)), ["x".repeat(50)]);
+    }
+
+    #[test]
     fn places_stay_on_the_paper() {
         for values in [vec![1.0, 2.0], vec![5.0], vec![f64::MIN, f64::MAX], vec![0.0, 1.0, 1e300]] {
-            let axis = Axis::of(&values, 10.0, 90.0);
+            let axis = Axis::of(&values, false, 10.0, 90.0);
             for value in [values[0], values[values.len() - 1], 0.0, 1e308, -1e308] {
                 assert!((10.0..=90.0).contains(&axis.at(value)), "{values:?} {value}");
             }

@@ -17,7 +17,7 @@ use tercile_store::Snapshot;
 use tercile_store::batch::{Batch, Record};
 use tercile_store::record::{Fields, decode, decode_only, object_of};
 
-use crate::bulk::{ADDED, Block, Carried, Error, Found, Keep, REASON, Scorer, TOO_FAR, as_objects};
+use crate::bulk::{ADDED, Block, Carried, Error, Found, Keep, REASON, Scorer, TooFar, as_objects};
 use crate::engine;
 use crate::engine::row_by_row::{Kept, NotRowByRow, RowPlan};
 use crate::files;
@@ -66,8 +66,7 @@ impl RecordScorer {
     pub async fn of(files: &Files, name: &str) -> anyhow::Result<(Self, Segmentation)> {
         // The columns of the views do not depend on records.
         let ctx = engine::open(&Snapshot::default(), files).await?;
-        let all = engine::segmentations(&ctx, files).await?;
-        let found = all.into_iter().find(|segmentation| segmentation.name == name);
+        let found = engine::each_segmentation(&ctx, files).await.named(name)?;
         let found = found.with_context(|| format!("no SQL file is the segmentation {name}; check --sql"))?;
         let scorer = Self::new(files, &found).await.with_context(|| format!("{name} cannot score records"))?;
         Ok((scorer, found))
@@ -128,8 +127,8 @@ impl RecordScorer {
     ) -> (Vec<Float64Array>, Found) {
         let features = self.features(batch, scorer, &mut reasons);
         let mut found = scorer.nearest(&features);
-        while let Some((row, field)) = scorer.first_too_far(&features, &found) {
-            reasons[row] = Some(format!("{field} {TOO_FAR}"));
+        while let Some((row, TooFar { feature, why })) = scorer.first_too_far(&features, &found) {
+            reasons[row] = Some(format!("{} {why}", scorer.features[feature]));
             found.present = Some(present(&reasons));
         }
         found.present = Some(present(&reasons));

@@ -20,7 +20,7 @@ use datafusion::arrow::array::Float64Array;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use serde::Serialize;
-pub use structure::{Structure, Tiny, structure, tiny};
+pub use structure::{Structure, structure, tiny};
 use tercile_kmeans::column_buffer;
 use tercile_kmeans::features::Scale;
 use tercile_kmeans::{self as kmeans, Init, Points, Settings};

@@ -16,6 +16,7 @@ mod refusal;
 mod request_fit;
 mod serving_models;
 mod trainer;
+mod unusable;
 pub mod verify;
 mod view_query;
 pub mod worker;
@@ -42,7 +43,7 @@ use tokio::task::JoinSet;
 pub use trainer::{Trainer, TrainerOptions};
 pub use view_query::query as view_query;
 
-use crate::engine::{self, cluster::Engine};
+use crate::engine::{self, Segmentations, cluster::Engine};
 use crate::model::{Candidate, Cut, Model, ModelRegistry, Predecessor, Promote, PromotedBy, SolverKind};
 use crate::slices::{self, SLICES, all_slices};
 use crate::sql::{Files, Segmentation};
@@ -212,7 +213,10 @@ pub async fn train(store: &Store, files: &Files, options: &Options) -> Result<Tr
     let _one_at_a_time = lock(store).await?;
     let snapshot = store.snapshot()?;
     let ctx = engine::open_within(&snapshot, files, options.limits(snapshot.rows())).await?;
-    let segmentations = engine::segmentations(&ctx, files).await?;
+    let Segmentations { usable: segmentations, mut unusable } = engine::each_segmentation(&ctx, files).await;
+    if segmentations.is_empty() && !unusable.is_empty() {
+        return Err(unusable.swap_remove(0).error.into());
+    }
     for warning in segmentations.iter().flat_map(|segmentation| &segmentation.warnings) {
         tracing::warn!("{warning}");
     }
@@ -225,7 +229,13 @@ pub async fn train(store: &Store, files: &Files, options: &Options) -> Result<Tr
     let outcomes = train_all((input, store), segmentations, (&stream, options), &mut preparing).await;
     // Cancelling the preparation of further segmentations deletes their temporary files.
     preparing.shutdown().await;
-    Ok(Training { n: stream.n, outcomes: outcomes?, damage: damage.messages() })
+    let mut outcomes = outcomes?;
+    for one in &unusable {
+        let refused = unusable::refuse(store, one)?;
+        refused.iter().for_each(|outcome| options.emit.send(TrainingEvent::Slice(Box::new(outcome.clone()))));
+        outcomes.extend(refused);
+    }
+    Ok(Training { n: stream.n, outcomes, damage: damage.messages() })
 }
 
 type Prepared = (Segmentation, Result<Box<dyn Rows>, engine::Error>);

@@ -42,6 +42,7 @@ files! {
     "page.js": SCRIPT,
     "live.js": SCRIPT,
     "axis.js": SCRIPT,
+    "scaling.js": SCRIPT,
     "plot.js": SCRIPT,
     "segments.js": SCRIPT,
     "transitions.js": SCRIPT,

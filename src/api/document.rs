@@ -96,7 +96,7 @@ compressed for clients that send `Accept-Encoding: gzip`.
 ";
 
 /// Properties that are always present and may be null; the framework declares them optional.
-const NULLABLE: [(&str, &str); 12] = [
+const NULLABLE: [(&str, &str); 13] = [
     ("Candidate", "silhouette"),
     ("Cut", "timestamp"),
     ("Drift", "since"),
@@ -109,6 +109,7 @@ const NULLABLE: [(&str, &str); 12] = [
     ("Receipt", "predecessor"),
     ("RecordScore", "cluster"),
     ("RejectedCandidate", "version"),
+    ("TinyClusters", "preferred"),
 ];
 
 /// String properties that are timestamps.

@@ -24,10 +24,10 @@ use super::rows::{
     DiscountPrediction, DiscountRow, PriceRatingPrediction, PriceRatingRow, RatingCountPrediction, RatingCountRow,
 };
 use super::{State, Tags, bulk, negotiation, streaming_body};
-use crate::bulk::{Answers, Explainer, Format, Lines, Opinion, Scorer, TOO_FAR, TooFar};
+use crate::bulk::{Answers, Explainer, Format, Lines, Opinion, Scorer, TooFar};
+use crate::model::Predictor;
 use crate::model::describe::{Described, describe};
 use crate::model::parts::Shapes;
-use crate::model::{self, Predictor};
 use crate::model_cache::{Served, Serving, Slot, Tally};
 use crate::train;
 
@@ -369,9 +369,9 @@ fn cluster_themselves(served: &Served, rows: &Rows, language: &Language) -> Resu
     let columns: Vec<Float64Array> = (0..features.len())
         .map(|feature| rows.values.iter().skip(feature).step_by(features.len()).copied().collect::<Vec<_>>().into())
         .collect();
-    let found = train::fit_for_request(features, &columns, REQUEST_K)
+    let found = train::fit_for_request((features, &served.segmentation.scaling), &columns, REQUEST_K)
         .map_err(|e| Problem::unprocessable(format!("these rows can't be clustered: {e}")))?;
-    let shapes = Shapes { centroids: found.centroids.view(), spread: found.spread.view(), sizes: &found.sizes };
+    let shapes = Shapes { centroids: found.linear.view(), spread: found.spread.view(), sizes: &found.sizes };
     let described = describe(&shapes, features, &served.segmentation.labels, None);
     let text = |one: &Described| one.descriptions.get(language.code()).cloned().unwrap_or_default();
     let descriptions: Vec<String> = described.iter().map(text).collect();
@@ -393,12 +393,12 @@ fn write(
     for (i, values) in rows.values.chunks_exact(names.len()).enumerate() {
         scratch.copy_from_slice(values);
         let (cluster, distance) = predictor.predict(&mut scratch);
-        let too_far = |feature: usize| {
+        let too_far = |TooFar { feature, why }: TooFar| {
             let field = &names[feature];
-            Problem::unprocessable(format!("row {i}: {field} {TOO_FAR}")).at(i as u64).field(field)
+            Problem::unprocessable(format!("row {i}: {field} {why}")).at(i as u64).field(field)
         };
-        if !model::tells(distance) {
-            return Err(too_far(predictor.farthest(values)));
+        if !predictor.tells(distance) {
+            return Err(too_far(TooFar::of(predictor, values)));
         }
         if i > 0 {
             json.push(b',');
@@ -406,8 +406,7 @@ fn write(
         clusters.push(cluster as u32);
         let other = rows.other.get(i).map(String::as_str);
         // Only explanations can fail.
-        let pushed = lines.push(&mut json, values, (cluster, distance), other, explainer);
-        pushed.map_err(|TooFar(feature)| too_far(feature))?;
+        lines.push(&mut json, values, (cluster, distance), other, explainer).map_err(too_far)?;
     }
     json.push(b']');
     Ok((json, clusters))

@@ -6,7 +6,7 @@
 use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
 
-use crate::model::{self, Model, Predictor};
+use crate::model::{Model, Predictor};
 
 /// Writes explanations for the predictions of one model.
 pub struct Explainer {
@@ -33,9 +33,25 @@ impl Opinion {
     }
 }
 
-/// Error for a row whose distance to some cluster is not finite; holds the index of the responsible feature.
-#[derive(Debug)]
-pub struct TooFar(pub usize);
+/// A row has no nearest cluster.
+#[derive(Debug, Clone, Copy)]
+pub struct TooFar {
+    /// The feature in which it is farthest from the clusters, or that has no logarithm.
+    pub feature: usize,
+    pub why: &'static str,
+}
+
+impl TooFar {
+    pub fn of(predictor: &Predictor, values: &[f64]) -> Self {
+        let feature = predictor.farthest(values);
+        let why = match predictor.has_place(feature, values[feature]) {
+            // At 2^52 standard deviations and beyond, doubles cannot distinguish the distances.
+            true => "is too far from every cluster to tell them apart",
+            false => "is on a logarithmic scale and must be above -1",
+        };
+        Self { feature, why }
+    }
+}
 
 #[derive(Serialize)]
 struct Explanation<'a> {
@@ -93,8 +109,8 @@ impl Explainer {
     pub fn push(&self, out: &mut Vec<u8>, values: &[f64], cluster: usize) -> Result<(), TooFar> {
         let squares = self.predictor.squares(values);
         let distances: Vec<f64> = squares.rows().into_iter().map(|row| row.iter().sum::<f64>().sqrt()).collect();
-        if distances.iter().any(|&distance| !model::tells(distance)) {
-            return Err(TooFar(self.predictor.farthest(values)));
+        if distances.iter().any(|&distance| !self.predictor.tells(distance)) {
+            return Err(TooFar::of(&self.predictor, values));
         }
         let others = (0..distances.len()).filter(|&other| other != cluster);
         let runner_up = others.min_by(|&a, &b| distances[a].total_cmp(&distances[b]));
@@ -119,8 +135,8 @@ impl Opinion {
             Err(why) => Ok(Said { missing: Some(why), ..none }),
             Ok((version, predictor, words)) => {
                 let (cluster, distance) = predictor.predict(&mut values.to_vec());
-                if !model::tells(distance) {
-                    return Err(TooFar(predictor.farthest(values)));
+                if !predictor.tells(distance) {
+                    return Err(TooFar::of(predictor, values));
                 }
                 let description = words.get(cluster).map(String::as_str);
                 let (version, cluster, distance) = (Some(*version), Some(cluster), Some(distance));

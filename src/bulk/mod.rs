@@ -31,7 +31,7 @@ const ROWS: usize = 8192;
 /// Approximate bytes of text per block.
 const BYTES: usize = 4 * 1024 * 1024;
 use crate::model::fitted::FittedModel;
-use crate::model::{self, Cluster, Model, Predictor};
+use crate::model::{Cluster, Model, Predictor};
 
 /// Columns that are added. Input columns of the same names are replaced.
 pub const ADDED: [&str; 3] = ["cluster", "description", "distance"];
@@ -255,12 +255,13 @@ impl Scorer {
     /// Assigns each row to a cluster.
     ///
     /// # Errors
-    /// If a row is too far from every cluster ([`TOO_FAR`]).
+    /// If a row is too far from every cluster ([`TooFar`]).
     pub fn score(&self, block: &Block) -> Result<Found, Error> {
         let found = self.nearest(&block.features);
         match self.first_too_far(&block.features, &found) {
-            Some((row, field)) => {
-                Err(Error::Field { at: block.at(row), field: field.to_owned(), what: TOO_FAR.to_owned() })
+            Some((row, TooFar { feature, why })) => {
+                let field = self.features[feature].clone();
+                Err(Error::Field { at: block.at(row), field, what: why.to_owned() })
             }
             None => Ok(found),
         }
@@ -275,16 +276,16 @@ impl Scorer {
         Found { clusters, distances, present, reasons: None }
     }
 
-    /// The first row that is too far from every cluster, and the feature in which it is farthest.
-    pub fn first_too_far(&self, features: &[Float64Array], found: &Found) -> Option<(usize, &str)> {
-        if found.distances.iter().all(|&distance| model::tells(distance)) {
+    /// The first row that is too far from every cluster.
+    pub fn first_too_far(&self, features: &[Float64Array], found: &Found) -> Option<(usize, TooFar)> {
+        if found.distances.iter().all(|&distance| self.predictor.tells(distance)) {
             return None;
         }
-        let far = |row: &usize| found.of(*row).is_some_and(|(_, distance)| !model::tells(distance));
+        let far = |row: &usize| found.of(*row).is_some_and(|(_, distance)| !self.predictor.tells(distance));
         let row = (0..found.distances.len()).find(far)?;
         let filled: Vec<Option<Vec<f64>>> = features.iter().zip(&self.mean).map(filled).collect();
         let values: Vec<f64> = columns(&filled, features).iter().map(|column| column[row]).collect();
-        Some((row, &self.features[self.predictor.farthest(&values)]))
+        Some((row, TooFar::of(&self.predictor, &values)))
     }
 
     /// Names of a row's imputed features.
@@ -303,9 +304,6 @@ fn columns<'a>(filled: &'a [Option<Vec<f64>>], features: &'a [Float64Array]) -> 
 fn filled((column, mean): (&Float64Array, &f64)) -> Option<Vec<f64>> {
     (column.null_count() > 0).then(|| column.iter().map(|value| value.unwrap_or(*mean)).collect())
 }
-
-/// At 2^52 standard deviations and beyond, doubles cannot distinguish the distances.
-pub const TOO_FAR: &str = "is too far from every cluster to tell them apart";
 
 /// Features to read, limits, and the policy for gaps.
 pub struct Wanted {

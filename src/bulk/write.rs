@@ -17,7 +17,7 @@ use tercile_store::record::push_json_string;
 
 use super::lines::push_number;
 use super::{
-    ADDED, Block, Carried, Error, Explainer, Format, Found, IMPUTED, Limits, Lines, REASON, Scorer, TOO_FAR, gives_way,
+    ADDED, Block, Carried, Error, Explainer, Format, Found, IMPUTED, Limits, Lines, REASON, Scorer, gives_way,
 };
 use crate::missing::Missing;
 use crate::readable_times::readable;
@@ -262,8 +262,8 @@ impl Answers {
             let pushed = self.lines.push(&mut text, &values, nearest, other, self.explainer.as_ref());
             pushed.map_err(|far| Error::Field {
                 at: block.at(i),
-                field: scorer.features[far.0].clone(),
-                what: TOO_FAR.to_owned(),
+                field: scorer.features[far.feature].clone(),
+                what: far.why.to_owned(),
             })?;
             if !array {
                 text.push(b'\n');

@@ -27,7 +27,8 @@ macro_rules! pages {
 
 pages! {
     "README", "another-shop", "api", "benchmarks", "cluster", "commands", "configuration", "dashboard", "descriptions", "drift", "enrich",
-    "entities", "missing-values", "models", "notifications", "operations", "orders", "releasing", "scale", "sql", "start", "store", "your-data", "your-file",
+    "entities", "environment", "missing-values", "models", "notifications", "operations", "orders", "releasing", "scale", "sql", "start", "store",
+    "your-data", "your-file",
 }
 
 impl Docs {

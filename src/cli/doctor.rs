@@ -62,7 +62,7 @@ fn broker(kafka: &MaybeKafkaArgs, topic: &SourceArgs, store: &StoreArgs) -> Find
             );
         }
         let broker = Embedded::start(name, topic.partitions).map_err(|e| e.to_string())?;
-        broker.cluster(kafka.client.timeout).topic(name).map_err(|e| e.to_string())?;
+        broker.cluster(kafka.client.broker_timeout).topic(name).map_err(|e| e.to_string())?;
         return Ok("no --bootstrap-servers given; the embedded broker starts and answers".to_owned());
     };
     let store = Store::at(&store.store).map_err(|e| e.to_string())?;

@@ -71,7 +71,15 @@ impl Drift {
         let files = self.sql.load()?;
         let store = self.store.look()?;
         let ctx = engine::open(&Snapshot::default(), &files).await?;
-        let all = engine::segmentations(&ctx, &files).await?;
+        let found = engine::each_segmentation(&ctx, &files).await;
+        for unusable in &found.unusable {
+            match self.name.as_deref() {
+                Some(name) if name == unusable.view.name => anyhow::bail!("{}", unusable.error),
+                Some(_) => {}
+                None => tracing::warn!("not compared: {}", unusable.error),
+            }
+        }
+        let all = found.usable;
         let names: Vec<&str> = all.iter().map(|one| one.name.as_str()).collect();
         if let Some(name) = self.name.as_deref().filter(|name| !names.contains(name)) {
             anyhow::bail!("there is no segmentation {name}; the SQL files have {}", names.join(", "));

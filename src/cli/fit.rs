@@ -13,11 +13,12 @@ use ndarray::Array2;
 use serde::Serialize;
 use tercile_kmeans::MAX_FEATURES;
 use tercile_kmeans::column_buffer::{self, Space};
-use tercile_kmeans::features::Scale;
+use tercile_kmeans::features::scaling::Scaling;
 use tercile_kmeans::parallel::processors;
 use tercile_kmeans::{self as kmeans, Limits, Settings, Step};
 
 use super::output_file::{Output, OutputFile};
+use super::scaling::ScalingArgs;
 use super::table::short;
 use super::{Done, Terminal, Usage, imputed, quartiles, table, thousands};
 use crate::bulk::{Format, Reader, Scorer, Writer};
@@ -26,8 +27,9 @@ use crate::config::{InputArgs, SolverArgs, bytes};
 use crate::files::{self, Source};
 use crate::fit::{self, Job, Receipt, Report};
 use crate::missing::{self, Missing, NotNumbers, Policy};
+use crate::model::{self, Tiny};
 use crate::sql::header::MAX_K;
-use crate::suggest::{self, Tiny};
+use crate::suggest;
 use crate::train::SEED;
 
 /// Default number of clusters.
@@ -93,6 +95,8 @@ pub(super) struct FileArgs {
     /// Columns to cluster by, separated by commas
     #[arg(long, env = "TERCILE_FEATURES", value_name = "NAMES", value_delimiter = ',', required = true)]
     pub features: Vec<String>,
+    #[command(flatten)]
+    scaling: ScalingArgs,
     /// Policy for rows in which a feature is missing or not a number [default: impute missing values, refuse text and
     /// infinities]
     #[arg(long, env = "TERCILE_MISSING", value_name = "CHOICE")]
@@ -124,6 +128,11 @@ impl FileArgs {
         let count = self.features.len();
         ensure!(count <= MAX_FEATURES, "--features names {count} columns; {MAX_FEATURES} are the most");
         Ok(())
+    }
+
+    /// How each feature is scaled.
+    pub fn scaling(&self) -> Result<Vec<Scaling>, Usage> {
+        self.scaling.of(&self.features)
     }
 
     /// The file, which can be read more than once.
@@ -315,7 +324,8 @@ impl Fit {
         let limits = Limits { iterations: self.max_iter.get() as usize, tolerance: self.tol };
         let solver = self.solver.solver;
         let settings = Settings { k: K, seed: self.from.seed, starts: 1, limits, threads: self.from.threads() };
-        Ok((Job { features: self.from.features.clone(), settings, init, solver }, ks))
+        let (features, scaling) = (self.from.features.clone(), self.from.scaling()?);
+        Ok((Job { features, scaling, settings, init, solver }, ks))
     }
 
     fn centroids(&self, path: &Path) -> anyhow::Result<Array2<f64>> {
@@ -360,8 +370,7 @@ fn share(text: &str) -> Result<f64, String> {
 
 /// Rows of a fit that form clusters of their own.
 fn tiny(report: &Report, columns: &Columns, settings: &Settings) -> Result<Option<Tiny>, fit::Error> {
-    let scale = Scale::new(report.mean.clone(), report.std.clone());
-    let rows = suggest::Rows { scale: &scale, columns: &columns.columns, weights: None };
+    let rows = suggest::Rows { scale: &report.scale, columns: &columns.columns, weights: None };
     suggest::tiny(rows, &report.found, 2..=TRIED, settings)
 }
 
@@ -383,6 +392,9 @@ fn words(printed: &Printed<'_>, columns: &Columns) -> String {
         text.push_str(&format!("\n{}\n", quartiles::render(&report.features, &report.clusters)));
     }
     let mut line = |words: String| text.push_str(&(words + "\n"));
+    if let Some(words) = model::scaling::in_words(&report.features, report.scaling.as_deref()) {
+        line(format!("scaled             {words}"));
+    }
     line(format!("inertia            {}", short(report.inertia)));
     if let Some(score) = report.silhouette {
         let of = if report.silhouette_rows == report.rows { "all" } else { "a weighted sample of" };

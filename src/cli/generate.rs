@@ -42,7 +42,7 @@ pub struct Generate {
     #[arg(long, env = "TERCILE_SEED", value_name = "N", default_value_t = 42)]
     seed: u64,
     /// Output format [default: by the file extension of the output, else csv]
-    #[arg(long, env = "TERCILE_FORMAT", value_name = "FORMAT")]
+    #[arg(short, long, env = "TERCILE_FORMAT", value_name = "FORMAT")]
     format: Option<Format>,
     /// Output file, written after all rows were generated [default: stdout]
     #[arg(long, short, env = "TERCILE_OUTPUT", value_name = "FILE")]

@@ -97,10 +97,20 @@ impl Init {
             let names = sketch.entity_names();
             writeln!(out, "{}: {}: {}", printable(&names), observed.words(), observed.rule())?;
         }
+        let times = sketch.times();
         let counted = observed.is_some_and(|observed| !observed.is_latest());
         match features.is_empty() && !counted {
             true => writeln!(out, "no column is a feature yet: a segmentation needs numbers")?,
             false => writeln!(out, "Features can be: {}", printable(&features.join(", ")))?,
+        }
+        match times.as_slice() {
+            [] => {}
+            times => writeln!(
+                out,
+                "Times can be: {}; the first line of 00_records.sql chooses one, as in -- timestamp: {}",
+                printable(&times.join(", ")),
+                printable(&times[0])
+            )?,
         }
         match secrets.is_empty() || next.kafka.is_none() {
             true => writeln!(out, "next:")?,

@@ -33,6 +33,7 @@ mod predict;
 mod produce;
 mod quartiles;
 mod reprocess;
+mod scaling;
 mod serve;
 mod source_topics;
 mod sql;
@@ -404,6 +405,8 @@ fn count(n: u64, what: &str) -> String {
     format!("{} {what}{}", thousands(n), if n == 1 { "" } else { "s" })
 }
 
+#[cfg(test)]
+mod environment;
 #[cfg(test)]
 mod tests {
     use super::*;

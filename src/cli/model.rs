@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Done, completions, imputed, quartiles, table, thousands};
 use crate::config::StoreArgs;
-use crate::model::{model_ref, plain_sql};
+use crate::model::{model_ref, plain_sql, scaling};
 
 /// Show the serving models
 #[derive(Args)]
@@ -67,9 +67,15 @@ impl Model {
                 let quartiles = quartiles::render(&model.features, &model.clusters);
                 let gap = if quartiles.is_empty() { "" } else { "\n" };
                 let mut text = format!("{name} of slice {slice}, version {version}\n{centroids}{gap}{quartiles}");
+                if let Some(words) = scaling::in_words(&model.features, model.scaling.as_deref()) {
+                    text.push_str(&format!("scaled: {words}\n"));
+                }
                 for line in model.imputed.iter().flat_map(|counts| imputed::lines(&model.features, counts, model.rows))
                 {
                     text.push_str(&(line + "\n"));
+                }
+                if let Some(tiny) = &model.tiny {
+                    text.push_str(&(tiny.sentence(&thousands(model.rows), &thousands(tiny.rows)) + "\n"));
                 }
                 for change in &model.words_changed {
                     text.push_str(&format!("cluster {}: {change}\n", change.cluster));

@@ -14,6 +14,7 @@ use super::{Done, completions, count, table, thousands};
 use crate::config::StoreArgs;
 use crate::model::diff::{Counted, Diff, Moved, Pair, diff};
 use crate::model::history::{Period, PromotedBy, Promotion, RollbackError, periods};
+use crate::model::scaling::in_words;
 use crate::model::{Candidate, Model, ModelRegistry, Until, model_ref};
 use crate::slices::all_slices;
 
@@ -420,7 +421,9 @@ fn words(found: &Diff, features: &[String]) -> String {
     let side = |side: &crate::model::diff::Side| {
         let (rows, inertia) = (thousands(side.rows), short(side.inertia));
         let name = format!("{}@{}@{}", side.segmentation, side.slice, side.version);
-        format!("{name}: {rows} rows, inertia {inertia}, trained at {}\n", second(&side.trained_at))
+        let scaled =
+            in_words(features, side.scaling.as_deref()).map_or_else(String::new, |words| format!(", scaled: {words}"));
+        format!("{name}: {rows} rows, inertia {inertia}, trained at {}{scaled}\n", second(&side.trained_at))
     };
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
     let rows: Vec<Vec<String>> = found.clusters.iter().map(row).collect();

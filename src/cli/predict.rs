@@ -52,7 +52,7 @@ pub struct Predict {
     #[arg(long, env = "TERCILE_MISSING", value_name = "CHOICE", default_value = "refuse")]
     missing: Missing,
     /// Output format [default: by the file extension of the output, else the input format]
-    #[arg(long, env = "TERCILE_FORMAT", value_name = "FORMAT")]
+    #[arg(short, long, env = "TERCILE_FORMAT", value_name = "FORMAT")]
     format: Option<Format>,
     /// Output file, written after all rows were read; it may be FILE itself [default: stdout]
     #[arg(short, long, env = "TERCILE_OUTPUT", value_name = "FILE")]

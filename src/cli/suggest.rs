@@ -17,8 +17,9 @@ use super::table::short;
 use super::{Done, Terminal, imputed, table, thousands};
 use crate::fit;
 use crate::missing::{self, NotNumbers};
+use crate::model::Tiny;
 use crate::sql::header::MAX_K;
-use crate::suggest::{self, Candidate, Structure, Suggestion, Tiny};
+use crate::suggest::{self, Candidate, Structure, Suggestion};
 
 /// Suggest a number of clusters for a Parquet, Arrow, CSV or JSON file
 ///
@@ -70,6 +71,7 @@ impl SuggestK {
         ensure!(2 <= low && high <= MAX_K, "--min-k and --max-k must be from 2 to {MAX_K}, found {low} and {high}");
         let FileArgs { file, features, seed, .. } = &self.from;
         self.from.check()?;
+        let scaling = self.from.scaling()?;
         if let Some(file) = &self.svg {
             file.check_format("svg")?;
         }
@@ -87,7 +89,7 @@ impl SuggestK {
             bar.set_message(format!("{} clusters: inertia {}", candidate.k, short(candidate.inertia)));
         };
         let mut found = || -> Result<_, fit::Error> {
-            let scale = Scale::measure(features, &columns.columns, threads)?;
+            let scale = Scale::measure_as(features, &columns.columns, &scaling, threads)?;
             let rows = suggest::Rows { scale: &scale, columns: &columns.columns, weights: None };
             let candidates = suggest::candidates(rows, low..=high, &settings, &mut told)?;
             let suggestion = suggest::suggest(&candidates);

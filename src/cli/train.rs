@@ -192,6 +192,12 @@ pub(super) fn models(outcomes: &[Outcome]) -> String {
             text.push_str(&format!("{} slice {}: {line}\n", model.segmentation, model.slice));
         }
     }
+    for model in outcomes.iter().filter_map(|outcome| outcome.model.as_ref()) {
+        if let Some(tiny) = &model.tiny {
+            let sentence = tiny.sentence(&thousands(model.rows), &thousands(tiny.rows));
+            text.push_str(&format!("{} slice {}: {sentence}\n", model.segmentation, model.slice));
+        }
+    }
     let sampled = |model: &Model| model.rows > kmeans::sample_rows(kmeans::MAX_ROWS).len() as u64;
     if outcomes.iter().filter_map(|outcome| outcome.model.as_ref()).any(sampled) {
         text.push_str(

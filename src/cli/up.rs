@@ -249,7 +249,7 @@ impl Up {
         }
         let source = store.claim(topic, EMBEDDED, self.topic.partitions)?;
         let embedded = Embedded::start(topic, source.partitions)?;
-        let cluster = embedded.cluster(self.kafka.client.timeout);
+        let cluster = embedded.cluster(self.kafka.client.broker_timeout);
         tracing::info!("embedded broker at {}, topic {topic}", cluster.servers);
         let (partitions, backlog) = ((0..source.partitions).collect(), Some(Arc::default()));
         Ok(Stream { cluster, source, partitions, backlog, embedded: Some(embedded) })

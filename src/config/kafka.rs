@@ -105,8 +105,9 @@ pub struct ClientArgs {
     #[arg(long, env = "TERCILE_ALLOW_PLUGINS")]
     pub allow_plugins: bool,
     /// Seconds to wait for a broker's first answer
-    #[arg(long, env = "TERCILE_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
-    pub timeout: Duration,
+    #[arg(long, alias = "timeout", env = "TERCILE_BROKER_TIMEOUT", value_name = "SECONDS", default_value = "10",
+          value_parser = seconds)]
+    pub broker_timeout: Duration,
 }
 
 impl ClientArgs {
@@ -128,7 +129,7 @@ impl ClientArgs {
         for unused in settings.unused() {
             tracing::warn!("{unused}");
         }
-        Ok(Some(Cluster::new(&servers, self.timeout, settings)))
+        Ok(Some(Cluster::new(&servers, self.broker_timeout, settings)))
     }
 }
 

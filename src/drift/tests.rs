@@ -62,7 +62,8 @@ fn model(columns: &[Float64Array]) -> Model {
     let features: Vec<String> = KINDS.map(str::to_owned).to_vec();
     let limits = Limits { iterations: 1_000, tolerance: 0.0 };
     let settings = Settings { k: 4, seed: SEED, starts: 4, limits, threads: 2 };
-    let job = fit::Job { features: features.clone(), settings, init: None, solver: SolverKind::Tercile };
+    let scaling = vec![Default::default(); features.len()];
+    let job = fit::Job { features: features.clone(), scaling, settings, init: None, solver: SolverKind::Tercile };
     let report = fit::fit(columns, &job, &|_| {}).unwrap();
     let text = json!({
         "segmentation": "simulated", "slice": 3, "version": 1, "rows": report.rows, "rows_left_out": 0, "features": features,

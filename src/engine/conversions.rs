@@ -1,4 +1,4 @@
-//! The SQL functions that every session has, beside DataFusion's own: `to_number`, `to_integer`, `to_datetime`, those of JSON, `md5`, and
+//! The SQL functions that every session has, beside DataFusion's own: `to_number`, `to_integer`, `to_datetime`, those of JSON, `md5`, `sha256`, and
 //! those of times that replace DataFusion's (`time_functions`).
 //!
 //! Input: a text, and constants that say how it is written. Output: its value by the rules of the module `value`, or NULL.
@@ -21,7 +21,7 @@ use datafusion::logical_expr::{
 use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 
-use super::{md5, time_functions};
+use super::{text_hashes, time_functions};
 use crate::value::number::Format;
 use crate::value::time::Form;
 
@@ -38,7 +38,7 @@ pub fn register(ctx: &SessionContext) -> Result<()> {
 /// The same in the session of a scheduler.
 pub fn register_with(registry: &mut dyn FunctionRegistry) -> Result<()> {
     datafusion_functions_json::register_all(registry)?;
-    for function in conversions().chain(time_functions::functions()).chain([md5::function()]) {
+    for function in conversions().chain(time_functions::functions()).chain(text_hashes::functions()) {
         registry.register_udf(function)?;
     }
     Ok(())
@@ -64,7 +64,7 @@ pub fn functions() -> impl Iterator<Item = Arc<ScalarUDF>> {
         udfs::json_object_keys_udf(),
         udfs::json_union_to_text_udf(),
     ];
-    json.into_iter().chain(conversions()).chain(time_functions::functions()).chain([md5::function()])
+    json.into_iter().chain(conversions()).chain(time_functions::functions()).chain(text_hashes::functions())
 }
 
 fn conversions() -> impl Iterator<Item = Arc<ScalarUDF>> {

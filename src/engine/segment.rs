@@ -20,7 +20,7 @@ use datafusion::scalar::ScalarValue;
 use tercile_store::Store;
 
 use crate::model::model_ref::{self, Name};
-use crate::model::{self, Model, Predictor};
+use crate::model::{Model, Predictor};
 
 /// Names of the functions: the number of a cluster, and its description.
 pub const NAMES: [&str; 2] = ["segment", "segment_name"];
@@ -154,7 +154,7 @@ impl ScalarUDFImpl for Segment {
                     *value = column.is_valid(i).then(|| column.value(i))?;
                 }
                 let (cluster, distance) = ready.predictor.predict(&mut row);
-                model::tells(distance).then_some(cluster)
+                ready.predictor.tells(distance).then_some(cluster)
             })
             .collect();
         let answer: ArrayRef = match self.answer {

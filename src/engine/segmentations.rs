@@ -6,6 +6,7 @@ use datafusion::arrow::datatypes::{DataType, Field};
 use datafusion::dataframe::DataFrame;
 use datafusion::prelude::SessionContext;
 use tercile_kmeans::MAX_FEATURES;
+use tercile_kmeans::features::scaling::Scaling;
 
 use super::entity::KEYS;
 use super::{Error, collect, entity, explain};
@@ -16,37 +17,86 @@ use crate::sql::header;
 use crate::sql::script::Place;
 use crate::sql::{Files, Segmentation, View, quote};
 
-/// The segmentations of these files, with the features of their views.
-pub async fn segmentations(ctx: &SessionContext, files: &Files) -> Result<Vec<Segmentation>, Error> {
-    let mut all = Vec::new();
-    for (view, k) in files.segmentations() {
-        let fault = |why: String| Error::View { file: view.file.clone(), why };
-        let table = ctx.table(view.name.as_str()).await.map_err(|e| fault(explain(&e)))?;
-        let entity = &view.header.entity;
-        let key = |name: &String| KEYS.contains(&name.as_str()) || entity.contains(name);
-        let kind = |field: &Field| key(field.name()) || !field.data_type().is_string();
-        let warnings = match entity.is_empty() {
-            true => Vec::new(),
-            false => entity::check(files, view, &table).map_err(Error::Sql)?,
-        };
-        if let Some(text) = table.schema().fields().iter().find(|field| !kind(field)) {
-            return Err(fault(textual(ctx, view, text.name()).await));
+/// The segmentations of some files.
+pub struct Segmentations {
+    pub usable: Vec<Segmentation>,
+    pub unusable: Vec<Unusable>,
+}
+
+/// A view with a number of clusters that is no segmentation: it does not plan, or a feature is no number.
+pub struct Unusable {
+    pub view: View,
+    pub k: usize,
+    pub error: Error,
+}
+
+impl Segmentations {
+    /// The segmentation with this name; `None` if there is none.
+    ///
+    /// # Errors
+    /// If its view is unusable.
+    pub fn named(self, name: &str) -> Result<Option<Segmentation>, Error> {
+        match self.unusable.into_iter().find(|unusable| unusable.view.name == name) {
+            Some(unusable) => Err(unusable.error),
+            None => Ok(self.usable.into_iter().find(|segmentation| segmentation.name == name)),
         }
-        let features = features(&table, entity).map_err(fault)?;
-        check_labels(view, &features).map_err(Error::Sql)?;
-        all.push(Segmentation {
-            name: view.name.clone(),
-            file: view.file.clone(),
-            k,
-            labels: view.header.labels.clone(),
-            guard: view.header.guard.clone(),
-            sql_hash: files.hash(&view.name),
-            entity: entity.clone(),
-            warnings,
-            features,
-        });
     }
-    Ok(all)
+}
+
+/// The segmentations of these files, with the features of their views.
+///
+/// # Errors
+/// If one of them is unusable.
+pub async fn segmentations(ctx: &SessionContext, files: &Files) -> Result<Vec<Segmentation>, Error> {
+    let Segmentations { usable, unusable } = each_segmentation(ctx, files).await;
+    match unusable.into_iter().next() {
+        Some(unusable) => Err(unusable.error),
+        None => Ok(usable),
+    }
+}
+
+/// The segmentations of these files. One that is unusable does not affect the others.
+pub async fn each_segmentation(ctx: &SessionContext, files: &Files) -> Segmentations {
+    let mut all = Segmentations { usable: Vec::new(), unusable: Vec::new() };
+    for (view, k) in files.segmentations() {
+        match segmentation(ctx, files, (view, k)).await {
+            Ok(segmentation) => all.usable.push(segmentation),
+            Err(error) => all.unusable.push(Unusable { view: view.clone(), k, error }),
+        }
+    }
+    all
+}
+
+async fn segmentation(ctx: &SessionContext, files: &Files, (view, k): (&View, usize)) -> Result<Segmentation, Error> {
+    let fault = |why: String| Error::View { file: view.file.clone(), why };
+    let table = ctx.table(view.name.as_str()).await.map_err(|e| fault(explain(&e)))?;
+    let entity = &view.header.entity;
+    let key = |name: &String| KEYS.contains(&name.as_str()) || entity.contains(name);
+    let kind = |field: &Field| key(field.name()) || !field.data_type().is_string();
+    let warnings = match entity.is_empty() {
+        true => Vec::new(),
+        false => entity::check(files, view, &table).map_err(Error::Sql)?,
+    };
+    if let Some(text) = table.schema().fields().iter().find(|field| !kind(field)) {
+        return Err(fault(textual(ctx, view, text.name()).await));
+    }
+    let features = features(&table, entity).map_err(fault)?;
+    check_labels(view, &features).map_err(Error::Sql)?;
+    check_scaling(view, &features).map_err(Error::Sql)?;
+    let scaled: Vec<_> = features.iter().map(|feature| view.header.scaling.get(feature)).collect();
+    Ok(Segmentation {
+        name: view.name.clone(),
+        file: view.file.clone(),
+        k,
+        labels: view.header.labels.clone(),
+        guard: view.header.guard.clone(),
+        scaling: scaled.iter().map(|of| of.map_or_else(Scaling::default, |of| of.scaling)).collect(),
+        scaling_lines: scaled.iter().map(|of| of.map(|of| of.line)).collect(),
+        sql_hash: files.hash(&view.name),
+        entity: entity.clone(),
+        warnings,
+        features,
+    })
 }
 
 /// The message for a text column that cannot be a feature, with an example value and SQL that converts it to numbers.
@@ -101,4 +151,16 @@ fn check_labels(view: &View, features: &[String]) -> Result<(), Fault> {
         Some(line) => view.source().fault(Place { line, column: 1 }, why),
         None => view.source().fault_somewhere(why),
     })
+}
+
+/// Checks that scales and weights refer to features of the view.
+fn check_scaling(view: &View, features: &[String]) -> Result<(), Fault> {
+    match view.header.scaling.iter().find(|(feature, _)| !features.contains(feature)) {
+        None => Ok(()),
+        Some((feature, scaling)) => {
+            let why =
+                format!("the header scales {feature}, which is none of the view's features {}", features.join(", "));
+            Err(view.source().fault(Place { line: scaling.line, column: 1 }, why))
+        }
+    }
 }

@@ -7,6 +7,7 @@ use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{Float64Type, UInt32Type};
 use serde::Serialize;
 
+use super::scaling::FeatureScale;
 use super::{Cluster, Model};
 
 /// The comparison of two models.
@@ -27,6 +28,9 @@ pub struct Side {
     pub slice: u8,
     pub version: u64,
     pub rows: u64,
+    /// As in the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Vec<FeatureScale>>,
     pub inertia: f64,
     pub silhouette: Option<f64>,
     pub trained_at: String,
@@ -94,6 +98,7 @@ fn side(model: &Model) -> Side {
         slice: model.slice,
         version: model.version,
         rows: model.rows,
+        scaling: model.scaling.clone(),
         inertia: model.inertia,
         silhouette: model.silhouette,
         trained_at: model.trained_at.clone(),

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use tercile_kmeans::features::Scale;
 
+use super::scaling::{self, FeatureScale};
 use super::{Cluster, NoLanguage, Predictor, centroids_of, exact};
 
 /// What a prediction needs of a model. Other fields of the file are not read.
@@ -15,6 +15,8 @@ pub struct FittedModel {
     pub mean: Vec<f64>,
     #[serde(deserialize_with = "exact::list")]
     pub std: Vec<f64>,
+    #[serde(default)]
+    pub scaling: Option<Vec<FeatureScale>>,
     pub clusters: Vec<Cluster>,
 }
 
@@ -32,6 +34,7 @@ impl FittedModel {
         let complete = model.mean.len() == model.features.len()
             && model.std.len() == model.features.len()
             && !model.features.is_empty()
+            && scaling::is_sound(model.scaling.as_deref(), (&model.mean, &model.std))
             && !model.clusters.is_empty()
             && model.clusters.iter().zip(0..).all(|(cluster, number)| {
                 cluster.cluster == number && model.features.iter().all(|name| cluster.centroid.contains_key(name))
@@ -56,7 +59,7 @@ impl FittedModel {
     }
 
     pub fn predictor(&self) -> Predictor {
-        let scale = Scale::new(self.mean.clone(), self.std.clone());
+        let scale = scaling::scale_of(&self.mean, &self.std, self.scaling.as_deref());
         Predictor::new(scale, &centroids_of(&self.clusters, &self.features, &self.mean))
     }
 }

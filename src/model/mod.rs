@@ -17,9 +17,12 @@ pub mod members;
 pub mod model_ref;
 pub mod parts;
 pub mod plain_sql;
+mod predictor;
 pub mod published;
 mod receipt;
 pub mod registry;
+pub mod scaling;
+mod tiny;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -35,17 +38,17 @@ use describe::{WordChange, Words};
 pub use history::{PromotedBy, Until};
 use ndarray::Array2;
 use poem_openapi::Object;
+pub use predictor::Predictor;
 pub use receipt::{Cut, METHOD, Predecessor, Receipt, SolverKind};
 pub use registry::{ModelRegistry, ServingState, Slices};
+use scaling::FeatureScale;
 use serde::{Deserialize, Serialize};
-use tercile_kmeans as kmeans;
 use tercile_kmeans::features::Scale;
 use tercile_store as store;
+pub use tiny::Tiny;
 
 use crate::sql::Segmentation;
 
-/// Rows per tile in batch prediction.
-const TILE: usize = 256;
 
 /// A trained segmentation of one slice. The file and the API agree on it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Object)]
@@ -77,6 +80,11 @@ pub struct Model {
     /// Population standard deviation of each feature, in its own units; 0 for a constant one.
     #[serde(deserialize_with = "exact::list")]
     pub std: Vec<f64>,
+    /// How each feature is scaled: the scaled value of x is weight · (t(x) - center) / spread, where t is log(1 + x) on a logarithmic
+    /// scale and otherwise x. Not given where all are scaled by mean and std.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    pub scaling: Option<Vec<FeatureScale>>,
     /// The number of clusters.
     pub k: u32,
     pub seed: u64,
@@ -89,6 +97,10 @@ pub struct Model {
     pub silhouette: Option<f64>,
     /// Passes over the rows, of the best start and of the last refinement.
     pub iterations: u64,
+    /// Rows that form tiny clusters of their own. Not given where there are none, and by models of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    pub tiny: Option<Tiny>,
     /// When it was trained, RFC 3339, UTC.
     pub trained_at: String,
     /// From slice 2 on: rows of the previous slice, by their cluster there (outer) and here (inner). Of entities: those that
@@ -135,7 +147,7 @@ pub struct Cluster {
     #[serde(default, skip_serializing_if = "is_false")]
     #[oai(default, skip_serializing_if = "is_false")]
     pub new: bool,
-    /// Feature to the mean of its rows, in the feature's own units.
+    /// Feature to the mean of its rows, in the feature's own units; on a logarithmic scale the mean of the logarithms, converted back.
     #[serde(deserialize_with = "exact::by_name")]
     pub centroid: BTreeMap<String, f64>,
     /// Feature to the quartiles of its rows: a quarter of them is at or below the first, half at or below the second (the
@@ -194,6 +206,8 @@ impl Model {
         } else if !self.mean.iter().chain(&self.std).all(|value| value.is_finite()) || self.std.iter().any(|s| *s < 0.0)
         {
             Err("a mean or deviation is none")
+        } else if !scaling::is_sound(self.scaling.as_deref(), (&self.mean, &self.std)) {
+            Err("a scale is none of its features'")
         } else if k == 0 || self.clusters.len() != k || !numbered {
             Err("it has not k clusters, numbered from 0")
         } else if !self.clusters.iter().all(whole) {
@@ -204,6 +218,8 @@ impl Model {
             Err("it does not count the imputed rows of each feature")
         } else if !self.clusters.iter().all(profiled) {
             Err("the quartiles, the spread or the words of a cluster are none of its features'")
+        } else if self.tiny.iter().flat_map(|tiny| &tiny.clusters).any(|&cluster| cluster as usize >= k) {
+            Err("a tiny cluster that it has not")
         } else if self.words_changed.iter().any(|change| change.cluster as usize >= k) {
             Err("a word changed of a cluster that it has not")
         } else if self.moved.iter().flatten().any(|row| row.len() != k) {
@@ -245,7 +261,7 @@ impl Model {
 
     /// The scale that standardises rows for this model.
     pub fn scale(&self) -> Scale {
-        Scale::new(self.mean.clone(), self.std.clone())
+        scaling::scale_of(&self.mean, &self.std, self.scaling.as_deref())
     }
 
     /// k by features, in original units.
@@ -297,104 +313,6 @@ pub struct NoLanguage {
     pub model: String,
     pub language: String,
     pub has: String,
-}
-
-/// Above this value doubles are at least one apart, so that centroids within one standard deviation of each other cannot be
-/// distinguished.
-const FAR: f64 = (1_u64 << 52) as f64;
-
-/// True if a distance in standardised units is small enough to determine the nearest cluster.
-pub fn tells(distance: f64) -> bool {
-    distance < FAR
-}
-
-/// A model prepared for prediction: centroids in standardised units.
-#[derive(Debug, Clone)]
-pub struct Predictor {
-    scale: Scale,
-    centroids: Array2<f64>,
-}
-
-impl Predictor {
-    /// `centroids` are k by features, in original units.
-    pub fn new(scale: Scale, centroids: &Array2<f64>) -> Self {
-        let mut standardised = centroids.clone();
-        for ((_, feature), value) in standardised.indexed_iter_mut() {
-            *value = scale.standardise(feature, *value);
-        }
-        Self { scale, centroids: standardised }
-    }
-
-    /// The cluster of a row in original units, and its distance to the centroid in standardised units. `row` is overwritten.
-    pub fn predict(&self, row: &mut [f64]) -> (usize, f64) {
-        for (feature, value) in row.iter_mut().enumerate() {
-            *value = self.scale.standardise(feature, *value);
-        }
-        let (cluster, squared) = kmeans::nearest(row, &self.centroids);
-        (cluster, squared.sqrt())
-    }
-
-    /// Clusters and distances of rows given as columns, bit-identical to [`Predictor::predict`] for each row.
-    pub fn predict_columns(&self, columns: &[&[f64]]) -> (Vec<u32>, Vec<f64>) {
-        let rows = columns.first().map_or(0, |column| column.len());
-        let (mut clusters, mut distances) = (vec![0_u32; rows], vec![0.0_f64; rows]);
-        // The tile size keeps all scratch buffers in the L1 cache.
-        let mut standardised = vec![[0.0_f64; TILE]; columns.len()];
-        let (mut best, mut of, mut squared) = ([0.0_f64; TILE], [0_u32; TILE], [0.0_f64; TILE]);
-        for start in (0..rows).step_by(TILE) {
-            let n = TILE.min(rows - start);
-            for (feature, (tile, column)) in standardised.iter_mut().zip(columns).enumerate() {
-                for (place, value) in tile.iter_mut().zip(&column[start..start + n]) {
-                    *place = self.scale.standardise(feature, *value);
-                }
-            }
-            best.fill(f64::INFINITY);
-            of.fill(0);
-            for (cluster, centroid) in self.centroids.rows().into_iter().enumerate() {
-                squared.fill(0.0);
-                for (tile, &at) in standardised.iter().zip(centroid) {
-                    for (sum, &place) in squared.iter_mut().zip(tile) {
-                        *sum += (place - at) * (place - at);
-                    }
-                }
-                for ((best, of), &squared) in best.iter_mut().zip(&mut of).zip(&squared) {
-                    let nearer = squared < *best;
-                    *best = if nearer { squared } else { *best };
-                    *of = if nearer { cluster as u32 } else { *of };
-                }
-            }
-            clusters[start..start + n].copy_from_slice(&of[..n]);
-            for (distance, best) in distances[start..start + n].iter_mut().zip(&best) {
-                *distance = best.sqrt();
-            }
-        }
-        (clusters, distances)
-    }
-
-    /// The squared terms of a row's distance to each cluster: by cluster, then by feature.
-    pub fn squares(&self, values: &[f64]) -> Array2<f64> {
-        let place = |feature: usize| self.scale.standardise(feature, values[feature]);
-        Array2::from_shape_fn(self.centroids.dim(), |(cluster, feature)| {
-            let apart = place(feature) - self.centroids[(cluster, feature)];
-            apart * apart
-        })
-    }
-
-    /// The feature with the greatest standardised deviation.
-    pub fn farthest(&self, values: &[f64]) -> usize {
-        let out = |feature: usize| self.scale.standardise(feature, values[feature]).abs();
-        (0..values.len()).max_by(|&a, &b| out(a).total_cmp(&out(b))).unwrap_or(0)
-    }
-
-    /// Mean of a feature in the training, in its own units.
-    pub fn mean(&self, feature: usize) -> f64 {
-        self.scale.mean[feature]
-    }
-
-    /// k by features, standardised.
-    pub fn centroids(&self) -> &Array2<f64> {
-        &self.centroids
-    }
 }
 
 /// A model that is ready to be stored in the registry, with its sample.

@@ -4,7 +4,7 @@
 //! Numbers have an exponent, because engines read such literals as doubles, exactly. A row without a cluster gets NULL: each
 //! branch requires a distance below a limit, which is false for NULL, NaN and infinity in any engine.
 
-use super::{FAR, Model};
+use super::Model;
 
 /// The query. It reads the features from a table `input`.
 pub fn query(model: &Model) -> String {
@@ -19,6 +19,11 @@ pub fn query(model: &Model) -> String {
         .enumerate()
         .map(|(i, feature)| {
             let value = format!("CAST({} AS DOUBLE PRECISION)", quoted(feature));
+            // ln(1 + x) may differ in the last digit from the logarithm of predictions.
+            let value = match scale.is_log(i) {
+                true => format!("CASE WHEN {value} > -1 THEN ln(1 + {value}) END"),
+                false => value,
+            };
             format!("    ({value} - {}) * {} AS z{i}", number(scale.origin[i]), number(scale.inverse[i]))
         })
         .collect();
@@ -34,7 +39,8 @@ pub fn query(model: &Model) -> String {
     let cases = |value: &dyn Fn(usize) -> String| {
         let case = |cluster: usize| {
             let nearest = (cluster + 1..k).map(|other| format!("d{cluster} <= d{other}"));
-            let conditions: Vec<String> = nearest.chain([format!("d{cluster} < {}", number(FAR * FAR))]).collect();
+            let conditions: Vec<String> =
+                nearest.chain([format!("d{cluster} < {}", number(predictor.far() * predictor.far()))]).collect();
             format!("    WHEN {} THEN {}", conditions.join(" AND "), value(cluster))
         };
         format!("  CASE\n{}\n  END", (0..k).map(case).collect::<Vec<_>>().join("\n"))

@@ -5,6 +5,8 @@
 //! - JSON operators bind more closely than comparisons, as in PostgreSQL: `meta ->> 'a' = 'x'` is `(meta ->> 'a') = 'x'`. The generic
 //!   dialect reads it as `meta ->> ('a' = 'x')`, which no type satisfies. Its precedences cannot be set without a dialect that repeats
 //!   all other properties of the generic one, so the tree is rotated after parsing. Parentheses are nodes of the tree and stay.
+//! - The first bound of `BETWEEN a ->> 'b' AND …` may be such an operation, too. The parser expects AND after `a`, so the bound is put in
+//!   parentheses before parsing.
 //! - `SET TIME ZONE 'Europe/Berlin'` is `SET timezone = 'Europe/Berlin'`.
 
 use std::mem;
@@ -14,6 +16,50 @@ use datafusion::sql::parser::{CopyToSource, Statement};
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, Expr, Ident, ObjectName, Set, Value, VisitMut as _, VisitorMut,
 };
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
+
+/// Puts the first bound of a BETWEEN in parentheses if it has a JSON operator.
+pub fn enclose_bounds(tokens: &mut Vec<TokenWithSpan>) {
+    // Bounds that are open: the index after BETWEEN, the depth of parentheses, the depth of CASE, and whether it has a JSON operator.
+    let mut open: Vec<(usize, usize, usize, bool)> = Vec::new();
+    let (mut depth, mut cases) = (0_usize, 0_usize);
+    let mut inserted: Vec<(usize, Token)> = Vec::new();
+    for (i, TokenWithSpan { token, .. }) in tokens.iter().enumerate() {
+        let here = open.last().is_some_and(|bound| (bound.1, bound.2) == (depth, cases));
+        match token {
+            Token::LParen | Token::LBracket => depth += 1,
+            Token::RParen | Token::RBracket => {
+                depth = depth.saturating_sub(1);
+                // A bound that was never closed is a fault of the text, which the parser names.
+                open.retain(|bound| bound.1 <= depth);
+            }
+            Token::SemiColon => open.clear(),
+            Token::Arrow | Token::LongArrow | Token::HashArrow | Token::HashLongArrow if here => {
+                if let Some(bound) = open.last_mut() {
+                    bound.3 = true;
+                }
+            }
+            Token::Word(word) if word.quote_style.is_none() => match word.keyword {
+                Keyword::BETWEEN => open.push((i + 1, depth, cases, false)),
+                Keyword::CASE => cases += 1,
+                Keyword::END => cases = cases.saturating_sub(1),
+                Keyword::AND if here => {
+                    if let Some((from, _, _, true)) = open.pop() {
+                        inserted.extend([(from, Token::LParen), (i, Token::RParen)]);
+                    }
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    inserted.sort_by_key(|(at, _)| *at);
+    for (at, token) in inserted.into_iter().rev() {
+        let span = tokens.get(at).map_or_else(Span::empty, |next| next.span);
+        tokens.insert(at, TokenWithSpan { token, span });
+    }
+}
 
 /// Adapts all expressions and queries of a statement.
 pub fn adapt(statement: &mut Statement) {
@@ -182,13 +228,17 @@ fn last_operand(expr: &mut Expr) -> Option<&mut Expr> {
 #[cfg(test)]
 mod tests {
     use datafusion::sql::parser::DFParserBuilder;
+    use datafusion::sql::sqlparser::dialect::GenericDialect;
+    use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 
     use super::*;
 
     /// The tree of a condition without the nodes of parentheses, so that both forms can be compared.
     fn parsed(condition: &str) -> Statement {
         let sql = format!("SELECT {condition} FROM t WHERE {condition}");
-        let mut statements = DFParserBuilder::new(sql.as_str()).build().unwrap().parse_statements().unwrap();
+        let mut tokens = Tokenizer::new(&GenericDialect {}, &sql).tokenize_with_location().unwrap();
+        enclose_bounds(&mut tokens);
+        let mut statements = DFParserBuilder::new(tokens).build().unwrap().parse_statements().unwrap();
         let mut statement = statements.pop_front().unwrap();
         adapt(&mut statement);
         let Statement::Statement(inner) = &mut statement else { panic!("{sql}") };
@@ -224,6 +274,13 @@ mod tests {
             ("b LIKE a ->> 'k'", "b LIKE (a ->> 'k')"),
             ("a ->> 'k' BETWEEN 'x' AND 'y'", "(a ->> 'k') BETWEEN 'x' AND 'y'"),
             ("b BETWEEN 'x' AND a ->> 'k'", "b BETWEEN 'x' AND (a ->> 'k')"),
+            ("b BETWEEN a ->> 'k' AND 'y'", "b BETWEEN (a ->> 'k') AND 'y'"),
+            ("b NOT BETWEEN a -> 'j' ->> 'k' AND c ->> 'l'", "b NOT BETWEEN ((a -> 'j') ->> 'k') AND (c ->> 'l')"),
+            (
+                "b BETWEEN CASE WHEN c AND d THEN a ->> 'k' END AND e AND f BETWEEN 1 AND 2",
+                "(b BETWEEN (CASE WHEN c AND d THEN (a ->> 'k') END) AND e) AND (f BETWEEN 1 AND 2)",
+            ),
+            ("b BETWEEN f(a ->> 'k') AND 'y' AND c", "b BETWEEN f(a ->> 'k') AND 'y' AND c"),
             ("a ->> 'k' = 'x' AND NOT b ->> 'l' = 'y' OR c", "((a ->> 'k') = 'x' AND NOT ((b ->> 'l') = 'y')) OR c"),
             ("a ->> 'k' = 'x' = b ->> 'l'", "((a ->> 'k') = 'x') = (b ->> 'l')"),
             ("f(a ->> 'k' = 'x') = b", "f((a ->> 'k') = 'x') = b"),

@@ -4,8 +4,13 @@
 //! is prose. In `label.<feature>.<language>` the feature is spelled like its column, and the language is
 //! a tag such as `en` or `pt-BR` (language.rs).
 
+use std::collections::BTreeMap;
+
+use tercile_kmeans::features::scaling::Scaling;
+
 use super::guard::{Guard, Rule};
 use super::language::{Labels, canonical};
+use crate::scaling::{self, Given, ScaleMethod};
 
 /// Maximum number of clusters of a segmentation.
 pub const MAX_K: usize = 64;
@@ -17,12 +22,21 @@ pub struct Header {
     pub k: Option<usize>,
     /// The words of each label are three or k.
     pub labels: Labels,
+    /// By feature: how it is scaled, from `scale.<feature>` and `weight.<feature>`.
+    pub scaling: BTreeMap<String, HeaderScaling>,
     /// The key columns of a segmentation of entities; empty for a segmentation of records.
     pub entity: Vec<String>,
     /// What a new model must keep to serve without an operator's decision.
     pub guard: Guard,
     /// The field that gives the time of a record, as written in `00_records.sql`, and its line.
     pub timestamp: Option<(String, usize)>,
+}
+
+/// The scaling of a feature and the line of its method, or of its weight if it has no line for a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeaderScaling {
+    pub scaling: Scaling,
+    pub line: usize,
 }
 
 /// A fault and its line, counted from 1.
@@ -51,6 +65,7 @@ pub fn parse_records(text: &str) -> Result<Header, Fault> {
 fn parse_as(text: &str, is_records: bool) -> Result<Header, Fault> {
     let mut header = Header::default();
     let (mut label_lines, mut entity_line, mut guard_line) = (Vec::new(), None, None);
+    let mut given: BTreeMap<String, (Given, usize)> = BTreeMap::new();
     for (i, line) in text.lines().enumerate() {
         if line.trim().is_empty() {
             break;
@@ -96,9 +111,26 @@ fn parse_as(text: &str, is_records: bool) -> Result<Header, Fault> {
             if languages.insert(language, words).is_some() {
                 return Err(fault(format!("{key} stands twice")));
             }
+        } else if let Some(feature) = key.strip_prefix("scale.") {
+            let method = value.parse::<ScaleMethod>().map_err(|why| fault(format!("{key}: {why}")))?;
+            let (given, line) = given.entry(feature.to_owned()).or_default();
+            if given.method.replace(method).is_some() {
+                return Err(fault(format!("{key} stands twice")));
+            }
+            *line = i + 1;
+        } else if let Some(feature) = key.strip_prefix("weight.") {
+            let weight = scaling::weight(value).map_err(|why| fault(format!("{key}: {why}")))?;
+            let (given, line) = given.entry(feature.to_owned()).or_insert((Given::default(), i + 1));
+            if given.weight.replace(weight).is_some() {
+                return Err(fault(format!("{key} stands twice")));
+            }
+            if given.method.is_none() {
+                *line = i + 1;
+            }
         } else {
             return Err(fault(format!(
-                "unknown key {key}; known are k, entity, guard.<rule> and label.<feature>.<language>{}",
+                "unknown key {key}; known are k, entity, guard.<rule>, scale.<feature>, weight.<feature> and \
+                 label.<feature>.<language>{}",
                 if is_records { ", and timestamp" } else { "" }
             )));
         }
@@ -110,6 +142,13 @@ fn parse_as(text: &str, is_records: bool) -> Result<Header, Fault> {
     if let (None, Some(line)) = (header.k, guard_line) {
         return Err(Fault { line, why: "a guard rule without k: only a segmentation has models".to_owned() });
     }
+    if let (None, Some((_, line))) = (header.k, given.values().next()) {
+        return Err(Fault { line: *line, why: "a scale or weight without k: only a segmentation has one".to_owned() });
+    }
+    let of_header = |(feature, (given, line)): (String, (Given, usize))| {
+        (feature, HeaderScaling { scaling: given.scaling(), line })
+    };
+    header.scaling = given.into_iter().map(of_header).collect();
     for (line, words) in label_lines {
         match header.k {
             None => return Err(Fault { line, why: "a label without k: only a segmentation has labels".to_owned() }),
@@ -163,7 +202,8 @@ fn check_strays(text: &str, is_records: bool) -> Result<(), Fault> {
         let plain = key.trim().to_lowercase();
         let is_guard = plain.strip_prefix("guard.").is_some_and(|rule| Rule::named(rule).is_some());
         let is_timestamp = is_records && plain == "timestamp";
-        let known = plain == "k" || plain == "entity" || is_timestamp || is_guard || is_label(&plain);
+        let known = plain == "k" || plain == "entity" || is_timestamp || is_guard;
+        let known = known || is_label(&plain) || is_scaling(&plain);
         if known && header && key_value(line).is_none() {
             return Err(Fault { line: i + 1, why: format!("write it as -- {plain}: with nothing before the colon") });
         }
@@ -181,7 +221,7 @@ fn key_value(line: &str) -> Option<(&str, &str)> {
     let (key, value) = line.trim_start().strip_prefix("--")?.split_once(':')?;
     let key = key.trim_start();
     let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.';
-    let is_key = !key.is_empty() && (key.chars().all(word) || is_label(key));
+    let is_key = !key.is_empty() && (key.chars().all(word) || is_label(key) || is_scaling(key));
     is_key.then_some((key, value.trim()))
 }
 
@@ -195,9 +235,44 @@ fn is_label(key: &str) -> bool {
     one_word || rest.rsplit_once('.').is_some_and(with_language)
 }
 
+/// True for keys of the form `scale.<feature>` and `weight.<feature>`, whose feature is spelled as in [`is_label`].
+fn is_scaling(key: &str) -> bool {
+    let feature = key.strip_prefix("scale.").or_else(|| key.strip_prefix("weight."));
+    feature.is_some_and(|feature| !feature.is_empty() && feature == feature.trim())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_feature_has_a_scale_and_a_weight() {
+        let of = |text: &str| parse(text).map_err(|f| format!("{}: {}", f.line, f.why));
+        let header =
+            of("-- k: 3\n-- weight.Net Price: 2\n-- scale.a: log\n-- scale.Net Price: robust\n\nSELECT 1").unwrap();
+        let words: Vec<_> =
+            header.scaling.iter().map(|(f, s)| (f.as_str(), scaling::words(s.scaling), s.line)).collect();
+        let (price, a) = (Some("robust, weight 2".to_owned()), Some("log".to_owned()));
+        assert_eq!(words, [("Net Price", price, 4), ("a", a, 3)]);
+        assert_eq!(
+            of("-- k: 3\n-- scale.a: logs").unwrap_err(),
+            "2: scale.a: a scale is standard, log, robust or none, found logs"
+        );
+        for wrong in ["0", "-1", "NaN", "inf", "two"] {
+            let why = format!("2: weight.a: a weight is a number above 0, such as 2 or 0.5, found {wrong}");
+            assert_eq!(of(&format!("-- k: 3\n-- weight.a: {wrong}")).unwrap_err(), why);
+        }
+        assert_eq!(of("-- k: 3\n-- weight.a: 1\n-- weight.a: 2").unwrap_err(), "3: weight.a stands twice");
+        assert_eq!(of("-- scale.a: log").unwrap_err(), "1: a scale or weight without k: only a segmentation has one");
+        assert_eq!(
+            of("-- k: 3\n\n-- scale.a: log").unwrap_err(),
+            "3: scale.a stands after a blank line, where the header has ended"
+        );
+        assert_eq!(
+            of("-- k: 3\n-- Scale.a: log").unwrap_err(),
+            "2: write it as -- scale.a: with nothing before the colon"
+        );
+    }
 
     #[test]
     fn a_feature_with_spaces_has_labels_too() {
@@ -264,7 +339,7 @@ mod tests {
         assert_eq!(fault("-- k:"), "1: k has no value");
         assert_eq!(
             fault("-- K's\n-- kk: 3"),
-            "2: unknown key kk; known are k, entity, guard.<rule> and label.<feature>.<language>"
+            "2: unknown key kk; known are k, entity, guard.<rule>, scale.<feature>, weight.<feature> and label.<feature>.<language>"
         );
         assert_eq!(fault("-- label.a.en: x|y|z"), "1: a label without k: only a segmentation has labels");
         assert_eq!(

@@ -40,6 +40,7 @@ pub use quoting::{identifier, literal, one_line, quote};
 use reference::Reference;
 use script::{Piece, Place};
 use sha2::{Digest, Sha256};
+use tercile_kmeans::features::scaling::Scaling;
 use tercile_store::event_time::EventTime;
 use tercile_store::record::Fields;
 use timestamp::Timestamp;
@@ -131,6 +132,10 @@ pub struct Segmentation {
     pub labels: Labels,
     /// What a new model must keep to serve without an operator's decision.
     pub guard: Guard,
+    /// How each feature is scaled, in their order.
+    pub scaling: Vec<Scaling>,
+    /// Of each feature: the line of the header that scales it, if there is one.
+    pub scaling_lines: Vec<Option<usize>>,
     /// Properties of its SQL that may make models of entities irreproducible.
     pub warnings: Vec<String>,
     /// SHA-256 of the SQL that determines its rows.
@@ -359,6 +364,7 @@ pub fn parse(source: &Source<'_>, piece: &Piece<'_>) -> Result<Statement, Fault>
     let tokens = Tokenizer::new(&GenericDialect {}, piece.text).tokenize_with_location();
     let mut tokens = tokens.map_err(|e| blame(ParserError::from(e).into()))?;
     from_first::complete(&mut tokens);
+    dialect::enclose_bounds(&mut tokens);
     let mut parser = DFParserBuilder::new(tokens).with_recursion_limit(RECURSION).build().map_err(blame)?;
     let mut statements = parser.parse_statements().map_err(blame)?;
     match (statements.pop_front(), statements.len()) {

@@ -5,7 +5,7 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{CopyToSource, Statement};
-use datafusion::sql::sqlparser::ast::{self, Expr, Query, Select, Set, TableFactor, Visit as _, Visitor};
+use datafusion::sql::sqlparser::ast::{self, Expr, LockType, Query, Select, Set, TableFactor, Visit as _, Visitor};
 
 /// The word at which the clause is found, and why it cannot be used.
 type Clause = (&'static str, &'static str);
@@ -47,9 +47,13 @@ impl Visitor for Look {
     }
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Clause> {
-        match query.fetch {
-            Some(_) => ControlFlow::Break(("fetch", "FETCH is not supported; write LIMIT")),
-            None => ControlFlow::Continue(()),
+        const LOCKS: &str =
+            "rows cannot be locked: each query reads a snapshot of its own; leave out FOR UPDATE or FOR SHARE";
+        let word = |lock: &LockType| if *lock == LockType::Share { "share" } else { "update" };
+        match (&query.fetch, query.locks.first()) {
+            (Some(_), _) => ControlFlow::Break(("fetch", "FETCH is not supported; write LIMIT")),
+            (None, Some(lock)) => ControlFlow::Break((word(&lock.lock_type), LOCKS)),
+            (None, None) => ControlFlow::Continue(()),
         }
     }
 

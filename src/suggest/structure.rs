@@ -19,6 +19,7 @@ use tercile_kmeans::{self as kmeans, Fit, Init, Points, Settings};
 
 use super::{Candidate, Rows};
 use crate::fit::{Error, Sampled, weighted};
+use crate::model::Tiny;
 
 /// Maximum number of reference rows, and the number of references.
 const ROWS: usize = 2_000;
@@ -29,7 +30,7 @@ const STARTS: usize = 5;
 const MARGIN: f64 = 0.03;
 /// A cluster with at most this share of the rows is tiny, if there are enough rows to tell.
 const TINY: f64 = 0.002;
-const ENOUGH: usize = 100;
+const ENOUGH: u64 = 100;
 /// Maximum number of rows that are clustered again without those of tiny clusters.
 const AGAIN: usize = 20_000;
 
@@ -123,17 +124,6 @@ fn even(factor: &[Vec<f64>], rows: usize, seed: u64) -> Vec<Float64Array> {
     (0..factor.len()).map(|feature| made.iter().map(|of| Some(value(of, feature))).collect()).collect()
 }
 
-/// Rows that form clusters of their own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Tiny {
-    /// The rows of tiny clusters.
-    pub rows: u64,
-    /// The numbers of those clusters.
-    pub clusters: Vec<u32>,
-    /// The number of clusters with the greatest silhouette without these rows; null if there are too many rows to try.
-    pub preferred: Option<usize>,
-}
-
 /// The tiny clusters of a fit, if it has any, and the k in `ks` that the silhouette prefers without their rows.
 ///
 /// # Errors
@@ -141,14 +131,14 @@ pub struct Tiny {
 pub fn tiny(rows: Rows<'_>, fit: &Fit, ks: RangeInclusive<usize>, settings: &Settings) -> Result<Option<Tiny>, Error> {
     let Rows { scale, columns, weights } = rows;
     let points = weighted(Points::new(scale, columns), weights);
-    let all = points.rows();
+    let all: u64 = fit.sizes.iter().sum();
     let clusters: Vec<u32> = (0..).zip(&fit.sizes).filter(|(_, size)| is_tiny(**size, all)).map(|(c, _)| c).collect();
     if clusters.is_empty() {
         return Ok(None);
     }
     let of = |cluster: &u32| fit.sizes[*cluster as usize];
     let found = Tiny { rows: clusters.iter().map(of).sum(), clusters, preferred: None };
-    if all > AGAIN {
+    if points.rows() > AGAIN {
         return Ok(Some(found));
     }
     let labels = kmeans::assign(&points, &fit.centroids, settings.threads);
@@ -158,46 +148,32 @@ pub fn tiny(rows: Rows<'_>, fit: &Fit, ks: RangeInclusive<usize>, settings: &Set
         .map(|column| filter(column, &kept).map(|kept| Float64Array::from(kept.to_data())))
         .collect::<Result<_, _>>()
         .map_err(|e| Error::Rows(e.to_string()))?;
+    let weights: Option<Vec<f64>> = weights.map(|weights| {
+        weights.iter().zip(kept.values()).filter(|(_, kept)| *kept).map(|(&weight, _)| weight).collect()
+    });
+    let weights = weights.as_deref();
     let names: Vec<String> = (0..others.len()).map(|i| i.to_string()).collect();
-    let scale = Scale::measure(&names, &others, settings.threads)?;
+    let scale = Scale::measure_as(&names, &others, &scale.scalings(), settings.threads)?;
     let mut best: Option<(f64, usize)> = None;
     for k in ks {
         let settings = Settings { k, ..settings.clone() };
-        let fit = match kmeans::fit(&Points::new(&scale, &others), &settings, Init::Drawn(None), &|_| {}) {
+        let points = weighted(Points::new(&scale, &others), weights);
+        let fit = match kmeans::fit(&points, &settings, Init::Drawn(None), &|_| {}) {
             Ok(fit) => fit,
             Err(kmeans::Error::TooFew { .. }) => break,
             Err(error) => return Err(error.into()),
         };
         let silhouette =
-            Sampled::new(&scale, &others, None, &fit, settings.threads).silhouette(&scale, k, settings.threads);
+            Sampled::new(&scale, &others, weights, &fit, settings.threads).silhouette(&scale, k, settings.threads);
         if let Some(silhouette) = silhouette.filter(|silhouette| best.is_none_or(|(most, _)| *silhouette > most)) {
             best = Some((silhouette, k));
         }
     }
-    Ok(Some(Tiny { preferred: best.map(|(_, k)| k), ..found }))
+    Ok(Some(Tiny { preferred: best.map(|(_, k)| k as u32), ..found }))
 }
 
-fn is_tiny(size: u64, rows: usize) -> bool {
+fn is_tiny(size: u64, rows: u64) -> bool {
     size > 0 && rows >= ENOUGH && size as f64 <= (rows as f64 * TINY).max(2.0)
-}
-
-impl Tiny {
-    /// One sentence. `rows`: all rows.
-    pub fn sentence(&self, rows: &str, own: &str) -> String {
-        let clusters = match self.clusters.as_slice() {
-            [cluster] => format!("a cluster of their own ({cluster})"),
-            many => format!(
-                "{} clusters of their own ({})",
-                many.len(),
-                many.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
-            ),
-        };
-        let without = match self.preferred {
-            Some(k) => format!("; without them the silhouette prefers {k}"),
-            None => "; try without them".to_owned(),
-        };
-        format!("{own} of {rows} rows form {clusters}{without}")
-    }
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ pub(super) trait Prefix {
     fn missing(&self) -> Vec<u64>;
     /// SHA-256, in hex, of the SHA-256s of pieces of 65,536 rows.
     fn hash(&self) -> String;
-    fn scale(&self, names: &[String]) -> Result<Scale, Refusal>;
+    fn scale(&self, of: &Segmentation) -> Result<Scale, Refusal>;
     fn fit(
         &self,
         scale: &Scale,
@@ -349,8 +349,8 @@ impl Prefix for HereUpTo<'_> {
         hash_of(all.pieces[..whole].iter().chain(&rest))
     }
 
-    fn scale(&self, names: &[String]) -> Result<Scale, Refusal> {
-        Ok(Scale::measure(names, &self.features, processors())?)
+    fn scale(&self, of: &Segmentation) -> Result<Scale, Refusal> {
+        Ok(Scale::measure_as(&of.features, &self.features, &of.scaling, processors())?)
     }
 
     fn fit(

@@ -18,6 +18,7 @@ use datafusion::prelude::SessionContext;
 use futures::StreamExt as _;
 use ndarray::Array2;
 use tercile_kmeans::features::moments::Extent;
+use tercile_kmeans::features::scaling::{Measured, Method, Scaling};
 use tercile_kmeans::features::{self, Scale};
 use tercile_kmeans::parallel::processors;
 use tercile_kmeans::{self as kmeans, Chosen, Fit, Init, Points, Profile, Settings, Solver as _, Step};
@@ -33,6 +34,7 @@ use super::{Options, Progress, Refusal};
 use crate::engine::cluster::solver::{self, Queries};
 use crate::engine::{self, cluster};
 use crate::model::SolverKind;
+use crate::scaling::ScaleMethod;
 use crate::slices::SLICES;
 use crate::sql::{Segmentation, quote};
 
@@ -122,6 +124,7 @@ pub(super) async fn rows(
 ) -> Result<Far, engine::Error> {
     let began = Instant::now();
     let features = segmentation.features.len();
+    check_scaling(segmentation)?;
     let at =
         |path: &Path, e: &dyn std::fmt::Display| engine::Error::Table { path: path.to_owned(), why: e.to_string() };
     let table = format!("_prepared_{}", segmentation.name);
@@ -151,6 +154,16 @@ pub(super) async fn rows(
     }
     let (ctx, runtime) = (ctx.clone(), Handle::current());
     Ok(Far { ctx, runtime, features, slices, order, took: began.elapsed(), scratch })
+}
+
+/// Queries have no logarithms that are the same on every machine, and no exact quartiles.
+fn check_scaling(segmentation: &Segmentation) -> Result<(), engine::Error> {
+    let needs_rows = |scaling: &Scaling| matches!(scaling.method(), Method::Log | Method::Robust);
+    let Some(i) = segmentation.scaling.iter().position(needs_rows) else { return Ok(()) };
+    let (method, feature) = (ScaleMethod::from(segmentation.scaling[i].method()), &segmentation.features[i]);
+    let line = segmentation.scaling_lines[i].map_or_else(String::new, |line| format!("line {line}: "));
+    let why = format!("{line}the scale {method} of {feature} needs a training in one process; train without --engine");
+    Err(engine::Error::View { file: segmentation.file.clone(), why })
 }
 
 /// Number of rows of slices 1 to 1, 1 to 2, and 1 to 3.
@@ -261,9 +274,10 @@ impl Prefix for FarUpTo<'_> {
         self.known.hash.clone()
     }
 
-    fn scale(&self, names: &[String]) -> Result<Scale, Refusal> {
+    fn scale(&self, of: &Segmentation) -> Result<Scale, Refusal> {
+        let names = &of.features;
         if self.few() {
-            return Ok(Scale::measure(names, &self.known.starts, processors())?);
+            return Ok(Scale::measure_as(names, &self.known.starts, &of.scaling, processors())?);
         }
         for (feature, odd) in names.iter().zip(&self.known.odd) {
             if let Some((row, value)) = *odd {
@@ -286,7 +300,12 @@ impl Prefix for FarUpTo<'_> {
             mean.push(if same { least } else { sum / known as f64 });
             std.push(deviation);
         }
-        Ok(Scale::new(mean, std))
+        let one = |(f, &scaling): (usize, &Scaling)| match scaling.method() {
+            Method::None => Measured { scaling, center: 0.0, spread: 1.0 },
+            _ => Measured { scaling, center: mean[f], spread: std[f] },
+        };
+        let measured = of.scaling.iter().enumerate().map(one).collect();
+        Ok(Scale::scaled(mean, std, measured))
     }
 
     fn fit(
@@ -322,10 +341,15 @@ impl Prefix for FarUpTo<'_> {
         let sample = Points::new(scale, &self.known.sample.features);
         let mut profile = kmeans::profile(&sample, centroids, processors());
         profile.spread = self.queries().spread(scale, centroids)?;
+        profile.linear_spread = profile.spread.clone();
         Ok(profile)
     }
 
     fn cross(&self, (old, from): Placed<'_>, (new, to): Placed<'_>) -> Result<Vec<Vec<u64>>, Refusal> {
+        if !self.few() && (0..self.all.features).any(|feature| old.is_log(feature)) {
+            let why = "the model of the slice before has a logarithmic scale, and queries cannot compare with it; train without --engine";
+            return Err(Refusal::View(why.to_owned()));
+        }
         if self.few() {
             let (old, new) = (Points::new(old, &self.known.starts), Points::new(new, &self.known.starts));
             return Ok(kmeans::cross((&old, from), (&new, to), processors()));

@@ -17,11 +17,13 @@ use crate::fit::Sampled;
 use crate::model::cluster_ids::{newcomers, numbers, renumbered};
 use crate::model::describe::{Before, Shortage, describe, short_of_words, words_changed};
 use crate::model::parts::Shapes;
+use crate::model::scaling;
 use crate::model::{
-    Baseline, METHOD, Model, ModelRegistry, Predecessor, Predictor, Receipt, Trained, clusters, imputed,
+    Baseline, METHOD, Model, ModelRegistry, Predecessor, Predictor, Receipt, Tiny, Trained, clusters, imputed,
 };
 use crate::slices::{Slicing as _, Thirds};
 use crate::sql::Segmentation;
+use crate::suggest;
 
 /// The training of one slice of one segmentation.
 pub(super) struct Job<'a> {
@@ -84,7 +86,7 @@ impl Job<'_> {
     /// Trains the model.
     pub fn fit(&self, all: &dyn Rows, rows: &dyn Prefix, receipt: Receipt) -> Result<Trained, Refusal> {
         let Segmentation { features, k, labels, .. } = self.segmentation;
-        let scale = rows.scale(features)?;
+        let scale = rows.scale(self.segmentation).map_err(|refusal| refusal.in_header(self.segmentation))?;
         let warm = self.warm.map(Model::centroids);
         let tell = |step| {
             (self.options.tell)(Progress::Pass { segmentation: &self.segmentation.name, slice: self.slice, step });
@@ -98,7 +100,8 @@ impl Job<'_> {
         let new = newcomers(&scale, &fit.centroids, self.predecessor);
         let profile = rows.profile(&scale, &fit.centroids)?;
         let before = self.predecessor.map(|model| Before::new(model, &new));
-        let shapes = Shapes { centroids: fit.centroids.view(), spread: profile.spread.view(), sizes: &fit.sizes };
+        let linear = scale.linear_centroids(&fit.centroids);
+        let shapes = Shapes { centroids: linear.view(), spread: profile.linear_spread.view(), sizes: &fit.sizes };
         let described = describe(&shapes, features, labels, before.as_ref());
         for Shortage { feature, parts, words } in short_of_words(&described, features, labels) {
             tracing::warn!(
@@ -115,7 +118,7 @@ impl Job<'_> {
         let new: Vec<bool> = new.into_iter().map(|new| new || self.replaced.is_some()).collect();
         let clusters = clusters(features, &fit, &profile, described, &new);
         let moved = self.moved(all, (&scale, &fit))?;
-        let (sample, silhouette) = sample(rows, features, (&scale, &fit))?;
+        let (sample, silhouette, tiny) = sample(rows, features, (&scale, &fit))?;
         let baseline = Baseline::of(features, &rows.evenly(), &Predictor::new(scale.clone(), &fit.centroids));
         let members = rows.members(self.segmentation, (&scale, &fit.centroids))?;
         let members = members.map(|members| self.with_previous(members)).transpose()?;
@@ -130,6 +133,7 @@ impl Job<'_> {
             imputed: Some(features.iter().cloned().zip(rows.missing()).collect()),
             entity: self.segmentation.entity.clone(),
             features: features.clone(),
+            scaling: scaling::of(&scale),
             mean: scale.mean,
             std: scale.std,
             k: *k as u32,
@@ -137,6 +141,7 @@ impl Job<'_> {
             inertia: fit.inertia,
             silhouette,
             iterations: fit.iterations as u64,
+            tiny,
             trained_at: tercile_store::times::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
             moved: moved.as_ref().map(|moved| moved.all.clone()),
             moved_by: moved.and_then(|moved| moved.by),
@@ -189,12 +194,15 @@ pub(super) fn settings(k: usize, starts: usize) -> Settings {
     Settings { k, seed: SEED, starts, limits: LIMITS, threads: processors() }
 }
 
-/// A sample of the rows with their clusters, and its silhouette.
+/// Greatest number of clusters, and restarts for each, that are tried without the rows of tiny clusters.
+const TRIED: (usize, usize) = (8, 20);
+
+/// A sample of the rows with their clusters, its silhouette, and tiny clusters.
 fn sample(
     rows: &dyn Prefix,
     features: &[String],
     (scale, fit): (&Scale, &Fit),
-) -> Result<(RecordBatch, Option<f64>), Refusal> {
+) -> Result<(RecordBatch, Option<f64>, Option<Tiny>), Refusal> {
     let Sample { places, features: columns, chosen } = rows.sample(scale, fit)?;
     let (mut fields, mut all): (Vec<Field>, Vec<ArrayRef>) = Default::default();
     if let Some((partitions, offsets)) = places {
@@ -210,6 +218,10 @@ fn sample(
     all.push(Arc::new(chosen.labels.iter().map(|&label| Some(u32::from(label))).collect::<UInt32Array>()));
     fields.push(Field::new(imputed::COLUMN, DataType::UInt32, false));
     all.push(Arc::new(imputed::masks(&columns)));
-    let silhouette = Sampled { columns, chosen }.silhouette(scale, fit.sizes.len(), processors());
-    Ok((RecordBatch::try_new(Arc::new(Schema::new(fields)), all)?, silhouette))
+    let sampled = Sampled { columns, chosen };
+    let silhouette = sampled.silhouette(scale, fit.sizes.len(), processors());
+    let of_sample = suggest::Rows { scale, columns: &sampled.columns, weights: Some(&sampled.chosen.weights) };
+    let tiny = suggest::tiny(of_sample, fit, 2..=TRIED.0, &settings(2, TRIED.1));
+    let tiny = tiny.map_err(|error| Refusal::View(error.to_string()))?;
+    Ok((RecordBatch::try_new(Arc::new(Schema::new(fields)), all)?, silhouette, tiny))
 }

@@ -4,7 +4,7 @@ use datafusion::arrow::error::ArrowError;
 use tercile_kmeans::{self as kmeans, features};
 
 use crate::engine;
-use crate::sql::quote;
+use crate::sql::{Segmentation, quote};
 
 /// The reason why one slice of one segmentation has no new model.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +17,9 @@ pub(super) enum Refusal {
     Twice { partition: i32, offset: i64 },
     #[error("{error}{next}", error = .0, next = remedy(.0))]
     Features(#[from] features::Error),
+    /// A feature cannot be scaled as the header of its SQL file says.
+    #[error("{file}, line {line}: {why}")]
+    Scaling { file: String, line: usize, why: String },
     #[error(transparent)]
     KMeans(#[from] kmeans::Error),
     #[error("{0}")]
@@ -61,9 +64,32 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// The same, with the line of the header that scales the feature, if it is the reason.
+    pub fn in_header(self, of: &Segmentation) -> Self {
+        use features::Error::{NoDeviation, NoLogarithm, NoRange};
+        let Self::Features(NoLogarithm { feature, .. } | NoRange { feature, .. } | NoDeviation { feature }) = &self
+        else {
+            return self;
+        };
+        let line = of.features.iter().position(|name| name == feature).and_then(|i| of.scaling_lines[i]);
+        match line {
+            Some(line) => Self::Scaling { file: of.file.clone(), line, why: self.to_string() },
+            None => self,
+        }
+    }
+}
+
 /// The next step after an error of the feature columns, in terms of the SQL file; empty where the error states it.
 fn remedy(error: &features::Error) -> String {
-    let features::Error::NotFinite { feature, .. } = error else { return String::new() };
+    let feature = match error {
+        features::Error::NotFinite { feature, .. } => feature,
+        features::Error::NoLogarithm { .. } => {
+            return "; leave such rows out in the SQL file, or choose robust".to_owned();
+        }
+        features::Error::NoRange { .. } => return "; choose log, or leave the line out".to_owned(),
+        _ => return String::new(),
+    };
     let column = quote(feature);
     format!(
         "; make it NULL in the SQL file, as in CASE WHEN abs({column}) < CAST('Infinity' AS DOUBLE) THEN {column} END: a NULL \

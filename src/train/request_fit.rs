@@ -4,6 +4,7 @@
 
 use datafusion::arrow::array::Float64Array;
 use ndarray::Array2;
+use tercile_kmeans::features::scaling::Scaling;
 use tercile_kmeans::features::{self, Scale};
 use tercile_kmeans::parallel::processors;
 use tercile_kmeans::{self as kmeans, Fit, Init, Points};
@@ -17,7 +18,8 @@ pub struct RequestFit {
     pub predictor: Predictor,
     /// k by features, in original units.
     pub centroids: Array2<f64>,
-    /// Population standard deviation of each cluster's rows, k by features, in original units.
+    /// The same, and the population standard deviation of each cluster's rows, in the unit of `Scale::linear`.
+    pub linear: Array2<f64>,
     pub spread: Array2<f64>,
     /// Number of rows of each cluster.
     pub sizes: Vec<u64>,
@@ -29,8 +31,12 @@ pub struct RequestFit {
 ///
 /// # Errors
 /// If the columns or `k` cannot be clustered.
-pub fn fit_for_request(names: &[String], columns: &[Float64Array], k: usize) -> Result<RequestFit, RequestFitError> {
-    let scale = Scale::measure(names, columns, processors())?;
+pub fn fit_for_request(
+    (names, scalings): (&[String], &[Scaling]),
+    columns: &[Float64Array],
+    k: usize,
+) -> Result<RequestFit, RequestFitError> {
+    let scale = Scale::measure_as(names, columns, scalings, processors())?;
     let points = Points::new(&scale, columns);
     let starts = kmeans::starts_for(points.rows());
     let mut k = k;
@@ -44,7 +50,8 @@ pub fn fit_for_request(names: &[String], columns: &[Float64Array], k: usize) -> 
     let Fit { centroids, sizes, .. } = renumbered(fit, &number);
     let spread = kmeans::spread(&points, &centroids, processors());
     let labels = kmeans::assign(&points, &centroids, processors()).into_iter().map(u32::from).collect();
-    Ok(RequestFit { predictor: Predictor::new(scale, &centroids), centroids, spread, sizes, labels })
+    let linear = scale.linear_centroids(&centroids);
+    Ok(RequestFit { predictor: Predictor::new(scale, &centroids), centroids, linear, spread, sizes, labels })
 }
 
 /// The reason why rows of a request could not be clustered.
@@ -64,9 +71,10 @@ mod tests {
     fn the_examples_of_a_request_get_their_own_clusters() {
         let names = ["price".to_owned(), "rating".to_owned()];
         let columns = [Float64Array::from(vec![300.0, 1200.0, 700.0]), Float64Array::from(vec![4.5, 3.5, 4.0])];
-        let found = fit_for_request(&names, &columns, 3).unwrap();
+        let standard = [Scaling::default(); 2];
+        let found = fit_for_request((&names, &standard), &columns, 3).unwrap();
         assert_eq!(found.labels, [0, 2, 1]);
         let two = [Float64Array::from(vec![60.0, 25.0, 60.0])];
-        assert_eq!(fit_for_request(&names[..1], &two, 3).unwrap().labels, [1, 0, 1]);
+        assert_eq!(fit_for_request((&names[..1], &standard[..1]), &two, 3).unwrap().labels, [1, 0, 1]);
     }
 }

@@ -123,8 +123,7 @@ async fn check(store: &Store, files: &Files, model: Model, options: &Options) ->
         return Err(gone(store, found, receipt.n)?);
     }
     let ctx = engine::open_within(&prefix.snapshot, files, options.limits(prefix.snapshot.rows())).await?;
-    let segmentations = engine::segmentations(&ctx, files).await?;
-    let segmentation = segmentations.into_iter().find(|segmentation| segmentation.name == model.segmentation);
+    let segmentation = engine::each_segmentation(&ctx, files).await.named(&model.segmentation)?;
     let segmentation = segmentation.ok_or_else(|| Error::NoSql(model.segmentation.clone()))?;
     let (stream, cuts) = stream(&ctx, &prefix.snapshot).await.map_err(|e| Error::Refused(e.to_string()))?;
     let input = Input { ctx, snapshot: prefix.snapshot.clone(), files: files.clone(), cuts };
@@ -263,6 +262,7 @@ impl Again<'_> {
             ("features".to_owned(), shown(&was.features), shown(&again.features)),
             ("mean".to_owned(), shown(&was.mean), shown(&again.mean)),
             ("std".to_owned(), shown(&was.std), shown(&again.std)),
+            ("scaling".to_owned(), shown(&was.scaling), shown(&again.scaling)),
             ("k".to_owned(), shown(&was.k), shown(&again.k)),
             ("the number of clusters".to_owned(), shown(&was.clusters.len()), shown(&again.clusters.len())),
         ];
@@ -279,6 +279,9 @@ impl Again<'_> {
         }
         fields.push(("words_changed".to_owned(), shown(&was.words_changed), shown(&again.words_changed)));
         fields.push(("baseline".to_owned(), shown(&was.baseline.as_ref()), shown(&baseline)));
+        // Models of older builds have no field for tiny clusters, and those without one have none either.
+        let tiny = was.tiny.as_ref().and(again.tiny.as_ref());
+        fields.push(("tiny".to_owned(), shown(&was.tiny.as_ref()), shown(&tiny)));
         fields.push(("inertia".to_owned(), shown(&was.inertia), shown(&again.inertia)));
         fields.push(("silhouette".to_owned(), shown(&was.silhouette), shown(&again.silhouette)));
         // Sums computed by a cluster are rounded differently each time.

@@ -67,6 +67,8 @@ fn errors_are_in_words_of_sql_with_their_place() {
         ("SELECT * FROM t TABLESAMPLE BERNOULLI (10)", "line 1, column 17: samples are not supported; write"),
         ("SELECT value COLLATE \"de\" FROM range(3)", "line 1, column 14: COLLATE is not supported"),
         ("SELECT TOP 3 * FROM t", "line 1, column 8: TOP is not supported; write LIMIT"),
+        ("SELECT 1 FOR UPDATE", "line 1, column 14: rows cannot be locked"),
+        ("SELECT * FROM (SELECT 1 FOR SHARE) AS t", "line 1, column 29: rows cannot be locked"),
         ("FROM t FETCH FIRST 2 ROWS ONLY", "line 1, column 8: FETCH is not supported; write LIMIT"),
         ("SELECT * FROM range(3) AS t, LATERAL (SELECT t.value) AS x", "line 1, column 30: a subquery refers to"),
         ("SET TIME ZONE LOCAL", "SET TIME ZONE takes a constant"),

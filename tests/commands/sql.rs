@@ -36,6 +36,17 @@ fn statements_come_from_files_a_flag_and_stdin() {
     assert_eq!(place.ok(&["sql", "-f", "csv", "sub/reads.sql"]), "a\n1\nb\tc\n2\t;\nd\n3\n");
     let ended = with_stdin(&place, &["sql", "-f", "csv"], "SELECT 4 AS e;\n.quit\nSELECT 5;");
     assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), (Some(0), "e\n4\n", ""));
+    // As typed into the shell.
+    let ended = with_stdin(&place, &["sql", "-f", "csv"], "SELECT 4 AS e;\nexit\nSELECT 5;");
+    assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), (Some(0), "e\n4\n", ""));
+    // A query that fails prints no header, and one without rows does.
+    let failing = "SELECT CAST(a AS INT) AS b FROM (VALUES ('x')) AS t(a) WHERE length(a) > 0";
+    let ended = place.run(&["sql", "-f", "csv", "-c", failing]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{}", ended.stderr);
+    assert_eq!(place.ok(&["sql", "-f", "tsv", "-c", "SELECT 1 AS a, 2 AS b WHERE false"]), "a\tb\n");
+    let hash = "SELECT sha256('a') AS h, '{\"k\": \"b\"}' ->> 'k' AS k, 'b' BETWEEN '{\"k\": \"a\"}' ->> 'k' AND 'c' AS within";
+    let hash = place.ok(&["sql", "-f", "csv", "-c", hash]);
+    assert_eq!(hash, "h,k,within\nca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb,b,true\n");
     assert_eq!(with_stdin(&place, &["sql", "two.sql", "-"], "SELECT 4 AS e").stdout.lines().last(), Some("4"));
     assert_eq!(with_stdin(&place, &["sql"], "").code, Some(0));
     let ddl = "CREATE TABLE t AS VALUES (1), (2); CREATE VIEW v AS SELECT sum(column1) AS s FROM t; SELECT s FROM v";

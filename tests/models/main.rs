@@ -14,4 +14,5 @@ mod missing;
 mod plot;
 mod predict;
 mod registry;
+mod scaling;
 mod truth;

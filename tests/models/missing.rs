@@ -127,3 +127,30 @@ fn a_feature_that_is_no_number_is_refused_with_an_example_and_sql_that_helps() {
     let table = place.ok(&["train", "--sql", "sql"]);
     assert!(table.contains("by_b") && !table.contains("was missing"), "{table}");
 }
+
+#[test]
+fn a_text_feature_refuses_its_segmentation_alone() {
+    let place = Place::new();
+    two_numbers(&place);
+    let rows = (0..60).map(|i| format!("{i},{},{}\n", i % 9 + 1, i % 11));
+    place.write("rows.csv", format!("id,b,e\n{}", rows.collect::<String>()));
+    assert_eq!(place.up(&["--data", "rows.csv", "--sql", "sql"]).interrupt().code, Some(0));
+    // An edit of one file makes its feature a text, another one changes the other segmentation.
+    let select =
+        |feature: &str| format!("-- k: 3\n\nSELECT _partition, _offset, _timestamp, _slice, {feature} FROM slices\n");
+    place.write("sql/30_by_b.sql", select("CAST(b AS TEXT) AS b"));
+    place.write("sql/31_by_both.sql", select("e, b * 2 AS b"));
+    let train = place.run(&["train", "--sql", "sql"]);
+    assert_eq!(train.code, Some(0), "{}", train.stderr);
+    let said = "no new model: by_b of slice 3: sql/30_by_b.sql: the feature b is text, such as `";
+    assert!(train.stderr.contains(said) && !train.stderr.contains("by_both of slice"), "{}", train.stderr);
+    let versions = |name: &str| place.ok(&["models", name]).lines().count();
+    assert!(versions("by_both") > versions("by_b"), "{}", train.stdout);
+    // The models of the segmentation serve on.
+    let serve = place.serve(&["--sql", "sql"]);
+    assert_eq!(serve.post("/api/segments/by_b/predict", r#"[{"b": 3}]"#).status, 200);
+    assert!(serve.get("/api/segments/by_b").text.contains("the feature b is text"));
+    assert_eq!(serve.interrupt().code, Some(0));
+    // The only segmentation that is asked for is refused with the reason.
+    assert!(place.fails(1, &["verify", "by_b", "--sql", "sql"]).contains("the SQL changed since"));
+}

@@ -125,7 +125,8 @@ fn fitted(k: usize, columns: &[Float64Array], init: Option<Array2<f64>>, threads
     let limits = Limits { iterations: 300, tolerance: 0.0 };
     let settings = Settings { k, seed: 42, starts: starts_for(columns[0].len()), limits, threads };
     let features = (0..columns.len()).map(|f| format!("f{f}")).collect();
-    fit::fit(columns, &Job { features, settings, init, solver: SolverKind::Tercile }, &|_| {}).unwrap()
+    let scaling = vec![Default::default(); columns.len()];
+    fit::fit(columns, &Job { features, scaling, settings, init, solver: SolverKind::Tercile }, &|_| {}).unwrap()
 }
 
 /// The inertia of a report's centroids and the sizes of their clusters, computed row by row.

@@ -5,6 +5,7 @@
 //! ([`Matrix`]).
 
 pub mod moments;
+pub mod scaling;
 
 use std::sync::Arc;
 
@@ -13,7 +14,8 @@ use arrow_array::types::Float64Type;
 use arrow_array::{Array, FixedSizeListArray, Float64Array};
 use arrow_schema::{DataType, Field};
 use fearless_simd::Level;
-use ndarray::ArrayView2;
+use ndarray::{Array2, ArrayView2};
+use scaling::{Measured, Method, Scaling};
 
 use crate::column::Column;
 use crate::column_view;
@@ -43,6 +45,24 @@ pub enum Error {
         /// Name of the feature.
         feature: String,
     },
+    /// A value of a feature on a logarithmic scale is -1 or less.
+    #[error("{feature} is {value} in row {row}, and a logarithmic scale takes log(1 + x) of values above -1")]
+    NoLogarithm {
+        /// Name of the feature.
+        feature: String,
+        /// The value.
+        value: String,
+        /// Index of the first such row, from 0.
+        row: usize,
+    },
+    /// The quartiles of a feature are equal, and its scale divides by their difference.
+    #[error("the quartiles of {feature} are equal ({value}), and a robust scale divides by their difference")]
+    NoRange {
+        /// Name of the feature.
+        feature: String,
+        /// The median.
+        value: String,
+    },
     /// Arrow cannot build the matrix.
     #[error("cannot build the feature column: {0}")]
     Arrow(String),
@@ -53,7 +73,7 @@ pub enum Error {
 ///
 /// The standardised value of x is (x - origin) · inverse. The origin is a round number near the mean rather than the mean
 /// itself: differences of round numbers from a round number are exact, so cluster means of round numbers are exact, too.
-/// Distances do not depend on the origin.
+/// Distances do not depend on the origin. With [`Method::Log`] x is log(1 + value), and the origin a logarithm ([`scaling`]).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scale {
     /// Mean, which replaces missing values.
@@ -62,21 +82,85 @@ pub struct Scale {
     pub std: Vec<f64>,
     /// Origin of standardised values, in original units.
     pub origin: Vec<f64>,
-    /// Reciprocal of the standard deviation; 1 for a constant feature.
+    /// Factor of the differences from the origin: the reciprocal of the standard deviation, and 1 for a constant feature, unless the
+    /// feature has a weight or another method.
     pub inverse: Vec<f64>,
+    /// How each feature is scaled.
+    pub measured: Vec<Measured>,
 }
 
 impl Scale {
     /// A scale from the mean and the population standard deviation of each feature.
     pub fn new(mean: Vec<f64>, std: Vec<f64>) -> Self {
-        let origin = mean.iter().zip(&std).map(|(&mean, &std)| origin(mean, std)).collect();
-        let inverse = std.iter().map(|&std| if std == 0.0 { 1.0 } else { 1.0 / std }).collect();
-        Self { mean, std, origin, inverse }
+        let standard = |(&center, &spread): (&f64, &f64)| Measured { scaling: Scaling::default(), center, spread };
+        let measured = mean.iter().zip(&std).map(standard).collect();
+        Self::scaled(mean, std, measured)
+    }
+
+    /// A scale from the mean, the population standard deviation, and the scaling of each feature.
+    pub fn scaled(mean: Vec<f64>, std: Vec<f64>, measured: Vec<Measured>) -> Self {
+        let around = |(f, of): (usize, &Measured)| match of.scaling.method() {
+            Method::Standard | Method::None => origin(mean[f], std[f]),
+            Method::Log | Method::Robust => origin(of.center, of.spread),
+        };
+        let origin = measured.iter().enumerate().map(around).collect();
+        let inverse = |of: &Measured| of.scaling.weight() / if of.spread == 0.0 { 1.0 } else { of.spread };
+        let inverse = measured.iter().map(inverse).collect();
+        Self { mean, std, origin, inverse, measured }
+    }
+
+    /// Whether the logarithms of a feature are standardised.
+    pub fn is_log(&self, feature: usize) -> bool {
+        self.measured[feature].scaling.method() == Method::Log
+    }
+
+    /// Whether any feature has another scale than its mean and standard deviation.
+    pub fn is_special(&self) -> bool {
+        self.measured.iter().any(|of| of.scaling != Scaling::default())
+    }
+
+    /// The method and weight of each feature.
+    pub fn scalings(&self) -> Vec<Scaling> {
+        self.measured.iter().map(|of| of.scaling).collect()
+    }
+
+    /// A value in the unit in which differences of a feature are proportional to scaled ones: its logarithm, or itself.
+    pub fn linear(&self, feature: usize, value: f64) -> f64 {
+        if self.is_log(feature) { scaling::log(value) } else { value }
+    }
+
+    /// [`Self::linear`] of centroids, k × features.
+    pub fn linear_centroids(&self, centroids: &Array2<f64>) -> Array2<f64> {
+        let mut linear = centroids.clone();
+        linear.indexed_iter_mut().for_each(|((_, feature), value)| *value = self.linear(feature, *value));
+        linear
+    }
+
+    /// Standard deviation in the unit of [`Self::linear`].
+    pub fn linear_deviation(&self, feature: usize) -> f64 {
+        if self.is_log(feature) { self.measured[feature].spread } else { self.std[feature] }
     }
 
     /// Standardises a value of a feature.
     pub fn standardise(&self, feature: usize, value: f64) -> f64 {
-        (value - self.origin[feature]) * self.inverse[feature]
+        (self.linear(feature, value) - self.origin[feature]) * self.inverse[feature]
+    }
+
+    /// Standardises values of a feature; `to` has as many places.
+    #[inline]
+    pub fn standardise_all(&self, feature: usize, values: &[f64], to: &mut [f64]) {
+        if self.is_log(feature) {
+            to.iter_mut().zip(values).for_each(|(to, value)| *to = self.standardise(feature, *value));
+            return;
+        }
+        let (origin, inverse) = (self.origin[feature], self.inverse[feature]);
+        to.iter_mut().zip(values).for_each(|(to, value)| *to = (value - origin) * inverse);
+    }
+
+    /// The greatest standard deviation of a feature in scaled units, at least 1; exactly 1 if no feature is special.
+    pub fn reach(&self) -> f64 {
+        let special = self.measured.iter().enumerate().filter(|(_, of)| of.scaling != Scaling::default());
+        special.map(|(f, _)| self.linear_deviation(f) * self.inverse[f]).fold(1.0, f64::max)
     }
 
     /// Measures columns of the same length. The result does not depend on the number of threads. `names` are used in
@@ -87,6 +171,24 @@ impl Scale {
     pub fn measure(names: &[String], columns: &[Float64Array], threads: usize) -> Result<Self, Error> {
         let columns: Vec<Column<'_>> = columns.iter().map(Column::from).collect();
         Self::measure_columns(names, &columns, threads)
+    }
+
+    /// Measures columns that have methods and weights of their own, one for each.
+    ///
+    /// # Errors
+    /// As [`Self::measure`], [`Error::NoLogarithm`] and [`Error::NoRange`].
+    pub fn measure_as(
+        names: &[String],
+        columns: &[Float64Array],
+        scalings: &[Scaling],
+        threads: usize,
+    ) -> Result<Self, Error> {
+        let Self { mean, std, .. } = Self::measure(names, columns, threads)?;
+        let mut measured = Vec::with_capacity(names.len());
+        for (f, (name, &scaling)) in names.iter().zip(scalings).enumerate() {
+            measured.push(scaling::measure(name, &Column::from(&columns[f]), (mean[f], std[f]), scaling, threads)?);
+        }
+        Ok(Self::scaled(mean, std, measured))
     }
 
     /// Measures columns of Arrow or ndarray, as [`Self::measure`] does.
@@ -111,7 +213,8 @@ impl Scale {
     /// Mean variance of the features that are not constant, in standardised units; 0 if all are constant.
     pub(crate) fn mean_variance(&self) -> f64 {
         let varied = self.std.iter().filter(|&&std| std != 0.0).count();
-        let sum: f64 = self.std.iter().zip(&self.inverse).map(|(std, inverse)| (std * inverse) * (std * inverse)).sum();
+        let deviation = |f: usize| self.linear_deviation(f) * self.inverse[f];
+        let sum: f64 = (0..self.std.len()).map(|f| deviation(f) * deviation(f)).sum();
         sum / varied.max(1) as f64
     }
 }

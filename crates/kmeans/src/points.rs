@@ -20,7 +20,7 @@ use crate::column::Column;
 use crate::column_buffer::done_with;
 use crate::features::Scale;
 use crate::features::moments::{Compensated, LANES};
-use crate::features::power_under;
+use crate::features::{power_under, scaling};
 use crate::parallel::{CHUNK, by_chunk};
 
 /// Number of tiles that are prefetched together.
@@ -46,6 +46,38 @@ struct Feature<'a> {
     /// A power of two by which the values are multiplied, so that sums neither overflow nor underflow.
     unit: f64,
     varies: bool,
+    /// The mean, in original units.
+    mean: f64,
+    /// A power of two near the deviation in original units.
+    size: f64,
+    log: Log,
+}
+
+/// Whether a feature is on a logarithmic scale. The column's own unit is that of the logarithms then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Log {
+    No,
+    /// The values are original ones: their logarithms are taken where they are read.
+    Taken,
+    /// The values are logarithms.
+    Given,
+}
+
+impl Feature<'_> {
+    /// A stored value in the column's own unit.
+    fn own(&self, value: f64) -> f64 {
+        if self.log == Log::Taken { scaling::log(value) } else { value }
+    }
+
+    /// An original value in the column's own unit.
+    fn of_original(&self, value: f64) -> f64 {
+        if self.log == Log::No { value * self.unit } else { scaling::log(value) }
+    }
+
+    /// A value in the column's own unit in original units.
+    fn original(&self, value: f64) -> f64 {
+        if self.log == Log::No { value / self.unit } else { scaling::exp(value) }
+    }
 }
 
 /// Buffers of assembled tiles.
@@ -74,16 +106,20 @@ impl<'a> Points<'a> {
         };
         for (f, Column { values, valid }) in columns.into_iter().enumerate() {
             let std = power_under(scale.std[f]);
+            let log = if scale.is_log(f) { Log::Taken } else { Log::No };
             // Sums may overflow or underflow for extreme deviations. Only then the column is copied, in a unit of its own.
-            let fits = scale.std[f] == 0.0 || (1e-270..1e270).contains(&std);
+            let fits = scale.std[f] == 0.0 || log == Log::Taken || (1e-270..1e270).contains(&std);
             let unit = if fits { 1.0 } else { 1.0 / std };
             let values = if fits { values } else { values.iter().map(|value| value * unit).collect() };
             points.columns.push(Feature {
                 values,
                 valid,
-                fill: scale.mean[f] * unit,
+                fill: scale.linear(f, scale.mean[f]) * unit,
                 unit,
                 varies: scale.std[f] != 0.0,
+                mean: scale.mean[f],
+                size: if scale.std[f] == 0.0 { 1.0 } else { std },
+                log,
             });
             points.origin.push(scale.origin[f] * unit);
             points.inverse.push(scale.inverse[f] / unit);
@@ -110,6 +146,9 @@ impl<'a> Points<'a> {
             fill: column.fill,
             unit: column.unit,
             varies: column.varies,
+            mean: column.mean,
+            size: column.size,
+            log: if column.log == Log::No { Log::No } else { Log::Given },
         };
         Points {
             columns: self.columns.iter().zip(columns).map(column).collect(),
@@ -156,7 +195,28 @@ impl<'a> Points<'a> {
     /// A row's value in the column's own unit; the mean for a null.
     pub(super) fn value(&self, feature: usize, row: usize) -> f64 {
         let column = &self.columns[feature];
-        if column.valid.is_some_and(|valid| valid.is_null(row)) { column.fill } else { column.values[row] }
+        if column.valid.is_some_and(|valid| valid.is_null(row)) { column.fill } else { column.own(column.values[row]) }
+    }
+
+    /// A row's value in original units; the mean for a null.
+    pub(super) fn original_value(&self, feature: usize, row: usize) -> f64 {
+        let column = &self.columns[feature];
+        match column.log {
+            Log::No | Log::Given => self.original(feature, self.value(feature, row)),
+            Log::Taken if column.valid.is_some_and(|valid| valid.is_null(row)) => column.mean,
+            Log::Taken => column.values[row],
+        }
+    }
+
+    /// A power of two near the deviation of a feature in original units, by which differences are divided so that squares neither
+    /// overflow nor underflow.
+    pub(super) fn size(&self, feature: usize) -> f64 {
+        self.columns[feature].size
+    }
+
+    /// Whether a feature is on a logarithmic scale.
+    pub(super) fn is_log(&self, feature: usize) -> bool {
+        self.columns[feature].log != Log::No
     }
 
     /// Standardises a value in the column's own unit.
@@ -166,12 +226,12 @@ impl<'a> Points<'a> {
 
     /// Converts a value in the column's own unit to original units.
     pub(super) fn original(&self, feature: usize, value: f64) -> f64 {
-        value / self.columns[feature].unit
+        self.columns[feature].original(value)
     }
 
-    /// Converts a standardised difference to original units.
+    /// Converts a standardised difference to original units; of a logarithmic scale, to a difference of logarithms.
     pub(super) fn length(&self, feature: usize, standardised: f64) -> f64 {
-        self.original(feature, standardised / self.inverse[feature])
+        standardised / self.inverse[feature] / self.columns[feature].unit
     }
 
     /// Converts a standardised value to original units.
@@ -182,7 +242,8 @@ impl<'a> Points<'a> {
     /// Standardises centroids in original units (row-major), with the same arithmetic as prediction.
     pub(super) fn standardised(&self, centroids: &[f64]) -> Vec<f64> {
         let features = self.features();
-        let place = |(i, value): (usize, &f64)| self.standardise(i % features, value * self.columns[i % features].unit);
+        let place =
+            |(i, &value): (usize, &f64)| self.standardise(i % features, self.columns[i % features].of_original(value));
         centroids.iter().enumerate().map(place).collect()
     }
 
@@ -340,6 +401,17 @@ impl<'a> Points<'a> {
         values
     }
 
+    /// The same in original units.
+    pub(super) fn original_values(&self, feature: usize, rows: &[u32]) -> Vec<f64> {
+        let near = |a: &u32, b: &u32| *a as usize / CHUNK == *b as usize / CHUNK;
+        let mut values = Vec::with_capacity(rows.len());
+        for rows in rows.chunk_by(near) {
+            values.extend(rows.iter().map(|&row| self.original_value(feature, row as usize)));
+            self.done_with(rows[0] as usize..rows[rows.len() - 1] as usize + 1);
+        }
+        values
+    }
+
     /// Declares that these rows are not read again soon ([`done_with`]).
     fn done_with(&self, rows: Range<usize>) {
         for column in &self.columns {
@@ -353,11 +425,15 @@ impl<'a> Points<'a> {
         scratch.columns.resize(self.columns.len(), Vec::new());
         let mut copied = [false; MAX_FEATURES];
         for ((column, copy), copied) in self.columns.iter().zip(&mut scratch.columns).zip(&mut copied) {
-            *copied = ragged || column.valid.is_some_and(|valid| misses(valid, &rows));
+            let log = column.log == Log::Taken;
+            *copied = ragged || log || column.valid.is_some_and(|valid| misses(valid, &rows));
             if *copied {
                 copy.clear();
                 copy.resize(TILE / LANES, [column.fill; LANES]);
                 copy.as_flattened_mut()[..rows.len()].copy_from_slice(&column.values[rows.clone()]);
+                if log {
+                    copy.as_flattened_mut()[..rows.len()].iter_mut().for_each(|value| *value = scaling::log(*value));
+                }
                 if let Some(valid) = column.valid {
                     let gaps = rows.clone().zip(copy.as_flattened_mut()).filter(|(row, _)| valid.is_null(*row));
                     gaps.for_each(|(_, value)| *value = column.fill);

@@ -22,6 +22,8 @@ const LEAST_ROWS: u64 = 10_000;
 pub struct Profile {
     /// Population standard deviation about the cluster's mean, k × features; 0 for an empty cluster.
     pub spread: Array2<f64>,
+    /// The same in the unit of [`crate::features::Scale::linear`]: of logarithms for a feature on a logarithmic scale.
+    pub linear_spread: Array2<f64>,
     /// First quartile, median and third quartile of each feature, by cluster; `None` for an empty cluster.
     pub quartiles: Vec<Option<Vec<[f64; 3]>>>,
 }
@@ -42,8 +44,7 @@ pub fn profile(points: &Points<'_>, centroids: &Array2<f64>, threads: usize) -> 
     for feature in 0..features {
         let found = in_parallel(drawn.of.len(), threads, |cluster| {
             let rows = &drawn.of[cluster];
-            let values =
-                points.values(feature, rows).into_iter().map(|value| points.original(feature, value)).collect();
+            let values = points.original_values(feature, rows);
             (!rows.is_empty()).then(|| quartiles_of(values, rows.iter().map(|&row| points.weight(row as usize))))
         });
         for (all, one) in quartiles.iter_mut().zip(found) {
@@ -52,10 +53,37 @@ pub fn profile(points: &Points<'_>, centroids: &Array2<f64>, threads: usize) -> 
             }
         }
     }
-    Profile { spread: deviations(points, centroids.nrows(), &chunks), quartiles }
+    let (k, original) = (centroids.nrows(), |sums: &Sums| sums.original.is_empty());
+    let linear_spread = deviations(points, k, &chunks);
+    let spread = match chunks.iter().all(original) {
+        true => linear_spread.clone(),
+        false => original_deviations(&linear_spread, &chunks, points),
+    };
+    Profile { spread, linear_spread, quartiles }
 }
 
-/// Only the population standard deviations, k × features.
+/// The standard deviations in original units, where those of features on a logarithmic scale are of logarithms.
+fn original_deviations(linear: &Array2<f64>, chunks: &[Sums], points: &Points<'_>) -> Array2<f64> {
+    let features = points.features();
+    let mut spread = linear.clone();
+    for ((cluster, feature), deviation) in spread.indexed_iter_mut() {
+        let (mut off, mut squared, mut weight) = <[Compensated; 3]>::default().into();
+        for chunk in chunks {
+            let [by, square] = chunk.original[cluster * features + feature];
+            off.add(by);
+            squared.add(square);
+            weight.add(chunk.weight[cluster]);
+        }
+        // Equal values have no deviation.
+        if points.is_log(feature) && *deviation > 0.0 {
+            let (off, weight) = (off.total(), weight.total());
+            *deviation = ((squared.total() - off * off / weight).max(0.0) / weight).sqrt() * points.size(feature);
+        }
+    }
+    spread
+}
+
+/// Only the population standard deviations, k × features, in the unit of [`crate::features::Scale::linear`].
 pub fn spread(points: &Points<'_>, centroids: &Array2<f64>, threads: usize) -> Array2<f64> {
     let at = points.standardised(&flat(centroids));
     deviations(points, centroids.nrows(), &sums(points, &at, threads))
@@ -70,12 +98,17 @@ struct Sums {
     squared: Vec<f64>,
     least: Vec<f64>,
     greatest: Vec<f64>,
+    /// Differences from the centroid in `Points::size`, and their squares; empty unless a feature is on a logarithmic scale.
+    original: Vec<[f64; 2]>,
 }
 
 impl Sums {
-    fn new(k: usize, features: usize) -> Self {
+    fn new(points: &Points<'_>, k: usize) -> Self {
+        let features = points.features();
         let all = |value| vec![value; k * features];
+        let log = (0..features).any(|feature| points.is_log(feature));
         Self {
+            original: if log { vec![[0.0; 2]; k * features] } else { Vec::new() },
             rows: vec![0; k],
             weight: vec![0.0; k],
             off: all(0.0),
@@ -89,8 +122,10 @@ impl Sums {
 fn sums(points: &Points<'_>, at: &[f64], threads: usize) -> Vec<Sums> {
     let features = points.features();
     let k = at.len() / features;
+    let logs: Vec<usize> = (0..features).filter(|&feature| points.is_log(feature)).collect();
+    let centroids: Vec<f64> = at.iter().enumerate().map(|(i, &at)| points.restore(i % features, at)).collect();
     by_chunk(points.rows(), threads, |rows| {
-        let mut sums = Sums::new(k, features);
+        let mut sums = Sums::new(points, k);
         points.each_nearest(rows, at, |first, labels, _| {
             for (row, &label) in (first..).zip(labels) {
                 let cluster = usize::from(kernel::whole(label));
@@ -104,6 +139,12 @@ fn sums(points: &Points<'_>, at: &[f64], threads: usize) -> Vec<Sums> {
                     sums.squared[i] += weight * off * off;
                     sums.least[i] = sums.least[i].min(value);
                     sums.greatest[i] = sums.greatest[i].max(value);
+                }
+                for &feature in &logs {
+                    let i = cluster * features + feature;
+                    let off = (points.original_value(feature, row) - centroids[i]) / points.size(feature);
+                    sums.original[i][0] += weight * off;
+                    sums.original[i][1] += weight * off * off;
                 }
             }
         });
@@ -204,7 +245,7 @@ fn quartiles_of(mut values: Vec<f64>, weights: impl Iterator<Item = f64>) -> [f6
 }
 
 /// A quartile of `rows` values. `two` returns the order statistics of a rank and the next rank.
-fn interpolated(rows: u64, quarter: u64, two: impl FnOnce(u64) -> (f64, f64)) -> f64 {
+pub(crate) fn interpolated(rows: u64, quarter: u64, two: impl FnOnce(u64) -> (f64, f64)) -> f64 {
     let place = (rows - 1) * quarter;
     let (low, high) = two(place / 4);
     let share = (place % 4) as f64 / 4.0;

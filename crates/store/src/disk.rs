@@ -148,6 +148,10 @@ impl Backend for Disk {
     fn lock(&self, path: &Path, waits: &dyn Fn()) -> Result<Held, Error> {
         let dir = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(dir).map_err(Error::io("make", dir))?;
+        if path.is_dir() {
+            let why = io::Error::other("it is a directory; remove it, and tercile makes a file of this name");
+            return Err(Error::io("lock", path)(why));
+        }
         let file = File::create(path).map_err(Error::io("write", path))?;
         match file.try_lock() {
             Ok(()) => return Ok(Held::new(file)),

@@ -50,6 +50,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_lock_that_is_a_directory_is_named_with_a_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        std::fs::create_dir_all(store.models().join("train.lock")).unwrap();
+        let error = store.lock_models().err().unwrap().to_string();
+        assert!(error.contains("train.lock") && error.contains("it is a directory; remove it"), "{error}");
+    }
+
+    #[test]
     fn one_up_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();

@@ -57,7 +57,7 @@ function draw(report) {
     el('td', {}, t(`drift_${one.direction}`)),
     el('td', {}, `${percent(one.missing_before)} → ${percent(one.missing)}`));
   const cluster = (one) => el('tr', {},
-    el('th', { scope: 'row' }, badge(one.cluster), ' ', one.description),
+    el('th', { scope: 'row' }, el('span', { class: 'in-segment' }, badge(one.cluster), one.description)),
     el('td', { class: 'wide' }, `${percent(one.share_before)} → ${percent(one.share)}`, bar(one.share_before, 'before'), bar(one.share)));
   const head = (...names) => el('thead', {}, el('tr', {}, names.map((name) => el('th', { scope: 'col' }, name))));
   byId('drift-figures').replaceChildren(

@@ -3,6 +3,7 @@
 
 import { axisName, drawAxes, scaleOf } from './axis.js';
 import { badge, count, described, el, hideTip, labels, number, percent, pretty, svg, tip } from './page.js';
+import { isLogScaled, scaledBy } from './scaling.js';
 import { t } from './i18n.js';
 
 const BARS = 48;
@@ -137,13 +138,13 @@ export class Plane {
     this.front.replaceChildren(...this.centroids(across, up), ...this.probe(across, up));
   }
 
-  /** The cluster whose centroid is nearest to a position, by the two axis features in standardised units. */
+  /** The cluster whose centroid is nearest to a position, by the two axis features in scaled units. */
   nearest(across, up) {
     const { model } = this.shown;
-    const unit = (axis) => model.std[model.features.indexOf(axis.feature)] || 1;
-    const centres = model.clusters.map(({ centroid }) => [centroid[across.feature] / unit(across), centroid[up.feature] / unit(up)]);
+    const [ofAcross, ofUp] = [scaledBy(model, across.feature), scaledBy(model, up.feature)];
+    const centres = model.clusters.map(({ centroid }) => [ofAcross(centroid[across.feature]), ofUp(centroid[up.feature])]);
     return (px, py) => {
-      const [u, v] = [across.scale.invert(px) / unit(across), up.scale.invert(py) / unit(up)];
+      const [u, v] = [ofAcross(across.scale.invert(px)), ofUp(up.scale.invert(py))];
       return d3.minIndex(centres, ([a, b]) => (a - u) ** 2 + (b - v) ** 2);
     };
   }
@@ -291,5 +292,6 @@ const isHollow = (point, ...features) => point.imputed?.some((feature) => featur
 /** Boundaries between the clusters of a single feature. */
 export function cutsOf(model) {
   const centres = model.clusters.map((cluster) => cluster.centroid[model.features[0]]).sort((a, b) => a - b);
-  return centres.slice(1).map((centre, i) => (centre + centres[i]) / 2);
+  const [to, from] = isLogScaled(model, model.features[0]) ? [Math.log1p, Math.expm1] : [(value) => value, (value) => value];
+  return centres.slice(1).map((centre, i) => from((to(centre) + to(centres[i])) / 2));
 }

@@ -1,6 +1,7 @@
 // Receipt of each model: its training input and how to verify it.
 
-import { byId, count, el, moment, pairs, sliceName } from './page.js';
+import { byId, count, el, moment, pairs, pretty, sliceName } from './page.js';
+import { scalingWords } from './scaling.js';
 import { t } from './i18n.js';
 
 export function show({ models }) {
@@ -19,6 +20,7 @@ export function show({ models }) {
       [t('last_record'), cut],
       [t('starts_seed'), `${count(receipt.starts)} · ${model.seed}`],
       [t('predecessor'), before ? t('version_of', { version: before.version, slice: sliceName(before.slice) }) : t('none')],
+      ...(model.scaling ? [[t('scaled'), scalingWords(model, pretty)]] : []),
       [t('rows_hash'), el('span', { class: 'mono' }, receipt.rows_hash)],
       [t('sql_hash'), el('span', { class: 'mono' }, receipt.sql_hash)],
       ['tercile', t('made_by', { version: receipt.tercile, method: receipt.method })],

@@ -3,6 +3,7 @@
 import { heavyTailed } from './axis.js';
 import { badge, bar, byId, count, described, el, empty, number, percent, pretty, sliceName } from './page.js';
 import { Plane, imputedOf } from './plot.js';
+import { isLogScaled } from './scaling.js';
 import { language, t } from './i18n.js';
 
 /** The user's selection: features, scales, highlighted cluster. */
@@ -29,7 +30,7 @@ function axesOf(shown) {
       const at = points.features.indexOf(name);
       return points.points.map((point) => point.values[at]);
     });
-    const logarithmic = chosen.logarithmic.get(name) ?? heavyTailed(values);
+    const logarithmic = chosen.logarithmic.get(name) ?? (shown.models.some((model) => isLogScaled(model, name)) || heavyTailed(values));
     return { name, values, logarithmic };
   });
 }
@@ -131,6 +132,7 @@ function clusters(shown) {
   if (!model) {
     box.replaceChildren();
     byId('clusters-key').textContent = '';
+    byId('clusters-tiny').textContent = '';
     byId('words-changed').hidden = true;
     return;
   }
@@ -153,6 +155,7 @@ function clusters(shown) {
     );
   }));
   byId('clusters-key').textContent = model.clusters.some((cluster) => cluster.typical) ? t('typical_key') : '';
+  tinyClusters(model);
   changedWords(shown.models);
   if (focused) byId(focused)?.focus();
 }
@@ -166,6 +169,14 @@ const spread = (cluster, feature) => {
 
 /** The three quartiles of a feature; absent in models of earlier versions. */
 const quartiles = (cluster, feature) => cluster.typical?.[feature]?.map((value) => number(value)).join(' – ');
+
+/** Clusters with hardly any rows, which decide the others. */
+function tinyClusters(model) {
+  const { tiny } = model;
+  const names = (tiny?.clusters ?? []).map((cluster) => `${cluster}, ${described(model.clusters[cluster])}`).join('; ');
+  const without = tiny?.preferred ? t('tiny_prefers', { k: tiny.preferred }) : t('tiny_try');
+  byId('clusters-tiny').textContent = tiny ? `${t('tiny', { names, n: count(tiny.rows), all: count(model.rows) })} ${without}` : '';
+}
 
 /** Descriptions that the latest trainings changed. */
 function changedWords(models) {
@@ -191,6 +202,7 @@ export function none(title, text) {
   byId('segments-lead').textContent = '';
   byId('clusters').replaceChildren();
   byId('clusters-key').textContent = '';
+  byId('clusters-tiny').textContent = '';
   byId('words-changed').hidden = true;
   const box = empty(title, text);
   box.style.gridColumn = '1 / -1';

@@ -1,7 +1,7 @@
 // Changes between the slices: records that moved to another segment, and movement of the centroids.
 
 import { axisName, drawAxes, scaleOf } from './axis.js';
-import { byId, count, described, el, labels, number, percent, pretty, sliceName, svg } from './page.js';
+import { badge, byId, count, described, el, labels, number, percent, pretty, sliceName, svg } from './page.js';
 import { t } from './i18n.js';
 
 const HEIGHT = 400;
@@ -19,8 +19,11 @@ export function show(shown, axes) {
   drawn = { shown, axes, room: roomIn('flow') };
   const gone = models.map((model, i) => (i > 0 && fits(models[i - 1], model) ? shares(model) : null)).filter(Boolean);
   byId('changed-lead').textContent = gone.length > 0 ? gone.map((one) => t(`moved_${one.slice}`, one)).join(' ') : t('nothing_to_compare');
+  // What is open stays open when the charts are drawn again.
+  const open = ['flow', 'moves'].map((id) => byId(id).querySelector('details')?.open ?? false);
   byId('flow').replaceChildren(...(models.length > 1 ? [flow(models), movers(models)] : [el('p', { class: 'muted' }, t('nothing_to_compare'))]));
-  byId('moves').replaceChildren(...(models.length > 0 ? [moves(models, axes), centres(models)] : []));
+  byId('moves').replaceChildren(...(models.length > 0 ? [...moves(models, axes), centres(models)] : []));
+  ['flow', 'moves'].forEach((id, i) => byId(id).querySelector('details')?.toggleAttribute('open', open[i]));
 }
 
 /** Whether the later model has a transition matrix of the earlier one's rows. */
@@ -156,6 +159,12 @@ function moves(models, axes) {
       svg('text', { class: 'digit', x: endX, y: endY + 4 }, String(cluster.cluster)),
     );
   });
-  const ends = clusters.map((cluster, i) => ({ x: trails[i].at(-1)[0], y: trails[i].at(-1)[1], name: described(cluster) }));
-  return svg('svg', { viewBox: `0 0 ${width} ${HEIGHT}`, role: 'img', 'aria-label': t('moves') }, ground, ...marks, ...labels(ends, frame, trails.flat()));
+  const ends = clusters.map((cluster, i) => ({ cluster, x: trails[i].at(-1)[0], y: trails[i].at(-1)[1], name: described(cluster) }));
+  // Names without room are below the chart, with their numbers.
+  const rest = [];
+  const names = labels(ends, frame, trails.flat(), () => true, rest);
+  return [
+    svg('svg', { viewBox: `0 0 ${width} ${HEIGHT}`, role: 'img', 'aria-label': t('moves') }, ground, ...marks, ...names),
+    el('div', { class: 'names' }, rest.map(({ cluster, name }) => el('span', {}, badge(cluster.cluster), name))),
+  ];
 }

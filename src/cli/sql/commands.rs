@@ -14,7 +14,7 @@ use super::runner::Runner;
 use crate::engine;
 use crate::file_format;
 use crate::sql::fault::{Source, nearest};
-use crate::sql::script::Piece;
+use crate::sql::script::{self, Piece};
 
 /// Name, arguments and description of each command.
 pub const COMMANDS: [(&str, &str, &str); 13] = [
@@ -58,6 +58,22 @@ pub fn spelled(line: &str) -> Option<String> {
         other => other,
     };
     Some(format!(".{command} {rest}").trim_end().to_owned())
+}
+
+/// The text with its lines of [`spelled`] words as dot commands, where no statement is open: what is typed into a shell also works
+/// through a pipe.
+pub fn spelled_lines(text: &str) -> String {
+    let mut written = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        match spelled(line).filter(|_| !script::split(&written).open) {
+            Some(command) => {
+                written.push_str(&command);
+                written.push_str(&line[line.trim_end_matches('\n').len()..]);
+            }
+            None => written.push_str(line),
+        }
+    }
+    written
 }
 
 /// Runs a dot command.
@@ -219,7 +235,17 @@ async fn schema(runner: &Runner, name: Option<&str>) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{file_and_name, name_of_file, spelled};
+    use super::{file_and_name, name_of_file, spelled, spelled_lines};
+
+    #[test]
+    fn commands_of_other_shells_are_understood_through_a_pipe() {
+        assert_eq!(spelled_lines("SELECT 1;\nexit\nSELECT 2;"), "SELECT 1;\n.quit\nSELECT 2;");
+        assert_eq!(spelled_lines("\\d t\r\n\\q"), ".schema t\n.quit");
+        // Within a statement, a text or a comment they are no commands.
+        for text in ["SELECT 1\nexit\n", "SELECT '\nexit\n';", "/*\nexit\n*/"] {
+            assert_eq!(spelled_lines(text), text);
+        }
+    }
 
     #[test]
     fn commands_of_other_shells_are_understood() {

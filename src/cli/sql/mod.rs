@@ -166,6 +166,7 @@ impl Sql {
                     io::stdin().read_to_string(&mut text).map(|_| text)
                 });
                 let text = read.await?.map_err(|e| anyhow::anyhow!("cannot read SQL from stdin: {e}"))?;
+                let text = commands::spelled_lines(&text);
                 runner.script(&Source { name: Some("stdin"), text: &text }).await?;
             } else {
                 runner.file(&path).await?;

@@ -66,10 +66,8 @@ pub fn start<'a>(
         Format::Markdown => Box::new(Markdown::start(schema, out)?),
         Format::Csv | Format::Tsv => {
             let delimiter = if format == Format::Csv { b',' } else { b'\t' };
-            let mut csv = CsvBuilder::new().with_header(true).with_delimiter(delimiter).build(out);
-            // The CSV writer emits the header with the first batch, and a result may have no batch.
-            csv.write(&flat(&RecordBatch::new_empty(Arc::clone(schema)))?).map_err(failed)?;
-            Box::new(Csv { csv })
+            let csv = CsvBuilder::new().with_header(true).with_delimiter(delimiter).build(out);
+            Box::new(Csv { csv, header: Some(Arc::clone(schema)) })
         }
         Format::Json => {
             Box::new(Json { json: JsonBuilder::new().with_explicit_nulls(true).build::<_, JsonArray>(out) })
@@ -169,16 +167,27 @@ impl Rows for Markdown<'_> {
     }
 }
 
+/// The writer emits the header with the first batch: a query that fails before it prints nothing.
 struct Csv<'a> {
     csv: CsvWriter<&'a mut (dyn Write + Send)>,
+    /// The columns, until the header is written.
+    header: Option<SchemaRef>,
 }
 
 impl Rows for Csv<'_> {
     fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        self.header = None;
         self.csv.write(&flat(batch)?).map_err(failed)
     }
 
-    fn end(self: Box<Self>) -> anyhow::Result<Option<String>> {
+    fn end(mut self: Box<Self>) -> anyhow::Result<Option<String>> {
+        // A result may have no batch.
+        if let Some(schema) = self.header.take() {
+            self.csv.write(&flat(&RecordBatch::new_empty(schema))?).map_err(failed)?;
+        }
         Ok(None)
     }
 }

@@ -203,6 +203,16 @@ impl Inference {
         (proposed, others)
     }
 
+    /// Values of the header line `-- timestamp:` for the fields that are times.
+    pub fn times(&self) -> Vec<String> {
+        let time = |column: Typed<'_>| match column.kind {
+            Kind::Time(None) if !column.nested => Some(column.name),
+            Kind::Time(Some(order)) if !column.nested => Some(format!("{} {}", column.name, order.name())),
+            _ => None,
+        };
+        self.typed_columns().into_iter().filter_map(time).collect()
+    }
+
     /// Facts about columns that the user must know, as name and text. Both are escaped for printing.
     pub fn notes(&self) -> Vec<(String, String)> {
         let mut notes = Vec::new();
@@ -235,10 +245,19 @@ impl Inference {
     fn declared(&self, from: &str) -> String {
         let fields: Vec<String> =
             self.columns().map(|field| format!("  {} TEXT", identifier(&field.path[0]))).collect();
+        let line = |time: String| format!("--   `-- timestamp: {}`\n", comment(&time));
+        let lines: String = self.times().into_iter().map(line).collect();
+        let times = match lines.is_empty() {
+            true => String::new(),
+            false => format!(
+                "-- The time of a record is that of the topic. For that of a field, add one of these lines at the top, before the\n\
+                 -- first record is stored:\n{lines}"
+            ),
+        };
         format!(
             "-- The fields of a record of {}, from the first {} of them. This file is read, not run: it names what becomes a\n\
              -- column of the store, all of it text, exactly as it came. What a record holds beside these fields is kept in\n\
-             -- `_extra`.\n\n\
+             -- `_extra`.\n{times}\n\
              CREATE TABLE {RECORDS} (\n{}\n);\n",
             comment(from),
             self.records,

@@ -192,3 +192,18 @@ fn what_it_writes_is_what_the_files_may_hold() {
     let files = crate::sql::Files::load(Some(dir.path())).unwrap();
     assert_eq!(files.fields.names(), ["id", "Spent $", "since", "member", "order", "a\"b", "late"]);
 }
+
+#[test]
+fn the_fields_that_are_times_are_proposed_as_the_time_of_a_record() {
+    let mut sketch = Inference::default();
+    for (ordered, sent) in [("13/05/2024", "2024-05-14"), ("14/05/2024", "2024-05-15")] {
+        sketch.see(serde_json::json!({ "Order Date": ordered, "sent": sent, "n": 1 }).to_string().as_bytes());
+    }
+    assert_eq!(sketch.times(), ["Order Date dmy", "sent"]);
+    let (_, records) = sketch.files("orders.csv").swap_remove(0);
+    let line = records.lines().find(|line| line.contains("Order Date dmy")).unwrap();
+    // A comment as it is, and the header line without the marks around it.
+    assert_eq!(crate::sql::header::parse_records(&records).unwrap().timestamp, None);
+    let header = format!("{}\n{records}", line.trim_start_matches("--").trim().trim_matches('`'));
+    assert_eq!(crate::sql::header::parse_records(&header).unwrap().timestamp, Some(("Order Date dmy".to_owned(), 1)));
+}
