@@ -49,7 +49,6 @@ pub use tiny::Tiny;
 
 use crate::sql::Segmentation;
 
-
 /// A trained segmentation of one slice. The file and the API agree on it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Object)]
 pub struct Model {
