@@ -150,7 +150,7 @@ fn a_value_gives_way_to_a_flag_that_excludes_it() {
     // `--group` and `--until-end` exclude each other.
     place.write(
         "tercile.toml",
-        "bootstrap-servers = '127.0.0.1:1'\ntimeout = 0.2\n[commands.ingest]\ngroup = 'g'\ninstance-id = 'i'\n",
+        "bootstrap-servers = '127.0.0.1:1'\nbroker-timeout = 0.2\n[commands.ingest]\ngroup = 'g'\ninstance-id = 'i'\n",
     );
     let ended = place.run(&["ingest", "--until-end"]);
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);

@@ -12,9 +12,12 @@ fn a_segmentation_is_drawn() {
     let scatter = place.ok(&["plot", "price_rating"]);
     assert_eq!(scatter.matches("<circle").count(), rows.min(5000));
     assert_eq!(scatter.matches("class=\"cross\"><title>").count(), 3);
-    for text in
-        ["High Price, High Rating</text>", ">discounted_price</text>", ">rating</text>", "price_rating of slice 3"]
-    {
+    for text in [
+        "High Price, High Rating</text>",
+        ">discounted_price (log scale)</text>",
+        ">rating</text>",
+        "price_rating of slice 3",
+    ] {
         assert!(scatter.contains(text), "{text}");
     }
     // Every opened tag is closed in order.
@@ -34,7 +37,7 @@ fn a_segmentation_is_drawn() {
     assert!(histogram.contains("discount of slice 1") && histogram.contains("Diskon"), "{histogram}");
     assert!(!histogram.contains("<circle"));
     let swapped = place.ok(&["plot", "price_rating", "--axes", "rating,discounted_price"]);
-    assert!(swapped.find(">rating</text>") < swapped.find(">discounted_price</text>"));
+    assert!(swapped.find(">rating</text>") < swapped.find(">discounted_price (log scale)</text>"));
     assert!(
         place
             .fails(1, &["plot", "price_rating", "--axes", "price"])
