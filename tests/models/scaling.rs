@@ -109,8 +109,8 @@ fn a_training_agrees_with_fit_and_with_everything_that_reads_its_model() {
         // Numbers continue from slice to slice: the sizes, which all differ, tell which cluster is which.
         let sizes = |of: &Value| of.as_array().unwrap().iter().map(|size| size.as_u64().unwrap()).collect::<Vec<_>>();
         let (found, expected) = (sizes(&self::sizes(&model)), sizes(&case["sizes"]));
-        let number = |cluster: usize| found.iter().position(|size| *size == expected[cluster]).unwrap();
-        assert_eq!((0..expected.len()).map(number).collect::<BTreeSet<_>>().len(), found.len(), "{name}: {found:?}");
+        let numbered = |cluster: usize| found.iter().position(|size| *size == expected[cluster]).unwrap();
+        assert_eq!((0..expected.len()).map(numbered).collect::<BTreeSet<_>>().len(), found.len(), "{name}: {found:?}");
         // The API: predictions, raw records, explanations, and rows clustered by themselves.
         let posted: Vec<Value> = ROWS
             .lines()
@@ -127,7 +127,7 @@ fn a_training_agrees_with_fit_and_with_everything_that_reads_its_model() {
         let body = serde_json::to_string(&numbers).unwrap();
         let cluster_of = |row: &Value| {
             let id: usize = row["id"].as_str().unwrap().parse().unwrap();
-            Value::from(number(usize::from(case["clusters"].as_str().unwrap().as_bytes()[id] - b'0')))
+            Value::from(numbered(usize::from(case["clusters"].as_str().unwrap().as_bytes()[id] - b'0')))
         };
         let answers = up.post("/api/segments/s/predict?explain=true", &body).json();
         let scored = up.post("/api/segments/s/score", &serde_json::to_string(&posted).unwrap()).json();
