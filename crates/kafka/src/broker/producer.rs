@@ -18,6 +18,8 @@ use super::{Bound, Cluster, Error, Topics, admin, set_missing};
 const WAIT: Duration = Duration::from_millis(50);
 /// Maximum bytes of a batch, if the topic allows more: librdkafka's default.
 const BATCH_BYTES: usize = 1_000_000;
+/// After this time librdkafka asks for the producer id again if no broker was connected before.
+const NEXT_ID_REQUEST: Duration = Duration::from_millis(500);
 /// Delivery timeout of a record, unless a setting overrides it.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -171,6 +173,7 @@ impl Producer {
             .set("acks", "all")
             .create_with_context(context)
             .map_err(cluster.kafka("make a producer"))?;
+        request_id(&inner, topic);
         Ok(Self {
             inner,
             cluster: cluster.clone(),
@@ -380,5 +383,43 @@ impl Producer {
             _ => Error::Client(format!("{} did not take it: {}{}", self.cluster.servers, meaning(code), advised(code))),
         };
         Some(Failure { line, refused: tally.refused, error, others_arrived })
+    }
+}
+
+/// Makes the producer id arrive at once, which an idempotent producer needs before its first record.
+///
+/// librdkafka requests the id when it receives metadata and a broker is connected, otherwise again after [`NEXT_ID_REQUEST`] (2.12,
+/// rd_kafka_idemp_pid_fsm). The first metadata arrive over the bootstrap connection, which is then closed in favour of connections
+/// to the brokers that they name, so that the request has to wait. A second answer comes over one of these.
+fn request_id(producer: &BaseProducer<Deliveries<Tally>>, topic: &str) {
+    for _ in 0..2 {
+        if producer.client().fetch_metadata(Some(topic), NEXT_ID_REQUEST).is_err() {
+            // Sending reports what is wrong.
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Embedded;
+    use super::*;
+
+    #[test]
+    fn the_first_record_does_not_wait_for_the_next_request_of_an_id() {
+        let broker = Embedded::start("t", 2).unwrap();
+        let cluster = broker.cluster(Duration::from_secs(10));
+        let stop = AtomicBool::new(false);
+        let send = || {
+            let began = Instant::now();
+            let mut producer = Producer::new(&cluster, "t").unwrap();
+            assert!(producer.send(Row { key: None, payload: Some(b"1"), line: 1, replay: None }, &stop).unwrap());
+            let (acknowledged, failure) = producer.finish(&stop);
+            assert!(failure.is_none() && acknowledged.records == 1, "{failure:?}");
+            began.elapsed()
+        };
+        // The machine may be busy, but not each time.
+        let least = (0..5).map(|_| send()).min().unwrap();
+        assert!(least < NEXT_ID_REQUEST, "{least:?}");
     }
 }

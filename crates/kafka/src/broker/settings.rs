@@ -231,6 +231,13 @@ impl Settings {
         }
     }
 
+    /// Adds a setting of tercile's own.
+    #[must_use]
+    pub(super) fn with(mut self, key: &str, value: &str) -> Self {
+        self.pairs.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &(String, String)> {
         self.pairs.iter()
     }
