@@ -20,6 +20,9 @@ use super::{Usage, count};
 /// The file that is read if `--config` names none.
 pub const NAME: &str = "tercile.toml";
 
+/// The command that prints where settings come from, and checks the values that the file has for others.
+const EXPLAINS: &str = "doctor";
+
 /// Which configuration file is read.
 #[derive(Debug, Clone, Args)]
 pub struct ConfigArgs {
@@ -70,7 +73,7 @@ pub fn arguments() -> Vec<OsString> {
     LINE.get().map_or_else(|| std::env::args_os().collect(), |line| line.arguments.clone())
 }
 
-/// The flags of this process that are not at their default.
+/// The flags of this process that are not at their default, for the command that explains them.
 pub fn origins() -> &'static [Origin] {
     LINE.get().map_or(&[], |line| &line.origins)
 }
@@ -87,17 +90,42 @@ pub fn report() {
     }
 }
 
-/// Parses the arguments of this process together with the configuration file.
+/// Parses the arguments of this process together with the configuration file. `define` returns the definition of all commands.
 ///
 /// # Errors
 /// If either is wrong.
-pub fn parse(definition: &Command) -> Result<ArgMatches, Error> {
+pub fn parse(define: fn() -> Command) -> Result<ArgMatches, Error> {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let lenient = definition.clone().ignore_errors(true).try_get_matches_from(&arguments)?;
     let mut line = Line { arguments, ..Line::default() };
-    let running = Running::of(&lenient, definition);
+    // Parsing adds to the definition. Another one is made only if it is needed, because that takes longer than the rest.
+    let mut parsed = define();
+    let given = parsed.try_get_matches_from_mut(&line.arguments);
+    let is_all = match &given {
+        Ok(matches) => {
+            let running = Running::of(matches, &parsed);
+            let reads = running.reads_a_file() && locate(matches).is_some();
+            !reads && running.path != [EXPLAINS]
+        }
+        // Help and the version.
+        Err(error) => !error.use_stderr(),
+    };
+    if is_all {
+        let _ = LINE.set(line);
+        return Ok(given?);
+    }
+    let definition = &define();
+    let lenient;
+    let understood = match &given {
+        Ok(matches) => matches,
+        // The file may have what is missing, and the rest of the line says which file that is.
+        Err(_) => {
+            lenient = definition.clone().ignore_errors(true).try_get_matches_from(&line.arguments)?;
+            &lenient
+        }
+    };
+    let running = Running::of(understood, definition);
     let file = match running.reads_a_file() {
-        true => locate(&lenient).transpose(),
+        true => locate(understood).transpose(),
         false => Ok(None),
     };
     let file = file.and_then(|path| path.map(|path| File::read(&path, definition)).transpose());
@@ -108,11 +136,14 @@ pub fn parse(definition: &Command) -> Result<ArgMatches, Error> {
         line.without =
             running.resolve(file, &line.arguments, &mut applied).map_err(|error| Error::File(Usage(error)))?;
         line.arguments = running.with(&line.arguments, &applied);
-        if running.path == ["doctor"] {
+        if running.path == [EXPLAINS] {
             line.checked = Some(check(file, definition));
         }
     }
-    let matches = definition.clone().try_get_matches_from(&line.arguments)?;
+    let matches = match applied.is_empty() {
+        true => given?,
+        false => definition.clone().try_get_matches_from(&line.arguments)?,
+    };
     line.origins = running.origins(&matches, file.as_ref().map(|file| (file.path.as_path(), &applied[..])));
     let _ = LINE.set(line);
     Ok(matches)

@@ -1,6 +1,6 @@
 //! The flags that command lines in messages get.
 //!
-//! Input: the parsed command line, and its definition. Output: what [`crate::hints`] needs.
+//! Input: the parsed command line, and what defines it. Output: what [`crate::hints`] needs.
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
@@ -24,7 +24,7 @@ const CHOSEN: [(&str, &str); 11] = [
 ];
 
 /// The flags that printed command lines get.
-pub fn of(matches: &ArgMatches, definition: &clap::Command) -> Flags {
+pub fn of(matches: &ArgMatches, define: fn() -> clap::Command) -> Flags {
     fn add(command: &clap::Command, path: &str, commands: &mut Vec<(String, Vec<String>)>) {
         for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
             let path = format!("{path} {}", command.get_name()).trim_start().to_owned();
@@ -47,6 +47,9 @@ pub fn of(matches: &ArgMatches, definition: &clap::Command) -> Flags {
         }
         level = matches.subcommand().map(|(_, matches)| matches);
     }
-    add(definition, "", &mut flags.commands);
+    // Without a value no command line is completed.
+    if !flags.values.is_empty() {
+        add(&define(), "", &mut flags.commands);
+    }
     flags
 }

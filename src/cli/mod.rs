@@ -208,7 +208,7 @@ pub fn main() -> ExitCode {
         Ok(true) => return ExitCode::SUCCESS,
         Err(error) => error.exit(),
     }
-    let matches = match config_file::parse(&Cli::command()) {
+    let matches = match config_file::parse(Cli::command) {
         Ok(matches) => matches,
         Err(config_file::Error::Line(error)) => error.exit(),
         Err(config_file::Error::File(error)) => {
@@ -217,7 +217,7 @@ pub fn main() -> ExitCode {
         }
     };
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    hints::set(hint_flags::of(&matches, &Cli::command()));
+    hints::set(hint_flags::of(&matches, Cli::command));
     let Some(command) = cli.command else {
         let printed = Cli::command().print_help();
         return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
