@@ -160,6 +160,8 @@ pub struct ModelCache {
     recalled: Mutex<Vec<(String, Arc<Serving>)>>,
     /// Faults that were logged and still exist.
     logged: Mutex<BTreeSet<String>>,
+    /// The files that were planned last, and their segmentations.
+    planned: Mutex<Option<(Arc<Files>, Arc<Segmentations>)>>,
 }
 
 impl ModelCache {
@@ -174,6 +176,7 @@ impl ModelCache {
             now: RwLock::default(),
             recalled: Mutex::default(),
             logged: Mutex::default(),
+            planned: Mutex::default(),
         };
         live.reload().await?;
         Ok(Arc::new(live))
@@ -227,22 +230,33 @@ impl ModelCache {
     /// If a SQL file is invalid; the models in service are unchanged then.
     pub async fn reload(&self) -> Result<(), anyhow::Error> {
         let files = Arc::new(self.files()?);
-        // The schemas of the views do not depend on records.
-        let ctx = engine::open(&Snapshot::default(), &files).await?;
         let (mut segmentations, mut faults) = (Vec::new(), BTreeSet::new());
-        let Segmentations { usable, unusable } = engine::each_segmentation(&ctx, &files).await;
-        for segmentation in usable {
+        let planned = self.planned(&files).await?;
+        for segmentation in planned.usable.iter().cloned() {
             segmentations.push(self.read(segmentation, &files, &mut faults));
         }
-        for unusable in unusable {
+        for unusable in &planned.unusable {
             faults.insert(unusable.error.to_string());
-            if let Some(segmentation) = self.stand_in(&unusable, &files) {
+            if let Some(segmentation) = self.stand_in(unusable, &files) {
                 segmentations.push(self.read(segmentation, &files, &mut faults));
             }
         }
         self.log(faults);
         *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Models { segmentations });
         Ok(())
+    }
+
+    /// The segmentations of these files. They follow from the files alone, so that the same files are planned once.
+    async fn planned(&self, files: &Arc<Files>) -> Result<Arc<Segmentations>, engine::Error> {
+        let last = || self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, known)) = last().as_ref().filter(|(of, _)| of == files) {
+            return Ok(Arc::clone(known));
+        }
+        // The schemas of the views do not depend on records.
+        let ctx = engine::open(&Snapshot::default(), files).await?;
+        let planned = Arc::new(engine::each_segmentation(&ctx, files).await);
+        *last() = Some((Arc::clone(files), Arc::clone(&planned)));
+        Ok(planned)
     }
 
     /// Reads again after a training: earlier than [`Self::watch`] would.

@@ -288,7 +288,14 @@ impl Up {
         if let Ok(snapshot) = store.snapshot() {
             tracing::info!("{} in the store {}; training", count(snapshot.rows(), "record"), store.root().display());
         }
-        Self::first_training(state).await;
+        // The example below and the first request to score need a plan, which is made while another process trains.
+        let models = state.live.now();
+        let plan = async {
+            if let Some(served) = models.segmentations.first() {
+                let _ = served.record_scorer().await;
+            }
+        };
+        tokio::join!(Self::first_training(state), plan);
         state.warming.store(false, Ordering::SeqCst);
         if let Err(error) = self.greet(address, store, &state.live).await {
             // A closed stdout is not a reason to stop.
