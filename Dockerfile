@@ -7,8 +7,8 @@ WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
-    cargo build --release --locked --features "$FEATURES" \
-    && cp target/release/tercile /usr/local/bin/tercile
+    cargo build --profile dist --locked --features "$FEATURES" \
+    && cp target/dist/tercile /usr/local/bin/tercile
 
 FROM debian:bookworm-slim
 # Kafka brokers that speak TLS are checked against the system's certificates.
