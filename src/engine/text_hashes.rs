@@ -88,11 +88,11 @@ mod tests {
             hashes,
             [
                 "0cc175b9c0f1b6a831c399e269772661",
-                // printf a | sha256sum
-                "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb",
                 "990659031c9560e5b37f06b75ca7e94a",
                 "NULL",
                 "c4ca4238a0b923820dcc509a6f75849b",
+                // printf a | sha256sum
+                "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb",
                 "d41d8cd98f00b204e9800998ecf8427e"
             ]
         );

@@ -271,7 +271,7 @@ mod tests {
         let silent = Silent::new();
         let event = Event::store_error("full");
         let episodes = Episodes::new(&silent.store);
-        let interrupted = Episode { event: event.clone(), made: 5, queued: false };
+        let interrupted = Episode { event: event.clone(), made: now(), queued: false };
         let _ = episodes.lock().unwrap();
         assert!(episodes.write("store.error", &interrupted, &Default::default()).unwrap());
         let notifier = silent.start();
