@@ -175,9 +175,10 @@ pub struct Training {
     pub n: u64,
     /// By segmentation, then by slice.
     pub outcomes: Vec<Outcome>,
-    /// Damaged files of records, because of which segmentations were refused: one message per column chunk.
+    /// Why segmentations were refused that an operator has to mend: damaged files of records (one message per column chunk), and SQL
+    /// files that are no segmentation.
     #[serde(default)]
-    pub damage: Vec<String>,
+    pub incomplete: Vec<String>,
 }
 
 impl Options {
@@ -235,7 +236,9 @@ pub async fn train(store: &Store, files: &Files, options: &Options) -> Result<Tr
         refused.iter().for_each(|outcome| options.emit.send(TrainingEvent::Slice(Box::new(outcome.clone()))));
         outcomes.extend(refused);
     }
-    Ok(Training { n: stream.n, outcomes, damage: damage.messages() })
+    let mut incomplete = damage.messages();
+    incomplete.extend(unusable.iter().map(|one| one.error.to_string()));
+    Ok(Training { n: stream.n, outcomes, incomplete })
 }
 
 type Prepared = (Segmentation, Result<Box<dyn Rows>, engine::Error>);

@@ -86,7 +86,7 @@ impl Train {
             };
             blocking(told).await?;
         }
-        let train::Training { outcomes, damage, .. } = trained?;
+        let train::Training { outcomes, incomplete, .. } = trained?;
         let mut out = std::io::stdout();
         if self.json {
             writeln!(out, "{}", serde_json::to_string_pretty(&outcomes)?)?;
@@ -102,13 +102,13 @@ impl Train {
             tracing::warn!("no new model: {why}");
         }
         let nothing = outcomes.iter().all(|outcome| outcome.model.is_none()) && !outcomes.is_empty();
-        match damage.as_slice() {
+        match incomplete.as_slice() {
             [] if nothing => tracing::error!("there is no model at all"),
             [] => {}
-            [file] => tracing::error!("the training is incomplete: {file}"),
-            [file, more @ ..] => tracing::error!("the training is incomplete: {file} ({} more)", more.len()),
+            [why] => tracing::error!("the training is incomplete: {why}"),
+            [why, more @ ..] => tracing::error!("the training is incomplete: {why} ({} more)", more.len()),
         }
-        Ok(if nothing || !damage.is_empty() { Done::With(1) } else { Done::Well })
+        Ok(if nothing || !incomplete.is_empty() { Done::With(1) } else { Done::Well })
     }
 }
 

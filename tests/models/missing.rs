@@ -141,7 +141,12 @@ fn a_text_feature_refuses_its_segmentation_alone() {
     place.write("sql/30_by_b.sql", select("CAST(b AS TEXT) AS b"));
     place.write("sql/31_by_both.sql", select("e, b * 2 AS b"));
     let train = place.run(&["train", "--sql", "sql"]);
-    assert_eq!(train.code, Some(0), "{}", train.stderr);
+    assert_eq!(train.code, Some(1), "{}", train.stderr);
+    assert!(
+        train.stderr.contains("the training is incomplete: sql/30_by_b.sql: the feature b is text"),
+        "{}",
+        train.stderr
+    );
     let said = "no new model: by_b of slice 3: sql/30_by_b.sql: the feature b is text, such as `";
     assert!(train.stderr.contains(said) && !train.stderr.contains("by_both of slice"), "{}", train.stderr);
     let versions = |name: &str| place.ok(&["models", name]).lines().count();
