@@ -141,7 +141,7 @@ pub(super) async fn change<T: Send + 'static>(
     Ok(done)
 }
 
-/// What serves after a change, which is told to webhooks. `by` is the cause.
+/// The serving version after a change. The change is sent to webhooks with its cause, `by`.
 pub(super) fn now_serving(state: &State, done: RolledBack, by: &'static str) -> NowServing {
     let RolledBack { model, before, pinned } = done;
     let (name, slice, version) = (model.segmentation.clone(), model.slice, model.version);

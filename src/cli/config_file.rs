@@ -117,7 +117,7 @@ pub fn parse(define: fn() -> Command) -> Result<ArgMatches, Error> {
     let lenient;
     let understood = match &given {
         Ok(matches) => matches,
-        // The file may have what is missing, and the rest of the line says which file that is.
+        // The configuration file may have the missing value; the rest of the line names that file.
         Err(_) => {
             lenient = definition.clone().ignore_errors(true).try_get_matches_from(&line.arguments)?;
             &lenient

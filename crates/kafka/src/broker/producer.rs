@@ -394,7 +394,7 @@ impl Producer {
 fn request_id(producer: &BaseProducer<Deliveries<Tally>>, topic: &str) {
     for _ in 0..2 {
         if producer.client().fetch_metadata(Some(topic), NEXT_ID_REQUEST).is_err() {
-            // Sending reports what is wrong.
+            // The first record reports the error of the broker.
             return;
         }
     }
