@@ -14,6 +14,7 @@ use super::segments::find;
 use super::{State, Tags};
 use crate::model::candidate::Rejected;
 use crate::model::{Model, ModelRegistry, Violation};
+use crate::notify::{PROMOTED, REJECTED};
 
 problems! {
     /// Why nothing was decided.
@@ -118,14 +119,14 @@ impl CandidatesApi {
     ) -> Result<Json<NowServing>, DecisionFailure> {
         let (name, slice) = (name.0, slice.0);
         let done = change(&state, &name.clone(), move |registry| registry.promote(&name, slice)).await?;
-        decided(&state, &done.model.segmentation, slice, "it was promoted");
+        decided(&state, &done.model.segmentation, slice, PROMOTED);
         Ok(Json(now_serving(&state, done, "promotion")))
     }
 
     /// Reject the candidate of a slice
     ///
-    /// What serves goes on, until a training finds other records or other SQL. The rejected version is kept. Waits for a training that
-    /// runs.
+    /// The version that serves keeps serving. The rejected version is kept, and trainings of the same records and SQL do not make it a
+    /// candidate again. Waits for a running training.
     #[oai(
         path = "/api/segments/:name/candidates/:slice/reject",
         method = "post",
@@ -143,7 +144,7 @@ impl CandidatesApi {
     ) -> Result<Json<Rejected>, DecisionFailure> {
         let (name, slice) = (name.0, slice.0);
         let rejected = change(&state, &name.clone(), move |registry| registry.reject(&name, slice)).await?;
-        decided(&state, &rejected.segmentation, slice, "it was rejected");
+        decided(&state, &rejected.segmentation, slice, REJECTED);
         Ok(Json(rejected))
     }
 }

@@ -133,9 +133,6 @@ const MEMBERS_IN_USE: [(&str, &str); 3] = [("name", "\"latest\""), ("key", "\"B0
 /// Headers that a response always has where the document names them.
 const ALWAYS: [&str; 2] = ["Location", "Retry-After"];
 
-/// Operations on several models or none: they have no single model version and do not fail for lack of a model.
-const OF_MANY: [&str; 3] = ["getSegmentation", "listModels", "listSegmentations"];
-
 /// Numeric parameters with their minimum and maximum.
 const BOUNDS: [(&str, u64, u64); 4] =
     [("version", 1, u64::MAX), ("as_of", 1, u64::MAX), ("job", 1, u64::MAX), ("slice", 1, SLICES as u64)];
@@ -247,13 +244,6 @@ fn describe(path: &str, operation: &mut Value, required: bool) {
         operation["description"] = format!("{BODY_LIMITS}{before}").into();
         // They always respond with JSON, whatever the Accept header.
         operation["responses"].as_object_mut().and_then(|responses| responses.remove("406"));
-    }
-    if OF_MANY.iter().any(|id| operation["operationId"] == *id) {
-        operation["responses"].as_object_mut().into_iter().for_each(|all| all.retain(|s, _| s != "409" && s != "503"));
-        for status in ["200", "304"] {
-            let headers = operation["responses"][status]["headers"].as_object_mut();
-            headers.and_then(|headers| headers.remove("Model-Version"));
-        }
     }
     if operation["responses"].get("304").is_some() {
         for status in ["200", "304"] {

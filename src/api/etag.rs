@@ -106,10 +106,6 @@ impl<T: ToJSON> Tagged<T> {
         Self::new(request, answer, |_| EntityTag::of(model))
     }
 
-    pub fn of_many(request: &Request, answer: &T) -> Self {
-        Self::new(request, answer, EntityTag::of_text)
-    }
-
     fn new(request: &Request, answer: &T, stamp: impl FnOnce(&[u8]) -> EntityTag) -> Self {
         let text = answer.to_json_string().into_bytes();
         let stamp = stamp(&text);
@@ -129,6 +125,35 @@ impl<T: Type> IntoResponse for Tagged<T> {
             response.extensions_mut().insert(Shared);
         }
         response
+    }
+}
+
+/// JSON response about several models or none, whose tag follows from its content: it has no `Model-Version`.
+pub struct TaggedByContent<T>(Tagged<T>);
+
+impl<T: ToJSON> TaggedByContent<T> {
+    pub fn of(request: &Request, answer: &T) -> Self {
+        Self(Tagged::new(request, answer, EntityTag::of_text))
+    }
+}
+
+impl<T: Type> IntoResponse for TaggedByContent<T> {
+    fn into_response(self) -> Response {
+        self.0.into_response()
+    }
+}
+
+impl<T: Type> ApiResponse for TaggedByContent<T> {
+    fn meta() -> MetaResponses {
+        let mut meta = Tagged::<T>::meta();
+        for response in &mut meta.responses {
+            response.headers.retain(|header| header.name == "ETag");
+        }
+        meta
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
     }
 }
 

@@ -143,12 +143,18 @@ pub(super) async fn change<T: Send + 'static>(
 
 /// The serving version after a change. The change is sent to webhooks with its cause, `by`.
 pub(super) fn now_serving(state: &State, done: RolledBack, by: &'static str) -> NowServing {
-    let RolledBack { model, before, pinned } = done;
-    let (name, slice, version) = (model.segmentation.clone(), model.slice, model.version);
-    if let Some(notifier) = state.notifier.clone().filter(|_| before != Some(version)) {
-        tokio::task::spawn_blocking(move || notifier.promoted(&name, slice, (version, before), by));
+    let RolledBack { model, before, pinned } = &done;
+    let now = NowServing {
+        segmentation: model.segmentation.clone(),
+        slice: model.slice,
+        version: model.version,
+        before: *before,
+        pinned: *pinned,
+    };
+    if let Some(notifier) = state.notifier.clone() {
+        tokio::task::spawn_blocking(move || notifier.changed(&done, by));
     }
-    NowServing { segmentation: model.segmentation, slice, version, before, pinned }
+    now
 }
 
 fn problem(error: RollbackError) -> Problem {

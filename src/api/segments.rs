@@ -12,7 +12,7 @@ use tercile_store as store;
 
 use super::asked::serving;
 use super::declared::NeedsRead;
-use super::etag::Tagged;
+use super::etag::{Tagged, TaggedByContent};
 use super::problem::{Problem, problems};
 use super::{State, Tags};
 use crate::model::{Model, ModelRegistry, imputed};
@@ -30,6 +30,16 @@ problems! {
         422,
         /// There is no model for this slice yet.
         503,
+    }
+}
+
+problems! {
+    /// Why there is no segmentation.
+    NoSegmentation {
+        /// There is nothing of this name.
+        404,
+        /// A parameter does not fit.
+        422,
     }
 }
 
@@ -113,8 +123,8 @@ impl SegmentsApi {
         request: &Request,
         state: Data<&Arc<State>>,
         _scope: NeedsRead,
-    ) -> Tagged<Vec<SegmentationInfo>> {
-        Tagged::of_many(request, &state.live.now().segmentations.iter().map(info).collect())
+    ) -> TaggedByContent<Vec<SegmentationInfo>> {
+        TaggedByContent::of(request, &state.live.now().segmentations.iter().map(info).collect())
     }
 
     /// One segmentation
@@ -126,8 +136,8 @@ impl SegmentsApi {
         /// The segmentation's name.
         name: Path<String>,
         _scope: NeedsRead,
-    ) -> Found<SegmentationInfo> {
-        Ok(Tagged::of_many(request, &info(find(&state.live.now(), &name.0)?)))
+    ) -> Result<TaggedByContent<SegmentationInfo>, NoSegmentation> {
+        Ok(TaggedByContent::of(request, &info(find(&state.live.now(), &name.0)?)))
     }
 
     /// The models that serve a segmentation
@@ -139,11 +149,11 @@ impl SegmentsApi {
         /// The segmentation's name.
         name: Path<String>,
         _scope: NeedsRead,
-    ) -> Found<Vec<Model>> {
+    ) -> Result<TaggedByContent<Vec<Model>>, NoSegmentation> {
         let models = state.live.now();
         let slots = &find(&models, &name.0)?.slots;
         let serving = slots.iter().filter_map(|slot| slot.serving.as_ref());
-        Ok(Tagged::of_many(request, &serving.map(|serving| serving.model.clone()).collect()))
+        Ok(TaggedByContent::of(request, &serving.map(|serving| serving.model.clone()).collect()))
     }
 
     /// The model that serves a slice

@@ -1,6 +1,7 @@
 //! `tercile doctor`: checks the configuration file, broker, topic, store, SQL files, port, models and keys, and reports each finding.
 
 mod enriched;
+mod notifications;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -145,7 +146,10 @@ impl Doctor {
         ]);
         findings.extend(self.models().await.into_iter().map(|finding| ("models", finding)));
         // That there is no store is said once.
-        findings.extend(self.open().ok().map(|store| ("keys", keys(&store))));
+        if let Ok(store) = self.open() {
+            findings.push(("keys", keys(&store)));
+            findings.extend(notifications::check(&store).map(|finding| ("notifications", finding)));
+        }
         let healthy = findings.iter().all(|(_, finding)| finding.is_ok());
         let rows = findings.iter().flat_map(|(what, finding)| {
             let (state, words) = match finding {
@@ -293,10 +297,11 @@ impl Doctor {
         let store = self.open()?;
         let live = ModelCache::start(&store, self.sql.dir()).await.map_err(|e| format!("{e:#}"))?;
         let models = live.now();
-        let mut serving = 0;
+        let (mut serving, mut candidates) = (0, 0);
         for served in &models.segmentations {
             let name = &served.segmentation.name;
             for slot in &served.slots {
+                candidates += u64::from(slot.candidate.is_some());
                 match (&slot.serving, &slot.refused) {
                     (_, Some(why)) => return Err(format!("the last training refused {why}")),
                     (None, None) => {
@@ -306,6 +311,11 @@ impl Doctor {
                 }
             }
         }
-        Ok(format!("{} can serve", count(serving, "model")))
+        let waiting = match candidates {
+            0 => String::new(),
+            1 => "; a candidate waits for promote or reject, see tercile models candidates".to_owned(),
+            more => format!("; {more} candidates wait for promote or reject, see tercile models candidates"),
+        };
+        Ok(format!("{} can serve{waiting}", count(serving, "model")))
     }
 }

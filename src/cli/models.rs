@@ -10,12 +10,13 @@ use serde::Serialize;
 use tercile_store::{self as store, FileFault, Store};
 
 use super::table::short;
-use super::{Done, completions, count, table, thousands};
-use crate::config::StoreArgs;
+use super::{Done, completions, count, notify, table, thousands};
+use crate::config::{NotifyArgs, StoreArgs};
 use crate::model::diff::{Counted, Diff, Moved, Pair, diff};
-use crate::model::history::{Period, PromotedBy, Promotion, RollbackError, periods};
+use crate::model::history::{Period, PromotedBy, Promotion, RollbackError, RolledBack, periods};
 use crate::model::scaling::in_words;
 use crate::model::{Candidate, Model, ModelRegistry, Until, model_ref};
+use crate::notify::Notifier;
 use crate::slices::all_slices;
 
 /// List models, compare two, roll back to an older one, or pin one
@@ -47,7 +48,7 @@ enum Action {
     Candidates(candidates::List),
     /// Let the candidate of a slice serve
     Promote(candidates::Decide),
-    /// Reject the candidate of a slice: what serves goes on, until a training finds other records or SQL
+    /// Reject the candidate of a slice: the version that serves keeps serving, until a training finds other records or SQL
     Reject(candidates::Decide),
 }
 
@@ -74,6 +75,15 @@ struct Version {
     /// The version; it serves the slice that it was trained on
     #[arg(value_name = "VERSION")]
     version: u64,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// What the commands that change what serves have in common.
+#[derive(Args)]
+struct Change {
+    #[command(flatten)]
+    notify: NotifyArgs,
     #[command(flatten)]
     out: Out,
 }
@@ -173,19 +183,44 @@ struct Versioned {
     served: Vec<Period>,
 }
 
-impl Out {
-    /// Runs `change` on the registry of a segmentation under the lock that excludes other promotions.
-    fn alone<T>(
+impl Change {
+    /// Runs `change` on the registry of a segmentation under the lock that excludes other promotions, and `tell`s its result to the
+    /// receivers of notifications.
+    fn make<T>(
         &self,
         segmentation: &str,
         change: impl FnOnce(&ModelRegistry) -> Result<T, RollbackError>,
+        tell: impl FnOnce(&Notifier, &T),
     ) -> anyhow::Result<T> {
-        let store = self.store.look()?;
+        let store = self.out.store.look()?;
         let registry = registry(&store, segmentation)?;
-        let _alone = store.lock_models()?;
-        Ok(change(&registry)?)
+        // A secret that cannot be read is an error before anything changes.
+        let notifier = self.notify.start(&store)?;
+        let alone = store.lock_models()?;
+        let changed = change(&registry);
+        drop(alone);
+        if let Some(notifier) = notifier {
+            if let Ok(changed) = &changed {
+                tell(&notifier, changed);
+                notify::wait(&notifier);
+            }
+            notifier.stop();
+        }
+        Ok(changed?)
     }
 
+    /// A change of the version that serves. `by` names it in notifications.
+    fn serving(
+        &self,
+        segmentation: &str,
+        by: &str,
+        change: impl FnOnce(&ModelRegistry) -> Result<RolledBack, RollbackError>,
+    ) -> anyhow::Result<RolledBack> {
+        self.make(segmentation, change, |notifier, done| notifier.changed(done, by))
+    }
+}
+
+impl Out {
     fn serving(&self) -> anyhow::Result<String> {
         let store = self.store.look()?;
         let (mut all, mut faults) = (Vec::new(), Vec::new());
@@ -320,9 +355,10 @@ impl Version {
     fn pin(&self) -> anyhow::Result<String> {
         let name = &self.segmentation;
         let cannot = || format!("cannot pin version {} of {name}", self.version);
-        let done =
-            self.alone(|registry| registry.roll_back(name, self.version, Until::Unpinned)).with_context(cannot)?;
-        if self.out.json {
+        let done = self
+            .alone("pin", |registry| registry.roll_back(name, self.version, Until::Unpinned))
+            .with_context(cannot)?;
+        if self.change.out.json {
             return json(&done);
         }
         let (slice, version) = (done.model.slice, self.version);
@@ -334,24 +370,29 @@ impl Version {
     fn unpin(&self) -> anyhow::Result<String> {
         let name = &self.segmentation;
         let cannot = || format!("cannot unpin version {} of {name}", self.version);
-        let done = self.alone(|registry| registry.unpin(name, self.version)).with_context(cannot)?;
-        if self.out.json {
+        let done = self.alone("unpin", |registry| registry.unpin(name, self.version)).with_context(cannot)?;
+        if self.change.out.json {
             return json(&done);
         }
         let (slice, version) = (done.model.slice, done.model.version);
         Ok(format!("{name} of slice {slice} is served by version {version}, and by the next that a training makes\n"))
     }
 
-    fn alone<T>(&self, change: impl FnOnce(&ModelRegistry) -> Result<T, RollbackError>) -> anyhow::Result<T> {
-        self.out.alone(&self.segmentation, change)
+    fn alone(
+        &self,
+        by: &str,
+        change: impl FnOnce(&ModelRegistry) -> Result<RolledBack, RollbackError>,
+    ) -> anyhow::Result<RolledBack> {
+        self.change.serving(&self.segmentation, by, change)
     }
 
     fn rollback(&self) -> anyhow::Result<String> {
         let name = &self.segmentation;
         let cannot = || format!("cannot roll {name} back to version {}", self.version);
-        let done =
-            self.alone(|registry| registry.roll_back(name, self.version, Until::NewModel)).with_context(cannot)?;
-        if self.out.json {
+        let done = self
+            .alone("rollback", |registry| registry.roll_back(name, self.version, Until::NewModel))
+            .with_context(cannot)?;
+        if self.change.out.json {
             return json(&done);
         }
         let (slice, version) = (done.model.slice, self.version);

@@ -4,7 +4,6 @@
 //! are read alone, if the SQL files can be applied to records one by one; otherwise the view is evaluated on the complete stream.
 //! Of many records, runs of 64 offsets at equal distances are read, so that each file contributes.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
@@ -94,12 +93,7 @@ impl Source<'_> {
         if !self.segmentation.entity.is_empty() {
             return self.entities(&snapshot, crate::slices::SLICES).await;
         }
-        let ends: BTreeMap<i32, i64> = model
-            .receipt
-            .next_offsets
-            .iter()
-            .filter_map(|(partition, &next)| Some((partition.parse().ok()?, next)))
-            .collect();
+        let ends = model.receipt.ends();
         let end = |partition: i32| ends.get(&partition).copied().unwrap_or(0);
         let new = Snapshot {
             topic: snapshot.topic.clone(),
@@ -133,12 +127,7 @@ impl Source<'_> {
         if model.slice == 1 {
             return Err(Error::FirstSlice);
         }
-        let ends: BTreeMap<i32, i64> = model
-            .receipt
-            .next_offsets
-            .iter()
-            .filter_map(|(partition, &next)| Some((partition.parse().ok()?, next)))
-            .collect();
+        let ends = model.receipt.ends();
         let then = self.store.snapshot_until(&ends)?;
         self.check(model, &then.snapshot)?;
         if !self.segmentation.entity.is_empty() {

@@ -111,7 +111,7 @@ impl ModelRegistry {
         Ok(RolledBack { model, before, pinned: false })
     }
 
-    /// Rejects the candidate of a slice: what serves goes on. The model's file is kept. The caller holds the training lock.
+    /// Rejects the candidate of a slice; the version that serves keeps serving. The model's file is kept. The caller holds the training lock.
     ///
     /// # Errors
     /// If there is no candidate.

@@ -70,6 +70,12 @@ impl SolverKind {
 }
 
 impl Receipt {
+    /// The offset after the last record, by partition number.
+    pub fn ends(&self) -> BTreeMap<i32, i64> {
+        let number = |(partition, &next): (&String, &i64)| Some((partition.parse().ok()?, next));
+        self.next_offsets.iter().filter_map(number).collect()
+    }
+
     /// True if a new training would give the same model, apart from cluster numbers kept from the predecessor.
     pub fn same_but_predecessor(&self, other: &Self) -> bool {
         let alone = |receipt: &Self| Self { predecessor: None, replaced: None, ..receipt.clone() };

@@ -28,8 +28,10 @@ use self::episodes::{Episode, Episodes};
 use self::event::State;
 pub use self::event::{Event, Kind};
 use self::metrics::Metrics;
+pub use self::queue::{Waiting, waiting};
 use self::sender::Sender;
 pub use self::signature::Secret;
+pub use self::training::{PROMOTED, REJECTED};
 pub use self::webhook::{Format, Roots, TIMEOUT, Webhook, url};
 
 /// Time that the end of a process waits for the threads of its receivers.

@@ -20,6 +20,27 @@ pub fn root(store: &Store) -> PathBuf {
     store.root().join("notifications")
 }
 
+/// Messages that receivers did not take yet.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub messages: usize,
+    /// When the oldest was made, in milliseconds since 1970.
+    pub oldest: i64,
+}
+
+/// What waits in the queues of a store; `None` if they are empty.
+///
+/// # Errors
+/// If a directory cannot be read.
+pub fn waiting(store: &Store) -> Result<Option<Waiting>, Error> {
+    let root = root(store);
+    let mut made = Vec::new();
+    for directory in store.place().dirs(&root).map_err(Error::io("list", &root))? {
+        made.extend(Queue::new(store, &directory).names()?.into_iter().map(|name| name.made));
+    }
+    Ok(made.iter().min().map(|&oldest| Waiting { messages: made.len(), oldest }))
+}
+
 /// The queue of one receiver.
 #[derive(Debug, Clone)]
 pub struct Queue {
@@ -142,12 +163,16 @@ mod tests {
         queue.put(&one, &first).unwrap();
         queue.put(&one, &first).unwrap();
         assert_eq!(queue.names().unwrap(), [one.clone(), two.clone()]);
-        assert_eq!(queue.read(&one).unwrap(), Some(first));
+        assert_eq!(queue.read(&one).unwrap(), Some(first.clone()));
         std::fs::write(queue.dir.join(two.file()), "{").unwrap();
         assert_eq!(queue.read(&two).unwrap(), None);
         queue.delete(&one).unwrap();
         assert!(queue.names().unwrap().is_empty() && queue.read(&one).unwrap().is_none());
         assert_eq!(std::fs::read_dir(dir.path().join("aside")).unwrap().count(), 1);
+        assert_eq!(waiting(&store).unwrap(), None);
+        queue.put(&two, &second).unwrap();
+        Queue::new(&store, "fedcba9876543210").put(&one, &first).unwrap();
+        assert_eq!(waiting(&store).unwrap(), Some(Waiting { messages: 2, oldest: 1_000 }));
         let lease = queue.lease().unwrap().unwrap();
         assert!(queue.lease().unwrap().is_none());
         drop(lease);

@@ -6,8 +6,13 @@ use serde_json::{Value, json};
 use super::Notifier;
 use super::event::{Event, Kind};
 use crate::model::Candidate;
+use crate::model::history::RolledBack;
 use crate::train::Outcome;
 use crate::train::event::{Subscriber, TrainingEvent};
+
+/// How an operator ended the episode of a candidate, in English.
+pub const PROMOTED: &str = "it was promoted";
+pub const REJECTED: &str = "it was rejected";
 
 impl Subscriber for Notifier {
     fn on_event<'a>(&'a self, _: Option<u64>, event: &'a TrainingEvent) -> BoxFuture<'a, ()> {
@@ -76,8 +81,15 @@ impl Notifier {
         }
     }
 
+    /// Tells what an operator's change made serve, unless that served already. Blocks while the store is written.
+    pub fn changed(&self, RolledBack { model, before, .. }: &RolledBack, by: &str) {
+        if *before != Some(model.version) {
+            self.promoted(&model.segmentation, model.slice, (model.version, *before), by);
+        }
+    }
+
     /// Tells that another version serves a slice, which ends the drift of the one before. Blocks while the store is written.
-    pub fn promoted(&self, segmentation: &str, slice: u8, (version, before): (u64, Option<u64>), by: &str) {
+    fn promoted(&self, segmentation: &str, slice: u8, (version, before): (u64, Option<u64>), by: &str) {
         let promoted = Event::promoted(segmentation, slice, (version, before), by);
         let another = |open: &&Event| is_of(open, segmentation, slice) && open.details["version"] != version;
         for open in self.open(Kind::Drift).iter().filter(another) {

@@ -211,12 +211,11 @@ pub(super) struct Versus<'a> {
 impl<'a> Versus<'a> {
     fn new(registry: &'a ModelRegistry, serving: &'a Model, new: &Model) -> Self {
         let receipt = &serving.receipt;
-        let ends = receipt.next_offsets.iter().filter_map(|(partition, end)| Some((partition.parse().ok()?, *end)));
         Self {
             registry,
             serving,
             // Offsets of another topic say nothing.
-            ends: if receipt.topic == new.receipt.topic { ends.collect() } else { BTreeMap::new() },
+            ends: if receipt.topic == new.receipt.topic { receipt.ends() } else { BTreeMap::new() },
             cut: receipt.cut.as_ref().map(|cut| (cut.timestamp, cut.partition, cut.offset)),
             old: serving.predictor(),
             new: new.predictor(),

@@ -3,7 +3,6 @@
 //! Input: the store, the SQL files and a model. Output: nothing if the new training gives the same model, otherwise the
 //! differences. For a model of another training method (`receipt.method`) only the hash of its rows can be compared.
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use tercile_store::{self as store, Store};
@@ -104,8 +103,6 @@ async fn check(store: &Store, files: &Files, model: Model, options: &Options) ->
     if model.seed != SEED {
         return Err(Error::Seed { found: model.seed });
     }
-    let next_offsets: BTreeMap<i32, i64> =
-        receipt.next_offsets.iter().filter_map(|(partition, &next)| Some((partition.parse().ok()?, next))).collect();
     let known = files.segmentations().any(|(view, _)| view.name == model.segmentation);
     if !known {
         return Err(Error::NoSql(model.segmentation));
@@ -114,7 +111,7 @@ async fn check(store: &Store, files: &Files, model: Model, options: &Options) ->
     if found != receipt.sql_hash {
         return Err(Error::Sql { name: model.segmentation.clone(), found, wanted: receipt.sql_hash.clone() });
     }
-    let prefix = store.snapshot_until(&next_offsets)?;
+    let prefix = store.snapshot_until(&receipt.ends())?;
     let (found, topic) = (prefix.snapshot.rows(), &prefix.snapshot.topic);
     if !topic.is_empty() && *topic != receipt.topic {
         return Err(Error::Topic { found: topic.clone(), wanted: receipt.topic.clone() });

@@ -1,6 +1,8 @@
 //! Candidates: models that `--promote guarded` and `--promote manual` hold back, and the decisions of operators.
 
 use common::{Ended, Place, Running, files};
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{RngCore as _, SeedableRng as _};
 use serde_json::{Value, json};
 
 use crate::common;
@@ -55,7 +57,11 @@ impl Shop {
 
     /// The entry of a slice in `slices.json`.
     fn slice(&self, segmentation: &str, slice: u8) -> Value {
-        let path = self.place.path(&format!("store/models/{segmentation}/slices.json"));
+        self.slice_of("store", segmentation, slice)
+    }
+
+    fn slice_of(&self, store: &str, segmentation: &str, slice: u8) -> Value {
+        let path = self.place.path(&format!("{store}/models/{segmentation}/slices.json"));
         serde_json::from_slice::<Value>(&std::fs::read(path).unwrap()).unwrap()[slice.to_string()].clone()
     }
 
@@ -153,6 +159,49 @@ fn a_faulty_feed_is_held_back_until_it_is_rejected() {
     shop.train("auto");
     assert_eq!(shop.slice("price_rating", 3)["version"], 12);
     assert_eq!(shop.slice("price_rating", 3)["rejected"], Value::Null);
+}
+
+/// Rows of three kinds of products, log-normal in their prices. With `faulty` every tenth price is multiplied by 1,000.
+fn random_rows(random: &mut Xoshiro256PlusPlus, n: usize, faulty: bool) -> String {
+    // The sum of twelve uniform numbers, less its mean, is close to a standard normal one.
+    let mut normal = || (0..12).map(|_| random.next_u32() as f64 / 2f64.powi(32)).sum::<f64>() - 6.0;
+    let mut row = |i: usize| {
+        let kind = i % 3;
+        let times = if faulty && i.is_multiple_of(10) { 1_000.0 } else { 1.0 };
+        let price = [400.0, 2_000.0, 9_000.0][kind] * (0.3 * normal()).exp() * times;
+        let rating = ([3.4, 4.4, 2.6][kind] + 0.2 * normal()).clamp(1.0, 5.0);
+        json!({
+            "product_id": i.to_string(), "discounted_price": format!("₹{price:.0}"), "rating": format!("{rating:.1}"),
+            "rating_count": format!("{:.0}", [200.0, 3_000.0, 900.0][kind] * (0.4 * normal()).exp()),
+            "discount_percentage": format!("{:.0}%", ([15.0, 45.0, 75.0][kind] + 4.0 * normal()).clamp(0.0, 99.0)),
+        })
+        .to_string()
+            + "\n"
+    };
+    (0..n).map(&mut row).collect()
+}
+
+#[test]
+fn auto_serves_faulty_feeds_and_guarded_none() {
+    let feeds = std::env::var("TERCILE_TEST_FEEDS").map_or(2, |feeds| feeds.parse::<u64>().unwrap());
+    for seed in 1..=feeds {
+        let random = &mut Xoshiro256PlusPlus::seed_from_u64(seed);
+        let shop = Shop::new();
+        shop.add(&random_rows(random, 2_000, false));
+        shop.train("guarded");
+        shop.add(&random_rows(random, 200, true));
+        let store = shop.place.path("store");
+        for file in files(&store) {
+            let copy = shop.place.path("auto").join(file.strip_prefix(&store).unwrap());
+            std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+            std::fs::copy(&file, copy).unwrap();
+        }
+        shop.train("guarded");
+        shop.place.ok(&["train", "--promote", "auto", "--store", "auto"]);
+        let [guarded, auto] = ["store", "auto"].map(|store| shop.slice_of(store, "price_rating", 3));
+        assert_eq!((&guarded["version"], &guarded["candidate"]["version"]), (&json!(3), &json!(6)), "seed {seed}");
+        assert_eq!((&auto["version"], &auto["candidate"]), (&json!(6), &Value::Null), "seed {seed}");
+    }
 }
 
 #[test]

@@ -163,11 +163,21 @@ fn workers_of_a_group_come_and_go_under_load() {
     let filler = "x".repeat(150);
     let rows: String = (1..n).map(|i| format!("{{\"product_id\":\"{i}\",\"product_name\":\"{filler}\"}}\n")).collect();
     stream.place.write("load.ndjson", rows);
-    let load = stream.place.start(&stream.args(&["produce", "load.ndjson", "--rate", "2000"]));
+    let mut load = stream.place.start(&stream.args(&["produce", "load.ndjson", "--rate", "2000"]));
+    let produced = Arc::new(AtomicBool::new(false));
+    let load = std::thread::spawn({
+        let produced = Arc::clone(&produced);
+        move || {
+            let code = load.wait().code();
+            produced.store(true, Ordering::SeqCst);
+            code
+        }
+    });
     let mut workers: Vec<Running> = (0..3).map(|_| stream.ingest(&group)).collect();
     eventually("a first file", || stream.parquet() > 0);
     // The longest time without a stored record: remaining workers continue while others join and leave. Time during which the
-    // broker or the disk does not respond does not count.
+    // broker or the disk does not respond does not count, nor does what follows the last record: on a busy machine the rounds below
+    // take longer than the load.
     let (records, over) = (stream.place.path("store/records"), Arc::new(AtomicBool::new(false)));
     let answered = Arc::new(Mutex::new(Instant::now()));
     let asking = std::thread::spawn({
@@ -186,12 +196,13 @@ fn workers_of_a_group_come_and_go_under_load() {
         }
     });
     let stalls = std::thread::spawn({
-        let over = Arc::clone(&over);
+        let (over, produced) = (Arc::clone(&over), Arc::clone(&produced));
         move || {
             let (mut last, mut since, mut longest) = (0, Instant::now(), Duration::ZERO);
             while !over.load(Ordering::SeqCst) {
                 let now = files(&records).len();
-                if now != last || answered.lock().unwrap().elapsed() > Duration::from_millis(700) {
+                let silent = answered.lock().unwrap().elapsed() > Duration::from_millis(700);
+                if now != last || silent || produced.load(Ordering::SeqCst) {
                     (last, since) = (now, Instant::now());
                 }
                 longest = longest.max(since.elapsed());
@@ -210,10 +221,8 @@ fn workers_of_a_group_come_and_go_under_load() {
     let longest = stalls.join().unwrap();
     asking.join().unwrap();
     eprintln!("longest time without a new file: {longest:?}");
-    // Less than 5 s alone; 16 s were seen once beside all other tests.
-    assert!(longest < Duration::from_secs(30), "nothing was stored for {longest:?}");
-    let mut load = load;
-    assert_eq!(load.wait().code(), Some(0));
+    assert!(longest < Duration::from_secs(5), "nothing was stored for {longest:?}");
+    assert_eq!(load.join().unwrap(), Some(0));
     // The remaining workers continue to the end.
     let start = Instant::now();
     while stream.place.records().0 != n {

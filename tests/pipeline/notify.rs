@@ -1,6 +1,7 @@
 //! Notifications: events of trainings, drift, ingest and store at receivers that work, fail, hang, redirect or come late.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,9 +24,30 @@ fn trained() -> Place {
     place
 }
 
-fn queued(place: &Place) -> usize {
+/// The shipped SQL files with another price_rating, of which a training makes new models.
+fn edit(place: &Place) {
+    for file in files(concat!(env!("CARGO_MANIFEST_DIR"), "/sql").as_ref()) {
+        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let edited = text.replace("FROM slices", "FROM slices WHERE rating > 4");
+        place.write(&format!("sql/{name}"), if name.starts_with("30_") { edited } else { text });
+    }
+}
+
+/// The files of the messages that no receiver took.
+fn messages(place: &Place) -> Vec<PathBuf> {
     let dir = place.path("store/notifications");
-    files(&dir).iter().filter(|file| !file.starts_with(dir.join("episodes"))).count()
+    files(&dir).into_iter().filter(|file| !file.starts_with(dir.join("episodes"))).collect()
+}
+
+fn queued(place: &Place) -> usize {
+    messages(place).len()
+}
+
+/// The id in the file of a message.
+fn id(message: &Path) -> String {
+    let text = std::fs::read(message).unwrap();
+    serde_json::from_slice::<Value>(&text).unwrap()["id"].as_str().unwrap().to_owned()
 }
 
 fn ids(messages: &[Message]) -> BTreeSet<String> {
@@ -97,22 +119,29 @@ fn events_of_trainings_are_sent_and_signed() {
     assert_eq!(queued(&place), 0);
 }
 
+/// The files of two messages that a killed server left, oldest first.
+fn two_unsent(place: &Place, url: &str) -> (PathBuf, PathBuf) {
+    let mut serve = place.serve(&["--notify", url]);
+    for job in 1..=2 {
+        assert_eq!(serve.post("/api/train", "").status, 202);
+        eventually("its end", || serve.get(&format!("/api/train/{job}")).json()["state"] == "done");
+    }
+    eventually("two messages in the queue", || queued(place) == 2);
+    serve.signal("-KILL");
+    serve.wait();
+    let mut left = messages(place);
+    left.sort();
+    assert_eq!(left.len(), 2);
+    (left.remove(0), left.remove(0))
+}
+
 #[test]
 fn messages_survive_a_kill_and_a_receiver_that_fails_half_of_the_time() {
     let place = trained();
     // The receiver does not exist yet.
     let address = free_address();
     let url = format!("http://{address}/hook");
-    let mut serve = place.serve(&["--notify", &url]);
-    for job in 1..=2 {
-        assert_eq!(serve.post("/api/train", "").status, 202);
-        eventually("its end", || serve.get(&format!("/api/train/{job}")).json()["state"] == "done");
-    }
-    eventually("two messages in the queue", || queued(&place) == 2);
-    serve.signal("-KILL");
-    serve.wait();
-    let kept = queued(&place);
-    assert_eq!(kept, 2);
+    two_unsent(&place, &url);
 
     assert!(!listens(address));
     let receiver = Receiver::at(address, None, |n| match n % 4 {
@@ -206,12 +235,7 @@ fn a_lost_file_of_the_store_is_told_and_so_is_its_return() {
 #[test]
 fn a_candidate_is_told_and_so_is_the_decision() {
     let place = trained();
-    for file in files(concat!(env!("CARGO_MANIFEST_DIR"), "/sql").as_ref()) {
-        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
-        let text = std::fs::read_to_string(&file).unwrap();
-        let edited = text.replace("FROM slices", "FROM slices WHERE rating > 4");
-        place.write(&format!("sql/{name}"), if name.starts_with("30_") { edited } else { text });
-    }
+    edit(&place);
     let receiver = Receiver::well();
     let url = receiver.url();
     for _ in 0..2 {
@@ -241,6 +265,86 @@ fn a_candidate_is_told_and_so_is_the_decision() {
     eventually("the promotion", || receiver.of("model.promoted").len() == 1);
     let promoted = receiver.of("model.promoted")[0].json();
     assert_eq!(promoted["details"], json!({"version": 6, "before": 3, "by": "promotion"}));
+}
+
+#[test]
+fn decisions_on_the_command_line_are_told() {
+    let place = trained();
+    edit(&place);
+    let receiver = Receiver::well();
+    let url = receiver.url();
+    place.ok(&["train", "--promote", "manual", "--notify", &url]);
+    let doctor = place.run(&["doctor"]).stdout;
+    assert!(doctor.contains("3 candidates wait for promote or reject, see tercile models candidates"), "{doctor}");
+    assert!(!doctor.contains("notifications"), "{doctor}");
+    place.ok(&["models", "promote", "price_rating@3", "--notify", &url]);
+    place.ok(&["models", "reject", "price_rating@2", "--notify", &url]);
+    let ended: Vec<(Value, Value)> = receiver
+        .of("model.held_back")
+        .iter()
+        .filter(|one| one.state() == "resolved")
+        .map(|one| (one.json()["slice"].clone(), one.json()["words"]["en"].clone()))
+        .collect();
+    assert_eq!(ended, [(json!(3), json!("it was promoted")), (json!(2), json!("it was rejected"))]);
+    for (command, version) in [("rollback", "3"), ("pin", "6"), ("pin", "6"), ("unpin", "6")] {
+        place.ok(&["models", command, "price_rating", version, "--notify", &url]);
+    }
+    let promoted: Vec<Value> = receiver.of("model.promoted").iter().map(|one| one.json()["details"].clone()).collect();
+    // What serves already is no event.
+    assert_eq!(
+        promoted,
+        [
+            json!({"version": 6, "before": 3, "by": "promotion"}),
+            json!({"version": 3, "before": 6, "by": "rollback"}),
+            json!({"version": 6, "before": 3, "by": "pin"}),
+        ]
+    );
+    // A change that fails is no event, and one whose receiver is gone is made.
+    place.fails(1, &["models", "promote", "price_rating@3", "--notify", &url]);
+    let gone = format!("http://{}/hook", free_address());
+    let made = place.run(&["models", "rollback", "price_rating", "3", "--notify", &gone]);
+    assert_eq!(made.code, Some(0));
+    assert!(made.stderr.contains("1 notification not taken within 10 s"), "{}", made.stderr);
+    assert!(place.run(&["doctor"]).stdout.contains("1 notification not taken by a receiver, the oldest since "));
+    assert_eq!(receiver.of("model.promoted").len(), 3);
+}
+
+#[test]
+fn a_message_that_nobody_takes_within_a_day_is_dropped() {
+    let place = trained();
+    let address = free_address();
+    let url = format!("http://{address}/hook");
+    let (first, second) = two_unsent(&place, &url);
+    let age = |file: &Path, hours: i64| {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let (made, rest) = name.split_once('-').unwrap();
+        let older = made.parse::<i64>().unwrap() - hours * 3_600_000;
+        std::fs::rename(file, file.with_file_name(format!("{older:013}-{rest}"))).unwrap();
+    };
+    let sent = id(&second);
+    let since = serde_json::from_slice::<Value>(&std::fs::read(&first).unwrap()).unwrap()["since"].clone();
+    age(&first, 25);
+    age(&second, 23);
+    let doctor = place.run(&["doctor"]);
+    assert_eq!(doctor.code, Some(1));
+    assert!(
+        doctor.stdout.contains("MEND  notifications  2 notifications not taken by a receiver"),
+        "{}",
+        doctor.stdout
+    );
+    let receiver = Receiver::at(address, None, |_| Reply::Status(200));
+    let serve = place.serve(&["--notify", &url]);
+    eventually("an empty queue", || queued(&place) == 0);
+    let taken = receiver.taken();
+    assert_eq!(ids(&taken).into_iter().collect::<Vec<_>>(), [sent]);
+    let metrics = serve.get("/metrics").text;
+    for (result, n) in [("dropped", 1), ("sent", 1)] {
+        let line = format!("tercile_notifications_total{{event=\"training.done\",result=\"{result}\"}} {n}");
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
+    let log = serve.stderr();
+    let dropped = format!("the notification training.done of {} is dropped: ", since.as_str().unwrap());
+    assert!(log.contains(&dropped), "{log}");
 }
 
 #[test]

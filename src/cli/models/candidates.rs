@@ -7,9 +7,12 @@ use tercile_store as store;
 
 use super::super::table::{self, short};
 use super::super::{completions, thousands};
-use super::{Out, json, second};
+use super::{Change, Out, json, second};
+use crate::model::candidate::Rejected;
+use crate::model::history::RolledBack;
 use crate::model::model_ref::{Name, Which};
 use crate::model::{Model, ModelRegistry, Violation};
+use crate::notify::{Notifier, PROMOTED, REJECTED};
 
 /// List the candidates: new models that wait for promote or reject
 ///
@@ -31,7 +34,7 @@ pub(super) struct Decide {
     #[arg(value_name = "NAME@SLICE", add = completions::model())]
     name: String,
     #[command(flatten)]
-    out: Out,
+    change: Change,
 }
 
 /// A candidate beside the champion.
@@ -144,8 +147,12 @@ impl Decide {
     pub fn promote(&self) -> anyhow::Result<String> {
         let Name { segmentation: name, slice, .. } = &self.slice()?;
         let cannot = || format!("cannot promote {name}@{slice}");
-        let done = self.out.alone(name, |registry| registry.promote(name, *slice)).with_context(cannot)?;
-        if self.out.json {
+        let tell = |notifier: &Notifier, done: &RolledBack| {
+            notifier.changed(done, "promotion");
+            notifier.decided(name, *slice, PROMOTED);
+        };
+        let done = self.change.make(name, |registry| registry.promote(name, *slice), tell).with_context(cannot)?;
+        if self.change.out.json {
             return json(&done);
         }
         let before = done.before.map_or_else(String::new, |before| format!(", no longer by {before}"));
@@ -155,8 +162,9 @@ impl Decide {
     pub fn reject(&self) -> anyhow::Result<String> {
         let Name { segmentation: name, slice, .. } = &self.slice()?;
         let cannot = || format!("cannot reject {name}@{slice}");
-        let done = self.out.alone(name, |registry| registry.reject(name, *slice)).with_context(cannot)?;
-        if self.out.json {
+        let tell = |notifier: &Notifier, _: &Rejected| notifier.decided(name, *slice, REJECTED);
+        let done = self.change.make(name, |registry| registry.reject(name, *slice), tell).with_context(cannot)?;
+        if self.change.out.json {
             return json(&done);
         }
         let serves = done.version.map_or_else(|| "by no version".to_owned(), |version| format!("by version {version}"));
