@@ -159,7 +159,9 @@ pub fn cleaning(column: &str, text: &str) -> Option<String> {
     let unit = unit_of(text);
     let formats = ['.', ','].map(|mark| Format { mark, unit: unit.map(str::to_owned) });
     let format = formats.into_iter().find(|format| format.number(text).is_some())?;
-    Some(format!("to_number({name}{})", format.arguments()))
+    let conversion = format!("to_number({name}{})", format.arguments());
+    // Other texts of the column may have a point, which a decimal comma does not read.
+    Some(if format.mark == ',' { format!("coalesce({conversion}, to_number({name}))") } else { conversion })
 }
 
 #[cfg(test)]

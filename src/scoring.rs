@@ -17,7 +17,7 @@ use tercile_store::Snapshot;
 use tercile_store::batch::{Batch, Record};
 use tercile_store::record::{Fields, decode, decode_only, object_of};
 
-use crate::bulk::{ADDED, Block, Carried, Error, Found, Keep, REASON, Scorer, TooFar, as_objects};
+use crate::bulk::{Block, Carried, Error, Found, Keep, Scorer, TooFar, as_objects, is_added, is_answer};
 use crate::engine;
 use crate::engine::row_by_row::{Kept, NotRowByRow, RowPlan};
 use crate::files;
@@ -228,9 +228,9 @@ fn present(reasons: &[Option<String>]) -> NullBuffer {
     reasons.iter().map(Option::is_none).collect()
 }
 
-/// The fields of a record that no added column replaces; none if it is not an object.
+/// The fields of a record, without the added ones if it is an answer; none if it is not an object.
 fn kept_fields(record: &str) -> String {
     let Ok(fields) = files::fields(record) else { return "{}".to_owned() };
-    let added = |name: &str| ADDED.contains(&name) || name == REASON;
-    object_of(fields.into_iter().filter(|(name, _)| !added(name)).collect())
+    let answer = is_answer(&[], |name| fields.iter().any(|(key, _)| key == name));
+    object_of(fields.into_iter().filter(|(name, _)| !(answer && is_added(name))).collect())
 }

@@ -44,7 +44,7 @@ pub use trainer::{Trainer, TrainerOptions};
 pub use view_query::query as view_query;
 
 use crate::engine::{self, Segmentations, cluster::Engine};
-use crate::model::{Candidate, Cut, Model, ModelRegistry, Predecessor, Promote, PromotedBy, SolverKind};
+use crate::model::{Candidate, Cut, Model, ModelRegistry, Predecessor, Promote, PromotedBy, ServingState, SolverKind};
 use crate::slices::{self, SLICES, all_slices};
 use crate::sql::{Files, Segmentation};
 
@@ -391,13 +391,23 @@ fn train_segmentation(
             Err(why) => (earlier.clone(), false, Some(why)),
         };
         // A rollback ends when there are new records or SQL; a pin ends only when it is removed.
-        let keeps = standing.pinned || (!fresh && standing.by == Some(PromotedBy::Rollback) && !lost);
+        let keeps = match standing.pinned {
+            true => options.promote == Promote::Auto,
+            false => !fresh && standing.by == Some(PromotedBy::Rollback) && !lost,
+        };
         if let (Some(model), Ok(rows), None, false) = (&trained, &rows, &refused, keeps) {
             let rows = rows.up_to(slice);
+            // Of a pinned slice it is decided what may serve when the pin is removed.
+            let mut unpinned = standing.clone();
             let decided = rows.and_then(|rows| {
                 let (registry, serving) = (&registry, earlier.as_ref());
-                Case { segmentation, model, serving, registry, rows: rows.as_ref() }.decide(options.promote, standing)
+                let case = Case { segmentation, model, serving, registry, rows: rows.as_ref() };
+                case.decide(options.promote, &mut unpinned)
             });
+            *standing = match standing.pinned {
+                true => ServingState { version: standing.version, ..unpinned },
+                false => unpinned,
+            };
             match decided {
                 Err(Refusal::Engine(error)) => return Err(error.into()),
                 Err(Refusal::Store(error)) => return Err(error.into()),
@@ -407,7 +417,8 @@ fn train_segmentation(
         }
         // A pinned slice reports the model that would serve.
         let serves = trained.as_ref().is_some_and(|model| standing.version == Some(model.version));
-        let reported = serves || (fresh && standing.pinned);
+        let waits = standing.candidate.as_ref().map(|held| held.version) == trained.as_ref().map(|model| model.version);
+        let reported = serves || (fresh && standing.pinned && !waits);
         let model = if reported { trained.clone() } else { earlier.clone() };
         let fresh = fresh && reported;
         // The result of an older training must not influence this one.

@@ -127,15 +127,17 @@ impl DriftMonitor {
 
 /// Compares at intervals, for the lifetime of the server.
 pub async fn watch(state: Arc<State>, interval: Duration) {
+    // Why a segmentation is not compared, which is logged once.
+    let mut logged = BTreeMap::new();
     loop {
         tokio::time::sleep(interval).await;
         let began = Instant::now();
-        compare(&state).await;
+        compare(&state, &mut logged).await;
         tokio::time::sleep(began.elapsed() * PAUSE).await;
     }
 }
 
-async fn compare(state: &State) {
+async fn compare(state: &State, logged: &mut BTreeMap<String, String>) {
     let models = state.live.now();
     let names: Vec<&str> = models.segmentations.iter().map(|served| served.segmentation.name.as_str()).collect();
     state.drift_monitor.keep_only(&names);
@@ -155,10 +157,17 @@ async fn compare(state: &State) {
         let drifted = state.drift_monitor.drifted(name, version).unwrap_or(told == Some(version));
         match drift::report(state, Arc::clone(&models), name, (SLICES, Of::Stream)).await {
             Ok(report) => {
+                logged.remove(name);
                 let drifting = state.drift_monitor.take(report.clone(), read.clone(), drifted);
                 tell(state, report, drifting).await;
             }
-            Err(problem) => tracing::debug!("{name} is not compared: {}", problem.detail),
+            Err(problem) => {
+                let why = problem.detail;
+                if logged.get(name) != Some(&why) {
+                    tracing::warn!("{name} is not watched for drift: {why}");
+                    logged.insert(name.clone(), why);
+                }
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use tercile_kmeans::MAX_FEATURES;
 use tercile_store::record::{object_of, too_deep};
 
 use super::Wanted;
-use super::{At, Error, Keep, gives_way};
+use super::{At, Error, Keep, is_added, is_answer};
 use crate::files::fields;
 use crate::missing::Value;
 
@@ -15,7 +15,7 @@ use crate::missing::Value;
 /// # Errors
 /// If the row is not an object within the limits, or if a feature is absent or not a number.
 pub fn row(json: &[u8], at: At, wanted: &mut Wanted, columns: &mut [Vec<f64>]) -> Result<String, Error> {
-    let (keep, limits, missing) = (wanted.keep, wanted.limits, wanted.missing);
+    let (keep, limits) = (wanted.keep, wanted.limits);
     if keep == Keep::Other && plain(json, &wanted.features, columns) {
         return Ok(String::new());
     }
@@ -50,8 +50,9 @@ pub fn row(json: &[u8], at: At, wanted: &mut Wanted, columns: &mut [Vec<f64>]) -
         let what = format!("nests deeper than {}", limits.depth);
         return Err(Error::Field { at, field: name.clone().into_owned(), what });
     }
+    let answer = keep == Keep::Row && is_answer(&wanted.features, |name| fields.iter().any(|(key, _)| key == name));
     let kept = |name: &str| match keep {
-        Keep::Row => !gives_way(name, missing),
+        Keep::Row => !(answer && is_added(name)),
         Keep::Other => !wanted.features.iter().any(|feature| feature == name),
     };
     Ok(object_of(fields.into_iter().filter(|(key, _)| kept(key.as_ref())).collect()))

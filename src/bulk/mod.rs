@@ -12,6 +12,7 @@ mod raw_lines;
 mod read;
 mod write;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -33,7 +34,8 @@ const BYTES: usize = 4 * 1024 * 1024;
 use crate::model::fitted::FittedModel;
 use crate::model::{Cluster, Model, Predictor};
 
-/// Columns that are added. Input columns of the same names are replaced.
+/// Columns that are added. A row or table that has all three, none of them as a feature, is an answer: they are replaced.
+/// Otherwise columns of these names belong to the rows and stay, and the added ones are numbered ([`added_name`]).
 pub const ADDED: [&str; 3] = ["cluster", "description", "distance"];
 /// Column that is added when missing values are imputed: the names of a row's imputed features.
 pub const IMPUTED: &str = "imputed";
@@ -41,9 +43,23 @@ pub const IMPUTED: &str = "imputed";
 /// Column that is added when raw records are scored: why a record has no cluster.
 pub const REASON: &str = "reason";
 
-/// Whether an added column replaces an input column of this name.
-fn gives_way(name: &str, missing: Missing) -> bool {
-    ADDED.contains(&name) || (missing == Missing::Impute && name == IMPUTED)
+/// Whether columns for which `has` is true are those of an answer, whose added columns are replaced.
+pub fn is_answer(features: &[String], has: impl Fn(&str) -> bool) -> bool {
+    ADDED.iter().all(|name| has(name) && !features.iter().any(|feature| feature == name))
+}
+
+/// Whether a column of an answer is one of the added ones.
+pub fn is_added(name: &str) -> bool {
+    ADDED.contains(&name) || [IMPUTED, REASON].contains(&name)
+}
+
+/// The name of an added column beside the columns for which `has` is true: numbered if the name is taken.
+fn added_name(name: &'static str, has: impl Fn(&str) -> bool) -> Cow<'static, str> {
+    if !has(name) {
+        return name.into();
+    }
+    let numbered = (2_u64..).map(|n| format!("{name}_{n}")).find(|numbered| !has(numbered));
+    numbered.map_or(name.into(), Cow::Owned)
 }
 
 /// Limits on input rows.

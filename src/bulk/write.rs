@@ -1,5 +1,6 @@
 //! Writer of blocks of rows with their clusters.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -17,13 +18,15 @@ use tercile_store::record::push_json_string;
 
 use super::lines::push_number;
 use super::{
-    ADDED, Block, Carried, Error, Explainer, Format, Found, IMPUTED, Limits, Lines, REASON, Scorer, gives_way,
+    ADDED, Block, Carried, Error, Explainer, Format, Found, IMPUTED, Limits, Lines, REASON, Scorer, added_name,
+    is_added, is_answer,
 };
+use crate::files;
 use crate::missing::Missing;
 use crate::readable_times::readable;
 
 /// Writes a sequence of blocks. Columns keep their types and JSON objects their text; `cluster`, `description` and `distance`
-/// are appended, null for a row without a cluster, and `imputed` where imputation is allowed. With [`Answers`], JSON output
+/// (numbered beside columns of these names) are appended, null for a row without a cluster, and `imputed` where imputation is allowed. With [`Answers`], JSON output
 /// contains the API's prediction objects instead of the rows. JSON input in a columnar output becomes the feature columns and a
 /// text column `row` with the object.
 pub struct Writer<W: Write + Send> {
@@ -97,27 +100,27 @@ impl<W: Write + Send> Writer<W> {
                 self.any |= rows > 0;
                 Ok(out.write_all(&text)?)
             }
-            Sink::Csv { csv, decimal: '.' } => csv.write(&with_clusters(block, found, scorer)?).map_err(wrote),
+            Sink::Csv { csv, decimal: '.' } => csv.write(&with_clusters(block, found, scorer)?.0).map_err(wrote),
             Sink::Csv { csv, decimal } => {
                 let batch = with_marks(&with_clusters(block, found, scorer)?, *decimal)?;
                 csv.write(&batch).map_err(wrote)
             }
             Sink::Arrow(out, writer) => {
-                let batch = with_clusters(block, found, scorer)?;
+                let batch = with_clusters(block, found, scorer)?.0;
                 if let Some(out) = out.take() {
                     *writer = Some(Box::new(StreamWriter::try_new(out, &batch.schema()).map_err(wrote)?));
                 }
                 writer.as_mut().map_or(Ok(()), |writer| writer.write(&batch)).map_err(wrote)
             }
             Sink::Feather(out, writer) => {
-                let batch = with_clusters(block, found, scorer)?;
+                let batch = with_clusters(block, found, scorer)?.0;
                 if let Some(out) = out.take() {
                     *writer = Some(Box::new(FileWriter::try_new(out, &batch.schema()).map_err(wrote)?));
                 }
                 writer.as_mut().map_or(Ok(()), |writer| writer.write(&batch)).map_err(wrote)
             }
             Sink::Parquet(out, writer) => {
-                let batch = with_clusters(block, found, scorer)?;
+                let batch = with_clusters(block, found, scorer)?.0;
                 if let Some(out) = out.take() {
                     *writer = Some(Box::new(ArrowWriter::try_new(out, batch.schema(), None).map_err(wrote)?));
                 }
@@ -175,24 +178,30 @@ fn as_rows(block: &Block, found: &Found, scorer: &Scorer, (array, any): (bool, b
     let objects = match &block.carried {
         Carried::Objects(objects) => objects,
         Carried::Columns(batch) => {
-            let kept: Vec<usize> = kept(batch.schema_ref(), scorer.missing, found.reasons.is_some()).collect();
+            let kept: Vec<usize> = kept(batch.schema_ref(), &scorer.features).collect();
             converted = as_objects(&batch.project(&kept).map_err(wrote)?, usize::MAX)?;
             &converted
         }
     };
     let mut text = Vec::new();
     for (i, object) in objects.iter().enumerate() {
+        let [cluster_name, description_name, distance_name, reason_name, imputed_name] = names_beside(object);
         text.extend_from_slice(before(array, any || i > 0));
         text.extend_from_slice(object.strip_suffix('}').unwrap_or(object).as_bytes());
-        text.extend_from_slice(if object == "{}" { b"\"cluster\":" } else { b",\"cluster\":" });
+        let comma = if object == "{}" { "" } else { "," };
+        text.extend_from_slice(format!("{comma}\"{cluster_name}\":").as_bytes());
         match found.of(i) {
             Some((cluster, distance)) => {
                 let mut words = String::new();
                 push_json_string(&mut words, &scorer.descriptions[cluster as usize]);
-                text.extend_from_slice(format!("{cluster},\"description\":{words},\"distance\":").as_bytes());
+                let words = format!("{cluster},\"{description_name}\":{words},\"{distance_name}\":");
+                text.extend_from_slice(words.as_bytes());
                 push_number(&mut text, distance);
             }
-            None => text.extend_from_slice(b"null,\"description\":null,\"distance\":null"),
+            None => {
+                let nothing = format!("null,\"{description_name}\":null,\"{distance_name}\":null");
+                text.extend_from_slice(nothing.as_bytes());
+            }
         }
         if let Some(reasons) = &found.reasons {
             let mut reason = "null".to_owned();
@@ -200,7 +209,7 @@ fn as_rows(block: &Block, found: &Found, scorer: &Scorer, (array, any): (bool, b
                 reason.clear();
                 push_json_string(&mut reason, why);
             }
-            text.extend_from_slice(format!(",\"{REASON}\":{reason}").as_bytes());
+            text.extend_from_slice(format!(",\"{reason_name}\":{reason}").as_bytes());
         }
         if scorer.missing == Missing::Impute {
             let mut names: Vec<String> = Vec::new();
@@ -209,7 +218,7 @@ fn as_rows(block: &Block, found: &Found, scorer: &Scorer, (array, any): (bool, b
                 push_json_string(&mut quoted, name);
                 names.push(quoted);
             }
-            text.extend_from_slice(format!(",\"{IMPUTED}\":[{}]", names.join(",")).as_bytes());
+            text.extend_from_slice(format!(",\"{imputed_name}\":[{}]", names.join(",")).as_bytes());
         }
         text.extend_from_slice(if array { b"}" } else { b"}\n" });
     }
@@ -321,17 +330,28 @@ impl Write for Bounded {
     }
 }
 
-fn kept(schema: &Schema, missing: Missing, raw: bool) -> impl Iterator<Item = usize> + '_ {
+/// The columns that no added column replaces.
+fn kept<'a>(schema: &'a Schema, features: &[String]) -> impl Iterator<Item = usize> + 'a {
+    let answer = is_answer(features, |name| schema.index_of(name).is_ok());
     let fields = schema.fields().iter().enumerate();
-    let stays = move |name: &str| !(gives_way(name, missing) || raw && name == REASON);
-    fields.filter(move |(_, field)| stays(field.name())).map(|(i, _)| i)
+    fields.filter(move |(_, field)| !(answer && is_added(field.name()))).map(|(i, _)| i)
 }
 
-fn with_clusters(block: Block, found: Found, scorer: &Scorer) -> Result<RecordBatch, Error> {
+/// The names of the added fields beside those of an object.
+fn names_beside(object: &str) -> [Cow<'static, str>; 5] {
+    let names = [ADDED[0], ADDED[1], ADDED[2], REASON, IMPUTED];
+    // Most objects have none of these words, and are not parsed again. A name may be written with escapes.
+    let may_have = object.contains('\\') || names.iter().any(|name| object.contains(name));
+    let fields = if may_have { files::fields(object).unwrap_or_default() } else { Vec::new() };
+    names.map(|name| added_name(name, |taken| fields.iter().any(|(key, _)| key == taken)))
+}
+
+/// The rows with the added columns, and the position of the distances.
+fn with_clusters(block: Block, found: Found, scorer: &Scorer) -> Result<(RecordBatch, usize), Error> {
     let imputed = (scorer.missing == Missing::Impute).then(|| imputed(&block, scorer));
     let (mut fields, mut columns): (Vec<Field>, Vec<ArrayRef>) = match block.carried {
         Carried::Columns(batch) => {
-            let kept = kept(batch.schema_ref(), scorer.missing, found.reasons.is_some());
+            let kept = kept(batch.schema_ref(), &scorer.features);
             kept.map(|i| (batch.schema_ref().field(i).clone(), Arc::clone(batch.column(i)))).unzip()
         }
         Carried::Objects(objects) => {
@@ -350,26 +370,31 @@ fn with_clusters(block: Block, found: Found, scorer: &Scorer) -> Result<RecordBa
     let descriptions = DictionaryArray::try_new(keys, Arc::clone(&scorer.words)).map_err(wrote)?;
     let distances = Float64Array::new(found.distances.into(), present);
     let added: [ArrayRef; 3] = [Arc::new(clusters), Arc::new(descriptions), Arc::new(distances)];
+    let own = fields.len();
+    let distances = own + 2;
+    let name_of =
+        |name, fields: &[Field]| added_name(name, |taken| fields[..own].iter().any(|own| own.name() == taken));
     for (name, column) in ADDED.into_iter().zip(added) {
+        let name = name_of(name, &fields);
         fields.push(Field::new(name, column.data_type().clone(), scorer.missing == Missing::Skip));
         columns.push(column);
     }
     if let Some(reasons) = found.reasons {
-        fields.push(Field::new(REASON, DataType::Utf8, true));
+        fields.push(Field::new(name_of(REASON, &fields), DataType::Utf8, true));
         columns.push(Arc::new(StringArray::from(reasons)));
     }
     if let Some(imputed) = imputed {
-        fields.push(Field::new(IMPUTED, DataType::Utf8, true));
+        fields.push(Field::new(name_of(IMPUTED, &fields), DataType::Utf8, true));
         columns.push(Arc::new(imputed));
     }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(wrote)
+    Ok((RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(wrote)?, distances))
 }
 
 /// The batch with its column of distances as text with this decimal mark.
-fn with_marks(batch: &RecordBatch, decimal: char) -> Result<RecordBatch, Error> {
+fn with_marks((batch, distances): &(RecordBatch, usize), decimal: char) -> Result<RecordBatch, Error> {
     let mut fields: Vec<Field> = batch.schema_ref().fields().iter().map(|field| field.as_ref().clone()).collect();
     let mut columns = batch.columns().to_vec();
-    for (field, column) in fields.iter_mut().zip(&mut columns).filter(|(field, _)| field.name() == ADDED[2]) {
+    for (field, column) in fields.iter_mut().zip(&mut columns).skip(*distances).take(1) {
         let texts = cast(column, &DataType::Utf8).map_err(wrote)?;
         let marked = texts.as_string::<i32>().iter().map(|text| Some(text?.replace('.', &decimal.to_string())));
         *column = Arc::new(marked.collect::<StringArray>());

@@ -53,7 +53,7 @@ pub struct Drift {
 impl Drift {
     pub async fn run(self) -> anyhow::Result<Done> {
         let (timeout, json, fail) = (self.timeout, self.json, self.fail);
-        let reports = within(timeout, "--timeout", "the comparison", self.reports()).await?;
+        let (reports, complete) = within(timeout, "--timeout", "the comparison", self.reports()).await?;
         let mut text = String::new();
         if json {
             text = serde_json::to_string_pretty(&reports)? + "\n";
@@ -64,10 +64,15 @@ impl Drift {
         }
         std::io::stdout().write_all(text.as_bytes())?;
         let drifts = reports.iter().any(|report| report.state == State::Drifting);
-        Ok(if fail && drifts { Done::With(DRIFTING) } else { Done::Well })
+        Ok(match (fail && drifts, complete) {
+            (true, _) => Done::With(DRIFTING),
+            (false, true) => Done::Well,
+            (false, false) => Done::With(1),
+        })
     }
 
-    async fn reports(self) -> anyhow::Result<Vec<drift::Drift>> {
+    /// The reports, and whether each segmentation has one. Only if it is named, one that cannot be compared is an error.
+    async fn reports(self) -> anyhow::Result<(Vec<drift::Drift>, bool)> {
         let files = self.sql.load()?;
         let store = self.store.look()?;
         let ctx = engine::open(&Snapshot::default(), &files).await?;
@@ -85,7 +90,7 @@ impl Drift {
             anyhow::bail!("there is no segmentation {name}; the SQL files have {}", names.join(", "));
         }
         let named = |one: &&crate::sql::Segmentation| self.name.as_ref().is_none_or(|name| *name == one.name);
-        let mut reports = Vec::new();
+        let (mut reports, mut complete) = (Vec::new(), found.unusable.is_empty() || self.name.is_some());
         for segmentation in all.iter().filter(named) {
             let source = Source { store: &store, files: &files, segmentation, memory: None };
             let model = |slice: u8| {
@@ -94,12 +99,18 @@ impl Drift {
             let slice = model(self.slice)?;
             let report = match self.of {
                 Of::Thirds if slice.slice == *all_slices().start() => return Err(rows::Error::FirstSlice.into()),
-                Of::Thirds => source.thirds(&model(self.slice - 1)?, &slice).await?,
-                Of::Stream | Of::Api => source.stream(&slice).await?,
+                Of::Thirds => source.thirds(&model(self.slice - 1)?, &slice).await,
+                Of::Stream | Of::Api => source.stream(&slice).await,
             };
-            reports.push(report);
+            match report {
+                Err(why @ (rows::Error::Sql { .. } | rows::Error::NoBaseline { .. })) if self.name.is_none() => {
+                    complete = false;
+                    tracing::warn!("not compared: {why}");
+                }
+                report => reports.push(report?),
+            }
         }
-        Ok(reports)
+        Ok((reports, complete))
     }
 }
 

@@ -290,7 +290,19 @@ impl Fit {
         let opened = files::open(&input.source, &input.options)?;
         let reader = Reader::of_file(opened, &scorer.features).with_context(|| name.clone())?;
         let mut reader = reader.with_missing(missing);
-        let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, output), format);
+        let out = BufWriter::with_capacity(1 << 18, output);
+        let is_text = |format| matches!(format, Format::Csv | Format::Tsv);
+        let mut writer = match is_text(reader.format) && is_text(format) {
+            true => {
+                let delimiter = match format {
+                    Format::Tsv => b'\t',
+                    _ if reader.format == Format::Csv => reader.dialect.delimiter,
+                    _ => b',',
+                };
+                Writer::csv(out, delimiter, reader.dialect.decimal)
+            }
+            false => Writer::new(out, format),
+        };
         while let Some(block) = reader.block().with_context(|| name.clone())? {
             let found = scorer.score(&block).with_context(|| name.clone())?;
             writer.write(block, found, &scorer)?;

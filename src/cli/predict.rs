@@ -23,9 +23,10 @@ use crate::sql::Segmentation;
 /// Predict the segment of each row
 ///
 /// Reads rows from a file or stdin (CSV, TSV, JSON, NDJSON, Arrow or Parquet) and writes them in the same format with three more
-/// columns: cluster, description, and distance to the centroid in standardised units. CSV keeps the delimiter and the decimal mark of
-/// the input, in UTF-8. Features must be finite numbers; --missing
-/// decides about rows in which one is not. Memory is constant, whatever the number of rows.
+/// columns: cluster, description, and distance to the centroid in standardised units. Columns of the input are kept: beside a column
+/// description the added one is description_2. An input that has all three is an answer, whose three are replaced. CSV keeps the
+/// delimiter and the decimal mark of the input, in UTF-8. Features must be finite numbers; --missing decides about rows in which one is
+/// not. Memory is constant, whatever the number of rows.
 #[derive(Args)]
 pub struct Predict {
     /// Segmentation, as in price_rating, or a file of a model, as in m.json: tercile fit --model writes it

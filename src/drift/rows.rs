@@ -40,7 +40,7 @@ pub enum Error {
     )]
     NoBaseline { name: String, version: u64 },
     #[error(
-        "the SQL of {name} has changed since version {version} was trained; tercile train makes a model of the current files"
+        "the SQL of {name} has changed since version {version} was trained; tercile train makes a model of the current files, and tercile models promote lets it serve if it waits"
     )]
     Sql { name: String, version: u64 },
     #[error(

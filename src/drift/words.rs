@@ -19,18 +19,27 @@ pub fn sentence(drift: &Drift, model: &Model, baseline: &Baseline, strange: bool
         }
         State::TooFew => format!("too little data: {} {what}{since}, and {ENOUGH} are needed", drift.read),
         State::Ok => {
-            let most = greatest(drift).map_or_else(String::new, |most| format!(": {most}"));
-            format!("{} {what}{since} are distributed like those of the training{most}", drift.read)
+            let most = greatest(drift).map_or_else(String::new, |most| format!("; {most}"));
+            let (share, before) = (percent(drift.unlike), percent(drift.unlike_before));
+            format!(
+                "{} {what}{since} are distributed like those of the training: {share} are unlike them, {before} of the training{most}",
+                drift.read
+            )
         }
         State::Drifting => {
             let mut features: Vec<&FeatureDrift> = drift.features.iter().filter(|one| one.is_drifting()).collect();
             features.sort_by(|a, b| b.psi.total_cmp(&a.psi));
             let since = drift.began.as_ref().map_or(since, |began| format!(" since {began}"));
             let mut parts: Vec<String> = features.into_iter().map(|one| feature(one, &since)).collect();
+            if strange {
+                let (share, before) = (percent(drift.unlike), percent(drift.unlike_before));
+                parts.push(format!("{share} of the {what} are unlike those of the training ({before} of which are)"));
+            }
             let changed = |share: f64, before: f64| (share - before).abs();
             let cluster = drift
                 .clusters
                 .iter()
+                .filter(|one| one.is_drifting())
                 .max_by(|a, b| changed(a.share, a.share_before).total_cmp(&changed(b.share, b.share_before)));
             if let Some(one) = cluster {
                 let (share, before) = (percent(one.share), percent(one.share_before));
@@ -39,10 +48,6 @@ pub fn sentence(drift: &Drift, model: &Model, baseline: &Baseline, strange: bool
                     "cluster {} \"{}\" {verb} from {before} to {share} of the {what}",
                     one.cluster, one.description
                 ));
-            }
-            if strange {
-                let (share, before) = (percent(drift.unlike), percent(drift.unlike_before));
-                parts.push(format!("{share} of the {what} are unlike those of the training ({before} of which are)"));
             }
             if drift.features.iter().any(FeatureDrift::is_drifting) {
                 return parts.join("; ");

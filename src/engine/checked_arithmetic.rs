@@ -1,14 +1,15 @@
-//! Arithmetic of integers that fails on overflow, in every session and on a cluster.
+//! Arithmetic of integers and decimals that fails on overflow, in every session and on a cluster.
 //!
-//! DataFusion's `+`, `-` and `*` of integers wrap around without a message, and it has no switch for that. An analyzer rule replaces
+//! DataFusion's `+`, `-` and `*` of integers wrap around without a message, those of decimals give values with more digits than their
+//! type, and it has no switch for that. An analyzer rule replaces
 //! them by functions here, after types are coerced. Names of columns stay those of the operators.
 
 use std::fmt;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, Datum};
+use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, Datum};
 use datafusion::arrow::compute::kernels::numeric;
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
@@ -16,6 +17,7 @@ use datafusion::common::{exec_err, plan_err};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     BinaryExpr, ColumnarValue, Expr, ExprSchemable as _, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs,
@@ -78,11 +80,18 @@ impl Operation {
     }
 
     fn compute(self, left: &dyn Datum, right: &dyn Datum) -> std::result::Result<ArrayRef, ArrowError> {
-        match self {
+        let computed = match self {
             Self::Add => numeric::add(left, right),
             Self::Subtract => numeric::sub(left, right),
             Self::Multiply => numeric::mul(left, right),
+        }?;
+        if let DataType::Decimal128(precision, _) = computed.data_type() {
+            let decimals = computed.as_primitive::<Decimal128Type>();
+            decimals
+                .validate_decimal_precision(*precision)
+                .map_err(|_| ArrowError::ArithmeticOverflow(String::new()))?;
         }
+        Ok(computed)
     }
 }
 
@@ -110,7 +119,10 @@ impl ScalarUDFImpl for Arithmetic {
     fn return_type(&self, kinds: &[DataType]) -> Result<DataType> {
         match kinds {
             [left, right] if left == right && left.is_integer() => Ok(left.clone()),
-            _ => plan_err!("{} takes two integers of one type", self.name()),
+            [left @ DataType::Decimal128(..), right @ DataType::Decimal128(..)] => {
+                BinaryTypeCoercer::new(left, &self.operation.operator(), right).get_result_type()
+            }
+            _ => plan_err!("{} takes two integers of one type or two decimals", self.name()),
         }
     }
 
@@ -126,8 +138,12 @@ impl ScalarUDFImpl for Arithmetic {
         match apply(left, right, |left, right| self.operation.compute(left, right)) {
             Err(DataFusionError::ArrowError(error, backtrace)) => match *error {
                 ArrowError::ArithmeticOverflow(why) => {
-                    let values = why.strip_prefix("Overflow happened on: ").unwrap_or(&why);
                     let kind = Kind(args.return_field.data_type());
+                    if matches!(kind.0, DataType::Decimal128(..)) {
+                        let operator = self.operation.operator();
+                        return exec_err!("a result of {operator} does not fit {kind}; CAST a value to DOUBLE");
+                    }
+                    let values = why.strip_prefix("Overflow happened on: ").unwrap_or(&why);
                     exec_err!("{values} does not fit {kind}; CAST a value to DOUBLE or to DECIMAL(38, 0)")
                 }
                 other => Err(DataFusionError::ArrowError(Box::new(other), backtrace)),
@@ -137,7 +153,7 @@ impl ScalarUDFImpl for Arithmetic {
     }
 }
 
-/// An integer type with its name in SQL.
+/// A type of whole numbers or decimals with its name in SQL.
 pub struct Kind<'a>(pub &'a DataType);
 
 impl fmt::Display for Kind<'_> {
@@ -151,6 +167,7 @@ impl fmt::Display for Kind<'_> {
             DataType::UInt16 => out.write_str("SMALLINT UNSIGNED"),
             DataType::UInt32 => out.write_str("INT UNSIGNED"),
             DataType::UInt64 => out.write_str("BIGINT UNSIGNED"),
+            DataType::Decimal128(precision, scale) => write!(out, "DECIMAL({precision}, {scale})"),
             other => write!(out, "{other}"),
         }
     }
@@ -168,6 +185,10 @@ impl AnalyzerRule for Checked {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         plan.transform_up_with_subqueries(replaced).map(|plan| plan.data)
     }
+}
+
+fn is_decimal(kind: &DataType) -> bool {
+    matches!(kind, DataType::Decimal128(..))
 }
 
 fn replaced(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
@@ -200,7 +221,9 @@ fn replaced(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             // References to outer queries have their types in themselves.
             let kinds = (left.get_type(&schema), right.get_type(&schema));
             match kinds {
-                (Ok(one), Ok(other)) if one == other && one.is_integer() => {
+                (Ok(one), Ok(other))
+                    if (one == other && one.is_integer()) || (is_decimal(&one) && is_decimal(&other)) =>
+                {
                     let call = ScalarFunction::new_udf(operation.function(), vec![*left, *right]);
                     Ok(Transformed::yes(Expr::ScalarFunction(call)))
                 }
@@ -241,6 +264,7 @@ mod tests {
     #[tokio::test]
     async fn overflow_is_an_error() {
         let most = i64::MAX;
+        let nines = format!("CAST('{}' AS DECIMAL(38, 0))", "9".repeat(38));
         for (sql, why) in [
             (format!("SELECT {most} + 1"), "9223372036854775807 + 1 does not fit BIGINT; CAST"),
             ("SELECT 10000000000 * 10000000000".to_owned(), "does not fit BIGINT"),
@@ -263,6 +287,16 @@ mod tests {
                 format!("SELECT sum(i) OVER (ORDER BY g ROWS 1 PRECEDING) FROM (SELECT g, {most} AS i FROM t)"),
                 "does not fit BIGINT",
             ),
+            (format!("SELECT {nines} + 1"), "a result of + does not fit DECIMAL(38, 0)"),
+            (format!("SELECT {nines} - CAST(-1 AS DECIMAL(1, 0))"), "a result of - does not fit DECIMAL(38, 0)"),
+            (
+                format!("SELECT sum(x) FROM (SELECT {nines} AS x UNION ALL SELECT CAST(1 AS DECIMAL(38, 0)))"),
+                "a sum does not fit DECIMAL(38, 0)",
+            ),
+            (
+                format!("SELECT g, sum(x) FROM (SELECT g, {nines} AS x FROM t) GROUP BY g"),
+                "a sum does not fit DECIMAL(38, 0)",
+            ),
         ] {
             for partitions in [1, 3] {
                 let answered = answer(&sql, partitions, true).await;
@@ -284,6 +318,10 @@ mod tests {
             "SELECT g, (SELECT max(o.i + 1) FROM t AS o WHERE o.g = t.g) AS m FROM t ORDER BY g, m",
             "SELECT i * 2, count(*) FROM t GROUP BY i * 2 HAVING sum(i) + 1 > 0 ORDER BY i * 2",
             "SELECT DATE '2020-01-31' + INTERVAL '1 month' AS d, TIMESTAMP '2020-01-02' - TIMESTAMP '2020-01-01' AS e, 1.5 * 2 AS f",
+            "SELECT x + y, x - y, x * y, x + i, arrow_typeof(x + y), arrow_typeof(x * y) FROM (SELECT i, CAST(d AS DECIMAL(10, 2)) AS x,
+             CAST(i AS DECIMAL(12, 3)) AS y FROM t) ORDER BY i",
+            "SELECT g, sum(x), arrow_typeof(sum(x)) FROM (SELECT g, CAST(d AS DECIMAL(10, 2)) AS x FROM t) GROUP BY g ORDER BY g",
+            "SELECT i, sum(x) OVER (ORDER BY i ROWS 1 PRECEDING) AS a FROM (SELECT i, CAST(d AS DECIMAL(10, 2)) AS x FROM t) ORDER BY i",
             "SELECT arrow_typeof(i + 1), arrow_typeof(s + s), arrow_typeof(s + 1), arrow_typeof(u + u), arrow_typeof(sum(s)) FROM t GROUP BY 1, 2, 3, 4",
         ] {
             let right = answer(sql, 1, false).await.unwrap();

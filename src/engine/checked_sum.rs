@@ -1,4 +1,4 @@
-//! The aggregate `sum` of integers, which fails if the sum does not fit its type.
+//! The aggregate `sum` of integers and decimals, which fails if the sum does not fit its type.
 //!
 //! DataFusion's wraps around without a message. Sums are kept in 128 bits, so that the order of values does not matter: values that
 //! cancel each other out are no overflow. Other types go to DataFusion's own implementation.
@@ -40,10 +40,26 @@ pub fn sum() -> Arc<AggregateUDF> {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Sum(Arc<AggregateUDF>);
 
-/// The type of the sum, if it is computed here. Smaller integers are coerced to these types.
-fn integer(argument: Option<&FieldRef>, is_distinct: bool) -> Option<DataType> {
-    let kind = argument?.data_type();
-    (!is_distinct && matches!(kind, DataType::Int64 | DataType::UInt64)).then(|| kind.clone())
+/// The type of the sum, if it is computed here. Smaller integers are coerced to these types. A sum of decimals has ten digits more than
+/// the values, as of DataFusion.
+fn exact(argument: Option<&FieldRef>, is_distinct: bool) -> Option<DataType> {
+    match argument?.data_type() {
+        _ if is_distinct => None,
+        kind @ (DataType::Int64 | DataType::UInt64) => Some(kind.clone()),
+        DataType::Decimal128(precision, scale) => Some(DataType::Decimal128((precision + 10).min(PRECISION), *scale)),
+        _ => None,
+    }
+}
+
+/// The digits behind the point of a sum.
+fn scale_of(kind: &DataType) -> i8 {
+    if let DataType::Decimal128(_, scale) = kind { *scale } else { 0 }
+}
+
+/// The sum with another value.
+fn plus(sum: Option<i128>, value: i128, kind: &DataType) -> Result<i128> {
+    let sum = sum.unwrap_or_default().checked_add(value);
+    sum.ok_or_else(|| exec_datafusion_err!("a sum does not fit {}; CAST the values to DOUBLE", Kind(kind)))
 }
 
 impl AggregateUDFImpl for Sum {
@@ -64,23 +80,23 @@ impl AggregateUDFImpl for Sum {
     }
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        match integer(args.expr_fields.first(), args.is_distinct) {
+        match exact(args.expr_fields.first(), args.is_distinct) {
             Some(kind) => Ok(Box::new(One { kind, sum: None, values: 0 })),
             None => self.0.accumulator(args),
         }
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        match integer(args.expr_fields.first(), args.is_distinct) {
+        match exact(args.expr_fields.first(), args.is_distinct) {
             Some(_) => self.accumulator(args),
             None => self.0.create_sliding_accumulator(args),
         }
     }
 
     fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
-        match integer(args.input_fields.first(), args.is_distinct) {
-            Some(_) => {
-                let kind = DataType::Decimal128(PRECISION, 0);
+        match exact(args.input_fields.first(), args.is_distinct) {
+            Some(kind) => {
+                let kind = DataType::Decimal128(PRECISION, scale_of(&kind));
                 Ok(vec![Arc::new(Field::new(format!("{}[sum]", args.name), kind, true))])
             }
             None => self.0.state_fields(args),
@@ -88,11 +104,11 @@ impl AggregateUDFImpl for Sum {
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs<'_>) -> bool {
-        integer(args.expr_fields.first(), args.is_distinct).is_some() || self.0.groups_accumulator_supported(args)
+        exact(args.expr_fields.first(), args.is_distinct).is_some() || self.0.groups_accumulator_supported(args)
     }
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn GroupsAccumulator>> {
-        match integer(args.expr_fields.first(), args.is_distinct) {
+        match exact(args.expr_fields.first(), args.is_distinct) {
             Some(kind) => Ok(Box::new(Groups { kind, sums: Vec::new() })),
             None => self.0.create_groups_accumulator(args),
         }
@@ -120,27 +136,29 @@ fn foreign() -> DataFusionError {
 }
 
 /// Calls `add` with the row and value of each element of an argument or of a state that is not NULL.
-fn for_each(array: &dyn Array, mut add: impl FnMut(usize, i128)) -> Result<()> {
-    fn each<T: ArrowPrimitiveType>(values: &PrimitiveArray<T>, add: &mut impl FnMut(usize, i128))
+fn for_each(array: &dyn Array, mut add: impl FnMut(usize, i128) -> Result<()>) -> Result<()> {
+    fn each<T: ArrowPrimitiveType>(
+        values: &PrimitiveArray<T>,
+        add: &mut impl FnMut(usize, i128) -> Result<()>,
+    ) -> Result<()>
     where
         T::Native: Into<i128>,
     {
-        let all = values.values().iter().enumerate();
+        let mut all = values.values().iter().enumerate();
         match values.nulls().filter(|nulls| nulls.null_count() > 0) {
-            None => all.for_each(|(row, value)| add(row, (*value).into())),
+            None => all.try_for_each(|(row, value)| add(row, (*value).into())),
             Some(nulls) => {
-                all.filter(|(row, _)| nulls.is_valid(*row)).for_each(|(row, value)| add(row, (*value).into()))
+                all.filter(|(row, _)| nulls.is_valid(*row)).try_for_each(|(row, value)| add(row, (*value).into()))
             }
         }
     }
     if let Some(values) = array.as_primitive_opt::<Int64Type>() {
-        each(values, &mut add);
+        each(values, &mut add)
     } else if let Some(values) = array.as_primitive_opt::<UInt64Type>() {
-        each(values, &mut add);
+        each(values, &mut add)
     } else {
-        each(array.as_primitive_opt::<Decimal128Type>().ok_or_else(foreign)?, &mut add);
+        each(array.as_primitive_opt::<Decimal128Type>().ok_or_else(foreign)?, &mut add)
     }
-    Ok(())
 }
 
 /// The sums as an array of the result's type.
@@ -149,6 +167,12 @@ fn results(kind: &DataType, sums: Vec<Option<i128>>) -> Result<ArrayRef> {
         let kind = Kind(kind);
         exec_datafusion_err!("the sum {sum} does not fit {kind}; CAST the values to DOUBLE or to DECIMAL(38, 0)")
     };
+    if let DataType::Decimal128(precision, scale) = kind {
+        let sums = Decimal128Array::from(sums).with_precision_and_scale(*precision, *scale)?;
+        let fits = sums.validate_decimal_precision(*precision);
+        fits.map_err(|_| exec_datafusion_err!("a sum does not fit {}; CAST the values to DOUBLE", Kind(kind)))?;
+        return Ok(Arc::new(sums));
+    }
     if *kind == DataType::UInt64 {
         let narrow = |sum: i128| u64::try_from(sum).map_err(|_| too_large(sum));
         let sums: Vec<Option<u64>> = sums.into_iter().map(|sum| sum.map(narrow).transpose()).collect::<Result<_>>()?;
@@ -159,8 +183,8 @@ fn results(kind: &DataType, sums: Vec<Option<i128>>) -> Result<ArrayRef> {
     Ok(Arc::new(Int64Array::from(sums)))
 }
 
-fn states(sums: Vec<Option<i128>>) -> Result<Vec<ArrayRef>> {
-    Ok(vec![Arc::new(Decimal128Array::from(sums).with_precision_and_scale(PRECISION, 0)?)])
+fn states(sums: Vec<Option<i128>>, scale: i8) -> Result<Vec<ArrayRef>> {
+    Ok(vec![Arc::new(Decimal128Array::from(sums).with_precision_and_scale(PRECISION, scale)?)])
 }
 
 /// One sum.
@@ -175,15 +199,18 @@ struct One {
 impl Accumulator for One {
     fn update_batch(&mut self, arrays: &[ArrayRef]) -> Result<()> {
         for_each(arrays.first().ok_or_else(foreign)?, |_, value| {
-            self.sum = Some(self.sum.unwrap_or_default() + value);
+            self.sum = Some(plus(self.sum, value, &self.kind)?);
             self.values += 1;
+            Ok(())
         })
     }
 
     fn retract_batch(&mut self, arrays: &[ArrayRef]) -> Result<()> {
         for_each(arrays.first().ok_or_else(foreign)?, |_, value| {
             self.values -= 1;
-            self.sum = self.sum.filter(|_| self.values > 0).map(|sum| sum - value);
+            self.sum =
+                self.sum.filter(|_| self.values > 0).map(|sum| plus(Some(sum), -value, &self.kind)).transpose()?;
+            Ok(())
         })
     }
 
@@ -200,7 +227,7 @@ impl Accumulator for One {
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        Ok(vec![ScalarValue::Decimal128(self.sum, PRECISION, 0)])
+        Ok(vec![ScalarValue::Decimal128(self.sum, PRECISION, scale_of(&self.kind))])
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
@@ -229,8 +256,9 @@ impl GroupsAccumulator for Groups {
             if let Some(sum) = group_indices.get(row).and_then(|group| self.sums.get_mut(*group))
                 && passes(row)
             {
-                *sum = Some(sum.unwrap_or_default() + value);
+                *sum = Some(plus(*sum, value, &self.kind)?);
             }
+            Ok(())
         })
     }
 
@@ -243,7 +271,7 @@ impl GroupsAccumulator for Groups {
     }
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
-        states(emit_to.take_needed(&mut self.sums))
+        states(emit_to.take_needed(&mut self.sums), scale_of(&self.kind))
     }
 
     fn convert_to_state(&self, arrays: &[ArrayRef], filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
@@ -254,8 +282,9 @@ impl GroupsAccumulator for Groups {
             if let Some(sum) = sums.get_mut(row).filter(|_| passes(row)) {
                 *sum = Some(value);
             }
+            Ok(())
         })?;
-        states(sums)
+        states(sums, scale_of(&self.kind))
     }
 
     fn size(&self) -> usize {

@@ -72,6 +72,11 @@ impl Seen {
         let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
         let digits = unsigned.bytes().take_while(u8::is_ascii_digit).count();
         let code = digits > 1 && unsigned.starts_with('0');
+        // A sign alone stands for nothing in tables of accounts, and is no number.
+        if unsigned.is_empty() {
+            self.text = true;
+            return;
+        }
         if digits == unsigned.len() {
             if code || text.starts_with('+') && digits > 15 {
                 self.text = true;
@@ -183,6 +188,8 @@ mod tests {
             (&["", " "], Type::Text),
             (&["1,5"], Type::Text),
             (&["1-2"], Type::Text),
+            (&["1.5", "-"], Type::Text),
+            (&["+", "1"], Type::Text),
         ] {
             assert_eq!(of(values), expected, "{values:?}");
         }

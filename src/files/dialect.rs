@@ -8,6 +8,8 @@ use encoding_rs::{Encoding, UTF_8};
 
 use super::{Fault, Options};
 use crate::file_format::{self, Format};
+use crate::value::number::unit_of;
+use crate::value::trimmed;
 
 /// Whether the first line has the names of the columns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -203,7 +205,8 @@ fn title_lines(sample: &str, records: &[StringRecord]) -> u64 {
     (before.matches('\n').count() + blank) as u64
 }
 
-/// Whether numbers have a decimal comma: some do, and none has a decimal point. `1,500` may be either and does not count.
+/// Whether numbers have a decimal comma: some do, and none has a decimal point. `1,500` may be either and does not count. A unit beside
+/// a number, as in `9,50 €`, is left out, as by `init`.
 fn has_decimal_comma(records: &[StringRecord]) -> bool {
     let is_decimal = |text: &str, mark: char, group: char| {
         let Some((whole, fraction)) = text.trim_start_matches(['-', '+']).split_once(mark) else { return false };
@@ -211,7 +214,13 @@ fn has_decimal_comma(records: &[StringRecord]) -> bool {
         let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         digits(&whole.replace(group, "")) && digits(fraction) && (grouped || fraction.len() != 3)
     };
-    let any = |mark, group| records.iter().skip(1).flatten().any(|field| is_decimal(field.trim(), mark, group));
+    let bare = |field: &str| {
+        let text = trimmed(field);
+        let unit = unit_of(text).unwrap_or_default();
+        let text = text.strip_suffix(unit).or_else(|| text.strip_prefix(unit)).unwrap_or(text);
+        trimmed(text).to_owned()
+    };
+    let any = |mark, group| records.iter().skip(1).flatten().any(|field| is_decimal(&bare(field), mark, group));
     any(',', '.') && !any('.', ',')
 }
 

@@ -269,8 +269,10 @@ fn encoding_of(
         Err(error) => Some(error.valid_up_to()),
     };
     match (other, again) {
+        (Some(_), _) if is_damaged_utf8(&[head]) => return Ok((UTF_8, 0)),
         (Some(_), _) => detector.feed(head, true),
         (None, Some(again)) => match first_other(again().map_err(Fault::Io)?).map_err(Fault::Io)? {
+            Some(around) if is_damaged_utf8(&[head, &around]) => return Ok((UTF_8, 0)),
             Some(around) => detector.feed(&around, true),
             None => return Ok((UTF_8, 0)),
         },
@@ -280,6 +282,17 @@ fn encoding_of(
     // Bytes that the guess does not allow: it is no text in it.
     let allowed = other.is_none() || guess.decode_without_bom_handling_and_without_replacement(cut(head)).is_some();
     if allowed { Ok((guess, 0)) } else { Err(Fault::whole("its encoding cannot be told").with_remedy(REMEDY)) }
+}
+
+/// Whether bytes that are not all UTF-8 are UTF-8 nevertheless, of which some are damaged: ten characters beyond ASCII for each fault, as
+/// other encodings do not have by chance, or one if only the end is cut off. Reading such a file fails at the line of the fault;
+/// decoding it otherwise would change all of those characters.
+fn is_damaged_utf8(parts: &[&[u8]]) -> bool {
+    let chunks = || parts.iter().flat_map(|bytes| bytes.utf8_chunks());
+    let valid = chunks().flat_map(|chunk| chunk.valid().chars()).filter(|c| !c.is_ascii()).count();
+    let faults = chunks().filter(|chunk| !chunk.invalid().is_empty()).count();
+    let is_cut = parts.iter().all(|part| std::str::from_utf8(part).is_err_and(|error| error.error_len().is_none()));
+    valid >= 10 * faults || (is_cut && valid > 0)
 }
 
 /// The bytes up to the last line end, if there is one.

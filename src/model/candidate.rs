@@ -49,11 +49,14 @@ pub struct Candidate {
 }
 
 /// A candidate that an operator rejected. A training of the same records and SQL does not make it a candidate again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rejection {
     pub version: u64,
     /// RFC 3339, UTC.
     pub at: String,
+    /// The rules that it violated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub violated: Vec<Violation>,
 }
 
 /// The rejected candidate of a slice, and what serves instead.
@@ -120,10 +123,11 @@ impl ModelRegistry {
         let none = || RollbackError::NoCandidate { segmentation: segmentation.to_owned(), slice };
         let standing = slices.get_mut(&slice).ok_or_else(none)?;
         let candidate = standing.candidate.take().ok_or_else(none)?;
-        standing.rejected = Some(Rejection { version: candidate.version, at: now() });
+        let rejected = candidate.version;
+        standing.rejected = Some(Rejection { version: rejected, at: now(), violated: candidate.violated });
         let (version, pinned) = (standing.version, standing.pinned);
         self.serve(&slices, &read, PromotedBy::Operator)?;
-        let (segmentation, rejected) = (segmentation.to_owned(), candidate.version);
+        let segmentation = segmentation.to_owned();
         Ok(Rejected { segmentation, slice, rejected, version, pinned })
     }
 }

@@ -7,6 +7,7 @@
 //!   all other properties of the generic one, so the tree is rotated after parsing. Parentheses are nodes of the tree and stay.
 //! - The first bound of `BETWEEN a ->> 'b' AND …` may be such an operation, too. The parser expects AND after `a`, so the bound is put in
 //!   parentheses before parsing.
+//! - A whole number beyond 64 bits is a DECIMAL, as in PostgreSQL, not the nearest DOUBLE.
 //! - `SET TIME ZONE 'Europe/Berlin'` is `SET timezone = 'Europe/Berlin'`.
 
 use std::mem;
@@ -14,7 +15,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{CopyToSource, Statement};
 use datafusion::sql::sqlparser::ast::{
-    self, BinaryOperator, Expr, Ident, ObjectName, Set, Value, VisitMut as _, VisitorMut,
+    self, BinaryOperator, CastKind, ExactNumberInfo, Expr, Ident, ObjectName, Set, Value, VisitMut as _, VisitorMut,
 };
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
@@ -119,7 +120,26 @@ impl VisitorMut for Adapt {
             }
         }
         rotate_left(expr);
+        exact_literal(expr);
         ControlFlow::Continue(())
+    }
+}
+
+/// A whole number beyond 64 bits, which would become a DOUBLE, becomes a DECIMAL with all of its digits.
+fn exact_literal(expr: &mut Expr) {
+    let Expr::Value(value) = expr else { return };
+    let Value::Number(text, _) = &value.value else { return };
+    let digits = text.trim_start_matches('0');
+    let is_wide = digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u64>().is_err();
+    if let (true, Ok(precision @ 1..=38)) = (is_wide, u64::try_from(digits.len())) {
+        let text = Value::SingleQuotedString(text.clone());
+        *expr = Expr::Cast {
+            kind: CastKind::Cast,
+            expr: Box::new(Expr::Value(ast::ValueWithSpan { value: text, span: value.span })),
+            data_type: ast::DataType::Decimal(ExactNumberInfo::PrecisionAndScale(precision, 0)),
+            array: false,
+            format: None,
+        };
     }
 }
 

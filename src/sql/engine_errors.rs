@@ -31,6 +31,18 @@ pub fn sentence(message: &str) -> Option<String> {
                 .to_owned(),
         );
     }
+    if message.contains("Cannot access field at argument ") && message.contains("Utf8") {
+        return Some(
+            "a text has no fields; of a JSON text write u ->> 'field', or u -> 'object' -> 'field'".to_owned(),
+        );
+    }
+    if message.contains("does not support logical expression AggregateFunction") {
+        return Some(
+            "an aggregate function stands where each row has a value of its own; GROUP BY and WHERE take no aggregates, not by their \
+             number in the SELECT either; HAVING takes them"
+                .to_owned(),
+        );
+    }
     for prefix in ["Unsupported ast node in sqltorel: ", "Unsupported ast node ", "SET variant not implemented yet: "] {
         if let Some(rest) = message.strip_prefix(prefix) {
             let node: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
@@ -44,6 +56,9 @@ pub fn sentence(message: &str) -> Option<String> {
     if let Some(rest) = message.strip_prefix("Cannot coerce arithmetic expression ")
         && let Some((operation, _)) = rest.split_once(" to valid types")
     {
+        if operation.contains("Union(") {
+            return Some("there is no arithmetic with JSON; write json_get_int(…), json_get_float(…), or CAST(… ->> … AS DOUBLE)".to_owned());
+        }
         let hint = match operation {
             text if text.contains("Utf8") => "; make numbers of texts with to_number(…) or CAST(… AS DOUBLE)",
             text if text.contains("Struct(") => "; name a field of the struct, as in s['a']",

@@ -41,7 +41,13 @@ impl Source<'_> {
 
     /// The first position of a word outside comments and quotes.
     pub fn place_of(&self, word: &str) -> Option<Place> {
-        find_word(self.text, word)
+        if word.chars().any(char::is_alphanumeric) {
+            return find_word(self.text, word);
+        }
+        let mut tokens = Vec::new();
+        let _ = Tokenizer::new(&GenericDialect {}, self.text).tokenize_with_location_into_buf(&mut tokens);
+        let found = tokens.iter().find(|token| !word.is_empty() && token.token.to_string() == word)?;
+        Some(Place { line: found.span.start.line as usize, column: found.span.start.column as usize })
     }
 
     /// The first subquery in an expression: `(SELECT` that is neither a table nor the body of a WITH.
@@ -186,7 +192,11 @@ fn words(error: &DataFusionError, tables: &[String]) -> String {
         && let Some((call, rest)) = rest.split_once('\'')
         && let Some((_, candidates)) = rest.split_once("Candidate functions: ")
     {
-        return format!("there is no {call}; a CAST may help, for there are {}", candidates.trim());
+        let hint = match call.contains("(Utf8") {
+            true => "for numbers in texts write to_number(…); otherwise a CAST may help",
+            false => "a CAST may help",
+        };
+        return format!("there is no {call}; {hint}, for there are {}", candidates.trim());
     }
     if let Some((_, rest)) = text.split_once("Invalid function '")
         && let Some((name, rest)) = rest.split_once("'. Did you mean '")
@@ -202,7 +212,7 @@ fn words(error: &DataFusionError, tables: &[String]) -> String {
     let text = plain(&text);
     if text.starts_with("Cannot cast string '") {
         return format!(
-            "{text}; TRY_CAST(… AS DOUBLE) gives NULL for such a text, and to_number reads ₹1,099 and 12,5 €"
+            "{text}; TRY_CAST gives NULL for such a text, to_number reads ₹1,099 and 12,5 €, and both give DOUBLE for 1.9"
         );
     }
     match stated_place(&text) {

@@ -62,6 +62,15 @@ pub fn parse_records(text: &str) -> Result<Header, Fault> {
     parse_as(text, true)
 }
 
+/// The text without the guard rules of its header, which do not change the rows.
+pub fn without_guard(text: &str) -> impl Iterator<Item = &str> {
+    let mut in_header = true;
+    text.split_inclusive('\n').filter(move |line| {
+        in_header &= !line.trim().is_empty();
+        !in_header || key_value(line).is_none_or(|(key, _)| !key.starts_with("guard."))
+    })
+}
+
 fn parse_as(text: &str, is_records: bool) -> Result<Header, Fault> {
     let mut header = Header::default();
     let (mut label_lines, mut entity_line, mut guard_line) = (Vec::new(), None, None);

@@ -296,7 +296,8 @@ impl Files {
         Ok(Self { references: self.references.clone(), ..files })
     }
 
-    /// SHA-256, in hex, of a view's text and of all its dependencies, reference tables included. The hash determines the view's rows.
+    /// SHA-256, in hex, of a view's text and of all its dependencies, reference tables included. The hash determines the view's rows, which
+    /// guard rules do not change.
     pub fn hash(&self, view: &str) -> String {
         let mut wanted = BTreeSet::from([view.to_owned()]);
         let mut hasher = Sha256::new();
@@ -304,7 +305,7 @@ impl Files {
         for view in self.views.iter().rev() {
             if wanted.contains(&view.name) {
                 wanted.extend(view.reads.iter().cloned());
-                hasher.update(&view.text);
+                header::without_guard(&view.text).for_each(|line| hasher.update(line));
                 hasher.update([0]);
             }
         }

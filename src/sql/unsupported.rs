@@ -5,7 +5,9 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{CopyToSource, Statement};
-use datafusion::sql::sqlparser::ast::{self, Expr, LockType, Query, Select, Set, TableFactor, Visit as _, Visitor};
+use datafusion::sql::sqlparser::ast::{
+    self, BinaryOperator, Expr, LockType, Query, Select, Set, TableFactor, Visit as _, Visitor,
+};
 
 /// The word at which the clause is found, and why it cannot be used.
 type Clause = (&'static str, &'static str);
@@ -90,6 +92,11 @@ impl Visitor for Look {
             Expr::Collate { .. } => ControlFlow::Break((
                 "collate",
                 "COLLATE is not supported: texts are compared by their characters' codes",
+            )),
+            // PostgreSQL and DuckDB read a power, others XOR.
+            Expr::BinaryOp { op: BinaryOperator::BitwiseXor, .. } => ControlFlow::Break((
+                "^",
+                "^ is a power in some dialects and XOR in others; write power(a, b), or (a | b) - (a & b) for XOR",
             )),
             _ => ControlFlow::Continue(()),
         }

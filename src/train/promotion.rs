@@ -17,10 +17,12 @@ use crate::printable::percent;
 use crate::sql::Segmentation;
 use crate::sql::guard::Rule;
 
+/// Begin of the words of a violation that is that of an earlier candidate.
+const INHERITED: &str = "it has the rows of version ";
 /// New rows below which all rows count for [`Rule::Unlike`].
 const FEW: u64 = 100;
 
-/// The model of the current records and SQL, for a slice that is not pinned. It may serve already.
+/// The model of the current records and SQL. It may serve already.
 pub(super) struct Case<'a> {
     pub segmentation: &'a Segmentation,
     pub model: &'a Model,
@@ -63,7 +65,10 @@ impl Case<'_> {
             standing.promote(version);
             return Ok(());
         };
-        let violated = self.violated(serving)?;
+        let mut violated = self.violated(serving)?;
+        if violated.iter().all(|violation| violation.rule != Rule::Unlike) {
+            violated.extend(self.inherited(standing));
+        }
         if promote == Promote::Guarded && violated.is_empty() {
             standing.promote(version);
             return Ok(());
@@ -73,6 +78,23 @@ impl Case<'_> {
         let reason = by_hand.into_iter().chain(words).collect::<Vec<_>>().join("; ");
         standing.hold_back(version, violated, reason);
         Ok(())
+    }
+
+    /// The violation of [`Rule::Unlike`] by a candidate that nobody promoted and whose rows the model has too: more rows lower their
+    /// share, and change nothing about them. Rows of entities are replaced, so that theirs are judged anew.
+    fn inherited(&self, standing: &ServingState) -> Option<Violation> {
+        self.segmentation.guard.limit(Rule::Unlike).filter(|_| self.segmentation.entity.is_empty())?;
+        let candidate = standing.candidate.as_ref().map(|held| (held.version, &held.violated));
+        let rejected = standing.rejected.as_ref().map(|no| (no.version, &no.violated));
+        let (version, violated) = candidate.or(rejected)?;
+        let violation = violated.iter().find(|violation| violation.rule == Rule::Unlike)?;
+        let (then, now) = (&self.registry.model_of(version, self.model.slice).ok()?.receipt, &self.model.receipt);
+        let has_its_rows = then.sql_hash == now.sql_hash && then.topic == now.topic;
+        let words = match violation.words.starts_with(INHERITED) {
+            true => violation.words.clone(),
+            false => format!("{INHERITED}{version}, which was not promoted: {}", violation.words),
+        };
+        has_its_rows.then(|| Violation { words, ..violation.clone() })
     }
 
     fn name(&self) -> String {

@@ -328,10 +328,10 @@ fn command_lines_in_errors_run_as_printed() {
         String::from_utf8(output.stdout).unwrap()
     };
     // A column of text: the line that cleans it has the dialect of the command.
-    place.write("our file.csv", "a#b\n1,024#€ 1.234,50\n2,048#€ 2,5\n");
-    let fit = ["fit", "our file.csv", "--delimiter", "#", "--features"];
-    for (column, expected) in [("a", "a,b\n1024.0,"), ("b", ",1234.5\n")] {
-        let error = place.fails(1, &[&fit[..], &[column]].concat());
+    place.write("our file.csv", "a#b\n1,024#1\n2,048#2\n");
+    place.write("other file.csv", "a#b\nx#€ 1.234,50\ny#€ 2,5\n");
+    for (file, column, expected) in [("our file.csv", "a", "a,b\n1024.0,"), ("other file.csv", "b", ",1234.5\n")] {
+        let error = place.fails(1, &["fit", file, "--delimiter", "#", "--features", column]);
         let line = error.split('`').rev().nth(1).unwrap_or_else(|| panic!("{error}"));
         let cleaned = run(line);
         assert!(cleaned.contains(expected), "{line}: {cleaned}");
@@ -362,4 +362,90 @@ fn command_lines_in_errors_run_as_printed() {
         let error = place.fails(2, &["up", "--bootstrap-servers", "127.0.0.1:1", "--topic", topic]);
         assert!(error.contains("a pattern that begins with ^"), "{error}");
     }
+}
+
+/// Of a damaged UTF-8 file no character becomes another one.
+#[test]
+fn a_cut_or_damaged_file_in_utf8_is_not_read_in_another_encoding() {
+    let place = Place::new();
+    let rows = |file: &str, more: &[&str]| {
+        let table = format!("t={file}");
+        place.run(
+            &[&["sql", "--table", &table, "-f", "csv", "-c", "SELECT name, count(*) AS n FROM t GROUP BY 1"], more]
+                .concat(),
+        )
+    };
+    let whole = "name,n\n".to_owned() + &"plainü,1\n".repeat(50);
+    for (file, bytes, line) in [
+        ("cut.csv", whole.trim_end_matches(",1\n").as_bytes().split_last().unwrap().1.to_vec(), 51),
+        ("damaged.csv", [whole.as_bytes(), b"M\xfcller,2\n"].concat(), 52),
+        (
+            "late.csv",
+            ["name,n\n".to_owned().as_bytes(), "plainü,1\n".repeat(40_000).as_bytes(), b"M\xfcller,2\n"].concat(),
+            40_002,
+        ),
+    ] {
+        place.write(file, bytes);
+        let ended = rows(file, &[]);
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{file}: {}", ended.stderr);
+        assert!(ended.stderr.contains(&format!("line {line}")) && ended.stderr.contains("UTF-8"), "{}", ended.stderr);
+    }
+    // The encoding that is given is used.
+    assert!(rows("damaged.csv", &["--encoding", "cp1252"]).stdout.contains("Müller"));
+}
+
+/// A unit beside a number does not hide its decimal comma, and a sign alone is no number.
+#[test]
+fn units_and_dashes_are_read_alike_everywhere() {
+    let place = Place::new();
+    place.write(
+        "eur.csv",
+        "Artikel;Preis;Menge\nA;138,61 €;1.234\nB;9,50 €;2.500\nC;20,00 €;7.125\nD;1.050,00 €;4.000\n",
+    );
+    let read = |sql: &str| place.ok(&["sql", "--table", "t=eur.csv", "-f", "csv", "-c", sql]);
+    assert_eq!(read("SELECT sum(\"Menge\") AS n FROM t"), "n\n14859\n");
+    assert!(place.ok(&["init", "eur.csv", "--sql", "eur"]).contains("a decimal comma"));
+    place.write("dash.csv", "p,q\n1.5,1\n-,2\n2.5,3\n");
+    let dash = |sql: &str| place.ok(&["sql", "--table", "t=dash.csv", "-f", "csv", "-c", sql]);
+    assert_eq!(dash("SELECT * FROM t"), "p,q\n1.5,1\n-,2\n2.5,3\n");
+    assert_eq!(dash("SELECT sum(to_number(p)) AS s FROM t"), "s\n4.0\n");
+}
+
+/// Whole numbers beyond 64 bits stay exact, and what does not fit is an error.
+#[test]
+fn wide_numbers_are_exact() {
+    let place = Place::new();
+    let run = |sql: &str| place.run(&["sql", "-f", "csv", "-c", sql]);
+    let digits = "12345678901234567890123456789";
+    assert_eq!(run(&format!("SELECT {digits} AS n, -{digits} AS m")).stdout, format!("n,m\n{digits},-{digits}\n"));
+    assert_eq!(run("SELECT 99999999999999999999 + 1 AS n").stdout, "n\n100000000000000000000\n");
+    assert_eq!(run("SELECT 18446744073709551615 AS n, 1e30 AS m").stdout, "n,m\n18446744073709551615,1e30\n");
+    let nines = "9".repeat(38);
+    let error = run(&format!("SELECT {nines} + 1"));
+    assert_eq!(error.code, Some(1));
+    assert!(error.stderr.contains("does not fit DECIMAL(38, 0)"), "{}", error.stderr);
+    let error = run("SELECT 10 ^ 2");
+    assert!(error.stderr.contains("line 1, column 11: ^ is a power in some dialects"), "{}", error.stderr);
+}
+
+/// Values of `->` are JSON text in every format, and NULL where there is none.
+#[test]
+fn json_values_are_text_in_every_format() {
+    let place = Place::new();
+    place.write("t.ndjson", "{\"u\":{\"n\":{\"z\":1},\"s\":\"x\"}}\n{\"u\":{\"n\":null}}\n");
+    let query = "SELECT u -> 'n' AS a, u -> 's' AS s FROM t";
+    let read = |format: &str| place.ok(&["sql", "--table", "t=t.ndjson", "-f", format, "-c", query]);
+    assert_eq!(read("csv"), "a,s\n\"{\"\"z\"\":1}\",\"\"\"x\"\"\"\n,\n");
+    assert_eq!(read("ndjson"), "{\"a\":\"{\\\"z\\\":1}\",\"s\":\"\\\"x\\\"\"}\n{\"a\":null,\"s\":null}\n");
+    for file in ["out.parquet", "out.arrow"] {
+        place.ok(&["sql", "--table", "t=t.ndjson", "-o", file, "-c", query]);
+        let table = format!("o={file}");
+        assert_eq!(place.ok(&["sql", "--table", &table, "-f", "csv", "-c", "SELECT * FROM o"]), read("csv"), "{file}");
+    }
+    place.ok(&["sql", "--table", "t=t.ndjson", "-c", &format!("COPY ({query}) TO 'copy.csv'")]);
+    assert!(std::fs::read_to_string(place.path("copy.csv")).unwrap().starts_with("a,s\n\"{"));
+    let error = place.fails(1, &["sql", "--table", "t=t.ndjson", "-c", "SELECT json_get(u, 'n') + 1 FROM t"]);
+    assert!(error.contains("there is no arithmetic with JSON; write json_get_int"), "{error}");
+    let error = place.fails(1, &["sql", "--table", "t=t.ndjson", "-c", "SELECT count(*) FROM t GROUP BY 1"]);
+    assert!(error.contains("GROUP BY and WHERE take no aggregates") && !error.contains("AggregateUDF"), "{error}");
 }

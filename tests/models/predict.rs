@@ -1,7 +1,7 @@
 //! `tercile predict`: same answers as the API, in every row format.
 
 use common::Place;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common;
 
@@ -23,8 +23,8 @@ fn every_format_gives_the_answers_of_the_api() {
     let words = |i: usize| answers[i]["description"].as_str().unwrap().to_owned();
     let distance = |i: usize| answers[i]["distance"].as_f64().unwrap();
 
-    // Fields keep their text and order; added fields replace fields of the same name.
-    let csv = "name,discounted_price,rating,cluster\n\"a, \"\"b\"\"\",300,4.5,9\n₹,1e5,1,9\nc,12.50,3.9,9\n";
+    // Fields keep their text and order; added fields replace those of an earlier answer.
+    let csv = "name,discounted_price,rating,description,cluster,distance\n\"a, \"\"b\"\"\",300,4.5,x,9,1\n₹,1e5,1,x,9,1\nc,12.50,3.9,x,9,1\n";
     place.write("rows.csv", csv);
     let out = place.ok(&["predict", "price_rating", "rows.csv"]);
     let lines: Vec<&str> = out.lines().collect();
@@ -33,7 +33,7 @@ fn every_format_gives_the_answers_of_the_api() {
         assert_eq!(lines[i + 1], format!("{row},{},\"{}\",{}", cluster(i), words(i), distance(i)));
     }
 
-    let ndjson = "{\"x\":{\"y\":[1]},\"rating\":4.5,\"discounted_price\":300}\n{\"discounted_price\":1e5,\"rating\":1}\n\n{\"discounted_price\":12.50,\"rating\":3.9,\"cluster\":7}\n";
+    let ndjson = "{\"x\":{\"y\":[1]},\"rating\":4.5,\"discounted_price\":300}\n{\"discounted_price\":1e5,\"rating\":1}\n\n{\"discounted_price\":12.50,\"rating\":3.9,\"cluster\":7,\"distance\":1,\"description\":\"x\"}\n";
     place.write("rows.ndjson", ndjson);
     let out = place.ok(&["predict", "price_rating", "rows.ndjson"]);
     let expected: String = [
@@ -165,11 +165,11 @@ fn missing_values_are_refused_skipped_or_imputed_and_counted() {
     let of =
         |line: usize, skip: usize| mean.lines().nth(line).unwrap().splitn(skip + 1, ',').last().unwrap().to_owned();
     let expected = [
-        "id,discounted_price,rating,cluster,description,distance,imputed".to_owned(),
-        format!("1,300,4.5,{},", cells(0)),
-        format!("2,,4.1,{},discounted_price", of(1, 2)),
-        format!("3,1e5,1,{},", cells(1)),
-        format!("4,₹99,nan,{},\"discounted_price,rating\"", of(2, 2)),
+        "id,discounted_price,rating,imputed,cluster,description,distance,imputed_2".to_owned(),
+        format!("1,300,4.5,x,{},", cells(0)),
+        format!("2,,4.1,x,{},discounted_price", of(1, 2)),
+        format!("3,1e5,1,x,{},", cells(1)),
+        format!("4,₹99,nan,x,{},\"discounted_price,rating\"", of(2, 2)),
     ];
     assert_eq!(imputed.stdout.lines().collect::<Vec<_>>(), expected);
     let said = "rating was missing in 1 of 4 rows and took the model's mean\n";
@@ -177,7 +177,7 @@ fn missing_values_are_refused_skipped_or_imputed_and_counted() {
     let json = predict(&["--missing", "impute", "--format", "json"]).stdout;
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(
-        [&json[0]["imputed"], &json[3]["imputed"]],
+        [&json[0]["imputed_2"], &json[3]["imputed_2"]],
         [&serde_json::json!([]), &serde_json::json!(["discounted_price", "rating"])]
     );
 
@@ -236,4 +236,58 @@ fn missing_values_are_refused_skipped_or_imputed_and_counted() {
     assert_eq!(objects, "discounted_price,rating,row,cluster,description,distance\n");
     place.write("wrong.csv", "id,price\n");
     assert!(place.fails(1, &["predict", "price_rating", "wrong.csv"]).contains("no column discounted_price"));
+}
+
+/// Columns of the rows that have the names of added ones stay, and the added ones are numbered.
+#[test]
+fn columns_of_the_rows_are_kept() {
+    let place = Place::new();
+    let rows =
+        "id,distance,fare,cluster,description\n0,0.65,3.85,C0,text 0\n1,5.20,12.71,C1,text 1\n2,20.1,50.2,C2,text 2\n";
+    place.write("trips.csv", rows);
+    place.ok(&["fit", "trips.csv", "--features", "distance,fare", "--k", "3", "--model", "m.json", "-o", "rows.csv"]);
+    let header = "id,distance,fare,cluster,description,cluster_2,description_2,distance_2";
+    let text = std::fs::read_to_string(place.path("rows.csv")).unwrap();
+    assert_eq!(text.lines().next().unwrap(), format!("{header},imputed"));
+    assert!(text.lines().nth(1).unwrap().starts_with("0,0.65,3.85,C0,text 0,"), "{text}");
+    place.ok(&["predict", "m.json", "trips.csv", "-o", "trips.csv"]);
+    let once = std::fs::read_to_string(place.path("trips.csv")).unwrap();
+    assert_eq!(once.lines().next(), Some(header));
+    for (line, row) in once.lines().zip(rows.lines()).skip(1) {
+        assert!(line.starts_with(&format!("{row},")), "{line}");
+    }
+    // Objects are numbered one by one.
+    place.write(
+        "trips.ndjson",
+        "{\"distance\":0.65,\"fare\":3.85,\"cluster\":\"C0\"}\n{\"fare\":12.71,\"distance\":5.2}\n",
+    );
+    let objects = place.ok(&["predict", "m.json", "trips.ndjson"]);
+    let objects: Vec<Value> = objects.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&objects[0]["cluster"], &objects[0]["distance"]), (&json!("C0"), &json!(0.65)));
+    assert!(
+        objects[0]["cluster_2"].is_u64() && objects[0]["distance_2"].is_f64() && objects[0]["description"].is_string()
+    );
+    assert!(
+        objects[1]["cluster"].is_u64() && objects[1]["distance"] == json!(5.2) && objects[1]["distance_2"].is_f64()
+    );
+    // An answer is answered anew.
+    place.write("plain.csv", "id,a\n1,1\n2,2\n3,9\n");
+    place.ok(&["fit", "plain.csv", "--features", "a", "--k", "2", "--model", "a.json"]);
+    for _ in 0..2 {
+        place.ok(&["predict", "a.json", "plain.csv", "-o", "plain.csv"]);
+        let text = std::fs::read_to_string(place.path("plain.csv")).unwrap();
+        assert!(text.starts_with("id,a,cluster,description,distance\n"), "{text}");
+    }
+}
+
+/// Rows with a decimal comma are written with it, and can be read again.
+#[test]
+fn rows_of_fit_have_the_dialect_of_the_file() {
+    let place = Place::new();
+    place.write("de.csv", "Code;Preis;Bewertung\n1;10,28;1,38\n2;47,21;5,3\n3;199,22;2,92\n");
+    place.ok(&["fit", "de.csv", "--features", "Preis,Bewertung", "--k", "3", "--model", "m.json", "-o", "rows.csv"]);
+    let rows = std::fs::read_to_string(place.path("rows.csv")).unwrap();
+    assert!(rows.starts_with("Code;Preis;Bewertung;cluster;description;distance;imputed\n1;10,28;1,38;"), "{rows}");
+    let again = place.ok(&["predict", "m.json", "rows.csv"]);
+    assert!(again.starts_with("Code;Preis;Bewertung;cluster;description;distance"), "{again}");
 }

@@ -6,10 +6,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use datafusion::arrow::datatypes::{DataType, FieldRef};
+use datafusion::common::{Column, TableReference};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::dml::CopyTo;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
@@ -17,6 +20,7 @@ use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use datafusion_functions_json::udfs;
 use futures::StreamExt as _;
 use tokio::task::JoinSet;
 
@@ -95,7 +99,35 @@ async fn planned(ctx: &SessionContext, mut statement: Statement) -> Result<Logic
         column_names::set_apart(&mut statement, &taken);
         planned = state.statement_to_plan(statement).await;
     }
-    column_names::distinguish(planned?)
+    json_as_text(column_names::distinguish(planned?)?)
+}
+
+/// The plan with columns of JSON values, as of `->`, as their text: no format of an output has a union of types.
+fn json_as_text(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
+    match plan {
+        LogicalPlan::Copy(copy) => {
+            let input = Arc::new(json_as_text(Arc::unwrap_or_clone(Arc::clone(&copy.input)))?);
+            Ok(LogicalPlan::Copy(CopyTo { input, ..copy }))
+        }
+        LogicalPlan::Ddl(_) | LogicalPlan::Dml(_) | LogicalPlan::Statement(_) | LogicalPlan::Explain(_) => Ok(plan),
+        plan => {
+            let is_json = |field: &FieldRef| matches!(field.data_type(), DataType::Union(..));
+            if !plan.schema().fields().iter().any(is_json) {
+                return Ok(plan);
+            }
+            let column = |(qualifier, field): (Option<&TableReference>, &FieldRef)| {
+                let column = Expr::Column(Column::from((qualifier, field)));
+                match is_json(field) {
+                    true => udfs::json_union_to_text_udf()
+                        .call(vec![column])
+                        .alias_qualified(qualifier.cloned(), field.name()),
+                    false => column,
+                }
+            };
+            let columns: Vec<Expr> = plan.schema().iter().map(column).collect();
+            LogicalPlanBuilder::from(plan).project(columns)?.build()
+        }
+    }
 }
 
 async fn start(ctx: &SessionContext, work: Work, mut plan: LogicalPlan) -> Result<Ready, DataFusionError> {
