@@ -161,7 +161,11 @@ pub fn cleaning(column: &str, text: &str) -> Option<String> {
     let format = formats.into_iter().find(|format| format.number(text).is_some())?;
     let conversion = format!("to_number({name}{})", format.arguments());
     // Other texts of the column may have a point, which a decimal comma does not read.
-    Some(if format.mark == ',' { format!("coalesce({conversion}, to_number({name}))") } else { conversion })
+    let with_point = Format { mark: '.', ..format.clone() };
+    Some(match format.mark {
+        ',' => format!("coalesce({conversion}, to_number({name}{}))", with_point.arguments()),
+        _ => conversion,
+    })
 }
 
 #[cfg(test)]
@@ -191,8 +195,8 @@ mod tests {
         let of = |text| cleaning("n", text).unwrap_or_default();
         assert_eq!(of("24,269"), "to_number(n)");
         assert_eq!(of("1,39,900.50"), "to_number(n)");
-        assert_eq!(of("1,5"), "to_number(n, ',')");
-        assert_eq!(of("1.234,56 €"), "to_number(n, ',', '€')");
+        assert_eq!(of("1,5"), "coalesce(to_number(n, ','), to_number(n))");
+        assert_eq!(of("1.234,56 €"), "coalesce(to_number(n, ',', '€'), to_number(n, '€'))");
         assert_eq!(of("₹1,099"), "to_number(n, '₹')");
         assert_eq!(of("64%"), "to_number(n, '%')");
         assert_eq!(of("true"), "CAST(n AS INT)");

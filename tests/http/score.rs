@@ -151,7 +151,7 @@ fn each_record_is_answered_at_its_position_in_every_format() {
     let table = ask(&up, "price_rating", CSV, CSV, "rating,discounted_price,reason\n4.2,x,y\n".as_bytes());
     assert_eq!(
         table.text,
-        "rating,discounted_price,cluster,description,distance,reason\n4.2,x,,,,discounted_price is missing\n"
+        "rating,discounted_price,reason,cluster,description,distance,reason_2\n4.2,x,y,,,,discounted_price is missing\n"
     );
     let explained = up.post(
         &format!("{}?explain=true&lang=id&model=1", path("price_rating")),
