@@ -6,7 +6,7 @@ use tercile_store::record::{object_of, too_deep};
 
 use super::Wanted;
 use super::{At, Error, Keep, is_added, is_answer};
-use crate::files::fields;
+use crate::files::{fields, no_number};
 use crate::missing::Value;
 
 /// Parses the row at `at`. Appends its features to the columns, with NaN for a gap, and returns the kept fields as a JSON
@@ -23,7 +23,10 @@ pub fn row(json: &[u8], at: At, wanted: &mut Wanted, columns: &mut [Vec<f64>]) -
         let what = "expected UTF-8, found other bytes".to_owned();
         Error::Syntax { at, what }
     })?;
-    let syntax = |e: serde_json::Error| Error::Syntax { at, what: format!("no JSON: {e}") };
+    let syntax = |e: serde_json::Error| {
+        let why = no_number(text).unwrap_or_else(|| e.to_string());
+        Error::Syntax { at, what: format!("no JSON: {why}") }
+    };
     if !text.starts_with('{') {
         serde_json::from_str::<&RawValue>(text).map_err(syntax)?;
         return Err(Error::Row { at, what: format!("expected a JSON object, found {}", shortened(text)) });

@@ -35,7 +35,7 @@ use crate::model::fitted::FittedModel;
 use crate::model::{Cluster, Model, Predictor};
 
 /// Columns that are added. A row or table that has all three, none of them as a feature, is an answer: they are replaced.
-/// Otherwise columns of these names belong to the rows and stay, and the added ones are numbered ([`added_name`]).
+/// Otherwise columns of these names belong to the rows and stay, and the added ones are numbered: `description_2`.
 pub const ADDED: [&str; 3] = ["cluster", "description", "distance"];
 /// Column that is added when missing values are imputed: the names of a row's imputed features.
 pub const IMPUTED: &str = "imputed";

@@ -242,6 +242,25 @@ fn bad(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }
 
+/// Names the number in a text that JSON does not have, and that Python writes: `NaN` or `Infinity`.
+pub fn no_number(text: &str) -> Option<String> {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            'N' | 'I' if !quoted => {
+                if let Some(name) = ["NaN", "Infinity"].into_iter().find(|name| text[at..].starts_with(name)) {
+                    return Some(format!("{name}, which JSON does not have; write null instead"));
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
 /// The fields of a JSON object in order, with their values verbatim.
 ///
 /// # Errors

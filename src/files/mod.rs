@@ -25,7 +25,7 @@ pub use csv_records::{CsvRecords, Renamed};
 pub use dialect::{Dialect, Header, decimal_point};
 pub use grown::is_continued;
 pub use input::{Opened, open};
-pub use json_values::{Splitter, fields};
+pub use json_values::{Splitter, fields, no_number};
 pub use rows::{Checked, Rows, check, object};
 pub use source::Source;
 

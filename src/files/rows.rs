@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tercile_store::record;
 
 use super::input::{Wrap, open_wrapped};
-use super::{CsvRecords, Dialect, Error, Fault, Opened, Options, Source, Splitter};
+use super::{CsvRecords, Dialect, Error, Fault, Opened, Options, Source, Splitter, no_number};
 use crate::file_format::{self, Format};
 use crate::printable::{hex, shell_word};
 
@@ -171,7 +171,8 @@ pub fn object<R: Read>(values: &mut Splitter<R>) -> Result<Option<(u64, &str)>, 
     if !text.starts_with('{') {
         return Err(expected(line, "something else".to_owned()));
     }
-    serde_json::from_str::<IgnoredAny>(text).map_err(|error| expected(line, format!("an error: {error}")))?;
+    serde_json::from_str::<IgnoredAny>(text)
+        .map_err(|error| expected(line, no_number(text).unwrap_or_else(|| format!("an error: {error}"))))?;
     Ok(Some((line, text)))
 }
 
@@ -260,6 +261,10 @@ mod tests {
         );
         assert_eq!(fault(b"a,b\n1,2\n3,\"4\nb,3\nc,2\n"), "f, line 3: the quote that opens here is never closed");
         assert_eq!(fault(b"{}\n[1]\n"), "f, line 2: expected a JSON object, found something else");
+        assert_eq!(
+            fault(b"{}\n{\"a\":\"NaN\",\"b\":-Infinity}\n"),
+            "f, line 2: expected a JSON object, found Infinity, which JSON does not have; write null instead"
+        );
         assert!(
             fault(b"{}\n{\"a\":}\n").starts_with("f, line 2: expected a JSON object, found an error: expected value")
         );

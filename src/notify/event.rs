@@ -178,7 +178,11 @@ impl Event {
         };
         let new = training.outcomes.iter().filter(|outcome| outcome.fresh).count();
         let refused = training.outcomes.iter().filter(|outcome| outcome.refused.is_some()).count();
-        let words = format!("trained on {} records: {new} new models, {refused} slices without one", training.n);
+        let waiting = training.outcomes.iter().filter(|outcome| outcome.candidate.is_some()).count();
+        let words = format!(
+            "trained on {} records: {new} new models, {waiting} candidates, {refused} slices without a new model",
+            training.n
+        );
         let models: Vec<Value> = training.outcomes.iter().map(model).collect();
         Self::new(Kind::TrainingDone, words, json!({ "records": training.n, "models": models }))
     }
