@@ -217,8 +217,13 @@ impl Running {
     }
 
     pub fn wait(&mut self) -> ExitStatus {
+        self.wait_for(Duration::from_secs(60))
+    }
+
+    /// Waits for the end, with a timeout.
+    pub fn wait_for(&mut self, patience: Duration) -> ExitStatus {
         let mut status = None;
-        eventually("its end", || {
+        within(patience, "its end", || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });

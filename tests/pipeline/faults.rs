@@ -168,7 +168,7 @@ fn workers_of_a_group_come_and_go_under_load() {
     let load = std::thread::spawn({
         let produced = Arc::clone(&produced);
         move || {
-            let code = load.wait().code();
+            let code = load.wait_for(Duration::from_secs(600)).code();
             produced.store(true, Ordering::SeqCst);
             code
         }

@@ -81,7 +81,10 @@ fn events_of_trainings_are_sent_and_signed() {
     let done = one.of("training.done")[0].json();
     assert_eq!((&done["state"], &done["segmentation"]), (&json!("firing"), &json!(null)));
     assert_eq!(done["details"]["models"].as_array().unwrap().len(), 9);
-    assert!(done["words"]["en"].as_str().unwrap().ends_with("9 new models, 0 slices without one"), "{done}");
+    assert!(
+        done["words"]["en"].as_str().unwrap().ends_with("9 new models, 0 candidates, 0 slices without a new model"),
+        "{done}"
+    );
 
     // Changes of what serves, and metrics.
     assert_eq!(up.post("/api/train", "").status, 202);
