@@ -54,6 +54,7 @@ pub fn row(json: &[u8], at: At, wanted: &mut Wanted, columns: &mut [Vec<f64>]) -
         return Err(Error::Field { at, field: name.clone().into_owned(), what });
     }
     let answer = keep == Keep::Row && is_answer(&wanted.features, |name| fields.iter().any(|(key, _)| key == name));
+    wanted.has_answers |= answer;
     let kept = |name: &str| match keep {
         Keep::Row => !(answer && is_added(name)),
         Keep::Other => !wanted.features.iter().any(|feature| feature == name),

@@ -34,7 +34,7 @@ const BYTES: usize = 4 * 1024 * 1024;
 use crate::model::fitted::FittedModel;
 use crate::model::{Cluster, Model, Predictor};
 
-/// Columns that are added. A row or table that has all three, none of them as a feature, is an answer: they are replaced.
+/// Columns that are added. A row or table that has all three, none of them as a feature, is an earlier prediction: they are replaced.
 /// Otherwise columns of these names belong to the rows and stay, and the added ones are numbered: `description_2`.
 pub const ADDED: [&str; 3] = ["cluster", "description", "distance"];
 /// Column that is added when missing values are imputed: the names of a row's imputed features.
@@ -43,12 +43,12 @@ pub const IMPUTED: &str = "imputed";
 /// Column that is added when raw records are scored: why a record has no cluster.
 pub const REASON: &str = "reason";
 
-/// Whether columns for which `has` is true are those of an answer, whose added columns are replaced.
+/// Whether columns for which `has` is true are those of an earlier prediction, whose added columns are replaced.
 pub fn is_answer(features: &[String], has: impl Fn(&str) -> bool) -> bool {
     ADDED.iter().all(|name| has(name) && !features.iter().any(|feature| feature == name))
 }
 
-/// Whether a column of an answer is one of the added ones.
+/// Whether a column of an earlier prediction is one of the added ones.
 pub fn is_added(name: &str) -> bool {
     ADDED.contains(&name) || [IMPUTED, REASON].contains(&name)
 }
@@ -333,6 +333,8 @@ pub struct Wanted {
     pub decimal: char,
     /// Whether the rows are raw records, which are not parsed here.
     pub raw: bool,
+    /// Whether a row or table was an earlier prediction ([`is_answer`]).
+    pub has_answers: bool,
 }
 
 impl Wanted {

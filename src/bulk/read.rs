@@ -12,7 +12,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::arrow::Batches;
 use super::raw_lines::{Lines, record_text};
-use super::{At, BYTES, Block, Carried, Error, Format, Keep, Limits, Meter, ROWS, Unmetered, Wanted, json};
+use super::{At, BYTES, Block, Carried, Error, Format, Keep, Limits, Meter, ROWS, Unmetered, Wanted, is_answer, json};
 
 use crate::files::{self, CsvRecords, Dialect, Fault, Opened, Splitter, decimal_point};
 use crate::missing::{Gaps, Missing, Value};
@@ -198,6 +198,7 @@ impl Reader {
             gaps,
             decimal: dialect.decimal,
             raw: false,
+            has_answers: false,
         };
         Ok(Self { format, dialect, source, wanted, rows: 0, begun: false })
     }
@@ -207,6 +208,11 @@ impl Reader {
     pub fn with_missing(mut self, missing: Missing) -> Self {
         self.wanted.missing = missing;
         self
+    }
+
+    /// Whether rows so far were an earlier prediction, whose added columns are replaced.
+    pub fn has_answers(&self) -> bool {
+        self.wanted.has_answers
     }
 
     /// Counts of the gaps so far, by feature.
@@ -418,6 +424,7 @@ fn with_gaps(values: Vec<f64>) -> Float64Array {
 /// Extracts the features from columns of numbers or text.
 fn block_of(table: Table, wanted: &mut Wanted, first: u64) -> Result<Block, Error> {
     let Table { batch, lines } = table;
+    wanted.has_answers |= is_answer(&wanted.features, |name| batch.schema_ref().index_of(name).is_ok());
     let mut block =
         Block { features: Vec::new(), carried: Carried::Columns(batch.clone()), first, lines, faults: Vec::new() };
     for feature in 0..wanted.features.len() {

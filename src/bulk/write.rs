@@ -26,9 +26,9 @@ use crate::missing::Missing;
 use crate::readable_times::readable;
 
 /// Writes a sequence of blocks. Columns keep their types and JSON objects their text; `cluster`, `description` and `distance`
-/// (numbered beside columns of these names) are appended, null for a row without a cluster, and `imputed` where imputation is allowed. With [`Answers`], JSON output
-/// contains the API's prediction objects instead of the rows. JSON input in a columnar output becomes the feature columns and a
-/// text column `row` with the object.
+/// (numbered beside columns of these names) are appended, null for a row without a cluster, and `imputed` where imputation is
+/// allowed. With [`Answers`], JSON output contains the API's prediction objects instead of the rows. JSON input in a columnar output
+/// becomes the feature columns and a text column `row` with the object.
 pub struct Writer<W: Write + Send> {
     sink: Sink<W>,
     answers: Option<Answers>,

@@ -307,6 +307,9 @@ impl Fit {
             let found = scorer.score(&block).with_context(|| name.clone())?;
             writer.write(block, found, &scorer)?;
         }
+        if reader.has_answers() {
+            tracing::warn!("{name}: cluster, description and distance of an earlier prediction were replaced");
+        }
         Ok(writer.finish()?)
     }
 

@@ -79,7 +79,7 @@ struct Version {
     change: Change,
 }
 
-/// What the commands that change what serves have in common.
+/// Arguments of the commands that change the serving version.
 #[derive(Args)]
 struct Change {
     #[command(flatten)]

@@ -24,7 +24,7 @@ use crate::sql::Segmentation;
 ///
 /// Reads rows from a file or stdin (CSV, TSV, JSON, NDJSON, Arrow or Parquet) and writes them in the same format with three more
 /// columns: cluster, description, and distance to the centroid in standardised units. Columns of the input are kept: beside a column
-/// description the added one is description_2. An input that has all three is an answer, whose three are replaced. CSV keeps the
+/// description the added one is description_2. If the input has all three, they are those of an earlier prediction and are replaced. CSV keeps the
 /// delimiter and the decimal mark of the input, in UTF-8. Features must be finite numbers; --missing decides about rows in which one is
 /// not. Memory is constant, whatever the number of rows.
 #[derive(Args)]
@@ -173,6 +173,9 @@ impl Predict {
             let n = thousands(gaps.count());
             let took = if self.missing == Missing::Impute { " and took the model's mean" } else { "" };
             tracing::warn!("{name}: {feature} was missing in {n} of {rows} rows{took}{}", imputed::not_numbers(gaps));
+        }
+        if reader.has_answers() {
+            tracing::warn!("{name}: cluster, description and distance of an earlier prediction were replaced");
         }
         if skipped > 0 && !self.raw {
             tracing::warn!("{name}: {} of {rows} rows have no cluster", thousands(skipped));

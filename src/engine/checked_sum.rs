@@ -59,7 +59,11 @@ fn scale_of(kind: &DataType) -> i8 {
 /// The sum with another value.
 fn plus(sum: Option<i128>, value: i128, kind: &DataType) -> Result<i128> {
     let sum = sum.unwrap_or_default().checked_add(value);
-    sum.ok_or_else(|| exec_datafusion_err!("a sum does not fit {}; CAST the values to DOUBLE", Kind(kind)))
+    sum.ok_or_else(|| too_wide(kind))
+}
+
+fn too_wide(kind: &DataType) -> DataFusionError {
+    exec_datafusion_err!("a sum does not fit {}; CAST the values to DOUBLE", Kind(kind))
 }
 
 impl AggregateUDFImpl for Sum {
@@ -169,8 +173,7 @@ fn results(kind: &DataType, sums: Vec<Option<i128>>) -> Result<ArrayRef> {
     };
     if let DataType::Decimal128(precision, scale) = kind {
         let sums = Decimal128Array::from(sums).with_precision_and_scale(*precision, *scale)?;
-        let fits = sums.validate_decimal_precision(*precision);
-        fits.map_err(|_| exec_datafusion_err!("a sum does not fit {}; CAST the values to DOUBLE", Kind(kind)))?;
+        sums.validate_decimal_precision(*precision).map_err(|_| too_wide(kind))?;
         return Ok(Arc::new(sums));
     }
     if *kind == DataType::UInt64 {

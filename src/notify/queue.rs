@@ -28,7 +28,7 @@ pub struct Waiting {
     pub oldest: i64,
 }
 
-/// What waits in the queues of a store; `None` if they are empty.
+/// The messages in the queues of a store; `None` if there are none.
 ///
 /// # Errors
 /// If a directory cannot be read.

@@ -10,7 +10,7 @@ use crate::model::history::RolledBack;
 use crate::train::Outcome;
 use crate::train::event::{Subscriber, TrainingEvent};
 
-/// How an operator ended the episode of a candidate, in English.
+/// The sentence, in English, that ends `model.held_back` after an operator's decision.
 pub const PROMOTED: &str = "it was promoted";
 pub const REJECTED: &str = "it was rejected";
 

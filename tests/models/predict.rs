@@ -273,8 +273,9 @@ fn columns_of_the_rows_are_kept() {
     // An answer is answered anew.
     place.write("plain.csv", "id,a\n1,1\n2,2\n3,9\n");
     place.ok(&["fit", "plain.csv", "--features", "a", "--k", "2", "--model", "a.json"]);
-    for _ in 0..2 {
-        place.ok(&["predict", "a.json", "plain.csv", "-o", "plain.csv"]);
+    for again in [false, true] {
+        let ended = place.run(&["predict", "a.json", "plain.csv", "-o", "plain.csv"]);
+        assert_eq!((ended.code, ended.stderr.contains("of an earlier prediction were replaced")), (Some(0), again));
         let text = std::fs::read_to_string(place.path("plain.csv")).unwrap();
         assert!(text.starts_with("id,a,cluster,description,distance\n"), "{text}");
     }

@@ -293,7 +293,7 @@ fn decisions_on_the_command_line_are_told() {
         place.ok(&["models", command, "price_rating", version, "--notify", &url]);
     }
     let promoted: Vec<Value> = receiver.of("model.promoted").iter().map(|one| one.json()["details"].clone()).collect();
-    // What serves already is no event.
+    // Pinning the version that already serves sends no event.
     assert_eq!(
         promoted,
         [
