@@ -23,11 +23,12 @@ use crate::sql::language::{self, FALLBACK};
 use crate::sql::{Files, Segmentation, View};
 use crate::train::event::{Subscriber, TrainingEvent};
 
-/// Polling interval for new models, which take effect within a second.
+/// Polling interval for new models, which take effect within a second; on an object store within the interval of
+/// [`Store::generation`].
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// Retry interval for files that could not be used.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Retry interval for files that could not be used, on a disk and on an object store.
+const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
 /// Maximum number of cached older versions that were requested.
 const RECALLED: usize = 32;
@@ -148,7 +149,10 @@ impl Models {
 #[derive(PartialEq, Default)]
 struct Fingerprint {
     sql: Vec<(PathBuf, u64, Option<SystemTime>)>,
+    /// Of a store on a disk.
     slices: Vec<Option<Vec<u8>>>,
+    /// Of a store on an object store.
+    generation: Option<u64>,
 }
 
 /// Current models, swapped atomically.
@@ -160,6 +164,8 @@ pub struct ModelCache {
     recalled: Mutex<Vec<(String, Arc<Serving>)>>,
     /// Faults that were logged and still exist.
     logged: Mutex<BTreeSet<String>>,
+    /// The fingerprint of the files that were read at the start.
+    started: Mutex<Fingerprint>,
     /// The files that were planned last, and their segmentations.
     planned: Mutex<Option<(Arc<Files>, Arc<Segmentations>)>>,
 }
@@ -176,9 +182,13 @@ impl ModelCache {
             now: RwLock::default(),
             recalled: Mutex::default(),
             logged: Mutex::default(),
+            started: Mutex::default(),
             planned: Mutex::default(),
         };
+        // Before the files: a change in between is found by the watch. On a disk the names of the segmentations are needed, too.
+        let started = live.fingerprint();
         live.reload().await?;
+        *live.started.lock().unwrap_or_else(PoisonError::into_inner) = started;
         Ok(Arc::new(live))
     }
 
@@ -350,22 +360,27 @@ impl ModelCache {
             let metadata = entry.metadata().ok()?;
             Some((entry.path(), metadata.len(), metadata.modified().ok()))
         };
-        let shelves = self.now();
-        let names = shelves.segmentations.iter().map(|served| &served.segmentation.name);
-        let slices = names.map(|name| ModelRegistry::new(&self.store, name).stamp()).collect();
-        Fingerprint { sql: sql.iter().filter_map(seen).collect(), slices }
+        let generation = self.store.generation();
+        let models = self.now();
+        let names = models.segmentations.iter().map(|served| &served.segmentation.name);
+        let slices = match generation {
+            Some(_) => Vec::new(),
+            None => names.map(|name| ModelRegistry::new(&self.store, name).stamp()).collect(),
+        };
+        Fingerprint { sql: sql.iter().filter_map(seen).collect(), slices, generation }
     }
 
     /// Swaps in changes, for the lifetime of the server.
     pub async fn watch(self: Arc<Self>) {
-        let mut seen = Fingerprint::default();
+        let mut seen = std::mem::take(&mut *self.started.lock().unwrap_or_else(PoisonError::into_inner));
         let mut looked = Instant::now();
+        let again = AGAIN[usize::from(!self.store.place().is_disk())];
         loop {
             let now = self.fingerprint();
             // A file may reappear without a change of the fingerprint.
             let faults =
                 self.now().segmentations.iter().flat_map(|served| &served.slots).any(|slot| slot.fault.is_some());
-            if now != seen || (faults && looked.elapsed() >= AGAIN) {
+            if now != seen || (faults && looked.elapsed() >= again) {
                 looked = Instant::now();
                 if let Err(error) = self.reload().await {
                     tracing::warn!("what serves stays as it was: {error:#}");
@@ -373,7 +388,7 @@ impl ModelCache {
                 // Taken before the files were read: a change in between is found at the next check.
                 seen = now;
             }
-            tokio::time::sleep(self.store.place().patience(INTERVAL)).await;
+            tokio::time::sleep(INTERVAL).await;
         }
     }
 }

@@ -38,13 +38,15 @@ use serving_models::{ServingModels, with_sample};
 pub use tercile_kmeans::SEED;
 use tercile_kmeans::column_buffer::{self, Space};
 use tercile_kmeans::{Limits, Step};
-use tercile_store::{self as store, Held, Snapshot, Store};
+use tercile_store::{self as store, Held, Revision, Snapshot, Store};
 use tokio::task::JoinSet;
 pub use trainer::{Trainer, TrainerOptions};
 pub use view_query::query as view_query;
 
 use crate::engine::{self, Segmentations, cluster::Engine};
-use crate::model::{Candidate, Cut, Model, ModelRegistry, Predecessor, Promote, PromotedBy, ServingState, SolverKind};
+use crate::model::{
+    Candidate, Cut, Model, ModelRegistry, Predecessor, Promote, PromotedBy, ServingState, Slices, SolverKind,
+};
 use crate::slices::{self, SLICES, all_slices};
 use crate::sql::{Files, Segmentation};
 
@@ -334,6 +336,7 @@ fn train_segmentation(
 ) -> Result<Vec<Outcome>, Error> {
     let registry = ModelRegistry::new(store, &segmentation.name);
     let (mut standings, read) = registry.slices_or_again()?;
+    let (versions, as_read) = (registry.versions_for(&standings)?, standings.clone());
     let mut reported = BTreeSet::new();
     let mut outcomes = Vec::new();
     let mut before: Option<Model> = None;
@@ -343,7 +346,7 @@ fn train_segmentation(
         let standing = standings.entry(slice).or_default();
         let served_before = standing.version;
         let ServingModels { earlier, newest, lost } =
-            ServingModels::read(&registry, slice, standing.version, &mut reported)?;
+            ServingModels::read(&versions, slice, standing.version, &mut reported)?;
         // A pin remains valid while its model has the features of the current SQL. The pin of an unusable file remains valid
         // too, because the file may be restored.
         standing.pinned &= lost || earlier.as_ref().is_some_and(|model| model.is_about(segmentation));
@@ -442,7 +445,13 @@ fn train_segmentation(
             seconds,
         });
     }
-    registry.serve(&standings, &read, PromotedBy::Training)?;
+    if store.place().is_disk() {
+        registry.serve(&standings, &read, PromotedBy::Training)?;
+    } else if standings != as_read {
+        // Reading the state again costs a request, and the put fails if another process changed it.
+        let before = if read == Revision::None { Slices::new() } else { as_read };
+        registry.serve_after(&before, (&standings, &read), PromotedBy::Training)?;
+    }
     if !segmentation.entity.is_empty() {
         registry.expire_members(options.keep_members)?;
     }

@@ -22,7 +22,8 @@ use tercile_store::{self as store, FileFault, Reason, Revision, Store};
 
 /// Prefix of every key, recognisable by people and secret scanners.
 const PREFIX: &str = "tercile_";
-/// Polling interval of a running server for new and revoked keys, which take effect within a second.
+/// Polling interval of a running server for new and revoked keys, which take effect within a second; on an object store within the
+/// interval of [`Store::generation`].
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// What a key allows.
@@ -152,6 +153,7 @@ fn change<T>(store: &Store, change: impl FnOnce(&mut Content) -> Result<T, Error
     if !store.replace_secret_if(&text, &path(store), &revision)? {
         return Err(store::Error::Changed { path: path(store) }.into());
     }
+    store.note_change();
     if let Err(error) = store.mark_for_keys() {
         tracing::warn!("a loss of the keys would not be noticed: {error}");
     }
@@ -247,9 +249,14 @@ impl Keys {
 
     /// Follows changes by `tercile keys`, for the lifetime of the server.
     pub async fn watch(self: Arc<Self>) {
-        let mut seen = self.stamp();
+        let (mut seen, mut generation) = (self.stamp(), self.store.generation());
         loop {
-            tokio::time::sleep(self.store.place().patience(INTERVAL)).await;
+            tokio::time::sleep(INTERVAL).await;
+            let now = self.store.generation();
+            if now.is_some() && now == generation {
+                continue;
+            }
+            generation = now;
             let stamp = self.stamp();
             if stamp == seen {
                 continue;

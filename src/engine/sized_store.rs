@@ -20,7 +20,7 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
-use tercile_store::{Checksums, DataFile, Place};
+use tercile_store::{Checksums, DataFile, Place, SmallFiles};
 use tokio::sync::Semaphore;
 use url::Url;
 
@@ -34,6 +34,7 @@ pub(super) fn register(ctx: &SessionContext, files: &[DataFile]) -> std::result:
         root.set_path("");
         let known = places.entry(root).or_insert_with(|| SizedStore {
             inner: inner(&file.place),
+            small: file.place.small_files(),
             damage: Arc::clone(&damage),
             ..SizedStore::default()
         });
@@ -79,6 +80,8 @@ impl Damage {
 #[derive(Debug)]
 struct SizedStore {
     inner: Arc<dyn ObjectStore>,
+    /// Of an object store: small files are read as a whole.
+    small: Option<Arc<SmallFiles>>,
     sizes: HashMap<Key, u64>,
     damage: Arc<Damage>,
     /// Checksums that complete column chunks are compared with.
@@ -91,6 +94,7 @@ impl Default for SizedStore {
     fn default() -> Self {
         Self {
             inner: Arc::new(LocalFileSystem::new()),
+            small: None,
             sizes: HashMap::new(),
             damage: Arc::default(),
             checksums: HashMap::new(),
@@ -122,12 +126,35 @@ fn damaged(key: &Key, at: u64) -> String {
     )
 }
 
+/// What is known of a file, which never changes.
+fn immutable(key: &Key, size: u64) -> ObjectMeta {
+    ObjectMeta { location: key.clone(), last_modified: DateTime::UNIX_EPOCH, size, e_tag: None, version: None }
+}
+
+/// A range of a file in memory.
+fn part(whole: &Bytes, key: &Key, range: &Range<u64>) -> Result<Bytes> {
+    let (start, end) = (usize::try_from(range.start), usize::try_from(range.end));
+    match (start, end) {
+        (Ok(start), Ok(end)) if start <= end && end <= whole.len() => Ok(whole.slice(start..end)),
+        _ => Err(failed(format!("{key} is shorter than it says").into())),
+    }
+}
+
 fn nothing() -> GetResultPayload {
     GetResultPayload::Stream(stream::empty().boxed())
 }
 
 fn failed(source: Box<dyn std::error::Error + Send + Sync>) -> Error {
     Error::Generic { store: "files of a plan", source }
+}
+
+impl SizedStore {
+    /// The start of the first range whose bytes contradict the file's checksums.
+    fn contradicted(&self, key: &Key, ranges: &[Range<u64>], found: &[Bytes]) -> Option<u64> {
+        let checksums = self.checksums.get(key)?;
+        let mut read = ranges.iter().zip(found);
+        read.find(|(range, bytes)| checksums.contradicts(range, bytes)).map(|(range, _)| range.start)
+    }
 }
 
 #[async_trait::async_trait]
@@ -137,17 +164,21 @@ impl ObjectStore for SizedStore {
         match self.sizes.get(key) {
             Some(&size) if options.head => Ok(GetResult {
                 payload: nothing(),
-                // Files are immutable.
-                meta: ObjectMeta {
-                    location: key.clone(),
-                    last_modified: DateTime::UNIX_EPOCH,
-                    size,
-                    e_tag: None,
-                    version: None,
-                },
+                meta: immutable(key, size),
                 range: 0..size,
                 attributes: Default::default(),
             }),
+            Some(&size)
+                if SmallFiles::fits(size)
+                    && let Some(range) = &options.range
+                    && let Some(files) = &self.small =>
+            {
+                let whole = files.read(&*self.inner, key, size).await?;
+                let range = range.as_range(size).map_err(|e| failed(e.into()))?;
+                let part = part(&whole, key, &range)?;
+                let payload = GetResultPayload::Stream(stream::iter([Ok(part)]).boxed());
+                Ok(GetResult { payload, meta: immutable(key, size), range, attributes: Default::default() })
+            }
             None if options.head
                 && let Some(turns) = &self.turns =>
             {
@@ -174,14 +205,22 @@ impl ObjectStore for SizedStore {
     }
 
     async fn get_ranges(&self, key: &Key, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        let found = self.inner.get_ranges(key, ranges).await?;
-        if let Some(checksums) = self.checksums.get(key) {
-            let mut read = ranges.iter().zip(&found);
-            if let Some((range, _)) = read.find(|(range, bytes)| checksums.contradicts(range, bytes)) {
-                let message = damaged(key, range.start);
-                self.damage.add(&message);
-                return Err(failed(message.into()));
+        if let Some(&size) = self.sizes.get(key).filter(|size| SmallFiles::fits(**size))
+            && let Some(files) = &self.small
+        {
+            let whole = files.read(&*self.inner, key, size).await?;
+            let parts = ranges.iter().map(|range| part(&whole, key, range)).collect::<Result<Vec<_>>>()?;
+            if self.contradicted(key, ranges, &parts).is_none() {
+                return Ok(parts);
             }
+            // The file may have been written again since.
+            files.forget(key);
+        }
+        let found = self.inner.get_ranges(key, ranges).await?;
+        if let Some(start) = self.contradicted(key, ranges, &found) {
+            let message = damaged(key, start);
+            self.damage.add(&message);
+            return Err(failed(message.into()));
         }
         Ok(found)
     }

@@ -1,9 +1,9 @@
 //! The files below `models/`: their kinds, the errors for unusable files, and a check of all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use tercile_store::{Error, FileFault, Input, Reason, Store, check_file};
+use tercile_store::{Error, FileFault, Input, Reason, Store, check_file, parallel};
 
 use super::{Model, ModelRegistry};
 use crate::slices::all_slices;
@@ -101,6 +101,9 @@ impl Kind {
     }
 }
 
+/// Segmentations of an object store that are checked concurrently.
+const AT_ONCE: usize = 16;
+
 /// The remedy for a file of a version that does not serve.
 const NOT_SERVING: &str = "this version does not serve; bring the file back from a copy, for rollback, as_of and verify of this version need it";
 
@@ -109,11 +112,13 @@ const NOT_SERVING: &str = "this version does not serve; bring the file back from
 /// # Errors
 /// If the store cannot be listed.
 pub fn faults(store: &Store, deep: bool) -> Result<Vec<FileFault>, Error> {
-    let mut found = BTreeMap::new();
-    for segmentation in store.segmentations()? {
-        check(&ModelRegistry::new(store, &segmentation), deep, &mut found)?;
-    }
-    Ok(found.into_values().collect())
+    // On an object store side by side, where each file costs a request.
+    let threads = if store.place().is_disk() { 1 } else { AT_ONCE };
+    let found = parallel::each(&store.segmentations()?, threads, |segmentation| {
+        let mut found = BTreeMap::new();
+        check(&ModelRegistry::new(store, segmentation), deep, &mut found).map(|()| found)
+    });
+    Ok(found?.into_iter().flat_map(BTreeMap::into_values).collect())
 }
 
 /// Checks the file of a model's members. Those of a version that neither serves nor was last sent to a topic may have been
@@ -177,8 +182,7 @@ fn check(registry: &ModelRegistry, deep: bool, found: &mut BTreeMap<PathBuf, Fil
             Vec::new()
         }
     };
-    let mut versions = listed;
-    versions.extend(served);
+    let versions: BTreeSet<u64> = listed.into_iter().chain(served).collect();
     for version in versions {
         let sample = match registry.model(version) {
             Ok(model) => {

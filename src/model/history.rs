@@ -106,9 +106,19 @@ impl ModelRegistry {
     /// process changed the serving versions.
     pub fn serve(&self, slices: &Slices, read: &Revision, by: PromotedBy) -> Result<(), Error> {
         let before = self.slices_before()?;
+        self.serve_after(&before, (slices, read), by)
+    }
+
+    /// As [`Self::serve`], for a caller that knows the state which it replaces.
+    pub fn serve_after(
+        &self,
+        before: &Slices,
+        (slices, read): (&Slices, &Revision),
+        by: PromotedBy,
+    ) -> Result<(), Error> {
         let Kept { lines, mut revision, set_aside } = self.kept_or_new()?;
         let mut known = lines.len();
-        let mut history = self.with_now(lines, &before);
+        let mut history = self.with_now(lines, before);
         if history.len() > known && !set_aside && before.values().any(|standing| standing.since.is_some()) {
             let (kind, path) = (Kind::History.name(), self.history_file());
             tracing::warn!("{kind} {} did not name what serves, which was added", path.display());
@@ -123,7 +133,7 @@ impl ModelRegistry {
                 (standing.since, standing.by) = (was.since.clone(), was.by);
             }
         }
-        if slices != before {
+        if slices != *before {
             self.replace_slices(&slices, read)?;
         }
         loop {
@@ -305,7 +315,7 @@ impl ModelRegistry {
         let mut skipped = |fault| tracing::warn!("{fault}");
         let held =
             [standing.candidate.as_ref().map(|held| held.version), standing.rejected.as_ref().map(|no| no.version)];
-        let newest = self.newest(slice, Some(version), &mut skipped)?;
+        let newest = self.versions_for(&Slices::new())?.newest(slice, Some(version), &mut skipped)?;
         let newest = newest.filter(|newest| !held.contains(&Some(newest.version)));
         let model = match (pinned, newest) {
             (Ok(pinned), newest) => newest.filter(|newest| newest.features == pinned.features).unwrap_or(pinned),

@@ -40,7 +40,7 @@ use ndarray::Array2;
 use poem_openapi::Object;
 pub use predictor::Predictor;
 pub use receipt::{Cut, METHOD, Predecessor, Receipt, SolverKind};
-pub use registry::{ModelRegistry, ServingState, Slices};
+pub use registry::{ModelRegistry, ServingState, Slices, Versions};
 use scaling::FeatureScale;
 use serde::{Deserialize, Serialize};
 use tercile_kmeans::features::Scale;

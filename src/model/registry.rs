@@ -1,16 +1,18 @@
 //! The model registry: immutable files `models/<segmentation>/<version>.json`, and `slices.json` with the serving versions.
 //! `history.rs` records when each version served.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use datafusion::arrow::array::{AsArray as _, RecordBatch};
 use datafusion::arrow::datatypes::{Float64Type, Int32Type, Int64Type, UInt32Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
-use tercile_store::{Error, FileFault, Reason, Revision, Store, write_with_checksums};
+use tercile_store::{Error, FileFault, Reason, Revision, Store, parallel, write_with_checksums};
 
 use super::candidate::{Candidate, Rejection};
 use super::history::Promotion;
@@ -61,12 +63,33 @@ pub struct ModelRegistry {
     pub(super) store: Store,
     pub(super) dir: PathBuf,
     name: String,
+    /// The version that this registry wrote last; 0 before the first one.
+    written: Arc<AtomicU64>,
 }
+
+/// The versions of a segmentation, listed once, and those of their files that a training is likely to need.
+pub struct Versions {
+    registry: ModelRegistry,
+    /// In ascending order.
+    listed: Vec<u64>,
+    /// Usable ones. Files never change.
+    read: BTreeMap<u64, Model>,
+}
+
+/// Number of the newest versions that are read together with the serving ones.
+const NEWEST: usize = 3;
+/// Model files that are read concurrently.
+const AT_ONCE: usize = 16;
 
 impl ModelRegistry {
     /// The registry of a segmentation. The name is derived from an SQL file name: a-z, 0-9 and `_`.
     pub fn new(store: &Store, segmentation: &str) -> Self {
-        Self { store: store.clone(), dir: store.models().join(segmentation), name: segmentation.to_owned() }
+        Self {
+            store: store.clone(),
+            dir: store.models().join(segmentation),
+            name: segmentation.to_owned(),
+            written: Arc::default(),
+        }
     }
 
     /// The serving state of each slice; empty before the first training.
@@ -188,7 +211,11 @@ impl ModelRegistry {
             .map_err(|e| Error::Damaged { path: path.clone(), why: e.to_string() })?;
         json.push('\n');
         let replaced = self.replace_if(json.as_bytes(), &path, read)?;
-        if replaced { Ok(()) } else { Err(Error::Changed { path }) }
+        if !replaced {
+            return Err(Error::Changed { path });
+        }
+        self.store.note_change();
+        Ok(())
     }
 
     pub(super) fn history_file(&self) -> PathBuf {
@@ -280,7 +307,11 @@ impl ModelRegistry {
     /// Writes a model under the next free version. Sample and members are written first, so that every visible model has them.
     pub fn put(&self, trained: &mut Trained) -> Result<u64, Error> {
         self.make_dir()?;
-        let mut version = self.last_version()? + 1;
+        // Another trainer's versions are found by their names, below.
+        let mut version = match self.written.load(Ordering::Relaxed) {
+            0 => self.last_version()?,
+            written => written,
+        } + 1;
         loop {
             trained.model.version = version;
             let path = self.model_file(version);
@@ -296,6 +327,7 @@ impl ModelRegistry {
                 && with_members()?
                 && self.store.publish_bytes(json.as_bytes(), &path)?
             {
+                self.written.store(version, Ordering::Relaxed);
                 return Ok(version);
             }
             // Another trainer took this version, or died between the two writes.
@@ -319,22 +351,20 @@ impl ModelRegistry {
         Ok(self.store.link(&scratch, path)?.is_some())
     }
 
-    /// The newest usable version of a slice, if it is newer than this one. `skipped` receives unusable files.
-    pub fn newest(
-        &self,
-        slice: u8,
-        than: Option<u64>,
-        skipped: &mut dyn FnMut(FileFault),
-    ) -> Result<Option<Model>, Error> {
-        for version in (than.unwrap_or(0) + 1..=self.last_version()?).rev() {
-            match self.version(version) {
-                Ok(Some(model)) if model.slice == slice => return Ok(Some(model)),
-                Ok(_) => {}
-                Err(Error::File(fault)) => skipped(*fault),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
+    /// Lists the versions, and reads the serving and the newest ones concurrently.
+    ///
+    /// # Errors
+    /// If the directory cannot be listed. Unusable files are errors of those who ask for them.
+    pub fn versions_for(&self, slices: &Slices) -> Result<Versions, Error> {
+        let listed = self.listed()?;
+        let serving: BTreeSet<u64> = slices.values().filter_map(|standing| standing.version).collect();
+        let newest = listed.iter().rev().take(NEWEST).copied();
+        let newest = newest.filter(|version| serving.first().is_none_or(|first| first <= version));
+        let wanted: Vec<u64> = newest.chain(serving.iter().copied()).collect::<BTreeSet<_>>().into_iter().collect();
+        let threads = if self.store.place().is_disk() { 1 } else { AT_ONCE };
+        let read = parallel::each(&wanted, threads, |version| Ok::<_, Error>(self.model(*version).ok()))?;
+        let read = wanted.into_iter().zip(read).filter_map(|(version, model)| Some((version, model?))).collect();
+        Ok(Versions { registry: self.clone(), listed, read })
     }
 
     /// All usable versions in ascending order. `skipped` receives unusable files.
@@ -379,6 +409,45 @@ impl ModelRegistry {
             _ => Error::io("list", &self.dir)(error),
         })?;
         Ok(entries.into_iter().map(|entry| entry.name).collect())
+    }
+}
+
+impl Versions {
+    /// A version that serves a slice: [`ModelRegistry::model_of`].
+    ///
+    /// # Errors
+    /// Same as [`ModelRegistry::model`].
+    pub fn model_of(&self, version: u64, slice: u8) -> Result<Model, Error> {
+        match self.read.get(&version).filter(|model| model.slice == slice) {
+            Some(model) => Ok(model.clone()),
+            None => self.registry.model_of(version, slice),
+        }
+    }
+
+    /// The newest usable version of a slice, if it is newer than this one. `skipped` receives unusable files.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn newest(
+        &self,
+        slice: u8,
+        than: Option<u64>,
+        skipped: &mut dyn FnMut(FileFault),
+    ) -> Result<Option<Model>, Error> {
+        for &version in self.listed.iter().rev().take_while(|version| Some(**version) > than) {
+            let model = match self.read.get(&version) {
+                Some(model) if model.slice != slice => continue,
+                Some(model) => Ok(Some(model.clone())),
+                None => self.registry.version(version),
+            };
+            match model {
+                Ok(Some(model)) if model.slice == slice => return Ok(Some(model)),
+                Ok(_) => {}
+                Err(Error::File(fault)) => skipped(*fault),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 }
 

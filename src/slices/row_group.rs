@@ -74,7 +74,7 @@ fn of_file(file: &DataFile) -> Result<Vec<Unit>, Error> {
         return Ok(vec![unit(0, file.rows, Some(bounds))?]);
     }
     let fault = |why: String| Error::File { path: of.path.clone(), why };
-    let input = file.place.open(&file.path).map_err(|e| fault(e.to_string()))?;
+    let input = file.place.open_known(&file.path, file.size).map_err(|e| fault(e.to_string()))?;
     let metadata = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new()).map_err(|e| fault(e.to_string()))?;
     let groups = metadata.metadata().row_groups().iter().enumerate().filter(|(_, group)| group.num_rows() > 0);
     let units = groups.map(|(i, group)| {
@@ -141,7 +141,7 @@ impl Unit {
     /// Calls `sees` with time and offset of each row. A column that is not requested is passed as `None` or 0.
     fn read(&self, times: bool, offsets: bool, mut sees: impl FnMut(Option<i64>, i64)) -> Result<(), Error> {
         let fault = |why: String| Error::File { path: self.file.path.clone(), why };
-        let input = self.file.place.open(&self.file.path).map_err(|e| fault(e.to_string()))?;
+        let input = self.file.place.open_known(&self.file.path, self.file.size).map_err(|e| fault(e.to_string()))?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(input).map_err(|e| fault(e.to_string()))?;
         let wanted = [("_timestamp", times), ("_offset", offsets)];
         let names = wanted.iter().filter(|(_, wanted)| *wanted).map(|(name, _)| *name);

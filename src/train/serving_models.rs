@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tercile_store::{self as store, Store};
 
-use crate::model::{Model, ModelRegistry};
+use crate::model::{Model, ModelRegistry, Versions};
 
 /// The model that serves a slice, if its file is usable, and the newest other model that may replace it.
 pub(super) struct ServingModels {
@@ -19,7 +19,7 @@ impl ServingModels {
     /// Reads both. Each unusable file is reported once per training and skipped: new versions have new numbers, so nothing is
     /// overwritten.
     pub fn read(
-        registry: &ModelRegistry,
+        versions: &Versions,
         slice: u8,
         version: Option<u64>,
         reported: &mut BTreeSet<PathBuf>,
@@ -32,7 +32,7 @@ impl ServingModels {
                 );
             }
         };
-        let earlier = match version.map(|version| registry.model_of(version, slice)).transpose() {
+        let earlier = match version.map(|version| versions.model_of(version, slice)).transpose() {
             Err(store::Error::File(fault)) => {
                 report(*fault);
                 None
@@ -40,7 +40,7 @@ impl ServingModels {
             read => read?,
         };
         let lost = version.is_some() && earlier.is_none();
-        let newest = registry.newest(slice, version.filter(|_| !lost), &mut report)?;
+        let newest = versions.newest(slice, version.filter(|_| !lost), &mut report)?;
         Ok(Self { earlier, newest, lost })
     }
 }

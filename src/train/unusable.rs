@@ -15,10 +15,11 @@ pub(super) fn refuse(store: &Store, unusable: &Unusable) -> Result<Vec<Outcome>,
     let name = &unusable.view.name;
     let registry = ModelRegistry::new(store, name);
     let (mut standings, read) = registry.slices_or_again()?;
+    let versions = registry.versions_for(&standings)?;
     let (mut outcomes, mut reported) = (Vec::new(), BTreeSet::new());
     for slice in all_slices() {
         let standing = standings.entry(slice).or_default();
-        let model = ServingModels::read(&registry, slice, standing.version, &mut reported)?.earlier;
+        let model = ServingModels::read(&versions, slice, standing.version, &mut reported)?.earlier;
         standing.refused = Some(format!("{name} of slice {slice}: {}", unusable.error));
         standing.refused_without_key = None;
         outcomes.push(Outcome {

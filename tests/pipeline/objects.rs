@@ -313,8 +313,37 @@ fn every_server_notices_a_new_version_within_seconds_and_none_mixes() {
     for server in &servers {
         eventually("a server notices", || versions(server) == [4, 5, 6]);
     }
-    assert!(trained.elapsed() < Duration::from_secs(5), "{:?}", trained.elapsed());
+    // A server looks every five seconds.
+    assert!(trained.elapsed() < Duration::from_secs(8), "{:?}", trained.elapsed());
     broker.interrupt();
+}
+
+/// Requests cost money and time: what has not changed is not requested again.
+#[test]
+fn what_has_not_changed_costs_few_requests() {
+    let Some(bucket) = Bucket::new() else { return };
+    bucket.machine().up(&[]).interrupt();
+    let proxy = Proxy::start(&bucket.server, |_, _, _| Act::Pass);
+    let place = bucket.machine_through(&proxy.url);
+    let requests = |work: &dyn Fn()| {
+        let before = proxy.count(|_| true);
+        work();
+        let done: Vec<String> = proxy.done.lock().unwrap()[before..].iter().map(|(_, text)| text.clone()).collect();
+        // A lease is renewed as often as the machine is slow.
+        let renewed = done.iter().filter(|text| text.starts_with("PUT ") && text.ends_with(".lock")).count();
+        (done.len() - renewed, done)
+    };
+    let (trained, done) = requests(&|| drop(place.ok(&["train"])));
+    assert!(trained <= 28, "{trained}: {done:#?}");
+    let serve = place.serve(&["--drift-interval", "0"]);
+    let status = || assert_eq!(serve.get("/api/status").status, 200);
+    status();
+    // The first status counts the records; the time stamps of a list have a resolution of a second.
+    std::thread::sleep(Duration::from_secs(6));
+    let (answered, done) = requests(&status);
+    assert!(answered <= 3, "{answered}: {done:#?}");
+    let (idle, done) = requests(&|| std::thread::sleep(Duration::from_secs(20)));
+    assert!(idle <= 5, "{idle} in 20 s: {done:#?}");
 }
 
 #[test]

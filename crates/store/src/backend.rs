@@ -18,10 +18,10 @@ use bytes::Bytes;
 use parquet::errors::Result as ParquetResult;
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::Error;
 use super::checksums::Checksums;
 use super::log_cache::LogCache;
 use super::write::Span;
+use super::{Error, SmallFiles};
 
 /// A file in a list.
 #[derive(Debug, Clone, Default)]
@@ -83,6 +83,11 @@ pub trait Backend: Debug + Send + Sync {
     /// Opens a file for range reads.
     fn open(&self, path: &Path) -> io::Result<Input>;
 
+    /// Opens a file that is known to exist with this size, and never changes.
+    fn open_known(&self, path: &Path, _size: u64) -> io::Result<Input> {
+        self.open(path)
+    }
+
     /// Deletes a file.
     fn delete(&self, path: &Path) -> io::Result<()>;
 
@@ -91,6 +96,9 @@ pub trait Backend: Debug + Send + Sync {
 
     /// Bytes that change whenever a small file does.
     fn stamp(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// Replaces a small file on an object store, whatever it contains; no effect on a disk.
+    fn note(&self, bytes: &[u8], path: &Path) -> io::Result<()>;
 
     /// Moves a file to a unique name.
     fn set_aside(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -144,6 +152,11 @@ pub trait Backend: Debug + Send + Sync {
 
     /// The client for a query engine; `None` for a disk.
     fn client(&self) -> Option<Arc<dyn object_store::ObjectStore>> {
+        None
+    }
+
+    /// The cache of small files for the same queries; `None` for a disk.
+    fn small_files(&self) -> Option<Arc<SmallFiles>> {
         None
     }
 }

@@ -93,6 +93,10 @@ impl Backend for Disk {
         fs::read(path)
     }
 
+    fn note(&self, _bytes: &[u8], _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
     fn set_aside(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::create_dir_all(to.parent().unwrap_or(to))?;
         fs::rename(from, to)

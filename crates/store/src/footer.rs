@@ -104,7 +104,7 @@ fn of_column(group: &RowGroupMetaData, column: &str) -> Option<(Option<(i64, i64
 impl DataFile {
     /// Opens the file for reading ranges.
     pub fn open(&self) -> Result<Input, Error> {
-        self.place.open(&self.path).map_err(Error::io("open", &self.path))
+        self.place.open_known(&self.path, self.size).map_err(Error::io("open", &self.path))
     }
 
     /// Reads a footer, and checks that it agrees with the name and the partition.

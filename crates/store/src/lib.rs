@@ -23,6 +23,7 @@
 mod age;
 mod backend;
 pub mod batch;
+mod changes;
 mod checksums;
 pub mod cleanup;
 mod compact;
@@ -44,7 +45,7 @@ mod marks;
 mod objects;
 #[cfg(feature = "object-stores")]
 mod objects;
-mod parallel;
+pub mod parallel;
 mod place;
 mod policy;
 mod publish;
@@ -53,6 +54,7 @@ mod replayed;
 mod retention;
 pub mod row_set;
 mod scratch;
+mod small_files;
 mod snapshot_at;
 mod source;
 #[cfg(test)]
@@ -83,10 +85,14 @@ pub use policy::{Policy, RetentionPolicy};
 pub use publish::LEFTOVER;
 pub use replayed::{FILE_HEADER, ROW_HEADER, row_of};
 pub use scratch::unique;
+pub use small_files::SmallFiles;
 pub use snapshot_at::SnapshotAt;
 pub use source::{EMBEDDED, Replayed, Source};
 pub use unreadable::Unreadable;
 pub use write::write_with_checksums;
+
+/// Partitions of an object store whose files are listed concurrently.
+const LOGS_AT_ONCE: usize = 16;
 
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
@@ -219,6 +225,8 @@ pub struct Store {
     root: PathBuf,
     place: Place,
     marks: std::sync::Arc<marks::Cache>,
+    changes: std::sync::Arc<changes::Changes>,
+    source: std::sync::Arc<source::SourceCache>,
     log_cache: std::sync::Arc<dyn log_cache::LogCache>,
 }
 
@@ -278,12 +286,19 @@ impl Store {
 
     fn of(root: PathBuf, place: Place) -> Self {
         let log_cache = place.log_cache();
-        Self { root, place, marks: std::sync::Arc::default(), log_cache }
+        Self {
+            root,
+            place,
+            marks: std::sync::Arc::default(),
+            changes: std::sync::Arc::default(),
+            source: std::sync::Arc::default(),
+            log_cache,
+        }
     }
 
     /// Whether the store exists.
     pub fn exists(&self) -> Result<bool, Error> {
-        if self.place.is_disk() { Ok(self.root.is_dir()) } else { Ok(self.source()?.is_some()) }
+        if self.place.is_disk() { Ok(self.root.is_dir()) } else { Ok(self.recent_source()?.is_some()) }
     }
 
     /// Removes a store on a disk that has no files yet, after what created it has failed. Directories with files stay.
@@ -333,25 +348,43 @@ impl Store {
 
     /// The logs of all partitions that have one.
     pub fn logs(&self) -> Result<Vec<Log>, Error> {
-        let Some(source) = self.source()? else { return Ok(Vec::new()) };
+        match self.recent_source()? {
+            Some(source) => self.logs_of(&source),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn logs_of(&self, source: &Source) -> Result<Vec<Log>, Error> {
         let dir = self.root.join("records").join(&source.topic);
         let dirs = self.place.dirs(&dir).map_err(Error::io("list", &dir))?;
         let mut partitions: Vec<i32> = dirs.iter().filter_map(|name| name.parse().ok()).collect();
         if self.place.is_disk() {
             // A directory may be missing.
             partitions.extend(self.marked_partitions()?);
-        } else {
-            // A list may lag.
-            partitions.extend(0..source.partitions);
+            partitions.sort_unstable();
+            partitions.dedup();
+            return Ok(partitions.into_iter().map(|partition| self.log(&source.topic, partition)).collect());
         }
-        partitions.sort_unstable();
-        partitions.dedup();
-        Ok(partitions.into_iter().map(|partition| self.log(&source.topic, partition)).collect())
+        // A list may lag.
+        let others = partitions.into_iter().filter(|partition| !(0..source.partitions).contains(partition));
+        Ok(self.recorded_logs(source).into_iter().chain(others.map(|other| self.log(&source.topic, other))).collect())
+    }
+
+    /// The logs of the partitions that `source.json` records, which are all unless it was damaged.
+    fn recorded_logs(&self, source: &Source) -> Vec<Log> {
+        (0..source.partitions).map(|partition| self.log(&source.topic, partition)).collect()
+    }
+
+    /// Applies a function to each log, on an object store to several at once.
+    fn of_each<T: Send>(&self, logs: &[Log], work: impl Fn(&Log) -> Result<T, Error> + Sync) -> Result<Vec<T>, Error> {
+        parallel::each(logs, if self.place.is_disk() { 1 } else { LOGS_AT_ONCE }, work)
     }
 
     /// Per partition a value that changes whenever files were added or deleted.
     pub fn changed(&self) -> Result<Vec<Changed>, Error> {
-        self.logs()?.into_iter().map(|log| log.changed()).collect()
+        let Some(source) = self.recent_source()? else { return Ok(Vec::new()) };
+        let logs = if self.place.is_disk() { self.logs_of(&source)? } else { self.recorded_logs(&source) };
+        self.of_each(&logs, Log::changed)
     }
 
     /// The live files of all partitions of the topic that feeds this store.
@@ -359,15 +392,14 @@ impl Store {
     /// # Errors
     /// If files are missing or unreadable.
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
-        let Some(source) = self.source()? else { return Ok(Snapshot::default()) };
-        let mut files = Vec::new();
-        for log in self.logs()? {
+        let Some(source) = self.recent_source()? else { return Ok(Snapshot::default()) };
+        let chains = self.of_each(&self.logs_of(&source)?, |log| {
             let mark = log.mark()?;
             let chain = log.files()?;
             log.check_whole(&chain, mark)?;
-            files.extend(chain);
-        }
-        Ok(Snapshot { topic: source.topic, files })
+            Ok(chain)
+        })?;
+        Ok(Snapshot { topic: source.topic, files: chains.into_iter().flatten().collect() })
     }
 
     /// Moves a file that cannot be used to `aside/` and returns its new path. Succeeds if the file does not exist.

@@ -40,9 +40,9 @@ use retry::{again, gone, plain, short};
 use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 use url::Url;
 
-use super::Error;
 use super::backend::Entry;
 use super::location;
+use super::{Error, SmallFiles};
 
 /// Timeout of one request including its body. A GET of a query that is never answered is retried after it, so it is less than
 /// [`RETRYING`]; a range of a file of the usual size arrives within it at 1 MB/s.
@@ -72,6 +72,7 @@ pub struct Objects {
     store: Arc<dyn ObjectStore>,
     /// Client for the runtime of the queries: connections belong to the runtime that created them.
     for_queries: Arc<dyn ObjectStore>,
+    small_files: Arc<SmallFiles>,
     runtime: Option<Runtime>,
     /// The feeding lock, if this process holds it.
     feeding: Mutex<Option<Arc<Beats>>>,
@@ -109,6 +110,7 @@ impl Objects {
             prefix,
             store,
             for_queries,
+            small_files: Arc::default(),
             runtime,
             feeding: Mutex::default(),
             sightings: Mutex::default(),
@@ -132,6 +134,7 @@ impl Objects {
             prefix,
             store,
             for_queries,
+            small_files: Arc::default(),
             runtime,
             feeding: Mutex::default(),
             sightings: Mutex::default(),
@@ -141,6 +144,11 @@ impl Objects {
     /// The client for a query engine.
     pub fn for_queries(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.for_queries)
+    }
+
+    /// The cache of small files.
+    pub fn small_files(&self) -> Arc<SmallFiles> {
+        Arc::clone(&self.small_files)
     }
 
     /// Runs a future on this backend's runtime and blocks until it ends. Tells the caller's runtime, if any, that the thread
@@ -243,9 +251,16 @@ impl Objects {
         self.wait(async move { conditional_put::put_if(&*store, &key, bytes, seen).await })
     }
 
+    /// Puts an object, whether it exists or not.
+    pub fn put(&self, bytes: &[u8], path: &Path) -> io::Result<()> {
+        let ((store, key), bytes) = (self.at(path), Bytes::copy_from_slice(bytes));
+        self.wait(async move { again(|| store.put(&key, bytes.clone().into())).await.map(drop) })
+    }
+
     /// Deletes an object.
     pub fn delete(&self, path: &Path) -> io::Result<()> {
         let (store, key) = self.at(path);
+        self.small_files.forget(&key);
         self.wait(async move { again(|| store.delete(&key)).await })
     }
 
@@ -268,6 +283,7 @@ impl Objects {
     /// Moves an object to a unique name.
     pub fn set_aside(&self, from: &Path, to: &Path) -> io::Result<()> {
         let ((store, from), to) = (self.at(from), self.key(to));
+        self.small_files.forget(&from);
         self.wait(async move {
             let (bytes, _) = whole(&*store, &from).await?;
             again(|| store.put(&to, bytes.clone().into())).await?;
@@ -278,6 +294,13 @@ impl Objects {
     /// Opens an object for range reads.
     pub fn open_object(self: &Arc<Self>, path: &Path) -> io::Result<Object> {
         Object::open(self, self.key(path))
+    }
+
+    /// An object whose bytes are cached.
+    pub fn cached_object(self: &Arc<Self>, path: &Path, size: u64) -> Option<Object> {
+        let key = self.key(path);
+        let bytes = self.small_files.cached_bytes(&key, size)?;
+        Some(Object::in_memory(self, key, bytes))
     }
 
     /// Checks that the service supports conditional puts, on which all guarantees depend.

@@ -4,8 +4,11 @@ use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// Applies a function to each item on at most this number of threads. Returns the results in order, or one of the errors.
-pub(super) fn each<T: Sync, R: Send, E: Send>(
+/// Applies a function to each item on at most this number of threads. Returns the results in order.
+///
+/// # Errors
+/// One of the errors of the function.
+pub fn each<T: Sync, R: Send, E: Send>(
     items: &[T],
     threads: usize,
     work: impl Fn(&T) -> Result<R, E> + Sync,

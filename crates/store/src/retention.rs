@@ -24,7 +24,7 @@ use super::policy::{Policy, RetentionPolicy};
 use super::{Error, Held};
 
 /// The file with the expired offsets.
-const NAME: &str = "_expired";
+pub(super) const EXPIRED: &str = "_expired";
 /// A line is added at most once per this fraction of the grace period, which bounds the number of lines.
 const LINES: u32 = 8;
 
@@ -56,7 +56,7 @@ impl Log {
     /// # Errors
     /// If neither `_expired` nor the mark can be read.
     pub fn expired(&self) -> Result<Option<i64>, Error> {
-        let marked = self.mark()?.filter(|mark| mark.start < mark.expired).map(|mark| mark.expired);
+        let marked = self.marked_expired()?;
         match self.read_expired() {
             Ok(before) => Ok(before.max(marked)),
             // The mark has the offset too.
@@ -65,9 +65,14 @@ impl Log {
         }
     }
 
+    /// The offset before which records expired, as the mark has it.
+    pub(super) fn marked_expired(&self) -> Result<Option<i64>, Error> {
+        Ok(self.mark()?.filter(|mark| mark.start < mark.expired).map(|mark| mark.expired))
+    }
+
     /// Reads `_expired`.
     pub(super) fn read_expired(&self) -> Result<Option<i64>, Error> {
-        let path = self.dir.join(NAME);
+        let path = self.dir.join(EXPIRED);
         match self.store.read(&path) {
             Ok(bytes) => Ok(lines(&bytes, path)?.last().map(|line| line.before)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -77,7 +82,7 @@ impl Log {
 
     /// Rewrites a missing or unreadable `_expired` from the mark.
     pub(super) fn restore_expired(&self, before: i64) -> Result<(), Error> {
-        let path = self.dir.join(NAME);
+        let path = self.dir.join(EXPIRED);
         if matches!(self.read_expired(), Ok(Some(said)) if said >= before) {
             return Ok(());
         }
@@ -96,7 +101,7 @@ impl Log {
 
     /// Expires records, and deletes files whose grace period is over; returns the number of records and of files.
     pub(super) fn expire(&self, policy: &Policy, alone: &Held) -> Result<(u64, u64), Error> {
-        let path = self.dir.join(NAME);
+        let path = self.dir.join(EXPIRED);
         if matches!(self.read_expired(), Err(Error::Unusable { .. }))
             && let Some(before) = self.expired()?
         {
@@ -304,7 +309,7 @@ mod tests {
     #[test]
     fn lines_are_bounded_and_damage_is_reported() {
         let (_dir, _, log) = aging();
-        let path = log.dir.join(NAME);
+        let path = log.dir.join(EXPIRED);
         let hours_ago = |hours: u32, before| format!("{before} {}\n", millis_ago(DAY / 24 * hours));
         let known: String =
             [(80, 1), (50, 2), (20, 3), (10, 10)].map(|(hours, before)| hours_ago(hours, before)).concat();

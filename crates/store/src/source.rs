@@ -1,6 +1,8 @@
 //! The source that feeds a store: `source.json`.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +49,25 @@ pub struct Replayed {
     pub expired: RowSet,
 }
 
+/// The source of an object store as this process read it last, because each look costs a request.
+#[derive(Debug, Default)]
+pub(super) struct SourceCache(Mutex<Option<(Instant, Option<Source>)>>);
+
+/// Time for which a source is not read again.
+const FRESH: Duration = Duration::from_secs(5);
+
+impl SourceCache {
+    fn fresh(&self) -> Option<Option<Source>> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.as_ref().filter(|(read, _)| read.elapsed() < FRESH).map(|(_, source)| source.clone())
+    }
+
+    /// Keeps what was read; `None` forgets it, after a change.
+    fn keep(&self, source: Option<Option<Source>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = source.map(|source| (Instant::now(), source));
+    }
+}
+
 impl Source {
     fn describe(&self) -> String {
         match self.id.as_str() {
@@ -77,7 +98,24 @@ impl Store {
         Ok(self.source_as_read()?.0)
     }
 
+    /// The same for callers that need topic and partitions only: on an object store it may be five seconds old, unless this process
+    /// changed it.
+    pub(crate) fn recent_source(&self) -> Result<Option<Source>, Error> {
+        if let Some(known) = self.source.fresh() {
+            return Ok(known);
+        }
+        self.source()
+    }
+
     fn source_as_read(&self) -> Result<(Option<Source>, Revision), Error> {
+        let read = self.read_source()?;
+        if !self.place.is_disk() {
+            self.source.keep(Some(read.0.clone()));
+        }
+        Ok(read)
+    }
+
+    fn read_source(&self) -> Result<(Option<Source>, Revision), Error> {
         let path = self.source_file();
         let (mut bytes, mut revision) = self.read_revision(&path)?;
         let has_records = bytes.is_none() && self.has_records()?;
@@ -153,6 +191,7 @@ impl Store {
                 self.check_place()?;
                 // Of two concurrent workers the first one wins, and the second is checked against it.
                 self.publish_bytes(&asked.json(), &self.source_file())?;
+                self.source.keep(None);
                 continue;
             };
             self.same_topic(&had, &asked)?;
@@ -166,7 +205,9 @@ impl Store {
             if again.as_ref() != Some(&had) {
                 continue;
             }
-            if self.replace_if(&now.json(), &self.source_file(), &revision)? {
+            let replaced = self.replace_if(&now.json(), &self.source_file(), &revision)?;
+            self.source.keep(None);
+            if replaced {
                 self.copy_source(&now)?;
                 return Ok(now);
             }
@@ -236,7 +277,9 @@ impl Store {
             if !change(&mut source) {
                 return Ok(());
             }
-            if self.replace_if(&source.json(), &path, &revision)? {
+            let replaced = self.replace_if(&source.json(), &path, &revision)?;
+            self.source.keep(None);
+            if replaced {
                 return self.copy_source(&source);
             }
         }

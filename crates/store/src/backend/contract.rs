@@ -28,6 +28,7 @@ macro_rules! test_contract {
             temporary_files_are_published_and_stay, staged_records_are_published_once, files_are_listed,
             a_file_is_replaced_if_unchanged, replacements_are_not_lost, files_are_deleted, files_are_set_aside,
             missing_files_are_not_found, ranges_are_read, many_threads_read_one_file, stamps_and_times_follow_changes,
+            notes_replace_each_other,
             probes_leave_nothing, lock_files_exclude_each_other, a_lock_is_waited_for, directories_are_locked);
     };
     ($new:expr; $($check:ident),*) => {
@@ -271,6 +272,18 @@ pub fn stamps_and_times_follow_changes(two: &Two) {
     assert!(two.one.replace(b"second", &path, &read, Access::Shared).unwrap());
     assert_ne!(two.other.stamp(&path).unwrap(), stamp);
     assert!(two.other.modified(&path).unwrap() >= made);
+}
+
+pub fn notes_replace_each_other(two: &Two) {
+    let path = two.path("changes");
+    two.one.note(b"one", &path).unwrap();
+    let first = two.other.stamp(&path);
+    two.other.note(b"another", &path).unwrap();
+    let second = two.one.stamp(&path);
+    match two.one.is_disk() {
+        true => assert!(first.is_err() && second.is_err(), "a disk has no notes"),
+        false => assert_ne!(first.unwrap(), second.unwrap()),
+    }
 }
 
 pub fn probes_leave_nothing(two: &Two) {

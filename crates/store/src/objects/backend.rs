@@ -21,7 +21,7 @@ use crate::backend::{Access, Backend, Entry, Held, Input, Lock, RangeReader, Rev
 use crate::log_cache::LogCache;
 use crate::place::Place;
 use crate::write::{Span, write_to};
-use crate::{Error, Store};
+use crate::{Error, SmallFiles, Store};
 
 /// A prefix of an object store.
 #[derive(Debug)]
@@ -83,6 +83,13 @@ impl Backend for ObjectBackend {
         self.0.open_object(path).map(Input::new)
     }
 
+    fn open_known(&self, path: &Path, size: u64) -> io::Result<Input> {
+        match self.0.cached_object(path, size) {
+            Some(cached) => Ok(Input::new(cached)),
+            None => self.open(path),
+        }
+    }
+
     fn delete(&self, path: &Path) -> io::Result<()> {
         self.0.delete(path)
     }
@@ -93,6 +100,10 @@ impl Backend for ObjectBackend {
 
     fn stamp(&self, path: &Path) -> io::Result<Vec<u8>> {
         self.0.stamp(path)
+    }
+
+    fn note(&self, bytes: &[u8], path: &Path) -> io::Result<()> {
+        self.0.put(bytes, path)
     }
 
     fn set_aside(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -182,6 +193,10 @@ impl Backend for ObjectBackend {
 
     fn client(&self) -> Option<Arc<dyn ObjectStore>> {
         Some(self.0.for_queries())
+    }
+
+    fn small_files(&self) -> Option<Arc<SmallFiles>> {
+        Some(self.0.small_files())
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::index::INDEX;
 use super::{Objects, PAGE};
 use crate::backend::{Entry, Revision};
 use crate::file_name::Name;
@@ -15,6 +16,7 @@ use crate::footer::{DataFile, push};
 use crate::live_files::effective;
 use crate::log_cache::LogCache;
 use crate::parallel::each;
+use crate::retention::EXPIRED;
 use crate::{Error, Log};
 
 /// Maximum number of footers requested concurrently.
@@ -156,9 +158,13 @@ impl CachedLog<'_> {
 
     /// All files: those in the list and those that follow them.
     fn all_files(self) -> Result<Vec<DataFile>, Error> {
-        self.read_index()?;
-        let expired = self.log.expired()?;
-        let mut listed = self.listed(self.catalog.objects.list_all(&self.log.dir, &self.marks()))?;
+        let entries = self.catalog.objects.list_all(&self.log.dir, &self.marks());
+        let entries = entries.map_err(Error::io("list", &self.log.dir))?;
+        // What the list does not show is not requested. A list that lags costs time for the index, and the mark has the offset too.
+        let has = |name: &str| entries.iter().any(|entry| entry.name == name);
+        self.read_index(has(INDEX))?;
+        let expired = if has(EXPIRED) { self.log.expired()? } else { self.log.marked_expired()? };
+        let mut listed = listed(entries);
         listed.retain(|listed| expired.is_none_or(|before| before <= listed.name.start));
         self.read_footers(&listed)?;
         let mut files = self.with(|partition| {
@@ -225,7 +231,8 @@ impl CachedLog<'_> {
 
     /// The names from this file on; `None` if the file no longer exists.
     fn tail(self, file: &DataFile) -> Result<Option<Vec<Listed>>, Error> {
-        let tail = self.listed(self.catalog.objects.list_from(&self.log.dir, &format!("{:020}", file.start)))?;
+        let tail = self.catalog.objects.list_from(&self.log.dir, &format!("{:020}", file.start));
+        let tail = listed(tail.map_err(Error::io("list", &self.log.dir))?);
         let stands = |partition: &mut Partition| {
             tail.iter().any(|listed| is_named(file, listed.name) && partition.knows(listed))
         };
@@ -254,14 +261,6 @@ impl CachedLog<'_> {
             Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    fn listed(self, entries: std::io::Result<Vec<Entry>>) -> Result<Vec<Listed>, Error> {
-        let entries = entries.map_err(Error::io("list", &self.log.dir))?;
-        let named = |entry: Entry| Some(Listed { name: Name::parse(&entry.name)?, tag: entry.tag });
-        let mut listed: Vec<Listed> = entries.into_iter().filter_map(named).collect();
-        listed.sort_unstable_by_key(|listed| listed.name);
-        Ok(listed)
     }
 
     /// Names at which a full list can be split, to list the parts concurrently.
@@ -330,6 +329,14 @@ impl CachedLog<'_> {
             None => Ok(None),
         }
     }
+}
+
+/// The record files of a list, sorted.
+fn listed(entries: Vec<Entry>) -> Vec<Listed> {
+    let named = |entry: Entry| Some(Listed { name: Name::parse(&entry.name)?, tag: entry.tag });
+    let mut listed: Vec<Listed> = entries.into_iter().filter_map(named).collect();
+    listed.sort_unstable_by_key(|listed| listed.name);
+    listed
 }
 
 /// Whether the file has this name.

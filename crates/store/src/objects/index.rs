@@ -16,6 +16,8 @@ use crate::footer::{Bounds, DataFile};
 use crate::record::Fields;
 use crate::{Error, Log};
 
+/// The file of the index.
+pub(super) const INDEX: &str = "_index.json";
 /// Number of new files after which the index is rewritten.
 const WORTHWHILE: usize = 1000;
 
@@ -33,15 +35,15 @@ struct Indexed(String, String, i64, u64, u64, usize, Option<Bounds>);
 
 impl CachedLog<'_> {
     fn index_file(self) -> PathBuf {
-        self.log.dir.join("_index.json")
+        self.log.dir.join(INDEX)
     }
 
-    /// Reads the index, once.
-    pub(super) fn read_index(self) -> Result<(), Error> {
+    /// Reads the index, once, if it exists.
+    pub(super) fn read_index(self, exists: bool) -> Result<(), Error> {
         if self.with(|partition| partition.indexed.is_some()) {
             return Ok(());
         }
-        let (index, _) = self.index()?;
+        let index = if exists { self.index()?.0 } else { Index::default() };
         self.with(|partition| {
             partition.indexed = Some(index.files.len());
             for (name, known) in index.known(self.log) {

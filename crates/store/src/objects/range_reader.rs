@@ -10,6 +10,7 @@ use object_store::{Error as Fault, GetOptions, GetRange, ObjectStore, ObjectStor
 
 use super::Objects;
 use super::retry::again;
+use crate::SmallFiles;
 
 /// Block size of sequential reads, in bytes.
 const BLOCK: u64 = 4 << 20;
@@ -32,8 +33,17 @@ impl Object {
     pub(super) fn open(objects: &Arc<Objects>, key: Key) -> io::Result<Self> {
         let (store, asked) = (Arc::clone(&objects.store), key.clone());
         let (size, tail) = objects.wait(async move { again(|| tail(&*store, &asked)).await })?;
+        if tail.len() as u64 == size {
+            objects.small_files.add(&key, &tail);
+        }
         let blocks = VecDeque::from([(size - tail.len() as u64, tail)]);
         Ok(Self { objects: Arc::clone(objects), key, size, blocks: Arc::new(Mutex::new(blocks)) })
+    }
+
+    /// An object whose bytes are known.
+    pub(super) fn in_memory(objects: &Arc<Objects>, key: Key, bytes: Bytes) -> Self {
+        let (size, objects) = (bytes.len() as u64, Arc::clone(objects));
+        Self { objects, key, size, blocks: Arc::new(Mutex::new(VecDeque::from([(0, bytes)]))) }
     }
 
     /// Bytes.
@@ -41,18 +51,25 @@ impl Object {
         self.size
     }
 
-    /// Reads `length` bytes from `start` on.
-    pub fn bytes(&self, start: u64, length: usize) -> io::Result<Bytes> {
+    /// Reads `length` bytes from `asked` on.
+    pub fn bytes(&self, asked: u64, length: usize) -> io::Result<Bytes> {
+        let start = asked;
         if start.checked_add(length as u64).is_none_or(|end| end > self.size) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if let Some(known) = self.known(start, length) {
             return Ok(known);
         }
-        let end = (start + (length as u64).max(BLOCK)).min(self.size);
-        let (store, key) = (Arc::clone(&self.objects.store), self.key.clone());
-        let block = self.objects.wait(async move { again(|| store.get_range(&key, start..end)).await })?;
-        if block.len() < length {
+        let (store, key, size) = (Arc::clone(&self.objects.store), self.key.clone(), self.size);
+        let (start, block) = if SmallFiles::fits(size) {
+            let files = self.objects.small_files();
+            (0, self.objects.wait(async move { again(|| files.read(&*store, &key, size)).await })?)
+        } else {
+            let end = (start + (length as u64).max(BLOCK)).min(size);
+            (start, self.objects.wait(async move { again(|| store.get_range(&key, start..end)).await })?)
+        };
+        let from = (asked - start) as usize;
+        if block.len() < from + length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let mut blocks = self.blocks();
@@ -60,7 +77,7 @@ impl Object {
             blocks.pop_front();
         }
         blocks.push_back((start, block.clone()));
-        Ok(block.slice(..length))
+        Ok(block.slice(from..from + length))
     }
 
     fn blocks(&self) -> MutexGuard<'_, VecDeque<(u64, Bytes)>> {

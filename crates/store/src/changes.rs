@@ -1,0 +1,69 @@
+//! A mark of changes for servers on an object store, where each look at a file costs a request.
+//!
+//! ```text
+//! store/
+//!   changes       a text that differs after each change of the serving models or of the keys
+//! ```
+//!
+//! A server looks at this object instead of at all files that it follows, and at these at least once a minute: a process that ended
+//! before it wrote the mark, or an earlier build, does not hide a change for longer.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Store, unique};
+
+/// Time between two looks at the mark.
+const POLL: Duration = Duration::from_secs(5);
+/// Time between two looks at all files.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// What a process knows of the mark.
+#[derive(Debug, Default)]
+pub(super) struct Changes(Mutex<Option<Seen>>);
+
+#[derive(Debug)]
+struct Seen {
+    stamp: Option<Vec<u8>>,
+    polled: Instant,
+    looked: Instant,
+    generation: u64,
+}
+
+impl Store {
+    fn changes_file(&self) -> PathBuf {
+        self.root.join("changes")
+    }
+
+    /// Tells servers that a file which they follow was changed. No effect on a disk. A failure delays the change for them by a minute
+    /// at most.
+    pub fn note_change(&self) {
+        if let Err(error) = self.place.note(unique().as_bytes(), &self.changes_file()) {
+            tracing::warn!("servers notice the change within a minute, because it cannot be noted: {error}");
+        }
+    }
+
+    /// A number that grows when the files that servers follow may have changed; `None` on a disk, where looking at them costs nothing.
+    /// Makes a request if the last one is older than five seconds.
+    pub fn generation(&self) -> Option<u64> {
+        if self.place.is_disk() {
+            return None;
+        }
+        let mut seen = self.changes.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = || self.place.stamp(&self.changes_file()).ok();
+        let Some(seen) = seen.as_mut() else {
+            let now = Instant::now();
+            return Some(seen.insert(Seen { stamp: stamp(), polled: now, looked: now, generation: 0 }).generation);
+        };
+        if seen.polled.elapsed() >= POLL {
+            let stamp = stamp();
+            seen.polled = Instant::now();
+            if stamp != seen.stamp || seen.looked.elapsed() >= LOOK {
+                (seen.stamp, seen.looked) = (stamp, Instant::now());
+                seen.generation += 1;
+            }
+        }
+        Some(seen.generation)
+    }
+}
