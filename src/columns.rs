@@ -66,7 +66,7 @@ pub enum Error {
     AllSkipped { path: PathBuf, names: String },
     #[error(transparent)]
     File(#[from] files::Error),
-    #[error("{path}: more than one column is named {name}; rename them in the header", path = path.display())]
+    #[error("{path}: more than one column is named {name}; give them different names", path = path.display())]
     Ambiguous { path: PathBuf, name: String },
     #[error(
         "the columns of {path} are more than --memory-limit, and cannot be kept in a file instead: {source}; see TMPDIR", path = path.display()
@@ -211,7 +211,7 @@ impl Watch<'_> {
 
 /// Hint for an error message: how to convert a text column to numbers.
 fn remedy(path: &Path, name: &str, text: &str) -> String {
-    let Some(expression) = cleaning(name, text) else { return "clean it with `tercile sql`".to_owned() };
+    let Some(expression) = cleaning(name, text) else { return "correct it".to_owned() };
     let sql = format!("SELECT * REPLACE ({expression} AS {}) FROM t", identifier(name));
     let table = format!("t={}", path.display());
     format!("clean it with `tercile sql --table {} -f csv -c {}`", shell_word(&table), shell_word(&sql))
@@ -351,6 +351,9 @@ fn find(path: &Path, fields: &Fields, names: &[String]) -> Result<Vec<usize>, Er
             let has: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
             return Err(Error::NoColumn { path: path.to_owned(), name: name.clone(), has: has.join(", ") });
         };
+        if fields.iter().skip(place + 1).any(|other| other.name() == name) {
+            return Err(Error::Ambiguous { path: path.to_owned(), name: name.clone() });
+        }
         let kind = field.data_type();
         if !(kind.is_numeric() || matches!(kind, DataType::Boolean | DataType::Null) || is_text(kind)) {
             return Err(Error::NoNumber { path: path.to_owned(), name: name.clone(), kind: kind.clone() });

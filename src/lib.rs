@@ -47,7 +47,7 @@ pub mod missing;
 
 pub mod model;
 
-pub mod readable_times;
+pub mod text_columns;
 
 pub mod engine;
 

@@ -175,6 +175,8 @@ pub struct Block {
     pub first: u64,
     /// Line of each row, in formats whose rows are lines; else empty.
     pub lines: Vec<u64>,
+    /// Whether this or an earlier row was an earlier prediction ([`is_answer`]), without whose added fields the rows are.
+    pub has_answers: bool,
     /// Of raw records: the rows whose bytes are no text, and why.
     pub faults: Vec<(usize, String)>,
 }

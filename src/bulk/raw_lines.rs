@@ -39,7 +39,7 @@ impl Lines {
                 bytes += line.len();
             }
         }
-        Ok(Some(Block { features: Vec::new(), carried: Carried::Objects(rows), first, lines, faults }))
+        Ok(Some(Block { carried: Carried::Objects(rows), first, lines, faults, ..Block::default() }))
     }
 }
 

@@ -171,6 +171,7 @@ impl Reader {
             }
             Format::Feather => {
                 let reader = FileReader::try_new(spooled(opened.input)?, None).map_err(read)?;
+                files::check_names(&reader.schema()).map_err(fault)?;
                 let empty = RecordBatch::new_empty(reader.schema());
                 Source::columns(reader.map(|batch| batch.map(Table::from).map_err(read)).chain([Ok(empty.into())]))
             }
@@ -184,6 +185,7 @@ impl Reader {
             }
             Format::Parquet => {
                 let reader = ParquetRecordBatchReaderBuilder::try_new(spooled(opened.input)?).map_err(read)?;
+                files::check_names(reader.schema()).map_err(fault)?;
                 let empty = RecordBatch::new_empty(Arc::clone(reader.schema()));
                 let reader = reader.with_batch_size(ROWS).build().map_err(read)?;
                 Source::columns(reader.map(|batch| batch.map(Table::from).map_err(read)).chain([Ok(empty.into())]))
@@ -412,7 +414,8 @@ fn objects<R: Read>(
         }
     }
     let features = columns.into_iter().map(with_gaps).collect();
-    Ok(Some(Block { features, carried: Carried::Objects(rows), first, lines, faults }))
+    let has_answers = wanted.has_answers;
+    Ok(Some(Block { features, carried: Carried::Objects(rows), first, lines, has_answers, faults }))
 }
 
 /// Column with NaN converted to null.
@@ -425,8 +428,8 @@ fn with_gaps(values: Vec<f64>) -> Float64Array {
 fn block_of(table: Table, wanted: &mut Wanted, first: u64) -> Result<Block, Error> {
     let Table { batch, lines } = table;
     wanted.has_answers |= is_answer(&wanted.features, |name| batch.schema_ref().index_of(name).is_ok());
-    let mut block =
-        Block { features: Vec::new(), carried: Carried::Columns(batch.clone()), first, lines, faults: Vec::new() };
+    let (carried, has_answers) = (Carried::Columns(batch.clone()), wanted.has_answers);
+    let mut block = Block { carried, first, lines, has_answers, ..Block::default() };
     for feature in 0..wanted.features.len() {
         let column = numbers(&batch, feature, wanted, &|row| block.at(row))?;
         block.features.push(column);

@@ -12,7 +12,7 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::csv::{Writer as CsvWriter, WriterBuilder};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::ipc::writer::{FileWriter, StreamWriter};
-use datafusion::arrow::json::LineDelimitedWriter;
+use datafusion::arrow::json::writer::{LineDelimited, WriterBuilder as JsonBuilder};
 use parquet::arrow::ArrowWriter;
 use tercile_store::record::push_json_string;
 
@@ -21,17 +21,21 @@ use super::{
     ADDED, Block, Carried, Error, Explainer, Format, Found, IMPUTED, Limits, Lines, REASON, Scorer, added_name,
     is_added, is_answer,
 };
+use crate::engine::file_table::FileTypes;
 use crate::files;
 use crate::missing::Missing;
-use crate::readable_times::readable;
+use crate::text_columns::{flat, readable};
 
 /// Writes a sequence of blocks. Columns keep their types and JSON objects their text; `cluster`, `description` and `distance`
 /// (numbered beside columns of these names) are appended, null for a row without a cluster, and `imputed` where imputation is
 /// allowed. With [`Answers`], JSON output contains the API's prediction objects instead of the rows. JSON input in a columnar output
-/// becomes the feature columns and a text column `row` with the object.
+/// becomes the columns of its [`FileTypes`], and without them the feature columns and a text column `row` with the object.
 pub struct Writer<W: Write + Send> {
     sink: Sink<W>,
     answers: Option<Answers>,
+    types: Option<FileTypes>,
+    /// Whether typed objects were an earlier prediction, as far as the first block shows, which determines the columns.
+    replaces: Option<bool>,
     limits: Limits,
     any: bool,
 }
@@ -70,13 +74,20 @@ impl<W: Write + Send> Writer<W> {
             Format::Feather => Sink::Feather(Some(out), None),
             Format::Parquet => Sink::Parquet(Some(out), None),
         };
-        Self { sink, answers: None, limits: Limits::NONE, any: false }
+        Self { sink, answers: None, types: None, replaces: None, limits: Limits::NONE, any: false }
     }
 
     /// Writes CSV with this delimiter, and distances with this decimal mark.
     pub fn csv(out: W, delimiter: u8, decimal: char) -> Self {
         let csv = Box::new(WriterBuilder::new().with_header(true).with_delimiter(delimiter).build(out));
-        Self { sink: Sink::Csv { csv, decimal }, answers: None, limits: Limits::NONE, any: false }
+        Self {
+            sink: Sink::Csv { csv, decimal },
+            answers: None,
+            types: None,
+            replaces: None,
+            limits: Limits::NONE,
+            any: false,
+        }
     }
 
     /// Writes prediction objects instead of rows, in JSON and NDJSON; `limits` bounds the length of their text.
@@ -85,11 +96,30 @@ impl<W: Write + Send> Writer<W> {
         Self { answers: Some(answers), limits, ..self }
     }
 
+    /// Gives the columns of CSV, which are text, and the fields of JSON objects these types.
+    #[must_use]
+    pub fn with_types(self, types: Option<FileTypes>) -> Self {
+        Self { types, ..self }
+    }
+
     /// Writes a block with the clusters of its rows. A block without rows only sets the schema.
     ///
     /// # Errors
     /// If the output fails, or if the rows exceed a limit as text.
-    pub fn write(&mut self, block: Block, found: Found, scorer: &Scorer) -> Result<(), Error> {
+    pub fn write(&mut self, mut block: Block, found: Found, scorer: &Scorer) -> Result<(), Error> {
+        if let Some(types) = &self.types {
+            if matches!(block.carried, Carried::Objects(_)) {
+                self.replaces.get_or_insert(block.has_answers);
+            }
+            let typed = match &block.carried {
+                Carried::Columns(texts) => types.texts(texts).map_err(wrote)?,
+                // No object has a field.
+                Carried::Objects(_) if types.is_empty() => features(&block, scorer)?,
+                Carried::Objects(objects) => types.objects(objects).map_err(wrote)?,
+            };
+            block.carried = Carried::Columns(typed);
+        }
+        let replaces = self.replaces;
         match &mut self.sink {
             Sink::Json { out, array } => {
                 let rows = block.rows();
@@ -100,27 +130,29 @@ impl<W: Write + Send> Writer<W> {
                 self.any |= rows > 0;
                 Ok(out.write_all(&text)?)
             }
-            Sink::Csv { csv, decimal: '.' } => csv.write(&with_clusters(block, found, scorer)?.0).map_err(wrote),
             Sink::Csv { csv, decimal } => {
-                let batch = with_marks(&with_clusters(block, found, scorer)?, *decimal)?;
-                csv.write(&batch).map_err(wrote)
+                let mut batch = with_clusters(block, found, scorer, replaces)?;
+                if *decimal != '.' {
+                    batch.0 = with_marks(&batch, *decimal)?;
+                }
+                csv.write(&flat(&batch.0).map_err(wrote)?).map_err(wrote)
             }
             Sink::Arrow(out, writer) => {
-                let batch = with_clusters(block, found, scorer)?.0;
+                let batch = with_clusters(block, found, scorer, replaces)?.0;
                 if let Some(out) = out.take() {
                     *writer = Some(Box::new(StreamWriter::try_new(out, &batch.schema()).map_err(wrote)?));
                 }
                 writer.as_mut().map_or(Ok(()), |writer| writer.write(&batch)).map_err(wrote)
             }
             Sink::Feather(out, writer) => {
-                let batch = with_clusters(block, found, scorer)?.0;
+                let batch = with_clusters(block, found, scorer, replaces)?.0;
                 if let Some(out) = out.take() {
                     *writer = Some(Box::new(FileWriter::try_new(out, &batch.schema()).map_err(wrote)?));
                 }
                 writer.as_mut().map_or(Ok(()), |writer| writer.write(&batch)).map_err(wrote)
             }
             Sink::Parquet(out, writer) => {
-                let batch = with_clusters(block, found, scorer)?.0;
+                let batch = with_clusters(block, found, scorer, replaces)?.0;
                 if let Some(out) = out.take() {
                     *writer = Some(Box::new(ArrowWriter::try_new(out, batch.schema(), None).map_err(wrote)?));
                 }
@@ -178,8 +210,8 @@ fn as_rows(block: &Block, found: &Found, scorer: &Scorer, (array, any): (bool, b
     let objects = match &block.carried {
         Carried::Objects(objects) => objects,
         Carried::Columns(batch) => {
-            let kept: Vec<usize> = kept(batch.schema_ref(), &scorer.features).collect();
-            converted = as_objects(&batch.project(&kept).map_err(wrote)?, usize::MAX)?;
+            let kept: Vec<usize> = kept(batch.schema_ref(), &scorer.features, None).collect();
+            converted = objects(&batch.project(&kept).map_err(wrote)?, usize::MAX, true)?;
             &converted
         }
     };
@@ -301,8 +333,13 @@ fn others(batch: &RecordBatch, features: &[String], limit: usize) -> Result<Vec<
 /// Rows of a batch as JSON objects, at most `limit` bytes in total. The limit is needed because dictionaries and views can
 /// repeat one long value in many rows.
 pub fn as_objects(batch: &RecordBatch, limit: usize) -> Result<Vec<String>, Error> {
+    objects(batch, limit, false)
+}
+
+/// As [`as_objects`]. With `nulls`, each object has all fields.
+fn objects(batch: &RecordBatch, limit: usize, nulls: bool) -> Result<Vec<String>, Error> {
     let mut text = Bounded { text: Vec::new(), limit };
-    let mut writer = LineDelimitedWriter::new(&mut text);
+    let mut writer = JsonBuilder::new().with_explicit_nulls(nulls).build::<_, LineDelimited>(&mut text);
     let batch = readable(batch).map_err(wrote)?;
     writer.write(&batch).and_then(|()| writer.finish()).map_err(wrote)?;
     let text = String::from_utf8(text.text).map_err(wrote)?;
@@ -330,11 +367,19 @@ impl Write for Bounded {
     }
 }
 
-/// The columns that no added column replaces.
-fn kept<'a>(schema: &'a Schema, features: &[String]) -> impl Iterator<Item = usize> + 'a {
-    let answer = is_answer(features, |name| schema.index_of(name).is_ok());
+/// The columns that no added column replaces. `replaces`: whether the rows were an earlier prediction, if that is known otherwise than
+/// by the names.
+fn kept<'a>(schema: &'a Schema, features: &[String], replaces: Option<bool>) -> impl Iterator<Item = usize> + 'a {
+    let answer = replaces != Some(false) && is_answer(features, |name| schema.index_of(name).is_ok());
     let fields = schema.fields().iter().enumerate();
     fields.filter(move |(_, field)| !(answer && is_added(field.name()))).map(|(i, _)| i)
+}
+
+/// The features as columns.
+fn features(block: &Block, scorer: &Scorer) -> Result<RecordBatch, Error> {
+    let fields: Vec<Field> = scorer.features.iter().map(|name| Field::new(name, DataType::Float64, true)).collect();
+    let columns = block.features.iter().map(|column| Arc::new(column.clone()) as ArrayRef).collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(wrote)
 }
 
 /// The names of the added fields beside those of an object.
@@ -347,11 +392,16 @@ fn names_beside(object: &str) -> [Cow<'static, str>; 5] {
 }
 
 /// The rows with the added columns, and the position of the distances.
-fn with_clusters(block: Block, found: Found, scorer: &Scorer) -> Result<(RecordBatch, usize), Error> {
+fn with_clusters(
+    block: Block,
+    found: Found,
+    scorer: &Scorer,
+    replaces: Option<bool>,
+) -> Result<(RecordBatch, usize), Error> {
     let imputed = (scorer.missing == Missing::Impute).then(|| imputed(&block, scorer));
     let (mut fields, mut columns): (Vec<Field>, Vec<ArrayRef>) = match block.carried {
         Carried::Columns(batch) => {
-            let kept = kept(batch.schema_ref(), &scorer.features);
+            let kept = kept(batch.schema_ref(), &scorer.features, replaces);
             kept.map(|i| (batch.schema_ref().field(i).clone(), Arc::clone(batch.column(i)))).unzip()
         }
         Carried::Objects(objects) => {

@@ -24,6 +24,7 @@ use super::{Done, Terminal, Usage, imputed, quartiles, table, thousands};
 use crate::bulk::{Format, Reader, Scorer, Writer};
 use crate::columns::{self, Columns};
 use crate::config::{InputArgs, SolverArgs, bytes};
+use crate::engine::file_table::FileTypes;
 use crate::files::{self, Source};
 use crate::fit::{self, Job, Receipt, Report};
 use crate::missing::{self, Missing, NotNumbers, Policy};
@@ -301,7 +302,10 @@ impl Fit {
                 };
                 Writer::csv(out, delimiter, reader.dialect.decimal)
             }
-            false => Writer::new(out, format),
+            false => {
+                let types = FileTypes::for_conversion(&input.source, &input.options, (reader.format, format))?;
+                Writer::new(out, format).with_types(types)
+            }
         };
         while let Some(block) = reader.block().with_context(|| name.clone())? {
             let found = scorer.score(&block).with_context(|| name.clone())?;

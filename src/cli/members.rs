@@ -21,6 +21,8 @@ use crate::model::members::{self, Found, GroupCache, Members as MembersFile, Ord
 use crate::model::{Model, ModelRegistry, model_ref};
 use crate::slices::SLICES;
 
+/// Maximum number of unknown keys whose positions are named.
+const UNKNOWN: usize = 10;
 /// Bytes of a file of members that a look-up keeps in memory.
 const CACHE: usize = 256 << 20;
 
@@ -131,7 +133,8 @@ impl Members {
         }
         let descriptions = model.descriptions(&self.lang);
         let schema = members::shown_schema(&members.schema());
-        let mut unknown = 0;
+        // Keys may be confidential, and errors end up in logs: they are named by their position.
+        let mut unknown: Vec<String> = Vec::new();
         write(format, &schema, out, |rows| {
             if self.keys.is_empty() {
                 for batch in members.read(0)? {
@@ -140,17 +143,19 @@ impl Members {
                 return Ok(());
             }
             let keys = members.keys(&texts(&self.keys, model.entity.len())?)?;
-            for found in members.find(&keys, &GroupCache::new(CACHE))? {
+            for (i, found) in members.find(&keys, &GroupCache::new(CACHE))?.into_iter().enumerate() {
                 match found {
                     Some(Found { batch, row }) => rows(&members::shown(&batch.slice(row, 1), &descriptions)?)?,
-                    None => unknown += 1,
+                    None => unknown.push((i + 1).to_string()),
                 }
             }
             Ok(())
         })?;
-        if unknown > 0 {
-            let (title, keys) = (title(&model), self.keys.len());
-            bail!("{unknown} of {keys} keys are no members of {title}; the others were written");
+        if !unknown.is_empty() {
+            let (title, keys, n) = (title(&model), self.keys.len(), unknown.len());
+            let more = if n > UNKNOWN { ", …" } else { "" };
+            let which = unknown.iter().take(UNKNOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+            bail!("{n} of {keys} keys are no members of {title}: number {which}{more}; the others were written");
         }
         Ok(Done::Well)
     }

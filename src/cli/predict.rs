@@ -11,6 +11,7 @@ use super::output_file::{Output, OutputFile};
 use super::{Done, Usage, blocking, completions, count, imputed, thousands};
 use crate::bulk::{self, Format, Keep, Reader, Scorer, Writer};
 use crate::config::{InputArgs, SqlArgs, StoreArgs, language};
+use crate::engine::file_table::FileTypes;
 use crate::file_format;
 use crate::files::{self, Dialect, Source};
 use crate::missing::Missing;
@@ -101,18 +102,26 @@ impl Predict {
                 "the model has the features {then}, and the SQL files give {now}; run tercile train, or check --sql"
             );
         }
-        let source = Source::named(&self.file)?;
+        let mut source = Source::named(&self.file)?;
         let name = source.name().display().to_string();
-        let opened = files::open(&source, &self.input.options())?;
+        let mut options = self.input.options();
+        let mut opened = files::open(&source, &options)?;
+        let is_converted = !self.raw && asked.is_some_and(|to| FileTypes::are_needed(opened.format, to));
+        if is_converted && source.is_pipe() {
+            (source, options) = opened.copied(options)?;
+            opened = files::open(&source, &options)?;
+        }
         let mut reader = match self.raw {
             true => Reader::of_file(opened, &[]).and_then(Reader::of_records).with_context(|| name.clone())?,
             false => Reader::of_file(opened, &scorer.features).with_context(|| name.clone())?.with_missing(missing),
         };
         let format = asked.unwrap_or(reader.format);
+        let types =
+            if is_converted { FileTypes::for_conversion(&source, &options, (reader.format, format))? } else { None };
         let buffer = BufWriter::with_capacity(1 << 18, &out);
         let mut writer = match self.answer_dialect(&reader, format) {
             Some((delimiter, decimal)) => Writer::csv(buffer, delimiter, decimal),
-            None => Writer::new(buffer, format),
+            None => Writer::new(buffer, format).with_types(types),
         };
         // Rows without a cluster, and the reasons of raw records.
         let (mut skipped, mut reasons) = (0, BTreeMap::new());

@@ -4,10 +4,11 @@
 //! [`Seen`]); nested JSON is text, for `->`, `->>` and `json_get`. All rows are read once to find the types. Each query reads the
 //! file again, from the first row to the last, in one partition.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use csv::StringRecord;
-use datafusion::arrow::array::{ArrayRef, RecordBatch, StringBuilder};
+use datafusion::arrow::array::{ArrayRef, AsArray as _, RecordBatch, RecordBatchOptions, StringBuilder};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::arrow::ipc::reader::{FileReader, StreamReader};
@@ -45,10 +46,19 @@ pub fn table(source: Source, options: Options) -> std::result::Result<StreamingT
     StreamingTable::try_new(schema, vec![table]).map_err(|error| Fault::whole(error.to_string()).at(&name))
 }
 
+/// The columns of a file and their types, for which all of it is read.
 fn schema_of(source: &Source, options: &Options) -> std::result::Result<SchemaRef, Error> {
     let opened = files::open(source, options)?;
+    if !matches!(opened.format, Format::Csv | Format::Tsv) {
+        files::report(&opened.path, opened.format, &opened.dialect, None);
+    }
+    types_of(opened, true)
+}
+
+/// As [`schema_of`]. `reports`: whether to report the dialect of a CSV file.
+fn types_of(opened: Opened, reports: bool) -> std::result::Result<SchemaRef, Error> {
     match opened.format {
-        Format::Csv | Format::Tsv => csv_schema(opened),
+        Format::Csv | Format::Tsv => csv_schema(opened, reports),
         Format::Json | Format::Ndjson => json_schema(opened),
         _ => Ok(arrow_batches(opened)?.0),
     }
@@ -71,10 +81,12 @@ pub fn read(source: Source, options: Options) -> std::result::Result<(SchemaRef,
     Ok((schema, all))
 }
 
-fn csv_schema(opened: Opened) -> std::result::Result<SchemaRef, Error> {
+fn csv_schema(opened: Opened, reports: bool) -> std::result::Result<SchemaRef, Error> {
     let Opened { path, format, dialect, input, .. } = opened;
     let mut records = CsvRecords::open(input, &dialect).map_err(|fault| fault.at(&path))?;
-    files::report(&path, format, &dialect, Some(&records));
+    if reports {
+        files::report(&path, format, &dialect, Some(&records));
+    }
     let names = records.names().to_vec();
     let mut seen = vec![Seen::default(); names.len()];
     let mut record = StringRecord::new();
@@ -87,8 +99,7 @@ fn csv_schema(opened: Opened) -> std::result::Result<SchemaRef, Error> {
 }
 
 fn json_schema(opened: Opened) -> std::result::Result<SchemaRef, Error> {
-    let Opened { path, format, dialect, input, .. } = opened;
-    files::report(&path, format, &dialect, None);
+    let Opened { path, input, .. } = opened;
     let mut values = Splitter::new(input, usize::MAX).by_lines();
     let (mut names, mut seen): (Vec<String>, Vec<Seen>) = (Vec::new(), Vec::new());
     while let Some((line, text)) = files::object(&mut values).map_err(|fault| fault.at(&path))? {
@@ -140,10 +151,12 @@ fn arrow_batches(opened: Opened) -> std::result::Result<(SchemaRef, Batches), Er
     let fault = |what: String| Fault::whole(crate::sql::one_line(&what)).at(&path);
     if opened.format == Format::Arrow {
         let reader = StreamReader::try_new(opened.input, None).map_err(|error| fault(error.to_string()))?;
+        files::check_names(&reader.schema()).map_err(|fault| fault.at(&path))?;
         return Ok((reader.schema(), Box::new(reader)));
     }
     let file = spooled(opened.input).map_err(|error| Fault::Io(error).at(&path))?;
     let reader = FileReader::try_new(file, None).map_err(|error| fault(error.to_string()))?;
+    files::check_names(&reader.schema()).map_err(|fault| fault.at(&path))?;
     Ok((reader.schema(), Box::new(reader)))
 }
 
@@ -194,18 +207,8 @@ impl FileTable {
                 let mut values = Splitter::new(opened.input, usize::MAX).by_lines();
                 let mut found = vec![None; self.schema.fields().len()];
                 while let Some((line, text)) = files::object(&mut values).map_err(fault)? {
-                    let fields = files::fields(text).map_err(|error| fault(Fault::line(line, error.to_string())))?;
-                    found.fill(None);
-                    for (name, value) in fields {
-                        if let Ok(column) = self.schema.index_of(&name) {
-                            let text =
-                                text_of(value.get()).map_err(|error| fault(Fault::line(line, error.to_string())))?;
-                            found[column] = text.map(std::borrow::Cow::into_owned);
-                        }
-                    }
-                    for (column, text) in found.iter().enumerate() {
-                        columns.push(column, text.as_deref(), '.');
-                    }
+                    let added = columns.push_object(text, &mut found);
+                    added.map_err(|error| fault(Fault::line(line, error.to_string())))?;
                     if !columns.end_row(batches)? {
                         return Ok(());
                     }
@@ -253,6 +256,20 @@ impl Columns {
         }
     }
 
+    /// Adds the fields of a JSON object, except for those that have no column. `found` is a buffer with a place for each column.
+    fn push_object(&mut self, text: &str, found: &mut [Option<String>]) -> serde_json::Result<()> {
+        found.fill(None);
+        for (name, value) in files::fields(text)? {
+            if let Ok(column) = self.schema.index_of(&name) {
+                found[column] = text_of(value.get())?.map(Cow::into_owned);
+            }
+        }
+        for (column, text) in found.iter().enumerate() {
+            self.push(column, text.as_deref(), '.');
+        }
+        Ok(())
+    }
+
     /// Ends a row; a complete batch is sent. `false` if the receiver is gone.
     fn end_row(&mut self, batches: Receiver<'_>) -> Result<bool> {
         self.rows += 1;
@@ -263,13 +280,88 @@ impl Columns {
         if self.rows == 0 {
             return Ok(true);
         }
-        self.rows = 0;
+        let batch = self.batch()?;
+        batches(Ok(batch))
+    }
+
+    /// The rows since the last batch.
+    fn batch(&mut self) -> Result<RecordBatch> {
+        let rows = RecordBatchOptions::new().with_row_count(Some(std::mem::take(&mut self.rows)));
         let options = CastOptions { safe: false, ..CastOptions::default() };
         let typed = |(builder, field): (&mut StringBuilder, &Arc<Field>)| -> Result<ArrayRef> {
             Ok(cast_with_options(&builder.finish(), field.data_type(), &options)?)
         };
         let columns = self.texts.iter_mut().zip(self.schema.fields()).map(typed).collect::<Result<Vec<_>>>()?;
-        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
-        batches(Ok(batch))
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &rows)?)
+    }
+}
+
+/// The types of a file's columns, for rows of it that were read as text.
+#[derive(Debug)]
+pub struct FileTypes {
+    schema: SchemaRef,
+    /// The decimal mark of numbers.
+    decimal: char,
+}
+
+impl FileTypes {
+    /// The types for the rows of a file if they are converted to a format that needs them: text of CSV to another format, or JSON to
+    /// columns. Reads the file once; a pipe must have been copied before.
+    ///
+    /// # Errors
+    /// If the file cannot be read or a row is malformed.
+    pub fn for_conversion(
+        source: &Source,
+        options: &Options,
+        (from, to): (Format, Format),
+    ) -> std::result::Result<Option<Self>, Error> {
+        if Self::are_needed(from, to) { Self::of(source, options).map(Some) } else { Ok(None) }
+    }
+
+    /// Whether [`Self::for_conversion`] reads the file.
+    pub fn are_needed(from: Format, to: Format) -> bool {
+        let is_csv = |format| matches!(format, Format::Csv | Format::Tsv);
+        let is_json = |format| matches!(format, Format::Json | Format::Ndjson);
+        is_csv(from) && !is_csv(to) || is_json(from) && !is_json(to)
+    }
+
+    fn of(source: &Source, options: &Options) -> std::result::Result<Self, Error> {
+        let opened = files::open(source, options)?;
+        let decimal = opened.dialect.decimal;
+        Ok(Self { schema: types_of(opened, false)?, decimal })
+    }
+
+    /// Whether the file has no columns.
+    pub fn is_empty(&self) -> bool {
+        self.schema.fields().is_empty()
+    }
+
+    /// Rows of CSV, whose columns are text, as a table.
+    ///
+    /// # Errors
+    /// If the file has changed, so that a text is no longer of its column's type.
+    pub fn texts(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        let mut columns = Columns::new(&self.schema);
+        for (i, texts) in rows.columns().iter().enumerate() {
+            for text in texts.as_string::<i32>() {
+                columns.push(i, text.filter(|text| !text.is_empty()), self.decimal);
+            }
+        }
+        columns.rows = rows.num_rows();
+        columns.batch()
+    }
+
+    /// JSON objects as a table.
+    ///
+    /// # Errors
+    /// As for [`Self::texts`].
+    pub fn objects(&self, objects: &[String]) -> Result<RecordBatch> {
+        let mut columns = Columns::new(&self.schema);
+        let mut found = vec![None; self.schema.fields().len()];
+        for object in objects {
+            columns.push_object(object, &mut found).map_err(|error| DataFusionError::External(error.into()))?;
+            columns.rows += 1;
+        }
+        columns.batch()
     }
 }

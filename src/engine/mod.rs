@@ -12,7 +12,7 @@ mod distinct_count;
 mod entity;
 mod exact_aggregates;
 mod exact_sum;
-mod file_table;
+pub mod file_table;
 #[cfg(test)]
 mod inferred_tests;
 mod leading_zeros;
@@ -54,6 +54,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionConfig, SessionContext};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 pub use segmentations::{Segmentations, Unusable, each_segmentation, segmentations};
 pub use sized_store::Damage;
 pub use slice_cuts::UpTo;
@@ -255,6 +256,9 @@ pub async fn add_file(ctx: &SessionContext, name: &str, path: &Path) -> Result<(
     let table = TableReference::bare(name);
     let added = match file_format::name_of(path) {
         Some("parquet") => {
+            if scheme(path).is_none() && path.is_file() {
+                check_parquet(path).map_err(fault)?;
+            }
             ctx.register_parquet(table, url, ParquetReadOptions::default().file_extension(&dotted)).await
         }
         Some("csv") => add_csv(ctx, table, &listing, &dotted, b',').await,
@@ -270,6 +274,14 @@ pub async fn add_file(ctx: &SessionContext, name: &str, path: &Path) -> Result<(
         }
     };
     added.map_err(|e| fault(explain(&e)))
+}
+
+/// Checks that the columns of a Parquet file have different names, which the engine would merge.
+fn check_parquet(path: &Path) -> Result<(), String> {
+    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
+    let metadata =
+        ArrowReaderMetadata::load(&file, ArrowReaderOptions::default()).map_err(|e| sql::one_line(&e.to_string()))?;
+    files::check_names(metadata.schema()).map_err(|fault| fault.to_string())
 }
 
 /// A table of CSV files with a header. `ending` is the file extension with its dot.

@@ -90,11 +90,17 @@ impl Seen {
             return;
         }
         let is_number = |c: u8| c.is_ascii_digit() || matches!(c, b'.' | b'e' | b'E' | b'+' | b'-');
-        if unsigned.bytes().all(is_number) && text.parse::<f64>().is_ok_and(f64::is_finite) {
+        if unsigned.bytes().all(is_number)
+            && let Some(number) = text.parse::<f64>().ok().filter(|number| number.is_finite())
+        {
             if code {
-                self.text = true
+                self.text = true;
             } else {
-                self.double = true
+                self.double = true;
+                // Above 2^53 a double may not have the number's whole part.
+                let exponent = unsigned.contains(['e', 'E']);
+                self.inexact |=
+                    digits > 15 && !exponent && format!("{:.0}", number.abs().trunc()) != unsigned[..digits];
             }
             return;
         }

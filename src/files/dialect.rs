@@ -150,7 +150,9 @@ pub(super) fn detect(sample: &str, format: Format, name: &Path, options: &Option
     Ok(Dialect {
         delimiter,
         decimal: if has_decimal_comma(&records) { ',' } else { '.' },
-        skip: skip.unwrap_or_else(|| title_lines(&body, &records)),
+        skip: options
+            .skip
+            .unwrap_or_else(|| u64::from(directive.is_some()) + title_lines(&body, &records, options.header)),
         header: options.header,
         ..Dialect::default()
     })
@@ -188,11 +190,16 @@ fn records(sample: &str, delimiter: u8) -> Vec<StringRecord> {
     reader.records().take(RECORDS).flatten().collect()
 }
 
-/// Number of lines before the header: lines with at most one value before a table whose rows all have the same number of values, at
-/// least two.
-fn title_lines(sample: &str, records: &[StringRecord]) -> u64 {
+/// Number of lines before the header: comments, and lines with at most one value, before a table whose rows all have the same number of
+/// values, at least two. Lines that begin with `#` are comments unless one may be the header, as in `#id,name`: see [`is_comment`].
+fn title_lines(sample: &str, records: &[StringRecord], header: Header) -> u64 {
     let values = |record: &StringRecord| record.iter().filter(|field| !field.trim().is_empty()).count();
-    let titles = records.iter().take_while(|record| values(record) <= 1).count();
+    let is_marked = |record: &StringRecord| record.get(0).is_some_and(|field| field.starts_with('#'));
+    // Without a header, a line that begins with `#` may be a row.
+    let unmarked = records.iter().position(|record| values(record) > 1 && !is_marked(record));
+    let table = unmarked.filter(|_| header != Header::No).map_or(&[][..], |first| &records[first..]);
+    let is_title = |record: &&StringRecord| values(record) <= 1 || is_marked(record) && is_comment(record, table);
+    let titles = records.iter().take_while(is_title).count();
     let Some(header) = records.get(titles).filter(|_| titles > 0 && records.len() > titles + 1) else { return 0 };
     let uniform = records[titles..].iter().all(|record| record.len() == header.len());
     if !(uniform && values(header) >= 2 && values(header) + 1 >= header.len()) {
@@ -203,6 +210,17 @@ fn title_lines(sample: &str, records: &[StringRecord]) -> u64 {
     let (before, rest) = sample.split_at_checked(start).unwrap_or_default();
     let blank = rest.lines().take_while(|line| line.trim().is_empty()).count();
     (before.matches('\n').count() + blank) as u64
+}
+
+/// Whether a record that begins with `#` is no header of the rows behind it: it has another number of values, or the first row is one,
+/// names without a number above rows with numbers.
+fn is_comment(record: &StringRecord, rows: &[StringRecord]) -> bool {
+    let numbers = |row: &StringRecord| row.iter().filter(|field| trimmed(field).parse::<f64>().is_ok()).count();
+    match rows {
+        [] => false,
+        [first, ..] if first.len() != record.len() => true,
+        [first, others @ ..] => numbers(first) == 0 && others.iter().any(|row| numbers(row) > 0),
+    }
 }
 
 /// Whether numbers have a decimal comma: some do, and none has a decimal point. `1,500` may be either and does not count. A unit beside
@@ -245,6 +263,17 @@ mod tests {
             "comma-separated, UTF-8, 2 lines before the header"
         );
         assert_eq!(detected("Sales,,\n,,\na,b,c\n1,2,3\n"), "comma-separated, UTF-8, 2 lines before the header");
+        let comments = "comma-separated, UTF-8, 2 lines before the header";
+        assert_eq!(detected("# Sales, May\n# from a, b, c and d\na,b,c\n1,2,3\n4,5,6\n"), comments);
+        assert_eq!(detected("# Sales, May\na,b\n1,2\n4,5\n"), "comma-separated, UTF-8, 1 line before the header");
+        assert_eq!(detected("sep=,\n# c\nid,name\n1,x\n2,y\n"), "comma-separated, UTF-8, 2 lines before the header");
+        for header in ["#id,name\n1,a\n2,b\n", "#a,b\nx,y\nz,w\n", "#tag,lang\n#fun,en\n#sun,de\nother,fr\n"] {
+            assert_eq!(detected(header), "comma-separated, UTF-8", "the header begins with #");
+        }
+        assert_eq!(
+            detected("## meta, data, 1\n#id,name\n1,a\n2,b\n"),
+            "comma-separated, UTF-8, 1 line before the header"
+        );
         assert_eq!(detected("a;b,c\n1;2,3\n"), "the fields may be comma-separated or semicolon-separated");
         assert_eq!(detected("a,b;c,d\n1,2,3\n4,5,6\n"), "comma-separated, UTF-8");
         assert_eq!(

@@ -11,10 +11,13 @@ use encoding_rs::{Decoder, DecoderResult, Encoding, UTF_8, UTF_16BE, UTF_16LE};
 use super::concatenated::Concatenated;
 use super::{Dialect, Error, Fault, Header, Options, Source, dialect};
 use crate::file_format::{self, Format};
+use crate::spool::spooled;
 
 /// Number of bytes inspected to recognise format, encoding and dialect. Of a pipe only the first line is awaited, because the
 /// rest may arrive much later.
 const HEAD: usize = 1 << 16;
+/// Number of bytes that tell a compression.
+const MAGIC: usize = 4;
 /// Size of the buffers between the layers.
 const BUFFER: usize = 1 << 18;
 
@@ -37,6 +40,17 @@ impl Opened {
         let delimiter = if format == Format::Tsv { b'\t' } else { b',' };
         let dialect = Dialect { delimiter, header: Header::Yes, advice: false, ..Dialect::default() };
         Self { path: PathBuf::new(), format, dialect, input, start: 0, position: Arc::default() }
+    }
+
+    /// Copies the decoded text of a pipe to a temporary file, so that it can be read more than once. Returns the copy, and `options` for it.
+    ///
+    /// # Errors
+    /// If the pipe cannot be read or the copy cannot be written.
+    pub fn copied(self, options: Options) -> Result<(Source, Options), Error> {
+        let skip = if self.dialect.skip > 0 { Some(0) } else { options.skip };
+        let options = Options { encoding: Some(UTF_8), format: Some(self.format), skip, ..options };
+        let file = spooled(self.input).map_err(|error| Fault::Io(error).at(&self.path))?;
+        Ok((Source::Copied { name: self.path, file: Arc::new(file) }, options))
     }
 
     /// Bytes of the file read so far, for progress.
@@ -162,8 +176,8 @@ impl<R: Read> Read for Counted<R> {
 
 /// Decompresses gzip and zstd, which are recognised by their first bytes.
 fn decompressed(mut bytes: Box<dyn Read + Send>) -> Result<(Box<dyn Read + Send>, Option<&'static str>), Fault> {
-    let mut magic = Vec::with_capacity(4);
-    bytes.by_ref().take(4).read_to_end(&mut magic).map_err(Fault::Io)?;
+    let mut magic = Vec::with_capacity(MAGIC);
+    bytes.by_ref().take(MAGIC as u64).read_to_end(&mut magic).map_err(Fault::Io)?;
     let name = match &magic[..] {
         [0x1f, 0x8b, ..] => "gzip",
         [0x28, 0xb5, 0x2f, 0xfd] => "zstd",
@@ -193,7 +207,8 @@ fn read_head(input: &mut dyn Read, pipe: bool) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     let mut chunk = vec![0; HEAD];
     while head.len() < HEAD {
-        if pipe {
+        // The first bytes were read before, to recognise compression: the first line may have just arrived with more.
+        if pipe && head.len() > MAGIC {
             let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head);
             let first = text.iter().position(|byte| !byte.is_ascii_whitespace());
             if first.is_some_and(|at| matches!(text[at], b'{' | b'[') || text[at..].contains(&b'\n')) {

@@ -16,6 +16,7 @@ mod json_values;
 mod rows;
 mod source;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,8 @@ pub use input::{Opened, open};
 pub use json_values::{Splitter, fields, no_number};
 pub use rows::{Checked, Rows, check, object};
 pub use source::Source;
+
+use datafusion::arrow::datatypes::Schema;
 
 use crate::file_format::Format;
 
@@ -102,6 +105,21 @@ impl fmt::Display for Error {
             }
         };
         remedy.map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
+    }
+}
+
+/// Checks that the columns of Parquet or Arrow have different names: a reader by name would find only one of those that share one.
+///
+/// # Errors
+/// If two columns have the same name.
+pub fn check_names(schema: &Schema) -> Result<(), Fault> {
+    let mut names = HashSet::new();
+    match schema.fields().iter().find(|field| !names.insert(field.name())) {
+        Some(field) => Err(Fault::whole(format!(
+            "two columns have the name {}; give them different names where the file is written",
+            field.name()
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! Input: a parsed statement. Output: the statement in which
 //!
-//! - JSON operators bind more closely than comparisons, as in PostgreSQL: `meta ->> 'a' = 'x'` is `(meta ->> 'a') = 'x'`. The generic
+//! - JSON operators bind more closely than comparisons, as in PostgreSQL: `meta ->> 'a' = 'x'` is `(meta ->> 'a') = 'x'`, and from left to
+//!   right with `||`: `meta ->> 'a' || 'x'` is `(meta ->> 'a') || 'x'`. The generic
 //!   dialect reads it as `meta ->> ('a' = 'x')`, which no type satisfies. Its precedences cannot be set without a dialect that repeats
 //!   all other properties of the generic one, so the tree is rotated after parsing. Parentheses are nodes of the tree and stay.
 //! - The first bound of `BETWEEN a ->> 'b' AND …` may be such an operation, too. The parser expects AND after `a`, so the bound is put in
 //!   parentheses before parsing.
+//! - A path of PostgreSQL, as in `meta #>> '{a,0}'`, is a chain of operations: `meta -> 'a' ->> 0`.
 //! - A whole number beyond 64 bits is a DECIMAL, as in PostgreSQL, not the nearest DOUBLE.
 //! - `SET TIME ZONE 'Europe/Berlin'` is `SET timezone = 'Europe/Berlin'`.
 
@@ -15,7 +17,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{CopyToSource, Statement};
 use datafusion::sql::sqlparser::ast::{
-    self, BinaryOperator, CastKind, ExactNumberInfo, Expr, Ident, ObjectName, Set, Value, VisitMut as _, VisitorMut,
+    self, BinaryOperator, CastKind, ExactNumberInfo, Expr, Ident, ObjectName, Set, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
@@ -69,12 +71,12 @@ pub fn adapt(statement: &mut Statement) {
             if let ast::Statement::Set(set) = inner.as_mut() {
                 name_variable(set);
             }
-            let _ = inner.visit(&mut Adapt);
+            adapt_expressions(inner.as_mut());
         }
         Statement::Explain(explain) => adapt(&mut explain.statement),
         Statement::CopyTo(copy) => {
             if let CopyToSource::Query(query) = &mut copy.source {
-                let _ = query.visit(&mut Adapt);
+                adapt_expressions(query.as_mut());
             }
         }
         Statement::CreateExternalTable(_) | Statement::Reset(_) => {}
@@ -123,6 +125,55 @@ impl VisitorMut for Adapt {
         exact_literal(expr);
         ControlFlow::Continue(())
     }
+}
+
+/// Follows paths, after the operations have their operands.
+struct Paths;
+
+impl VisitorMut for Paths {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        follow_path(expr);
+        ControlFlow::Continue(())
+    }
+}
+
+fn adapt_expressions(part: &mut impl VisitMut) {
+    let _ = part.visit(&mut Adapt);
+    let _ = part.visit(&mut Paths);
+}
+
+/// A constant path in braces, which the operators take for one key, becomes a chain of operations.
+fn follow_path(expr: &mut Expr) {
+    let Expr::BinaryOp { left, op: op @ (BinaryOperator::HashArrow | BinaryOperator::HashLongArrow), right } = expr
+    else {
+        return;
+    };
+    let Expr::Value(ast::ValueWithSpan { value: Value::SingleQuotedString(path), span }) = right.as_ref() else {
+        return;
+    };
+    let Some(path) = path.strip_prefix('{').and_then(|path| path.strip_suffix('}')) else { return };
+    if path.trim().is_empty() {
+        // The path of the document itself.
+        *expr = mem::replace(left.as_mut(), nothing());
+        return;
+    }
+    let keys: Vec<&str> = path.split(',').map(|key| key.trim().trim_matches('"')).collect();
+    let value = |key: &str| match key.parse::<i64>() {
+        Ok(_) => Value::Number(key.to_owned(), false),
+        Err(_) => Value::SingleQuotedString(key.to_owned()),
+    };
+    let mut chain = mem::replace(left.as_mut(), nothing());
+    for (i, key) in keys.iter().enumerate() {
+        let is_text = *op == BinaryOperator::HashLongArrow && i + 1 == keys.len();
+        chain = Expr::BinaryOp {
+            left: Box::new(chain),
+            op: if is_text { BinaryOperator::LongArrow } else { BinaryOperator::Arrow },
+            right: Box::new(Expr::Value(ast::ValueWithSpan { value: value(key), span: *span })),
+        };
+    }
+    *expr = chain;
 }
 
 /// A whole number beyond 64 bits, which would become a DOUBLE, becomes a DECIMAL with all of its digits.
@@ -204,13 +255,21 @@ fn is_comparison(op: &BinaryOperator) -> bool {
             | BinaryOperator::Gt
             | BinaryOperator::GtEq
             | BinaryOperator::Spaceship
+            | BinaryOperator::PGRegexMatch
+            | BinaryOperator::PGRegexIMatch
+            | BinaryOperator::PGRegexNotMatch
+            | BinaryOperator::PGRegexNotIMatch
+            | BinaryOperator::PGLikeMatch
+            | BinaryOperator::PGILikeMatch
+            | BinaryOperator::PGNotLikeMatch
+            | BinaryOperator::PGNotILikeMatch
     )
 }
 
 /// The left operand of a comparison or of a predicate.
 fn first_operand(expr: &mut Expr) -> Option<&mut Expr> {
     match expr {
-        Expr::BinaryOp { left, op, .. } if is_comparison(op) => Some(left),
+        Expr::BinaryOp { left, op, .. } if is_comparison(op) || *op == BinaryOperator::StringConcat => Some(left),
         Expr::IsDistinctFrom(left, _) | Expr::IsNotDistinctFrom(left, _) => Some(left),
         Expr::Like { expr, .. }
         | Expr::ILike { expr, .. }
@@ -306,6 +365,12 @@ mod tests {
             ("f(a ->> 'k' = 'x') = b", "f((a ->> 'k') = 'x') = b"),
             ("CASE WHEN a -> 0 > 1 THEN 2 END", "CASE WHEN (a -> 0) > 1 THEN 2 END"),
             ("a ->> ('k' = 'x')", "a ->> ('k' = 'x')"),
+            ("a #>> '{j, 0,k}' = 'x'", "(((a -> 'j') -> 0) ->> 'k') = 'x'"),
+            ("a #> '{k}' IS NULL", "(a -> 'k') IS NULL"),
+            ("a #>> '{}' = 'x'", "a = 'x'"),
+            ("a ->> 'k' || 'x' || 'y'", "((a ->> 'k') || 'x') || 'y'"),
+            ("a ->> 'k' || 'x' = b", "((a ->> 'k') || 'x') = b"),
+            ("a ->> 'k' ~ 'x' AND b", "((a ->> 'k') ~ 'x') AND b"),
         ] {
             assert_eq!(parsed(plain), parsed(meant), "{plain}");
         }

@@ -36,6 +36,18 @@ pub fn sentence(message: &str) -> Option<String> {
             "a text has no fields; of a JSON text write u ->> 'field', or u -> 'object' -> 'field'".to_owned(),
         );
     }
+    if message.starts_with("unnest() can only be applied to") {
+        return Some(
+            "unnest takes a list; of a JSON text write unnest(json_get_array(u)), of a text with commas unnest(string_to_array(u, ','))".to_owned(),
+        );
+    }
+    if message.starts_with("Insert into not implemented")
+        || message.contains("operation on table '") && message.contains("not supported for")
+    {
+        return Some(
+            "rows of files and of the store cannot be changed here; write the changed rows to a new file with -o or COPY (SELECT …) TO".to_owned(),
+        );
+    }
     if message.contains("does not support logical expression AggregateFunction") {
         return Some(
             "an aggregate function stands where each row has a value of its own; GROUP BY and WHERE take no aggregates, not by their \

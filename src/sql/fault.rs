@@ -192,6 +192,12 @@ fn words(error: &DataFusionError, tables: &[String]) -> String {
         && let Some((call, rest)) = rest.split_once('\'')
         && let Some((_, candidates)) = rest.split_once("Candidate functions: ")
     {
+        let of_text =
+            ["array_element(Utf8", "cardinality(Utf8", "array_length(Utf8"].iter().find(|of| call.starts_with(*of));
+        if of_text.is_some() {
+            return "a text is no list; of a JSON text write u -> 0 for an element and json_length(u) for their number, or make a list with \
+                    json_get_array(u) or string_to_array(u, ',')".to_owned();
+        }
         let hint = match call.contains("(Utf8") {
             true => "for numbers in texts write to_number(…); otherwise a CAST may help",
             false => "a CAST may help",
@@ -210,6 +216,20 @@ fn words(error: &DataFusionError, tables: &[String]) -> String {
         };
     }
     let text = plain(&text);
+    if let Some(name) =
+        text.strip_prefix("Table '").and_then(|rest| rest.split_once("' doesn't exist")).map(|(name, _)| name)
+    {
+        let table = name.rsplit('.').next().unwrap_or(name);
+        return match tables.iter().any(|known| known == table) {
+            true => format!(
+                "{table} cannot be dropped: DROP TABLE is for tables of CREATE TABLE, and {table} is a file or part of the store"
+            ),
+            false => format!("there is no table {table}; {}", nearest_of(table, tables, "tables and views")),
+        };
+    }
+    if text.starts_with("Expected: end of statement, found: ?") {
+        return "the operator ? is not supported; write json_contains(u, 'field')".to_owned();
+    }
     if text.starts_with("Cannot cast string '") {
         return format!(
             "{text}; TRY_CAST gives NULL for such a text, to_number reads ₹1,099 and 12,5 €, and both give DOUBLE for 1.9"

@@ -98,6 +98,18 @@ impl Visitor for Look {
                 "^",
                 "^ is a power in some dialects and XOR in others; write power(a, b), or (a | b) - (a & b) for XOR",
             )),
+            Expr::SimilarTo { .. } => ControlFlow::Break((
+                "similar",
+                "SIMILAR TO is not supported; write LIKE, or ~ with a regular expression such as '^(a|b).*$'",
+            )),
+            Expr::JsonAccess { .. } => ControlFlow::Break((
+                ":",
+                "u:field is not supported; write u ->> 'field' for its text, or u -> 'field' for its JSON",
+            )),
+            Expr::BinaryOp { op: BinaryOperator::AtArrow, .. } => ControlFlow::Break((
+                "@>",
+                "@> is not supported for JSON; write json_contains(u, 'field') or u ->> 'field' = 'value'",
+            )),
             _ => ControlFlow::Continue(()),
         }
     }

@@ -2,7 +2,12 @@
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::ipc::writer::FileWriter;
+use parquet::arrow::ArrowWriter;
 use serde_json::Value;
 
 use crate::common::Place;
@@ -448,4 +453,104 @@ fn json_values_are_text_in_every_format() {
     assert!(error.contains("there is no arithmetic with JSON; write json_get_int"), "{error}");
     let error = place.fails(1, &["sql", "--table", "t=t.ndjson", "-c", "SELECT count(*) FROM t GROUP BY 1"]);
     assert!(error.contains("GROUP BY and WHERE take no aggregates") && !error.contains("AggregateUDF"), "{error}");
+}
+
+/// Of two columns with one name, a reader by name would find one.
+#[test]
+fn two_columns_of_one_name_in_parquet_or_arrow_are_an_error() {
+    let place = Place::new();
+    let column = |values: [i64; 3]| Arc::new(Int64Array::from_iter_values(values)) as ArrayRef;
+    let fields = ["x", "y", "x"].map(|name| Field::new(name, DataType::Int64, false));
+    let schema = Arc::new(Schema::new(fields.to_vec()));
+    let columns = vec![column([1, 2, 3]), column([4, 5, 6]), column([7, 8, 9])];
+    let rows = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
+    let create = |name: &str| std::fs::File::create(place.path(name)).unwrap();
+    let mut writer = ArrowWriter::try_new(create("twice.parquet"), Arc::clone(&schema), None).unwrap();
+    writer.write(&rows).unwrap();
+    writer.close().unwrap();
+    let mut writer = FileWriter::try_new(create("twice.arrow"), &schema).unwrap();
+    writer.write(&rows).unwrap();
+    writer.finish().unwrap();
+    for file in ["twice.parquet", "twice.arrow"] {
+        let error = place.fails(1, &["sql", "--table", &format!("t={file}"), "-c", "SELECT * FROM t"]);
+        assert!(error.contains("two columns have the name x"), "{error}");
+        let error = place.fails(1, &["fit", file, "--features", "x,y", "--k", "2"]);
+        assert!(error.contains("more than one column is named x; give them different names"), "{error}");
+        // The other column is found.
+        place.ok(&["fit", file, "--features", "y", "--k", "2"]);
+    }
+}
+
+/// Comments before the header are no header.
+#[test]
+fn comments_before_the_header_are_left_out() {
+    let place = Place::new();
+    let rows = |text: &str| {
+        place.write("t.csv", text);
+        place.ok(&["sql", "--table", "t=t.csv", "-f", "csv", "-c", "SELECT * FROM t"])
+    };
+    assert_eq!(rows("# Sales, May 2026\n# from the shop, all of it, in euro\na,b\n1,2\n3,4\n"), "a,b\n1,2\n3,4\n");
+    assert_eq!(rows("#id,name\n1,x\n2,y\n"), "#id,name\n1,x\n2,y\n");
+    assert_eq!(rows("#tag,lang\n#fun,en\n#sun,de\nother,fr\n"), "#tag,lang\n#fun,en\n#sun,de\nother,fr\n");
+    place.write("t.csv", "#1,x\n#2,y\n3,z\n");
+    let all =
+        place.ok(&["sql", "--header", "no", "--table", "t=t.csv", "-f", "csv", "-c", "SELECT count(*) AS n FROM t"]);
+    assert_eq!(all, "n\n3\n");
+}
+
+/// A header of few bytes on a pipe is no reason to read its rows otherwise than those of a file.
+#[test]
+fn a_pipe_is_read_like_a_file_however_short_its_header_is() {
+    let place = Place::new();
+    place.write("train.csv", "a,b\n1,2\n2,3\n10,20\n11,22\n");
+    place.ok(&["fit", "train.csv", "--features", "a,b", "--k", "2", "--model", "m.json"]);
+    for text in ["a;b\n1.234;2\n2.345;3\n1.234,5;2\n", "a;b\n1,5;2\n", "# c\na,b\n1,2\n"] {
+        place.write("rows.csv", text);
+        let mut piped = place.command(&["predict", "m.json"]);
+        let mut piped = piped.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        piped.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let answer = piped.wait_with_output().unwrap().stdout;
+        assert_eq!(String::from_utf8(answer).unwrap(), place.ok(&["predict", "m.json", "rows.csv"]), "{text}");
+    }
+}
+
+/// A number whose whole part no double has stays text.
+#[test]
+fn decimals_keep_their_whole_part() {
+    let place = Place::new();
+    let text = "amount,large,e\n12345678901234567.89,12345678901234568.0,1.2345678901234567e18\n1.50,1.5,2.0\n";
+    place.write("t.csv", text);
+    let read = place.ok(&[
+        "sql",
+        "--table",
+        "t=t.csv",
+        "-f",
+        "csv",
+        "-c",
+        "SELECT amount, arrow_typeof(large) AS l, arrow_typeof(e) AS e FROM t",
+    ]);
+    assert_eq!(read, "amount,l,e\n12345678901234567.89,Float64,Float64\n1.50,Float64,Float64\n");
+}
+
+/// Paths of JSON work in conditions, and `||` takes the value of a JSON operator.
+#[test]
+fn paths_and_concatenation_of_json_are_those_of_postgresql() {
+    let place = Place::new();
+    place.write("t.ndjson", "{\"id\":1,\"j\":{\"o\":{\"z\":1},\"l\":[5,6],\"s\":\"x\"}}\n");
+    let read = |sql: &str| {
+        place.ok(&["sql", "--table", "t=t.ndjson", "-f", "csv", "-c", &format!("SELECT {sql} AS v FROM t")])
+    };
+    for (sql, value) in [
+        ("j #>> '{o,z}' = '1'", "true"),
+        ("j #>> '{o,z}' IS NOT NULL", "true"),
+        ("j #> '{o,z}' IS NULL", "false"),
+        ("j #>> '{l,1}' IN ('6')", "true"),
+        ("j ->> 's' || 'y' || 'z'", "xyz"),
+        ("j ->> 's' || 'y' = 'xy'", "true"),
+        ("j ->> 's' ~ '^x$'", "true"),
+    ] {
+        assert_eq!(read(sql), format!("v\n{value}\n"), "{sql}");
+    }
+    let error = place.fails(1, &["sql", "-c", "SELECT 'abc' SIMILAR TO 'a%'"]);
+    assert!(error.contains("SIMILAR TO is not supported; write LIKE"), "{error}");
 }

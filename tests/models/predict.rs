@@ -1,5 +1,8 @@
 //! `tercile predict`: same answers as the API, in every row format.
 
+use std::io::Write as _;
+use std::process::Stdio;
+
 use common::Place;
 use serde_json::{Value, json};
 
@@ -55,12 +58,40 @@ fn every_format_gives_the_answers_of_the_api() {
         assert_eq!((row["cluster"].as_u64(), row["distance"].as_f64()), (Some(cluster(i)), Some(distance(i))));
     }
 
-    // Through Parquet and Arrow and back to the original.
-    for between in ["rows.parquet", "rows.arrow"] {
+    // Another format has the types that `sql --table` finds, and back in CSV only the spelling of numbers has changed.
+    let typed = place.ok(&["predict", "price_rating", "rows.csv"]).replace("300,4.5", "300.0,4.5");
+    let typed = typed.replace("1e5,1,", "100000.0,1.0,").replace("12.50", "12.5");
+    for between in ["rows.parquet", "rows.arrow", "rows2.ndjson"] {
         place.ok(&["predict", "price_rating", "rows.csv", "-o", between]);
-        let back = place.ok(&["predict", "price_rating", between, "--format", "csv"]);
-        assert_eq!(back, place.ok(&["predict", "price_rating", "rows.csv"]), "{between}");
+        assert_eq!(place.ok(&["predict", "price_rating", between, "--format", "csv"]), typed, "{between}");
     }
+    assert!(
+        std::fs::read_to_string(place.path("rows2.ndjson"))
+            .unwrap()
+            .contains("\"discounted_price\":300.0,\"rating\":4.5,")
+    );
+    // Fields of JSON become columns; of a pipe, too.
+    let columns = place.ok(&["predict", "price_rating", "rows.ndjson", "--format", "csv"]);
+    let lines: Vec<&str> = columns.lines().collect();
+    assert_eq!(lines[0], "x,rating,discounted_price,cluster,description,distance");
+    assert!(lines[1].starts_with("\"{\"\"y\"\":[1]}\",4.5,300.0,") && lines[3].starts_with(",3.9,12.5,"), "{columns}");
+    let mut piped = place.command(&["predict", "price_rating", "-", "--format", "csv"]);
+    let mut piped = piped.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    piped.stdin.take().unwrap().write_all(ndjson.as_bytes()).unwrap();
+    assert_eq!(piped.wait_with_output().unwrap().stdout, columns.as_bytes());
+    // Fields named like the added ones stay, if no row is an earlier prediction.
+    place.write("own.ndjson", "{\"discounted_price\":300,\"rating\":4.5,\"cluster\":\"gold\"}\n{\"discounted_price\":300,\"rating\":4.5,\"description\":\"late\",\"distance\":5.2}\n");
+    let own = place.ok(&["predict", "price_rating", "own.ndjson", "--format", "csv"]);
+    assert!(
+        own.starts_with("discounted_price,rating,cluster,description,distance,cluster_2,description_2,distance_2\n"),
+        "{own}"
+    );
+    assert!(own.contains("\n300,4.5,gold,,,") && own.contains("\n300,4.5,,late,5.2,"), "{own}");
+    // Nested columns are text in CSV.
+    let nested = "SELECT 300 AS discounted_price, 4.5 AS rating, named_struct('a', 1) AS s, [1, 2] AS l";
+    place.ok(&["sql", "-o", "nested.parquet", "-c", nested]);
+    let text = place.ok(&["predict", "price_rating", "nested.parquet", "--format", "csv"]);
+    assert!(text.contains("\n300,4.5,{a: 1},\"[1, 2]\","), "{text}");
     let indonesian = place.ok(&["predict", "price_rating", "rows.csv", "--lang", "id", "--model", "1"]);
     assert!(indonesian.contains("Harga"), "{indonesian}");
     assert_eq!(
@@ -151,7 +182,7 @@ fn missing_values_are_refused_skipped_or_imputed_and_counted() {
     }
     let json = predict(&["--missing", "skip", "--format", "ndjson"]).stdout;
     let line: Value = serde_json::from_str(json.lines().nth(1).unwrap()).unwrap();
-    assert_eq!(line["id"], "2");
+    assert_eq!(line["id"], 2);
     for field in ["cluster", "description", "distance"] {
         assert!(line.as_object().unwrap()[field].is_null(), "{line}");
     }
@@ -233,7 +264,7 @@ fn missing_values_are_refused_skipped_or_imputed_and_counted() {
     }
     place.ok(&["predict", "price_rating", "none.ndjson", "--input-format", "ndjson", "-o", "objects.csv"]);
     let objects = std::fs::read_to_string(place.path("objects.csv")).unwrap();
-    assert_eq!(objects, "discounted_price,rating,row,cluster,description,distance\n");
+    assert_eq!(objects, "discounted_price,rating,cluster,description,distance\n");
     place.write("wrong.csv", "id,price\n");
     assert!(place.fails(1, &["predict", "price_rating", "wrong.csv"]).contains("no column discounted_price"));
 }

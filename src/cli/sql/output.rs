@@ -7,9 +7,9 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
+use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::csv::{Writer as CsvWriter, WriterBuilder as CsvBuilder};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::writer::{FileWriter, StreamWriter};
 use datafusion::arrow::json::writer::{JsonArray, LineDelimited, Writer as JsonWriter, WriterBuilder as JsonBuilder};
@@ -20,7 +20,7 @@ use parquet::file::properties::WriterProperties;
 
 use super::table::{Column, TextTable};
 use crate::printable::printable;
-use crate::readable_times::readable;
+use crate::text_columns::{flat, readable};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -180,39 +180,16 @@ impl Rows for Csv<'_> {
             return Ok(());
         }
         self.header = None;
-        self.csv.write(&flat(batch)?).map_err(failed)
+        self.csv.write(&flat(batch).map_err(failed)?).map_err(failed)
     }
 
     fn end(mut self: Box<Self>) -> anyhow::Result<Option<String>> {
         // A result may have no batch.
         if let Some(schema) = self.header.take() {
-            self.csv.write(&flat(&RecordBatch::new_empty(schema))?).map_err(failed)?;
+            self.csv.write(&flat(&RecordBatch::new_empty(schema)).map_err(failed)?).map_err(failed)?;
         }
         Ok(None)
     }
-}
-
-/// A batch whose nested columns are converted to text, because CSV has no nested values.
-fn flat(batch: &RecordBatch) -> anyhow::Result<RecordBatch> {
-    let batch = &readable(batch)?;
-    let schema = batch.schema();
-    if !schema.fields().iter().any(|field| field.data_type().is_nested()) {
-        return Ok(batch.clone());
-    }
-    let (mut fields, mut columns) = (Vec::new(), Vec::new());
-    for (field, column) in schema.fields().iter().zip(batch.columns()) {
-        if field.data_type().is_nested() {
-            let options = options("");
-            let formatter = ArrayFormatter::try_new(column, &options).map_err(failed)?;
-            let texts: StringArray = (0..column.len()).map(|i| Some(formatter.value(i).to_string())).collect();
-            fields.push(Arc::new(Field::new(field.name(), DataType::Utf8, true)));
-            columns.push(Arc::new(texts) as ArrayRef);
-        } else {
-            fields.push(Arc::clone(field));
-            columns.push(Arc::clone(column));
-        }
-    }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(failed)
 }
 
 struct Json<'a> {

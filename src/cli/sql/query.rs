@@ -63,6 +63,9 @@ pub fn params_of(
         let place = Place { line: start.line as usize, column: start.column as usize }.within(piece.place);
         let bare = name.trim_start_matches(['$', ':', '@', '?']);
         match given.get(bare) {
+            None if bare.is_empty() => {
+                return Err(source.fault(place, format!("a parameter has a name; write $name, and {}", hint("name"))));
+            }
             Some(value) if name.starts_with('$') => named.insert(bare.to_owned(), value.clone()),
             Some(_) => return Err(source.fault(place, format!("write the parameter as ${bare}"))),
             None => {

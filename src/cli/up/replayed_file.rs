@@ -96,20 +96,21 @@ impl Up {
                     old.name,
                     count(rows - old.rows.unwrap_or_default(), "row")
                 ),
-                None if !self.append => bail!(
-                    "the store {root} was fed from {}; to add {name} to it say --append, or choose another --store",
-                    last.name
-                ),
                 // Most of its rows would be stored once more.
                 None if let Some(old) =
                     source.files.iter().find(|old| old.first.as_ref() == Some(&file.checked.first)) =>
                 {
                     bail!(
                         "{name} begins with the first row of {}, which was replayed into the store {root}, but other rows of \
-                         that file have changed or are missing; choose another --store, or a file with the new rows alone",
+                         that file have changed, are missing, or are written differently (line ends, quotes); choose another \
+                         --store, or a file with the new rows alone",
                         old.name
                     )
                 }
+                None if !self.append => bail!(
+                    "the store {root} was fed from {}; to add {name} to it say --append, or choose another --store",
+                    last.name
+                ),
                 None => {}
             }
         }

@@ -1,4 +1,4 @@
-//! Converts times and dates outside chrono's range to text.
+//! Columns as text, where an output has no such values: times outside chrono's range, and nested values in CSV.
 //!
 //! Arrow formats times with chrono, whose years end at 262,142. For a later time it prints "ERROR: Cast error: …",
 //! with quotes that break JSON, or fails. A topic may contain any 64-bit value as a time.
@@ -38,6 +38,30 @@ pub fn readable(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         arrays.push(array);
     }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+}
+
+/// Replaces nested columns by text columns, because CSV has no nested values; also those of [`readable`]. NULL is empty.
+///
+/// # Errors
+/// If an array cannot be formatted or reassembled, which would be a bug in this module.
+pub fn flat(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let batch = readable(batch)?;
+    if !batch.schema_ref().fields().iter().any(|field| field.data_type().is_nested()) {
+        return Ok(batch);
+    }
+    let (mut fields, mut columns) = (Vec::new(), Vec::new());
+    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        let column = if field.data_type().is_nested() {
+            let formatter = ArrayFormatter::try_new(column, &FormatOptions::default().with_display_error(true))?;
+            let texts: StringArray = (0..column.len()).map(|i| Some(formatter.value(i).to_string())).collect();
+            Arc::new(texts) as ArrayRef
+        } else {
+            Arc::clone(column)
+        };
+        fields.push(typed(field, &column));
+        columns.push(column);
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
 }
 
 /// The same field with the type of `array`.
