@@ -296,9 +296,12 @@ impl Store {
         }
     }
 
-    /// Whether the store exists.
+    /// Whether the store exists. On an object store one without records exists if it has keys.
     pub fn exists(&self) -> Result<bool, Error> {
-        if self.place.is_disk() { Ok(self.root.is_dir()) } else { Ok(self.recent_source()?.is_some()) }
+        if self.place.is_disk() {
+            return Ok(self.root.is_dir());
+        }
+        Ok(self.recent_source()?.is_some() || self.is_marked_for_keys()?)
     }
 
     /// Removes a store on a disk that has no files yet, after what created it has failed. Directories with files stay.
