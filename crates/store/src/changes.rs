@@ -9,7 +9,8 @@
 //! before it wrote the mark, or an earlier build, does not hide a change for longer.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
 use super::{Store, unique};
@@ -21,14 +22,16 @@ const LOOK: Duration = Duration::from_secs(60);
 
 /// What a process knows of the mark.
 #[derive(Debug, Default)]
-pub(super) struct Changes(Mutex<Option<Seen>>);
+pub(super) struct Changes {
+    seen: Mutex<Option<Seen>>,
+    generation: AtomicU64,
+}
 
 #[derive(Debug)]
 struct Seen {
     stamp: Option<Vec<u8>>,
     polled: Instant,
     looked: Instant,
-    generation: u64,
 }
 
 impl Store {
@@ -50,20 +53,28 @@ impl Store {
         if self.place.is_disk() {
             return None;
         }
-        let mut seen = self.changes.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = || self.place.stamp(&self.changes_file()).ok();
-        let Some(seen) = seen.as_mut() else {
-            let now = Instant::now();
-            return Some(seen.insert(Seen { stamp: stamp(), polled: now, looked: now, generation: 0 }).generation);
+        let Changes { seen, generation } = &*self.changes;
+        // While another thread waits for the answer, the last number is good enough.
+        let seen = match seen.try_lock() {
+            Ok(seen) => Some(seen),
+            Err(TryLockError::Poisoned(seen)) => Some(seen.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         };
-        if seen.polled.elapsed() >= POLL {
-            let stamp = stamp();
-            seen.polled = Instant::now();
-            if stamp != seen.stamp || seen.looked.elapsed() >= LOOK {
-                (seen.stamp, seen.looked) = (stamp, Instant::now());
-                seen.generation += 1;
+        if let Some(mut seen) = seen {
+            let stamp = || self.place.stamp(&self.changes_file()).ok();
+            match seen.as_mut() {
+                None => *seen = Some(Seen { stamp: stamp(), polled: Instant::now(), looked: Instant::now() }),
+                Some(seen) if seen.polled.elapsed() >= POLL => {
+                    let stamp = stamp();
+                    seen.polled = Instant::now();
+                    if stamp != seen.stamp || seen.looked.elapsed() >= LOOK {
+                        (seen.stamp, seen.looked) = (stamp, Instant::now());
+                        generation.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                Some(_) => {}
             }
         }
-        Some(seen.generation)
+        Some(generation.load(Ordering::Relaxed))
     }
 }
