@@ -144,7 +144,12 @@ impl Log {
     /// [`Error::Lost`] if the log ends before its mark.
     pub fn settle(&self, next: i64) -> Result<(), Error> {
         let mark = readable(self.read_mark())?;
+        let mut next = next;
         if let Some(mark) = mark {
+            if mark.next > next {
+                // Another writer may have published since `next` was read. Its file is there before its mark.
+                next = self.next()?.unwrap_or(next);
+            }
             self.check_end(next, mark)?;
             self.restore_start(mark)?;
             if mark.start < mark.expired {
@@ -428,6 +433,14 @@ mod tests {
         assert!(matches!(log.settle(5), Err(Error::Lost { .. })));
         fs::remove_file(log.mark_file()).unwrap();
         assert_eq!(log.next().unwrap(), None, "it begins anew");
+    }
+
+    #[test]
+    fn a_writer_that_was_overtaken_finds_nothing_lost() {
+        let (_dir, _, log) = log();
+        // It read the end of the log before another writer published two more files.
+        log.settle(25).unwrap();
+        assert_eq!(log.read_mark().unwrap(), Some(Mark { start: 5, next: 45, expired: 5 }));
     }
 
     #[test]
