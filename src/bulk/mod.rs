@@ -340,6 +340,13 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Rows with these features; gaps are refused. `decimal` is the decimal mark of numbers in text.
+    fn new(features: &[String], (limits, keep): (Limits, Keep), decimal: char) -> Self {
+        let gaps = vec![Gaps::default(); features.len()];
+        let (features, missing) = (features.to_vec(), Missing::Refuse);
+        Self { features, keep, limits, missing, gaps, decimal, raw: false, has_answers: false }
+    }
+
     /// Counts a gap and returns the NaN that represents it in a column.
     ///
     /// # Errors

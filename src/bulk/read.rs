@@ -191,17 +191,7 @@ impl Reader {
                 Source::columns(reader.map(|batch| batch.map(Table::from).map_err(read)).chain([Ok(empty.into())]))
             }
         };
-        let gaps = vec![Gaps::default(); features.len()];
-        let wanted = Wanted {
-            features: features.to_vec(),
-            keep,
-            limits,
-            missing: Missing::Refuse,
-            gaps,
-            decimal: dialect.decimal,
-            raw: false,
-            has_answers: false,
-        };
+        let wanted = Wanted::new(features, (limits, keep), dialect.decimal);
         Ok(Self { format, dialect, source, wanted, rows: 0, begun: false })
     }
 

@@ -126,7 +126,7 @@ fn damaged(key: &Key, at: u64) -> String {
     )
 }
 
-/// What is known of a file, which never changes.
+/// Metadata of an immutable file.
 fn immutable(key: &Key, size: u64) -> ObjectMeta {
     ObjectMeta { location: key.clone(), last_modified: DateTime::UNIX_EPOCH, size, e_tag: None, version: None }
 }

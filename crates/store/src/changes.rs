@@ -20,7 +20,7 @@ const POLL: Duration = Duration::from_secs(5);
 /// Time between two looks at all files.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// What a process knows of the mark.
+/// State of the last look at the mark in this process.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     seen: Mutex<Option<Seen>>,

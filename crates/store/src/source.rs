@@ -62,7 +62,7 @@ impl SourceCache {
         kept.as_ref().filter(|(read, _)| read.elapsed() < FRESH).map(|(_, source)| source.clone())
     }
 
-    /// Keeps what was read; `None` forgets it, after a change.
+    /// Sets the cached value; `None` clears the cache, after a change.
     fn keep(&self, source: Option<Option<Source>>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = source.map(|source| (Instant::now(), source));
     }
@@ -98,8 +98,8 @@ impl Store {
         Ok(self.source_as_read()?.0)
     }
 
-    /// The same for callers that need topic and partitions only: on an object store it may be five seconds old, unless this process
-    /// changed it.
+    /// The source, which on an object store may be up to five seconds old unless this process changed it. For callers that need only
+    /// the topic and the number of partitions.
     pub(crate) fn recent_source(&self) -> Result<Option<Source>, Error> {
         if let Some(known) = self.source.fresh() {
             return Ok(known);

@@ -160,7 +160,8 @@ impl CachedLog<'_> {
     fn all_files(self) -> Result<Vec<DataFile>, Error> {
         let entries = self.catalog.objects.list_all(&self.log.dir, &self.marks());
         let entries = entries.map_err(Error::io("list", &self.log.dir))?;
-        // What the list does not show is not requested. A list that lags costs time for the index, and the mark has the offset too.
+        // Requests only files that are in the list. If the list lags, the index is not used, which costs time, and the offset before
+        // which records expired is read from the mark.
         let has = |name: &str| entries.iter().any(|entry| entry.name == name);
         self.read_index(has(INDEX))?;
         let expired = if has(EXPIRED) { self.log.expired()? } else { self.log.marked_expired()? };

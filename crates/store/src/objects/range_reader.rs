@@ -51,9 +51,8 @@ impl Object {
         self.size
     }
 
-    /// Reads `length` bytes from `asked` on.
-    pub fn bytes(&self, asked: u64, length: usize) -> io::Result<Bytes> {
-        let start = asked;
+    /// Reads `length` bytes from `start` on.
+    pub fn bytes(&self, start: u64, length: usize) -> io::Result<Bytes> {
         if start.checked_add(length as u64).is_none_or(|end| end > self.size) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -61,14 +60,14 @@ impl Object {
             return Ok(known);
         }
         let (store, key, size) = (Arc::clone(&self.objects.store), self.key.clone(), self.size);
-        let (start, block) = if SmallFiles::fits(size) {
+        let (at, block) = if SmallFiles::fits(size) {
             let files = self.objects.small_files();
             (0, self.objects.wait(async move { again(|| files.read(&*store, &key, size)).await })?)
         } else {
             let end = (start + (length as u64).max(BLOCK)).min(size);
             (start, self.objects.wait(async move { again(|| store.get_range(&key, start..end)).await })?)
         };
-        let from = (asked - start) as usize;
+        let from = (start - at) as usize;
         if block.len() < from + length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -76,7 +75,7 @@ impl Object {
         if blocks.len() == KEPT {
             blocks.pop_front();
         }
-        blocks.push_back((start, block.clone()));
+        blocks.push_back((at, block.clone()));
         Ok(block.slice(from..from + length))
     }
 
