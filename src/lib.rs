@@ -12,6 +12,7 @@
 
 // Shared by all: text for a terminal, formats of files.
 pub mod file_format;
+mod parquet_types;
 pub mod printable;
 
 pub mod hints;

@@ -11,18 +11,19 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Date32Type, Date64Type, Field, FieldRef, Schema, TimeUnit, TimestampMicrosecondType,
-    TimestampMillisecondType, TimestampSecondType,
+    ArrowPrimitiveType, DataType, Date32Type, Date64Type, Field, FieldRef, Float32Type, Float64Type, Schema, TimeUnit,
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampSecondType,
 };
 use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::json::writer::{LineDelimited, WriterBuilder};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use tercile_store::times::{civil, date};
 
 /// Days since 1970 that are certainly inside chrono's range: about 250,000 years.
 const DAYS: i64 = 91_000_000;
 
-/// Replaces time columns that contain values outside chrono's range by text columns, at any nesting level. Any other
-/// batch is returned unchanged.
+/// Replaces time columns that contain values outside chrono's range by text columns, and keys of maps that are no text by texts, at any
+/// nesting level. Any other batch is returned unchanged.
 ///
 /// # Errors
 /// If a nested array cannot be reassembled, which would be a bug in this module.
@@ -40,7 +41,7 @@ pub fn readable(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
 }
 
-/// Replaces nested columns by text columns, because CSV has no nested values; also those of [`readable`]. NULL is empty.
+/// Replaces nested columns by text columns of JSON, because CSV has no nested values; also those of [`readable`]. NULL is empty.
 ///
 /// # Errors
 /// If an array cannot be formatted or reassembled, which would be a bug in this module.
@@ -51,17 +52,42 @@ pub fn flat(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     }
     let (mut fields, mut columns) = (Vec::new(), Vec::new());
     for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-        let column = if field.data_type().is_nested() {
-            let formatter = ArrayFormatter::try_new(column, &FormatOptions::default().with_display_error(true))?;
-            let texts: StringArray = (0..column.len()).map(|i| Some(formatter.value(i).to_string())).collect();
-            Arc::new(texts) as ArrayRef
-        } else {
-            Arc::clone(column)
-        };
+        let column =
+            if field.data_type().is_nested() { Arc::new(json(column)?) as ArrayRef } else { Arc::clone(column) };
         fields.push(typed(field, &column));
         columns.push(column);
     }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+}
+
+/// Each value as JSON.
+fn json(column: &ArrayRef) -> Result<StringArray, ArrowError> {
+    const NAME: &str = "v";
+    const BEFORE: usize = "{\"v\":".len();
+
+    let rows = RecordBatch::try_from_iter_with_nullable([(NAME, Arc::clone(column), true)])?;
+    let mut lines = Vec::new();
+    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut lines);
+    writer.write(&rows)?;
+    writer.finish()?;
+    drop(writer);
+    // Line breaks inside texts are escaped.
+    let lines = String::from_utf8(lines).map_err(|e| ArrowError::JsonError(e.to_string()))?;
+    let value = |(row, line): (usize, &str)| {
+        let value = line.get(BEFORE..line.len().saturating_sub(1)).unwrap_or_default();
+        column.is_valid(row).then(|| value.to_owned())
+    };
+    Ok(lines.lines().enumerate().map(value).collect())
+}
+
+/// The number of doubles and floats that JSON cannot express: infinite ones and NaN, which are null there.
+pub fn not_finite(batch: &RecordBatch) -> usize {
+    let count = |column: &ArrayRef| match column.data_type() {
+        DataType::Float64 => column.as_primitive::<Float64Type>().iter().flatten().filter(|x| !x.is_finite()).count(),
+        DataType::Float32 => column.as_primitive::<Float32Type>().iter().flatten().filter(|x| !x.is_finite()).count(),
+        _ => 0,
+    };
+    batch.columns().iter().map(count).sum()
 }
 
 /// The same field with the type of `array`.
@@ -104,8 +130,13 @@ fn column(array: &ArrayRef) -> Result<Option<ArrayRef>, ArrowError> {
         }
         DataType::Map(field, sorted) => {
             let inner = array.as_map();
-            let entries = Arc::new(inner.entries().clone()) as ArrayRef;
-            let Some(entries) = column(&entries)? else { return Ok(None) };
+            let entries = match text_keys(inner.entries())? {
+                Some(entries) => column(&entries)?.unwrap_or(entries),
+                None => match column(&(Arc::new(inner.entries().clone()) as ArrayRef))? {
+                    Some(entries) => entries,
+                    None => return Ok(None),
+                },
+            };
             let keyed = Arc::new(Field::new(field.name(), entries.data_type().clone(), false));
             let (offsets, nulls) = (inner.offsets().clone(), inner.nulls().cloned());
             Some(Arc::new(MapArray::try_new(keyed, offsets, entries.as_struct().clone(), nulls, *sorted)?) as ArrayRef)
@@ -116,6 +147,20 @@ fn column(array: &ArrayRef) -> Result<Option<ArrayRef>, ArrowError> {
         }
         _ => None,
     })
+}
+
+/// The entries of a map whose keys are no text with keys that are, as objects of JSON have.
+fn text_keys(entries: &StructArray) -> Result<Option<ArrayRef>, ArrowError> {
+    let keys = entries.column(0);
+    if matches!(keys.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) {
+        return Ok(None);
+    }
+    let keys = cast(keys, &DataType::Utf8)?;
+    let (key, value) = (&entries.fields()[0], &entries.fields()[1]);
+    let key = Arc::new(Field::new(key.name(), DataType::Utf8, false));
+    let columns = vec![keys, Arc::clone(entries.column(1))];
+    let entries = StructArray::try_new(vec![key, Arc::clone(value)].into(), columns, entries.nulls().cloned())?;
+    Ok(Some(Arc::new(entries)))
 }
 
 fn list<O: OffsetSizeTrait>(array: &ArrayRef, field: &FieldRef) -> Result<Option<ArrayRef>, ArrowError> {
@@ -153,11 +198,31 @@ fn texts<T: ArrowPrimitiveType>(
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{
-        Date32Array, Date64Array, ListArray, TimestampMillisecondArray, TimestampSecondArray,
+        Date32Array, Date64Array, Int64Builder, ListArray, MapBuilder, StringBuilder, TimestampMillisecondArray,
+        TimestampSecondArray,
     };
+    use datafusion::arrow::datatypes::Int64Type;
     use datafusion::arrow::json::LineDelimitedWriter;
 
     use super::*;
+
+    #[test]
+    fn nested_values_are_json_in_csv() {
+        let lists =
+            ListArray::from_iter_primitive::<Int64Type, _, _>(vec![Some(vec![Some(1), None]), Some(vec![]), None]);
+        let mut maps = MapBuilder::new(None, Int64Builder::new(), StringBuilder::new());
+        maps.keys().append_value(7);
+        maps.values().append_value("a \"b\"\nc");
+        maps.append(true).unwrap();
+        maps.append(true).unwrap();
+        maps.append(false).unwrap();
+        let columns: Vec<(&str, ArrayRef)> = vec![("lists", Arc::new(lists)), ("maps", Arc::new(maps.finish()))];
+        let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap();
+        let flat = flat(&batch).unwrap();
+        let texts = |column: usize| flat.column(column).as_string::<i32>().iter().collect::<Vec<_>>();
+        assert_eq!(texts(0), [Some("[1,null]"), Some("[]"), None]);
+        assert_eq!(texts(1), [Some(r#"{"7":"a \"b\"\nc"}"#), Some("{}"), None]);
+    }
 
     #[test]
     fn every_time_is_valid_json_whatever_its_bits() {

@@ -5,7 +5,7 @@ use tercile_kmeans::MAX_FEATURES;
 use tercile_store::record::{object_of, too_deep};
 
 use super::Wanted;
-use super::{At, Error, Keep, is_added, is_answer};
+use super::{At, Error, Keep, is_added};
 use crate::files::{fields, no_number};
 use crate::missing::Value;
 
@@ -53,8 +53,7 @@ pub fn row(json: &[u8], at: At, wanted: &mut Wanted, columns: &mut [Vec<f64>]) -
         let what = format!("nests deeper than {}", limits.depth);
         return Err(Error::Field { at, field: name.clone().into_owned(), what });
     }
-    let answer = keep == Keep::Row && is_answer(&wanted.features, |name| fields.iter().any(|(key, _)| key == name));
-    wanted.has_answers |= answer;
+    let answer = keep == Keep::Row && wanted.note_answer(|name| fields.iter().any(|(key, _)| key == name));
     let kept = |name: &str| match keep {
         Keep::Row => !(answer && is_added(name)),
         Keep::Other => !wanted.features.iter().any(|feature| feature == name),

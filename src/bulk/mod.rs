@@ -13,6 +13,7 @@ mod read;
 mod write;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -335,8 +336,8 @@ pub struct Wanted {
     pub decimal: char,
     /// Whether the rows are raw records, which are not parsed here.
     pub raw: bool,
-    /// Whether a row or table was an earlier prediction ([`is_answer`]).
-    pub has_answers: bool,
+    /// Columns and fields of earlier predictions ([`is_answer`]) that are replaced.
+    pub replaced: BTreeSet<&'static str>,
 }
 
 impl Wanted {
@@ -344,7 +345,16 @@ impl Wanted {
     fn new(features: &[String], (limits, keep): (Limits, Keep), decimal: char) -> Self {
         let gaps = vec![Gaps::default(); features.len()];
         let (features, missing) = (features.to_vec(), Missing::Refuse);
-        Self { features, keep, limits, missing, gaps, decimal, raw: false, has_answers: false }
+        Self { features, keep, limits, missing, gaps, decimal, raw: false, replaced: BTreeSet::new() }
+    }
+
+    /// Whether a row or table with the names for which `has` is true is an earlier prediction, whose added columns are noted.
+    pub fn note_answer(&mut self, has: impl Fn(&str) -> bool) -> bool {
+        let is_answer = is_answer(&self.features, &has);
+        if is_answer {
+            self.replaced.extend(ADDED.into_iter().chain([IMPUTED, REASON]).filter(|name| has(name)));
+        }
+        is_answer
     }
 
     /// Counts a gap and returns the NaN that represents it in a column.

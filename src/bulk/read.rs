@@ -12,7 +12,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::arrow::Batches;
 use super::raw_lines::{Lines, record_text};
-use super::{At, BYTES, Block, Carried, Error, Format, Keep, Limits, Meter, ROWS, Unmetered, Wanted, is_answer, json};
+use super::{At, BYTES, Block, Carried, Error, Format, Keep, Limits, Meter, ROWS, Unmetered, Wanted, json};
 
 use crate::files::{self, CsvRecords, Dialect, Fault, Opened, Splitter, decimal_point};
 use crate::missing::{Gaps, Missing, Value};
@@ -202,9 +202,10 @@ impl Reader {
         self
     }
 
-    /// Whether rows so far were an earlier prediction, whose added columns are replaced.
-    pub fn has_answers(&self) -> bool {
-        self.wanted.has_answers
+    /// The columns of an earlier prediction that were replaced so far, as a list for a message.
+    pub fn replaced(&self) -> Option<String> {
+        let replaced: Vec<&str> = self.wanted.replaced.iter().copied().collect();
+        (!replaced.is_empty()).then(|| replaced.join(", "))
     }
 
     /// Counts of the gaps so far, by feature.
@@ -404,7 +405,7 @@ fn objects<R: Read>(
         }
     }
     let features = columns.into_iter().map(with_gaps).collect();
-    let has_answers = wanted.has_answers;
+    let has_answers = !wanted.replaced.is_empty();
     Ok(Some(Block { features, carried: Carried::Objects(rows), first, lines, has_answers, faults }))
 }
 
@@ -417,8 +418,8 @@ fn with_gaps(values: Vec<f64>) -> Float64Array {
 /// Extracts the features from columns of numbers or text.
 fn block_of(table: Table, wanted: &mut Wanted, first: u64) -> Result<Block, Error> {
     let Table { batch, lines } = table;
-    wanted.has_answers |= is_answer(&wanted.features, |name| batch.schema_ref().index_of(name).is_ok());
-    let (carried, has_answers) = (Carried::Columns(batch.clone()), wanted.has_answers);
+    wanted.note_answer(|name| batch.schema_ref().index_of(name).is_ok());
+    let (carried, has_answers) = (Carried::Columns(batch.clone()), !wanted.replaced.is_empty());
     let mut block = Block { carried, first, lines, has_answers, ..Block::default() };
     for feature in 0..wanted.features.len() {
         let column = numbers(&batch, feature, wanted, &|row| block.at(row))?;

@@ -24,6 +24,7 @@ use super::{
 use crate::engine::file_table::FileTypes;
 use crate::files;
 use crate::missing::Missing;
+use crate::parquet_types;
 use crate::text_columns::{flat, readable};
 
 /// Writes a sequence of blocks. Columns keep their types and JSON objects their text; `cluster`, `description` and `distance`
@@ -152,7 +153,7 @@ impl<W: Write + Send> Writer<W> {
                 writer.as_mut().map_or(Ok(()), |writer| writer.write(&batch)).map_err(wrote)
             }
             Sink::Parquet(out, writer) => {
-                let batch = with_clusters(block, found, scorer, replaces)?.0;
+                let batch = parquet_types::batch(&with_clusters(block, found, scorer, replaces)?.0).map_err(wrote)?;
                 if let Some(out) = out.take() {
                     *writer = Some(Box::new(ArrowWriter::try_new(out, batch.schema(), None).map_err(wrote)?));
                 }

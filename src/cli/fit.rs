@@ -311,8 +311,8 @@ impl Fit {
             let found = scorer.score(&block).with_context(|| name.clone())?;
             writer.write(block, found, &scorer)?;
         }
-        if reader.has_answers() {
-            tracing::warn!("{name}: cluster, description and distance of an earlier prediction were replaced");
+        if let Some(columns) = reader.replaced() {
+            tracing::warn!("{name}: {columns} of an earlier prediction were replaced");
         }
         Ok(writer.finish()?)
     }

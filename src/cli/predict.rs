@@ -183,8 +183,8 @@ impl Predict {
             let took = if self.missing == Missing::Impute { " and took the model's mean" } else { "" };
             tracing::warn!("{name}: {feature} was missing in {n} of {rows} rows{took}{}", imputed::not_numbers(gaps));
         }
-        if reader.has_answers() {
-            tracing::warn!("{name}: cluster, description and distance of an earlier prediction were replaced");
+        if let Some(columns) = reader.replaced() {
+            tracing::warn!("{name}: {columns} of an earlier prediction were replaced");
         }
         if skipped > 0 && !self.raw {
             tracing::warn!("{name}: {} of {rows} rows have no cluster", thousands(skipped));

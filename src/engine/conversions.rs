@@ -1,5 +1,5 @@
 //! The SQL functions that every session has, beside DataFusion's own: `to_number`, `to_integer`, `to_datetime`, those of JSON, `md5`, `sha256`, and
-//! those of times that replace DataFusion's (`time_functions`).
+//! those of times that replace DataFusion's (`time_functions`). Also the operations of dates and intervals (`date_planner`), and of values of `u -> 'field'` (`json_values`).
 //!
 //! Input: a text, and constants that say how it is written. Output: its value by the rules of the module `value`, or NULL.
 //! The JSON functions and operators (`->`, `->>`, `json_get…`) are those of `datafusion-functions-json`. All depend only
@@ -21,7 +21,7 @@ use datafusion::logical_expr::{
 use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 
-use super::{text_hashes, time_functions};
+use super::{date_planner, json_values, text_hashes, time_functions};
 use crate::value::number::Format;
 use crate::value::time::Form;
 
@@ -31,14 +31,18 @@ const PRECISION: u8 = 38;
 /// Registers all functions, and the operators of JSON.
 pub fn register(ctx: &SessionContext) -> Result<()> {
     let state = ctx.state_ref();
-    let mut state = state.write();
-    register_with(&mut *state)
+    register_with(&mut *state.write())?;
+    ctx.add_analyzer_rule(Arc::new(json_values::Refuse));
+    Ok(())
 }
 
 /// The same in the session of a scheduler.
 pub fn register_with(registry: &mut dyn FunctionRegistry) -> Result<()> {
     datafusion_functions_json::register_all(registry)?;
-    for function in conversions().chain(time_functions::functions()).chain(text_hashes::functions()) {
+    registry.register_expr_planner(Arc::new(date_planner::DatePlanner))?;
+    registry.register_function_rewrite(Arc::new(date_planner::KeepInstant))?;
+    registry.register_function_rewrite(Arc::new(json_values::Rewrite))?;
+    for function in own_functions() {
         registry.register_udf(function)?;
     }
     Ok(())
@@ -64,7 +68,15 @@ pub fn functions() -> impl Iterator<Item = Arc<ScalarUDF>> {
         udfs::json_object_keys_udf(),
         udfs::json_union_to_text_udf(),
     ];
-    json.into_iter().chain(conversions()).chain(time_functions::functions()).chain(text_hashes::functions())
+    json.into_iter().chain(own_functions())
+}
+
+fn own_functions() -> impl Iterator<Item = Arc<ScalarUDF>> {
+    conversions()
+        .chain(time_functions::functions())
+        .chain(text_hashes::functions())
+        .chain(std::iter::once(date_planner::function()))
+        .chain(json_values::functions())
 }
 
 fn conversions() -> impl Iterator<Item = Arc<ScalarUDF>> {

@@ -8,6 +8,7 @@ mod checked_sum;
 pub mod cluster;
 mod compiled_regex;
 pub mod conversions;
+mod date_planner;
 mod distinct_count;
 mod entity;
 mod exact_aggregates;
@@ -15,6 +16,7 @@ mod exact_sum;
 pub mod file_table;
 #[cfg(test)]
 mod inferred_tests;
+mod json_values;
 mod leading_zeros;
 mod lookup;
 mod members;

@@ -9,6 +9,9 @@
 //! - The first bound of `BETWEEN a ->> 'b' AND …` may be such an operation, too. The parser expects AND after `a`, so the bound is put in
 //!   parentheses before parsing.
 //! - A path of PostgreSQL, as in `meta #>> '{a,0}'`, is a chain of operations: `meta -> 'a' ->> 0`.
+//! - `meta#>>'{a}'` without a blank, which the tokenizer reads as the name `meta#`, is the same operation.
+//! - `now() AT TIME ZONE 'Europe/Oslo'` keeps the instant, also for `current_timestamp` and values of TIMESTAMPTZ. They have no zone here, and
+//!   the engine reads a time without a zone as local time.
 //! - A whole number beyond 64 bits is a DECIMAL, as in PostgreSQL, not the nearest DOUBLE.
 //! - `SET TIME ZONE 'Europe/Berlin'` is `SET timezone = 'Europe/Berlin'`.
 
@@ -22,8 +25,32 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
+/// Adapts what the parser would not accept.
+pub fn adapt_tokens(tokens: &mut Vec<TokenWithSpan>) {
+    split_operators(tokens);
+    enclose_bounds(tokens);
+}
+
+/// Separates the `#` of an operator from the name before it.
+fn split_operators(tokens: &mut [TokenWithSpan]) {
+    for i in 1..tokens.len() {
+        let operator = match tokens[i].token {
+            Token::Gt => Token::HashArrow,
+            Token::ShiftRight => Token::HashLongArrow,
+            _ => continue,
+        };
+        if let Token::Word(word) = &mut tokens[i - 1].token
+            && word.quote_style.is_none()
+            && let Some(name) = word.value.strip_suffix('#').filter(|name| !name.is_empty())
+        {
+            tokens[i - 1].token = Token::make_word(name, None);
+            tokens[i].token = operator;
+        }
+    }
+}
+
 /// Puts the first bound of a BETWEEN in parentheses if it has a JSON operator.
-pub fn enclose_bounds(tokens: &mut Vec<TokenWithSpan>) {
+fn enclose_bounds(tokens: &mut Vec<TokenWithSpan>) {
     // Bounds that are open: the index after BETWEEN, the depth of parentheses, the depth of CASE, and whether it has a JSON operator.
     let mut open: Vec<(usize, usize, usize, bool)> = Vec::new();
     let (mut depth, mut cases) = (0_usize, 0_usize);
@@ -127,7 +154,7 @@ impl VisitorMut for Adapt {
     }
 }
 
-/// Follows paths, after the operations have their operands.
+/// Follows paths and zones, after the operations have their operands.
 struct Paths;
 
 impl VisitorMut for Paths {
@@ -135,6 +162,7 @@ impl VisitorMut for Paths {
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         follow_path(expr);
+        keep_instant(expr);
         ControlFlow::Continue(())
     }
 }
@@ -174,6 +202,33 @@ fn follow_path(expr: &mut Expr) {
         };
     }
     *expr = chain;
+}
+
+/// A time of which the text says that it is an instant gets a zone before it gets another one.
+fn keep_instant(expr: &mut Expr) {
+    const ZONED: ast::DataType = ast::DataType::Timestamp(None, ast::TimezoneInfo::WithTimeZone);
+    const TZ: ast::DataType = ast::DataType::Timestamp(None, ast::TimezoneInfo::Tz);
+
+    let Expr::AtTimeZone { timestamp, .. } = expr else { return };
+    let mut inner = timestamp.as_ref();
+    while let Expr::Nested(nested) = inner {
+        inner = nested;
+    }
+    let is_instant = match inner {
+        Expr::TypedString(ast::TypedString { data_type, .. }) | Expr::Cast { data_type, .. } => {
+            *data_type == ZONED || *data_type == TZ
+        }
+        Expr::Function(call) => {
+            let name = call.name.to_string();
+            ["now", "current_timestamp"].iter().any(|now| name.eq_ignore_ascii_case(now))
+        }
+        _ => false,
+    };
+    if is_instant {
+        let time = mem::replace(timestamp.as_mut(), nothing());
+        let utc = Box::new(Expr::Value(Value::SingleQuotedString("UTC".to_owned()).into()));
+        **timestamp = Expr::AtTimeZone { timestamp: Box::new(time), time_zone: utc };
+    }
 }
 
 /// A whole number beyond 64 bits, which would become a DOUBLE, becomes a DECIMAL with all of its digits.
@@ -316,7 +371,7 @@ mod tests {
     fn parsed(condition: &str) -> Statement {
         let sql = format!("SELECT {condition} FROM t WHERE {condition}");
         let mut tokens = Tokenizer::new(&GenericDialect {}, &sql).tokenize_with_location().unwrap();
-        enclose_bounds(&mut tokens);
+        adapt_tokens(&mut tokens);
         let mut statements = DFParserBuilder::new(tokens).build().unwrap().parse_statements().unwrap();
         let mut statement = statements.pop_front().unwrap();
         adapt(&mut statement);
@@ -368,6 +423,8 @@ mod tests {
             ("a #>> '{j, 0,k}' = 'x'", "(((a -> 'j') -> 0) ->> 'k') = 'x'"),
             ("a #> '{k}' IS NULL", "(a -> 'k') IS NULL"),
             ("a #>> '{}' = 'x'", "a = 'x'"),
+            ("a#>'{k}' IS NULL", "(a -> 'k') IS NULL"),
+            ("a#>>'{k}' = 'x'", "(a ->> 'k') = 'x'"),
             ("a ->> 'k' || 'x' || 'y'", "((a ->> 'k') || 'x') || 'y'"),
             ("a ->> 'k' || 'x' = b", "((a ->> 'k') || 'x') = b"),
             ("a ->> 'k' ~ 'x' AND b", "((a ->> 'k') ~ 'x') AND b"),

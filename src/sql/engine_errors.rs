@@ -36,6 +36,26 @@ pub fn sentence(message: &str) -> Option<String> {
             "a text has no fields; of a JSON text write u ->> 'field', or u -> 'object' -> 'field'".to_owned(),
         );
     }
+    // The type of `u -> 'field'`.
+    if message.contains("Union(Sparse") && !message.starts_with("Cannot coerce arithmetic expression ") {
+        const INSTEAD: &str = "write u ->> 'field' for its text, CAST(u ->> 'field' AS DOUBLE) for a number";
+        let call = message.split_once("argument types '").map_or(message, |(_, call)| call);
+        let name: String = call.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        return Some(match message.contains("argument types '") {
+            true => format!("{name} does not take JSON, which u -> 'field' is; {INSTEAD}"),
+            false => format!("this does not take JSON, which u -> 'field' is; {INSTEAD}"),
+        });
+    }
+    if message.contains("does not support logical expression InSubquery")
+        || message.contains("does not support logical expression Exists")
+    {
+        return Some("IN (SELECT …) and EXISTS stand in WHERE and HAVING only; elsewhere write a LEFT JOIN, or count(*) in a subquery".to_owned());
+    }
+    if message.starts_with("Unable to cast to Date32 for converting") {
+        return Some(
+            "a text is no date, or a date is out of range; to_date(text, '%d/%m/%Y') reads other formats".to_owned(),
+        );
+    }
     if message.starts_with("unnest() can only be applied to") {
         return Some(
             "unnest takes a list; of a JSON text write unnest(json_get_array(u)), of a text with commas unnest(string_to_array(u, ','))".to_owned(),

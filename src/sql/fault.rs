@@ -188,7 +188,8 @@ fn words(error: &DataFusionError, tables: &[String]) -> String {
     {
         return format!("there is no table or view {name}; {}", nearest_of(name, tables, "tables and views"));
     }
-    if let Some((_, rest)) = text.split_once("No function matches the given name and argument types '")
+    if !text.contains("Union(Sparse")
+        && let Some((_, rest)) = text.split_once("No function matches the given name and argument types '")
         && let Some((call, rest)) = rest.split_once('\'')
         && let Some((_, candidates)) = rest.split_once("Candidate functions: ")
     {
@@ -231,6 +232,11 @@ fn words(error: &DataFusionError, tables: &[String]) -> String {
         return "the operator ? is not supported; write json_contains(u, 'field')".to_owned();
     }
     if text.starts_with("Cannot cast string '") {
+        if text.contains(" of Date") || text.contains(" of Timestamp") {
+            return format!(
+                "{text}; TRY_CAST gives NULL for such a text, to_date(text, '%d/%m/%Y') and to_timestamp read other formats"
+            );
+        }
         return format!(
             "{text}; TRY_CAST gives NULL for such a text, to_number reads ₹1,099 and 12,5 €, and both give DOUBLE for 1.9"
         );
@@ -274,7 +280,7 @@ pub fn explain(error: &DataFusionError) -> String {
 
 /// The engine's message without the names of its modules and rules.
 fn without_prefixes(text: &str) -> &str {
-    const PREFIXES: [&str; 13] = [
+    const PREFIXES: [&str; 14] = [
         "Error during planning: ",
         "Schema error: ",
         "Execution error: ",
@@ -284,6 +290,7 @@ fn without_prefixes(text: &str) -> &str {
         "Arrow error: ",
         "This feature is not implemented: ",
         "type_coercion caused by ",
+        "json_values caused by ",
         "External: ",
         "Cast error: ",
         "Parser error: ",

@@ -367,7 +367,7 @@ pub fn parse(source: &Source<'_>, piece: &Piece<'_>) -> Result<Statement, Fault>
     let tokens = Tokenizer::new(&GenericDialect {}, piece.text).tokenize_with_location();
     let mut tokens = tokens.map_err(|e| blame(ParserError::from(e).into()))?;
     from_first::complete(&mut tokens);
-    dialect::enclose_bounds(&mut tokens);
+    dialect::adapt_tokens(&mut tokens);
     let mut parser = DFParserBuilder::new(tokens).with_recursion_limit(RECURSION).build().map_err(blame)?;
     let mut statements = parser.parse_statements().map_err(blame)?;
     match (statements.pop_front(), statements.len()) {

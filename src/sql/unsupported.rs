@@ -44,6 +44,16 @@ impl Visitor for Look {
             | ast::Statement::Rollback { .. } => {
                 ControlFlow::Break(("", "there are no transactions here: each statement takes effect by itself"))
             }
+            ast::Statement::Prepare { .. } | ast::Statement::Execute { .. } | ast::Statement::Deallocate { .. } => {
+                ControlFlow::Break((
+                    "",
+                    "there are no prepared statements here; write $name in the statement and --param name=value",
+                ))
+            }
+            ast::Statement::CreateTable(table) if has_constraints(table) => ControlFlow::Break((
+                "",
+                "a table has no constraints here: leave out PRIMARY KEY, UNIQUE, CHECK, NOT NULL, REFERENCES and DEFAULT",
+            )),
             _ => ControlFlow::Continue(()),
         }
     }
@@ -106,6 +116,19 @@ impl Visitor for Look {
                 ":",
                 "u:field is not supported; write u ->> 'field' for its text, or u -> 'field' for its JSON",
             )),
+            Expr::BinaryOp { op: BinaryOperator::DuckIntegerDivide | BinaryOperator::MyIntegerDivide, .. } => {
+                ControlFlow::Break((
+                    "//",
+                    "there is no operator for whole division; a / b of whole numbers is whole, and trunc(a / b) of others",
+                ))
+            }
+            Expr::Cast { data_type: ast::DataType::JSON | ast::DataType::JSONB, .. } => ControlFlow::Break((
+                "json",
+                "there is no type JSON: a text of JSON needs no cast; write u ->> 'field' for a text, or u -> 'field' for its JSON",
+            )),
+            Expr::AtTimeZone { time_zone, .. } if !is_text(time_zone) => {
+                ControlFlow::Break(("zone", "AT TIME ZONE takes a constant, as in AT TIME ZONE 'Europe/Berlin'"))
+            }
             Expr::BinaryOp { op: BinaryOperator::AtArrow, .. } => ControlFlow::Break((
                 "@>",
                 "@> is not supported for JSON; write json_contains(u, 'field') or u ->> 'field' = 'value'",
@@ -113,4 +136,19 @@ impl Visitor for Look {
             _ => ControlFlow::Continue(()),
         }
     }
+}
+
+fn has_constraints(table: &ast::CreateTable) -> bool {
+    use ast::ColumnOption::{Comment, Null};
+
+    !table.constraints.is_empty()
+        || table
+            .columns
+            .iter()
+            .flat_map(|column| &column.options)
+            .any(|option| !matches!(option.option, Null | Comment(_)))
+}
+
+fn is_text(expr: &Expr) -> bool {
+    matches!(expr, Expr::Value(ast::ValueWithSpan { value: ast::Value::SingleQuotedString(_), .. }))
 }

@@ -44,6 +44,81 @@ fn statements_of_other_databases_run() {
 }
 
 #[test]
+fn json_values_keep_all_numbers_in_comparisons_and_casts() {
+    let place = Place::new();
+    let values = [r#"1"#, r#"2.5"#, r#"2"#, r#""a""#, r#"null"#, r#""2""#, r#"true"#, r#"9007199254740993"#];
+    let lines: String = values.iter().map(|value| format!("{{\"u\":{{\"f\":{value}}}}}\n")).collect();
+    place.write("t.ndjson", lines);
+    // Both forms: the field itself, and a column of a subquery, whose document the engine does not see.
+    for from in ["(SELECT u, u -> 'f' AS x FROM t)", "t"] {
+        let x = if from == "t" { "u -> 'f'" } else { "x" };
+        for (condition, expected) in [
+            ("$x > 1.5", "2.5 2 2 9007199254740993"),
+            ("1.5 < $x", "2.5 2 2 9007199254740993"),
+            ("$x < 2.5", "1 2 2"),
+            ("$x > 1", "2.5 2 2 9007199254740993"),
+            ("$x = 2", "2 2"),
+            ("$x <> 2", "1 2.5 9007199254740993"),
+            ("$x = 9007199254740992", ""),
+            ("$x IN (1, 2)", "1 2 2"),
+            ("$x NOT IN (1, 2.5)", "2 2 9007199254740993"),
+            ("$x BETWEEN 1 AND 2.4", "1 2 2"),
+            ("$x NOT BETWEEN 1 AND 2.4", "2.5 9007199254740993"),
+            ("$x IS DISTINCT FROM 2", "1 2.5 a null true 9007199254740993"),
+            ("$x = 'a'", "a"),
+            ("$x <> 'a'", "1 2.5 2 2 true 9007199254740993"),
+            ("$x LIKE 'a%' OR $x ~ '^2.'", "2.5 a"),
+            ("$x IN ('a', 'b')", "a"),
+            ("$x IS TRUE", "true"),
+            ("CASE $x WHEN 2 THEN true WHEN 2.5 THEN true ELSE false END", "2.5 2 2"),
+            ("CAST($x AS DOUBLE) > 1.5", "2.5 2 2 9007199254740993"),
+            ("CAST($x AS INT) = 2", "2 2"),
+            ("CAST($x AS SMALLINT) < 3", "1 2 2"),
+            ("CAST($x AS DECIMAL(20,1)) < 2.6", "1 2.5 2 2"),
+            ("CAST($x AS TEXT) = 'true'", "true"),
+            ("length($x) = 3", "2.5"),
+        ] {
+            let condition = condition.replace("$x", x);
+            let sql = format!("SELECT coalesce(u ->> 'f', 'null') AS f FROM {from} WHERE {condition}");
+            let ended = place.run(&["sql", "--table", "t=t.ndjson", "-f", "csv", "-c", &sql]);
+            let found: Vec<&str> = ended.stdout.lines().skip(1).collect();
+            assert_eq!(found.join(" "), expected, "{condition}: {}", ended.stderr);
+        }
+    }
+    let join = "SELECT count(*) AS n FROM t a JOIN t b ON a.u -> 'f' = b.u -> 'f'";
+    // 2 and "2" are equal, null equals nothing.
+    assert_eq!(place.ok(&["sql", "--table", "t=t.ndjson", "-f", "csv", "-c", join]), "n\n9\n");
+    let join = "SELECT v FROM t JOIN range(3) AS r(v) ON (u -> 'f') = v ORDER BY v";
+    assert_eq!(place.ok(&["sql", "--table", "t=t.ndjson", "-f", "csv", "-c", join]), "v\n1\n2\n2\n");
+}
+
+#[test]
+fn times_zones_and_intervals_are_as_in_postgresql() {
+    let place = Place::new();
+    place.write("t.csv", "d,n,s,local\n2024-01-31,3,1704189600,2024-07-01 10:00:00\n");
+    for (expression, expected) in [
+        ("TIMESTAMPTZ '2024-01-02T10:00:00Z' AT TIME ZONE 'Europe/Oslo'", "2024-01-02T11:00:00+01:00"),
+        ("CAST('2024-01-02T10:00:00Z' AS TIMESTAMPTZ) AT TIME ZONE 'Europe/Oslo'", "2024-01-02T11:00:00+01:00"),
+        ("now() AT TIME ZONE 'UTC' = now() AT TIME ZONE 'Europe/Oslo'", "true"),
+        ("current_timestamp AT TIME ZONE 'Asia/Tokyo' = now() AT TIME ZONE 'UTC'", "true"),
+        ("to_timestamp(s) AT TIME ZONE 'Asia/Tokyo'", "2024-01-02T19:00:00+09:00"),
+        ("to_timestamp_millis(s * 1000) AT TIME ZONE 'Asia/Tokyo'", "2024-01-02T19:00:00+09:00"),
+        ("local::timestamp AT TIME ZONE 'Europe/Oslo'", "2024-07-01T10:00:00+02:00"),
+        ("d::date + INTERVAL '36 hours'", "2024-02-01T12:00:00"),
+        ("INTERVAL '1 month' + d::date", "2024-02-29T00:00:00"),
+        ("DATE '9999-12-31' - INTERVAL '1 hour'", "9999-12-30T23:00:00"),
+        ("d::date + 1", "2024-02-01"),
+        ("d::date + INTERVAL '1 day' * n", "2024-02-03T00:00:00"),
+        ("d::date - n * INTERVAL '90 minutes'", "2024-01-30T19:30:00"),
+        ("DATE '2024-01-01' + INTERVAL '1 day' = DATE '2024-01-02'", "true"),
+    ] {
+        let sql = format!("SELECT {expression} AS x FROM t");
+        let found = place.ok(&["sql", "--table", "t=t.csv", "-f", "csv", "-c", &sql]);
+        assert_eq!(found, format!("x\n{expected}\n"), "{expression}");
+    }
+}
+
+#[test]
 fn errors_are_in_words_of_sql_with_their_place() {
     let place = Place::new();
     place.write("t.csv", "rating,name\n4.5,a\n4.2|,b\n");
@@ -90,6 +165,18 @@ fn errors_are_in_words_of_sql_with_their_place() {
             "write array_element(array_agg(value ORDER BY value), ",
         ),
         ("SELECT width_bucket(1, 1, 2, 3)", "there is no function width_bucket"),
+        ("SELECT sum(name -> 'f') FROM t", "sum does not take JSON, which u -> 'field' is; write u ->> 'field'"),
+        ("SELECT greatest(1, name -> 'f') FROM t", "a value of u -> 'field' is compared or combined with another type"),
+        ("SELECT max(name -> 'f') FROM t", "this does not take JSON, which u -> 'field' is"),
+        ("SELECT 1 IN (SELECT rating FROM t)", "stand in WHERE and HAVING only"),
+        ("PREPARE a AS SELECT 1", "there are no prepared statements here; write $name"),
+        ("SELECT 7 // 2", "line 1, column 10: there is no operator for whole division"),
+        ("SELECT name::json FROM t", "there is no type JSON"),
+        ("SELECT to_date('x')", "a text is no date"),
+        ("SELECT CAST('2024-13-01' AS DATE)", "to_date(text, '%d/%m/%Y')"),
+        ("CREATE TABLE x (a INT PRIMARY KEY)", "a table has no constraints here"),
+        ("SELECT now() AT TIME ZONE name FROM t", "AT TIME ZONE takes a constant"),
+        ("SELECT INTERVAL '1 year' * 99999999999", "an interval is out of range"),
     ] {
         let ended = place.run(&["sql", "--table", "t=t.csv", "-c", sql]);
         assert_eq!(ended.code, Some(1), "{sql}");

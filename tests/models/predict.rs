@@ -310,6 +310,9 @@ fn columns_of_the_rows_are_kept() {
         let text = std::fs::read_to_string(place.path("plain.csv")).unwrap();
         assert!(text.starts_with("id,a,cluster,description,distance\n"), "{text}");
     }
+    place.write("own.csv", "a,reason,cluster,description,distance\n1,mine,0,x,1\n");
+    let ended = place.run(&["predict", "a.json", "own.csv"]);
+    assert!(ended.stderr.contains("cluster, description, distance, reason of an earlier"), "{}", ended.stderr);
 }
 
 /// Rows with a decimal comma are written with it, and can be read again.

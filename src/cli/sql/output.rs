@@ -19,8 +19,9 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
 use super::table::{Column, TextTable};
+use crate::parquet_types;
 use crate::printable::printable;
-use crate::text_columns::{flat, readable};
+use crate::text_columns::{flat, not_finite, readable};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -69,16 +70,18 @@ pub fn start<'a>(
             let csv = CsvBuilder::new().with_header(true).with_delimiter(delimiter).build(out);
             Box::new(Csv { csv, header: Some(Arc::clone(schema)) })
         }
-        Format::Json => {
-            Box::new(Json { json: JsonBuilder::new().with_explicit_nulls(true).build::<_, JsonArray>(out) })
-        }
-        Format::Ndjson => {
-            Box::new(Ndjson { json: JsonBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(out) })
-        }
+        Format::Json => Box::new(Json {
+            json: JsonBuilder::new().with_explicit_nulls(true).build::<_, JsonArray>(out),
+            not_finite: 0,
+        }),
+        Format::Ndjson => Box::new(Ndjson {
+            json: JsonBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(out),
+            not_finite: 0,
+        }),
         Format::Parquet => {
             let compression = Compression::ZSTD(ZstdLevel::try_new(3)?);
             let properties = WriterProperties::builder().set_compression(compression).build();
-            Box::new(Parquet { writer: ArrowWriter::try_new(out, Arc::clone(schema), Some(properties))? })
+            Box::new(Parquet { writer: ArrowWriter::try_new(out, parquet_types::schema(schema), Some(properties))? })
         }
         Format::Arrow => Box::new(Ipc { writer: StreamWriter::try_new(out, schema).map_err(failed)? }),
         Format::Feather => Box::new(Feather { writer: FileWriter::try_new(out, schema).map_err(failed)? }),
@@ -194,32 +197,43 @@ impl Rows for Csv<'_> {
 
 struct Json<'a> {
     json: JsonWriter<&'a mut (dyn Write + Send), JsonArray>,
+    /// Values that are null in JSON.
+    not_finite: usize,
 }
 
 impl Rows for Json<'_> {
     fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
+        self.not_finite += not_finite(batch);
         self.json.write(&readable(batch)?).map_err(failed)
     }
 
     fn end(mut self: Box<Self>) -> anyhow::Result<Option<String>> {
         self.json.finish().map_err(failed)?;
+        let note = not_finite_note(self.not_finite);
         writeln!(self.json.into_inner())?;
-        Ok(None)
+        Ok(note)
     }
+}
+
+fn not_finite_note(values: usize) -> Option<String> {
+    (values > 0).then(|| format!("{values} infinite values or NaN are null, because JSON has no such numbers"))
 }
 
 struct Ndjson<'a> {
     json: JsonWriter<&'a mut (dyn Write + Send), LineDelimited>,
+    /// Values that are null in JSON.
+    not_finite: usize,
 }
 
 impl Rows for Ndjson<'_> {
     fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
+        self.not_finite += not_finite(batch);
         self.json.write(&readable(batch)?).map_err(failed)
     }
 
     fn end(mut self: Box<Self>) -> anyhow::Result<Option<String>> {
         self.json.finish().map_err(failed)?;
-        Ok(None)
+        Ok(not_finite_note(self.not_finite))
     }
 }
 
@@ -229,7 +243,7 @@ struct Parquet<'a> {
 
 impl Rows for Parquet<'_> {
     fn batch(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
-        self.writer.write(batch).map_err(failed)
+        self.writer.write(&parquet_types::batch(batch).map_err(failed)?).map_err(failed)
     }
 
     fn end(self: Box<Self>) -> anyhow::Result<Option<String>> {
