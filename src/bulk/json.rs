@@ -42,6 +42,7 @@ pub fn row(json: &[u8], at: At, wanted: &mut Wanted, columns: &mut [Vec<f64>]) -
         if found.next().is_some() {
             return Err(Error::Field { at, field: name.clone(), what: "stands twice".to_owned() });
         }
+        wanted.absent[feature] += u64::from(raw.is_none());
         let value = raw.map_or(Err("is missing"), number);
         column.push(match (value, raw) {
             (Ok(value), _) => value,

@@ -332,6 +332,8 @@ pub struct Wanted {
     pub missing: Missing,
     /// Gaps by feature.
     pub gaps: Vec<Gaps>,
+    /// Objects without a field of the feature's name, by feature.
+    pub absent: Vec<u64>,
     /// The decimal mark of numbers in text.
     pub decimal: char,
     /// Whether the rows are raw records, which are not parsed here.
@@ -343,9 +345,9 @@ pub struct Wanted {
 impl Wanted {
     /// Rows with these features; gaps are refused. `decimal` is the decimal mark of numbers in text.
     fn new(features: &[String], (limits, keep): (Limits, Keep), decimal: char) -> Self {
-        let gaps = vec![Gaps::default(); features.len()];
+        let (gaps, absent) = (vec![Gaps::default(); features.len()], vec![0; features.len()]);
         let (features, missing) = (features.to_vec(), Missing::Refuse);
-        Self { features, keep, limits, missing, gaps, decimal, raw: false, replaced: BTreeSet::new() }
+        Self { features, keep, limits, missing, gaps, absent, decimal, raw: false, replaced: BTreeSet::new() }
     }
 
     /// Whether a row or table with the names for which `has` is true is an earlier prediction, whose added columns are noted.

@@ -202,6 +202,12 @@ impl Reader {
         self
     }
 
+    /// A feature of which no row had a field, if there were several rows: a misspelt name rather than missing values.
+    pub fn absent(&self) -> Option<&str> {
+        let absent = self.wanted.absent.iter().position(|rows| *rows > 1 && *rows == self.rows)?;
+        self.wanted.features.get(absent).map(String::as_str)
+    }
+
     /// The columns of an earlier prediction that were replaced so far, as a list for a message.
     pub fn replaced(&self) -> Option<String> {
         let replaced: Vec<&str> = self.wanted.replaced.iter().copied().collect();
@@ -451,7 +457,7 @@ fn numbers(
         DataType::Utf8 => parsed(column.as_string::<i32>().iter(), decimal, gap)?,
         DataType::LargeUtf8 => parsed(column.as_string::<i64>().iter(), decimal, gap)?,
         DataType::Utf8View => parsed(column.as_string_view().iter(), decimal, gap)?,
-        kind if kind.is_numeric() || *kind == DataType::Null => {
+        kind if kind.is_numeric() || matches!(kind, DataType::Null | DataType::Boolean) => {
             let column = cast(column, &DataType::Float64).map_err(read)?.as_primitive().clone();
             // One branch-free pass determines whether there are any gaps.
             let finite = column.values().iter().fold(true, |all, value: &f64| all & value.is_finite());

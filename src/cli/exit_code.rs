@@ -8,6 +8,7 @@ use tercile_kafka::ingest as loading;
 use tercile_store as store;
 
 use super::Usage;
+use crate::bulk;
 use crate::sql::fault::Fault;
 
 /// Prints an error and returns its exit code.
@@ -65,7 +66,11 @@ pub(super) fn exit_code(error: &anyhow::Error) -> u8 {
             _ => {}
         }
         // A closed output pipe is not an error.
-        if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
+        let io = match cause.downcast_ref() {
+            Some(bulk::Error::Io(error)) => Some(error),
+            _ => cause.downcast_ref::<io::Error>(),
+        };
+        if io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
             return 0;
         }
     }

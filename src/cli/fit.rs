@@ -215,6 +215,13 @@ impl Fit {
                 return Err(Usage(format!("{flag} takes one number of clusters; give one --k")).into());
             }
         }
+        let result = if rows_format.is_none() { self.output.as_ref() } else { None };
+        for (flag, file) in [("--output", result), ("--model", self.model.as_ref())] {
+            if file.is_some_and(|file| file.is_same(&self.from.file)) {
+                let why = format!("{flag} would replace the rows of {}; name another file", self.from.file.display());
+                return Err(Usage(why).into());
+            }
+        }
         let output = self.output.as_ref().map(OutputFile::open).transpose()?;
         let model = self.model.as_ref().map(OutputFile::open).transpose()?;
         let bar = terminal.bar(None);

@@ -51,6 +51,11 @@ impl OutputFile {
         &self.0
     }
 
+    /// Whether the output is this existing file, by whatever path.
+    pub fn is_same(&self, file: &Path) -> bool {
+        fs::canonicalize(&self.0).is_ok_and(|output| fs::canonicalize(file).is_ok_and(|file| file == output))
+    }
+
     /// The format to write: `given`, otherwise the format of the file's extension, otherwise `None`.
     ///
     /// # Errors

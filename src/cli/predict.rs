@@ -141,6 +141,11 @@ impl Predict {
             skipped += found.present.as_ref().map_or(0, |present| present.null_count() as u64);
             writer.write(block, found, &scorer)?;
         }
+        if let Some(field) = reader.absent().filter(|_| !self.raw) {
+            anyhow::bail!(
+                "{name}: no row has the field {field}, which the model needs; correct its name, or use --raw for the SQL of the segmentation"
+            );
+        }
         writer.finish()?;
         out.commit()?;
         for (reason, n) in &reasons {

@@ -44,16 +44,19 @@ enum Operation {
     Add,
     Subtract,
     Multiply,
+    /// Of decimals only: the engine simplifies `x % 1` to 0, which is right for integers.
+    Remainder,
 }
 
 impl Operation {
-    const ALL: [Self; 3] = [Self::Add, Self::Subtract, Self::Multiply];
+    const ALL: [Self; 4] = [Self::Add, Self::Subtract, Self::Multiply, Self::Remainder];
 
     fn of(operator: Operator) -> Option<Self> {
         match operator {
             Operator::Plus => Some(Self::Add),
             Operator::Minus => Some(Self::Subtract),
             Operator::Multiply => Some(Self::Multiply),
+            Operator::Modulo => Some(Self::Remainder),
             _ => None,
         }
     }
@@ -63,6 +66,7 @@ impl Operation {
             Self::Add => Operator::Plus,
             Self::Subtract => Operator::Minus,
             Self::Multiply => Operator::Multiply,
+            Self::Remainder => Operator::Modulo,
         }
     }
 
@@ -71,6 +75,7 @@ impl Operation {
             Self::Add => "checked_add",
             Self::Subtract => "checked_subtract",
             Self::Multiply => "checked_multiply",
+            Self::Remainder => "checked_remainder",
         }
     }
 
@@ -84,6 +89,7 @@ impl Operation {
             Self::Add => numeric::add(left, right),
             Self::Subtract => numeric::sub(left, right),
             Self::Multiply => numeric::mul(left, right),
+            Self::Remainder => numeric::rem(left, right),
         }?;
         if let DataType::Decimal128(precision, _) = computed.data_type() {
             let decimals = computed.as_primitive::<Decimal128Type>();
@@ -222,7 +228,8 @@ fn replaced(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             let kinds = (left.get_type(&schema), right.get_type(&schema));
             match kinds {
                 (Ok(one), Ok(other))
-                    if (one == other && one.is_integer()) || (is_decimal(&one) && is_decimal(&other)) =>
+                    if (one == other && one.is_integer() && operation != Operation::Remainder)
+                        || (is_decimal(&one) && is_decimal(&other)) =>
                 {
                     let call = ScalarFunction::new_udf(operation.function(), vec![*left, *right]);
                     Ok(Transformed::yes(Expr::ScalarFunction(call)))

@@ -21,7 +21,7 @@ use datafusion::logical_expr::{
 use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 
-use super::{date_planner, json_values, text_hashes, time_functions};
+use super::{comparisons, date_planner, json_values, text_hashes, time_functions};
 use crate::value::number::Format;
 use crate::value::time::Form;
 
@@ -32,7 +32,7 @@ const PRECISION: u8 = 38;
 pub fn register(ctx: &SessionContext) -> Result<()> {
     let state = ctx.state_ref();
     register_with(&mut *state.write())?;
-    ctx.add_analyzer_rule(Arc::new(json_values::Refuse));
+    ctx.add_analyzer_rule(Arc::new(json_values::Coerced));
     Ok(())
 }
 
@@ -42,6 +42,7 @@ pub fn register_with(registry: &mut dyn FunctionRegistry) -> Result<()> {
     registry.register_expr_planner(Arc::new(date_planner::DatePlanner))?;
     registry.register_function_rewrite(Arc::new(date_planner::KeepInstant))?;
     registry.register_function_rewrite(Arc::new(json_values::Rewrite))?;
+    registry.register_function_rewrite(Arc::new(comparisons::Lossless))?;
     for function in own_functions() {
         registry.register_udf(function)?;
     }
@@ -77,6 +78,7 @@ fn own_functions() -> impl Iterator<Item = Arc<ScalarUDF>> {
         .chain(text_hashes::functions())
         .chain(std::iter::once(date_planner::function()))
         .chain(json_values::functions())
+        .chain(std::iter::once(comparisons::function()))
 }
 
 fn conversions() -> impl Iterator<Item = Arc<ScalarUDF>> {

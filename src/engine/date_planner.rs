@@ -1,6 +1,7 @@
 //! Dates, times and intervals as in PostgreSQL, where the engine differs.
 //!
 //! - `date + interval` is a TIMESTAMP. The engine gives a DATE, which drops the hours of the interval.
+//! - `date - date` is a number of days.
 //! - `interval * number` for whole numbers. The engine has no such operation.
 //! - `to_timestamp(seconds) AT TIME ZONE 'Europe/Oslo'` keeps the instant. The engine's `to_timestamp` has no zone, and so its time in UTC
 //!   would be read as local time. A text is read as local time, because it usually is one.
@@ -45,6 +46,11 @@ impl ExprPlanner for DatePlanner {
         match expr.op {
             Plus | Minus if date(&left) && interval(&right) => expr.left = time(expr.left),
             Plus if interval(&left) && date(&right) => expr.right = time(expr.right),
+            // The engine's difference has one type when it is planned and another one in filters of Parquet.
+            Minus if left == DataType::Date32 && right == DataType::Date32 => {
+                let days = |date| cast(cast(date, DataType::Int32), DataType::Int64);
+                (expr.left, expr.right) = (days(expr.left), days(expr.right));
+            }
             Multiply if interval(&left) && right.is_integer() => {
                 return Ok(PlannerResult::Planned(times(expr.left, expr.right)));
             }

@@ -4,7 +4,7 @@
 //! `u -> 'price' > 10` is NULL where the price is 12.5, and `CAST(price AS DOUBLE)` is NULL where it is a whole number. Here
 //!
 //! - [`Rewrite`] gives comparisons and casts all numbers, and texts as `->>` gives them, before types are coerced;
-//! - [`Refuse`] does the same for functions that need a text or a double, and refuses what would still take one child.
+//! - [`Coerced`] does the same for functions that need a text or a double, orders all numbers, and refuses what would still take one child.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use datafusion::logical_expr::expr_rewriter::{FunctionRewrite, NamePreserver};
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     Between, BinaryExpr, ColumnarValue, Expr, ExprSchemable as _, LogicalPlan, Operator, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, Volatility, binary_expr, cast,
+    ScalarUDFImpl, Signature, SortExpr, Volatility, binary_expr, cast,
 };
 use datafusion::optimizer::analyzer::AnalyzerRule;
 use datafusion_functions_json::{JsonUnionEncoder, JsonUnionValue, udfs};
@@ -34,10 +34,12 @@ enum Target {
     Number,
     /// As of `->>`: a text without quotes, any other value as JSON.
     Text,
+    /// JSON in which equal values are equal: 2.0 is 2, and the text "2" is another value.
+    Key,
 }
 
 impl Target {
-    const ALL: [Self; 3] = [Self::Integer, Self::Number, Self::Text];
+    const ALL: [Self; 4] = [Self::Integer, Self::Number, Self::Text, Self::Key];
 
     /// The expression that reads it from a union.
     fn of(self, value: &Expr) -> Expr {
@@ -48,12 +50,13 @@ impl Target {
         // From the document itself, without a union.
         if let Expr::ScalarFunction(call) = inner
             && call.name() == "json_get"
+            && let Some(direct) = match self {
+                Self::Integer => Some(udfs::json_get_int_udf()),
+                Self::Number => Some(udfs::json_get_float_udf()),
+                Self::Text => Some(udfs::json_as_text_udf()),
+                Self::Key => None,
+            }
         {
-            let direct = match self {
-                Self::Integer => udfs::json_get_int_udf(),
-                Self::Number => udfs::json_get_float_udf(),
-                Self::Text => udfs::json_as_text_udf(),
-            };
             return Expr::ScalarFunction(ScalarFunction::new_udf(direct, call.args.clone()));
         }
         Expr::ScalarFunction(ScalarFunction::new_udf(self.function(), vec![value.clone()]))
@@ -82,6 +85,7 @@ impl ScalarUDFImpl for ReadUnion {
             Target::Integer => "json_union_integer",
             Target::Number => "json_union_number",
             Target::Text => "json_union_string",
+            Target::Key => "json_union_key",
         }
     }
 
@@ -94,7 +98,7 @@ impl ScalarUDFImpl for ReadUnion {
             ([kind], _) if !is_union(kind) => plan_err!("{} takes a value of u -> 'field'", self.name()),
             (_, Target::Integer) => Ok(DataType::Int64),
             (_, Target::Number) => Ok(DataType::Float64),
-            (_, Target::Text) => Ok(DataType::Utf8),
+            (_, Target::Text | Target::Key) => Ok(DataType::Utf8),
         }
     }
 
@@ -109,6 +113,7 @@ impl ScalarUDFImpl for ReadUnion {
             Target::Integer => Arc::new(values.map(|value| integer(&value)).collect::<Int64Array>()) as ArrayRef,
             Target::Number => Arc::new(values.map(|value| number(&value)).collect::<Float64Array>()),
             Target::Text => Arc::new(values.map(|value| text(&value)).collect::<StringArray>()),
+            Target::Key => Arc::new(values.map(|value| key(&value)).collect::<StringArray>()),
         }))
     }
 }
@@ -148,6 +153,14 @@ fn text(value: &JsonUnionValue<'_>) -> Option<String> {
         JsonUnionValue::Float(value) => format!("{value:?}"),
         JsonUnionValue::Str(text) | JsonUnionValue::Array(text) | JsonUnionValue::Object(text) => (*text).to_owned(),
     })
+}
+
+fn key(value: &JsonUnionValue<'_>) -> Option<String> {
+    match value {
+        JsonUnionValue::Float(number) => whole(*number).map_or_else(|| text(value), |number| Some(number.to_string())),
+        JsonUnionValue::Str(text) => Some(format!("{text:?}")),
+        _ => text(value),
+    }
 }
 
 fn is_union(kind: &DataType) -> bool {
@@ -267,13 +280,13 @@ fn compared(value: &Expr, op: Operator, other: &Expr, kind: &DataType, flipped: 
     }
 }
 
-/// A comparison of two unions. Equality is that of texts, so that a join has a key, and NULL equals nothing.
+/// A comparison of two unions. Equality is that of one text, so that a join has a key, and NULL equals nothing.
 fn both(left: &Expr, op: Operator, right: &Expr) -> Option<Expr> {
     use Operator::{Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq};
 
     let as_read = |target: Target| binary_expr(target.of(left), op, target.of(right));
     match op {
-        Eq | NotEq | IsDistinctFrom | IsNotDistinctFrom => Some(as_read(Target::Text)),
+        Eq | NotEq | IsDistinctFrom | IsNotDistinctFrom => Some(as_read(Target::Key)),
         Lt | LtEq | Gt | GtEq => Some(coalesce(vec![as_read(Target::Number), as_read(Target::Text)])),
         _ => None,
     }
@@ -292,9 +305,9 @@ fn read_as(value: &Expr, kind: &DataType) -> Option<Expr> {
 
 /// What type coercion made of other expressions.
 #[derive(Debug)]
-pub struct Refuse;
+pub struct Coerced;
 
-impl AnalyzerRule for Refuse {
+impl AnalyzerRule for Coerced {
     fn name(&self) -> &'static str {
         "json_values"
     }
@@ -302,6 +315,7 @@ impl AnalyzerRule for Refuse {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         plan.transform_up_with_subqueries(|plan| {
             let schema = merge_schema(&plan.inputs());
+            let plan = ordered(plan, &schema);
             let names = NamePreserver::new(&plan);
             plan.map_expressions(|expr| {
                 let name = names.save(&expr);
@@ -311,6 +325,26 @@ impl AnalyzerRule for Refuse {
         })
         .map(|plan| plan.data)
     }
+}
+
+/// The order of unions, which the engine sorts by the kind of number: numbers, then other values as texts.
+fn ordered(plan: LogicalPlan, schema: &DFSchema) -> LogicalPlan {
+    let LogicalPlan::Sort(mut sort) = plan else { return plan };
+    let mut keys = Vec::with_capacity(sort.expr.len());
+    for key in sort.expr {
+        if !key.expr.get_type(schema).is_ok_and(|kind| is_union(&kind)) {
+            keys.push(key);
+            continue;
+        }
+        // Values that are no numbers are at the end of ascending numbers, and NULL where the statement has it.
+        let is_null = Target::Text.of(&key.expr).is_null();
+        keys.push(SortExpr { expr: is_null, asc: !key.nulls_first, nulls_first: false });
+        for target in [Target::Number, Target::Text] {
+            keys.push(SortExpr { expr: target.of(&key.expr), asc: key.asc, nulls_first: !key.asc });
+        }
+    }
+    sort.expr = keys;
+    LogicalPlan::Sort(sort)
 }
 
 fn one_child(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {

@@ -6,6 +6,7 @@
 mod checked_arithmetic;
 mod checked_sum;
 pub mod cluster;
+mod comparisons;
 mod compiled_regex;
 pub mod conversions;
 mod date_planner;

@@ -78,7 +78,7 @@ impl Seen {
             return;
         }
         if digits == unsigned.len() {
-            if code || text.starts_with('+') && digits > 15 {
+            if code || text.starts_with('+') && digits >= 8 {
                 self.text = true;
                 return;
             }

@@ -70,6 +70,15 @@ pub fn find(store: &Store, name: &str) -> Result<Model, String> {
     find_for(store, name, true)
 }
 
+fn no_model(store: &Store, name: &str, segmentation: &str) -> String {
+    match store.segmentations() {
+        Ok(trained) if !trained.is_empty() && !trained.iter().any(|one| one == segmentation) => {
+            format!("there is no model of {name}; run tercile train, or name one of {}", trained.join(", "))
+        }
+        _ => format!("there is no model of {name}; run tercile train"),
+    }
+}
+
 /// The same. `paths` states whether the reason may contain local paths.
 pub fn find_for(store: &Store, name: &str, paths: bool) -> Result<Model, String> {
     let parsed = Name::parse(name)?;
@@ -77,7 +86,7 @@ pub fn find_for(store: &Store, name: &str, paths: bool) -> Result<Model, String>
     let version = match parsed.which {
         Which::Champion => {
             let model = registry.serving(parsed.slice).map_err(|e| shown(&e, paths))?;
-            return model.ok_or_else(|| format!("there is no model of {name}; run tercile train"));
+            return model.ok_or_else(|| no_model(store, name, &parsed.segmentation));
         }
         Which::Challenger => {
             let slices = registry.slices().map_err(|e| shown(&e, paths))?;

@@ -13,6 +13,7 @@
 //! - `now() AT TIME ZONE 'Europe/Oslo'` keeps the instant, also for `current_timestamp` and values of TIMESTAMPTZ. They have no zone here, and
 //!   the engine reads a time without a zone as local time.
 //! - A whole number beyond 64 bits is a DECIMAL, as in PostgreSQL, not the nearest DOUBLE.
+//! - `1_000_000` is a number.
 //! - `SET TIME ZONE 'Europe/Berlin'` is `SET timezone = 'Europe/Berlin'`.
 
 use std::mem;
@@ -27,8 +28,31 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
 /// Adapts what the parser would not accept.
 pub fn adapt_tokens(tokens: &mut Vec<TokenWithSpan>) {
+    join_numbers(tokens);
     split_operators(tokens);
     enclose_bounds(tokens);
+}
+
+/// Joins the parts of a number with underscores between its digits, which the tokenizer reads as a number and an alias.
+fn join_numbers(tokens: &mut Vec<TokenWithSpan>) {
+    let mut i = 1;
+    while i < tokens.len() {
+        let joined = match (&tokens[i - 1].token, &tokens[i].token) {
+            (Token::Number(number, false), Token::Word(word)) if word.quote_style.is_none() => {
+                let groups = word.value.strip_prefix('_').filter(|rest| !rest.is_empty());
+                let digits = groups.filter(|rest| rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_'));
+                digits.map(|rest| format!("{number}{}", rest.replace('_', "")))
+            }
+            _ => None,
+        };
+        match joined {
+            Some(number) => {
+                tokens[i - 1].token = Token::Number(number, false);
+                tokens.remove(i);
+            }
+            None => i += 1,
+        }
+    }
 }
 
 /// Separates the `#` of an operator from the name before it.
@@ -423,6 +447,7 @@ mod tests {
             ("a #>> '{j, 0,k}' = 'x'", "(((a -> 'j') -> 0) ->> 'k') = 'x'"),
             ("a #> '{k}' IS NULL", "(a -> 'k') IS NULL"),
             ("a #>> '{}' = 'x'", "a = 'x'"),
+            ("1_000_000 = a", "1000000 = a"),
             ("a#>'{k}' IS NULL", "(a -> 'k') IS NULL"),
             ("a#>>'{k}' = 'x'", "(a ->> 'k') = 'x'"),
             ("a ->> 'k' || 'x' || 'y'", "((a ->> 'k') || 'x') || 'y'"),

@@ -51,6 +51,37 @@ pub fn sentence(message: &str) -> Option<String> {
     {
         return Some("IN (SELECT …) and EXISTS stand in WHERE and HAVING only; elsewhere write a LEFT JOIN, or count(*) in a subquery".to_owned());
     }
+    if message.starts_with("Divide by zero") {
+        return Some(
+            "Divide by zero: write a / nullif(b, 0), which is NULL there; conditions beside it do not keep rows away from a division"
+                .to_owned(),
+        );
+    }
+    if message.contains("Cannot cast timezone to different timezone") {
+        return Some(
+            "a local time does not exist in the zone, or exists twice, because clocks changed; write it with its difference, as in \
+             CAST('2024-10-27T02:30:00+02:00' AS TIMESTAMP)"
+                .to_owned(),
+        );
+    }
+    if message.starts_with("Error parsing timestamp from") && message.contains("error parsing time") {
+        return Some(format!(
+            "{message}; a TIMESTAMP has seconds, as in '2024-01-01 10:30:00'; to_datetime(text) reads other forms"
+        ));
+    }
+    if message.starts_with("Invalid interval arithmetic operation")
+        || message.contains("result type for temporal operation Interval")
+    {
+        return Some(
+            "an interval can be multiplied by whole numbers only; write INTERVAL '30 minutes' * 3 for 1.5 hours"
+                .to_owned(),
+        );
+    }
+    if let Some((_, name)) = message.split_once("Schema contains duplicate unqualified field name ") {
+        return Some(format!(
+            "two expressions differ by a cast only, which the engine cannot tell apart ({name}); make the cast a column of a subquery"
+        ));
+    }
     if message.starts_with("Unable to cast to Date32 for converting") {
         return Some(
             "a text is no date, or a date is out of range; to_date(text, '%d/%m/%Y') reads other formats".to_owned(),
@@ -153,7 +184,7 @@ mod tests {
         ] {
             assert_eq!(sentence(message).as_deref(), Some(shown), "{message}");
         }
-        assert_eq!(sentence("Divide by zero error"), None);
+        assert_eq!(sentence("Int overflow"), None);
         assert!(sentence("Compute error: Timestamp out of range").unwrap().contains("2262"));
     }
 }

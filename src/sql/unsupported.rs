@@ -4,9 +4,10 @@
 
 use std::ops::ControlFlow;
 
+use datafusion::arrow::array::timezone::Tz;
 use datafusion::sql::parser::{CopyToSource, Statement};
 use datafusion::sql::sqlparser::ast::{
-    self, BinaryOperator, Expr, LockType, Query, Select, Set, TableFactor, Visit as _, Visitor,
+    self, BinaryOperator, Expr, LockType, Query, Select, Set, SetExpr, TableFactor, Visit as _, Visitor,
 };
 
 /// The word at which the clause is found, and why it cannot be used.
@@ -65,13 +66,22 @@ impl Visitor for Look {
         match (&query.fetch, query.locks.first()) {
             (Some(_), _) => ControlFlow::Break(("fetch", "FETCH is not supported; write LIMIT")),
             (None, Some(lock)) => ControlFlow::Break((word(&lock.lock_type), LOCKS)),
-            (None, None) => ControlFlow::Continue(()),
+            (None, None) => all_rows(&query.body),
         }
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Clause> {
-        match select.top {
-            Some(_) => ControlFlow::Break(("top", "TOP is not supported; write LIMIT at the end of the query")),
+        if select.top.is_some() {
+            return ControlFlow::Break(("top", "TOP is not supported; write LIMIT at the end of the query"));
+        }
+        if select.from.iter().flat_map(|table| &table.joins).any(loses_keys) {
+            return ControlFlow::Break((
+                "join",
+                "RIGHT and FULL joins with USING or NATURAL would lose keys; write ON a.k = b.k, and coalesce(a.k, b.k) AS k",
+            ));
+        }
+        match &select.selection {
+            Some(condition) => without_nulls(condition),
             None => ControlFlow::Continue(()),
         }
     }
@@ -126,12 +136,88 @@ impl Visitor for Look {
                 "json",
                 "there is no type JSON: a text of JSON needs no cast; write u ->> 'field' for a text, or u -> 'field' for its JSON",
             )),
-            Expr::AtTimeZone { time_zone, .. } if !is_text(time_zone) => {
+            Expr::AtTimeZone { time_zone, .. }
+                if zone_of(time_zone).is_some_and(|zone| zone.parse::<Tz>().is_err()) =>
+            {
+                ControlFlow::Break((
+                    "zone",
+                    "there is no such time zone; write a name such as 'Europe/Berlin', 'UTC', or a difference such as '+05:30'",
+                ))
+            }
+            Expr::AtTimeZone { time_zone, .. } if zone_of(time_zone).is_none() => {
                 ControlFlow::Break(("zone", "AT TIME ZONE takes a constant, as in AT TIME ZONE 'Europe/Berlin'"))
             }
             Expr::BinaryOp { op: BinaryOperator::AtArrow, .. } => ControlFlow::Break((
                 "@>",
                 "@> is not supported for JSON; write json_contains(u, 'field') or u ->> 'field' = 'value'",
+            )),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
+
+/// The engine counts copies of rows wrongly in EXCEPT ALL and INTERSECT ALL.
+fn all_rows(body: &SetExpr) -> ControlFlow<Clause> {
+    use ast::{SetOperator, SetQuantifier};
+
+    let SetExpr::SetOperation { op, set_quantifier, left, right } = body else { return ControlFlow::Continue(()) };
+    if *set_quantifier == SetQuantifier::All && matches!(op, SetOperator::Except | SetOperator::Intersect) {
+        return ControlFlow::Break((
+            "all",
+            "EXCEPT ALL and INTERSECT ALL are not supported; number the copies with row_number() OVER (PARTITION BY …), and leave out ALL",
+        ));
+    }
+    all_rows(left)?;
+    all_rows(right)
+}
+
+/// Whether the engine's join has NULL as the key of a row that only the right table has.
+fn loses_keys(join: &ast::Join) -> bool {
+    use ast::JoinConstraint::{Natural, Using};
+    use ast::JoinOperator::{FullOuter, Right, RightOuter};
+
+    let (Right(constraint) | RightOuter(constraint) | FullOuter(constraint)) = &join.join_operator else {
+        return false;
+    };
+    matches!(constraint, Using(_) | Natural)
+}
+
+/// `NOT IN (SELECT …)`, which is never true if the subquery has a NULL. The engine knows that only where the condition is a term of AND.
+fn without_nulls(condition: &Expr) -> ControlFlow<Clause> {
+    match condition {
+        Expr::Nested(inner) => without_nulls(inner),
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+            without_nulls(left)?;
+            without_nulls(right)
+        }
+        Expr::InSubquery { expr, .. } if !matches!(expr.as_ref(), Expr::Value(_)) => ControlFlow::Continue(()),
+        other => other.visit(&mut Negated { queries: 0 }),
+    }
+}
+
+/// Looks for `NOT IN (SELECT …)` outside subqueries.
+struct Negated {
+    queries: usize,
+}
+
+impl Visitor for Negated {
+    type Break = Clause;
+
+    fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<Clause> {
+        self.queries += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<Clause> {
+        self.queries -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Clause> {
+        match expr {
+            Expr::InSubquery { negated: true, .. } if self.queries == 0 => ControlFlow::Break((
+                "in",
+                "NOT IN (SELECT …) can stand in WHERE by itself or beside AND only; write NOT EXISTS (SELECT 1 FROM b WHERE b.k = a.k)",
             )),
             _ => ControlFlow::Continue(()),
         }
@@ -149,6 +235,9 @@ fn has_constraints(table: &ast::CreateTable) -> bool {
             .any(|option| !matches!(option.option, Null | Comment(_)))
 }
 
-fn is_text(expr: &Expr) -> bool {
-    matches!(expr, Expr::Value(ast::ValueWithSpan { value: ast::Value::SingleQuotedString(_), .. }))
+fn zone_of(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::Value(ast::ValueWithSpan { value: ast::Value::SingleQuotedString(zone), .. }) => Some(zone),
+        _ => None,
+    }
 }

@@ -455,6 +455,22 @@ fn json_values_are_text_in_every_format() {
     assert!(error.contains("GROUP BY and WHERE take no aggregates") && !error.contains("AggregateUDF"), "{error}");
 }
 
+/// What has the form of a number is text if it is none, and one file holds one result.
+#[test]
+fn phone_numbers_keep_their_plus_and_json_holds_one_result() {
+    let place = Place::new();
+    place.write("phone.csv", "id,phone,change\n1,+4917012345,+5\n2,+4930123456,-3\n");
+    let query = "SELECT phone, sum(change) OVER () AS s FROM t WHERE id = 1";
+    let read = place.ok(&["sql", "--table", "t=phone.csv", "-f", "csv", "-c", query]);
+    assert_eq!(read, "phone,s\n+4917012345,2\n");
+    let error = place.fails(1, &["sql", "-o", "two.json", "-c", "SELECT 1 AS a; SELECT 2 AS b"]);
+    assert!(error.contains("json holds one result, and there are more"), "{error}");
+    assert!(!place.path("two.json").exists());
+    place.write("frame.parquet", "PAR1");
+    let error = place.fails(1, &["init", "frame.parquet", "--sql", "new"]);
+    assert!(!error.contains("--sql new"), "{error}");
+}
+
 /// Of two columns with one name, a reader by name would find one.
 #[test]
 fn two_columns_of_one_name_in_parquet_or_arrow_are_an_error() {

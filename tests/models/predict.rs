@@ -87,11 +87,11 @@ fn every_format_gives_the_answers_of_the_api() {
         "{own}"
     );
     assert!(own.contains("\n300,4.5,gold,,,") && own.contains("\n300,4.5,,late,5.2,"), "{own}");
-    // Nested columns are text in CSV.
+    // Nested columns are JSON in CSV.
     let nested = "SELECT 300 AS discounted_price, 4.5 AS rating, named_struct('a', 1) AS s, [1, 2] AS l";
     place.ok(&["sql", "-o", "nested.parquet", "-c", nested]);
     let text = place.ok(&["predict", "price_rating", "nested.parquet", "--format", "csv"]);
-    assert!(text.contains("\n300,4.5,{a: 1},\"[1, 2]\","), "{text}");
+    assert!(text.contains("\n300,4.5,\"{\"\"a\"\":1}\",\"[1,2]\","), "{text}");
     let indonesian = place.ok(&["predict", "price_rating", "rows.csv", "--lang", "id", "--model", "1"]);
     assert!(indonesian.contains("Harga"), "{indonesian}");
     assert_eq!(
@@ -309,6 +309,16 @@ fn columns_of_the_rows_are_kept() {
         assert_eq!((ended.code, ended.stderr.contains("of an earlier prediction were replaced")), (Some(0), again));
         let text = std::fs::read_to_string(place.path("plain.csv")).unwrap();
         assert!(text.starts_with("id,a,cluster,description,distance\n"), "{text}");
+    }
+    place.write("typo.ndjson", "{\"b\":1}\n{\"b\":2}\n");
+    for policy in ["impute", "skip"] {
+        let error = place.fails(1, &["predict", "a.json", "typo.ndjson", "--missing", policy]);
+        assert!(error.contains("no row has the field a, which the model needs"), "{error}");
+    }
+    place.write("rows.json", "[{\"a\":1},{\"a\":2},{\"a\":9}]");
+    for flag in ["--output", "--model"] {
+        let error = place.fails(2, &["fit", "rows.json", "--features", "a", "--k", "2", flag, "./rows.json"]);
+        assert!(error.contains(&format!("{flag} would replace the rows of rows.json")), "{error}");
     }
     place.write("own.csv", "a,reason,cluster,description,distance\n1,mine,0,x,1\n");
     let ended = place.run(&["predict", "a.json", "own.csv"]);

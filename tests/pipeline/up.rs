@@ -168,6 +168,10 @@ fn of_a_file_that_grew_the_new_rows_are_sent() {
     }
     place.up(&[]).interrupt();
     assert_eq!(place.records(), (60, 60));
+    // An older copy: its rows are stored, under the hash of another file.
+    place.write("rows.csv", header.clone() + &rows(0, 50));
+    let error = place.fails(1, &["up", "--bind", "127.0.0.1:0", "--data", "rows.csv", "--append"]);
+    assert!(error.contains("begins with the 40 rows of rows.csv, as rows.csv does, which was replayed"), "{error}");
     place.write("rows.csv", header.clone() + &rows(0, 1) + "changed,1,1\r\n" + &rows(2, 70));
     for append in [&[][..], &["--append"]] {
         let error = place.fails(1, &[&["up", "--bind", "127.0.0.1:0", "--data", "rows.csv"], append].concat());

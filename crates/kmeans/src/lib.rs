@@ -94,6 +94,7 @@ pub mod parallel;
 mod params;
 mod points;
 mod profile;
+mod quartile;
 mod restarts;
 mod sample;
 mod search;

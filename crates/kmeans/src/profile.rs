@@ -11,6 +11,7 @@ use super::kernel;
 use super::points::Points;
 use crate::features::moments::Compensated;
 use crate::parallel::{by_chunk, in_parallel};
+use crate::quartile::interpolated;
 
 /// Number of rows up to which quartiles are exact.
 const EXACT_ROWS: usize = 1_000_000;
@@ -242,18 +243,6 @@ fn quartiles_of(mut values: Vec<f64>, weights: impl Iterator<Item = f64>) -> [f6
         (low, above.iter().copied().min_by(f64::total_cmp).unwrap_or(low))
     };
     [1, 2, 3].map(|quarter| interpolated(rows, quarter, &mut two))
-}
-
-/// A quartile of `rows` values. `two` returns the order statistics of a rank and the next rank.
-pub(crate) fn interpolated(rows: u64, quarter: u64, two: impl FnOnce(u64) -> (f64, f64)) -> f64 {
-    let place = (rows - 1) * quarter;
-    let (low, high) = two(place / 4);
-    let share = (place % 4) as f64 / 4.0;
-    match high - low {
-        step if !step.is_finite() => low * (1.0 - share) + high * share,
-        step if share >= 0.5 => high - step * (1.0 - share),
-        step => low + step * share,
-    }
 }
 
 #[cfg(test)]

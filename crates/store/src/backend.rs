@@ -20,6 +20,7 @@ use parquet::file::reader::{ChunkReader, Length};
 
 use super::checksums::Checksums;
 use super::log_cache::LogCache;
+use super::revision::Revision;
 use super::write::Span;
 use super::{Error, SmallFiles};
 
@@ -32,21 +33,6 @@ pub struct Entry {
     pub modified: Option<SystemTime>,
     /// ETag or version, if the list has it.
     pub tag: Option<String>,
-}
-
-/// The version of a file when it was read, which a conditional put expects to be unchanged.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Revision {
-    /// The file did not exist, or the backend has no revisions.
-    #[default]
-    None,
-    /// The version of an object.
-    Object {
-        /// ETag.
-        e_tag: Option<String>,
-        /// Version id.
-        version: Option<String>,
-    },
 }
 
 /// Who may read a new file.

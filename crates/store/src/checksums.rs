@@ -14,7 +14,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
 
 use bytes::Bytes;
 use crc32fast::Hasher;
@@ -22,8 +21,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length as _};
 
-use super::footer::{read_footer, unreadable, value};
-use super::{DataFile, Error, Input};
+use super::Input;
 
 /// The footer's key.
 pub(super) const KEY: &str = "checksums";
@@ -221,7 +219,7 @@ impl Checksums {
     }
 
     /// Verifies every byte of a file.
-    fn check(&self, file: &Input, footer: u64) -> Result<(), Fault> {
+    pub(super) fn check(&self, file: &Input, footer: u64) -> Result<(), Fault> {
         let mut end = MAGIC;
         if &file.get_bytes(0, MAGIC as usize)?[..] != b"PAR1" {
             return Err(Fault::Damaged("it does not begin as a Parquet file does".to_owned()));
@@ -249,7 +247,7 @@ impl Checksums {
 }
 
 /// Why a check failed: a mismatch or a read error.
-enum Fault {
+pub(super) enum Fault {
     Damaged(String),
     Unreadable(parquet::errors::ParquetError),
 }
@@ -270,29 +268,9 @@ fn crc(file: &Input, range: Range<u64>) -> Result<u32, parquet::errors::ParquetE
     Ok(hasher.finalize())
 }
 
-/// Verifies every byte of an open file. `false` if it has no checksums, because an earlier build wrote it.
-///
-/// # Errors
-/// [`Error::Damaged`] if a byte is not the one that was written.
-pub fn check(path: &Path, file: &Input) -> Result<bool, Error> {
-    let damaged = |why: String| Error::Damaged { path: path.to_owned(), why };
-    let (metadata, bytes) = read_footer(path, file)?;
-    let Some(sums) = Checksums::of(&metadata, &bytes).map_err(damaged)? else { return Ok(false) };
-    match sums.check(file, file.len() - bytes.len() as u64) {
-        Ok(()) => Ok(true),
-        Err(Fault::Damaged(why)) => Err(damaged(why)),
-        Err(Fault::Unreadable(error)) => Err(unreadable(path, error)),
-    }
-}
-
-impl DataFile {
-    /// Reads the whole file and verifies every byte. `false` if it has no checksums, because an earlier build wrote it.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] if a byte is not the one that was written.
-    pub fn check(&self) -> Result<bool, Error> {
-        check(&self.path, &self.open()?)
-    }
+pub(super) fn value<'m>(metadata: &'m ParquetMetaData, key: &str) -> Option<&'m str> {
+    let pairs = metadata.file_metadata().key_value_metadata()?;
+    pairs.iter().find(|pair| pair.key == key)?.value.as_deref()
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::live_files::{covering, effective};
 use super::log::Log;
 use super::policy::Policy;
 use super::write::{RecordsWriter, create, properties};
-use super::{Error, Held, Input, checksums};
+use super::{Error, Held, Input, footer};
 
 /// Maximum bytes of a row group while it is written, which bounds the memory of a merge.
 const GROUP_BYTES: usize = 32 * 1024 * 1024;
@@ -180,7 +180,7 @@ impl Log {
             let damaged = |e: &dyn std::fmt::Display| Error::Damaged { path: file.path.clone(), why: e.to_string() };
             let Some((input, metadata)) = open(file)? else { return Ok(false) };
             // Corrupted data must not be rewritten with valid checksums.
-            checksums::check(&file.path, &input)?;
+            footer::check(&file.path, &input)?;
             let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata);
             for batch in reader.build().map_err(|e| damaged(&e))? {
                 let batch = batch.and_then(&change).map_err(|e| damaged(&e))?;

@@ -15,8 +15,9 @@ use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::reader::Length as _;
 
 use super::Error;
-use super::backend::{Access, Backend, Entry, Held, Input, Lock, RangeReader, Revision, Staged, StagedFile};
+use super::backend::{Access, Backend, Entry, Held, Input, Lock, RangeReader, Staged, StagedFile};
 use super::log_cache::{LogCache, NoCache};
+use super::revision::Revision;
 use super::scratch::scratch_in;
 use super::write::{Span, write_parquet};
 

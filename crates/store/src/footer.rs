@@ -17,7 +17,7 @@ use parquet::file::reader::{ChunkReader as _, Length as _};
 use parquet::file::statistics::Statistics;
 use serde::{Deserialize, Serialize};
 
-use super::checksums::Checksums;
+use super::checksums::{Checksums, Fault, value};
 use super::file_name::Name;
 use super::{Error, Input, Place};
 use crate::record::Fields;
@@ -178,11 +178,6 @@ pub(super) fn read_footer(path: &Path, file: &Input) -> Result<(ParquetMetaData,
     parse().map_err(|e| unreadable(path, e))
 }
 
-pub(super) fn value<'m>(metadata: &'m ParquetMetaData, key: &str) -> Option<&'m str> {
-    let pairs = metadata.file_metadata().key_value_metadata()?;
-    pairs.iter().find(|pair| pair.key == key)?.value.as_deref()
-}
-
 /// Converts a Parquet error: the file may be damaged, or the disk may have failed temporarily.
 pub(super) fn unreadable(path: &Path, error: ParquetError) -> Error {
     match error {
@@ -191,5 +186,30 @@ pub(super) fn unreadable(path: &Path, error: ParquetError) -> Error {
             Err(source) => Error::Damaged { path: path.to_owned(), why: source.to_string() },
         },
         error => Error::Damaged { path: path.to_owned(), why: error.to_string() },
+    }
+}
+
+/// Verifies every byte of an open file. `false` if it has no checksums, because an earlier build wrote it.
+///
+/// # Errors
+/// [`Error::Damaged`] if a byte is not the one that was written.
+pub fn check(path: &Path, file: &Input) -> Result<bool, Error> {
+    let damaged = |why: String| Error::Damaged { path: path.to_owned(), why };
+    let (metadata, bytes) = read_footer(path, file)?;
+    let Some(sums) = Checksums::of(&metadata, &bytes).map_err(damaged)? else { return Ok(false) };
+    match sums.check(file, file.len() - bytes.len() as u64) {
+        Ok(()) => Ok(true),
+        Err(Fault::Damaged(why)) => Err(damaged(why)),
+        Err(Fault::Unreadable(error)) => Err(unreadable(path, error)),
+    }
+}
+
+impl DataFile {
+    /// Reads the whole file and verifies every byte. `false` if it has no checksums, because an earlier build wrote it.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a byte is not the one that was written.
+    pub fn check(&self) -> Result<bool, Error> {
+        check(&self.path, &self.open()?)
     }
 }

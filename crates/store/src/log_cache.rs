@@ -4,8 +4,8 @@
 
 use std::fmt::Debug;
 
-use super::backend::Revision;
 use super::footer::DataFile;
+use super::revision::Revision;
 use super::{Error, Log};
 
 /// A cache of file lists and footers.

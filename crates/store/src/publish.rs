@@ -5,7 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::backend::{Access, Revision};
+use super::backend::Access;
+use super::revision::Revision;
 use super::scratch::{scratch_in, unique};
 use super::{Error, Store};
 

@@ -13,7 +13,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use super::compact::open;
 use super::footer::DataFile;
 use super::log::Log;
-use super::{Error, Replayed, checksums};
+use super::{Error, Replayed, footer};
 use crate::row_set::RowSet;
 
 /// Header of a record replayed by `up`: the file's hash.
@@ -52,7 +52,7 @@ impl DataFile {
         let damaged = |e: &dyn std::fmt::Display| Error::Damaged { path: self.path.clone(), why: e.to_string() };
         // A missing file was compacted: the larger file contains its rows.
         let Some((input, metadata)) = open(self)? else { return Ok(()) };
-        checksums::check(&self.path, &input)?;
+        footer::check(&self.path, &input)?;
         let schema = metadata.parquet_schema();
         let Some(column) = schema.columns().iter().position(|column| column.name() == "_headers") else {
             return Ok(());

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::backend::Revision;
 use super::marks::KEYS;
+use super::revision::Revision;
 use super::{Error, Store};
 use crate::row_set::RowSet;
 

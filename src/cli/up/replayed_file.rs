@@ -86,6 +86,19 @@ impl Up {
             let (root, rows) = (store.root().display(), file.checked.rows);
             continues = self.continued(source, file).await?;
             match continues.as_ref().and_then(|hash| source.files.iter().find(|old| old.hash == *hash)) {
+                // Its rows may be those that another file added after the same beginning.
+                Some(old)
+                    if let Some(other) =
+                        source.files.iter().find(|other| other.continues.as_ref() == Some(&old.hash)) =>
+                {
+                    bail!(
+                        "{name} begins with the {} of {}, as {} does, which was replayed into the store {root} after it and has other rows \
+                         or more of them; give the newest version of the file, or a file with the new rows alone",
+                        count(old.rows.unwrap_or_default(), "row"),
+                        old.name,
+                        other.name
+                    )
+                }
                 Some(old) if self.append => {
                     let new = count(rows - old.rows.unwrap_or_default(), "new row");
                     let known = count(old.rows.unwrap_or_default(), "row");

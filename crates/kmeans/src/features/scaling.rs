@@ -9,7 +9,7 @@ use super::moments::Compensated;
 use crate::column::Column;
 use crate::column_buffer::done_with;
 use crate::parallel::by_chunk;
-use crate::profile::interpolated;
+use crate::quartile::interpolated;
 
 /// How a feature is scaled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

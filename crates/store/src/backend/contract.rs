@@ -130,7 +130,7 @@ pub fn staged_records_are_published_once(two: &Two) {
     drop((first.file, second.file));
     let published = two.other.open(&path).unwrap();
     assert_eq!(published.len(), first.size);
-    assert!(crate::checksums::check(&path, &published).unwrap());
+    assert!(crate::footer::check(&path, &published).unwrap());
 }
 
 pub fn files_are_listed(two: &Two) {

@@ -17,9 +17,10 @@ use parquet::errors::{ParquetError, Result as ParquetResult};
 
 use super::catalog::Catalog;
 use super::{Lease, Object, Objects, Version};
-use crate::backend::{Access, Backend, Entry, Held, Input, Lock, RangeReader, Revision, Staged, StagedFile};
+use crate::backend::{Access, Backend, Entry, Held, Input, Lock, RangeReader, Staged, StagedFile};
 use crate::log_cache::LogCache;
 use crate::place::Place;
+use crate::revision::Revision;
 use crate::write::{Span, write_to};
 use crate::{Error, SmallFiles, Store};
 

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use super::index::INDEX;
 use super::{Objects, PAGE};
-use crate::backend::{Entry, Revision};
+use crate::backend::Entry;
 use crate::file_name::Name;
 use crate::footer::{DataFile, push};
 use crate::live_files::effective;
 use crate::log_cache::LogCache;
 use crate::parallel::each;
 use crate::retention::EXPIRED;
+use crate::revision::Revision;
 use crate::{Error, Log};
 
 /// Maximum number of footers requested concurrently.

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{CachedLog, Known};
-use crate::backend::Revision;
 use crate::file_name::Name;
 use crate::footer::{Bounds, DataFile};
 use crate::record::Fields;
+use crate::revision::Revision;
 use crate::{Error, Log};
 
 /// The file of the index.

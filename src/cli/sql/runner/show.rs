@@ -26,7 +26,9 @@ impl Runner {
             return Ok(None);
         }
         let format = self.format();
-        if format.binary() && self.results > 0 {
+        // One array of JSON as well.
+        let one = format.binary() || format == output::Format::Json && self.settings.output.is_some();
+        if one && self.results > 0 {
             let why = "holds one result, and there are more; write them to a file each";
             return Err(anyhow::anyhow!("{} {why}", file_format::value_name(&format)).into());
         }
