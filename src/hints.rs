@@ -5,7 +5,6 @@
 //! message of the process gets them where the suggested command takes them.
 
 use std::borrow::Cow;
-use std::path::Path;
 use std::sync::OnceLock;
 
 use crate::printable::shell_word;
@@ -51,9 +50,7 @@ impl Flags {
             let line = rest.split([';', '`', ',']).next().unwrap_or_default();
             let line = line.split(NAME).next().unwrap_or_default();
             for (flag, value) in &self.values {
-                // SQL files that could not be made are not there.
-                let is_there = *flag != "--sql" || Path::new(value).exists();
-                let takes = is_there && flags.iter().any(|taken| taken == flag);
+                let takes = flags.iter().any(|taken| taken == flag);
                 if takes && !line.split([' ', '=']).any(|word| word == *flag) {
                     done.push_str(&format!(" {flag} {}", shell_word(value)));
                 }

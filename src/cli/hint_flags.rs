@@ -35,13 +35,19 @@ pub fn of(matches: &ArgMatches, define: fn() -> clap::Command) -> Flags {
     }
     let mut flags = Flags::default();
     let mut level = Some(matches);
+    let is_init = matches.subcommand_name() == Some("init");
     while let Some(matches) = level {
         for (id, flag) in CHOSEN {
             let chosen = matches!(matches.try_contains_id(id), Ok(true))
                 && matches.value_source(id).is_some_and(|source| source != ValueSource::DefaultValue);
             // As it was written: a store's path is canonical after parsing, and a delimiter a byte.
             let written = || matches.try_get_raw(id).ok()??.next_back()?.to_str().map(str::to_owned);
-            if chosen && let Some(value) = written() {
+            // `init` makes the directory, and names it itself where it has.
+            let is_made = id == "sql" && is_init;
+            if chosen
+                && !is_made
+                && let Some(value) = written()
+            {
                 flags.values.push((flag, value));
             }
         }

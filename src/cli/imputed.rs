@@ -5,12 +5,23 @@ use std::collections::BTreeMap;
 use super::thousands;
 use crate::columns::Columns;
 use crate::missing::{Example, Gaps};
+use crate::model::Model;
 
 /// One line per feature, in the order of `features`, whose mean replaced a missing value in at least one of `rows`
 /// rows.
 pub(super) fn lines(features: &[String], imputed: &BTreeMap<String, u64>, rows: u64) -> Vec<String> {
     let counts = features.iter().filter_map(|feature| Some((feature, *imputed.get(feature)?)));
     counts.filter(|(_, n)| *n > 0).map(|(feature, n)| line(feature, n, rows)).collect()
+}
+
+/// The same for a model, and the rows of a view of entities that have no key.
+pub(super) fn of_model(model: &Model) -> Vec<String> {
+    let mut lines = model.imputed.as_ref().map_or_else(Vec::new, |imputed| lines(&model.features, imputed, model.rows));
+    if !model.entity.is_empty() && model.rows_left_out > 0 {
+        let (rows, key) = (thousands(model.rows_left_out), model.entity.join(", "));
+        lines.push(format!("{rows} rows of the view have no key ({key}) and were left out"));
+    }
+    lines
 }
 
 fn line(feature: &str, n: u64, rows: u64) -> String {

@@ -96,6 +96,9 @@ impl Init {
         if let Some(observed) = observed {
             let names = sketch.entity_names();
             writeln!(out, "{}: {}: {}", printable(&names), observed.words(), observed.rule())?;
+            for note in observed.notes() {
+                writeln!(out, "{}: {note}", printable(&names))?;
+            }
         }
         let times = sketch.times();
         let counted = observed.is_some_and(|observed| !observed.is_latest());

@@ -70,8 +70,7 @@ impl Model {
                 if let Some(words) = scaling::in_words(&model.features, model.scaling.as_deref()) {
                     text.push_str(&format!("scaled: {words}\n"));
                 }
-                for line in model.imputed.iter().flat_map(|counts| imputed::lines(&model.features, counts, model.rows))
-                {
+                for line in imputed::of_model(&model) {
                     text.push_str(&(line + "\n"));
                 }
                 if let Some(tiny) = &model.tiny {

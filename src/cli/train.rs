@@ -188,7 +188,7 @@ pub(super) fn models(outcomes: &[Outcome]) -> String {
         .collect();
     let mut text = table::render(&header, &rows);
     for model in outcomes.iter().filter_map(|outcome| outcome.model.as_ref()) {
-        for line in model.imputed.iter().flat_map(|imputed| imputed::lines(&model.features, imputed, model.rows)) {
+        for line in imputed::of_model(model) {
             text.push_str(&format!("{} slice {}: {line}\n", model.segmentation, model.slice));
         }
     }

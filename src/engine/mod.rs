@@ -15,6 +15,7 @@ mod entity;
 mod exact_aggregates;
 mod exact_sum;
 pub mod file_table;
+mod guards;
 #[cfg(test)]
 mod inferred_tests;
 mod json_values;
@@ -359,6 +360,7 @@ fn session(snapshot: &Snapshot, files: &Files, limits: Limits) -> Result<Session
     conversions::register(&ctx).map_err(query)?;
     checked_arithmetic::register(&ctx);
     checked_sum::register(&ctx);
+    guards::register(&ctx);
     if limits.up_to.is_some() {
         exact_aggregates::register(&ctx);
         distinct_count::register(&ctx);

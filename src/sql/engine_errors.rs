@@ -52,10 +52,7 @@ pub fn sentence(message: &str) -> Option<String> {
         return Some("IN (SELECT …) and EXISTS stand in WHERE and HAVING only; elsewhere write a LEFT JOIN, or count(*) in a subquery".to_owned());
     }
     if message.starts_with("Divide by zero") {
-        return Some(
-            "Divide by zero: write a / nullif(b, 0), which is NULL there; conditions beside it do not keep rows away from a division"
-                .to_owned(),
-        );
+        return Some("Divide by zero: write a / nullif(b, 0), which is NULL there, or b <> 0 AND before it".to_owned());
     }
     if message.contains("Cannot cast timezone to different timezone") {
         return Some(

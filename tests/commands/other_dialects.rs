@@ -181,6 +181,29 @@ fn comparisons_lose_nothing() {
     assert_eq!(run("SELECT v FROM a WHERE v NOT IN (SELECT v FROM a WHERE v = 1) AND v > 0").stdout, "v\n2\n");
 }
 
+/// A condition keeps rows away from what fails for them.
+#[test]
+fn conditions_guard_the_terms_after_them() {
+    let place = Place::new();
+    place.write("t.csv", "a,s\n10,abc\n0,12\n4,3\n,25\n");
+    for (condition, expected) in [
+        ("a <> 0 AND 10 / a > 1", "4"),
+        ("a <> 0 AND a > 1 AND 10 % a = 2", "4"),
+        ("CASE WHEN a <> 0 THEN 10 / a > 1 ELSE false END", "4"),
+        ("CASE WHEN a = 0 THEN NULL WHEN a = 10 THEN true ELSE 10 / a > 1 END", "10 4"),
+        ("s <> 'abc' AND CAST(s AS INT) > 5", "0 "),
+        ("s <> 'abc' AND s::int > 5 AND a IS NOT NULL", "0"),
+        ("CASE WHEN s = 'abc' THEN false ELSE s::int > 20 END", ""),
+    ] {
+        let sql = format!("SELECT a FROM t WHERE {condition}");
+        let ended = place.run(&["sql", "--table", "t=t.csv", "-f", "csv", "-c", &sql]);
+        let rows: Vec<&str> = ended.stdout.lines().skip(1).map(|row| row.trim_matches('"')).collect();
+        assert_eq!((rows.join(" ").as_str(), ended.code), (expected, Some(0)), "{condition}: {}", ended.stderr);
+    }
+    let error = place.fails(1, &["sql", "--table", "t=t.csv", "-c", "SELECT a FROM t WHERE 10 / a > 1 AND a <> 0"]);
+    assert!(error.contains("Divide by zero"), "{error}");
+}
+
 #[test]
 fn errors_are_in_words_of_sql_with_their_place() {
     let place = Place::new();

@@ -27,6 +27,12 @@ pub(super) struct Entity {
     keys: HashSet<u64>,
     /// Records with a key.
     records: u64,
+    /// Records of which a key field is missing.
+    without: u64,
+    /// Records of which a key field is an empty text.
+    empty: u64,
+    /// Whether the current record is one of them.
+    is_empty: bool,
     /// Hashes of the current record's values.
     current: Vec<Option<u64>>,
 }
@@ -37,6 +43,10 @@ pub struct Observed {
     pub entities: u64,
     /// Records with a key.
     pub records: u64,
+    /// Records without a key.
+    pub without: u64,
+    /// Records whose key has an empty text.
+    pub empty: u64,
 }
 
 impl Observed {
@@ -49,6 +59,25 @@ impl Observed {
     pub fn words(self) -> String {
         let each = self.records as f64 / self.entities.max(1) as f64;
         format!("{} entities in {} records, {each:.1} records each", self.entities, self.records)
+    }
+
+    /// What becomes of records whose key is missing or empty.
+    pub fn notes(self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.without > 0 {
+            notes.push(format!(
+                "{} of {} records have no key and are left out",
+                self.without,
+                self.records + self.without
+            ));
+        }
+        if self.empty > 0 {
+            notes.push(format!(
+                "{} records have an empty text as key, which is an entity like any other; nullif(…, '') in the view leaves them out",
+                self.empty
+            ));
+        }
+        notes
     }
 
     /// The rule, and what it decides here.
@@ -71,6 +100,7 @@ impl Entity {
 
     pub fn begin(&mut self) {
         self.current = vec![None; self.names.len()];
+        self.is_empty = false;
     }
 
     /// Adds a value of the current record.
@@ -79,6 +109,7 @@ impl Entity {
         if let Some(at) = self.names.iter().position(|known| *known == name)
             && let Some(current) = self.current.get_mut(at)
         {
+            self.is_empty |= text.trim().is_empty();
             let mut hasher = DefaultHasher::new();
             text.hash(&mut hasher);
             *current = Some(hasher.finish());
@@ -87,9 +118,14 @@ impl Entity {
 
     /// Counts the key of the current record, if it has one.
     pub fn end(&mut self) {
-        if self.names.is_empty() || self.current.iter().any(Option::is_none) {
+        if self.names.is_empty() {
             return;
         }
+        if self.current.iter().any(Option::is_none) {
+            self.without += 1;
+            return;
+        }
+        self.empty += u64::from(self.is_empty);
         let mut hasher = DefaultHasher::new();
         self.current.hash(&mut hasher);
         self.keys.insert(hasher.finish());
@@ -123,7 +159,8 @@ impl Inference {
             };
             return Err(format!("{from} has no field {name}; {there}"));
         }
-        let observed = Observed { entities: self.entity.keys.len() as u64, records: self.entity.records };
+        let Entity { records, without, empty, .. } = self.entity;
+        let observed = Observed { entities: self.entity.keys.len() as u64, records, without, empty };
         if observed.records == 0 {
             return Err(format!("no record of {from} has {}; name other fields with --entity", self.entity_names()));
         }
