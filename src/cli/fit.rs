@@ -25,6 +25,7 @@ use crate::bulk::{Format, Reader, Scorer, Writer};
 use crate::columns::{self, Columns};
 use crate::config::{InputArgs, SolverArgs, bytes};
 use crate::engine::file_table::FileTypes;
+use crate::file_format;
 use crate::files::{self, Source};
 use crate::fit::{self, Job, Receipt, Report};
 use crate::missing::{self, Missing, NotNumbers, Policy};
@@ -217,7 +218,9 @@ impl Fit {
         }
         let result = if rows_format.is_none() { self.output.as_ref() } else { None };
         for (flag, file) in [("--output", result), ("--model", self.model.as_ref())] {
-            if file.is_some_and(|file| file.is_same(&self.from.file)) {
+            // Beside other rows, JSON by name is what a user takes for rows.
+            let is_json = |file: &&OutputFile| file_format::name_of(file.path()) == Some("json");
+            if file.filter(is_json).is_some_and(|file| file.is_same(&self.from.file)) {
                 let why = format!("{flag} would replace the rows of {}; name another file", self.from.file.display());
                 return Err(Usage(why).into());
             }
