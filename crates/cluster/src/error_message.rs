@@ -32,9 +32,10 @@ pub(super) fn plain(text: &str) -> String {
     }
     let mut found = Found::default();
     let mut chars = rest.chars().peekable();
-    match value(&mut chars, &mut found).filter(|()| chars.next().is_none()) {
+    // A text that was cut out of another one may close more than it opens.
+    match value(&mut chars, &mut found).filter(|()| chars.all(|c| c == ')')) {
         Some(()) if !found.texts.is_empty() => found.texts.join(": "),
-        Some(()) if !found.name.is_empty() && !rest.contains(' ') => words(&found.name),
+        Some(()) if !found.name.is_empty() && (rest.contains('(') || !rest.contains(' ')) => words(&found.name),
         _ => rest.to_owned(),
     }
 }
@@ -71,7 +72,9 @@ fn value(chars: &mut Peekable<Chars<'_>>, found: &mut Found) -> Option<()> {
             if name.is_empty() {
                 return None;
             }
-            found.name = name;
+            if !matches!(name.as_str(), "Some" | "None") {
+                found.name = name;
+            }
         }
     }
     chars.next_if(|c| *c == ' ');
