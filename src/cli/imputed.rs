@@ -14,7 +14,7 @@ pub(super) fn lines(features: &[String], imputed: &BTreeMap<String, u64>, rows: 
     counts.filter(|(_, n)| *n > 0).map(|(feature, n)| line(feature, n, rows)).collect()
 }
 
-/// The same for a model, and the rows of a view of entities that have no key.
+/// One line per feature of a model with imputed values, and one for rows without an entity key.
 pub(super) fn of_model(model: &Model) -> Vec<String> {
     let mut lines = model.imputed.as_ref().map_or_else(Vec::new, |imputed| lines(&model.features, imputed, model.rows));
     if !model.entity.is_empty() && model.rows_left_out > 0 {

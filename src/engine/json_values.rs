@@ -25,7 +25,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::analyzer::AnalyzerRule;
 use datafusion_functions_json::{JsonUnionEncoder, JsonUnionValue, udfs};
 
-/// What is read from a JSON value.
+/// The SQL value that is read from a JSON value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Target {
     /// A whole number within 64 bits, or a text of one; otherwise NULL.
@@ -292,7 +292,7 @@ fn both(left: &Expr, op: Operator, right: &Expr) -> Option<Expr> {
     }
 }
 
-/// What a cast to a type reads.
+/// The expression that a cast to this type reads; `None` if the engine's own cast is right.
 fn read_as(value: &Expr, kind: &DataType) -> Option<Expr> {
     match kind {
         DataType::Boolean => None,
@@ -303,7 +303,7 @@ fn read_as(value: &Expr, kind: &DataType) -> Option<Expr> {
     }
 }
 
-/// What type coercion made of other expressions.
+/// The rule for expressions that are neither comparisons nor casts in the statement, after types are coerced.
 #[derive(Debug)]
 pub struct Coerced;
 

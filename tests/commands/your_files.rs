@@ -455,7 +455,7 @@ fn json_values_are_text_in_every_format() {
     assert!(error.contains("GROUP BY and WHERE take no aggregates") && !error.contains("AggregateUDF"), "{error}");
 }
 
-/// What has the form of a number is text if it is none, and one file holds one result.
+/// Phone numbers are text although they have the form of numbers, and a JSON file holds one result.
 #[test]
 fn phone_numbers_keep_their_plus_and_json_holds_one_result() {
     let place = Place::new();

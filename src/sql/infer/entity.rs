@@ -61,7 +61,7 @@ impl Observed {
         format!("{} entities in {} records, {each:.1} records each", self.entities, self.records)
     }
 
-    /// What becomes of records whose key is missing or empty.
+    /// Messages about records whose key is missing or empty, with counts.
     pub fn notes(self) -> Vec<String> {
         let mut notes = Vec::new();
         if self.without > 0 {
