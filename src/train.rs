@@ -3,6 +3,7 @@
 //! Input: a fixed list of the store's files, and the SQL files. Output: for each segmentation and slice a model in the
 //! registry, or the recorded reason why there is none.
 
+mod comparison;
 mod dataset;
 #[cfg(feature = "distributed")]
 mod distributed;
@@ -12,6 +13,7 @@ mod job;
 mod order;
 pub mod preview;
 mod promotion;
+mod record_rows;
 mod refusal;
 mod request_fit;
 mod serving_models;
@@ -26,7 +28,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::prelude::SessionContext;
-use dataset::{Input, Rows, rows};
+use dataset::{Input, Rows};
 use event::{Emit, TrainingEvent};
 use job::{Job, JobOutcome, settings};
 use promotion::Case;
@@ -326,6 +328,23 @@ fn refused(segmentation: &str, fault: &store::FileFault) -> Vec<Outcome> {
         seconds: Seconds { sql: 0.0, train: 0.0 },
     };
     all_slices().map(outcome).collect()
+}
+
+/// Runs a segmentation's SQL on the engine that runs the queries.
+async fn rows(
+    input: &Input,
+    segmentation: &Segmentation,
+    (options, store): (&Options, &Store),
+) -> Result<Box<dyn Rows>, engine::Error> {
+    if !segmentation.entity.is_empty() {
+        return Ok(Box::new(entities::rows(input, segmentation, (options, store)).await?));
+    }
+    let (ctx, most) = (&input.ctx, input.snapshot.rows() as usize);
+    #[cfg(feature = "distributed")]
+    if options.engine != Engine::Local {
+        return Ok(Box::new(distributed::rows(ctx, segmentation, (options, store)).await?));
+    }
+    Ok(Box::new(record_rows::rows(ctx, segmentation, (most, options, &options.space(store))).await?))
 }
 
 fn train_segmentation(

@@ -10,7 +10,7 @@ use poem::web::Path;
 use poem::{Request, Response, Route, get, handler};
 
 use super::base_path;
-use super::middleware::Shared;
+use super::etag::SharedBody;
 use super::problem::Problem;
 
 /// Allows scripts, styles and requests of this host only, and no inline scripts or styles.
@@ -80,7 +80,7 @@ fn file(Path(name): Path<String>, asked: &HeaderMap, request: &Request) -> Respo
         // Revalidated on each request; sent again only after an upgrade.
         .header(header::CACHE_CONTROL, "no-cache")
         .header(header::ETAG, tag)
-        .extension(Shared);
+        .extension(SharedBody);
     if known {
         return response.status(StatusCode::NOT_MODIFIED).finish();
     }

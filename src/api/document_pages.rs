@@ -11,10 +11,9 @@ use poem::{IntoResponse as _, Request, Response};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::etag::EntityTag;
+use super::etag::{EntityTag, SharedBody};
 use super::guard::Guard;
 use super::keys::Scope;
-use super::middleware::Shared;
 use super::typed_operations::{self, Detail};
 use super::{State, base_path, document, language};
 use crate::model_cache::Models;
@@ -82,7 +81,7 @@ impl Documents {
                 let response = Response::builder().content_type(kind).header("X-Content-Type-Options", "nosniff");
                 let response = response.header("Content-Security-Policy", "frame-ancestors 'none'");
                 match prefix.is_empty() {
-                    true => response.extension(Shared).body(text.clone()),
+                    true => response.extension(SharedBody).body(text.clone()),
                     false => response.body(below(text, &prefix)),
                 }
             }

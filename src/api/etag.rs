@@ -12,11 +12,14 @@ use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaRespon
 use poem_openapi::types::{ToJSON, Type};
 use sha2::{Digest as _, Sha256};
 
-use super::middleware::Shared;
 use crate::model::Model;
 use crate::printable::hex;
 
 const MODEL_VERSION: HeaderName = HeaderName::from_static("model-version");
+
+/// Marks, in the response extensions, a body whose bytes are shared by all requests: it costs no memory of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedBody;
 
 /// Validator of a response.
 #[derive(Debug, Clone)]
@@ -122,7 +125,7 @@ impl<T: Type> IntoResponse for Tagged<T> {
         };
         self.stamp.put(&mut response);
         if self.shared {
-            response.extensions_mut().insert(Shared);
+            response.extensions_mut().insert(SharedBody);
         }
         response
     }

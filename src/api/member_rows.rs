@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray as _, BooleanArray, RecordBatch};
@@ -9,18 +10,19 @@ use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::csv::WriterBuilder as CsvBuilder;
 use datafusion::arrow::datatypes::{Float64Type, UInt32Type};
 use datafusion::arrow::ipc::writer::StreamWriter;
-use poem_openapi::Object;
-use poem_openapi::types::ToJSON as _;
+use poem::{Body, IntoResponse, Response};
+use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, Registry};
+use poem_openapi::types::{ToJSON, Type};
+use poem_openapi::{ApiResponse, Object};
 use serde::de::{Deserializer as _, Error as _, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tercile_store as store;
 
 use super::State;
-use super::bulk::kind;
-use super::etag::EntityTag;
+use super::bulk::{content, kind};
+use super::etag::{self, EntityTag};
 use super::language::Language;
-use super::members::Answer;
 use super::memory_charge::MemoryCharge;
 use super::problem::Problem;
 use super::streaming_body::{Outgoing, Shared};
@@ -234,6 +236,81 @@ fn next(key: &BTreeMap<String, Value>, entity: &[String]) -> Value {
     match values.as_slice() {
         [one] => one.clone(),
         _ => Value::String(Value::Array(values).to_string()),
+    }
+}
+
+/// A response of JSON that is documented as `T`, or another format.
+pub struct Answer<T> {
+    kind: &'static str,
+    body: Body,
+    stamp: EntityTag,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T: ToJSON> Answer<T> {
+    /// A response of JSON.
+    pub fn json(answer: &T, model: &Model) -> Self {
+        let body = Body::from(answer.to_json_string());
+        Self { kind: "application/json", body, stamp: EntityTag::of(model), of: PhantomData }
+    }
+}
+
+impl<T> Answer<T> {
+    /// A response in another format.
+    pub fn of(kind: &'static str, body: Body, stamp: EntityTag) -> Self {
+        Self { kind, body, stamp, of: PhantomData }
+    }
+}
+
+impl<T> IntoResponse for Answer<T> {
+    fn into_response(self) -> Response {
+        let mut response = Response::builder().content_type(self.kind).body(self.body);
+        self.stamp.put(&mut response);
+        response
+    }
+}
+
+fn meta(description: &'static str, content: Vec<MetaMediaType>) -> MetaResponses {
+    let headers = etag::headers();
+    MetaResponses {
+        responses: vec![MetaResponse { description, status: Some(200), status_range: None, content, headers }],
+    }
+}
+
+fn json<T: Type>() -> Vec<MetaMediaType> {
+    vec![MetaMediaType { content_type: "application/json", schema: T::schema_ref() }]
+}
+
+impl ApiResponse for Answer<Member> {
+    fn meta() -> MetaResponses {
+        meta("The member.", json::<Member>())
+    }
+
+    fn register(registry: &mut Registry) {
+        Member::register(registry);
+    }
+}
+
+impl ApiResponse for Answer<Vec<Option<Member>>> {
+    fn meta() -> MetaResponses {
+        meta("The members in the order of the keys, with null for unknown ones.", json::<Vec<Option<Member>>>())
+    }
+
+    fn register(registry: &mut Registry) {
+        Vec::<Option<Member>>::register(registry);
+    }
+}
+
+impl ApiResponse for Answer<MemberPage> {
+    fn meta() -> MetaResponses {
+        let description = "As JSON a page of members. As NDJSON, CSV or Arrow the complete list: as NDJSON a member a line, as CSV or \
+                           Arrow the columns of the key, of the features, and `cluster`, `description`, `distance` and `previous`. \
+                           A list that breaks off in the middle ended in an error.";
+        meta(description, content(MemberPage::schema_ref()))
+    }
+
+    fn register(registry: &mut Registry) {
+        MemberPage::register(registry);
     }
 }
 

@@ -4,25 +4,21 @@
 //! group of the sorted file of members; open files and row groups are cached. Keys are personal data: they are in answers, and
 //! in no error and no log line.
 
-use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use poem::Request;
 use poem::http::StatusCode;
 use poem::web::Data;
-use poem::{Body, IntoResponse, Request, Response};
+use poem_openapi::OpenApi;
 use poem_openapi::param::{Path, Query};
-use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, Registry};
-use poem_openapi::types::{ToJSON, Type};
-use poem_openapi::{ApiResponse, OpenApi};
 use serde_json::Value;
 use tercile_store as store;
 
 use super::asked::asked_model;
-use super::bulk::{FORMS, content, kind};
+use super::bulk::{FORMS, kind};
 use super::declared::NeedsMembers;
-use super::etag::{self, EntityTag};
 use super::language::Language;
-use super::member_rows::{Listed, Member, MemberPage, Shape, keys_of, list, page, unreadable};
+use super::member_rows::{Answer, Listed, Member, MemberPage, Shape, keys_of, list, page, unreadable};
 use super::negotiation;
 use super::posted::Posted;
 use super::problem::{Problem, problems};
@@ -150,80 +146,6 @@ impl MemberCache {
         }
         open.push((name.clone(), model.version, Arc::clone(&members)));
         Ok(members)
-    }
-}
-
-/// A response of JSON that is documented as `T`, or another format.
-pub struct Answer<T> {
-    kind: &'static str,
-    body: Body,
-    stamp: EntityTag,
-    of: PhantomData<fn() -> T>,
-}
-
-impl<T: ToJSON> Answer<T> {
-    fn json(answer: &T, model: &Model) -> Self {
-        let body = Body::from(answer.to_json_string());
-        Self { kind: "application/json", body, stamp: EntityTag::of(model), of: PhantomData }
-    }
-}
-
-impl<T> Answer<T> {
-    /// A response in another format.
-    pub fn of(kind: &'static str, body: Body, stamp: EntityTag) -> Self {
-        Self { kind, body, stamp, of: PhantomData }
-    }
-}
-
-impl<T> IntoResponse for Answer<T> {
-    fn into_response(self) -> Response {
-        let mut response = Response::builder().content_type(self.kind).body(self.body);
-        self.stamp.put(&mut response);
-        response
-    }
-}
-
-fn meta(description: &'static str, content: Vec<MetaMediaType>) -> MetaResponses {
-    let headers = etag::headers();
-    MetaResponses {
-        responses: vec![MetaResponse { description, status: Some(200), status_range: None, content, headers }],
-    }
-}
-
-fn json<T: Type>() -> Vec<MetaMediaType> {
-    vec![MetaMediaType { content_type: "application/json", schema: T::schema_ref() }]
-}
-
-impl ApiResponse for Answer<Member> {
-    fn meta() -> MetaResponses {
-        meta("The member.", json::<Member>())
-    }
-
-    fn register(registry: &mut Registry) {
-        Member::register(registry);
-    }
-}
-
-impl ApiResponse for Answer<Vec<Option<Member>>> {
-    fn meta() -> MetaResponses {
-        meta("The members in the order of the keys, with null for unknown ones.", json::<Vec<Option<Member>>>())
-    }
-
-    fn register(registry: &mut Registry) {
-        Vec::<Option<Member>>::register(registry);
-    }
-}
-
-impl ApiResponse for Answer<MemberPage> {
-    fn meta() -> MetaResponses {
-        let description = "As JSON a page of members. As NDJSON, CSV or Arrow the complete list: as NDJSON a member a line, as CSV or \
-                           Arrow the columns of the key, of the features, and `cluster`, `description`, `distance` and `previous`. \
-                           A list that breaks off in the middle ended in an error.";
-        meta(description, content(MemberPage::schema_ref()))
-    }
-
-    fn register(registry: &mut Registry) {
-        MemberPage::register(registry);
     }
 }
 

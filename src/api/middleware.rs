@@ -16,6 +16,7 @@ use tercile_http::{Exchange, Observed};
 use super::access::{REQUEST_ID, Record};
 use super::budget::{Exhausted, REQUEST};
 use super::declared::Operations;
+use super::etag::SharedBody;
 use super::guard::{self, Guard};
 use super::problem::{self, Problem};
 use super::{State, base_path, compression, events};
@@ -64,7 +65,7 @@ impl<E: Endpoint> Endpoint for Front<E> {
         // Streams account for their memory themselves.
         if let (Some(length), Some(hold)) = (length, &mut record.hold)
             && length > (REQUEST / 2) as u64
-            && response.extensions().get::<Shared>().is_none()
+            && response.extensions().get::<SharedBody>().is_none()
         {
             let length = usize::try_from(length).unwrap_or(usize::MAX);
             if monitoring {
@@ -147,10 +148,6 @@ impl<E: Endpoint> Front<E> {
         name.unwrap_or("other").to_owned()
     }
 }
-
-/// Marks, in the response extensions, a body whose bytes are shared by all requests: it costs no memory of its own.
-#[derive(Debug, Clone, Copy)]
-pub struct Shared;
 
 /// Detail of the refusal of a streamed response over HTTP/1.0.
 const ONLY_WHOLE: &str =

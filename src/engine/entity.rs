@@ -13,7 +13,7 @@ use datafusion::logical_expr::LogicalPlan;
 use super::repeatable::{self, Unrepeatable};
 use crate::sql::fault::Fault;
 use crate::sql::header;
-use crate::sql::script::Place;
+use crate::sql::piece::Place;
 use crate::sql::{Files, View, quote};
 
 /// The columns of a segmentation of records that are not features.

@@ -35,7 +35,7 @@ use super::lookup::{Lookup, Shape};
 use super::{Error, Limits, add_view, explain, slice_cuts, topics};
 use crate::slices::SLICES;
 use crate::sql::fault::Fault;
-use crate::sql::script::Place;
+use crate::sql::piece::Place;
 use crate::sql::{Files, RECORDS, View};
 
 /// Column with a record's place in its batch. A declared field cannot have this name, because it begins with `_`.

@@ -14,7 +14,7 @@ use crate::missing;
 use crate::model::imputed;
 use crate::sql::fault::Fault;
 use crate::sql::header;
-use crate::sql::script::Place;
+use crate::sql::piece::Place;
 use crate::sql::{Files, Segmentation, View, quote};
 
 /// The segmentations of some files.

@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
-use super::script::Place;
+use super::piece::Place;
 
 /// Maximum nesting of parentheses, brackets and CASE.
 const NESTED: usize = 48;

@@ -13,7 +13,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::engine_errors::{is_correlated, sentence};
 use super::other_dialects::equivalent;
-use super::script::{Piece, Place};
+use super::piece::{Piece, Place};
 use super::{identifier, one_line};
 
 /// Maximum width of an excerpt: a line may be a megabyte long.

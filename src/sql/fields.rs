@@ -6,7 +6,7 @@ use tercile_store::record::Fields;
 
 use super::RECORDS;
 use super::fault::{Fault, Source};
-use super::script::{Piece, Place};
+use super::piece::{Piece, Place};
 
 /// The columns of the `CREATE TABLE` in `00_records.sql`.
 pub(super) fn fields_of(source: &Source<'_>, piece: &Piece<'_>, statement: &Statement) -> Result<Fields, Fault> {

@@ -26,10 +26,10 @@ use tercile_store::{self as store, Store};
 use tokio::runtime::Handle;
 
 use self::reader::Reader;
-use super::dataset::{Moved, Placed, Prefix, Rows, Sample, named};
+use super::comparison::{Counts, Versus};
+use super::dataset::{Moved, Placed, Prefix, Rows, Sample};
 use super::order::{Order, keys};
-use super::promotion::{Counts, Versus};
-use super::view_query::query;
+use super::view_query::{named, query};
 use super::{Options, Progress, Refusal};
 use crate::engine::cluster::solver::{self, Queries};
 use crate::engine::{self, cluster};

@@ -24,8 +24,9 @@ use tercile_kmeans::parallel::{CHUNK, by_chunk, processors};
 use tercile_kmeans::{self as kmeans, Points};
 use tercile_store::Store;
 
-use super::dataset::{Digested, HereUpTo, Input, Keys, Moved, Placed, Prefix, Rows, advised, hash_of, named};
-use super::promotion::{Counts, Versus};
+use super::comparison::{Counts, Versus};
+use super::dataset::{Digested, Input, Keys, LocalSlice, Moved, Placed, Prefix, Rows, hash_of};
+use super::view_query::{advised, named};
 use super::{Options, Progress, Refusal};
 use crate::engine::cluster::Engine;
 use crate::engine::{self, UpTo};
@@ -218,11 +219,6 @@ impl Slice {
         self.keys.first().map_or(0, |key| key.len())
     }
 
-    /// The hash of all rows.
-    pub fn hash(&self) -> String {
-        hash_of(&self.pieces)
-    }
-
     /// SHA-256 of rows. Per row and key column: of text its length as 8 bytes and its bytes, of other types 8 bytes of the
     /// integer, the number of days or milliseconds, or the boolean as 0 or 1. Features as in a segmentation of records.
     fn digest(&self, rows: std::ops::Range<usize>) -> Result<Digested, ArrowError> {
@@ -318,26 +314,6 @@ impl Slice {
         self.features.iter().map(|column| column_buffer::take(column, rows)).collect()
     }
 
-    /// Keys, features, cluster and distance of all rows. Keys and features are shared, not copied.
-    pub fn members(&self, of: &Segmentation, (scale, centroids): Placed<'_>) -> Result<RecordBatch, ArrowError> {
-        let labels = kmeans::assign(&Points::new(scale, &self.features), centroids, processors());
-        let distances = by_chunk(self.rows(), processors(), |rows| self.distances(rows, &labels, (scale, centroids)));
-        let (mut fields, mut columns) = (Vec::new(), Vec::new());
-        for (name, key) in of.entity.iter().zip(&self.keys) {
-            fields.push(Field::new(name, key.data_type().clone(), false));
-            columns.push(key.clone());
-        }
-        for (name, feature) in of.features.iter().zip(&self.features) {
-            fields.push(Field::new(name, DataType::Float64, true));
-            columns.push(Arc::new(feature.clone()) as ArrayRef);
-        }
-        fields.push(Field::new("cluster", DataType::UInt32, false));
-        columns.push(Arc::new(labels.iter().map(|&label| Some(u32::from(label))).collect::<UInt32Array>()));
-        fields.push(Field::new("distance", DataType::Float64, false));
-        columns.push(Arc::new(Float64Array::from(distances.concat())));
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
-    }
-
     /// The distances of rows to the centroids of their clusters, in standardised units. A missing feature takes the mean.
     fn distances(&self, rows: std::ops::Range<usize>, labels: &[u8], (scale, centroids): Placed<'_>) -> Vec<f64> {
         let predictor = Predictor::new(scale.clone(), centroids);
@@ -362,20 +338,48 @@ impl Slice {
         distances
     }
 
-    /// Counts the entities that a serving model has, and those that are unlike its rows.
-    ///
+    fn prefix(&self) -> Box<dyn Prefix + '_> {
+        Box::new(LocalSlice { keys: self, features: self.features.clone(), rows: self.rows() })
+    }
+}
+
+impl Keys for Slice {
+    fn without_key(&self) -> Option<u64> {
+        Some(self.without_key)
+    }
+
+    /// Keys, features, cluster and distance of all rows. Keys and features are shared, not copied.
+    fn members(&self, of: &Segmentation, (scale, centroids): Placed<'_>) -> Result<Option<RecordBatch>, Refusal> {
+        let labels = kmeans::assign(&Points::new(scale, &self.features), centroids, processors());
+        let distances = by_chunk(self.rows(), processors(), |rows| self.distances(rows, &labels, (scale, centroids)));
+        let (mut fields, mut columns) = (Vec::new(), Vec::new());
+        for (name, key) in of.entity.iter().zip(&self.keys) {
+            fields.push(Field::new(name, key.data_type().clone(), false));
+            columns.push(key.clone());
+        }
+        for (name, feature) in of.features.iter().zip(&self.features) {
+            fields.push(Field::new(name, DataType::Float64, true));
+            columns.push(Arc::new(feature.clone()) as ArrayRef);
+        }
+        fields.push(Field::new("cluster", DataType::UInt32, false));
+        columns.push(Arc::new(labels.iter().map(|&label| Some(u32::from(label))).collect::<UInt32Array>()));
+        fields.push(Field::new("distance", DataType::Float64, false));
+        columns.push(Arc::new(Float64Array::from(distances.concat())));
+        Ok(Some(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?))
+    }
+
+    fn hash(&self, _: usize) -> String {
+        hash_of(&self.pieces)
+    }
+
     /// # Errors
     /// If the members of the serving model are deleted or cannot be read.
-    pub fn compare(&self, versus: &Versus<'_>) -> Result<Counts, Refusal> {
+    fn compare(&self, features: &[Float64Array], versus: &Versus<'_>) -> Result<Counts, Refusal> {
         let mut previous = vec![None; self.rows()];
         if !find_previous(versus.registry, versus.serving, &self.keys, &mut previous)? {
             return Err(Refusal::NoMembers(versus.serving.version));
         }
-        Ok(versus.count(&self.features, |row, _| previous[row]))
-    }
-
-    fn prefix(&self) -> Box<dyn Prefix + '_> {
-        Box::new(HereUpTo { all: Keys::Entities(self), features: self.features.clone(), rows: self.rows() })
+        Ok(versus.count(features, |row, _| previous[row]))
     }
 }
 

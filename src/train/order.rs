@@ -5,7 +5,7 @@ use datafusion::arrow::datatypes::{Int32Type, Int64Type};
 use datafusion::prelude::SessionContext;
 
 use super::Refusal;
-use super::dataset::named;
+use super::view_query::named;
 use crate::engine;
 use crate::slices::SLICES;
 use crate::sql::{Segmentation, quote};

@@ -4,8 +4,8 @@
 
 use tercile_store::{Snapshot, Store};
 
-use super::dataset::{Input, rows};
-use super::{Job, Options, Refusal, stream};
+use super::dataset::Input;
+use super::{Job, Options, Refusal, rows, stream};
 use crate::engine;
 use crate::model::{Model, Predecessor};
 use crate::slices::SLICES;

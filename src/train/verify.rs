@@ -7,8 +7,8 @@ use std::fmt::Debug;
 
 use tercile_store::{self as store, Store};
 
-use super::dataset::{Input, Rows, rows};
-use super::{Job, Options, Refusal, SEED, Stream, stream};
+use super::dataset::{Input, Rows};
+use super::{Job, Options, Refusal, SEED, Stream, rows, stream};
 use crate::engine::{self, cluster::Engine};
 use crate::model::{METHOD, Model, ModelRegistry, Predecessor, Receipt};
 use crate::sql::{Files, Segmentation};

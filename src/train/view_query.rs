@@ -1,7 +1,16 @@
 //! The query of a training over the view of a segmentation of records.
 
+use crate::engine;
 use crate::slices::SLICES;
 use crate::sql::{Segmentation, quote};
+
+/// An error of this query, as one of the segmentation's SQL file.
+pub(super) fn named(segmentation: &Segmentation, error: engine::Error) -> engine::Error {
+    match error {
+        engine::Error::Query(why) => engine::Error::View { file: segmentation.file.clone(), why },
+        other => other,
+    }
+}
 
 /// The rows of a segmentation of records in slice order: slice, partition, offset, milliseconds since 1970, features.
 pub fn query(segmentation: &Segmentation) -> String {
@@ -19,4 +28,12 @@ pub fn query(segmentation: &Segmentation) -> String {
         features.join(", "),
         quote(&segmentation.name)
     )
+}
+
+/// Adds advice if a CAST failed on text: CAST fails the view, TRY_CAST returns NULL.
+pub(super) fn advised(why: String) -> String {
+    match why.contains("Cannot cast string") {
+        true => format!("{why}; with TRY_CAST such a text is NULL, which takes the mean and is counted"),
+        false => why,
+    }
 }

@@ -11,7 +11,8 @@
 //! | minimum rate of request bodies; unread bodies are drained | `body_timeout.rs` |
 //! | size of reads, size of heads | `stream.rs` |
 //! | TLS with certificates that are reloaded | `tls.rs` |
-//! | protocol limits, graceful shutdown | `server.rs` |
+//! | graceful shutdown | `run.rs` |
+//! | protocol limits, a connection | `server.rs` |
 //!
 //! ```
 //! use std::time::Duration;
@@ -50,6 +51,7 @@ mod body_timeout;
 mod connection;
 mod connections;
 mod exchange;
+mod run;
 mod server;
 mod settings;
 mod slow_reader;
@@ -59,7 +61,7 @@ mod tls;
 pub use connection::MIN_RATE;
 pub use connections::Connections;
 pub use exchange::Exchange;
-pub use server::run;
+pub use run::run;
 pub use settings::{Settings, Timeouts};
 pub use slow_reader::{Observed, ResponseObserver};
 pub use tls::{Tls, TlsError};

@@ -5,8 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
@@ -18,7 +17,7 @@ use poem::endpoint::{DynEndpoint, ToDynEndpoint};
 use poem::http::{self, HeaderValue, StatusCode, Version, header::CONNECTION, uri::Scheme};
 use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Addr, Endpoint, EndpointExt as _, Request, Response};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -26,7 +25,7 @@ use tokio::task::JoinSet;
 use crate::connection::{Busy, Connection};
 use crate::connections::Registered;
 use crate::stream::{Monitored, Transport};
-use crate::{Exchange, Settings, acceptor, body_timeout, slow_reader};
+use crate::{Exchange, Settings, body_timeout, slow_reader};
 
 /// Maximum concurrent requests per HTTP/2 connection: the minimum that RFC 9113 recommends.
 const STREAMS: u32 = 100;
@@ -38,8 +37,6 @@ const REFUSED_STREAMS: usize = 1024;
 const HEADER_LIST: u32 = 16 * 1024;
 /// Maximum response bytes that wait in each HTTP/2 stream for the client's window.
 const SEND_BUFFER: usize = 400 * 1024;
-/// At shutdown, time for connections to close by themselves, and interval of the look for idle ones.
-const GOODBYE: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(20)];
 
 /// Phase of a server. Later phases compare greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,68 +65,6 @@ pub(crate) struct Server {
     pub is_deaf: AtomicBool,
 }
 
-/// Serves an endpoint on a listener until `shutdown` resolves, and then until running requests are complete: for
-/// [`drain_notice`](Settings::drain_notice) connections are still accepted; then idle ones are closed, HTTP/2 connections are told
-/// to go away, and requests may run for [`drain`](Settings::drain). Dropping the future closes all connections.
-///
-/// # Errors
-/// If the thread that accepts connections cannot be started.
-pub async fn run<E>(
-    listener: TcpListener,
-    endpoint: E,
-    settings: Settings,
-    shutdown: impl Future<Output = ()>,
-) -> io::Result<()>
-where
-    E: Endpoint + 'static,
-{
-    let server = Arc::new(Server {
-        endpoint: Arc::new(ToDynEndpoint(endpoint.map_to_response())),
-        local: LocalAddr(Addr::SocketAddr(listener.local_addr()?)),
-        runtime: Handle::current(),
-        protocol: protocol(),
-        phase: watch::Sender::new(Phase::Open),
-        is_deaf: AtomicBool::new(false),
-        settings,
-    });
-    let _abort = AbortOnDrop(Arc::clone(&server));
-    let Settings { connections, timeouts, tls, drain_notice, drain, .. } = &server.settings;
-    let mut tasks = JoinSet::new();
-    tasks.spawn(connections.clone().sweep(timeouts.clone()));
-    if let Some(tls) = tls {
-        tasks.spawn(Arc::clone(tls).watch());
-    }
-    let ended = acceptor::start(listener.into_std()?, Arc::clone(&server))?;
-    shutdown.await;
-    server.phase.send_replace(Phase::Notice);
-    tokio::time::sleep(*drain_notice).await;
-    server.phase.send_replace(Phase::Closing);
-    let start = Instant::now();
-    while start.elapsed() < GOODBYE[0].min(*drain) {
-        tokio::time::sleep(GOODBYE[1]).await;
-        connections.end_idle();
-        if connections.count() == 0 && server.is_deaf.load(Ordering::SeqCst) {
-            break;
-        }
-    }
-    server.phase.send_replace(Phase::Draining);
-    let _ = tokio::time::timeout(*drain, connections.emptied()).await;
-    server.phase.send_replace(Phase::Aborted);
-    // Dropped connections are gone at once, unless a handler blocks its thread.
-    let _ = tokio::time::timeout(GOODBYE[0], connections.emptied()).await;
-    let _ = ended.await;
-    Ok(())
-}
-
-/// Ends a server whose future is dropped.
-struct AbortOnDrop(Arc<Server>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.phase.send_replace(Phase::Aborted);
-    }
-}
-
 /// The protocols, detected by the first bytes. hyper's own timeouts are off: the sweep of the connections knows more.
 fn protocol() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -146,6 +81,24 @@ fn protocol() -> auto::Builder<TokioExecutor> {
 }
 
 impl Server {
+    /// A server at the address `local` that answers on the current runtime.
+    pub fn new(endpoint: impl Endpoint + 'static, local: SocketAddr, settings: Settings) -> Self {
+        Self {
+            endpoint: Arc::new(ToDynEndpoint(endpoint.map_to_response())),
+            local: LocalAddr(Addr::SocketAddr(local)),
+            runtime: Handle::current(),
+            protocol: protocol(),
+            phase: watch::Sender::new(Phase::Open),
+            is_deaf: AtomicBool::new(false),
+            settings,
+        }
+    }
+
+    /// Begins a phase.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
     /// Resolves when the server has reached a phase.
     pub async fn reached(&self, wanted: Phase) {
         let _ = self.phase.subscribe().wait_for(|phase| *phase >= wanted).await;

@@ -1,6 +1,6 @@
 //! Dot commands of the SQL shell: commands about the session rather than the data.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::ValueEnum as _;
@@ -14,7 +14,8 @@ use super::runner::Runner;
 use crate::engine;
 use crate::file_format;
 use crate::sql::fault::{Source, nearest};
-use crate::sql::script::{self, Piece};
+use crate::sql::piece::Piece;
+use crate::sql::script;
 
 /// Name, arguments and description of each command.
 pub const COMMANDS: [(&str, &str, &str); 13] = [
@@ -76,8 +77,19 @@ pub fn spelled_lines(text: &str) -> String {
     written
 }
 
+/// What follows a dot command.
+pub enum Next {
+    /// The next piece.
+    Piece,
+    /// A file of SQL, before the next piece.
+    Read(PathBuf),
+}
+
 /// Runs a dot command.
-pub async fn run(runner: &mut Runner, source: &Source<'_>, piece: &Piece<'_>) -> anyhow::Result<()> {
+///
+/// # Errors
+/// If there is no such command, its argument is wrong, or it fails.
+pub async fn run(runner: &mut Runner, source: &Source<'_>, piece: &Piece<'_>) -> anyhow::Result<Next> {
     let text = piece.text.trim_end_matches(';').trim_end();
     let (command, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
     // The file of .add may be quoted, and a name may follow.
@@ -115,7 +127,7 @@ pub async fn run(runner: &mut Runner, source: &Source<'_>, piece: &Piece<'_>) ->
             runner.add_table(".add", &TableFile { name: name.clone(), path: path.into() }).await?;
             schema(runner, Some(&name)).await
         }
-        ".read" => runner.file(rest.as_ref()).await,
+        ".read" => return Ok(Next::Read(rest.into())),
         ".timer" => {
             runner.settings.timer = switch()?;
             Ok(())
@@ -156,7 +168,8 @@ pub async fn run(runner: &mut Runner, source: &Source<'_>, piece: &Piece<'_>) ->
             runner.quit = true;
             Ok(())
         }
-    }
+    }?;
+    Ok(Next::Piece)
 }
 
 fn unquoted(text: &str) -> &str {

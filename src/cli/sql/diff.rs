@@ -13,7 +13,6 @@ use std::path::Path;
 use datafusion::arrow::datatypes::{DataType, Schema};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::prelude::SessionContext;
-use tercile_store::{Snapshot, Store};
 
 use super::runner::Runner;
 use crate::engine::{self, Limits};
@@ -26,7 +25,8 @@ const BEFORE: &str = "tercile before";
 const AFTER: &str = "tercile after";
 
 /// Prints the whole comparison.
-pub async fn run(runner: &Runner, (store, snapshot): (&Store, &Snapshot), path: &Path) -> anyhow::Result<()> {
+pub async fn run(runner: &Runner, path: &Path) -> anyhow::Result<()> {
+    let (store, snapshot) = runner.data();
     std::fs::metadata(path).map_err(|e| anyhow::anyhow!("cannot read {}: {e}", path.display()))?;
     let (before, after, name) = runner.files.with_edited(path)?;
     let (old, old_broken) = engine::open_what_plans(snapshot, &before, Limits::default()).await?;

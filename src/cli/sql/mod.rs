@@ -11,6 +11,7 @@ mod progress;
 mod query;
 mod runner;
 pub mod sandbox;
+mod scripts;
 pub mod session;
 mod shell;
 mod table;
@@ -151,12 +152,12 @@ impl Sql {
 
     async fn statements(self, runner: &mut Runner) -> anyhow::Result<()> {
         if let Some(path) = &self.diff {
-            let compared = runner.diff(path);
+            let compared = diff::run(runner, path);
             within(self.timeout, "--timeout", "the comparison", compared).await?;
             return Ok(());
         }
         if let Some(text) = &self.command {
-            return runner.script(&Source { name: None, text }).await;
+            return scripts::text(runner, &Source { name: None, text }).await;
         }
         let files = if self.files.is_empty() { vec![PathBuf::from("-")] } else { self.files };
         for path in files {
@@ -167,9 +168,9 @@ impl Sql {
                 });
                 let text = read.await?.map_err(|e| anyhow::anyhow!("cannot read SQL from stdin: {e}"))?;
                 let text = commands::spelled_lines(&text);
-                runner.script(&Source { name: Some("stdin"), text: &text }).await?;
+                scripts::text(runner, &Source { name: Some("stdin"), text: &text }).await?;
             } else {
-                runner.file(&path).await?;
+                scripts::file(runner, &path).await?;
             }
         }
         Ok(())

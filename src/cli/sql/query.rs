@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use crate::engine::text_numbers;
 use crate::sql::column_names;
 use crate::sql::fault::{Fault, Source};
-use crate::sql::script::{Piece, Place};
+use crate::sql::piece::{Piece, Place};
 
 /// A statement and its execution options.
 pub struct Work {

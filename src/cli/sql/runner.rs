@@ -1,13 +1,12 @@
-//! Runs statements in sequence and prints their results.
+//! A session: runs statements and prints their results.
 //!
-//! Input: SQL texts with dot commands. Output: rows on stdout or in a file. The first error ends a text. A shell
+//! Output: rows on stdout or in a file. A shell
 //! reloads the store's files and the SQL files before each statement, so that results are current.
 
 mod show;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::io;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -21,7 +20,6 @@ use tercile_store::{Snapshot, Store};
 
 use super::super::output_file::{Mark, Output, OutputFile};
 use super::super::{Terminal, Usage, count, say, watchdog};
-use super::commands;
 use super::copy::Copying;
 use super::output::Format;
 use super::params::TableFile;
@@ -29,15 +27,10 @@ use super::query::{Work, apart, params_of, prepare};
 use crate::config::{SqlArgs, StoreArgs};
 use crate::engine::cluster::Engine;
 use crate::engine::{self, Limits};
-use crate::file_format;
 use crate::files;
-use crate::printable::shell_word;
 use crate::sql::fault::{Fault, Source};
-use crate::sql::script::{self, Piece};
+use crate::sql::piece::Piece;
 use crate::sql::{self, Files, View};
-
-/// Maximum nesting of `.read`.
-const READ_DEPTH: usize = 16;
 
 /// Settings that dot commands change.
 pub struct Settings {
@@ -81,7 +74,6 @@ pub struct Runner {
     here: bool,
     /// True in a shell: the output file is published after each piece instead of at the end.
     publish_each: bool,
-    depth: usize,
     /// True after the store was found, or its absence reported.
     expected: bool,
     /// Callback that receives each definition of this session.
@@ -89,10 +81,6 @@ pub struct Runner {
 }
 
 type OnDefinition = Box<dyn FnMut(&str) -> anyhow::Result<()> + Send>;
-
-/// Dot commands whose effect another session can restore. `.output` is not among them, because opening
-/// the file again would replace its content.
-const SETTINGS: [&str; 6] = [".timer", ".format", ".param", ".explain", ".rows", ".add"];
 
 impl Runner {
     pub async fn open(
@@ -124,7 +112,6 @@ impl Runner {
             before: None,
             here,
             publish_each: false,
-            depth: 0,
             expected: false,
             on_definition: None,
         })
@@ -136,7 +123,8 @@ impl Runner {
         self.on_definition = Some(Box::new(told));
     }
 
-    fn defined(&mut self, text: &str) -> anyhow::Result<()> {
+    /// Reports a statement or dot command that defines something.
+    pub fn defined(&mut self, text: &str) -> anyhow::Result<()> {
         self.on_definition.as_mut().map_or(Ok(()), |told| told(text))
     }
 
@@ -201,9 +189,9 @@ impl Runner {
         added.with_context(|| format!("{asked} {}", table.name))
     }
 
-    /// Prints the effect of an edited SQL file.
-    pub async fn diff(&self, path: &Path) -> anyhow::Result<()> {
-        super::diff::run(self, (&self.store, &self.snapshot), path).await
+    /// The store, and its files when the session began or was renewed.
+    pub fn data(&self) -> (&Store, &Snapshot) {
+        (&self.store, &self.snapshot)
     }
 
     /// Redirects results to `file` and finishes the previous output file.
@@ -266,8 +254,14 @@ impl Runner {
         }
     }
 
+    /// Begins a piece; returns the number of results before it.
+    pub fn begin(&mut self) -> io::Result<usize> {
+        self.before = self.settings.output.as_mut().map(Output::begin).transpose()?;
+        Ok(self.results)
+    }
+
     /// Publishes the output of a piece in a shell. `results` is the number of results before the piece.
-    fn complete(&mut self, results: usize) -> io::Result<()> {
+    pub fn complete(&mut self, results: usize) -> io::Result<()> {
         if let (Some(before), Some(output)) = (self.before.take(), &mut self.settings.output)
             && self.publish_each
             && (self.results > results || output.mark()? != before)
@@ -277,60 +271,8 @@ impl Runner {
         Ok(())
     }
 
-    /// Runs a file.
-    pub async fn file(&mut self, path: &Path) -> anyhow::Result<()> {
-        let name = path.display().to_string();
-        if file_format::name_of(path).is_some() {
-            let (table, file) = (commands::name_of_file(&name).unwrap_or("t".to_owned()), shell_word(&name));
-            anyhow::bail!(
-                "{name} has rows and no SQL; to query it, run tercile sql --table {table}={file} -c 'SELECT * FROM {table}'"
-            );
-        }
-        let text = std::fs::read_to_string(path).map_err(|e| {
-            // The text of a statement is given where a file is expected.
-            let word = name.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default().to_ascii_uppercase();
-            let statement = name.contains(' ') || ["SELECT", "FROM", "WITH", "VALUES", "SHOW"].contains(&word.as_str());
-            let hint = match e.kind() == ErrorKind::NotFound && statement {
-                true if name.contains(' ') => format!("; to run SQL text, write tercile sql -c {}", shell_word(&name)),
-                true => "; to run SQL text, write tercile sql -c 'SELECT …'".to_owned(),
-                false => String::new(),
-            };
-            anyhow::anyhow!("cannot read {name}: {e}{hint}")
-        })?;
-        if self.depth >= READ_DEPTH {
-            anyhow::bail!("{name}: files read each other more than {READ_DEPTH} deep");
-        }
-        self.depth += 1;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        let ran = Box::pin(self.script(&Source { name: Some(&name), text })).await;
-        self.depth -= 1;
-        ran
-    }
-
-    /// Runs all pieces of a text until one fails.
-    pub async fn script(&mut self, source: &Source<'_>) -> anyhow::Result<()> {
-        for piece in script::complete(source)?.pieces {
-            self.before = self.settings.output.as_mut().map(Output::begin).transpose()?;
-            let results = self.results;
-            if piece.dot {
-                self.make_views().await;
-                commands::run(self, source, &piece).await?;
-                let command = piece.text.split_whitespace().next().unwrap_or_default();
-                if SETTINGS.contains(&command) {
-                    self.defined(piece.text)?;
-                }
-            } else {
-                self.statement(source, &piece).await?;
-            }
-            self.complete(results)?;
-            if self.quit {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    async fn statement(&mut self, source: &Source<'_>, piece: &Piece<'_>) -> anyhow::Result<()> {
+    /// Runs a statement and prints its result.
+    pub async fn statement(&mut self, source: &Source<'_>, piece: &Piece<'_>) -> anyhow::Result<()> {
         let began = Instant::now();
         let mut statement = sql::parse(source, piece)?;
         let hint = |name: &str| format!("add --param {name}=VALUE (.param in a shell)");

@@ -28,7 +28,8 @@ use super::query::{Ready, Work, params_of, prepare};
 use crate::api::sandbox::{Form, Order, REFUSED, Refusal, too_large, too_long};
 use crate::engine::{self, Limits};
 use crate::sql::fault::{Fault, Source};
-use crate::sql::script::{self, Piece};
+use crate::sql::piece::Piece;
+use crate::sql::script;
 use crate::sql::{self, Files, one_line};
 
 /// Maximum length of a reason in characters.

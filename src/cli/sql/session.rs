@@ -21,6 +21,7 @@ use super::super::watchdog::{self, Mode};
 use super::super::{Cli, Command, Done, Terminal, blocking, say};
 use super::Sql;
 use super::runner::Runner;
+use super::scripts;
 use crate::engine::{self, cluster::Engine};
 use crate::sql::fault::Source;
 
@@ -158,7 +159,7 @@ async fn answer(runner: &mut Runner, request: Request) -> anyhow::Result<()> {
     match request {
         Request::Run(text) => {
             runner.refresh().await?;
-            runner.script(&Source { name: None, text: &text }).await
+            scripts::text(runner, &Source { name: None, text: &text }).await
         }
         Request::Restore(definitions) => {
             // Opening the file again would replace the results of the earlier session.
@@ -167,7 +168,7 @@ async fn answer(runner: &mut Runner, request: Request) -> anyhow::Result<()> {
             }
             let timer = std::mem::replace(&mut runner.settings.timer, false);
             for text in definitions {
-                if let Err(error) = runner.script(&Source { name: None, text: &text }).await {
+                if let Err(error) = scripts::text(runner, &Source { name: None, text: &text }).await {
                     let text = crate::sql::one_line(&text);
                     tracing::warn!("not defined again: {text}: {}", crate::sql::one_line(&format!("{error:#}")));
                 }

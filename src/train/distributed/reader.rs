@@ -9,8 +9,9 @@ use tercile_kmeans::parallel::CHUNK;
 use tercile_kmeans::{self as kmeans, column_buffer};
 
 use super::super::SEED;
-use super::super::dataset::{Digested, digest, hash_of};
+use super::super::dataset::{Digested, hash_of};
 use super::super::order::keys;
+use super::super::record_rows::digest;
 use super::{Base, Known};
 use crate::model::baseline;
 use crate::slices::SLICES;

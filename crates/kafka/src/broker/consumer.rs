@@ -5,10 +5,10 @@
 mod leave;
 mod member;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::bindings as rd;
@@ -16,29 +16,17 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
 pub use member::{Committed, Member};
 
 use super::context::Context;
+use super::membership::{Change, Membership, NotNow, Resolve, Start, own_queue};
 use super::{Bound, Cluster, Error, Gap, Queue, Topics, error, set_missing};
 
 /// The group id under which a worker without a group commits its offsets, as information for other tools.
 const ALONE: &str = "tercile";
-
-/// The position from which to read a partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Start {
-    /// Partition number.
-    pub partition: i32,
-    /// End of the partition's log in the store, which names the next file.
-    pub next: i64,
-    /// First offset to read, in store offsets; larger than `next` if a gap was accepted.
-    pub offset: i64,
-    /// Store offset minus broker offset. Not 0 only for the embedded broker, whose offsets begin at 0 at each start.
-    pub base: i64,
-}
 
 /// A consumer whose partitions are assigned with explicit offsets, which are never reset.
 pub struct Consumer {
@@ -47,6 +35,8 @@ pub struct Consumer {
     topics: Topics,
     group: String,
     bases: Mutex<BTreeMap<i32, i64>>,
+    /// Of a group member.
+    membership: Option<Arc<Membership>>,
     commits: bool,
 }
 
@@ -105,101 +95,6 @@ pub struct Group {
     pub max_poll_interval: Option<Duration>,
 }
 
-/// Returns the start positions of newly assigned partitions.
-pub type Resolve = Box<dyn Fn(&[i32]) -> Result<Vec<Start>, NotNow> + Send + Sync>;
-
-/// Why a partition cannot be read.
-#[derive(Debug, Clone)]
-pub struct NotNow {
-    /// Reason, for the log.
-    pub why: String,
-    /// Whether the cause is transient.
-    pub passes: bool,
-}
-
-/// State of a group member for rebalances.
-pub(super) struct Membership {
-    topics: Topics,
-    /// Whether the member is static.
-    fixed: bool,
-    resolve: Resolve,
-    changes: Mutex<VecDeque<Change>>,
-    /// Set when the consumer closes; changes are no longer collected.
-    closing: AtomicBool,
-}
-
-enum Change {
-    Assigned(Vec<Start>),
-    Revoked(Vec<i32>),
-    Failed(NotNow),
-}
-
-impl Membership {
-    /// Rebalance callback, called by librdkafka from within poll. Partitions are assigned once, with offsets, so no message
-    /// arrives before a seek.
-    pub(super) fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Context>,
-        change: RDKafkaRespErr,
-        list: &mut TopicPartitionList,
-    ) {
-        let number = |place: &TopicPartitionListElem<'_>| self.topics.number(place.topic(), place.partition());
-        let partitions: Vec<i32> = list.elements().iter().filter_map(number).collect();
-        let told = match change {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS if !self.closing.load(Ordering::SeqCst) => {
-                self.assign(consumer, &partitions)
-            }
-            // Closing: assigned only to be revoked; nothing reads these partitions.
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
-                let taken = list.set_all_offsets(Offset::End).and_then(|()| consumer.incremental_assign(list));
-                if let Err(error) = taken {
-                    tracing::debug!(%error, "while taking partitions to give them back");
-                }
-                return;
-            }
-            // The partition worker must stop first; it then calls `give_back`.
-            _ if !self.closing.load(Ordering::SeqCst) => Change::Revoked(partitions),
-            _ => {
-                let gone = consumer.incremental_unassign(list);
-                if let Err(error) = gone {
-                    tracing::debug!(%error, "while giving partitions back");
-                }
-                return;
-            }
-        };
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner).push_back(told);
-    }
-
-    fn assign(&self, consumer: &BaseConsumer<Context>, partitions: &[i32]) -> Change {
-        let starts = match (self.resolve)(partitions) {
-            Ok(starts) => starts,
-            Err(not_now) => return Change::Failed(not_now),
-        };
-        let mut list = TopicPartitionList::new();
-        for &start in &starts {
-            let offset = Offset::Offset(start.offset);
-            let (topic, partition) = self.topics.place(start.partition);
-            let added = own_queue(consumer, &self.topics, start)
-                .and_then(|_| list.add_partition_offset(topic, partition, offset).map_err(|e| e.to_string()));
-            if let Err(why) = added {
-                return Change::Failed(NotNow { why, passes: false });
-            }
-        }
-        match consumer.incremental_assign(&list) {
-            Ok(()) => Change::Assigned(starts),
-            Err(error) => Change::Failed(NotNow { why: format!("cannot take partitions: {error}"), passes: true }),
-        }
-    }
-}
-
-/// Gives a partition its own queue. Must be called before the partition is assigned.
-fn own_queue<'c>(consumer: &'c BaseConsumer<Context>, topics: &Topics, start: Start) -> Result<Queue<'c>, String> {
-    let (topic, partition) = topics.place(start.partition);
-    // SAFETY: the queue borrows the client.
-    let queue = unsafe { Queue::own(consumer.client().native_ptr(), topic, partition, start.base) };
-    queue.ok_or_else(|| format!("cannot read partition {partition} of {topic}: librdkafka has no queue for it"))
-}
-
 impl Consumer {
     fn config(cluster: &Cluster, reading: Reading) -> ClientConfig {
         let mut config = cluster.config();
@@ -253,7 +148,7 @@ impl Consumer {
         inner.assign(&list).map_err(cluster.kafka(action()))?;
         let bases = Mutex::new(starts.iter().map(|start| (start.partition, start.base)).collect());
         let (group, commits) = (ALONE.to_owned(), !reading.embedded);
-        Ok(Self { inner, cluster: cluster.clone(), topics, group, bases, commits })
+        Ok(Self { inner, cluster: cluster.clone(), topics, group, bases, membership: None, commits })
     }
 
     /// Joins a group. Assigned partitions arrive as [`Event::Assigned`], revoked ones as [`Event::Revoked`].
@@ -292,15 +187,15 @@ impl Consumer {
         let (changes, closing) = (Mutex::default(), AtomicBool::new(false));
         let fixed = group.instance.is_some();
         let topics = Topics::new(topic);
-        let membership = Membership { topics: topics.clone(), fixed, resolve, changes, closing };
+        let membership = Arc::new(Membership { topics: topics.clone(), fixed, resolve, changes, closing });
         let mut context = Context::new(&cluster.failures);
-        context.membership = Some(membership);
+        context.on_rebalance = Some(Arc::<Membership>::clone(&membership));
         let inner: BaseConsumer<Context> =
             config.create_with_context(context).map_err(cluster.kafka("make a consumer"))?;
         let names: Vec<&str> = topics.names().iter().map(String::as_str).collect();
         inner.subscribe(&names).map_err(cluster.kafka(format!("join the group {}", group.name)))?;
         let (cluster, group) = (cluster.clone(), group.name.clone());
-        Ok(Self { inner, cluster, topics, group, bases: Mutex::default(), commits: true })
+        Ok(Self { inner, cluster, topics, group, bases: Mutex::default(), membership: Some(membership), commits: true })
     }
 
     fn base(&self, partition: i32) -> i64 {
@@ -309,7 +204,7 @@ impl Consumer {
 
     /// Whether the group assigned or revoked partitions that [`Consumer::poll`] has not returned yet.
     pub fn has_changes(&self) -> bool {
-        let changes = self.inner.context().membership.as_ref().map(|membership| &membership.changes);
+        let changes = self.membership.as_ref().map(|membership| &membership.changes);
         changes.is_some_and(|changes| !changes.lock().unwrap_or_else(PoisonError::into_inner).is_empty())
     }
 
@@ -352,7 +247,7 @@ impl Consumer {
 
     /// The next event; `None` after `timeout`.
     pub fn poll(&self, timeout: Duration) -> Option<Event> {
-        if let Some(membership) = &self.inner.context().membership
+        if let Some(membership) = &self.membership
             && let Some(change) = membership.changes.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
         {
             return Some(match change {
@@ -391,7 +286,7 @@ impl Consumer {
     /// Classifies an error of librdkafka's; `None` if it needs no reaction.
     fn event(&self, error: &KafkaError) -> Option<Event> {
         let code = error.rdkafka_error_code()?;
-        let group = &self.inner.context().membership;
+        let group = &self.membership;
         match code {
             RDKafkaErrorCode::AllBrokersDown => Some(Event::Down(self.cluster.failure())),
             // [`super::context::Failures`] keeps the reason, which is reported once no broker is left.
@@ -404,7 +299,7 @@ impl Consumer {
 
     fn trouble(&self, code: RDKafkaErrorCode, reason: String) -> Event {
         let servers = &self.cluster.servers;
-        let message = if self.inner.context().membership.is_none() && error::is_about_groups(code) {
+        let message = if self.membership.is_none() && error::is_about_groups(code) {
             format!(
                 "{servers} takes no positions of the group {}: {reason}; other tools don't see how far this worker is, and nothing \
                  else depends on it; grant the user Read on the group to change that",
@@ -418,7 +313,7 @@ impl Consumer {
 
     /// The error for a permanent error code.
     pub fn refused(&self, code: RDKafkaErrorCode) -> Error {
-        let group = self.inner.context().membership.is_some() && code != RDKafkaErrorCode::TopicAuthorizationFailed;
+        let group = self.membership.is_some() && code != RDKafkaErrorCode::TopicAuthorizationFailed;
         let action = if group {
             format!("join the group {}", self.group)
         } else {

@@ -15,14 +15,18 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
-use super::consumer::Membership;
+/// Reacts to rebalances of a consumer group.
+pub(super) trait Rebalance: Send + Sync {
+    /// Assigns or revokes the partitions of `list`.
+    fn rebalance(&self, consumer: &BaseConsumer<Context>, change: RDKafkaRespErr, list: &mut TopicPartitionList);
+}
 
 /// Callbacks and their state for one client.
 #[derive(Default)]
 pub(super) struct Context {
     pub(super) failures: Failures,
-    /// For group members: start positions and pending changes.
-    pub(super) membership: Option<Membership>,
+    /// Of group members.
+    pub(super) on_rebalance: Option<Arc<dyn Rebalance>>,
     /// librdkafka's text for the latest error.
     reason: Mutex<String>,
     /// Error code of the latest refused commit.
@@ -63,8 +67,8 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, change: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        if let Some(membership) = &self.membership {
-            membership.rebalance(consumer, change, list);
+        if let Some(reaction) = &self.on_rebalance {
+            reaction.rebalance(consumer, change, list);
         }
     }
 

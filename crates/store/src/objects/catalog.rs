@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::index::INDEX;
 use super::{Objects, PAGE};
 use crate::backend::Entry;
 use crate::file_name::Name;
@@ -20,6 +19,8 @@ use crate::retention::EXPIRED;
 use crate::revision::Revision;
 use crate::{Error, Log};
 
+/// The file of the index (index.rs).
+pub(super) const INDEX: &str = "_index.json";
 /// Maximum number of footers requested concurrently.
 const AT_ONCE: usize = 64;
 /// Time for which only the end of a log is listed again; much shorter than the grace period of replaced files.

@@ -9,15 +9,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::catalog::{CachedLog, Known};
+use super::catalog::{CachedLog, INDEX, Known};
 use crate::file_name::Name;
 use crate::footer::{Bounds, DataFile};
 use crate::record::Fields;
 use crate::revision::Revision;
 use crate::{Error, Log};
 
-/// The file of the index.
-pub(super) const INDEX: &str = "_index.json";
 /// Number of new files after which the index is rewritten.
 const WORTHWHILE: usize = 1000;
 

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use rdkafka::bindings as rd;
 use rdkafka::consumer::Consumer as _;
 
-use super::{Change, Consumer};
+use super::super::membership::Change;
+use super::Consumer;
 
 /// Timeout for closing a consumer; shorter than the timeout of a graceful shutdown.
 const LEAVING: Duration = Duration::from_secs(4);
@@ -58,7 +59,7 @@ impl Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        if let Some(membership) = &self.inner.context().membership {
+        if let Some(membership) = &self.membership {
             membership.closing.store(true, Ordering::SeqCst);
             // The group waits until all revoked partitions are given back, and closing waits for the group.
             let changes = std::mem::take(&mut *membership.changes.lock().unwrap_or_else(PoisonError::into_inner));
