@@ -10,7 +10,9 @@ mod distributed;
 mod entities;
 pub mod event;
 mod job;
+mod options;
 mod order;
+mod outcome;
 pub mod preview;
 mod promotion;
 mod record_rows;
@@ -29,39 +31,29 @@ use std::time::Instant;
 
 use datafusion::prelude::SessionContext;
 use dataset::{Input, Rows};
-use event::{Emit, TrainingEvent};
+use event::TrainingEvent;
 use job::{Job, JobOutcome, settings};
+pub use options::{KEEP_MEMBERS, Options, Progress};
+pub use outcome::{Outcome, Seconds, Training};
 use promotion::Case;
 use refusal::Refusal;
 pub use request_fit::{RequestFit, RequestFitError, fit_for_request};
-use serde::{Deserialize, Serialize};
 use serving_models::{ServingModels, with_sample};
+use tercile_kmeans::Limits;
 /// The seed of the restarts.
 pub use tercile_kmeans::SEED;
-use tercile_kmeans::column_buffer::{self, Space};
-use tercile_kmeans::{Limits, Step};
 use tercile_store::{self as store, Held, Revision, Snapshot, Store};
 use tokio::task::JoinSet;
 pub use trainer::{Trainer, TrainerOptions};
 pub use view_query::query as view_query;
 
 use crate::engine::{self, Segmentations, cluster::Engine};
-use crate::model::{
-    Candidate, Cut, Model, ModelRegistry, Predecessor, Promote, PromotedBy, ServingState, Slices, SolverKind,
-};
+use crate::model::{Cut, Model, ModelRegistry, Predecessor, Promote, PromotedBy, ServingState, Slices};
 use crate::slices::{self, SLICES, all_slices};
 use crate::sql::{Files, Segmentation};
 
 /// Runs until assignments are stable. The iteration limit has never been reached.
 const LIMITS: Limits = Limits { iterations: 10_000, tolerance: 0.0 };
-/// Minimum memory of a training in bytes.
-const LEAST_MEMORY: usize = 256_000_000;
-/// The part of it for the program and for reading the store's files, in bytes.
-const READING: usize = 160 << 20;
-/// Default of [`Options::keep_members`].
-pub const KEEP_MEMBERS: usize = 3;
-/// Upper bound of a sort's memory per record in bytes.
-const SORTED: u64 = 128;
 
 /// An error that stops a whole training. An error of one model is recorded as its refusal.
 #[derive(Debug, thiserror::Error)]
@@ -74,143 +66,12 @@ pub enum Error {
     Cut(String),
 }
 
-/// The result for one slice of one segmentation.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Outcome {
-    pub segmentation: String,
-    pub slice: u8,
-    /// The model that serves now, old or new.
-    pub model: Option<Model>,
-    /// True if this training produced the model.
-    pub fresh: bool,
-    /// A newer model that waits for an operator's decision.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub candidate: Option<Candidate>,
-    /// The version that served before this training.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub before: Option<u64>,
-    /// The version that serves now; that of `model` unless the slice is pinned.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub serving: Option<u64>,
-    /// The reason why this training produced no model.
-    pub refused: Option<String>,
-    /// The same without the key of an entity; `None` if `refused` contains none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refused_without_key: Option<String>,
-    pub seconds: Seconds,
-}
-
-impl Outcome {
-    /// The reason of the refusal for logs and for readers who may not see keys of entities.
-    pub fn public_refusal(&self) -> Option<&String> {
-        self.refused_without_key.as_ref().or(self.refused.as_ref())
-    }
-}
-
-/// Durations in seconds.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Seconds {
-    /// Reading, cleaning and ordering, shared by all slices of a segmentation.
-    pub sql: f64,
-    /// All work for this slice alone.
-    pub train: f64,
-}
-
-/// Progress of a training.
-#[derive(Debug, Clone, Copy)]
-pub enum Progress<'a> {
-    /// Number of rows that the SQL has returned so far.
-    Rows {
-        segmentation: &'a str,
-        rows: usize,
-    },
-    Pass {
-        segmentation: &'a str,
-        slice: u8,
-        step: Step,
-    },
-}
-
-/// Options of a training. Except for the solver, they do not influence the model.
-#[derive(Clone)]
-pub struct Options {
-    /// Memory limit in bytes. Larger data is trained out of core, in files.
-    pub memory: usize,
-    /// The engine that runs the SQL and the passes over its rows.
-    pub engine: Engine,
-    /// Versions of each slice that keep their members, beside those that serve.
-    pub keep_members: usize,
-    /// Implementation of KMeans, which does influence the model. On a cluster it is always the built-in one.
-    pub solver: SolverKind,
-    /// Which new models serve.
-    pub promote: Promote,
-    /// Callback for progress, in this process only.
-    pub tell: Arc<dyn Fn(Progress<'_>) + Send + Sync>,
-    /// Gets the events of the training.
-    pub emit: Emit,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            memory: column_buffer::half_of_memory(),
-            engine: Engine::Local,
-            keep_members: KEEP_MEMBERS,
-            solver: SolverKind::default(),
-            promote: Promote::default(),
-            tell: Arc::new(|_| {}),
-            emit: Emit::default(),
-        }
-    }
-}
-
 /// The stream at the start of this training.
 struct Stream {
     topic: String,
     next_offsets: std::collections::BTreeMap<String, i64>,
     n: u64,
     cuts: [Option<Cut>; SLICES as usize],
-}
-
-/// The result of a training.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Training {
-    /// Number of records in the stream at the start of this training.
-    pub n: u64,
-    /// By segmentation, then by slice.
-    pub outcomes: Vec<Outcome>,
-    /// Why segmentations were refused that an operator has to mend: damaged files of records (one message per column chunk), and SQL
-    /// files that are no segmentation.
-    #[serde(default)]
-    pub incomplete: Vec<String>,
-}
-
-impl Options {
-    /// A third of the remaining memory is for SQL sorts; their merges and the batches in transit need memory too.
-    fn share(&self) -> usize {
-        self.memory.max(LEAST_MEMORY).saturating_sub(READING) / 3
-    }
-
-    /// Checks that the solver can hold the rows.
-    fn check_solver(&self, rows: usize, features: usize) -> Result<(), Refusal> {
-        let (needed, memory) = (rows.saturating_mul(features) * size_of::<f64>(), self.share());
-        if self.solver == SolverKind::Linfa && needed > memory {
-            return Err(Refusal::LinfaMemory { rows, needed, memory });
-        }
-        Ok(())
-    }
-
-    /// Limits for the SQL over this number of records.
-    fn limits(&self, records: u64) -> engine::Limits {
-        // Parallel sorts that spill take memory from each other's merges and then fail.
-        let serial = records.saturating_mul(SORTED) > self.share() as u64;
-        engine::Limits { memory: Some(self.share()), serial, engine: self.engine.clone(), ..Default::default() }
-    }
-
-    /// The memory and temporary directory for the rows that the SQL returns.
-    fn space(&self, store: &Store) -> Space {
-        Space::new(self.share(), store.tmp())
-    }
 }
 
 /// Trains every segmentation on every slice. A lock allows one training at a time.

@@ -1,22 +1,22 @@
 //! The model registry: immutable files `models/<segmentation>/<version>.json`, and `slices.json` with the serving versions.
 //! `history.rs` records when each version served.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod samples;
+mod versions;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use datafusion::arrow::array::{AsArray as _, RecordBatch};
-use datafusion::arrow::datatypes::{Float64Type, Int32Type, Int64Type, UInt32Type};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
-use tercile_store::{Error, FileFault, Reason, Revision, Store, parallel, write_with_checksums};
+use tercile_store::{Error, FileFault, Reason, Revision, Store};
+pub use versions::Versions;
 
 use super::candidate::{Candidate, Rejection};
 use super::history::Promotion;
-use super::{Kind, Model, Predictor, PromotedBy, Trained, members};
+use super::{Kind, Model, PromotedBy, Trained, members};
 
 /// The serving state of one slice of a segmentation.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -66,20 +66,6 @@ pub struct ModelRegistry {
     /// The version that this registry wrote last; 0 before the first one.
     written: Arc<AtomicU64>,
 }
-
-/// The versions of a segmentation, listed once, and those of their files that a training is likely to need.
-pub struct Versions {
-    registry: ModelRegistry,
-    /// In ascending order.
-    listed: Vec<u64>,
-    /// Usable ones. Files never change.
-    read: BTreeMap<u64, Model>,
-}
-
-/// Number of the newest versions that are read together with the serving ones.
-const NEWEST: usize = 3;
-/// Model files that are read concurrently.
-const AT_ONCE: usize = 16;
 
 impl ModelRegistry {
     /// The registry of a segmentation. The name is derived from an SQL file name: a-z, 0-9 and `_`.
@@ -276,34 +262,6 @@ impl ModelRegistry {
         }
     }
 
-    /// At most 5,000 of a model's rows with their clusters.
-    pub fn sample(&self, version: u64) -> Result<RecordBatch, Error> {
-        let path = self.sample_file(version);
-        let damaged = |why: String| Kind::Sample.fault(&path, Reason::Damaged, why);
-        let file = self.store.place().open(&path).map_err(Kind::Sample.unread(&path))?;
-        Kind::Sample.verify(&path, &file)?;
-        let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(e.to_string()))?;
-        let schema = reader.schema().clone();
-        let batches: Result<Vec<_>, _> = reader.build().map_err(|e| damaged(e.to_string()))?.collect();
-        let batches = batches.map_err(|e| damaged(e.to_string()))?;
-        datafusion::arrow::compute::concat_batches(&schema, &batches).map_err(|e| damaged(e.to_string()))
-    }
-
-    fn sample_file(&self, version: u64) -> PathBuf {
-        self.dir.join(format!("{version}.sample.parquet"))
-    }
-
-    /// The sample of a model, with all columns checked.
-    ///
-    /// # Errors
-    /// [`Error::File`] if the file is missing, damaged, unreadable, or belongs to another model.
-    pub fn sample_of(&self, model: &Model) -> Result<RecordBatch, Error> {
-        let sample = self.sample(model.version)?;
-        let path = self.sample_file(model.version);
-        check_sample(&sample, model).map_err(|(reason, why)| Kind::Sample.fault(&path, reason, why))?;
-        Ok(sample)
-    }
-
     /// Writes a model under the next free version. Sample and members are written first, so that every visible model has them.
     pub fn put(&self, trained: &mut Trained) -> Result<u64, Error> {
         self.make_dir()?;
@@ -342,29 +300,6 @@ impl ModelRegistry {
             }
             _ => Error::io("make", &self.dir)(error),
         })
-    }
-
-    fn put_sample(&self, sample: &RecordBatch, path: &Path) -> Result<bool, Error> {
-        let scratch = self.store.scratch();
-        let written = write_with_checksums(&scratch, sample, WriterProperties::default());
-        written.map_err(|source| Error::Parquet { path: path.to_owned(), source })?;
-        Ok(self.store.link(&scratch, path)?.is_some())
-    }
-
-    /// Lists the versions, and reads the serving and the newest ones concurrently.
-    ///
-    /// # Errors
-    /// If the directory cannot be listed. Unusable files are errors of those who ask for them.
-    pub fn versions_for(&self, slices: &Slices) -> Result<Versions, Error> {
-        let listed = self.listed()?;
-        let serving: BTreeSet<u64> = slices.values().filter_map(|standing| standing.version).collect();
-        let newest = listed.iter().rev().take(NEWEST).copied();
-        let newest = newest.filter(|version| serving.first().is_none_or(|first| first <= version));
-        let wanted: Vec<u64> = newest.chain(serving.iter().copied()).collect::<BTreeSet<_>>().into_iter().collect();
-        let threads = if self.store.place().is_disk() { 1 } else { AT_ONCE };
-        let read = parallel::each(&wanted, threads, |version| Ok::<_, Error>(self.model(*version).ok()))?;
-        let read = wanted.into_iter().zip(read).filter_map(|(version, model)| Some((version, model?))).collect();
-        Ok(Versions { registry: self.clone(), listed, read })
     }
 
     /// All usable versions in ascending order. `skipped` receives unusable files.
@@ -410,75 +345,4 @@ impl ModelRegistry {
         })?;
         Ok(entries.into_iter().map(|entry| entry.name).collect())
     }
-}
-
-impl Versions {
-    /// A version that serves a slice: [`ModelRegistry::model_of`].
-    ///
-    /// # Errors
-    /// Same as [`ModelRegistry::model`].
-    pub fn model_of(&self, version: u64, slice: u8) -> Result<Model, Error> {
-        match self.read.get(&version).filter(|model| model.slice == slice) {
-            Some(model) => Ok(model.clone()),
-            None => self.registry.model_of(version, slice),
-        }
-    }
-
-    /// The newest usable version of a slice, if it is newer than this one. `skipped` receives unusable files.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    pub fn newest(
-        &self,
-        slice: u8,
-        than: Option<u64>,
-        skipped: &mut dyn FnMut(FileFault),
-    ) -> Result<Option<Model>, Error> {
-        for &version in self.listed.iter().rev().take_while(|version| Some(**version) > than) {
-            let model = match self.read.get(&version) {
-                Some(model) if model.slice != slice => continue,
-                Some(model) => Ok(Some(model.clone())),
-                None => self.registry.version(version),
-            };
-            match model {
-                Ok(Some(model)) if model.slice == slice => return Ok(Some(model)),
-                Ok(_) => {}
-                Err(Error::File(fault)) => skipped(*fault),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// Minimum share of a sample's rows whose stored cluster equals the model's. Rows on a border may be rounded to either side.
-const SAMPLE_AGREES: f64 = 0.99;
-
-/// Checks that a sample belongs to a model: its columns, and its clusters against the model's predictions.
-fn check_sample(sample: &RecordBatch, model: &Model) -> Result<(), (Reason, String)> {
-    let lacks = |name: &str| (Reason::Damaged, format!("it lacks the column {name}"));
-    let column = |name: &str| sample.column_by_name(name);
-    let key = |name: &str| column(name).ok_or_else(|| lacks(name));
-    if model.entity.is_empty() {
-        key("_partition")?.as_primitive_opt::<Int32Type>().ok_or_else(|| lacks("_partition"))?;
-        key("_offset")?.as_primitive_opt::<Int64Type>().ok_or_else(|| lacks("_offset"))?;
-    }
-    let clusters = key("cluster")?.as_primitive_opt::<UInt32Type>().ok_or_else(|| lacks("cluster"))?;
-    let mut columns = Vec::new();
-    for feature in &model.features {
-        let column = column(feature).and_then(|column| column.as_primitive_opt::<Float64Type>());
-        let foreign = || (Reason::Misnamed, format!("it lacks the feature {feature}, so it is that of another model"));
-        columns.push(column.ok_or_else(foreign)?.values().as_ref());
-    }
-    let predictor: Predictor = model.predictor();
-    let (found, _) = predictor.predict_columns(&columns);
-    let agree = found.iter().zip(clusters.values()).filter(|(found, stored)| found == stored).count();
-    if sample.num_rows() == 0 || sample.num_rows() as u64 > model.rows {
-        return Err((Reason::Misnamed, format!("it has {} rows of {}", sample.num_rows(), model.rows)));
-    }
-    if (agree as f64) < SAMPLE_AGREES * sample.num_rows() as f64 {
-        let of = sample.num_rows();
-        return Err((Reason::Misnamed, format!("only {agree} of its {of} rows are in this model's clusters")));
-    }
-    Ok(())
 }

@@ -24,7 +24,8 @@ use rdkafka::types::RDKafkaRespErr;
 use super::consumer::Member;
 use super::delivery::{Deliveries, Reports};
 use super::error::{advised, is_about_a_record, is_permanent, meaning};
-use super::{Cluster, Consumer, Error, Message, admin, set_missing};
+use super::settings::set_missing;
+use super::{Cluster, Consumer, Error, Message, admin};
 
 /// Maximum time of one call that blocks on the broker; it is repeated until it succeeds.
 const CALL: Duration = Duration::from_secs(1);

@@ -23,7 +23,8 @@ pub use member::{Committed, Member};
 
 use super::context::Context;
 use super::membership::{Change, Membership, NotNow, Resolve, Start, own_queue};
-use super::{Bound, Cluster, Error, Gap, Queue, Topics, error, set_missing};
+use super::settings::set_missing;
+use super::{Bound, Cluster, Error, Gap, Queue, Topics, error};
 
 /// The group id under which a worker without a group commits its offsets, as information for other tools.
 const ALONE: &str = "tercile";

@@ -12,7 +12,8 @@ use tercile_store::{FILE_HEADER, ROW_HEADER};
 use super::delivery::{Deliveries, Reports};
 use super::embedded::{PARTITION_LIMIT, RECORD_OVERHEAD};
 use super::error::{advised, is_about_a_connection, is_about_a_record, is_permanent, meaning};
-use super::{Bound, Cluster, Error, Topics, admin, set_missing};
+use super::settings::set_missing;
+use super::{Bound, Cluster, Error, Topics, admin};
 
 /// Maximum time of one wait for acknowledgements.
 const WAIT: Duration = Duration::from_millis(50);

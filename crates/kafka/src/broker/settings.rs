@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
+use rdkafka::config::ClientConfig;
+
 use super::Error;
 
 /// Settings on which the store's guarantees depend, or that have a flag of their own, and what applies instead.
@@ -266,6 +268,24 @@ fn option(entry: &str, name: &str) -> Option<String> {
             }
         }
         return None;
+    }
+}
+
+/// Settings that librdkafka knows by two names.
+const ALIASES: [(&str, &str); 4] = [
+    ("compression.type", "compression.codec"),
+    ("linger.ms", "queue.buffering.max.ms"),
+    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
+    ("message.timeout.ms", "delivery.timeout.ms"),
+];
+
+/// Sets defaults; settings given by the user (`-X`) win.
+pub(super) fn set_missing(config: &mut ClientConfig, defaults: &[(&str, &str)]) {
+    for &(key, value) in defaults {
+        let alias = ALIASES.iter().find(|(name, _)| *name == key).and_then(|(_, alias)| config.get(alias));
+        if config.get(key).is_none() && alias.is_none() {
+            config.set(key, value);
+        }
     }
 }
 
