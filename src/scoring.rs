@@ -15,7 +15,8 @@ use datafusion::arrow::buffer::NullBuffer;
 use datafusion::arrow::datatypes::{Field, Int64Type, SchemaRef, UInt32Type};
 use tercile_store::Snapshot;
 use tercile_store::batch::{Batch, Record};
-use tercile_store::record::{Fields, decode, decode_only, object_of};
+use tercile_store::json_text::object_of;
+use tercile_store::record::{Fields, decode, decode_only};
 
 use crate::bulk::{Block, Carried, Error, Found, Keep, Scorer, TooFar, as_objects, is_added, is_answer};
 use crate::engine;

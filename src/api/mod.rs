@@ -47,41 +47,28 @@ pub mod sandbox;
 mod score;
 mod segments;
 mod sql;
+mod state;
 mod status;
 mod streaming_body;
 mod training;
 mod typed_operations;
 mod unreadable;
 
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
-use budget::Budget;
 pub use bulk::Bodies;
-use cached_response::{Coalesced, ReadyAnswers};
-use compute_permits::ComputePermits;
 use document_pages::{Documents, Form};
 use guard::Guard;
-use metrics::Metrics;
 use middleware::Front;
 use poem::endpoint::make;
 use poem::{Endpoint, EndpointExt as _, Request, Route, get};
 use poem_openapi::{LicenseObject, OpenApiService, Tags as TagsDerive};
 use problem::Problem;
-use sandbox::Sandbox;
-use status::{Shown, Watched};
-use tercile_http::Connections;
-use tercile_kafka::ingest::Control;
-use tercile_store::Store;
-use training::Jobs;
+pub use state::State;
 
 use self::declared::Operations;
-use crate::model_cache::ModelCache;
-use crate::notify::Notifier;
 use crate::sql::Files;
-use crate::train::Trainer;
 
 #[derive(TagsDerive)]
 enum Tags {
@@ -97,111 +84,6 @@ enum Tags {
     Sql,
     /// How is the service?
     Health,
-}
-
-/// State shared by all requests.
-pub struct State {
-    pub store: Store,
-    pub live: Arc<ModelCache>,
-    /// Whether the first training of this process is still pending.
-    pub warming: AtomicBool,
-    /// Whether graceful shutdown has begun.
-    pub draining: AtomicBool,
-    /// The ingest of this process, if it has one.
-    pub ingest: Option<Arc<Control>>,
-    /// Runs SQL statements of requests, if enabled.
-    pub sql: Option<Sandbox>,
-    /// Limits of bulk bodies.
-    pub bodies: Bodies,
-    /// Trainings of this process: on request, and of `up`.
-    pub trainer: Trainer,
-    /// Memory of requests and responses.
-    pub budget: Budget,
-    /// Permits of CPU-bound work.
-    turns: ComputePermits,
-    watched: Watched,
-    /// Serialised status.
-    shown: Coalesced<Option<Shown>>,
-    /// Serialised metrics.
-    rendered: Coalesced<String>,
-    members: members::MemberCache,
-    points: ReadyAnswers,
-    reports: ReadyAnswers,
-    drift: drift::Reports,
-    drift_monitor: drift_monitor::DriftMonitor,
-    /// Interval of comparing arriving records with the models; `None`: never.
-    pub drift_interval: Option<Duration>,
-    /// Tells events to webhooks, if there are any.
-    notifier: Option<Notifier>,
-    connections: Connections,
-    jobs: Arc<Jobs>,
-    /// Tells event streams that a training has ended.
-    trained: Arc<events::Trained>,
-    metrics: Metrics,
-}
-
-impl State {
-    /// Adds metrics of another part of the process to those that are served.
-    ///
-    /// # Errors
-    /// If one of the same name exists.
-    pub fn add_metrics(&self, collector: Box<dyn prometheus::core::Collector>) -> Result<(), prometheus::Error> {
-        self.metrics.add(collector)
-    }
-
-    /// Tells events of this server to webhooks: trainings, drift, promotions.
-    ///
-    /// # Errors
-    /// If the metrics of notifications exist already.
-    pub fn notify(&mut self, notifier: &Notifier) -> Result<(), prometheus::Error> {
-        self.trainer.subscribers.add(Arc::new(notifier.clone()));
-        self.notifier = Some(notifier.clone());
-        notifier.collectors().into_iter().try_for_each(|collector| self.add_metrics(collector))
-    }
-
-    /// The state of a server, whose parts learn of its trainings.
-    pub fn new(
-        store: &Store,
-        live: Arc<ModelCache>,
-        ingest: Option<Arc<Control>>,
-        warming: bool,
-        sql: Option<Sandbox>,
-        bodies: Bodies,
-        budget: Budget,
-    ) -> anyhow::Result<Self> {
-        let trainer = Trainer::new(store, live.sql().map(Path::to_owned));
-        let (jobs, trained) = (Arc::<Jobs>::default(), Arc::<events::Trained>::default());
-        // A job has ended when its models serve.
-        trainer.subscribers.add(live.clone());
-        trainer.subscribers.add(jobs.clone());
-        trainer.subscribers.add(trained.clone());
-        Ok(Self {
-            store: store.clone(),
-            live,
-            warming: AtomicBool::new(warming),
-            draining: AtomicBool::new(false),
-            ingest,
-            sql,
-            bodies,
-            trainer,
-            budget,
-            turns: ComputePermits::default(),
-            watched: Watched::default(),
-            shown: Coalesced::default(),
-            rendered: Coalesced::default(),
-            members: members::MemberCache::default(),
-            points: ReadyAnswers::default(),
-            reports: ReadyAnswers::default(),
-            drift: drift::Reports::default(),
-            drift_monitor: drift_monitor::DriftMonitor::default(),
-            drift_interval: None,
-            notifier: None,
-            connections: Connections::default(),
-            jobs,
-            trained,
-            metrics: Metrics::new()?,
-        })
-    }
 }
 
 type Apis = (

@@ -11,7 +11,7 @@ use poem_openapi::types::Type;
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use tercile_store::record::{Text, object_of, too_deep};
+use tercile_store::json_text::{Text, object_of, too_deep};
 
 use super::State;
 use super::buffered_body::{BufferedBody, claimed};

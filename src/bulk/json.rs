@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 use tercile_kmeans::MAX_FEATURES;
-use tercile_store::record::{object_of, too_deep};
+use tercile_store::json_text::{object_of, too_deep};
 
 use super::Wanted;
 use super::{At, Error, Keep, is_added};

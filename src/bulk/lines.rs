@@ -1,6 +1,6 @@
 //! Serialises predictions as the JSON of the API; the types of api/rows.rs document its fields.
 
-use tercile_store::record::push_json_string;
+use tercile_store::json_text::push_json_string;
 
 use super::explain::{Explainer, TooFar};
 use crate::model::Model;

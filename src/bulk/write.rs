@@ -14,7 +14,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::ipc::writer::{FileWriter, StreamWriter};
 use datafusion::arrow::json::writer::{LineDelimited, WriterBuilder as JsonBuilder};
 use parquet::arrow::ArrowWriter;
-use tercile_store::record::push_json_string;
+use tercile_store::json_text::push_json_string;
 
 use super::lines::push_number;
 use super::{

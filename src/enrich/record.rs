@@ -4,7 +4,7 @@
 //! `segments` (and `segments_reason`, if a segment is missing) before the closing brace. Nothing is parsed and written again, so
 //! numbers, spaces, the order of fields and duplicate fields stay as they are.
 
-use tercile_store::record::push_json_string;
+use tercile_store::json_text::push_json_string;
 
 use crate::files;
 

@@ -13,7 +13,8 @@ use anyhow::{Context as _, bail};
 use datafusion::arrow::array::{ArrayRef, Int32Array, RecordBatch, UInt32Array, new_null_array};
 use datafusion::arrow::datatypes::{Field as Column, SchemaRef};
 use tercile_store::batch::{Batch, Record};
-use tercile_store::record::{Fields, decode, decode_only, push_json_string};
+use tercile_store::json_text::push_json_string;
+use tercile_store::record::{Fields, decode, decode_only};
 
 use crate::bulk::{Found, Scorer};
 use crate::missing::Missing;

@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use serde::Deserializer as _;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
-use tercile_store::record::Text;
+use tercile_store::json_text::Text;
 
 /// Upper bound on the length of a value, whatever the configured limit.
 const MAX_VALUE: usize = 64 * 1024 * 1024;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use csv::StringRecord;
 use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
-use tercile_store::record;
+use tercile_store::json_text;
 
 use super::input::{Wrap, open_wrapped};
 use super::{CsvRecords, Dialect, Error, Fault, Opened, Options, Source, Splitter, no_number};
@@ -137,7 +137,7 @@ impl Rows {
                         json.push(',');
                     }
                     json.push_str(key);
-                    record::push_json_string(json, value);
+                    json_text::push_json_string(json, value);
                 }
                 json.push('}');
                 Ok(Some(line))
@@ -179,7 +179,7 @@ pub fn object<R: Read>(values: &mut Splitter<R>) -> Result<Option<(u64, &str)>, 
 /// A column's name as a JSON string, followed by a colon.
 fn key(name: &str) -> String {
     let mut key = String::new();
-    record::push_json_string(&mut key, name);
+    json_text::push_json_string(&mut key, name);
     key.push(':');
     key
 }

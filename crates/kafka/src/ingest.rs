@@ -9,13 +9,15 @@ mod control;
 mod embedded_offsets;
 mod identity;
 mod partition;
+mod start;
 mod supervisor;
+mod upkeep;
 mod warn_once;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,25 +25,22 @@ use arrow::error::ArrowError;
 pub use control::{Control, Flush, Progress, Summary};
 use embedded_offsets::EmbeddedOffsets;
 use identity::Identity;
+use start::{begin, connect};
 pub use supervisor::partition_list;
 use tercile_store::batch::Limits;
 use tercile_store::event_time::EventTime;
 use tercile_store::record::{Decoder, Fields};
-use tercile_store::{self as store, Policy, Rolled, Store};
+use tercile_store::{self as store, Policy, Store};
+pub use upkeep::ahead_of_topic;
 pub use warn_once::WarnOnce;
 
 use crate::broker::embedded::Backlog;
-use crate::broker::{self, Bound, Cluster, Consumer, Gap, Group, NotNow, Reading, Start, Topics};
+use crate::broker::{self, Bound, Cluster, Consumer, Gap, Group, Start};
 
 /// Pause before everything is read again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Maximum delay until a stop is noticed during a pause.
 const STOP_CHECK: Duration = Duration::from_millis(50);
-/// Timeout of upkeep's requests, which must not delay a shutdown.
-const UPKEEP_TIMEOUT: Duration = Duration::from_secs(3);
-/// Maximum bytes of fetched records in a partition's queue.
-const QUEUE_BYTES: usize = 16 * 1024 * 1024;
-
 /// An error that ended an ingest.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -169,38 +168,6 @@ pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
     Ok(control.progress.summary(gaps))
 }
 
-/// Begins the logs of a store without records at this position. Logs that have begun stay as they are: of several workers the first
-/// decides.
-fn begin(job: &Job, from: Bound) -> Result<(), Error> {
-    let Job { store, cluster, topic, partitions, .. } = job;
-    // The last partition first. Where it has begun, a lower one without a start was left by a worker that began at the same time
-    // or was interrupted. A higher one is new, and its records are wanted from the first.
-    let (mut missing, mut stored) = (Vec::new(), false);
-    for &partition in partitions.iter().rev() {
-        let log = store.log(topic, partition);
-        match log.first()? {
-            None => missing.push(partition),
-            // A damaged file has records, too, and is reported by the reader.
-            Some(first) => stored |= !matches!(log.next(), Ok(Some(next)) if next == first),
-        }
-    }
-    let highest = partitions.iter().rev().copied().find(|partition| !missing.contains(partition));
-    if let Some(highest) = highest {
-        missing.retain(|partition| !stored && *partition < highest);
-        if missing.is_empty() {
-            let root = store.root().display();
-            tracing::info!("the store {root} has begun: reading goes on where it ends, and --from is not used");
-        }
-    }
-    let offsets = if missing.is_empty() { BTreeMap::new() } else { cluster.offsets(topic, &missing, from)? };
-    for partition in missing {
-        if let Some(&offset) = offsets.get(&partition) {
-            store.log(topic, partition).begin(offset)?;
-        }
-    }
-    Ok(())
-}
-
 /// Warns, once in ten minutes, that another process stores the same partition.
 fn warn_of_another_writer(job: &Job, told: &WarnOnce, partition: i32) {
     let Job { topic, store, .. } = job;
@@ -221,68 +188,6 @@ fn warn_of_another_writer(job: &Job, told: &WarnOnce, partition: i32) {
     } else {
         tracing::debug!(partition, "another process stored partition {partition} further; going on from there");
     }
-}
-
-/// Without a group, reading starts on all partitions at once; a group member waits for its assignment.
-fn connect(job: &Job, all: &[i32], skips: &Skips, own: &EmbeddedOffsets) -> Result<(Consumer, Vec<Start>), Error> {
-    let Job { cluster, topic, store, embedded, .. } = job;
-    let share = job.memory / 4 / all.len().max(1);
-    let reading = Reading { embedded: *embedded, queue_bytes: share.min(QUEUE_BYTES), refresh: job.upkeep };
-    let Some(group) = &job.group else {
-        let starts = recover(store, cluster, topic, all, embedded.then_some(own), skips)?;
-        return Ok((Consumer::assign(cluster, topic, &starts, reading)?, starts));
-    };
-    // A member that cannot reach the brokers would wait for its group without a message.
-    match cluster.offsets(topic, all, Bound::Latest) {
-        Err(error @ broker::Error::Leaderless { .. }) => tracing::warn!("{error}; trying again"),
-        other => drop(other?),
-    }
-    let (store, asked, name, skips) = (store.clone(), cluster.clone(), topic.clone(), skips.clone());
-    let resolve = move |partitions: &[i32]| {
-        recover(&store, &asked, &name, partitions, None, &skips).map_err(|error| NotNow {
-            passes: matches!(&error, Error::Broker(error) if error.passes()),
-            why: error.to_string(),
-        })
-    };
-    Ok((Consumer::join(cluster, topic, group, reading, Box::new(resolve))?, Vec::new()))
-}
-
-/// The start positions: each partition continues at the end of its log, and a new log begins at the topic's earliest offset.
-fn recover(
-    store: &Store,
-    cluster: &Cluster,
-    topic: &str,
-    partitions: &[i32],
-    embedded: Option<&EmbeddedOffsets>,
-    skips: &Skips,
-) -> Result<Vec<Start>, Error> {
-    let mut ends = BTreeMap::new();
-    for &partition in partitions {
-        let log = store.log(topic, partition);
-        log.set_damaged_aside()?;
-        ends.insert(partition, log.next()?);
-    }
-    let new: Vec<i32> = ends.iter().filter(|(_, next)| next.is_none()).map(|(&partition, _)| partition).collect();
-    let lows = if embedded.is_some() || new.is_empty() {
-        BTreeMap::new()
-    } else {
-        cluster.offsets(topic, &new, Bound::Earliest)?
-    };
-    for partition in new {
-        let log = store.log(topic, partition);
-        log.begin(lows.get(&partition).copied().unwrap_or(0))?;
-        ends.insert(partition, log.next()?);
-    }
-    let start = |(partition, next): (i32, Option<i64>)| {
-        let next = next.unwrap_or(0);
-        let offset = skips.get(&partition).map_or(next, |after| next.max(*after));
-        Start { partition, next, offset, base: embedded.map_or(0, |own| next - own.stored(partition)) }
-    };
-    let starts: Vec<Start> = ends.into_iter().map(start).collect();
-    for start in &starts {
-        store.log(topic, start.partition).settle(start.next)?;
-    }
-    Ok(starts)
 }
 
 enum Ended {
@@ -363,7 +268,7 @@ fn session(
     let shared = Shared { job, control, told, own, consumer, abandon, heard, identity, workers, reports };
     let ended = thread::scope(|scope| {
         let (_until_here, over) = channel();
-        scope.spawn(|| upkeep(&shared, partitions, over));
+        scope.spawn(|| upkeep::run(&shared, partitions, over));
         supervisor::Supervisor::new(&shared, scope).run(starts, &reported, begun)
     })?;
     // A worker may have failed while it wrote its last file.
@@ -376,77 +281,4 @@ fn session(
         }
     }
     Ok(ended)
-}
-
-/// Runs at an interval until the session ends: compacts small files of the assigned partitions, and checks the topic's identity
-/// and number of partitions.
-fn upkeep(shared: &Shared<'_>, partitions: &[i32], over: Receiver<()>) {
-    let Shared { job, control, .. } = shared;
-    let mut gone = false;
-    if let Err(error) = job.store.sweep(store::LEFTOVER) {
-        tracing::warn!("{error}");
-    }
-    while over.recv_timeout(job.upkeep) == Err(RecvTimeoutError::Timeout) {
-        for partition in control.progress.positions().into_keys() {
-            if control.stopping() {
-                return;
-            }
-            match job.store.log(&job.topic, partition).compact(&job.roll) {
-                Ok(rolled) if rolled == Rolled::default() => {}
-                Ok(Rolled { small, large, expired, deleted }) => {
-                    tracing::debug!(partition, small, large, expired, deleted, "rolled small files");
-                }
-                Err(error) => tracing::warn!("small files of partition {partition} stay as they are: {error}"),
-            }
-        }
-        if job.embedded {
-            continue;
-        }
-        let topic = match job.cluster.within(UPKEEP_TIMEOUT).describe(&job.topic) {
-            Ok(Some(topic)) => topic,
-            Ok(None) => {
-                if !gone {
-                    tracing::warn!("the topic {} is gone from {}; waiting for it", job.topic, job.cluster.servers);
-                }
-                gone = true;
-                continue;
-            }
-            // The supervisor reports an unreachable broker.
-            Err(_) => continue,
-        };
-        gone = false;
-        match job.store.claim(&topic.name, &topic.id, topic.partitions) {
-            // A group notices new partitions by itself.
-            Ok(_) if topic.numbers.len() > partitions.len() && job.group.is_none() && !job.until_end => {
-                shared.report(Report::Grown(topic.numbers));
-            }
-            Ok(_) => {}
-            Err(error @ store::Error::OtherTopic { .. }) => shared.abandon(Report::Failed(error.into())),
-            Err(error) => tracing::warn!("{error}"),
-        }
-        if let Some(error) = some_ahead_of_topic(job, &control.progress.positions()) {
-            shared.abandon(Report::Failed(error.into()));
-        }
-    }
-}
-
-/// The error for a topic that ends before the read position. Uses a new client: a consumer that has read a topic keeps fetching
-/// silently after the broker was restored to an older state.
-fn some_ahead_of_topic(job: &Job, positions: &BTreeMap<i32, i64>) -> Option<store::Error> {
-    let partitions: Vec<i32> = positions.keys().copied().collect();
-    if partitions.is_empty() {
-        return None;
-    }
-    // The supervisor reports an unreachable broker.
-    let ends = job.cluster.within(UPKEEP_TIMEOUT).offsets(&job.topic, &partitions, Bound::Latest).ok()?;
-    let ahead = |partition: i32, next: i64| ends.get(&partition).copied().filter(|end| *end < next);
-    let (partition, next, end) = positions.iter().find_map(|(&p, &next)| Some((p, next, ahead(p, next)?)))?;
-    Some(ahead_of_topic(&job.store, &job.topic, (partition, next, end)))
-}
-
-/// The error for a partition that ends at `end` in its topic, and at `next` in the store.
-pub fn ahead_of_topic(store: &Store, topic: &str, (number, next, end): (i32, i64, i64)) -> store::Error {
-    let topics = Topics::new(topic);
-    let (topic, partition) = topics.place(number);
-    store::Error::AheadOfTopic { store: store.root().to_owned(), topic: topic.to_owned(), partition, next, end }
 }

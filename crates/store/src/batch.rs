@@ -16,7 +16,8 @@ use arrow::error::ArrowError;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::record::{self, Decoded, Fields, Unreadable, WithoutFields};
+use crate::json_text;
+use crate::record::{Decoded, Fields, Unreadable, WithoutFields};
 
 /// A batch is full as soon as it reaches one of these limits.
 #[derive(Debug, Clone, Copy)]
@@ -226,7 +227,7 @@ fn headers_json<'h>(headers: impl Iterator<Item = (Cow<'h, str>, Option<&'h [u8]
     let mut json = String::from("[");
     for (i, (name, value)) in headers.enumerate() {
         json.push_str(if i == 0 { "[" } else { ",[" });
-        record::push_json_string(&mut json, &name);
+        json_text::push_json_string(&mut json, &name);
         match value {
             Some(value) => {
                 json.push_str(",\"");

@@ -35,6 +35,7 @@ mod examine;
 mod file_fault;
 mod file_name;
 mod footer;
+pub mod json_text;
 mod live_files;
 pub mod location;
 mod lock;

@@ -15,9 +15,10 @@ use column::{Column, Kind, Mark};
 pub use entity::Observed;
 use serde_json::value::RawValue;
 use tercile_kmeans::MAX_FEATURES;
-use tercile_store::record;
+use tercile_store::{json_text, record};
 
-use super::{RECORDS, SHIPPED, identifier, literal};
+use super::files::SHIPPED;
+use super::{RECORDS, identifier, literal};
 use crate::files::fields;
 use crate::printable::{is_unsafe, printable};
 
@@ -334,7 +335,7 @@ fn path(names: &[String]) -> String {
 /// The members of a JSON text that is one object.
 fn members(text: &str) -> Option<Vec<(Cow<'_, str>, &RawValue)>> {
     // RawValue has no limit of nesting; the text of a record has.
-    if record::too_deep(text, 0, record::MAX_DEPTH) { None } else { fields(text).ok() }
+    if json_text::too_deep(text, 0, record::MAX_DEPTH) { None } else { fields(text).ok() }
 }
 
 /// The view name for a source: `Our Customers.csv` becomes `our_customers`.

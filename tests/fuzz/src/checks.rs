@@ -14,7 +14,8 @@ use tercile::api::posted;
 use tercile::bulk::{Carried, Error, Format, Keep, Limits, Reader, is_added, is_answer};
 use tercile::model::Model;
 use tercile::sql::header::{self, MAX_K};
-use tercile_store::record::{Fields, MAX_DEPTH, Unreadable, decode, too_deep};
+use tercile_store::json_text::too_deep;
+use tercile_store::record::{Fields, MAX_DEPTH, Unreadable, decode};
 
 /// Panics if the bytes are not decoded correctly.
 type Check = fn(&[u8]);

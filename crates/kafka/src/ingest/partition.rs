@@ -3,6 +3,8 @@
 //! It has three threads. One takes messages from the partition's queue, decodes and batches them; the next writes batches as
 //! Parquet; the last publishes the files in order. The supervisor controls them through [`State`].
 
+mod timestamps;
+
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,9 +12,7 @@ use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use tercile_store::batch::{Batch, Limits, Ready};
-use tercile_store::event_time::NoEventTime;
 use tercile_store::record::WithoutFields;
-use tercile_store::times::likely_unit;
 use tercile_store::{self as store, Log, Prepared, Published};
 
 use super::control::FlushEvent;
@@ -269,49 +269,6 @@ impl<'c> PartitionWorker<'c> {
         {
             backlog.leave(message.size());
         }
-    }
-
-    /// Counts a record that keeps Kafka's timestamp because it has no event time, and warns of the first one.
-    fn fall_back(&self, shared: &Shared<'_>, offset: i64, field: &str, why: &NoEventTime) {
-        shared.control.progress.without_event_time.fetch_add(1, Ordering::Relaxed);
-        let (cause, why) = match why {
-            NoEventTime::Missing => ("no event time", "no value".to_owned()),
-            NoEventTime::Unreadable(text) if text.trim().parse::<f64>().is_ok_and(f64::is_finite) => {
-                let unit =
-                    format!("; for a number name its unit in 00_records.sql: -- timestamp: {field} ms, or s, us, ns");
-                ("a number as event time", format!("the number {text}{unit}"))
-            }
-            NoEventTime::Unreadable(text) => {
-                ("unreadable event time", format!("{text:?}, which to_datetime does not read"))
-            }
-        };
-        if shared.told.is_new(cause) {
-            let partition = self.start.partition;
-            let place = place(&shared.job.topic, partition);
-            tracing::warn!(
-                partition,
-                offset,
-                "{place}, offset {offset}: the field {field}, the timestamp by 00_records.sql, has {why}; this \
-                 record and others like it keep Kafka's timestamp, and are counted"
-            );
-        }
-    }
-
-    /// Warns of the first timestamp that is probably in another unit. It is stored unchanged.
-    fn check_timestamp(&self, shared: &Shared<'_>, offset: i64, timestamp: Option<i64>) {
-        let Some((millis, unit)) = timestamp.and_then(|millis| Some((millis, likely_unit(millis)?))) else { return };
-        if self.state.odd_timestamp.swap(true, Ordering::Relaxed) || !shared.told.is_new(unit.name()) {
-            return;
-        }
-        let partition = self.start.partition;
-        tracing::warn!(
-            partition,
-            offset,
-            "{}, offset {offset}: {}; it is stored as it came, slices follow it, and --keep-for never lets such \
-             records expire: correct the producer",
-            place(&shared.job.topic, partition),
-            store::implausible(millis)
-        );
     }
 
     /// Passes a batch to the writing thread. While this blocks, the queue fills up and librdkafka stops fetching

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::control::FlushEvent;
 use super::partition::PartitionWorker;
-use super::{Ended, Error, Report, Shared, Skips, ahead_of_topic, recover, warn_of_another_writer};
+use super::start::recover;
+use super::upkeep::ahead_of_topic;
+use super::{Ended, Error, Report, Shared, Skips, warn_of_another_writer};
 use crate::broker::{Bound, Event, Gap, Start, Trouble, place};
 
 /// Maximum time to drain an embedded broker during a shutdown.
