@@ -1,19 +1,21 @@
 //! Prediction endpoints: three typed ones, and one for any segmentation.
 
-use std::io;
+mod any_format;
+mod request_fit;
+
 use std::sync::Arc;
 
-use bytes::Bytes;
-use datafusion::arrow::array::Float64Array;
-use futures::Stream;
+use any_format::answer_any;
+pub(super) use any_format::{Whole, begin, explainer, form};
+use poem::Request;
 use poem::web::Data;
-use poem::{Body, Request};
 use poem_openapi::OpenApi;
 use poem_openapi::param::{Path, Query};
+use request_fit::cluster_themselves;
 
-use super::asked::{Asked, FitMode, asked, find, serving};
+use super::asked::{Asked, FitMode, asked, find};
 use super::budget::{Budget, Exhausted, Hold};
-use super::buffered_body::{BufferedBody, claimed};
+use super::buffered_body::BufferedBody;
 use super::declared::NeedsRead;
 use super::etag::EntityTag;
 use super::language::Language;
@@ -23,21 +25,16 @@ use super::problem::{Problem, problems};
 use super::rows::{
     DiscountPrediction, DiscountRow, PriceRatingPrediction, PriceRatingRow, RatingCountPrediction, RatingCountRow,
 };
-use super::{State, Tags, bulk, negotiation, streaming_body};
-use crate::bulk::{Answers, Explainer, Format, Lines, Opinion, Scorer, TooFar};
+use super::{State, Tags, bulk};
+use crate::bulk::{Explainer, Lines, TooFar};
 use crate::model::Predictor;
-use crate::model::describe::{Described, describe};
-use crate::model::parts::Shapes;
-use crate::model_cache::{Served, Serving, Slot, Tally};
-use crate::train;
+use crate::model_cache::{Serving, Tally};
 
 /// Maximum body size that is processed inline; larger bodies are processed on a blocking thread, so that small requests do not
 /// wait for them.
 const INLINE_BYTES: usize = 64 * 1024;
 /// Approximate bytes of JSON in a response per value of a row.
 const VALUE_JSON: usize = 96;
-/// Number of clusters of `?fit=request`, or the number of distinct rows if smaller.
-const REQUEST_K: usize = 3;
 
 problems! {
     /// Why there is no prediction.
@@ -242,109 +239,6 @@ fn hold_answer(budget: &Budget, rows: &Rows) -> Result<Hold, Exhausted> {
     budget.hold(rows.values.len() * (size_of::<f64>() + VALUE_JSON) + 2 * other)
 }
 
-/// Predicts for rows in any format and streams large bodies.
-async fn answer_any(
-    state: &State,
-    name: &str,
-    request: &Request,
-    rows: bulk::Rows,
-    asked: Asked,
-    explain: bool,
-) -> Result<Predicted, Problem> {
-    asked.sound()?;
-    let from = rows.format;
-    let to = form(request, from, explain)?;
-    if asked.fit.is_some() && (from, to, explain) != (Format::Json, Format::Json, false) {
-        let detail = "fit=request takes rows as application/json, gives application/json, and has nothing to explain";
-        return Err(Problem::unprocessable(detail).field("fit"));
-    }
-    let models = state.live.now();
-    find(&models, name)?;
-    let whole_up_to = if asked.fit.is_some() { Whole::Required } else { Whole::UpTo(INLINE_BYTES) };
-    let (head, rest) = begin(state, request, rows.body, whole_up_to).await?;
-    if rest.is_none() && (from, to, explain) == (Format::Json, Format::Json, false) {
-        let (json, stamp) = whole(state, name, head, asked, (true, false)).await?;
-        return Ok(Predicted { format: to, body: Body::from(json), stamp });
-    }
-    let serving = asked.serving(&state.live, &models, name)?;
-    let language = asked.language.code();
-    let served = find(&models, name)?;
-    let explainer = explain.then(|| explainer(served, &serving, language));
-    let lines = Lines::of(&serving.model, language);
-    let order = bulk::Order {
-        from,
-        to,
-        scorer: Scorer::new(&serving.model, language),
-        tally: state.metrics.tally(&serving.model),
-        asked: Arc::clone(&serving.asked),
-        answers: Answers { lines, explainer },
-        records: None,
-    };
-    let body = bulk::answer(state, order, head, rest).await?;
-    Ok(Predicted { format: to, body, stamp: Some(EntityTag::of(&serving.model)) })
-}
-
-/// The part of a body that is buffered before its rows are parsed.
-pub(super) enum Whole {
-    /// All of it.
-    Required,
-    /// All of it if it is not longer; longer bodies are streamed and never held whole.
-    UpTo(usize),
-}
-
-/// The first bytes of a body; all of them if there is no rest.
-pub(super) async fn begin(
-    state: &State,
-    request: &Request,
-    body: Body,
-    whole: Whole,
-) -> Result<(BufferedBody, Option<impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static>), Problem> {
-    let mut body = Box::pin(body.into_bytes_stream());
-    let (held, limit, required) = match whole {
-        Whole::Required => (posted::MAX_BODY, state.bodies.bytes.min(posted::MAX_BODY as u64), true),
-        Whole::UpTo(bytes) => (bytes, state.bodies.bytes, false),
-    };
-    let said = claimed(request);
-    if said.is_some_and(|length| length > limit) {
-        return Err(bulk::arrived(&streaming_body::too_long(limit)));
-    }
-    let mut head = BufferedBody::begin(&state.budget, said.filter(|_| required))?;
-    let all = head.read(&mut body, held).await.map_err(|error| bulk::arrived(&error))?;
-    if head.bytes.len() as u64 > limit || (required && !all) {
-        return Err(bulk::arrived(&streaming_body::too_long(limit)));
-    }
-    Ok((head, if all { None } else { Some(body) }))
-}
-
-/// Explains the answers of a model.
-pub(super) fn explainer(served: &Served, serving: &Serving, language: &str) -> Explainer {
-    Explainer::new(&serving.model.features, &serving.predictor, opinions(served, language))
-}
-
-/// Format of the response.
-pub(super) fn form(request: &Request, from: Format, explain: bool) -> Result<Format, Problem> {
-    let can = |format: Format| !explain || matches!(format, Format::Json | Format::Ndjson);
-    // Without a preference the response has the format of the request, where possible.
-    let mut forms: Vec<(Format, &str)> = bulk::FORMS.into_iter().filter(|(format, _)| can(*format)).collect();
-    forms.extend(bulk::ALSO.into_iter().filter(|(format, _)| can(*format)));
-    forms.sort_by_key(|(format, _)| *format != from);
-    negotiation::pick(request, &forms).ok_or_else(|| {
-        let known = bulk::FORMS.into_iter().filter(|(format, _)| can(*format));
-        let known: Vec<&str> = known.map(|(_, kind)| kind).collect();
-        let what = if explain { "explained answers come as" } else { "answers come as" };
-        Problem::not_acceptable(format!("{what} {}; the Accept header names none of them", known.join(", ")))
-    })
-}
-
-/// Prediction sources of all slices, in order.
-fn opinions(served: &Served, language: &str) -> Vec<Opinion> {
-    let opinion = |slot: &Slot| match serving(served, slot.slice) {
-        Ok(serving) => Opinion::of(&serving.model, language),
-        Err(problem) => Opinion::missing(slot.slice, problem.detail),
-    };
-    served.slots.iter().map(opinion).collect()
-}
-
 fn predict(
     serving: &Serving,
     rows: &Rows,
@@ -358,24 +252,6 @@ fn predict(
     let width = serving.model.features.len();
     serving.asked.add(rows.values.len() / width, |row| Some(rows.values[row * width..][..width].into()));
     Ok(json)
-}
-
-/// Clusters the rows of the request themselves (`?fit=request`), as the original student system did for every request.
-fn cluster_themselves(served: &Served, rows: &Rows, language: &Language) -> Result<Vec<u8>, Problem> {
-    let features = &served.segmentation.features;
-    if rows.values.is_empty() {
-        return Err(Problem::unprocessable("expected at least one row to cluster, the array is empty"));
-    }
-    let columns: Vec<Float64Array> = (0..features.len())
-        .map(|feature| rows.values.iter().skip(feature).step_by(features.len()).copied().collect::<Vec<_>>().into())
-        .collect();
-    let found = train::fit_for_request((features, &served.segmentation.scaling), &columns, REQUEST_K)
-        .map_err(|e| Problem::unprocessable(format!("these rows can't be clustered: {e}")))?;
-    let shapes = Shapes { centroids: found.linear.view(), spread: found.spread.view(), sizes: &found.sizes };
-    let described = describe(&shapes, features, &served.segmentation.labels, None);
-    let text = |one: &Described| one.descriptions.get(language.code()).cloned().unwrap_or_default();
-    let descriptions: Vec<String> = described.iter().map(text).collect();
-    Ok(write(features, rows, &found.predictor, &Lines::of_request(features, &descriptions), None)?.0)
 }
 
 /// JSON of the response, and the cluster of each row.

@@ -13,6 +13,7 @@ mod exact;
 pub mod fitted;
 pub mod history;
 pub mod imputed;
+mod language;
 pub mod members;
 pub mod model_ref;
 pub mod parts;
@@ -37,6 +38,7 @@ use datafusion::arrow::array::{AsArray as _, RecordBatch};
 use datafusion::arrow::datatypes::UInt32Type;
 use describe::{WordChange, Words};
 pub use history::{PromotedBy, Until};
+pub use language::NoLanguage;
 use ndarray::Array2;
 use poem_openapi::Object;
 pub use predictor::Predictor;
@@ -219,30 +221,6 @@ impl Model {
         centroids_of(&self.clusters, &self.features, &self.mean)
     }
 
-    /// The languages of all its descriptions.
-    pub fn languages(&self) -> impl Iterator<Item = &str> {
-        let (first, others) = self.clusters.split_first().map_or((None, &[][..]), |(first, rest)| (Some(first), rest));
-        let all = first.into_iter().flat_map(|first| first.descriptions.keys());
-        all.filter(|language| others.iter().all(|other| other.descriptions.contains_key(*language))).map(String::as_str)
-    }
-
-    /// Checks that there are descriptions in a language.
-    ///
-    /// # Errors
-    /// [`NoLanguage`] otherwise.
-    pub fn check_language(&self, language: &str) -> Result<(), NoLanguage> {
-        if self.languages().any(|has| has == language) {
-            return Ok(());
-        }
-        let has = self.languages().collect::<Vec<_>>().join(", ");
-        Err(NoLanguage { model: self.segmentation.clone(), language: language.to_owned(), has })
-    }
-
-    /// The description of each cluster in a language, otherwise in English.
-    pub fn descriptions(&self, language: &str) -> Vec<&str> {
-        self.clusters.iter().map(|c| c.descriptions.get(language).unwrap_or(&c.description).as_str()).collect()
-    }
-
     /// A predictor for this model.
     pub fn predictor(&self) -> Predictor {
         Predictor::new(self.scale(), &self.centroids())
@@ -254,15 +232,6 @@ fn centroids_of(clusters: &[Cluster], features: &[String], mean: &[f64]) -> Arra
     Array2::from_shape_fn((clusters.len(), features.len()), |(cluster, feature)| {
         clusters[cluster].centroid.get(&features[feature]).copied().unwrap_or(mean[feature])
     })
-}
-
-/// A model has no descriptions in a language.
-#[derive(Debug, thiserror::Error)]
-#[error("the clusters of {model} have no names in the language {language}; they have {has}")]
-pub struct NoLanguage {
-    pub model: String,
-    pub language: String,
-    pub has: String,
 }
 
 /// A model that is ready to be stored in the registry, with its sample.

@@ -1,6 +1,7 @@
 //! The model registry: immutable files `models/<segmentation>/<version>.json`, and `slices.json` with the serving versions.
 //! `history.rs` records when each version served.
 
+mod rebuild;
 mod samples;
 mod versions;
 
@@ -15,7 +16,6 @@ use tercile_store::{Error, FileFault, Reason, Revision, Store};
 pub use versions::Versions;
 
 use super::candidate::{Candidate, Rejection};
-use super::history::Promotion;
 use super::{Kind, Model, PromotedBy, Trained, members};
 
 /// The serving state of one slice of a segmentation.
@@ -113,76 +113,8 @@ impl ModelRegistry {
         })
     }
 
-    /// True if cluster numbers were kept from one model to the other, through any number of models between them. False if a
-    /// model between them is missing.
-    pub fn same_lineage(&self, one: &Model, other: &Model) -> Result<bool, Error> {
-        let (mut one, mut other) = (one.clone(), other.clone());
-        while one.version != other.version {
-            if one.version < other.version {
-                std::mem::swap(&mut one, &mut other);
-            }
-            let before = one.receipt.predecessor.as_ref().map(|before| before.version);
-            let Some(before) = before.filter(|before| *before < one.version) else { return Ok(false) };
-            let Some(before) = self.version(before)? else { return Ok(false) };
-            one = before;
-        }
-        Ok(true)
-    }
-
     fn slices_file(&self) -> PathBuf {
         self.dir.join("slices.json")
-    }
-
-    /// The serving state for a training, which may continue without `slices.json`: the state is then rebuilt from the history,
-    /// and a damaged file is set aside. A version promoted manually counts as pinned, because it may have been.
-    ///
-    /// # Errors
-    /// If the file exists and this process may not read it.
-    pub fn slices_or_again(&self) -> Result<(Slices, Revision), Error> {
-        let fault = match self.slices_as_read() {
-            Err(Error::File(fault)) if fault.reason != Reason::Unreadable => *fault,
-            read => return read,
-        };
-        let history = match self.kept() {
-            Err(Error::File(_)) => Vec::new(),
-            kept => kept?.0,
-        };
-        let mut slices = Slices::new();
-        for began in history.into_iter().filter(Promotion::serves) {
-            let by = Some(began.by);
-            let pinned = began.by == PromotedBy::Rollback;
-            let standing = ServingState {
-                version: Some(began.version),
-                since: Some(began.at),
-                by,
-                pinned,
-                ..ServingState::default()
-            };
-            slices.insert(began.slice, standing);
-        }
-        let moved = match fault.reason {
-            Reason::Missing => String::new(),
-            _ => format!(" it was moved to {};", self.set_aside(&fault)?.display()),
-        };
-        let chosen: Vec<String> = slices
-            .iter()
-            .filter_map(|(slice, standing)| {
-                Some(format!("{} of slice {slice}", standing.version.filter(|_| standing.pinned)?))
-            })
-            .collect();
-        let chosen = match chosen.is_empty() {
-            true => "pins are lost".to_owned(),
-            false => format!("version {} counts as pinned, other pins are lost", chosen.join(", ")),
-        };
-        tracing::warn!(
-            "{} {} is {}:{moved} it is made again from served.ndjson and the model files; {chosen}",
-            fault.kind,
-            fault.path.display(),
-            fault.reason
-        );
-        // A conditional put requires that the file still does not exist.
-        let (_, read) = self.store.read_revision(&fault.path)?;
-        Ok((slices, read))
     }
 
     /// Bytes that change with each promotion; `None` before the first training.

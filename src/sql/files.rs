@@ -17,7 +17,7 @@ use super::piece::{Piece, Place};
 use super::reference::{self, Reference};
 use super::script;
 use super::timestamp::Timestamp;
-use super::{Error, RECORDS, View, parse, reads};
+use super::{Error, RECORDS, View, is_view_name, parse, reads};
 use crate::printable::hex;
 
 /// The files of `sql/`, included in the binary.
@@ -219,12 +219,6 @@ fn view_name(file: &str) -> Option<&str> {
     let (number, name) = file.strip_suffix(".sql")?.split_once('_')?;
     let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
     (digits && is_view_name(name)).then_some(name)
-}
-
-/// Whether a name can be that of a view or of a reference table.
-pub(super) fn is_view_name(name: &str) -> bool {
-    let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    name.bytes().next().is_some_and(|b| b.is_ascii_lowercase()) && name.bytes().all(word)
 }
 
 /// Whether a text is a comment and nothing else. Such a file without a header is not used: `init` writes a segmentation in this form.

@@ -163,3 +163,9 @@ pub fn tables_of(statement: &Statement) -> Result<BTreeSet<String>, String> {
     let (tables, _) = resolve_table_references(statement, true).map_err(|e| one_line(&e.to_string()))?;
     Ok(tables.iter().map(TableReference::table).map(str::to_owned).collect())
 }
+
+/// Whether a name can be that of a view or of a reference table.
+fn is_view_name(name: &str) -> bool {
+    let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    name.bytes().next().is_some_and(|b| b.is_ascii_lowercase()) && name.bytes().all(word)
+}

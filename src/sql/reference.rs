@@ -13,8 +13,7 @@ use bytes::Bytes;
 use datafusion::catalog::MemTable;
 use sha2::{Digest as _, Sha256};
 
-use super::Error;
-use super::files::is_view_name;
+use super::{Error, is_view_name};
 use crate::files::Source;
 use crate::printable::hex;
 use crate::spool::spooled;

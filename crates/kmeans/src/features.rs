@@ -4,69 +4,19 @@
 //! over the columns; and a fixed-size-list column without nulls whose child buffer is viewed as an [`ArrayView2`]
 //! ([`Matrix`]).
 
+mod error;
+mod matrix;
 pub mod moments;
 pub mod scaling;
 
-use std::sync::Arc;
-
-use arrow_array::cast::AsArray;
-use arrow_array::types::Float64Type;
-use arrow_array::{Array, FixedSizeListArray, Float64Array};
-use arrow_schema::{DataType, Field};
+use arrow_array::Float64Array;
+pub use error::Error;
 use fearless_simd::Level;
-use ndarray::{Array2, ArrayView2};
+pub use matrix::Matrix;
+use ndarray::Array2;
 use scaling::{Measured, Method, Scaling};
 
 use crate::column::Column;
-use crate::column_view;
-
-/// Error of measuring or building feature columns.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// A feature has no values.
-    #[error("the feature {feature} is missing in every row")]
-    AllMissing {
-        /// Name of the feature.
-        feature: String,
-    },
-    /// A value is NaN or infinite.
-    #[error("the feature {feature} holds {value} in row {row}, which is no finite number")]
-    NotFinite {
-        /// Name of the feature.
-        feature: String,
-        /// The value.
-        value: String,
-        /// Index of the first such row, from 0.
-        row: usize,
-    },
-    /// The range or the standard deviation of a feature overflows or underflows.
-    #[error("the values of {feature} are too far apart, or too close together, for a deviation; use another unit")]
-    NoDeviation {
-        /// Name of the feature.
-        feature: String,
-    },
-    /// A value of a feature on a logarithmic scale is -1 or less.
-    #[error("{feature} is {value} in row {row}, and a logarithmic scale takes log(1 + x) of values above -1")]
-    NoLogarithm {
-        /// Name of the feature.
-        feature: String,
-        /// The value.
-        value: String,
-        /// Index of the first such row, from 0.
-        row: usize,
-    },
-    /// The quartiles of a feature are equal, and its scale divides by their difference.
-    #[error("the quartiles of {feature} are equal ({value}), and a robust scale divides by their difference")]
-    NoRange {
-        /// Name of the feature.
-        feature: String,
-        /// The median.
-        value: String,
-    },
-    /// Arrow cannot build the matrix.
-    #[error("cannot build the feature column: {0}")]
-    Arrow(String),
-}
 
 /// Standardisation of features: original to standardised units, and the imputed value of each feature. All vectors have one
 /// element per feature.
@@ -280,45 +230,6 @@ pub(crate) fn levels() -> Vec<Level> {
     #[cfg(target_arch = "x86_64")]
     levels.extend([best.as_sse4_2().map(Level::Sse4_2), best.as_avx2().map(Level::Avx2)].into_iter().flatten());
     levels
-}
-
-/// Standardised values as one Arrow column: rows × features, row-major.
-pub struct Matrix {
-    list: FixedSizeListArray,
-}
-
-impl Matrix {
-    /// Imputes and standardises columns of the same length. Copies them.
-    ///
-    /// # Errors
-    /// [`Error::Arrow`] if Arrow rejects the shape.
-    pub fn build(scale: &Scale, columns: &[Float64Array]) -> Result<Self, Error> {
-        let rows = columns.first().map_or(0, Array::len);
-        let mut values = Vec::with_capacity(rows * columns.len());
-        for row in 0..rows {
-            for (feature, column) in columns.iter().enumerate() {
-                let value = if column.is_null(row) { scale.mean[feature] } else { column.value(row) };
-                values.push(scale.standardise(feature, value));
-            }
-        }
-        let width = i32::try_from(columns.len()).map_err(|e| Error::Arrow(e.to_string()))?;
-        let item = Arc::new(Field::new("item", DataType::Float64, false));
-        let list = FixedSizeListArray::try_new(item, width, Arc::new(Float64Array::from(values)), None)
-            .map_err(|e| Error::Arrow(e.to_string()))?;
-        Ok(Self { list })
-    }
-
-    /// The fixed-size-list column.
-    pub fn column(&self) -> &FixedSizeListArray {
-        &self.list
-    }
-
-    /// A view of the column's buffer: rows × features.
-    pub fn view(&self) -> ArrayView2<'_, f64> {
-        let values = column_view(self.list.values().as_primitive::<Float64Type>());
-        let shape = (self.list.len(), self.list.value_length() as usize);
-        values.into_shape_with_order(shape).unwrap_or_else(|_| unreachable!("the child holds rows times features"))
-    }
 }
 
 #[cfg(test)]

@@ -3,28 +3,25 @@
 //! Input: columns of the same length and their scale. Output: passes over them ([`Points::pass`]) that compute each
 //! cluster's sums without copying columns. Only a tile with nulls and the last tile are assembled in a small buffer.
 
+mod bounded_pass;
+mod tile;
+
 use std::borrow::Cow;
 use std::ops::Range;
 
 use arrow_array::Float64Array;
 use arrow_buffer::NullBuffer;
-use arrow_buffer::bit_chunk_iterator::UnalignedBitChunk;
 use fearless_simd::Level;
 
-use super::hamerly::{Bounds, Chunk};
-use super::hamerly_kernel::{self, Groups};
-use super::kernel::{self, Frame, Lanes, Nearest, TILE, Tile};
+use self::tile::{Scratch, tiles};
+use super::kernel::{self, Frame, Nearest};
 use super::totals::Totals;
-use crate::MAX_FEATURES;
 use crate::column::Column;
 use crate::column_buffer::done_with;
 use crate::features::Scale;
-use crate::features::moments::{Compensated, LANES};
+use crate::features::moments::Compensated;
 use crate::features::{power_under, scaling};
 use crate::parallel::{CHUNK, by_chunk};
-
-/// Number of tiles that are prefetched together.
-const AT_ONCE: usize = 8;
 
 /// Rows to be clustered.
 #[derive(Clone)]
@@ -78,13 +75,6 @@ impl Feature<'_> {
     fn original(&self, value: f64) -> f64 {
         if self.log == Log::No { value / self.unit } else { scaling::exp(value) }
     }
-}
-
-/// Buffers of assembled tiles.
-#[derive(Default)]
-struct Scratch {
-    columns: Vec<Vec<Lanes>>,
-    weights: Vec<Lanes>,
 }
 
 impl<'a> Points<'a> {
@@ -273,28 +263,6 @@ impl<'a> Points<'a> {
         totals(features, k, chunks)
     }
 
-    /// One of several passes that share bounds.
-    pub(super) fn pass_after(&self, centroids: &[f64], threads: usize, bounds: &mut Bounds) -> Totals {
-        let (features, k) = (self.features(), centroids.len() / self.features());
-        let centroids = self.standardised(centroids);
-        bounds.travel(&centroids, features);
-        let frame = Frame { origin: &self.origin, inverse: &self.inverse, centroids: &centroids, k };
-        let chunks = by_chunk(self.rows, threads, |rows| match bounds.chunk(rows.start) {
-            None => self.add_up(rows, &frame),
-            Some(mut chunk) if chunk.sums.is_empty() => {
-                self.add_up_and_keep(rows, &frame, &mut chunk, bounds.travelled())
-            }
-            Some(mut chunk) => {
-                bounds.looked(self.look_again(rows, &frame, &mut chunk, bounds.travelled()));
-                // Distances were not computed.
-                chunk.sums.iter().copied().chain([0.0]).collect()
-            }
-        });
-        let mut totals = totals(features, k, chunks);
-        bounds.complete(&mut totals, &self.inverse);
-        totals
-    }
-
     /// Sums over a chunk.
     fn add_up(&self, rows: Range<usize>, frame: &Frame<'_>) -> Vec<f64> {
         let mut sums = kernel::Sums::new(self.level, frame.k, self.features());
@@ -304,60 +272,6 @@ impl<'a> Points<'a> {
         }
         self.done_with(rows);
         sums.fold()
-    }
-
-    /// Sums over a chunk, and its bounds.
-    fn add_up_and_keep(&self, rows: Range<usize>, frame: &Frame<'_>, chunk: &mut Chunk, travelled: f64) -> Vec<f64> {
-        chunk.begin(rows.len());
-        let mut sums = kernel::Sums::new(self.level, frame.k, self.features());
-        let (mut nearest, mut scratch) = (Nearest::new(), Scratch::default());
-        for tile in tiles(rows.clone()) {
-            let (mut kept, _) = chunk.tile(tile.start - rows.start..tile.end - rows.start, travelled);
-            self.tile(tile, &mut scratch, |tile| {
-                hamerly_kernel::sweep_and_keep(self.level, tile, frame, &mut kept, &mut nearest, &mut sums);
-            });
-        }
-        self.done_with(rows);
-        let sums = sums.fold();
-        chunk.sums = sums[..sums.len() - 1].to_vec();
-        sums
-    }
-
-    /// Updates the sums of a chunk; returns the number of groups of eight rows that were read.
-    fn look_again(&self, rows: Range<usize>, frame: &Frame<'_>, chunk: &mut Chunk, travelled: f64) -> usize {
-        let (mut nearest, mut scratch) = (None, Scratch::default());
-        let mut looked = 0;
-        for few in strides(rows.clone(), AT_ONCE * TILE) {
-            let due: Vec<Groups> = tiles(few.clone())
-                .map(|tile| chunk.tile(tile.start - rows.start..tile.end - rows.start, travelled).0.due())
-                .collect();
-            self.fetch(tiles(few.clone()).zip(&due));
-            for (tile, due) in tiles(few).zip(&due).filter(|(_, due)| due.len() > 0) {
-                looked += due.len();
-                let nearest = nearest.get_or_insert_with(Nearest::new);
-                let (mut kept, sums) = chunk.tile(tile.start - rows.start..tile.end - rows.start, travelled);
-                self.tile(tile, &mut scratch, |tile| {
-                    hamerly_kernel::look_again(self.level, tile, frame, due, &mut kept, nearest, sums);
-                });
-            }
-        }
-        if looked > 0 {
-            self.done_with(rows);
-        }
-        looked
-    }
-
-    /// Prefetch: touches the groups to be read, which are scattered, so that their cache misses overlap.
-    fn fetch<'g>(&self, tiles: impl Iterator<Item = (Range<usize>, &'g Groups)>) {
-        let mut touched = 0;
-        for (tile, due) in tiles {
-            for row in due.iter().map(|group| tile.start + group * LANES) {
-                for column in &self.columns {
-                    touched ^= column.values[row].to_bits();
-                }
-            }
-        }
-        std::hint::black_box(touched);
     }
 
     /// Calls `tell` for each tile of these rows with its first row, the cluster of each row and its squared distance.
@@ -418,49 +332,6 @@ impl<'a> Points<'a> {
             done_with(&column.values[rows.clone()]);
         }
     }
-
-    /// Calls `show` with a tile of rows that start at a multiple of eight.
-    fn tile(&self, rows: Range<usize>, scratch: &mut Scratch, show: impl FnOnce(&Tile<'_>)) {
-        let ragged = !rows.len().is_multiple_of(LANES);
-        scratch.columns.resize(self.columns.len(), Vec::new());
-        let mut copied = [false; MAX_FEATURES];
-        for ((column, copy), copied) in self.columns.iter().zip(&mut scratch.columns).zip(&mut copied) {
-            let log = column.log == Log::Taken;
-            *copied = ragged || log || column.valid.is_some_and(|valid| misses(valid, &rows));
-            if *copied {
-                copy.clear();
-                copy.resize(TILE / LANES, [column.fill; LANES]);
-                copy.as_flattened_mut()[..rows.len()].copy_from_slice(&column.values[rows.clone()]);
-                if log {
-                    copy.as_flattened_mut()[..rows.len()].iter_mut().for_each(|value| *value = scaling::log(*value));
-                }
-                if let Some(valid) = column.valid {
-                    let gaps = rows.clone().zip(copy.as_flattened_mut()).filter(|(row, _)| valid.is_null(*row));
-                    gaps.for_each(|(_, value)| *value = column.fill);
-                }
-            }
-        }
-        if ragged {
-            scratch.weights.clear();
-            scratch.weights.resize(TILE / LANES, [0.0; LANES]);
-            let weights = scratch.weights.as_flattened_mut().iter_mut();
-            weights.zip(rows.clone()).for_each(|(weight, row)| *weight = self.weight(row));
-        }
-        let groups = rows.len().div_ceil(LANES);
-        let mut columns: [&[Lanes]; MAX_FEATURES] = [&[]; MAX_FEATURES];
-        for (f, column) in self.columns.iter().enumerate() {
-            columns[f] = match copied[f] {
-                true => &scratch.columns[f][..groups],
-                false => column.values[rows.clone()].as_chunks().0,
-            };
-        }
-        let weights = match &self.weights {
-            _ if ragged => Some(&scratch.weights[..groups]),
-            Some(weights) => Some(weights[rows].as_chunks().0),
-            None => None,
-        };
-        show(&Tile { columns: &columns[..self.columns.len()], weights });
-    }
 }
 
 /// Compensated sums over all chunks.
@@ -473,19 +344,4 @@ fn totals(features: usize, k: usize, chunks: Vec<Vec<f64>>) -> Totals {
     let inertia = sums.pop().unwrap_or(0.0);
     let weights = sums.split_off(k * features);
     Totals { sums, weights, inertia }
-}
-
-/// Whether any of the rows is null.
-fn misses(valid: &NullBuffer, rows: &Range<usize>) -> bool {
-    // Not `slice`, which updates a reference count that all threads share.
-    UnalignedBitChunk::new(valid.validity(), valid.offset() + rows.start, rows.len()).count_ones() < rows.len()
-}
-
-fn tiles(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    strides(rows, TILE)
-}
-
-fn strides(rows: Range<usize>, many: usize) -> impl Iterator<Item = Range<usize>> {
-    let end = rows.end;
-    rows.step_by(many).map(move |start| start..end.min(start + many))
 }

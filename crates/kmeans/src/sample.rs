@@ -8,8 +8,9 @@
 
 use ndarray::Array2;
 
+use super::assignment::labels;
 use super::points::Points;
-use super::{assign, flat, labels};
+use super::{assign, flat};
 use crate::column_buffer;
 use crate::parallel::by_chunk;
 

@@ -2,20 +2,20 @@
 //!
 //! A file is written under a unique name in `tmp/`, synced, and then linked (which fails if the name is taken) or renamed.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufReader, Read, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+mod locks;
+mod range_reader;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use arrow::array::RecordBatch;
-use bytes::Bytes;
-use parquet::errors::{ParquetError, Result as ParquetResult};
-use parquet::file::reader::Length as _;
 
 use super::Error;
-use super::backend::{Access, Backend, Entry, Held, Input, Lock, RangeReader, Staged, StagedFile};
+use super::backend::{Access, Backend, Entry, Held, Input, Staged, StagedFile};
 use super::log_cache::{LogCache, NoCache};
 use super::revision::Revision;
 use super::scratch::scratch_in;
@@ -147,85 +147,23 @@ impl Backend for Disk {
     }
 
     fn try_lock(&self, path: &Path) -> Result<Option<Held>, Error> {
-        locked(File::create(path).map_err(Error::io("write", path))?, path)
+        locks::try_lock(path)
     }
 
     fn lock(&self, path: &Path, waits: &dyn Fn()) -> Result<Held, Error> {
-        let dir = path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(dir).map_err(Error::io("make", dir))?;
-        if path.is_dir() {
-            let why = io::Error::other("it is a directory; remove it, and tercile makes a file of this name");
-            return Err(Error::io("lock", path)(why));
-        }
-        let file = File::create(path).map_err(Error::io("write", path))?;
-        match file.try_lock() {
-            Ok(()) => return Ok(Held::new(file)),
-            Err(TryLockError::WouldBlock) => waits(),
-            Err(TryLockError::Error(e)) => return Err(Error::io("lock", path)(e)),
-        }
-        file.lock().map_err(Error::io("lock", path))?;
-        Ok(Held::new(file))
+        locks::lock(path, waits)
     }
 
     fn try_lock_dir(&self, dir: &Path, _waits: bool) -> Result<Option<Held>, Error> {
-        match File::open(dir) {
-            Ok(file) => locked(file, dir),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::io("open", dir)(e)),
-        }
+        locks::try_lock_dir(dir)
     }
 
     fn lock_dir(&self, dir: &Path) -> Result<Option<Held>, Error> {
-        fs::create_dir_all(dir).map_err(Error::io("make", dir))?;
-        let file = File::open(dir).map_err(Error::io("open", dir))?;
-        file.lock().map_err(Error::io("lock", dir))?;
-        Ok(Some(Held::new(file)))
+        locks::lock_dir(dir)
     }
 
     fn log_cache(&self) -> Arc<dyn LogCache> {
         Arc::new(NoCache)
-    }
-}
-
-/// A file lock of the system.
-impl Lock for File {
-    fn holds(&self) -> bool {
-        true
-    }
-}
-
-/// Every read names its position: several threads may read one file, and the position of a descriptor is shared by its
-/// duplicates. (Parquet's own reader of files moves it.)
-impl RangeReader for File {
-    fn size(&self) -> u64 {
-        self.len()
-    }
-
-    fn reader(&self, start: u64) -> ParquetResult<Box<dyn Read>> {
-        Ok(Box::new(BufReader::new(ReadFrom { file: self.try_clone()?, position: start })))
-    }
-
-    fn bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
-        if start.checked_add(length as u64).is_none_or(|end| end > self.len()) {
-            return Err(ParquetError::EOF(format!("the file ends before {length} bytes from {start} on")));
-        }
-        let mut bytes = vec![0; length];
-        self.read_exact_at(&mut bytes, start)?;
-        Ok(bytes.into())
-    }
-}
-
-/// Reads a file from a position on.
-struct ReadFrom {
-    file: File,
-    position: u64,
-}
-
-impl Read for ReadFrom {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(into, self.position)?;
-        self.position += read as u64;
-        Ok(read)
     }
 }
 
@@ -282,15 +220,6 @@ fn entries(dir: &Path) -> io::Result<Vec<fs::DirEntry>> {
         Ok(entries) => entries.collect(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(e),
-    }
-}
-
-/// Takes the lock of an open file; `None` if it is held.
-fn locked(file: File, path: &Path) -> Result<Option<Held>, Error> {
-    match file.try_lock() {
-        Ok(()) => Ok(Some(Held::new(file))),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(e)) => Err(Error::io("lock", path)(e)),
     }
 }
 

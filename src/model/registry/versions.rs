@@ -22,6 +22,22 @@ const NEWEST: usize = 3;
 const AT_ONCE: usize = 16;
 
 impl ModelRegistry {
+    /// True if cluster numbers were kept from one model to the other, through any number of models between them. False if a
+    /// model between them is missing.
+    pub fn same_lineage(&self, one: &Model, other: &Model) -> Result<bool, Error> {
+        let (mut one, mut other) = (one.clone(), other.clone());
+        while one.version != other.version {
+            if one.version < other.version {
+                std::mem::swap(&mut one, &mut other);
+            }
+            let before = one.receipt.predecessor.as_ref().map(|before| before.version);
+            let Some(before) = before.filter(|before| *before < one.version) else { return Ok(false) };
+            let Some(before) = self.version(before)? else { return Ok(false) };
+            one = before;
+        }
+        Ok(true)
+    }
+
     /// Lists the versions, and reads the serving and the newest ones concurrently.
     ///
     /// # Errors
