@@ -1,6 +1,7 @@
 //! Cache of the models in service, for everything that scores: requests and streams read them here, and new ones are swapped in
 //! atomically.
 
+mod recall;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,15 +16,12 @@ use watch::Fingerprint;
 use crate::bulk::Lines;
 use crate::drift::asked::AskedRows;
 use crate::engine::row_by_row::NotRowByRow;
-use crate::engine::{self, Segmentations, Unusable};
+use crate::engine::{self, Segmentations};
 use crate::model::{Candidate, Model, ModelRegistry, Predictor, Slices};
 use crate::scoring::RecordScorer;
 use crate::slices::all_slices;
 use crate::sql::language::{self, FALLBACK};
-use crate::sql::{Files, Segmentation, View};
-
-/// Maximum number of cached older versions that were requested.
-const RECALLED: usize = 32;
+use crate::sql::{Files, Segmentation};
 
 /// A model in service.
 pub struct Serving {
@@ -179,30 +177,6 @@ impl ModelCache {
         Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Any version of a segmentation, in service or not; `None` if it does not exist.
-    ///
-    /// # Errors
-    /// If its file cannot be used.
-    pub fn recall(&self, name: &str, version: u64) -> Result<Option<Arc<Serving>>, store::Error> {
-        let lock = || self.recalled.lock().unwrap_or_else(PoisonError::into_inner);
-        let is = |(of, serving): &(String, Arc<Serving>)| of == name && serving.model.version == version;
-        let known = lock().iter().find(|one| is(one)).map(|(_, serving)| Arc::clone(serving));
-        let serving = match known {
-            Some(serving) => serving,
-            None => {
-                let Some(model) = ModelRegistry::new(&self.store, name).version(version)? else { return Ok(None) };
-                Arc::new(Serving::new(model))
-            }
-        };
-        let mut recalled = lock();
-        recalled.retain(|one| !is(one));
-        if recalled.len() == RECALLED {
-            recalled.remove(0);
-        }
-        recalled.push((name.to_owned(), Arc::clone(&serving)));
-        Ok(Some(serving))
-    }
-
     /// The directory of SQL files, if one was given.
     pub fn sql(&self) -> Option<&Path> {
         self.sql.as_deref()
@@ -304,26 +278,5 @@ impl ModelCache {
         let same = before.get(&segmentation.name).filter(|served| served.segmentation == segmentation);
         let records = same.map(|served| Arc::clone(&served.records)).unwrap_or_default();
         Served { segmentation, slots, files: Arc::clone(files), records }
-    }
-
-    /// A segmentation whose view is unusable, as its models have it: they serve on. `None` without a model.
-    fn stand_in(&self, unusable: &Unusable, files: &Files) -> Option<Segmentation> {
-        let View { name, file, header, .. } = &unusable.view;
-        let registry = ModelRegistry::new(&self.store, name);
-        let slices = registry.slices().ok()?;
-        let model = slices.iter().rev().find_map(|(slice, of)| registry.model_of(of.version?, *slice).ok())?;
-        Some(Segmentation {
-            name: name.clone(),
-            file: file.clone(),
-            k: unusable.k,
-            entity: model.entity.clone(),
-            scaling: model.scale().scalings(),
-            scaling_lines: vec![None; model.features.len()],
-            features: model.features,
-            labels: header.labels.clone(),
-            guard: header.guard.clone(),
-            warnings: Vec::new(),
-            sql_hash: files.hash(name),
-        })
     }
 }

@@ -19,6 +19,7 @@ mod record_rows;
 mod refusal;
 mod request_fit;
 mod serving_models;
+mod stream;
 mod trainer;
 mod unusable;
 pub mod verify;
@@ -29,27 +30,28 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use datafusion::prelude::SessionContext;
 use dataset::{Input, Rows};
 use event::TrainingEvent;
 use job::{Job, JobOutcome, settings};
 pub use options::{KEEP_MEMBERS, Options, Progress};
+use outcome::refused;
 pub use outcome::{Outcome, Seconds, Training};
 use promotion::Case;
 use refusal::Refusal;
 pub use request_fit::{RequestFit, RequestFitError, fit_for_request};
 use serving_models::{ServingModels, with_sample};
+use stream::{Stream, stream};
 use tercile_kmeans::Limits;
 /// The seed of the restarts.
 pub use tercile_kmeans::SEED;
-use tercile_store::{self as store, Held, Revision, Snapshot, Store};
+use tercile_store::{self as store, Held, Revision, Store};
 use tokio::task::JoinSet;
 pub use trainer::{Trainer, TrainerOptions};
 pub use view_query::query as view_query;
 
 use crate::engine::{self, Segmentations, cluster::Engine};
-use crate::model::{Cut, Model, ModelRegistry, Predecessor, Promote, PromotedBy, ServingState, Slices};
-use crate::slices::{self, SLICES, all_slices};
+use crate::model::{Model, ModelRegistry, Predecessor, Promote, PromotedBy, ServingState, Slices};
+use crate::slices::all_slices;
 use crate::sql::{Files, Segmentation};
 
 /// Runs until assignments are stable. The iteration limit has never been reached.
@@ -64,14 +66,6 @@ pub enum Error {
     Engine(#[from] engine::Error),
     #[error("the training was cut off: {0}")]
     Cut(String),
-}
-
-/// The stream at the start of this training.
-struct Stream {
-    topic: String,
-    next_offsets: std::collections::BTreeMap<String, i64>,
-    n: u64,
-    cuts: [Option<Cut>; SLICES as usize],
 }
 
 /// Trains every segmentation on every slice. A lock allows one training at a time.
@@ -155,40 +149,6 @@ async fn lock(store: &Store) -> Result<Held, Error> {
     let store = store.clone();
     let locked = tokio::task::spawn_blocking(move || store.lock_models());
     Ok(locked.await.map_err(|e| Error::Cut(e.to_string()))??)
-}
-
-/// The stream and the cuts of its slices.
-async fn stream(ctx: &SessionContext, snapshot: &Snapshot) -> Result<(Stream, Arc<Vec<slices::Cut>>), engine::Error> {
-    let n = snapshot.rows();
-    let cuts = Arc::new(engine::cuts(ctx).await?);
-    let cut = |slice: u8| {
-        let &slices::Cut { timestamp, partition, offset, .. } = cuts.iter().find(|cut| cut.slice == slice)?;
-        Some(Cut { timestamp, partition, offset })
-    };
-    let stream = Stream {
-        topic: snapshot.topic.clone(),
-        next_offsets: snapshot.next_offsets().into_iter().map(|(p, next)| (p.to_string(), next)).collect(),
-        n,
-        cuts: std::array::from_fn(|i| cut(i as u8 + 1)),
-    };
-    Ok((stream, cuts))
-}
-
-/// The outcome of all slices for one unusable file: no models.
-fn refused(segmentation: &str, fault: &store::FileFault) -> Vec<Outcome> {
-    let outcome = |slice| Outcome {
-        segmentation: segmentation.to_owned(),
-        slice,
-        model: None,
-        fresh: false,
-        candidate: None,
-        before: None,
-        serving: None,
-        refused: Some(format!("{segmentation}: {fault}")),
-        refused_without_key: None,
-        seconds: Seconds { sql: 0.0, train: 0.0 },
-    };
-    all_slices().map(outcome).collect()
 }
 
 /// Runs a segmentation's SQL on the engine that runs the queries.

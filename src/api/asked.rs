@@ -1,9 +1,11 @@
 //! The model that a request asks for: a slice, a version, or its own rows.
 
+mod recalled;
+
 use std::sync::Arc;
 
 use poem_openapi::Enum;
-use tercile_store as store;
+use recalled::recalled;
 
 use super::language::Language;
 use super::problem::Problem;
@@ -88,28 +90,4 @@ pub(super) fn serving(served: &Served, slice: u8) -> Result<&Arc<Serving>, Probl
             "{name} of slice {slice} is not trained yet; POST /api/train, or wait for more records"
         )),
     })
-}
-
-/// A requested version, in service or not.
-fn recalled(live: &ModelCache, name: &str, version: u64, slice: Option<u8>) -> Result<Arc<Serving>, Problem> {
-    let found = live.recall(name, version).map_err(|error| {
-        tracing::error!("{error}");
-        let why = match &error {
-            store::Error::File(fault) => fault.class(),
-            _ => "its file cannot be read".to_owned(),
-        };
-        Problem::unavailable(format!(
-            "version {version} of {name} cannot answer: {why}; tercile doctor says which file"
-        ))
-    })?;
-    let none = || Problem::not_found(format!("{name} has no version {version}")).field("as_of");
-    let found = found.ok_or_else(none)?;
-    match slice.filter(|&slice| slice != found.model.slice) {
-        None => Ok(found),
-        Some(slice) => {
-            let of = found.model.slice;
-            let detail = format!("version {version} of {name} is of slice {of}, not {slice}: leave model out");
-            Err(Problem::unprocessable(detail).field("as_of"))
-        }
-    }
 }

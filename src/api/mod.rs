@@ -27,6 +27,7 @@ mod health;
 pub mod ingest_metrics;
 mod k_report;
 pub mod keys;
+mod known_parameters;
 mod language;
 mod member_rows;
 mod members;
@@ -46,6 +47,7 @@ mod rows;
 pub mod sandbox;
 mod score;
 mod segments;
+mod service;
 mod sql;
 mod state;
 mod status;
@@ -60,15 +62,16 @@ use std::sync::atomic::Ordering;
 pub use bulk::Bodies;
 use document_pages::{Documents, Form};
 use guard::Guard;
+use known_parameters::known_parameters;
 use middleware::Front;
 use poem::endpoint::make;
 use poem::{Endpoint, EndpointExt as _, Request, Route, get};
-use poem_openapi::{LicenseObject, OpenApiService, Tags as TagsDerive};
-use problem::Problem;
+use poem_openapi::Tags as TagsDerive;
+use service::service;
+pub use service::spec;
 pub use state::State;
 
 use self::declared::Operations;
-use crate::sql::Files;
 
 #[derive(TagsDerive)]
 enum Tags {
@@ -84,78 +87,6 @@ enum Tags {
     Sql,
     /// How is the service?
     Health,
-}
-
-type Apis = (
-    (predict::PredictApi, score::ScoreApi),
-    (segments::SegmentsApi, drift::DriftApi),
-    k_report::KReportApi,
-    unreadable::UnreadableApi,
-    training::TrainingApi,
-    sql::SqlApi,
-    (promotion::ServingApi, candidates::CandidatesApi),
-    (members::MembersApi, status::StatusApi, events::EventsApi, health::HealthApi),
-);
-
-fn service() -> OpenApiService<Apis, ()> {
-    let apis: Apis = (
-        (predict::PredictApi, score::ScoreApi),
-        (segments::SegmentsApi, drift::DriftApi),
-        k_report::KReportApi,
-        unreadable::UnreadableApi,
-        training::TrainingApi,
-        sql::SqlApi,
-        (promotion::ServingApi, candidates::CandidatesApi),
-        (members::MembersApi, status::StatusApi, events::EventsApi, health::HealthApi),
-    );
-    OpenApiService::new(apis, "tercile", env!("CARGO_PKG_VERSION"))
-        .summary("Live segments out of a Kafka stream")
-        .description(
-            "Segments of a stream of records, found by KMeans on the first third of the stream, the first two thirds \
-             and all of it. Post rows, get the cluster of each, and what its centroid is like. Every error is a \
-             problem+json (RFC 9457).",
-        )
-        .license(LicenseObject::new("Apache-2.0").identifier("Apache-2.0"))
-}
-
-/// The OpenAPI document of a server with the shipped SQL files.
-///
-/// # Errors
-/// If the shipped SQL files do not plan.
-pub async fn spec() -> anyhow::Result<String> {
-    let mut document = document::complete(&service().spec(), false);
-    typed_operations::add(&mut document, &typed_operations::of_files(&Files::shipped()?).await?);
-    document::show_shipped(&mut document);
-    Ok(document::text(&document))
-}
-
-/// Rejects unknown and repeated query parameters, which would otherwise be ignored, and languages without descriptions.
-async fn known_parameters(request: Request, state: Arc<State>, operations: Arc<Operations>) -> poem::Result<Request> {
-    let Some(query) = request.uri().query() else { return Ok(request) };
-    let path = request.uri().path();
-    // Pages ignore parameters, and an unknown path is a 404.
-    let Some(operation) = operations.find(request.method(), path).filter(|_| path.starts_with("/api/")) else {
-        return Ok(request);
-    };
-    let known = &operation.parameters;
-    let mut seen = Vec::new();
-    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-        let problem = if !known.iter().any(|known| *known == name) {
-            let known = if known.is_empty() { "takes none".to_owned() } else { format!("takes {}", known.join(", ")) };
-            Problem::unprocessable(format!("there is no query parameter {name}; this path {known}"))
-        } else if seen.contains(&name) {
-            Problem::unprocessable(format!("the query parameter {name} stands twice"))
-        } else if name == "lang"
-            && let Err(problem) = language::check(&value, &state.live.now())
-        {
-            problem
-        } else {
-            seen.push(name);
-            continue;
-        };
-        return Err(problem.field(name).into());
-    }
-    Ok(request)
 }
 
 /// All routes behind the guard.

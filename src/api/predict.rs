@@ -1,7 +1,8 @@
-//! Prediction endpoints: three typed ones, and one for any segmentation.
+//! Predictions of rows with any segmentation.
 
 mod any_format;
 mod request_fit;
+mod typed;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use poem::web::Data;
 use poem_openapi::OpenApi;
 use poem_openapi::param::{Path, Query};
 use request_fit::cluster_themselves;
+pub use typed::TypedPredictApi;
 
 use super::asked::{Asked, FitMode, asked, find};
 use super::budget::{Budget, Exhausted, Hold};
@@ -19,12 +21,9 @@ use super::buffered_body::BufferedBody;
 use super::declared::NeedsRead;
 use super::etag::EntityTag;
 use super::language::Language;
-use super::posted::{self, Posted, Rows};
-use super::predictions::{Answer, Predicted};
+use super::posted::{self, Rows};
+use super::predictions::Predicted;
 use super::problem::{Problem, problems};
-use super::rows::{
-    DiscountPrediction, DiscountRow, PriceRatingPrediction, PriceRatingRow, RatingCountPrediction, RatingCountRow,
-};
 use super::{State, Tags, bulk};
 use crate::bulk::{Explainer, Lines, TooFar};
 use crate::model::Predictor;
@@ -60,92 +59,9 @@ problems! {
 
 pub struct PredictApi;
 
-type Answered<T> = Result<Answer<T>, PredictFailure>;
-
 #[OpenApi]
 #[allow(clippy::too_many_arguments, reason = "what a request may say is an argument each")]
 impl PredictApi {
-    /// Cluster products by price and rating
-    #[oai(
-        path = "/api/cluster_products_by_price_rating",
-        method = "post",
-        tag = "Tags::Predictions",
-        operation_id = "clusterByPriceRating"
-    )]
-    async fn cluster_products_by_price_rating(
-        &self,
-        state: Data<&Arc<State>>,
-        rows: Posted<PriceRatingRow>,
-        /// The slice whose model answers: 1, 2 or 3, the whole stream (3 if not given).
-        #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
-        model: Query<Option<u8>>,
-        /// The language of the descriptions (`en` if not given).
-        lang: Query<Option<Language>>,
-        /// `request`: cluster the posted rows themselves instead of asking a model.
-        fit: Query<Option<FitMode>>,
-        /// A version: answer as that model would have, whatever serves now.
-        as_of: Query<Option<u64>>,
-        /// `true`: each answer has an `explanation`.
-        explain: Query<Option<bool>>,
-        _scope: NeedsRead,
-    ) -> Answered<PriceRatingPrediction> {
-        answer(&state, "price_rating", rows.body, asked((model.0, as_of.0), lang.0, fit.0), explain.0).await
-    }
-
-    /// Cluster products by rating and number of reviews
-    #[oai(
-        path = "/api/cluster_products_by_rating_count",
-        method = "post",
-        tag = "Tags::Predictions",
-        operation_id = "clusterByRatingCount"
-    )]
-    async fn cluster_products_by_rating_count(
-        &self,
-        state: Data<&Arc<State>>,
-        rows: Posted<RatingCountRow>,
-        /// The slice whose model answers: 1, 2 or 3, the whole stream (3 if not given).
-        #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
-        model: Query<Option<u8>>,
-        /// The language of the descriptions (`en` if not given).
-        lang: Query<Option<Language>>,
-        /// `request`: cluster the posted rows themselves instead of asking a model.
-        fit: Query<Option<FitMode>>,
-        /// A version: answer as that model would have, whatever serves now.
-        as_of: Query<Option<u64>>,
-        /// `true`: each answer has an `explanation`.
-        explain: Query<Option<bool>>,
-        _scope: NeedsRead,
-    ) -> Answered<RatingCountPrediction> {
-        answer(&state, "rating_count", rows.body, asked((model.0, as_of.0), lang.0, fit.0), explain.0).await
-    }
-
-    /// Cluster products by discount
-    #[oai(
-        path = "/api/cluster_products_by_discount",
-        method = "post",
-        tag = "Tags::Predictions",
-        operation_id = "clusterByDiscount"
-    )]
-    async fn cluster_products_by_discount(
-        &self,
-        state: Data<&Arc<State>>,
-        rows: Posted<DiscountRow>,
-        /// The slice whose model answers: 1, 2 or 3, the whole stream (3 if not given).
-        #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
-        model: Query<Option<u8>>,
-        /// The language of the descriptions (`en` if not given).
-        lang: Query<Option<Language>>,
-        /// `request`: cluster the posted rows themselves instead of asking a model.
-        fit: Query<Option<FitMode>>,
-        /// A version: answer as that model would have, whatever serves now.
-        as_of: Query<Option<u64>>,
-        /// `true`: each answer has an `explanation`.
-        explain: Query<Option<bool>>,
-        _scope: NeedsRead,
-    ) -> Answered<DiscountPrediction> {
-        answer(&state, "discount", rows.body, asked((model.0, as_of.0), lang.0, fit.0), explain.0).await
-    }
-
     /// Predict with any segmentation
     ///
     /// Rows come as `application/json`, `application/x-ndjson`, `text/csv` or `application/vnd.apache.arrow.stream`, and go out
@@ -176,16 +92,6 @@ impl PredictApi {
         let asked = asked((model.0, as_of.0), lang.0, fit.0);
         Ok(answer_any(&state, &name.0, request, rows, asked, explain.0.unwrap_or(false)).await?)
     }
-}
-
-async fn answer<T>(state: &State, name: &str, body: BufferedBody, asked: Asked, explain: Option<bool>) -> Answered<T> {
-    asked.sound()?;
-    let explain = explain.unwrap_or(false);
-    if asked.fit.is_some() && explain {
-        return Err(Problem::unprocessable("fit=request has nothing to explain").field("explain").into());
-    }
-    let (json, stamp) = whole(state, name, body, asked, (false, explain)).await?;
-    Ok(Answer::new(json, stamp))
 }
 
 /// Predicts for a complete JSON body.

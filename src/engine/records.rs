@@ -27,7 +27,8 @@ use tercile_store::{DataFile, Snapshot};
 
 use super::cluster::Engine;
 use super::pruned_table::PrunedTable;
-use super::{Error, FOOTERS, explain, sized_store};
+use super::session::FOOTERS;
+use super::{Error, explain, sized_store};
 use crate::slices::Cut;
 
 /// The column with the undeclared fields of a record.

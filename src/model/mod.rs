@@ -34,8 +34,7 @@ pub use baseline::Baseline;
 pub use candidate::{Candidate, Promote, Violation};
 pub use check::Kind;
 pub use clusters::clusters;
-use datafusion::arrow::array::{AsArray as _, RecordBatch};
-use datafusion::arrow::datatypes::UInt32Type;
+use datafusion::arrow::array::RecordBatch;
 use describe::{WordChange, Words};
 pub use history::{PromotedBy, Until};
 pub use language::NoLanguage;
@@ -185,20 +184,6 @@ impl Model {
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let model: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
         model.sound().map(|()| model).map_err(str::to_owned)
-    }
-
-    /// The number of the model's rows that each row of its sample represents: the size of its cluster divided by the number of
-    /// the cluster's rows in the sample. `None` if the sample contains all rows or has no cluster column of this model.
-    pub fn sample_weights(&self, sample: &RecordBatch) -> Option<Vec<f64>> {
-        if sample.num_rows() as u64 == self.rows {
-            return None;
-        }
-        let labels = sample.column_by_name("cluster")?.as_primitive_opt::<UInt32Type>()?.values();
-        let mut drawn = vec![0.0; self.clusters.len()];
-        for &label in labels {
-            *drawn.get_mut(label as usize)? += 1.0;
-        }
-        Some(labels.iter().map(|&label| self.clusters[label as usize].size as f64 / drawn[label as usize]).collect())
     }
 
     /// True if a model of this segmentation continues this one: k, features and entity are the same.

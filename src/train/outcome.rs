@@ -1,8 +1,10 @@
 //! The result of a training, for each segmentation and slice.
 
 use serde::{Deserialize, Serialize};
+use tercile_store::FileFault;
 
 use crate::model::{Candidate, Model};
+use crate::slices::all_slices;
 
 /// The result of a training.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -57,4 +59,21 @@ pub struct Seconds {
     pub sql: f64,
     /// All work for this slice alone.
     pub train: f64,
+}
+
+/// The outcome of all slices for one unusable file: no models.
+pub(super) fn refused(segmentation: &str, fault: &FileFault) -> Vec<Outcome> {
+    let outcome = |slice| Outcome {
+        segmentation: segmentation.to_owned(),
+        slice,
+        model: None,
+        fresh: false,
+        candidate: None,
+        before: None,
+        serving: None,
+        refused: Some(format!("{segmentation}: {fault}")),
+        refused_without_key: None,
+        seconds: Seconds { sql: 0.0, train: 0.0 },
+    };
+    all_slices().map(outcome).collect()
 }

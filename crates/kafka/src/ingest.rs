@@ -5,6 +5,7 @@
 //! records of the partition are dropped and read again from the new end of the log. One more thread runs the supervisor, and one compacts small files and
 //! watches the topic for new partitions.
 
+mod another_writer;
 mod control;
 mod embedded_offsets;
 mod identity;
@@ -21,6 +22,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use another_writer::warn_of_another_writer;
 use arrow::error::ArrowError;
 pub use control::{Control, Flush, Progress, Summary};
 use embedded_offsets::EmbeddedOffsets;
@@ -166,28 +168,6 @@ pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
         }
     };
     Ok(control.progress.summary(gaps))
-}
-
-/// Warns, once in ten minutes, that another process stores the same partition.
-fn warn_of_another_writer(job: &Job, told: &WarnOnce, partition: i32) {
-    let Job { topic, store, .. } = job;
-    let advice = match (job.embedded, &job.group) {
-        (true, _) => "another `tercile up` runs on this store: end one of the two".to_owned(),
-        (false, Some(group)) => {
-            format!("end the process that reads {topic} without `--group {}`, or give it this group, too", group.name)
-        }
-        (false, None) => format!("end one of the two processes that read {topic}, or start both with the same --group"),
-    };
-    if told.is_new(&format!("partition {partition} overtaken")) {
-        tracing::warn!(
-            partition,
-            "another process stores partition {partition} in {} as well and was faster; this one goes on from where it ended, and each \
-             record is stored once; to read each once, too, {advice}",
-            store.root().display()
-        );
-    } else {
-        tracing::debug!(partition, "another process stored partition {partition} further; going on from there");
-    }
 }
 
 enum Ended {

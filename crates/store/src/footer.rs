@@ -1,5 +1,7 @@
 //! A file of records, as described by its footer.
 
+mod check;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -17,7 +19,9 @@ use parquet::file::reader::{ChunkReader as _, Length as _};
 use parquet::file::statistics::Statistics;
 use serde::{Deserialize, Serialize};
 
-use super::checksums::{Checksums, Fault, value};
+pub use check::check;
+
+use super::checksums::{Checksums, value};
 use super::file_name::Name;
 use super::{Error, Input, Place};
 use crate::record::Fields;
@@ -186,30 +190,5 @@ pub(super) fn unreadable(path: &Path, error: ParquetError) -> Error {
             Err(source) => Error::Damaged { path: path.to_owned(), why: source.to_string() },
         },
         error => Error::Damaged { path: path.to_owned(), why: error.to_string() },
-    }
-}
-
-/// Verifies every byte of an open file. `false` if it has no checksums, because an earlier build wrote it.
-///
-/// # Errors
-/// [`Error::Damaged`] if a byte is not the one that was written.
-pub fn check(path: &Path, file: &Input) -> Result<bool, Error> {
-    let damaged = |why: String| Error::Damaged { path: path.to_owned(), why };
-    let (metadata, bytes) = read_footer(path, file)?;
-    let Some(sums) = Checksums::of(&metadata, &bytes).map_err(damaged)? else { return Ok(false) };
-    match sums.check(file, file.len() - bytes.len() as u64) {
-        Ok(()) => Ok(true),
-        Err(Fault::Damaged(why)) => Err(damaged(why)),
-        Err(Fault::Unreadable(error)) => Err(unreadable(path, error)),
-    }
-}
-
-impl DataFile {
-    /// Reads the whole file and verifies every byte. `false` if it has no checksums, because an earlier build wrote it.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] if a byte is not the one that was written.
-    pub fn check(&self) -> Result<bool, Error> {
-        check(&self.path, &self.open()?)
     }
 }

@@ -21,6 +21,7 @@
 #![warn(missing_docs)]
 
 mod age;
+mod aside;
 mod backend;
 pub mod batch;
 mod changes;
@@ -184,23 +185,6 @@ impl Store {
         Ok(self.recent_source()?.is_some() || self.is_marked_for_keys()?)
     }
 
-    /// Removes a store on a disk that has no files yet, after what created it has failed. Directories with files stay.
-    pub fn remove_if_empty(&self) {
-        if !self.place.is_disk() || !matches!(self.source(), Ok(None)) {
-            return;
-        }
-        let directories = ["records", "models", "tmp", "marks"].map(|sub| self.root.join(sub));
-        let has_files = |dir: &PathBuf| std::fs::read_dir(dir).is_ok_and(|mut files| files.next().is_some());
-        if directories.iter().any(has_files) {
-            return;
-        }
-        // What cannot be removed, because something was added meanwhile, stays.
-        let _ = std::fs::remove_file(self.root.join("up.lock"));
-        for dir in directories.iter().chain([&self.root]) {
-            let _ = std::fs::remove_dir(dir);
-        }
-    }
-
     /// The backend.
     pub fn place(&self) -> &Place {
         &self.place
@@ -283,19 +267,6 @@ impl Store {
             Ok(chain)
         })?;
         Ok(Snapshot { topic: source.topic, files: chains.into_iter().flatten().collect() })
-    }
-
-    /// Moves a file that cannot be used to `aside/` and returns its new path. Succeeds if the file does not exist.
-    ///
-    /// # Errors
-    /// If the backend refuses.
-    pub fn set_aside(&self, path: &Path) -> Result<PathBuf, Error> {
-        let below = path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy().replace('/', "-");
-        let to = self.root.join("aside").join(format!("{below}-{}", unique()));
-        match self.place.set_aside(path, &to) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("set aside", path)(e)),
-            _ => Ok(to),
-        }
     }
 
     /// Reads a whole file.

@@ -49,6 +49,22 @@ impl ModelRegistry {
     }
 }
 
+impl Model {
+    /// The number of the model's rows that each row of its sample represents: the size of its cluster divided by the number of
+    /// the cluster's rows in the sample. `None` if the sample contains all rows or has no cluster column of this model.
+    pub fn sample_weights(&self, sample: &RecordBatch) -> Option<Vec<f64>> {
+        if sample.num_rows() as u64 == self.rows {
+            return None;
+        }
+        let labels = sample.column_by_name("cluster")?.as_primitive_opt::<UInt32Type>()?.values();
+        let mut drawn = vec![0.0; self.clusters.len()];
+        for &label in labels {
+            *drawn.get_mut(label as usize)? += 1.0;
+        }
+        Some(labels.iter().map(|&label| self.clusters[label as usize].size as f64 / drawn[label as usize]).collect())
+    }
+}
+
 /// Minimum share of a sample's rows whose stored cluster equals the model's. Rows on a border may be rounded to either side.
 const SAMPLE_AGREES: f64 = 0.99;
 

@@ -3,6 +3,7 @@
 //! It has three threads. One takes messages from the partition's queue, decodes and batches them; the next writes batches as
 //! Parquet; the last publishes the files in order. The supervisor controls them through [`State`].
 
+mod retry;
 mod timestamps;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tercile_store::batch::{Batch, Limits, Ready};
 use tercile_store::record::WithoutFields;
-use tercile_store::{self as store, Log, Prepared, Published};
+use tercile_store::{Log, Prepared, Published};
 
 use super::control::FlushEvent;
 use super::{Error, Report, Shared};
@@ -354,36 +355,6 @@ impl<'c> PartitionWorker<'c> {
         if !self.revoked() {
             shared.abandon(report);
         }
-    }
-
-    /// Retries an operation that the disk refuses, until it succeeds or the ingest stops: meanwhile the records stay in memory
-    /// and on the broker. `None`: the batch was dropped meanwhile.
-    fn until_it_works<T>(
-        &self,
-        shared: &Shared<'_>,
-        attempt: impl Fn() -> Result<T, store::Error>,
-    ) -> Result<Option<T>, Error> {
-        let mut told = String::new();
-        let done = loop {
-            match attempt() {
-                Ok(done) => break done,
-                Err(_) if self.dropped(shared) => return Ok(None),
-                Err(error @ (store::Error::Io { .. } | store::Error::Parquet { .. })) if !shared.control.stopping() => {
-                    // The reason may change between retries.
-                    let why = error.to_string();
-                    if told != why {
-                        tracing::warn!("{why}; trying again until it works");
-                        told = why;
-                    }
-                    thread::sleep(Duration::from_secs(1));
-                }
-                Err(error) => return Err(error.into()),
-            }
-        };
-        if !told.is_empty() {
-            tracing::info!("the store takes records again");
-        }
-        Ok(Some(done))
     }
 
     /// Publishes a file, then commits.

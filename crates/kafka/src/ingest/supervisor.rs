@@ -7,11 +7,12 @@ use std::sync::mpsc::Receiver;
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
+use super::another_writer::warn_of_another_writer;
 use super::control::FlushEvent;
 use super::partition::PartitionWorker;
 use super::start::recover;
 use super::upkeep::ahead_of_topic;
-use super::{Ended, Error, Report, Shared, Skips, warn_of_another_writer};
+use super::{Ended, Error, Report, Shared, Skips};
 use crate::broker::{Bound, Event, Gap, Start, Trouble, place};
 
 /// Maximum time to drain an embedded broker during a shutdown.
