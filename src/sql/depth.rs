@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn what_people_write_passes() {
-        for (_, text) in super::super::SHIPPED {
+        for (_, text) in super::super::files::SHIPPED {
             check(text).unwrap();
         }
         let list: Vec<String> = (0..5000).map(|n| format!("{n} + 1")).collect();

@@ -234,6 +234,10 @@ pub(crate) fn levels() -> Vec<Level> {
 
 #[cfg(test)]
 mod tests {
+    use arrow_array::Array as _;
+    use arrow_array::cast::AsArray as _;
+    use arrow_array::types::Float64Type;
+
     use super::*;
 
     fn names(n: usize) -> Vec<String> {

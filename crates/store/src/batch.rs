@@ -246,6 +246,7 @@ mod tests {
     use arrow::array::AsArray;
 
     use super::*;
+    use crate::record;
 
     fn push(batch: &mut Batch, fields: &Fields, offset: i64, payload: &[u8], now: Instant) {
         let record = Record { offset, timestamp: Some(1), key: None, payload: Some(payload) };

@@ -218,7 +218,7 @@ impl Log {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::fs::File;
+    use std::fs::{self, File};
     use std::path::Path;
     use std::time::Instant;
 
