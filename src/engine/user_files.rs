@@ -121,7 +121,7 @@ async fn add_csv(
     ctx.register_csv(table, url.as_str(), options.schema(&schema)).await
 }
 
-fn listing_url(path: &Path) -> Result<ListingTableUrl, String> {
+pub(super) fn listing_url(path: &Path) -> Result<ListingTableUrl, String> {
     if scheme(path).is_some() {
         return ListingTableUrl::parse(path.to_string_lossy()).map_err(|e| explain(&e));
     }

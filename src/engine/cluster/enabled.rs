@@ -13,9 +13,9 @@ pub use tercile_cluster::{Address, serve, solver};
 use tercile_cluster::{Environment, LocalFunctions};
 use url::Url;
 
+use super::super::user_files::listing_url;
 use super::super::{
-    Error, add_file, checked_arithmetic, checked_sum, conversions, explain, listing_url, records, segment, sized_store,
-    stream,
+    Error, add_file, checked_arithmetic, checked_sum, conversions, explain, records, segment, sized_store, stream,
 };
 
 /// Whether this build can use a cluster.
