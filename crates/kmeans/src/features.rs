@@ -1,7 +1,7 @@
 //! Feature columns: standardisation, and for linfa-clustering a matrix.
 //!
 //! Input: one Arrow column per feature. Output: mean and standard deviation of each ([`Scale`]), sufficient for the passes
-//! over the columns; and a fixed-size-list column without nulls whose child buffer is viewed as an [`ArrayView2`]
+//! over the columns; and a fixed-size-list column without nulls whose child buffer is viewed as a two-dimensional array
 //! ([`Matrix`]).
 
 mod error;
