@@ -108,7 +108,7 @@ pub(super) fn hash_of<'a>(pieces: impl IntoIterator<Item = &'a Digested>) -> Str
     hex(&hasher.finalize())
 }
 
-/// What identifies the rows of a slice, and the operations that depend on it: records (record_rows.rs) or entities (entities.rs).
+/// The keys of the rows of a slice, and the operations that depend on them: records (record_rows.rs) or entities (entities.rs).
 pub(super) trait Keys: Sync {
     fn without_key(&self) -> Option<u64> {
         None

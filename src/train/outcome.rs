@@ -39,7 +39,7 @@ pub struct Outcome {
     pub serving: Option<u64>,
     /// The reason why this training produced no model.
     pub refused: Option<String>,
-    /// The same without the key of an entity; `None` if `refused` contains none.
+    /// `refused` without the key of the entity; `None` if it contains no key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_without_key: Option<String>,
     pub seconds: Seconds,

@@ -1,4 +1,4 @@
-//! Files and stores that are given up.
+//! Moves unusable files aside, and removes empty stores.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ impl Store {
         if directories.iter().any(has_files) {
             return;
         }
-        // What cannot be removed, because something was added meanwhile, stays.
+        // A directory to which another process has added a file cannot be removed, and stays.
         let _ = std::fs::remove_file(self.root.join("up.lock"));
         for dir in directories.iter().chain([&self.root]) {
             let _ = std::fs::remove_dir(dir);

@@ -77,7 +77,7 @@ pub fn spelled_lines(text: &str) -> String {
     written
 }
 
-/// What follows a dot command.
+/// The next step after a dot command.
 pub enum Next {
     /// The next piece.
     Piece,

@@ -1,4 +1,4 @@
-//! What a backend gives out: files without a name, open files, locks.
+//! Handles of a backend: unnamed files, open files, locks.
 
 use std::fmt::Debug;
 use std::io::Read;
