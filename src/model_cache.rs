@@ -140,6 +140,8 @@ pub struct ModelCache {
     store: Store,
     sql: Option<PathBuf>,
     now: RwLock<Arc<Models>>,
+    /// Held from the read of the registry to the swap, so that no older state replaces a newer one.
+    reloading: tokio::sync::Mutex<()>,
     /// LRU cache: the most recently used version is last.
     recalled: Mutex<Vec<(String, Arc<Serving>)>>,
     /// Faults that were logged and still exist.
@@ -160,6 +162,7 @@ impl ModelCache {
             store: store.clone(),
             sql: sql.map(Path::to_owned),
             now: RwLock::default(),
+            reloading: tokio::sync::Mutex::default(),
             recalled: Mutex::default(),
             logged: Mutex::default(),
             started: Mutex::default(),
@@ -195,6 +198,7 @@ impl ModelCache {
     /// # Errors
     /// If a SQL file is invalid; the models in service are unchanged then.
     pub async fn reload(&self) -> Result<(), anyhow::Error> {
+        let _one = self.reloading.lock().await;
         let files = Arc::new(self.files()?);
         let (mut segmentations, mut faults) = (Vec::new(), BTreeSet::new());
         let planned = self.planned(&files).await?;

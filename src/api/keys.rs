@@ -250,23 +250,36 @@ impl Keys {
     /// Follows changes by `tercile keys`, for the lifetime of the server.
     pub async fn watch(self: Arc<Self>) {
         let (mut seen, mut generation) = (self.stamp(), self.store.generation());
+        // Why the keys could not be read last time, if so.
+        let mut failed: Option<String> = None;
         loop {
             tokio::time::sleep(INTERVAL).await;
             let now = self.store.generation();
-            if now.is_some() && now == generation {
+            if failed.is_none() && now.is_some() && now == generation {
                 continue;
             }
             generation = now;
             let stamp = self.stamp();
-            if stamp == seen {
+            if failed.is_none() && stamp == seen {
                 continue;
             }
             seen = stamp;
-            let keys = list(&self.store).unwrap_or_else(|error| {
-                // A revoked key must not stay valid because the file cannot be read.
-                tracing::error!("no key is accepted any more: {error}");
-                Vec::new()
-            });
+            let keys = match list(&self.store) {
+                Ok(keys) => {
+                    failed = None;
+                    keys
+                }
+                // A revoked key must not stay valid because the file cannot be read. It is read again until it can be: the reason may
+                // pass without a change of the file.
+                Err(error) => {
+                    let why = error.to_string();
+                    if failed.as_ref() != Some(&why) {
+                        tracing::error!("no key is accepted until they can be read: {why}");
+                    }
+                    failed = Some(why);
+                    Vec::new()
+                }
+            };
             match (keys.is_empty(), self.all().is_empty()) {
                 (true, false) => tracing::warn!("there are no keys any more: whatever needs one is refused"),
                 (false, true) => tracing::info!("there are keys again"),
@@ -322,5 +335,35 @@ mod tests {
                 assert_eq!(scope.includes(other), allowed.contains(&other), "{scope:?}, {other:?}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn keys_that_could_not_be_read_are_read_again_without_a_change_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let key = create(&store, "shop", Scope::Read, None).unwrap();
+        let keys = Arc::new(Keys::open(&store).unwrap());
+        let watch = tokio::spawn(Arc::clone(&keys).watch());
+        let becomes = async |found: bool| {
+            for _ in 0..200 {
+                if keys.find(&key).is_some() == found {
+                    return;
+                }
+                tokio::time::sleep(INTERVAL / 4).await;
+            }
+            panic!("the key is {}", if found { "not found again" } else { "still found" });
+        };
+        // Let the watch see the file as it is.
+        tokio::time::sleep(INTERVAL * 2).await;
+        let good = fs::read(path(&store)).unwrap();
+        fs::write(path(&store), vec![b'x'; good.len()]).unwrap();
+        let stamp = keys.stamp();
+        let modified = fs::metadata(path(&store)).unwrap().modified().unwrap();
+        becomes(false).await;
+        fs::write(path(&store), good).unwrap();
+        fs::File::options().write(true).open(path(&store)).unwrap().set_modified(modified).unwrap();
+        assert_eq!(keys.stamp(), stamp);
+        becomes(true).await;
+        watch.abort();
     }
 }

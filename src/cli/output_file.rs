@@ -160,7 +160,7 @@ impl Output {
     /// Replaces the target by the written data, durably. Without a commit the target stays unchanged.
     ///
     /// # Errors
-    /// If an earlier write failed or the rename fails. The target is unchanged.
+    /// If an earlier write failed or the rename fails: the target is unchanged then. Or if the directory cannot be synced.
     pub fn commit(mut self) -> io::Result<()> {
         self.publish()
     }
@@ -176,7 +176,9 @@ impl Output {
         if let To::Staged { file, target } = &mut self.to
             && !self.published
         {
-            file.replace(target).map_err(|e| failed(self.named.as_ref(), true, &e))?;
+            if let Err(error) = file.replace(target) {
+                return Err(failed(self.named.as_ref(), !file.is_in_place(), &error));
+            }
             self.published = true;
         }
         Ok(())

@@ -23,13 +23,15 @@ pub struct StagedFile {
     dir: PathBuf,
     /// The hidden name, if any, registered for removal when the process ends.
     name: Option<(PathBuf, Registered)>,
+    /// Whether it has its final name, which may not be durable yet.
+    in_place: bool,
 }
 
 impl StagedFile {
     /// Creates an empty file in a directory, with permissions according to the umask.
     pub fn create_in(dir: &Path) -> io::Result<Self> {
         match unnamed(dir) {
-            Some(file) => Ok(Self { file, dir: dir.to_owned(), name: None }),
+            Some(file) => Ok(Self { file, dir: dir.to_owned(), name: None, in_place: false }),
             None => Self::named(dir),
         }
     }
@@ -39,14 +41,14 @@ impl StagedFile {
         let name = hidden_name(dir);
         let file = File::options().read(true).write(true).create_new(true).open(&name)?;
         let registered = cleanup::file(&name);
-        Ok(Self { file, dir: dir.to_owned(), name: Some((name, registered)) })
+        Ok(Self { file, dir: dir.to_owned(), name: Some((name, registered)), in_place: false })
     }
 
     /// Takes over a complete file that another writer created under a hidden name.
     pub fn adopt(name: &Path) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open(name)?;
         let dir = name.parent().unwrap_or(Path::new(".")).to_owned();
-        Ok(Self { file, dir, name: Some((name.to_owned(), cleanup::file(name))) })
+        Ok(Self { file, dir, name: Some((name.to_owned(), cleanup::file(name))), in_place: false })
     }
 
     /// An unused hidden name in the same directory.
@@ -62,7 +64,7 @@ impl StagedFile {
     /// call can be repeated after an error, but not after a success.
     pub fn replace(&mut self, target: &Path) -> io::Result<()> {
         self.file.sync_all()?;
-        if self.name.is_none() {
+        if self.name.is_none() && !self.in_place {
             let name = self.hidden_name();
             link_unnamed(&self.file, &name)?;
             let registered = cleanup::file(&name);
@@ -70,9 +72,14 @@ impl StagedFile {
         }
         if let Some((name, _)) = &self.name {
             fs::rename(name, target)?;
-            self.name = None;
+            (self.name, self.in_place) = (None, true);
         }
         sync_dir(&self.dir)
+    }
+
+    /// Whether [`StagedFile::replace`] gave the file its name, be it durable or not.
+    pub fn is_in_place(&self) -> bool {
+        self.in_place
     }
 
     /// Gives the file the name `target` in the same directory. The name must be unused.

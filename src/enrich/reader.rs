@@ -106,6 +106,8 @@ impl<'s> Reader<'s> {
                 state.queue.take(&mut items, Duration::ZERO);
                 for item in items.drain(..) {
                     match item {
+                        // A pause during a read, such as that of a rebalance, delivers the same messages again.
+                        Item::Message(message) if message.offset() < state.position => {}
                         Item::Message(message) => {
                             state.position = message.offset() + 1;
                             bytes += message.size();

@@ -81,6 +81,14 @@ impl ServingState {
         self.rejected = None;
     }
 
+    /// Lets an older version serve, and returns the one that served. Another candidate goes on waiting.
+    pub fn roll_back(&mut self, version: u64, pinned: bool) -> Option<u64> {
+        self.pinned = pinned;
+        self.candidate.take_if(|candidate| candidate.version == version);
+        self.rejected.take_if(|rejected| rejected.version == version);
+        self.version.replace(version)
+    }
+
     /// Lets a version wait. A version that waits already keeps the time since when it does.
     pub fn hold_back(&mut self, version: u64, violated: Vec<Violation>, reason: String) {
         let known = self.candidate.take().filter(|known| known.version == version);
@@ -168,5 +176,16 @@ mod tests {
         assert_eq!(promotions, [1]);
         // A version that waited keeps its number.
         assert_eq!(registry.last_version().unwrap(), 2);
+    }
+
+    #[test]
+    fn a_rollback_to_the_candidate_ends_its_waiting_and_no_others() {
+        let mut standing = ServingState::default();
+        standing.promote(1);
+        standing.hold_back(3, Vec::new(), "by hand".to_owned());
+        assert_eq!(standing.roll_back(2, true), Some(1));
+        assert_eq!(standing.candidate.as_ref().map(|candidate| candidate.version), Some(3));
+        assert_eq!(standing.roll_back(3, false), Some(2));
+        assert_eq!((standing.version, standing.pinned, standing.candidate), (Some(3), false, None));
     }
 }

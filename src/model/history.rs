@@ -1,8 +1,8 @@
 //! Promotion history: which version of a model served when.
 //!
 //! `slices.json` contains the serving versions with the time and cause of their promotion. It is replaced atomically.
-//! `served.ndjson` keeps earlier states of `slices.json`, one line per change, and is append-only. If a process dies between
-//! the two writes, the next change appends the missing line.
+//! `served.ndjson` keeps earlier states of `slices.json`, one line per change. Lines are only added; the file is replaced, because an
+//! object store cannot append. If a process dies between the two writes, the next change adds the missing line.
 
 use serde::{Deserialize, Serialize};
 use tercile_store::{Error, Reason, Revision};
@@ -274,10 +274,8 @@ impl ModelRegistry {
         let model = model.ok_or_else(none)?;
         self.check_features(&model)?;
         let (mut slices, read) = self.slices_as_read()?;
-        let standing = slices.entry(model.slice).or_default();
-        let before = standing.version.replace(version);
         let pinned = until == Until::Unpinned;
-        standing.pinned = pinned;
+        let before = slices.entry(model.slice).or_default().roll_back(version, pinned);
         self.serve(&slices, &read, PromotedBy::Rollback)?;
         Ok(RolledBack { model, before, pinned })
     }

@@ -36,7 +36,7 @@ pub struct ServingState {
     /// A newer version that waits for an operator's decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidate: Option<Candidate>,
-    /// The last candidate that was rejected, until another version serves.
+    /// The last candidate that was rejected, until a training or an operator lets a newer version serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<Rejection>,
     /// The reason why the last training produced no model; an older version may still serve.

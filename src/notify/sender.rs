@@ -214,6 +214,8 @@ impl Work {
 
     /// Sends what is due, until a message fails or there are no more.
     fn pass(&mut self) -> Result<(), Error> {
+        // A process that was suspended may have lost it.
+        self.lease.take_if(|lease| !lease.holds());
         if self.lease.is_none() {
             self.lease = self.shared.queue.lease().unwrap_or_default();
         }

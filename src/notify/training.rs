@@ -83,6 +83,12 @@ impl Notifier {
 
     /// Tells what an operator's change made serve, unless that served already. Blocks while the store is written.
     pub fn changed(&self, RolledBack { model, before, .. }: &RolledBack, by: &str) {
+        // A rollback may name the candidate.
+        let waits =
+            |open: &&Event| is_of(open, &model.segmentation, model.slice) && open.details["version"] == model.version;
+        for open in self.open(Kind::HeldBack).iter().filter(waits) {
+            self.resolve(&open.key(), PROMOTED, &open.details);
+        }
         if *before != Some(model.version) {
             self.promoted(&model.segmentation, model.slice, (model.version, *before), by);
         }

@@ -67,7 +67,14 @@ impl Order {
         segmentation: &Segmentation,
     ) -> Result<(), engine::Error> {
         if self.twin.is_none() && self.astray {
-            self.twin = twin_anywhere(ctx, segmentation, self.ends[0]).await?;
+            for slice in 2..=SLICES {
+                if let Some((partition, offset)) = twin_anywhere(ctx, segmentation, slice).await? {
+                    // Its second row is in this slice.
+                    let row = self.ends[usize::from(slice) - 2];
+                    self.twin = Some(Duplicate { row, partition, offset });
+                    break;
+                }
+            }
         }
         Ok(())
     }
@@ -91,20 +98,20 @@ pub(super) fn keys(batch: &RecordBatch) -> (&Int64Array, &Int32Array, &Int64Arra
     (long(0), batch.column(1).as_primitive::<Int32Type>(), long(2), long(3))
 }
 
+/// Partition and offset of a record that has more than one row in the slices up to this one.
 async fn twin_anywhere(
     ctx: &SessionContext,
     segmentation: &Segmentation,
-    row: usize,
-) -> Result<Option<Duplicate>, engine::Error> {
+    slice: u8,
+) -> Result<Option<(i32, i64)>, engine::Error> {
     let sql = format!(
-        "SELECT CAST(_partition AS INT), CAST(_offset AS BIGINT) FROM {} WHERE _slice <= {SLICES}
+        "SELECT CAST(_partition AS INT), CAST(_offset AS BIGINT) FROM {} WHERE _slice <= {slice}
          GROUP BY 1, 2 HAVING count(*) > 1 ORDER BY 1, 2 LIMIT 1",
         quote(&segmentation.name)
     );
     let found = engine::collect(ctx, &sql).await.map_err(|error| named(segmentation, error))?;
-    Ok((found.num_rows() > 0).then(|| Duplicate {
-        row,
-        partition: found.column(0).as_primitive::<Int32Type>().value(0),
-        offset: found.column(1).as_primitive::<Int64Type>().value(0),
+    Ok((found.num_rows() > 0).then(|| {
+        let partition = found.column(0).as_primitive::<Int32Type>().value(0);
+        (partition, found.column(1).as_primitive::<Int64Type>().value(0))
     }))
 }

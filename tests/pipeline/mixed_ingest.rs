@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -105,4 +105,27 @@ async fn a_worker_whose_only_partition_halted_goes_on_once_it_is_free() {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert_eq!(ended.stderr.matches("halts").count(), 1, "{}", ended.stderr);
     stream.exact(250);
+}
+
+/// A session begins anew while the disk refuses: that is waited out, as it is when a file is written.
+#[tokio::test]
+async fn a_topic_that_grows_while_the_store_cannot_be_read_is_waited_for() {
+    let Some(servers) = kafka() else { return };
+    let stream = Stream::new(&servers, "grows");
+    stream.fill(0, 100, "1");
+    let worker = stream.ingest(&["--batch-age", "0.2", "--upkeep", "1"]);
+    eventually("the first records", || stream.parquet() > 0);
+    // The directory of the partition that is to come is a file.
+    let partition = stream.place.path("store/records").join(&stream.topic).join("1");
+    std::fs::write(&partition, "").unwrap();
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &servers).create().unwrap();
+    let grown = admin.create_partitions([&NewPartitions::new(&stream.topic, 2)], &AdminOptions::new()).await.unwrap();
+    assert!(grown[0].is_ok(), "{grown:?}");
+    worker.said("reading again from where the store ends");
+    std::fs::remove_file(&partition).unwrap();
+    stream.fill(100, 100, "2");
+    eventually("all records", || stream.place.records() == (200, 200));
+    assert_eq!(worker.interrupt().code, Some(0));
+    stream.exact(200);
 }

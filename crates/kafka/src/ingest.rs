@@ -118,7 +118,7 @@ type Skips = BTreeMap<i32, i64>;
 /// Runs until the job's end or until [`Control::stop`].
 ///
 /// # Errors
-/// On a permanent error of the broker, or an error of the store that a retry cannot fix.
+/// On a permanent error of the broker, or an error of the store that a retry cannot fix; before the first record is asked for, on any.
 pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
     if let Some(from) = job.from {
         begin(job, from)?;
@@ -138,6 +138,10 @@ pub fn run(job: &Job, control: &Control) -> Result<Summary, Error> {
         let ended = match ended {
             // A broker that fails later is retried. One that never answered is most likely the wrong address.
             Err(Error::Broker(error)) if error.passes() && (begun || !error.is_unreachable()) => {
+                Ended::Again(error.to_string())
+            }
+            // As when a file is written: what the disk refuses is tried again.
+            Err(Error::Store(error)) if begun && error.may_pass() && !control.stopping() => {
                 Ended::Again(error.to_string())
             }
             other => other?,

@@ -2,6 +2,7 @@
 //!
 //! A file is written under a unique name in `tmp/`, synced, and then linked (which fails if the name is taken) or renamed.
 
+mod directories;
 mod locks;
 mod range_reader;
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arrow::array::RecordBatch;
+use directories::{make_dirs, same_file, sync_parent};
 
 use super::Error;
 use super::backend::{Access, Backend, Entry, Held, Input, Staged, StagedFile};
@@ -99,12 +101,12 @@ impl Backend for Disk {
     }
 
     fn set_aside(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::create_dir_all(to.parent().unwrap_or(to))?;
+        make_dirs(to.parent().unwrap_or(to))?;
         fs::rename(from, to)
     }
 
     fn make_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::create_dir_all(dir)
+        make_dirs(dir)
     }
 
     fn probe(&self, path: &Path) -> io::Result<()> {
@@ -134,10 +136,13 @@ impl Backend for Disk {
 
     fn publish_file(&self, scratch: &Path, path: &Path) -> Result<Option<Revision>, Error> {
         match fs::hard_link(scratch, path) {
-            Ok(()) => sync_parent(path).map(|()| Some(Revision::None)),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(None),
-            Err(e) => Err(Error::io("publish", path)(e)),
+            Ok(()) => {}
+            // An attempt before this one may have failed after its link.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && same_file(scratch, path) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+            Err(e) => return Err(Error::io("publish", path)(e)),
         }
+        sync_parent(path).map(|()| Some(Revision::None))
     }
 
     fn replace(&self, bytes: &[u8], path: &Path, _read: &Revision, access: Access) -> Result<bool, Error> {
@@ -209,8 +214,12 @@ impl StagedFile for OnDisk {
     fn publish(&self, path: &Path) -> Result<Option<Revision>, Error> {
         self.restore()?;
         let dir = path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(dir).map_err(Error::io("make", dir))?;
+        make_dirs(dir).map_err(Error::io("make", dir))?;
         self.disk.publish_file(&self.scratch.0, path)
+    }
+
+    fn is_at(&self, path: &Path) -> bool {
+        same_file(&self.scratch.0, path)
     }
 }
 
@@ -221,12 +230,6 @@ fn entries(dir: &Path) -> io::Result<Vec<fs::DirEntry>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(e),
     }
-}
-
-/// A new name is durable only once its directory is synced.
-fn sync_parent(path: &Path) -> Result<(), Error> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("sync", dir))
 }
 
 #[cfg(test)]

@@ -124,6 +124,11 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
+    /// Whether a disk or an object store refused: the same may succeed later.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::Parquet { .. })
+    }
+
     /// Whether the error means that a file does not exist.
     pub(crate) fn is_gone(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)

@@ -22,7 +22,11 @@ impl Name {
     /// Parses a file name; `None` if it is not the name of a file of records.
     pub fn parse(name: &str) -> Option<Self> {
         let stem = name.strip_suffix(".parquet")?;
-        let digits = |text: &str| if text.len() == 20 { text.parse::<i64>().ok() } else { None };
+        let digits = |text: &str| {
+            // `parse` takes a sign.
+            let only = text.len() == 20 && text.bytes().all(|byte| byte.is_ascii_digit());
+            only.then(|| text.parse::<i64>().ok()).flatten()
+        };
         match stem.split_once('-') {
             Some((start, next)) => Some(Self::large(digits(start)?, digits(next)?)),
             None => Some(Self::small(digits(stem)?)),
@@ -57,7 +61,13 @@ mod tests {
             assert_eq!(Name::parse(text), Some(name));
             assert_eq!(name.to_string(), text);
         }
-        for other in ["42.parquet", "_start", "00000000000000000042.tmp", "0000000000000000004x.parquet"] {
+        for other in [
+            "42.parquet",
+            "_start",
+            "00000000000000000042.tmp",
+            "0000000000000000004x.parquet",
+            "+0000000000000000042.parquet",
+        ] {
             assert_eq!(Name::parse(other), None, "{other}");
         }
     }

@@ -8,15 +8,17 @@
 //!   source.json       the topic that feeds this store (source.rs)
 //!   records/          log.rs: the files; file_name.rs: their names; live_files.rs: the live ones; retention.rs, age.rs: expiry
 //!   marks/            marks.rs: a copy of source.json, and the end of each partition, to detect missing files
-//!   models/           written by the model registry
+//!   models/           written by the model registry; models/train.lock excludes other trainings
 //!   notifications/    messages for webhooks, and open episodes, written by the notifier
-//!   keys.json         hashes of the API's keys, readable by the owner only
+//!   keys.json         hashes of the API's keys, readable by the owner only; keys.lock
+//!   up.lock           one process feeds the store
+//!   changes           changes.rs: on an object store, tells servers that models or keys have changed
 //!   tmp/              temporary files; of an object store: on this machine
 //!   aside/            damaged files that were replaced by reading their range again
 //! ```
 //!
 //! location.rs parses the root of a store, and place.rs selects its backend (backend.rs): a disk (disk.rs) or an object store
-//! (objects.rs; its catalog.rs and index.rs reduce the requests). publish.rs writes files atomically; lock.rs has the locks.
+//! (objects.rs; its catalog.rs and index.rs reduce the requests). publish.rs writes files atomically; scratch.rs has temporary files, lock.rs the locks.
 
 #![warn(missing_docs)]
 
@@ -87,10 +89,9 @@ pub use objects::client_of as client;
 pub use objects::flaky;
 pub use place::Place;
 pub use policy::{Policy, RetentionPolicy};
-pub use publish::LEFTOVER;
 pub use replayed::{FILE_HEADER, ROW_HEADER, row_of};
 pub use revision::Revision;
-pub use scratch::unique;
+pub use scratch::{LEFTOVER, unique};
 pub use small_files::SmallFiles;
 pub use snapshot_at::SnapshotAt;
 pub use source::{EMBEDDED, Replayed, Source};

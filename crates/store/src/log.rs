@@ -25,6 +25,8 @@ use crate::record::Fields;
 const FOOTERS_AT_ONCE: usize = 8;
 /// Below this number of footers, a thread costs more than it saves.
 const FOOTERS_FOR_A_THREAD: usize = 16;
+/// How often a directory is listed again, because a file that it names is gone, before that is an error: a link to nothing stays.
+const LISTS: usize = 100;
 
 /// The file that records where a partition's very first file starts.
 pub(super) const START: &str = "_start";
@@ -79,6 +81,7 @@ impl Log {
             // A list may lag; `files` finds the end regardless.
             return Ok(self.files()?.last().map(|file| file.next).or(self.begins()?));
         }
+        let mut tries = LISTS;
         loop {
             let names = self.names()?;
             // Only the footer of the highest name is opened: this is called before each publish.
@@ -91,7 +94,7 @@ impl Log {
             match self.footer(*name) {
                 Ok(file) => return Ok(Some(file.next)),
                 // Replaced by a larger file and deleted since the directory was listed.
-                Err(error) if error.is_gone() => {}
+                Err(error) if error.is_gone() && tries > 0 => tries -= 1,
                 Err(error) => return Err(error),
             }
         }
@@ -113,21 +116,25 @@ impl Log {
         if let Some(files) = self.store.log_cache.all_files(self)? {
             return Ok(files);
         }
+        let mut tries = LISTS;
+        loop {
+            match self.listed_files() {
+                // Replaced by a larger file and deleted since the directory was listed.
+                Err(error) if error.is_gone() && tries > 0 => tries -= 1,
+                found => return found,
+            }
+        }
+    }
+
+    /// Lists the directory and reads the footers.
+    fn listed_files(&self) -> Result<Vec<DataFile>, Error> {
         let expired = self.expired()?;
         let mut names = self.names()?;
         names.retain(|name| expired.is_none_or(|before| before <= name.start));
         let threads = names.len().div_ceil(FOOTERS_FOR_A_THREAD).min(FOOTERS_AT_ONCE);
-        let found = each(&names, threads, |name| match self.footer(*name) {
-            Err(error) if error.is_gone() => Ok(None),
-            read => read.map(Some),
-        });
         let mut files: Vec<DataFile> = Vec::with_capacity(names.len());
-        for file in found? {
-            match file {
-                Some(file) => push(&mut files, file),
-                // Replaced by a larger file and deleted since the directory was listed: list again.
-                None => return self.all_files(),
-            }
+        for file in each(&names, threads, |name| self.footer(*name))? {
+            push(&mut files, file);
         }
         Ok(files)
     }
@@ -178,13 +185,13 @@ impl Log {
     /// then may offsets be committed to the broker.
     pub fn publish_prepared(&self, prepared: &Prepared) -> Result<Published, Error> {
         let &Prepared { file: ref staged, start, next, rows, size, ref fields, bounds, ref checksums } = prepared;
+        let path = self.path(Name::small(start));
         // The log may also end earlier than the writer assumes, if a damaged file was moved to `aside/`: this writer has lost
         // the partition too.
-        if !self.ends_at(start)? {
+        if !staged.is_at(&path) && !self.ends_at(start)? {
             return Ok(Published::Taken);
         }
         self.store.check_fed_by_us()?;
-        let path = self.path(Name::small(start));
         let Some(revision) = staged.publish(&path)? else { return Ok(Published::Taken) };
         // A writer that was suspended between the check above and the link may get a name whose file was replaced and deleted
         // meanwhile. Readers skip such a file, but nothing may follow it.
@@ -346,5 +353,28 @@ pub(super) mod tests {
         fs::copy(&file.path, other.dir.join("00000000000000000000.parquet")).unwrap();
         let error = other.files().unwrap_err().to_string();
         assert!(error.contains("another partition"), "{error}");
+    }
+
+    #[test]
+    fn a_publish_that_failed_after_its_link_can_be_repeated() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let log = store.log("products", 0);
+        log.begin(0).unwrap();
+        let [ours, theirs] = [(); 2].map(|()| log.prepare(&records(0..3), 0, 3).unwrap());
+        for _ in 0..2 {
+            assert!(matches!(log.publish_prepared(&ours).unwrap(), Published::File(file) if file.next == 3));
+        }
+        assert!(matches!(log.publish_prepared(&theirs).unwrap(), Published::Taken));
+    }
+
+    #[test]
+    fn a_name_without_a_file_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let log = store.log("products", 0);
+        log.begin(0).unwrap();
+        std::os::unix::fs::symlink("nothing", log.path(Name::small(0))).unwrap();
+        assert!(log.next().is_err() && log.files().is_err());
     }
 }

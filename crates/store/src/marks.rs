@@ -12,7 +12,8 @@
 //! is never ahead of its log: a log that ends before its mark has lost files.
 //!
 //! On a disk a mark is overwritten in place, each number by the process that changes it: the whole mark lies in one sector and
-//! needs no sync. On an object store, to save requests, the mark follows the log within [`PAUSE`] and at the end.
+//! needs no sync. On an object store, to save requests, it is written at most every [`PAUSE`], together with the
+//! publication of a file, and at the end.
 
 mod of_store;
 
@@ -35,7 +36,7 @@ const DIR: &str = "marks";
 pub(super) const KEYS: &str = "keys";
 /// Bytes of a number and its separator.
 const WIDTH: u64 = 21;
-/// Maximum delay of a mark on an object store, and the lifetime of a cached one.
+/// Minimum interval between two writes of a mark on an object store, and the lifetime of a cached one.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// State of a partition's log when its mark was written.

@@ -86,9 +86,12 @@ impl Backlog {
         while !state.closed && state.unread > 0 && state.unread + size > UNREAD_LIMIT {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        if state.closed {
+            return false;
+        }
         state.unread += size;
         state.peak = state.peak.max(state.unread);
-        !state.closed
+        true
     }
 
     /// Releases a record with a key and payload of this many bytes, after it was read.

@@ -137,13 +137,15 @@ impl Progress {
         places.lags = lags;
     }
 
+    /// Notes the gap of a partition, instead of the one that it had.
     pub(super) fn halted(&self, gap: Gap) {
+        self.resumed(|known| known.partition == gap.partition);
         self.places().gaps.push(gap);
     }
 
-    /// Removes the gap of a partition that continues or was revoked.
-    pub(super) fn resumed(&self, partition: i32) {
-        self.places().gaps.retain(|gap| gap.partition != partition);
+    /// Removes the gaps of partitions that continue or were revoked.
+    pub(super) fn resumed(&self, continues: impl Fn(&Gap) -> bool) {
+        self.places().gaps.retain(|gap| !continues(gap));
     }
 
     pub(super) fn wrote(&self, file: &Path) {

@@ -65,7 +65,11 @@ pub(super) fn connect(
     let (store, asked, name, skips) = (store.clone(), cluster.clone(), topic.clone(), skips.clone());
     let resolve = move |partitions: &[i32]| {
         recover(&store, &asked, &name, partitions, None, &skips).map_err(|error| NotNow {
-            passes: matches!(&error, Error::Broker(error) if error.passes()),
+            passes: match &error {
+                Error::Broker(error) => error.passes(),
+                Error::Store(error) => error.may_pass(),
+                _ => false,
+            },
             why: error.to_string(),
         })
     };

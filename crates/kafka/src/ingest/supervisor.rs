@@ -303,7 +303,7 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
             }
             self.halted.remove(partition);
             self.restart.remove(partition);
-            self.shared.control.progress.resumed(*partition);
+            self.shared.control.progress.resumed(|gap| gap.partition == *partition);
         }
     }
 
@@ -361,9 +361,14 @@ impl<'scope, 'env> Supervisor<'scope, 'env> {
         Err(ahead_of_topic(&job.store, &job.topic, (partition, next, end)).into())
     }
 
-    /// Updates positions and lags in [`Control`].
+    /// Updates positions, lags and gaps in [`Control`].
     fn tell(&self) {
         let Shared { control, consumer, .. } = self.shared;
+        // A partition that halted in an earlier session, and is read again in this one.
+        control.progress.resumed(|gap| {
+            let worker = self.workers.get(&gap.partition).filter(|_| !self.halted.contains_key(&gap.partition));
+            worker.is_some_and(|worker| worker.position() > gap.expected || worker.at_end())
+        });
         let positions = self.positions();
         let lags = positions.iter().filter_map(|(&p, &at)| Some((p, consumer.lag(p, at)?))).collect();
         control.progress.stands(positions, lags);

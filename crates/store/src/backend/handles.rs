@@ -27,6 +27,11 @@ pub struct Staged {
 pub trait StagedFile: Debug + Send + Sync {
     /// Publishes the file if its name is free. `None` if it was taken. Can be retried after an error.
     fn publish(&self, path: &Path) -> Result<Option<Revision>, Error>;
+
+    /// Whether the file has this name already: an earlier attempt failed after it took the name. An object store asks when it publishes.
+    fn is_at(&self, _path: &Path) -> bool {
+        false
+    }
 }
 
 /// A held lock, released when dropped or when the process ends.
@@ -45,7 +50,7 @@ impl Held {
     }
 
     /// Whether the lock is certainly still held.
-    pub(crate) fn holds(&self) -> bool {
+    pub fn holds(&self) -> bool {
         self.0.holds()
     }
 }

@@ -1,9 +1,10 @@
 //! Locks of files and directories, by the system: they end with the process.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
 
+use super::directories::make_dirs;
 use crate::Error;
 use crate::backend::{Held, Lock};
 
@@ -20,7 +21,7 @@ pub(super) fn try_lock(path: &Path) -> Result<Option<Held>, Error> {
 
 pub(super) fn lock(path: &Path, waits: &dyn Fn()) -> Result<Held, Error> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(dir).map_err(Error::io("make", dir))?;
+    make_dirs(dir).map_err(Error::io("make", dir))?;
     if path.is_dir() {
         let why = io::Error::other("it is a directory; remove it, and tercile makes a file of this name");
         return Err(Error::io("lock", path)(why));
@@ -44,7 +45,7 @@ pub(super) fn try_lock_dir(dir: &Path) -> Result<Option<Held>, Error> {
 }
 
 pub(super) fn lock_dir(dir: &Path) -> Result<Option<Held>, Error> {
-    fs::create_dir_all(dir).map_err(Error::io("make", dir))?;
+    make_dirs(dir).map_err(Error::io("make", dir))?;
     let file = File::open(dir).map_err(Error::io("open", dir))?;
     file.lock().map_err(Error::io("lock", dir))?;
     Ok(Some(Held::new(file)))

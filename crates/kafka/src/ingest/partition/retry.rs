@@ -21,7 +21,7 @@ impl PartitionWorker<'_> {
             match attempt() {
                 Ok(done) => break done,
                 Err(_) if self.dropped(shared) => return Ok(None),
-                Err(error @ (store::Error::Io { .. } | store::Error::Parquet { .. })) if !shared.control.stopping() => {
+                Err(error) if error.may_pass() && !shared.control.stopping() => {
                     // The reason may change between retries.
                     let why = error.to_string();
                     if told != why {
