@@ -9,8 +9,9 @@ use recalled::recalled;
 
 use super::language::Language;
 use super::problem::Problem;
+use super::slice_number::SliceNumber;
 use crate::model_cache::{ModelCache, Models, Served, Serving};
-use crate::slices::SLICES;
+use crate::slices::numbers;
 
 /// The rows that the clusters are computed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
@@ -22,7 +23,7 @@ pub enum FitMode {
 /// Query parameters of a request.
 #[derive(Clone)]
 pub(super) struct Asked {
-    model: Option<u8>,
+    model: Option<SliceNumber>,
     pub as_of: Option<u64>,
     pub language: Language,
     pub fit: Option<FitMode>,
@@ -30,7 +31,7 @@ pub(super) struct Asked {
 
 /// The parameters of a request.
 pub(super) fn asked(
-    (model, as_of): (Option<u8>, Option<u64>),
+    (model, as_of): (Option<SliceNumber>, Option<u64>),
     language: Option<Language>,
     fit: Option<FitMode>,
 ) -> Asked {
@@ -54,8 +55,8 @@ impl Asked {
     pub fn serving(&self, live: &ModelCache, models: &Models, name: &str) -> Result<Arc<Serving>, Problem> {
         let served = find(models, name)?;
         match self.as_of {
-            Some(version) => recalled(live, name, version, self.model),
-            None => serving(served, self.model.unwrap_or(SLICES)).cloned(),
+            Some(version) => recalled(live, name, version, self.model.map(SliceNumber::get)),
+            None => serving(served, self.model.unwrap_or_default().get()).cloned(),
         }
     }
 }
@@ -69,7 +70,7 @@ pub(super) fn find<'m>(models: &'m Models, name: &str) -> Result<&'m Served, Pro
 pub(super) fn asked_model(
     live: &ModelCache,
     name: &str,
-    model: Option<u8>,
+    model: Option<SliceNumber>,
     as_of: Option<u64>,
 ) -> Result<Arc<Serving>, Problem> {
     asked((model, as_of), None, None).serving(live, &live.now(), name)
@@ -79,7 +80,8 @@ pub(super) fn asked_model(
 pub(super) fn serving(served: &Served, slice: u8) -> Result<&Arc<Serving>, Problem> {
     let slot = served.slots.iter().find(|slot| slot.slice == slice);
     let name = &served.segmentation.name;
-    let slot = slot.ok_or_else(|| Problem::not_found(format!("{name} has the slices 1, 2 and 3, none {slice}")))?;
+    let slot =
+        slot.ok_or_else(|| Problem::not_found(format!("{name} has the slices {}, none {slice}", numbers(" and "))))?;
     slot.serving.as_ref().ok_or_else(|| match (&slot.fault, &slot.refused) {
         (Some(fault), _) => Problem::unavailable(format!(
             "{name} of slice {slice} cannot answer: {fault}; tercile doctor says which file"

@@ -15,11 +15,11 @@ use super::cached_response::Coalesced;
 use super::declared::NeedsRead;
 use super::problem::{Problem, problems};
 use super::segments::find;
+use super::slice_number::SliceNumber;
 use super::{State, Tags};
 use crate::drift::rows::{Error, Source};
 use crate::drift::{Drift, Of};
 use crate::model_cache::Models;
-use crate::slices::SLICES;
 
 /// Memory of a comparison's queries in bytes. Views that sort may need it; others read records one by one.
 const MEMORY: usize = 256 << 20;
@@ -71,14 +71,13 @@ impl DriftApi {
         /// The segmentation's name.
         name: Path<String>,
         /// The slice: 1, 2 or 3, the whole stream (3 if not given).
-        #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
-        model: Query<Option<u8>>,
+        model: Query<Option<SliceNumber>>,
         /// Which rows: records that arrived after the training (if not given), rows of requests to this process, or the rows that the
         /// slice has beyond the slice before.
         of: Query<Option<Of>>,
         _scope: NeedsRead,
     ) -> Result<Json<Drift>, DriftFailure> {
-        let (slice, of) = (model.0.unwrap_or(SLICES), of.0.unwrap_or(Of::Stream));
+        let (slice, of) = (model.0.unwrap_or_default().get(), of.0.unwrap_or(Of::Stream));
         let models = state.live.now();
         find(&models, &name.0)?;
         let reports = state.drift.of(&name.0, slice, of);

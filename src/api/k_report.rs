@@ -19,10 +19,10 @@ use super::declared::NeedsRead;
 use super::etag::Tagged;
 use super::problem::Problem;
 use super::segments::{Found, find, no_sample};
+use super::slice_number::SliceNumber;
 use super::{State, Tags};
 use crate::fit::Error;
 use crate::model::{Model, ModelRegistry, imputed};
-use crate::slices::SLICES;
 use crate::suggest;
 
 /// Range of k.
@@ -92,12 +92,11 @@ impl KReportApi {
         /// The segmentation's name.
         name: Path<String>,
         /// The slice: 1, 2 or 3, the whole stream (3 if not given).
-        #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
-        model: Query<Option<u8>>,
+        model: Query<Option<SliceNumber>>,
         _scope: NeedsRead,
     ) -> Found<KReport> {
         let models = state.live.now();
-        let model = &serving(find(&models, &name.0)?, model.0.unwrap_or(SLICES))?.model;
+        let model = &serving(find(&models, &name.0)?, model.0.unwrap_or_default().get())?.model;
         if let Some(unchanged) = Tagged::unchanged(request, model) {
             return Ok(unchanged);
         }

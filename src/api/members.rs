@@ -22,6 +22,7 @@ use super::member_rows::{Answer, Listed, Member, MemberPage, Shape, keys_of, lis
 use super::negotiation;
 use super::posted::Posted;
 use super::problem::{Problem, problems};
+use super::slice_number::SliceNumber;
 use super::{State, Tags};
 use crate::bulk::Format;
 use crate::model::members::{Found, GroupCache, Members};
@@ -167,8 +168,7 @@ impl MembersApi {
         /// The entity's key, percent-encoded.
         key: Path<String>,
         /// The slice whose model answers: 1, 2 or 3, the whole stream (3 if not given).
-        #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
-        model: Query<Option<u8>>,
+        model: Query<Option<SliceNumber>>,
         /// The language of the descriptions (`en` if not given).
         lang: Query<Option<Language>>,
         /// A version: answer from its members, whatever serves now.
@@ -208,8 +208,7 @@ impl MembersApi {
         name: Path<String>,
         keys: Posted<Value>,
         /// The slice whose model answers: 1, 2 or 3, the whole stream (3 if not given).
-        #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
-        model: Query<Option<u8>>,
+        model: Query<Option<SliceNumber>>,
         /// The language of the descriptions (`en` if not given).
         lang: Query<Option<Language>>,
         /// A version: answer from its members, whatever serves now.
@@ -254,8 +253,7 @@ impl MembersApi {
         /// Only members that were in another cluster in the model before (`previous`).
         moved: Query<Option<bool>>,
         /// The slice whose model answers: 1, 2 or 3, the whole stream (3 if not given).
-        #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
-        model: Query<Option<u8>>,
+        model: Query<Option<SliceNumber>>,
         /// The language of the descriptions (`en` if not given).
         lang: Query<Option<Language>>,
         /// A version: answer from its members, whatever serves now.

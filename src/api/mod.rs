@@ -48,6 +48,7 @@ pub mod sandbox;
 mod score;
 mod segments;
 mod service;
+mod slice_number;
 mod sql;
 mod state;
 mod status;

@@ -24,6 +24,7 @@ use super::language::Language;
 use super::posted::{self, Rows};
 use super::predictions::Predicted;
 use super::problem::{Problem, problems};
+use super::slice_number::SliceNumber;
 use super::{State, Tags, bulk};
 use crate::bulk::{Explainer, Lines, TooFar};
 use crate::model::Predictor;
@@ -77,8 +78,7 @@ impl PredictApi {
         name: Path<String>,
         rows: bulk::Rows,
         /// The slice whose model answers: 1, 2 or 3, the whole stream (3 if not given).
-        #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
-        model: Query<Option<u8>>,
+        model: Query<Option<SliceNumber>>,
         /// The language of the descriptions (`en` if not given).
         lang: Query<Option<Language>>,
         /// `request`: cluster the posted rows themselves instead of asking a model; JSON only.

@@ -8,6 +8,8 @@ use poem_openapi::error::{ContentTypeError, ParseParamError, ParsePathError};
 use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses};
 use poem_openapi::types::Type as _;
 
+use crate::slices;
+
 /// Detail of a 404 for an unknown path.
 pub const NOTHING: &str = "there is nothing under this path; /docs lists what there is";
 
@@ -143,9 +145,10 @@ pub async fn from_framework(error: poem::Error) -> Response {
         return error.into_response();
     }
     if let Some(param) = error.downcast_ref::<ParseParamError>() {
+        let numbers = format!("one of {}", slices::numbers(", "));
         let choices = match param.name {
-            "model" => "one of 1, 2, 3",
-            "lang" => "one of en, id",
+            "model" => numbers.as_str(),
+            "lang" => "a language tag such as en or pt-BR",
             "fit" => "request, or not given",
             "as_of" => "a version, such as 1",
             "of" => "one of stream, api, thirds",
@@ -162,7 +165,8 @@ pub async fn from_framework(error: poem::Error) -> Response {
     } else if error.is::<MethodNotAllowedError>() {
         Problem::new(status, "this path does not answer to this method; /docs lists what there is")
     } else if error.is::<ParsePathError>() || error.is::<error::ParsePathError>() {
-        Problem::not_found("there is nothing under this path: slices are 1, 2 and 3, and jobs have numbers")
+        let numbers = slices::numbers(" and ");
+        Problem::not_found(format!("there is nothing under this path: slices are {numbers}, and jobs have numbers"))
     } else if error.is::<ContentTypeError>() {
         Problem::new(status, "send the body as JSON, with the header Content-Type: application/json")
     } else if status.is_server_error() {

@@ -17,6 +17,7 @@ use super::predict::{Whole, begin, explainer, form};
 use super::predictions::Predicted;
 use super::problem::{Problem, problems};
 use super::rows::RecordScore;
+use super::slice_number::SliceNumber;
 use super::{State, Tags, bulk, etag};
 use crate::bulk::{Answers, Format, Lines, Scorer};
 use crate::engine::row_by_row::NotRowByRow;
@@ -100,8 +101,7 @@ impl ScoreApi {
         name: Path<String>,
         records: bulk::Rows,
         /// The slice whose model answers: 1, 2 or 3, the whole stream (3 if not given).
-        #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
-        model: Query<Option<u8>>,
+        model: Query<Option<SliceNumber>>,
         /// The language of the descriptions (`en` if not given).
         lang: Query<Option<Language>>,
         /// A version: answer as that model would have, whatever serves now.
@@ -120,7 +120,7 @@ async fn answer(
     name: &str,
     request: &Request,
     records: bulk::Rows,
-    (model, as_of, language, explain): (Option<u8>, Option<u64>, Language, bool),
+    (model, as_of, language, explain): (Option<SliceNumber>, Option<u64>, Language, bool),
 ) -> Result<Predicted, Problem> {
     let from = records.format;
     let to = form(request, from, explain)?;

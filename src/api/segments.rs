@@ -14,10 +14,10 @@ use super::asked::serving;
 use super::declared::NeedsRead;
 use super::etag::{Tagged, TaggedByContent};
 use super::problem::{Problem, problems};
+use super::slice_number::SliceNumber;
 use super::{State, Tags};
 use crate::model::{Model, ModelRegistry, imputed};
 use crate::model_cache::{Models, Served};
-use crate::slices::SLICES;
 
 problems! {
     /// Why there is nothing to show.
@@ -187,12 +187,11 @@ impl SegmentsApi {
         /// The segmentation's name.
         name: Path<String>,
         /// The slice: 1, 2 or 3, the whole stream (3 if not given).
-        #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
-        model: Query<Option<u8>>,
+        model: Query<Option<SliceNumber>>,
         _scope: NeedsRead,
     ) -> Found<Points> {
         let models = state.live.now();
-        let model = &serving(find(&models, &name.0)?, model.0.unwrap_or(SLICES))?.model;
+        let model = &serving(find(&models, &name.0)?, model.0.unwrap_or_default().get())?.model;
         if let Some(unchanged) = Tagged::unchanged(request, model) {
             return Ok(unchanged);
         }

@@ -56,7 +56,6 @@ use crate::sql::Segmentation;
 pub struct Model {
     pub segmentation: String,
     /// 1, 2 or 3: the first third of the stream, the first two, all of it.
-    #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
     pub slice: u8,
     /// Counted through all slices of a segmentation, from 1.
     pub version: u64,

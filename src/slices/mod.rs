@@ -34,6 +34,12 @@ pub fn all_slices() -> RangeInclusive<u8> {
     1..=SLICES
 }
 
+/// The numbers of the slices in a sentence, with what stands before the last one: `1, 2 and 3`.
+pub fn numbers(before_last: &str) -> String {
+    let others: Vec<String> = (1..SLICES).map(|number| number.to_string()).collect();
+    format!("{}{before_last}{SLICES}", others.join(", "))
+}
+
 /// A division of a stream into growing slices. Slices have numbers from 1; the last one is the whole stream.
 pub trait Slicing: Sync {
     /// The number of slices.

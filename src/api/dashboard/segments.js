@@ -44,7 +44,7 @@ function draw(shown) {
   const axes = axesOf(shown);
   if (box.dataset.of !== shown.info.name || planes.length === 0) {
     box.dataset.of = shown.info.name;
-    planes = [1, 2, 3].map((slice) => card(slice));
+    planes = shown.info.slices.map(({ slice }) => card(slice));
     box.replaceChildren(...planes.map((plane) => plane.card));
   }
   for (const plane of planes) {

@@ -16,6 +16,7 @@ use super::super::problem::Problem;
 use super::super::rows::{
     DiscountPrediction, DiscountRow, PriceRatingPrediction, PriceRatingRow, RatingCountPrediction, RatingCountRow,
 };
+use super::super::slice_number::SliceNumber;
 use super::super::{State, Tags};
 use super::{PredictFailure, whole};
 
@@ -38,8 +39,7 @@ impl TypedPredictApi {
         state: Data<&Arc<State>>,
         rows: Posted<PriceRatingRow>,
         /// The slice whose model answers: 1, 2 or 3, the whole stream (3 if not given).
-        #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
-        model: Query<Option<u8>>,
+        model: Query<Option<SliceNumber>>,
         /// The language of the descriptions (`en` if not given).
         lang: Query<Option<Language>>,
         /// `request`: cluster the posted rows themselves instead of asking a model.
@@ -65,8 +65,7 @@ impl TypedPredictApi {
         state: Data<&Arc<State>>,
         rows: Posted<RatingCountRow>,
         /// The slice whose model answers: 1, 2 or 3, the whole stream (3 if not given).
-        #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
-        model: Query<Option<u8>>,
+        model: Query<Option<SliceNumber>>,
         /// The language of the descriptions (`en` if not given).
         lang: Query<Option<Language>>,
         /// `request`: cluster the posted rows themselves instead of asking a model.
@@ -92,8 +91,7 @@ impl TypedPredictApi {
         state: Data<&Arc<State>>,
         rows: Posted<DiscountRow>,
         /// The slice whose model answers: 1, 2 or 3, the whole stream (3 if not given).
-        #[oai(validator(minimum(value = "1"), maximum(value = "3")))]
-        model: Query<Option<u8>>,
+        model: Query<Option<SliceNumber>>,
         /// The language of the descriptions (`en` if not given).
         lang: Query<Option<Language>>,
         /// `request`: cluster the posted rows themselves instead of asking a model.
