@@ -171,7 +171,8 @@ pub fn complete(spec: &str, required: bool) -> Value {
     components["schemas"]["Member"]["properties"]["features"]["additionalProperties"]["type"] =
         json!(["number", "null"]);
     let slice = &mut components["schemas"]["Model"]["properties"]["slice"];
-    (slice["minimum"], slice["maximum"]) = (1.0.into(), f64::from(SLICES).into());
+    slice["maximum"] = f64::from(SLICES).into();
+    slice["minimum"] = 1.0.into();
     components["schemas"]["Health"]["properties"]["status"]["enum"] = json!(["live", "ready"]);
     for (name, schema) in named_schemas::all() {
         components["schemas"][name] = schema;
