@@ -25,7 +25,8 @@ use crate::record::Fields;
 const FOOTERS_AT_ONCE: usize = 8;
 /// Below this number of footers, a thread costs more than it saves.
 const FOOTERS_FOR_A_THREAD: usize = 16;
-/// How often a directory is listed again, because a file that it names is gone, before that is an error: a link to nothing stays.
+/// Maximum number of times a directory is listed again because one of its files has been deleted since. A dangling symbolic link would
+/// cause endless retries.
 const LISTS: usize = 100;
 
 /// The file that records where a partition's very first file starts.

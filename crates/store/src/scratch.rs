@@ -108,7 +108,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// How long ago a file, or a directory and its files, was written to last; `None` if it is gone.
+/// Time since the last modification of a file, or of a directory and its files; `None` if it no longer exists.
 fn idle_for(path: &Path) -> Option<Duration> {
     let files = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     let written = |path: &Path| fs::symlink_metadata(path).ok()?.modified().ok();
@@ -153,7 +153,7 @@ mod tests {
             fs::write(path, "half a file").unwrap();
         }
         let then = SystemTime::now() - Duration::from_secs(7200);
-        // A directory is as old as what was written into it last.
+        // The age of a directory is that of its newest file.
         for path in [&old, &old_shared, old_shared.parent().unwrap(), new_shared.parent().unwrap()] {
             File::open(path).unwrap().set_modified(then).unwrap();
         }
