@@ -250,6 +250,8 @@ fn who_holds_nothing_leaves_with_a_word() {
         if pause {
             idle.said("reading no partitions");
         } else {
+            // Before this line it may not handle signals yet.
+            idle.said(&format!("reading {} ", stream.topic));
             std::thread::sleep(Duration::from_millis(chance("milliseconds until it leaves", 900)));
         }
         assert_eq!(idle.interrupt().code, Some(0));
